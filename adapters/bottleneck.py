@@ -1,0 +1,99 @@
+"""Bottleneck adapters (Houlsby et al. 2019, arXiv:1902.00751; Pfeiffer et al. 2021, arXiv:2005.00247).
+
+``out + scale * (up f(down h))``: down (width / reduction factor, inputs), up starts at zero.
+Houlsby placement acts after attention and after the feed-forward block, Pfeiffer placement after
+the feed-forward block only; both before the residual sum. Sequential adapters read the block's
+output, parallel ones (He et al. 2022, arXiv:2110.04366) the block's input.
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from adaptdock.plugins.contracts import Method, Options, Parameter, Port, Ports, Site
+from adaptdock.plugins.errors import BackboneError
+from adaptdock.plugins.rowwise import linear
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "tanh": torch.tanh,
+}
+
+
+class BottleneckOptions(Options):
+    """Options of ``bottleneck``."""
+
+    placement: Literal["houlsby", "pfeiffer"] = "houlsby"
+    """houlsby: after attention and feed-forward; pfeiffer: after feed-forward only."""
+    parallel: bool = False
+    """Read the block's input instead of its output."""
+    reduction_factor: float = Field(16.0, ge=1)
+    """Width of the backbone divided by the width of the bottleneck."""
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    """Function between the two maps."""
+    scale: float = Field(1.0, gt=0)
+    """Factor on what the adapter adds."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the inputs that is dropped while training."""
+    layers: str | None = None
+    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+
+
+class Bottleneck(Method):
+    """A small two-layer network after (or beside) the blocks of the backbone."""
+
+    Options = BottleneckOptions
+    options: BottleneckOptions
+
+    @property
+    def stack_key(self) -> Hashable:
+        """The activation and what is read: they cannot differ within one operation."""
+        return self.options.activation, self.options.parallel
+
+    def sites(self, ports: Ports) -> tuple[Site, ...]:
+        """Act at the maps that end the attention and feed-forward blocks."""
+        roles = ("ffn_down",) if self.options.placement == "pfeiffer" else ("attention_output", "ffn_down")
+        chosen = ports.select("linear", roles, self.options.layers)
+        return tuple(Site(port, _block_start(ports, port) if self.options.parallel else None) for port in chosen)
+
+    def parameters(self, site: Site) -> dict[str, Parameter]:
+        """Keep two maps with biases; the second starts at zero."""
+        inputs = site.source.inputs if site.source else site.port.outputs
+        width = max(1, int(site.port.outputs / self.options.reduction_factor))
+        return {
+            "down": Parameter((width, inputs), _normal),
+            "down_bias": Parameter((width,)),
+            "up": Parameter((site.port.outputs, width)),
+            "up_bias": Parameter((site.port.outputs,)),
+        }
+
+    def constants(self, site: Site) -> dict[str, Tensor]:
+        """Give the factor on what each row's adapter adds."""
+        return {"scale": torch.tensor([self.options.scale])}
+
+    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
+        """Add the bottleneck's output, (R, T, W) -> (R, T, W / reduction) -> (R, T, W)."""
+        read = x if self.options.parallel else out
+        if dropout and self.options.dropout:
+            read = functional.dropout(read, self.options.dropout)
+        inner = ACTIVATIONS[self.options.activation](linear(read, parameters["down"], parameters["down_bias"]))
+        scale = parameters["scale"]
+        return linear(inner * scale.unsqueeze(1), parameters["up"], parameters["up_bias"] * scale, onto=out)
+
+
+def _block_start(ports: Ports, port: Port) -> Port:
+    role = "query" if port.role == "attention_output" else "ffn_up"
+    start = ports.find(role, port.layer, port.stack)
+    if start is None:
+        raise BackboneError(f"parallel bottleneck: no {role} port stands before {port.name} in this backbone")
+    return start
+
+
+def _normal(tensor: Tensor, generator: torch.Generator) -> None:
+    tensor.normal_(std=0.02, generator=generator)

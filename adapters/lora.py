@@ -1,0 +1,64 @@
+"""LoRA: low-rank adaptation (Hu et al. 2021, arXiv:2106.09685).
+
+``out + scale * B A x`` with A (rank, inputs), B (outputs, rank); B starts at zero. ``scale`` is
+alpha / rank, or alpha / sqrt(rank) with rank stabilisation (Kalajdzievski 2023, arXiv:2312.03732).
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from adaptdock.plugins.contracts import Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.rowwise import linear
+
+
+class LoRAOptions(Options):
+    """Options of ``lora``."""
+
+    rank: int = Field(8, gt=0)
+    """Rank of the update."""
+    alpha: float = Field(16.0, gt=0)
+    """Scale of the update, before it is divided by the rank."""
+    rslora: bool = False
+    """Divide alpha by the square root of the rank instead of the rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the inputs that is dropped while training."""
+    roles: tuple[str, ...] = ("query", "value")
+    """Linear maps to adapt, by role; "all" for every one."""
+    layers: str | None = None
+    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+
+
+class LoRA(Method):
+    """A low-rank update beside each chosen linear map."""
+
+    Options = LoRAOptions
+    options: LoRAOptions
+
+    def sites(self, ports: Ports) -> tuple[Site, ...]:
+        """Act at the linear ports with the chosen roles."""
+        return tuple(Site(port) for port in ports.select("linear", self.options.roles, self.options.layers))
+
+    def parameters(self, site: Site) -> dict[str, Parameter]:
+        """Keep A (rank, inputs), Kaiming-uniform at the start, and B (outputs, rank), zero."""
+        rank, port = self.options.rank, site.port
+        return {"lora_a": Parameter((rank, port.inputs), _kaiming), "lora_b": Parameter((port.outputs, rank))}
+
+    def constants(self, site: Site) -> dict[str, Tensor]:
+        """Give the scale of each row's update."""
+        divisor = math.sqrt(self.options.rank) if self.options.rslora else self.options.rank
+        return {"lora_scale": torch.tensor([self.options.alpha / divisor])}
+
+    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
+        """Add the update, (R, T, inputs) -> (R, T, rank) -> (R, T, outputs)."""
+        if dropout and self.options.dropout:
+            x = torch.nn.functional.dropout(x, self.options.dropout)
+        low = linear(x, parameters["lora_a"]) * parameters["lora_scale"].unsqueeze(1)
+        return linear(low, parameters["lora_b"], onto=out)
+
+
+def _kaiming(tensor: Tensor, generator: torch.Generator) -> None:
+    torch.nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)

@@ -1,0 +1,101 @@
+"""Prefix tuning (Li and Liang 2021, arXiv:2101.00190): learned keys and values in every attention.
+
+``softmax([q P_k' + 2 log|g|, q K']) [P_v; V]`` with P_k, P_v (heads, length, head width). The gate g
+(length) starts close to zero, so that an untrained prefix takes no attention (the idea of the zero-initialised
+attention of LLaMA-Adapter, Zhang et al. 2023, arXiv:2303.16199, here within the one softmax). With
+``gate`` off g is fixed at one, which is the paper's form: its untrained prefix is not the identity.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from adaptdock.plugins.contracts import Method, Options, Parameter, Ports, Prepended, Site
+
+CLOSED = 1e-3
+
+
+class PrefixOptions(Options):
+    """Options of ``prefix``."""
+
+    length: int = Field(16, gt=0)
+    """Number of learned positions in each attention."""
+    gate: bool = True
+    """Learn how much attention each position may take, starting from none."""
+    reparameterise: bool = False
+    """Train the prefix through a small network, which is folded away on saving."""
+    hidden: int = Field(64, gt=0)
+    """Width of that network."""
+    roles: tuple[str, ...] = ("attention",)
+    """attention, cross_attention, or all."""
+    layers: str | None = None
+    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+
+
+class Prefix(Method):
+    """Learned keys and values in front of an attention's own; positions stay untouched."""
+
+    Options = PrefixOptions
+    options: PrefixOptions
+
+    def sites(self, ports: Ports) -> tuple[Site, ...]:
+        """Act at the attention ports."""
+        return tuple(Site(port) for port in ports.select("attention", self.options.roles, self.options.layers))
+
+    def parameters(self, site: Site) -> dict[str, Parameter]:
+        """Keep keys, values (heads, length, head width) and gates (length)."""
+        length, port = self.options.length, site.port
+        kept = {
+            "prefix_key": Parameter((port.heads, length, port.key_width), _normal),
+            "prefix_value": Parameter((port.heads, length, port.value_width), _normal),
+        }
+        return kept | {"prefix_gate": Parameter((length,), _closed)} if self.options.gate else kept
+
+    def constants(self, site: Site) -> dict[str, Tensor]:
+        """Give open gates where none are learned."""
+        return {} if self.options.gate else {"prefix_gate": torch.ones(self.options.length)}
+
+    def prepend(self, parameters: Mapping[str, Tensor]) -> Prepended:
+        """Give keys and values with the logarithm of the squared gates as bias (zero: not there)."""
+        bias = 2 * parameters["prefix_gate"].float().abs().log()
+        return Prepended(parameters["prefix_key"], parameters["prefix_value"], bias)
+
+    def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
+        """Train a small network that gives all keys and values, as in section 4.3 of the paper."""
+        return _Network(start, self.options, generator) if self.options.reparameterise else None
+
+
+class _Network(nn.Module):
+    def __init__(self, start: Mapping[str, Tensor], options: PrefixOptions, generator: torch.Generator) -> None:
+        super().__init__()
+        self.shapes = {name: tensor.shape for name, tensor in start.items() if not name.endswith("gate")}
+        self.gate_names = [name for name in start if name.endswith("gate")]
+        self.gates = nn.ParameterList([start[name].clone() for name in self.gate_names])
+        total = sum(shape[0] * shape[2] for shape in self.shapes.values())
+        self.table = nn.Parameter(torch.empty(options.length, options.hidden).normal_(generator=generator))
+        self.down = nn.Linear(options.hidden, options.hidden)
+        self.up = nn.Linear(options.hidden, total)
+        with torch.no_grad():
+            for linear in (self.down, self.up):
+                linear.weight.normal_(std=options.hidden**-0.5, generator=generator)
+                linear.bias.zero_()
+
+    def forward(self) -> dict[str, Tensor]:
+        """Return every key, value and gate, as they would be stored."""
+        flat = self.up(torch.tanh(self.down(self.table)))  # (L, total)
+        sizes = [shape[0] * shape[2] for shape in self.shapes.values()]
+        folded = {
+            name: part.view(shape[1], shape[0], shape[2]).transpose(0, 1)
+            for (name, shape), part in zip(self.shapes.items(), flat.split(sizes, dim=1), strict=True)
+        }
+        return folded | dict(zip(self.gate_names, self.gates, strict=True))
+
+
+def _normal(tensor: Tensor, generator: torch.Generator) -> None:
+    tensor.normal_(std=0.5, generator=generator)
+
+
+def _closed(tensor: Tensor, generator: torch.Generator) -> None:
+    tensor.fill_(CLOSED)

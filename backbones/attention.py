@@ -1,0 +1,104 @@
+"""Attention calls of transformers that see more keys and values than their own.
+
+The attention interface of transformers looks an implementation up by name at each call. Here each
+implementation gets a twin (``adaptdock_sdpa``) that asks, for the calling module, what to put in
+front; with nothing to put there it hands the call on as it came.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from adaptdock.plugins.contracts import Prepended
+
+Handler = Callable[[Tensor, Tensor], list[Prepended]]
+WRAPPED = ("sdpa", "eager")
+
+_handlers: "WeakKeyDictionary[nn.Module, Handler]" = WeakKeyDictionary()
+_open = threading.Lock()
+
+
+def implementation(model: PreTrainedModel) -> str:
+    """Return the name of the attention implementation that a model uses."""
+    return str(model.config._attn_implementation)
+
+
+@contextmanager
+def intercept(model: PreTrainedModel, handlers: dict[nn.Module, Handler]) -> Iterator[None]:
+    """Ask ``handlers[module](key, value)`` at each attention call of a module, while open.
+
+    The model's implementation is one of :data:`WRAPPED`; it is what it was when the context closes.
+    """
+    before = implementation(model)
+    with _open:
+        _register(before)
+        _handlers.update(handlers)
+        model.set_attn_implementation(f"adaptdock_{before}")
+    try:
+        yield
+    finally:
+        with _open:
+            model.set_attn_implementation(before)
+            for module in handlers:
+                _handlers.pop(module, None)
+
+
+def _register(name: str) -> None:
+    twin = f"adaptdock_{name}"
+    if twin not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(twin, partial(_attend, name))
+        AttentionMaskInterface.register(twin, ALL_MASK_ATTENTION_FUNCTIONS[name])
+
+
+def _attend(
+    name: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    inner = _inner(name, module)
+    handler = _handlers.get(module)
+    prepended = handler(key, value) if handler else []
+    if not prepended:
+        return inner(module, query, key, value, attention_mask, **kwargs)
+    rows, _, length, _ = query.shape
+    causal = kwargs.pop("is_causal", None)
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    if attention_mask is None and causal and 1 < length < key.shape[2]:
+        key, value = key[:, :, :length], value[:, :, :length]  # as sdpa does with a static cache
+    bias = _additive(attention_mask, causal, query, key)
+    for piece in prepended:
+        key = torch.cat([piece.key.to(key.dtype).expand(rows, -1, -1, -1), key], dim=2)
+        value = torch.cat([piece.value.to(value.dtype).expand(rows, -1, -1, -1), value], dim=2)
+        front = piece.bias.to(bias.dtype)[:, None, None, :].expand(rows, bias.shape[1], length, -1)
+        bias = torch.cat([front, bias.expand(rows, -1, -1, -1)], dim=3)
+    position_bias = kwargs.pop("position_bias", None)
+    if position_bias is not None:  # T5's; the bias becomes one per head
+        new = key.shape[2] - position_bias.shape[3]
+        bias = (bias + nn.functional.pad(position_bias, (new, 0))).clamp(min=torch.finfo(bias.dtype).min)
+    return inner(module, query, key, value, bias, is_causal=False, **kwargs)
+
+
+def _inner(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    if name == "eager":
+        return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[no-any-return]
+    return ALL_ATTENTION_FUNCTIONS[name]  # type: ignore[no-any-return]
+
+
+def _additive(mask: Tensor | None, causal: bool, query: Tensor, key: Tensor) -> Tensor:
+    """Return what is added to the scores, (R or 1, H or 1, T, S), from a mask in any of its forms."""
+    length, keys = query.shape[2], key.shape[2]
+    if mask is None:
+        mask = torch.ones(1, 1, length, keys, dtype=torch.bool, device=query.device)
+        mask = mask.tril() if causal and length > 1 else mask
+    if mask.dtype != torch.bool:
+        return mask
+    lowest = torch.finfo(query.dtype).min
+    return torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill_(~mask, lowest)

@@ -1,0 +1,328 @@
+"""The backbone family of transformers: any model that ``AutoModel`` can load, GGUF files included.
+
+Ports are read from the module tree and from one pass of two tokens through the frozen model, in
+which each attention call shows its shape. No architecture has code of its own here.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
+
+from adaptdock.backbones import attention, quantization
+from adaptdock.backbones.checkpoint import Checkpoint, resolve
+from adaptdock.backbones.fingerprint import fingerprint
+from adaptdock.backbones.roles import attention_role, place, role
+from adaptdock.plugins.contracts import (
+    AttentionHandler,
+    Backbone,
+    BackboneFamily,
+    LoadOptions,
+    Port,
+    Ports,
+    Prepended,
+)
+from adaptdock.plugins.errors import BackboneError
+
+LONGEST = 8192  # where neither tokenizer nor configuration knows a limit
+
+
+class HuggingFace(BackboneFamily):
+    """Loads models of the transformers library from a folder, a GGUF file, an alias or the hub."""
+
+    general = True
+
+    def accepts(self, name: str) -> bool:
+        """Take every name: this is the general family."""
+        return True
+
+    def load(self, name: str, options: LoadOptions) -> "HuggingFaceBackbone":
+        """Load a model, frozen, with its tokenizer; raise :class:`BackboneError` if that fails."""
+        checkpoint = resolve(name, options.revision)
+        device = pick_device(options.device)
+        with _quiet():
+            try:
+                model = _load_model(name, checkpoint, options, device)
+                tokenizer = _load_tokenizer(checkpoint, options)
+            except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
+                raise BackboneError(f"the backbone {name!r} cannot be loaded: {_first_line(error)}") from error
+        return HuggingFaceBackbone(
+            name, model, tokenizer, fingerprint(checkpoint.weight_files), revision=checkpoint.revision
+        )
+
+
+class HuggingFaceBackbone(Backbone):
+    """A frozen transformers model. It may also be built around one that is already in memory."""
+
+    def __init__(
+        self, name: str, model: PreTrainedModel, tokenizer: Any, fingerprint: str, revision: str | None = None
+    ) -> None:
+        config = model.config.get_text_config()
+        self.id, self.revision, self.fingerprint = name, revision, fingerprint
+        self.architecture = str(model.config.model_type)
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.width = int(config.hidden_size)
+        self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
+        self.max_length = _max_length(model, tokenizer)
+        self.ports, self._attention = _open_ports(self)
+        self.causal = not self.encoder_decoder and _is_causal(self)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the input embeddings."""
+        return _device(self.model.get_input_embeddings())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the embeddings: what flows between the layers."""
+        return next(self.model.get_input_embeddings().parameters()).dtype
+
+    def placement(self, port: Port) -> torch.device:
+        """Return the device on which the port's module computes."""
+        return _device(self.model.get_submodule(port.module))
+
+    def forward(self, inputs: Mapping[str, Tensor], reads: str = "encoder") -> Tensor:
+        """Return the last hidden states, of the encoder alone where only that is read."""
+        if not self.encoder_decoder:
+            extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
+            return self.model(**inputs, **extra)[0]  # type: ignore[no-any-return]
+        if reads == "encoder":
+            return self.model.get_encoder()(**inputs)[0]  # type: ignore[operator,no-any-return]
+        given = dict(inputs)
+        if "decoder_input_ids" not in given:
+            given["decoder_input_ids"] = self._shift_right(given["input_ids"])
+        return self.model(**given, use_cache=False)[0]  # type: ignore[no-any-return]
+
+    def open_attention(self, handler: AttentionHandler) -> AbstractContextManager[None]:
+        """Route the attention calls of all attention ports through the handler."""
+        if not self._attention:
+            return nullcontext()
+        handlers = {module: _at_port(handler, port) for module, port in self._attention.items()}
+        return attention.intercept(self.model, handlers)
+
+    def _shift_right(self, ids: Tensor) -> Tensor:
+        config = self.model.config
+        start = getattr(config, "decoder_start_token_id", None)
+        start = next(token for token in (start, config.pad_token_id, 0) if token is not None)
+        return torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
+
+
+def pick_device(name: str) -> str:
+    """Return the named device, or for ``auto`` the best there is: cuda, mps, cpu.
+
+    Raises :class:`BackboneError` for a device this machine does not have.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator.type if accelerator is not None else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise BackboneError(f"the device {name!r} cannot be used: {_first_line(error)}") from error
+    return name
+
+
+# --------------------------------------------------------------------------------------- loading
+
+
+def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device: str) -> PreTrainedModel:
+    dtype: Any = options.dtype if options.dtype != "auto" else ("float32" if device == "cpu" else "auto")
+    arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": options.trust_remote_code}
+    quantizer = None
+    if options.quantize:
+        quantizer = quantization.choose(options.quantize, options.quantizer, device.partition(":")[0])
+        if quantizer == "bitsandbytes":
+            if checkpoint.gguf:
+                raise BackboneError(f"{name!r} is a GGUF file, which bitsandbytes cannot quantise again")
+            compute = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+            arguments["quantization_config"] = quantization.bitsandbytes_config(options.quantize, compute)
+    if checkpoint.gguf:
+        arguments["gguf_file"] = checkpoint.gguf
+    placed = options.device_map or (device if quantizer == "bitsandbytes" else None)
+    if placed:
+        arguments["device_map"] = placed
+    model, report = AutoModel.from_pretrained(checkpoint.folder, output_loading_info=True, **arguments)
+    lacking = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    if lacking:
+        raise BackboneError(f"the checkpoint of {name!r} lacks weights, among them {lacking[0]} ({len(lacking)} in all)")
+    if not placed:
+        model.to(device)
+    if quantizer == "torchao":
+        quantization.quantize_with_torchao(model)
+    return model  # type: ignore[no-any-return]
+
+
+def _load_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
+    arguments: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
+    tokenizer = AutoTokenizer.from_pretrained(
+        checkpoint.folder, trust_remote_code=options.trust_remote_code, **arguments
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the loading of a model from drawing progress bars and reports of its own."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+# ----------------------------------------------------------------------------------------- ports
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What an attention call shows of itself: key/value heads and their widths."""
+
+    heads: int
+    key_width: int
+    value_width: int
+
+
+def _open_ports(backbone: HuggingFaceBackbone) -> tuple[Ports, dict[nn.Module, Port]]:
+    model, closed = backbone.model, {}
+    calls: dict[nn.Module, _Call] = {}
+    name = attention.implementation(model)  # type: ignore[arg-type]
+    if name in attention.WRAPPED:
+        calls = _watch_attention(backbone)
+        if not calls:
+            closed["attention"] = (
+                f"the attention of {type(model).__name__} does not go through the attention interface of "
+                f"transformers, so nothing can be put in front of its keys; use lora or bottleneck instead"
+            )
+    else:
+        closed["attention"] = f"it was loaded with the attention implementation {name!r}; use sdpa or eager"
+    ports: list[Port] = []
+    modules: dict[nn.Module, Port] = {}
+    for path, module in model.named_modules():
+        port = _linear_port(backbone, path, module) or _attention_port(backbone, path, calls.get(module))
+        if port is not None:
+            port = _unique(port, {other.name for other in ports})
+            ports.append(port)
+            if port.kind == "attention":
+                modules[module] = port
+    if not any(port.kind == "linear" and port.role != "other" for port in ports):
+        seen = sorted({type(module).__name__ for module in model.modules()})
+        raise BackboneError(
+            f"no role was recognised in the architecture {backbone.architecture!r}; its modules are of the types "
+            f"{', '.join(seen)}"
+        )
+    return Ports(ports, backbone.architecture, closed), modules
+
+
+def _linear_port(backbone: HuggingFaceBackbone, path: str, module: nn.Module) -> Port | None:
+    where = place(path, backbone.encoder_decoder)
+    widths = _widths(module)
+    if where is None or widths is None:
+        return None
+    found = role(where, *widths, backbone.width)
+    return Port(f"{where.prefix}.{found}", "linear", found, where.layer, where.stack, path, *widths)
+
+
+def _attention_port(backbone: HuggingFaceBackbone, path: str, call: _Call | None) -> Port | None:
+    where = place(path, backbone.encoder_decoder)
+    if where is None or call is None:
+        return None
+    found = attention_role(where)
+    return Port(
+        f"{where.prefix}.{found}",
+        "attention",
+        found,
+        where.layer,
+        where.stack,
+        path,
+        heads=call.heads,
+        key_width=call.key_width,
+        value_width=call.value_width,
+    )
+
+
+def _unique(port: Port, taken: set[str]) -> Port:
+    if port.name not in taken:
+        return port
+    number = next(number for number in range(2, len(taken) + 3) if f"{port.name}.{number}" not in taken)
+    return Port(**{**vars(port), "name": f"{port.name}.{number}"})
+
+
+def _widths(module: nn.Module) -> tuple[int, int] | None:
+    """Return (inputs, outputs) of a linear map of whatever type, quantised ones included."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    return None
+
+
+def _watch_attention(backbone: HuggingFaceBackbone) -> dict[nn.Module, _Call]:
+    """Send two tokens through the model and note which modules call attention, with what shapes."""
+    calls: dict[nn.Module, _Call] = {}
+
+    def watch(module: nn.Module) -> attention.Handler:
+        def handler(key: Tensor, value: Tensor) -> list[Prepended]:
+            calls[module] = _Call(key.shape[1], key.shape[3], value.shape[3])
+            return []
+
+        return handler
+
+    ids = torch.full((1, 2), 5, device=backbone.device)
+    handlers = {module: watch(module) for module in backbone.model.modules()}
+    with _quiet(), torch.no_grad(), attention.intercept(backbone.model, handlers):  # type: ignore[arg-type]
+        backbone.forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, reads="decoder")
+    return calls
+
+
+def _at_port(handler: AttentionHandler, port: Port) -> attention.Handler:
+    return lambda key, value: handler(port)
+
+
+def _is_causal(backbone: HuggingFaceBackbone) -> bool:
+    """Change the last of four tokens and see whether the first position notices."""
+    ids = torch.full((2, 4), 5, device=backbone.device)
+    ids[1, -1] = 6
+    with torch.no_grad():
+        hidden = backbone.forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    return bool(torch.equal(hidden[0, 0], hidden[1, 0]))
+
+
+def _device(module: nn.Module) -> torch.device:
+    hook = getattr(module, "_hf_hook", None)  # accelerate's, where weights wait on another device
+    execution = getattr(hook, "execution_device", None)
+    if execution is not None:
+        return torch.device(execution)
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def _max_length(model: PreTrainedModel, tokenizer: Any) -> int:
+    config = model.config.get_text_config()
+    limits = [LONGEST]
+    if tokenizer is not None and tokenizer.model_max_length < 10**9:
+        limits.append(int(tokenizer.model_max_length))
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        offsets = [
+            module.padding_idx + 1
+            for path, module in model.named_modules()
+            if path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+        ]
+        limits.append(positions - max(offsets, default=0))
+    return min(limits)

@@ -1,0 +1,50 @@
+"""Backbones held in 4 or 8 bit: which library does it on which device, and how.
+
+Measured on a CPU: bitsandbytes' int8 is about a hundred times slower than float32 there, torchao's
+dynamic int8 two to three times faster. On a GPU bitsandbytes is the usual choice for both.
+"""
+
+import logging
+import warnings
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from torch import nn
+
+from adaptdock.plugins.errors import BackboneError
+
+Quantizer = Literal["bitsandbytes", "torchao"]
+
+
+def choose(quantize: str, quantizer: str, device: str) -> Quantizer:
+    """Return the library to quantise with; raise :class:`BackboneError` where it cannot or is missing."""
+    chosen: Quantizer = "torchao" if quantize == "int8" and device == "cpu" else "bitsandbytes"
+    if quantizer != "auto":
+        chosen = "torchao" if quantizer == "torchao" else "bitsandbytes"
+    if quantize == "nf4" and chosen == "torchao":
+        raise BackboneError("nf4 is a format of bitsandbytes; torchao quantises to int8 here")
+    if find_spec(chosen) is None:
+        raise BackboneError(f"--quantize {quantize} on {device} needs {chosen}: pip install 'adaptdock[quantize]'")
+    return chosen
+
+
+def bitsandbytes_config(quantize: str, compute_dtype: Any) -> Any:
+    """Return the configuration with which transformers loads 4-bit (nf4) or 8-bit weights."""
+    from transformers import BitsAndBytesConfig
+
+    if quantize == "nf4":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype)
+    return BitsAndBytesConfig(load_in_8bit=True)
+
+
+def quantize_with_torchao(model: nn.Module) -> None:
+    """Turn the linear maps of a float model into int8 weights with int8 activations, in place.
+
+    Each position of each row is scaled by itself, so a row does not depend on its neighbours.
+    """
+    logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of every GPU kernel that a CPU lacks
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        quantize_(model, Int8DynamicActivationInt8WeightConfig())

@@ -1,0 +1,91 @@
+"""Which linear map plays which role in a transformer, read from module names and shapes.
+
+One table for all architectures: the words are those that the modelling files of transformers use.
+What the table does not know is placed by its shape (wider out than in: up; back to the width: down).
+"""
+
+import re
+from dataclasses import dataclass
+
+WORDS: dict[str, dict[str, str]] = {
+    "attention": {
+        **dict.fromkeys(("query", "q", "q_proj", "query_proj", "q_lin", "wq", "to_q"), "query"),
+        **dict.fromkeys(("key", "k", "k_proj", "key_proj", "k_lin", "wk", "to_k"), "key"),
+        **dict.fromkeys(("value", "v", "v_proj", "value_proj", "v_lin", "wv", "to_v"), "value"),
+        **dict.fromkeys(("wqkv", "c_attn", "qkv", "qkv_proj", "query_key_value", "in_proj"), "qkv"),
+        **dict.fromkeys(("dense", "o", "o_proj", "out_proj", "out_lin", "wo", "c_proj", "to_out"), "attention_output"),
+    },
+    "feed-forward": {
+        **dict.fromkeys(
+            ("intermediate.dense", "lin1", "ffn", "c_fc", "fc1", "up_proj", "dense_h_to_4h", "wi", "wi_1", "layer_1"),
+            "ffn_up",
+        ),
+        **dict.fromkeys(("fc_in", "w3", "linear_1"), "ffn_up"),
+        **dict.fromkeys(("gate_proj", "wi_0", "w1"), "ffn_gate"),
+        **dict.fromkeys(("gate_up_proj",), "ffn_gate_up"),
+        **dict.fromkeys(
+            ("output.dense", "lin2", "ffn_output", "c_proj", "fc2", "down_proj", "dense_4h_to_h", "wo", "layer_2"),
+            "ffn_down",
+        ),
+        **dict.fromkeys(("fc_out", "w2", "linear_2"), "ffn_down"),
+    },
+}
+ATTENTION = re.compile(r"(^|[._])(attn|attention|selfattention|encdecattention|self_attn|encoder_attn|crossattention)")
+CROSS = re.compile(r"cross|encdec|encoder_attn|encoder_decoder")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a module stands: which half of the model, which layer, inside which kind of block."""
+
+    stack: str
+    layer: int
+    block: str
+    cross: bool
+    leaf: str
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of the port names of this layer."""
+        return f"{self.stack}.layers.{self.layer}" if self.stack else f"layers.{self.layer}"
+
+
+def place(path: str, encoder_decoder: bool) -> Place | None:
+    """Read a module's path; None for what stands outside the layers (embeddings, pooler, heads)."""
+    number = re.search(r"\.(\d+)(?=\.|$)", path)
+    if number is None:
+        return None
+    stack = ""
+    if encoder_decoder:
+        stack = "decoder" if re.search(r"(^|\.)decoder\.", path) else "encoder"
+    inner = path[number.end() + 1 :].lower()
+    attention = bool(ATTENTION.search(inner))
+    return Place(
+        stack=stack,
+        layer=int(number.group(1)),
+        block="attention" if attention else "feed-forward",
+        cross=attention and bool(CROSS.search(inner)),
+        leaf=inner,
+    )
+
+
+def role(where: Place, inputs: int, outputs: int, width: int) -> str:
+    """Return the role of a linear map; ``other`` where neither its name nor its shape tells."""
+    parts = where.leaf.split(".")
+    words = WORDS[where.block]
+    found = words.get(".".join(parts[-2:])) or words.get(parts[-1])
+    if found == "ffn_up" and parts[-1] == "wi" and outputs > inputs and len(parts) > 1 and parts[-2] == "mlp":
+        found = "ffn_gate_up"
+    if found is None and where.block == "feed-forward":
+        if inputs == width and outputs > width:
+            found = "ffn_up"
+        elif inputs > width and outputs == width:
+            found = "ffn_down"
+    if found is None:
+        return "other"
+    return f"cross_{found}" if where.cross else found
+
+
+def attention_role(where: Place) -> str:
+    """Return the role of a module that computes attention."""
+    return "cross_attention" if where.cross else "attention"

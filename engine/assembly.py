@@ -1,0 +1,125 @@
+"""An adapter put together: methods with their sites, the task and its head, on one backbone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from adaptdock.hub.card import PluginEntry
+from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import Backbone, Head, Method, Options, Parameter, Site, Task
+from adaptdock.plugins.errors import MismatchError, UsageError
+
+HEAD = "head"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One method of an adapter, and where it acts."""
+
+    method: Method
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """All that an adapter consists of, except its weights."""
+
+    parts: tuple[Part, ...]
+    task: Task
+    head: Head
+    width: int
+
+    def declared(self) -> Iterator[tuple[str, str, Parameter]]:
+        """Yield (port name or ``head``, parameter name, declaration) of every tensor."""
+        for part in self.parts:
+            for site in part.sites:
+                for name, parameter in part.method.parameters(site).items():
+                    yield site.port.name, name, parameter
+        for name, parameter in self.head.parameters(self.width).items():
+            yield HEAD, name, parameter
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor by its name in the adapter file."""
+        return {f"{place}.{name}": parameter.shape for place, name, parameter in self.declared()}
+
+    def start(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the tensors of an untrained adapter, float32."""
+        tensors = {}
+        for place, name, parameter in self.declared():
+            tensor = torch.zeros(parameter.shape)
+            if parameter.start is not None:
+                parameter.start(tensor, generator)
+            tensors[f"{place}.{name}"] = tensor
+        return tensors
+
+    def check(self, tensors: Mapping[str, Tensor], owner: str) -> None:
+        """Raise :class:`MismatchError` unless exactly the declared tensors are there, with their shapes."""
+        expected = self.shapes()
+        missing, surplus = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+        if missing:
+            raise MismatchError(f"{owner}: the tensor {missing[0]!r} is missing ({len(missing)} in all)")
+        if surplus:
+            raise MismatchError(f"{owner}: the tensor {surplus[0]!r} belongs to nothing ({len(surplus)} in all)")
+        for name, shape in expected.items():
+            if tuple(tensors[name].shape) != shape:
+                raise MismatchError(f"{owner}: {name!r} has the shape {tuple(tensors[name].shape)}, not {shape}")
+
+
+def assemble(backbone: Backbone, methods: Sequence[PluginEntry], task: Task) -> Assembly:
+    """Put an adapter together for a backbone.
+
+    Raises :class:`UnknownNameError` for a method there is not, :class:`UsageError` for options that
+    are not valid, and what the methods raise where the backbone lacks a port.
+    """
+    head = task.head()
+    ports = backbone.ports.within(head.reads)
+    parts = []
+    for entry in methods:
+        method = make_method(entry.name, entry.options)
+        parts.append(Part(method, method.sites(ports)))
+    return Assembly(tuple(parts), task, head, backbone.width)
+
+
+def make_method(name: str, options: Mapping[str, Any]) -> Method:
+    """Return a method with validated options."""
+    return _make("method", name, options)  # type: ignore[no-any-return]
+
+
+def make_task(name: str, options: Mapping[str, Any]) -> Task:
+    """Return a task with validated options."""
+    return _make("task", name, options)  # type: ignore[no-any-return]
+
+
+def _make(kind: registry.Kind, name: str, options: Mapping[str, Any]) -> Any:
+    plugin = registry.load(kind, name)
+    return plugin(validated(plugin.Options, options, f"{kind} {name!r}"))
+
+
+def validated(model: type[Options], options: Mapping[str, Any], owner: str) -> Options:
+    """Return the options as the model wants them; raise :class:`UsageError` naming every wrong one."""
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        problems = []
+        for entry in error.errors():
+            name = ".".join(str(part) for part in entry["loc"]) or "options"
+            if entry["type"] == "extra_forbidden":
+                problems.append(f"{name} is no option of it (it has {', '.join(model.model_fields)})")
+            else:
+                problems.append(f"{name}: {entry['msg'].lower()}, found {entry['input']!r}")
+        raise UsageError(f"{owner}: {'; '.join(problems)}") from None
+
+
+def entry(kind: registry.Kind, name: str, options: Options) -> PluginEntry:
+    """Return what a card says of a plugin."""
+    plugin = registry.find(kind, name)
+    return PluginEntry(
+        name=name,
+        options=options.model_dump(mode="json"),
+        distribution=plugin.distribution,
+        version=plugin.version,
+    )

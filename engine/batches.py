@@ -1,0 +1,69 @@
+"""Batches: features of like length together, padded to the longest among them."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from adaptdock.plugins.contracts import Backbone, Feature
+
+NOT_COUNTED = -100
+"""The label of positions that the loss leaves out, as torch has it."""
+
+
+def length(feature: Feature) -> int:
+    """Return the number of positions of a feature."""
+    return len(feature.inputs["input_ids"])
+
+
+def collate(backbone: Backbone, features: Sequence[Feature]) -> dict[str, Tensor]:
+    """Pad the inputs of features on the right and return tensors (R, T) on the backbone's device."""
+    tokenizer = backbone.tokenizer
+    pads = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+    longest = max(map(length, features))
+    return {
+        name: torch.tensor(
+            [given.inputs[name] + [pads.get(name, 0)] * (longest - len(given.inputs[name])) for given in features],
+            device=backbone.device,
+        )
+        for name in features[0].inputs
+    }
+
+
+def collate_labels(features: Sequence[Feature], device: torch.device) -> Tensor:
+    """Return the labels of features as one tensor; lists are padded with :data:`NOT_COUNTED`."""
+    labels = [feature.labels for feature in features]
+    if isinstance(labels[0], list):
+        longest = max(map(len, labels))
+        labels = [given + [NOT_COUNTED] * (longest - len(given)) for given in labels]
+    return torch.tensor(labels, device=device)
+
+
+def by_length(lengths: Sequence[int], rows: int, tokens: int) -> Iterator[list[int]]:
+    """Yield batches of indices, longest first: at most ``rows`` each, and ``tokens`` with padding."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batch and (len(batch) == rows or lengths[batch[0]] * (len(batch) + 1) > tokens):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def shuffled_by_length(lengths: Sequence[int], rows: int, seed: int) -> list[int]:
+    """Return an order for training: random, but with neighbours of like length within each batch.
+
+    Indices are shuffled, sorted by length within pools of 50 batches, and the batches shuffled.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    pool = 50 * rows
+    batches = []
+    for start in range(0, len(order), pool):
+        part = sorted(order[start : start + pool], key=lambda index: -lengths[index])
+        batches += [part[first : first + rows] for first in range(0, len(part), rows)]
+    whole = [batch for batch in batches if len(batch) == rows]
+    rest = [batch for batch in batches if len(batch) < rows]
+    shuffled = [whole[number] for number in torch.randperm(len(whole), generator=generator).tolist()]
+    return [index for batch in shuffled + rest for index in batch]

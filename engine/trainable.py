@@ -1,0 +1,105 @@
+"""An adapter while it is trained: its weights as parameters, acting through the same ports as docked ones."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adaptdock.engine.assembly import HEAD, Assembly, Part
+from adaptdock.engine.ports import OpenPorts
+from adaptdock.engine.rows import Action
+from adaptdock.plugins.contracts import Backbone, Method, Port, Site
+
+
+class Trainable(nn.Module):
+    """The trained weights and nothing else: the backbone is used, not owned.
+
+    Calling it with a batch returns the loss. :meth:`tensors` gives the weights under the names they
+    have in an adapter file.
+    """
+
+    def __init__(
+        self, backbone: Backbone, ports: OpenPorts, assembly: Assembly, seed: int, class_weights: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        start = assembly.start(generator)
+        self.assembly = assembly
+        self.head = nn.ParameterDict(
+            {name.partition(".")[2]: tensor for name, tensor in start.items() if name.startswith(f"{HEAD}.")}
+        )
+        self.parts = nn.ModuleList(_Weights(part, start, generator) for part in assembly.parts)
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self._outside = (backbone, ports)  # a tuple, so that they do not become part of this module
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return a copy of the weights as they would be stored, detours folded away."""
+        with torch.no_grad():
+            named = {name: tensor for part in self.parts for name, tensor in part().items()}
+            named |= {f"{HEAD}.{name}": tensor for name, tensor in self.head.items()}
+            return {name: tensor.detach().float().cpu().clone() for name, tensor in named.items()}
+
+    def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return the loss of a batch."""
+        backbone, ports = self._outside
+        mask = inputs["attention_mask"]
+        rows = _TrainedRows(self.parts, len(mask), dropout=self.training)
+        with ports.routed(rows, {mask.shape[1]}):
+            hidden = backbone.forward(inputs, self.assembly.head.reads)
+        weights = {name: tensor.unsqueeze(0) for name, tensor in self.head.items()}
+        logits = self.assembly.head.apply(weights, hidden.to(mask.device).float(), mask)
+        return {"loss": self.assembly.task.loss(logits, labels, self.class_weights)}
+
+
+class _Weights(nn.Module):
+    """The weights of one method: as they are stored, or by the detour the method asks for."""
+
+    def __init__(self, part: Part, start: Mapping[str, Tensor], generator: torch.Generator) -> None:
+        super().__init__()
+        self.part = part
+        mine = {
+            f"{site.port.name}.{name}": start[f"{site.port.name}.{name}"]
+            for site in part.sites
+            for name in part.method.parameters(site)
+        }
+        self.names = list(mine)
+        self.detour = part.method.reparameterise(mine, generator)
+        self.plain = nn.ParameterList(mine.values() if self.detour is None else ())
+
+    def forward(self) -> dict[str, Tensor]:
+        """Return the weights by the names they are stored under."""
+        if self.detour is not None:
+            return dict(self.detour())
+        return dict(zip(self.names, self.plain, strict=True))
+
+
+class _TrainedRows:
+    """A batch all of whose rows train the same adapter."""
+
+    def __init__(self, parts: Any, count: int, dropout: bool) -> None:
+        self.count = count
+        self._actions: dict[str, list[Action]] = {}
+        for weights in parts:
+            named = weights()
+            for site in weights.part.sites:
+                action = _TrainedAction(weights.part.method, site, named, dropout)
+                self._actions.setdefault(site.port.name, []).append(action)
+
+    def at(self, port: Port) -> Sequence[Action]:
+        """Return what acts at a port, in order."""
+        return self._actions.get(port.name, ())
+
+
+class _TrainedAction:
+    def __init__(self, method: Method, site: Site, named: Mapping[str, Tensor], dropout: bool) -> None:
+        self.method, self.site, self.dropout = method, site, dropout
+        self._named = named
+
+    def parameters(self, like: Tensor | None) -> dict[str, Tensor]:
+        place = self.site.port.name
+        found = {name: self._named[f"{place}.{name}"] for name in self.method.parameters(self.site)}
+        found |= self.method.constants(self.site)
+        if like is not None:
+            found = {name: tensor.to(device=like.device, dtype=like.dtype) for name, tensor in found.items()}
+        return {name: tensor.unsqueeze(0) for name, tensor in found.items()}

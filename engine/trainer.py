@@ -1,0 +1,177 @@
+"""The training loop: transformers' Trainer, fed by length, validated through the dock, stopped in time."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from adaptdock.engine.batches import collate, collate_labels, length, shuffled_by_length
+from adaptdock.engine.trainable import Trainable
+
+if TYPE_CHECKING:
+    from adaptdock.engine.training import Progress, Run
+
+REPORTS_PER_EPOCH = 20
+
+
+class LossIsNotFinite(ArithmeticError):
+    """The loss of a step is not a number; ``last_good`` are weights from before."""
+
+    def __init__(self, loss: float, step: int, last_good: Mapping[str, Tensor]) -> None:
+        super().__init__(f"loss {loss} in step {step}")
+        self.loss, self.step, self.last_good = loss, step, last_good
+
+
+class EpochSampler(Sampler[int]):
+    """An order of the data that depends on seed and epoch alone, so that a resumed run repeats it."""
+
+    def __init__(self, lengths: list[int], rows: int, seed: int, grouped: bool) -> None:
+        self.lengths, self.rows, self.seed, self.grouped = lengths, rows, seed, grouped
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        seed = self.seed * 100_003 + self.epoch
+        if self.grouped:
+            return iter(shuffled_by_length(self.lengths, self.rows, seed))
+        return iter(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+
+class AdapterTrainer(Trainer):
+    """A Trainer whose evaluation goes through the dock and whose steps must have a finite loss."""
+
+    def __init__(self, run: "Run", **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._run = run
+        self._last_good: Mapping[str, Tensor] = {}
+        self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        options = self._run.plan.options
+        lengths = [length(feature) for feature in self._run.plan.features["train"]]
+        return EpochSampler(lengths, options.batch_size, options.seed, options.group_by_length)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Do one step; raise :class:`LossIsNotFinite` instead of going on with broken weights."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise LossIsNotFinite(loss.item(), self.state.global_step + 1, self._last_good or self._initial())
+        return loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure the weights as they would be stored, and tell the callbacks."""
+        tensors = self.model.tensors()
+        self._last_good = tensors
+        found = self._run.validate(tensors)
+        numbers = {f"eval_{key}": value for key, value in found.metrics.items() if isinstance(value, int | float)}
+        numbers["eval_loss"] = round(found.loss, 5)
+        self.log(dict(numbers))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found.metrics)
+        return numbers
+
+    def last_checkpoint(self) -> str | None:
+        """Return the newest checkpoint that was written to its end, or None."""
+        found = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+        complete = [path for path in found if _is_complete(path)]
+        return str(complete[-1]) if complete else None
+
+    def _initial(self) -> Mapping[str, Tensor]:
+        trainable = self._run._trainable()
+        return trainable.tensors()  # type: ignore[no-any-return]
+
+
+class Watch(TrainerCallback):
+    """Keeps the best weights, stops when they get no better, reports progress."""
+
+    def __init__(self, run: "Run", trainable: Trainable, progress: "Callable[[Progress], None] | None") -> None:
+        self.run, self.trainable, self.progress = run, trainable, progress
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
+        """Compare with the evaluations before; a resumed run has them in its state."""
+        key = f"eval_{type(self.run.plan.task).metric}"
+        values = [entry[key] for entry in state.log_history if key in entry]
+        best = values.index(max(values))
+        if best == len(values) - 1:
+            self.run.keep(self.trainable.tensors(), state.epoch, metrics)
+        patience = self.run.plan.options.patience
+        if patience and len(values) - 1 - best >= patience:
+            control.should_training_stop = True
+        self._report(state, metrics=metrics)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Report the training loss."""
+        if logs and "loss" in logs:
+            self._report(state, loss=float(logs["loss"]))
+
+    def _report(self, state: Any, loss: float | None = None, metrics: Any = None) -> None:
+        if self.progress is not None:
+            from adaptdock.engine.training import Progress
+
+            self.progress(Progress(state.global_step, state.max_steps, state.epoch or 0.0, loss, metrics))
+
+
+def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress], None] | None") -> AdapterTrainer:
+    """Return a Trainer for a run; checkpoints go to ``folder / checkpoints``."""
+    options, backbone = run.plan.options, run.plan.backbone
+    features = run.plan.features["train"]
+    steps_per_epoch = math.ceil(len(features) / (options.batch_size * options.gradient_accumulation))
+    arguments = TrainingArguments(
+        output_dir=str(run.folder / "checkpoints"),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.gradient_accumulation,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        warmup_steps=options.warmup,
+        lr_scheduler_type=options.scheduler,
+        max_grad_norm=options.max_grad_norm,
+        seed=options.seed,
+        fp16=options.precision == "fp16",
+        eval_strategy="epoch",
+        save_strategy="steps",
+        save_steps=options.checkpoint_steps,
+        save_total_limit=2,
+        logging_steps=max(1, steps_per_epoch // REPORTS_PER_EPOCH),
+        use_cpu=backbone.device.type == "cpu",
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        disable_tqdm=True,
+        report_to="none",
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # the backbone is placed already; it is never replicated
+
+    def collator(batch: Any) -> dict[str, Tensor]:
+        return {**collate(backbone, batch), "labels": collate_labels(batch, backbone.device)}
+
+    trainer = AdapterTrainer(
+        run,
+        model=trainable,
+        args=arguments,
+        data_collator=collator,
+        train_dataset=features,
+        eval_dataset=features[:1],
+        callbacks=[Watch(run, trainable, progress)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return all((checkpoint / name).exists() for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"))

@@ -1,0 +1,336 @@
+"""Training: an adapter and its head, through the ports of a frozen backbone, by transformers' Trainer."""
+
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from adaptdock.engine.assembly import Assembly, assemble, entry, make_method, make_task, validated
+from adaptdock.engine.batches import collate_labels, length
+from adaptdock.engine.data import Source, load_splits
+from adaptdock.engine.dock import Dock
+from adaptdock.engine.evaluation import Evaluation, evaluate
+from adaptdock.hub.card import BackboneEntry, Card, PluginEntry, Preprocessing
+from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import Backbone, Feature, Options, Reading, Recipe, Record, Task
+from adaptdock.plugins.errors import AdaptError, DataError, UsageError
+
+BEST = "best.safetensors"
+STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class TrainingOptions(Recipe):
+    """How an adapter is trained; what is not given comes from the task's recipe for the method."""
+
+    seed: int = 0
+    """Seed of the start weights, the order of the data and dropout."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Weight decay of AdamW."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after that."""
+    gradient_accumulation: int = Field(1, gt=0)
+    """Batches that are added up to one step."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Longest gradient; longer ones are shortened."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the frozen backbone; adapter and head are always trained in float32."""
+    group_by_length: bool = True
+    """Put sentences of like length into the same batch."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weigh classes in the loss by how rare they are."""
+    patience: int = Field(3, ge=0)
+    """Epochs without a better validation metric after which training stops; 0 never stops early."""
+    max_length: int = Field(256, gt=0)
+    """Longest window in tokens; longer texts are read in overlapping windows."""
+    checkpoint_steps: int = Field(100, gt=0)
+    """Steps between two checkpoints to resume from."""
+    store: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Precision of the weights in the file; validation measures what is stored."""
+
+
+@dataclass
+class Plan:
+    """Everything that is decided before the first step."""
+
+    backbone: Backbone
+    task: Task
+    task_name: str
+    methods: list[PluginEntry]
+    assembly: Assembly
+    options: TrainingOptions
+    source: Source
+    records: dict[str, list[Record]]
+    features: dict[str, list[Feature]]
+    notes: list[str]
+
+    @property
+    def reading(self) -> Reading:
+        """How the backbone reads in this run."""
+        limit = min(self.options.max_length, self.backbone.max_length)
+        return Reading(self.backbone.tokenizer, limit, self.backbone.causal)
+
+    def trained_parameters(self) -> int:
+        """Return the number of weights that are stored: the methods' and the head's."""
+        return sum(torch.Size(shape).numel() for shape in self.assembly.shapes().values())
+
+    def summary(self) -> dict[str, Any]:
+        """Return what would be trained, on what, for ``--dry-run`` and the run's folder."""
+        lengths = sorted(length(feature) for feature in self.features["train"])
+        frozen = sum(parameter.numel() for parameter in self.backbone.model.parameters())
+        return {
+            "backbone": self.backbone.id,
+            "architecture": self.backbone.architecture,
+            "task": self.task_name,
+            "methods": [method.name for method in self.methods],
+            "trained_parameters": self.trained_parameters(),
+            "head_parameters": sum(
+                torch.Size(parameter.shape).numel()
+                for parameter in self.assembly.head.parameters(self.assembly.width).values()
+            ),
+            "share_of_backbone": self.trained_parameters() / frozen,
+            "ports": [site.port.name for part in self.assembly.parts for site in part.sites],
+            "task_options": self.task.options.model_dump(mode="json"),
+            "data": {split: self.task.describe(records) for split, records in self.records.items()},
+            "windows": len(lengths),
+            "tokens_per_window": {
+                "median": lengths[len(lengths) // 2],
+                "longest": lengths[-1],
+                "limit": self.reading.max_length,
+            },
+            "options": self.options.model_dump(mode="json", exclude={"method_options"}),
+            "notes": self.notes,
+        }
+
+
+@dataclass
+class Progress:
+    """What a run tells those who watch it."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float | None = None
+    metrics: Mapping[str, Any] | None = None
+
+
+@dataclass
+class Result:
+    """What a run leaves: the adapter, its metrics, and how it ended."""
+
+    adapter: AdapterFile
+    file: Path
+    size: int
+    epochs: float
+    seconds: float
+    history: list[dict[str, Any]]
+    ending: Literal["complete", "early", "interrupted"] = "complete"
+    notes: list[str] = field(default_factory=list)
+
+
+def fast_precision(device: str) -> str:
+    """Return ``bf16`` where the device computes it fast, else ``fp32``."""
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if kind == "cpu":
+        capabilities = torch.backends.cpu.get_cpu_capability(), torch.cpu._is_avx512_bf16_supported()
+        return "bf16" if capabilities[1] else "fp32"
+    return "fp32"
+
+
+def merge_options(task: str, method: str, given: Mapping[str, Any]) -> TrainingOptions:
+    """Return training options: those given, over the task's recipe for the method."""
+    recipe: Recipe = registry.load("task", task).recipe(method)
+    options = validated(TrainingOptions, {**recipe.model_dump(exclude_unset=True), **given}, "training")
+    assert isinstance(options, TrainingOptions)
+    return options
+
+
+def plan(
+    backbone: Backbone,
+    task: str,
+    method: str = "lora",
+    source: Source | None = None,
+    options: Mapping[str, Any] | None = None,
+    method_options: Mapping[str, Any] | None = None,
+    task_options: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Read and check the data, fit the task, and put the adapter together; nothing is trained yet.
+
+    Raises :class:`DataError` and :class:`UsageError` for whatever in them cannot work.
+    """
+    source = source or Source()
+    chosen = merge_options(task, method, options or {})
+    blank = make_task(task, task_options or {})
+    entries = [
+        entry("method", method, make_method(method, {**chosen.method_options, **(method_options or {})}).options)
+    ]
+    raw, notes = load_splits(source, type(blank), chosen.seed)
+    records: dict[str, list[Record]] = {}
+    for split, given in raw.items():
+        cleaned = blank.clean(given, split)
+        records[split] = cleaned.records
+        notes += cleaned.notes
+    if "train" not in records:
+        raise DataError("no training data: name it with --data or --train")
+    fitted = blank.fit(records["train"])
+    for split in records.keys() - {"train"}:
+        fitted.check(records[split], split)
+    assembly = assemble(backbone, entries, fitted)
+    made = Plan(backbone, fitted, task, entries, assembly, chosen, source, records, {}, notes)
+    made.features = {
+        "train": [feature for record in records["train"] for feature in fitted.encode(record, made.reading, True)]
+    }
+    if not made.features["train"]:
+        raise DataError("the training data has no tokens")
+    return made
+
+
+class Run:
+    """One training run: a plan carried out in a folder of its own."""
+
+    def __init__(self, plan: Plan, folder: Path, name: str | None = None) -> None:
+        self.plan, self.folder = plan, folder
+        self.name = name or plan.task_name
+        self.dock = Dock(plan.backbone)
+        self.started = time.monotonic()
+        self.best: AdapterFile | None = None
+
+    def __call__(self, progress: Callable[[Progress], None] | None = None, resume: bool = False) -> Result:
+        """Train and return the best adapter, stored in ``folder / best.safetensors``.
+
+        With ``resume`` the run goes on from its last complete checkpoint. Ctrl-C ends it with the best
+        adapter so far. Raises :class:`AdaptError` where the loss is no longer a number; the last good
+        weights are stored all the same.
+        """
+        from adaptdock.engine.trainer import LossIsNotFinite, make_trainer
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if resume and (self.folder / BEST).exists():
+            self.best = read_file(self.folder / BEST)
+        trainable = self._trainable()
+        self.dock.ports.acquire(site for part in self.plan.assembly.parts for site in part.sites)
+        trainer = make_trainer(self, trainable, progress)
+        ending: Literal["complete", "early", "interrupted"] = "complete"
+        try:
+            trainer.train(resume_from_checkpoint=trainer.last_checkpoint() if resume else None)
+            if trainer.state.epoch is not None and trainer.state.epoch < self.plan.options.epochs - 0.01:
+                ending = "early"
+        except KeyboardInterrupt:
+            ending = "interrupted"
+        except LossIsNotFinite as error:
+            self._keep_if_none(error.last_good)
+            raise AdaptError(
+                f"the loss became {error.loss} in step {error.step}, so training stopped; the last good weights are in "
+                f"{self.folder / BEST}. A smaller learning rate than {self.plan.options.learning_rate:g} mostly helps."
+            ) from None
+        finally:
+            self.dock.ports.release(site for part in self.plan.assembly.parts for site in part.sites)
+        self._keep_if_none(trainable.tensors())
+        assert self.best is not None
+        return self._finish(trainer, ending)
+
+    def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
+        """Store these weights as the best so far, with what validation found."""
+        self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
+        write_file(self.folder / BEST, self.best)
+
+    def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
+        """Measure weights, as they would be stored, on the validation data."""
+        return self._evaluate(AdapterFile(self.card(0, {}), self.stored(tensors)), "validation")
+
+    def stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights in the precision of the file; float32 where they are too large for 16 bit."""
+        dtype = STORES[self.plan.options.store]
+        fits = all(tensor.abs().max() <= torch.finfo(dtype).max for tensor in tensors.values())
+        return {name: tensor.to(dtype if fits else torch.float32) for name, tensor in tensors.items()}
+
+    def card(self, epoch: float, metrics: Mapping[str, Any]) -> Card:
+        """Return the card of this run's adapter."""
+        plan = self.plan
+        training = {
+            "data": plan.source.describe(),
+            "splits": {split: len(records) for split, records in plan.records.items()},
+            "options": plan.options.model_dump(mode="json", exclude={"method_options"}),
+            "best_epoch": round(epoch, 3),
+            "precision": str(plan.backbone.dtype).removeprefix("torch."),
+            "libraries": {name: version(name) for name in ("adaptdock", "torch", "transformers", "accelerate")},
+            "python": platform.python_version(),
+        }
+        return Card(
+            name=self.name,
+            task=entry("task", plan.task_name, plan.task.options),
+            methods=plan.methods,
+            backbone=BackboneEntry(
+                id=plan.backbone.id,
+                revision=plan.backbone.revision,
+                architecture=plan.backbone.architecture,
+                fingerprint=plan.backbone.fingerprint,
+            ),
+            preprocessing=Preprocessing(
+                max_length=plan.reading.max_length,
+                tokenizer=type(plan.backbone.tokenizer).__name__,
+                lower_case=getattr(plan.backbone.tokenizer, "do_lower_case", None),
+            ),
+            training=training,
+            metrics=dict(metrics),
+        )
+
+    # ------------------------------------------------------------------------------------ inside
+
+    def _trainable(self) -> Any:
+        from adaptdock.engine.trainable import Trainable
+
+        plan, weights = self.plan, None
+        if plan.options.class_weights == "balanced":
+            found = plan.task.class_weights(plan.records["train"])
+            if found is None:
+                raise UsageError(f"the task {plan.task_name!r} has no classes to weigh")
+            weights = torch.tensor(found)
+        return Trainable(plan.backbone, self.dock.ports, plan.assembly, plan.options.seed, weights)
+
+    def _keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
+        if self.best is None:
+            self.best = AdapterFile(self.card(0, {}), self.stored(tensors))
+            write_file(self.folder / BEST, self.best)
+
+    def _evaluate(self, adapter: AdapterFile, split: str) -> Evaluation:
+        return evaluate(self.dock, adapter, self.plan.records[split], self.plan.options.batch_size * 2)
+
+    def _finish(self, trainer: Any, ending: Literal["complete", "early", "interrupted"]) -> Result:
+        assert self.best is not None
+        seconds = time.monotonic() - self.started
+        metrics = dict(self.best.card.metrics)
+        if "test" in self.plan.records and ending != "interrupted":
+            metrics["test"] = self._evaluate(self.best, "test").metrics
+        training = {
+            **self.best.card.training,
+            "epochs_run": round(trainer.state.epoch or 0, 3),
+            "seconds": round(seconds, 1),
+            "ending": ending,
+        }
+        card = self.best.card.model_copy(update={"metrics": metrics, "training": training})
+        self.best = AdapterFile(card, self.best.tensors)
+        size = write_file(self.folder / BEST, self.best)
+        if ending != "interrupted":
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        return Result(
+            adapter=self.best,
+            file=self.folder / BEST,
+            size=size,
+            epochs=trainer.state.epoch or 0,
+            seconds=seconds,
+            history=trainer.state.log_history,
+            ending=ending,
+        )

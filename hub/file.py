@@ -1,0 +1,191 @@
+"""The adapter file, format 1: one safetensors file whose header carries the card.
+
+Header metadata: ``format``, ``format_version``, ``card`` (JSON) and ``sha256`` of the card and the tensor data.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from adaptdock.hub.card import Card
+from adaptdock.plugins.errors import FileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "adaptdock"
+FORMAT_VERSION = "1"
+HEADER_LIMIT = 16 * 2**20
+"""No header of an adapter comes near this many bytes."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself: the card, and each tensor's type and shape."""
+
+    card: Card
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    size: int
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights in the file."""
+        total = 0
+        for _, shape in self.tensors.values():
+            count = 1
+            for extent in shape:
+                count *= extent
+            total += count
+        return total
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """A complete adapter in memory: its card and its tensors by name."""
+
+    card: Card
+    tensors: "dict[str, Tensor]"
+
+
+def read_card(path: str | Path) -> Card:
+    """Return the card of an adapter file; raise :class:`FileError` if it is not one."""
+    return read_header(path).card
+
+
+def read_header(path: str | Path) -> Header:
+    """Read the header of an adapter file without torch and without its tensors.
+
+    Raises :class:`FileError`, with what is wrong, for a file that is missing, truncated, a pickle,
+    another format or another version.
+    """
+    path = Path(path)
+    head, data_size = _read_head(path)
+    return _header(path, head, data_size)
+
+
+def read_file(path: str | Path) -> AdapterFile:
+    """Read and verify an adapter file; raise :class:`FileError` where its content is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = Path(path)
+    head, data_size = _read_head(path)
+    header = _header(path, head, data_size)
+    blob = path.read_bytes()
+    metadata = head["__metadata__"]
+    if _checksum(metadata["card"], blob[len(blob) - data_size :]) != metadata.get("sha256"):
+        raise FileError(path, "its content does not match its checksum: the file is damaged. Fetch or train it again.")
+    try:
+        return AdapterFile(header.card, load(blob))
+    except SafetensorError as error:
+        raise FileError(path, f"its tensors cannot be read ({error}): the file is damaged") from error
+
+
+def write_file(path: str | Path, adapter: AdapterFile) -> int:
+    """Write an adapter file and return its size in bytes.
+
+    A file that stood there is replaced only when the new one is complete and on the disk; when
+    anything fails, it is untouched and nothing half-written is left. Raises :class:`FileError`.
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    card = adapter.card.model_dump_json()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors.items()}
+    plain = save(tensors)
+    data = plain[8 + int.from_bytes(plain[:8], "little") :]
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "card": card,
+        "sha256": _checksum(card, data),
+    }
+    blob = save(tensors, metadata=metadata)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, blob)
+    except OSError as error:
+        raise FileError(path, f"the adapter could not be saved: {error.strerror or error}") from error
+    return len(blob)
+
+
+def _replace(path: Path, blob: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(blob)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _checksum(card: str, data: bytes) -> str:
+    return hashlib.sha256(card.encode() + b"\0" + data).hexdigest()
+
+
+def _read_head(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the parsed header and the number of bytes of tensor data."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            start = stream.read(8)
+            _refuse_pickle(path, start)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > size - 8:
+                raise FileError(path, "it is truncated, or not an adapter file")
+            if length > HEADER_LIMIT:
+                raise FileError(path, f"its header claims {length:,} bytes; an adapter's has at most {HEADER_LIMIT:,}")
+            head = json.loads(stream.read(length))
+    except FileNotFoundError:
+        raise FileError(path, "there is no such file") from None
+    except OSError as error:
+        raise FileError(path, f"it cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError):
+        raise FileError(path, "its header is not JSON: it is damaged, or not an adapter file") from None
+    if not isinstance(head, dict):
+        raise FileError(path, "its header is not a table: it is not an adapter file")
+    return head, size - 8 - length
+
+
+def _refuse_pickle(path: Path, start: bytes) -> None:
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        raise FileError(path, "this is a pickle (a torch.save file), whatever it is called; pickles are never loaded")
+
+
+def _header(path: Path, head: Mapping[str, Any], data_size: int) -> Header:
+    metadata = head.get("__metadata__")
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise FileError(path, "it is a safetensors file, but not an adapter of this project: its header has no card")
+    version = metadata.get("format_version")
+    if version != FORMAT_VERSION:
+        raise FileError(path, f"it has format version {version!r}; this release reads {FORMAT_VERSION!r}. Upgrade adaptdock.")
+    tensors = {}
+    end = 0
+    try:
+        for name, entry in head.items():
+            if name != "__metadata__":
+                tensors[name] = (str(entry["dtype"]), tuple(int(extent) for extent in entry["shape"]))
+                end = max(end, int(entry["data_offsets"][1]))
+        card = Card.model_validate_json(metadata["card"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise FileError(path, f"its card is not valid: {where}: {first['msg']}") from None
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise FileError(path, "its header is not that of an adapter file") from None
+    if end != data_size:
+        raise FileError(path, f"it is truncated or damaged: {end:,} bytes of tensors expected, {data_size:,} found")
+    return Header(card, tensors, data_size)

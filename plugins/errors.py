@@ -1,0 +1,59 @@
+"""The errors of the library; the command line makes one paragraph of each."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class AdaptError(Exception):
+    """Something went wrong that the user can understand and, mostly, mend.
+
+    The message is one paragraph: what, where, what was expected and what was found, the way out.
+    """
+
+    exit_status = 1
+
+
+class UsageError(AdaptError):
+    """An option, a name or a combination of them that cannot work."""
+
+    exit_status = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that does not exist. Attributes: ``kind``, ``name``, ``known``."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        near = get_close_matches(name, self.known, n=3, cutoff=0.5)
+        offer = f"did you mean {_join(near)}?" if near else f"there is {_join(self.known) or 'none'}."
+        super().__init__(f"unknown {kind} {name!r}: {offer}{' ' + hint if hint else ''}")
+
+
+class DataError(AdaptError):
+    """A data file, split, record or label that cannot be used."""
+
+    exit_status = 2
+
+
+class FileError(AdaptError):
+    """An adapter file that is damaged, not one, or could not be written. Attribute: ``path``."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        self.path = str(path)
+        super().__init__(f"{path}: {problem}")
+
+
+class MismatchError(AdaptError):
+    """An adapter and a backbone that do not belong together."""
+
+
+class PluginError(AdaptError):
+    """A plugin that is broken, registered twice, or speaks another version of the contracts."""
+
+
+class BackboneError(AdaptError):
+    """A backbone that cannot be loaded, or lacks what was asked of it."""
+
+
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,158 @@
+"""The registry: plugins found by their entry points, imported when they are used.
+
+Discovery reads the metadata of the installed distributions and nothing else.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, cast
+
+from adaptdock.plugins.errors import PluginError, UnknownNameError
+
+Kind = Literal["method", "task", "backbone", "files", "command"]
+GROUPS: dict[Kind, str] = {
+    "method": "adaptdock.adapters",
+    "task": "adaptdock.tasks",
+    "backbone": "adaptdock.backbones",
+    "files": "adaptdock.files",
+    "command": "adaptdock.commands",
+}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One registered entry point: what it is, and which distribution brought it."""
+
+    kind: Kind
+    name: str
+    target: str
+    distribution: str
+    version: str
+    entry_point: EntryPoint
+
+    @property
+    def source(self) -> str:
+        """The distribution and its version, for messages."""
+        return f"{self.distribution} {self.version}"
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a plugin can be used, and why not."""
+
+    usable: bool
+    reason: str = ""
+
+
+@cache
+def _installed() -> tuple[Plugin, ...]:
+    kinds = {group: kind for kind, group in GROUPS.items()}
+    found = [
+        Plugin(
+            kind=kinds[point.group],
+            name=point.name,
+            target=point.value,
+            distribution=point.dist.name if point.dist else "unknown",
+            version=point.dist.version if point.dist else "unknown",
+            entry_point=point,
+        )
+        for group in kinds
+        for point in entry_points(group=group)
+    ]
+    return tuple(sorted(dict.fromkeys(found), key=lambda plugin: (plugin.kind, plugin.name, plugin.source)))
+
+
+def discover(kind: Kind | None = None) -> list[Plugin]:
+    """Return the registered plugins, of one kind or all, without importing any."""
+    return [plugin for plugin in _installed() if kind in (None, plugin.kind)]
+
+
+def names(kind: Kind) -> list[str]:
+    """Return the names registered under one kind, each once."""
+    return sorted({plugin.name for plugin in discover(kind)})
+
+
+def find(kind: Kind, name: str) -> Plugin:
+    """Return the one plugin of that kind and name, not imported.
+
+    Raises :class:`UnknownNameError` with the nearest names, and :class:`PluginError` where two
+    distributions register the same name.
+    """
+    matching = [plugin for plugin in discover(kind) if plugin.name == name]
+    if not matching:
+        raise UnknownNameError(kind, name, names(kind))
+    if len(matching) > 1:
+        raise PluginError(_clash(matching))
+    return matching[0]
+
+
+def load(kind: Kind, name: str) -> Any:
+    """Import a plugin and return its class.
+
+    Raises what :func:`find` raises, and :class:`PluginError` where the import fails or the class
+    speaks another version of the contracts.
+    """
+    return load_plugin(find(kind, name))
+
+
+def load_plugin(plugin: Plugin) -> Any:
+    """Import one plugin; raise :class:`PluginError` that names it where it is broken."""
+    from adaptdock.plugins.contracts import API_VERSION
+
+    try:
+        loaded = plugin.entry_point.load()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | MemoryError):
+            raise
+        raise PluginError(
+            f"the {plugin.kind} {plugin.name!r} of {plugin.source} cannot be imported from {plugin.target}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    version = getattr(loaded, "api_version", API_VERSION)
+    if version != API_VERSION:
+        raise PluginError(
+            f"the {plugin.kind} {plugin.name!r} of {plugin.source} was built for version {version} of the plugin "
+            f"contracts; this is version {API_VERSION}. Install a release of {plugin.distribution} that fits."
+        )
+    return loaded
+
+
+def state(plugin: Plugin, check: bool = False) -> State:
+    """Tell whether a plugin can be used; with ``check`` by importing it, else by its metadata."""
+    matching = [other for other in discover(plugin.kind) if other.name == plugin.name]
+    if len(matching) > 1:
+        return State(False, _clash(matching))
+    if check:
+        try:
+            load_plugin(plugin)
+        except PluginError as error:
+            return State(False, str(error))
+    return State(True)
+
+
+def usable(kind: Kind) -> list[tuple[Plugin, Any]]:
+    """Import every plugin of a kind; broken and clashing ones are set aside."""
+    loaded = []
+    for plugin in discover(kind):
+        if state(plugin, check=True).usable:
+            loaded.append((plugin, load_plugin(plugin)))
+    return loaded
+
+
+def refresh() -> None:
+    """Forget what was discovered, after distributions were installed or removed."""
+    _installed.cache_clear()
+
+
+def _clash(plugins: list[Plugin]) -> str:
+    first = plugins[0]
+    sources = " and ".join(sorted(plugin.source for plugin in plugins))
+    return f"the {first.kind} {first.name!r} is registered by {sources}; uninstall one of them."
+
+
+def known_kind(text: str) -> Kind:
+    """Return a kind given by a person; raise :class:`UnknownNameError` if there is no such kind."""
+    if text not in GROUPS:
+        raise UnknownNameError("plugin kind", text, GROUPS)
+    return cast(Kind, text)

@@ -1,0 +1,33 @@
+"""adaptdock: one frozen backbone, many small adapters docked into it.
+
+>>> from adaptdock import Dock
+>>> dock = Dock.open("minilm")
+>>> name = dock.load("ner.safetensors")
+>>> dock.predict(name, ["Ada Lovelace lived in London."])
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adaptdock.engine.dock import Dock as Dock
+    from adaptdock.engine.training import train as train
+    from adaptdock.hub.file import read_card as read_card
+    from adaptdock.plugins.errors import AdaptError as AdaptError
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AdaptError": "adaptdock.plugins.errors",
+    "Dock": "adaptdock.engine.dock",
+    "read_card": "adaptdock.hub.file",
+    "train": "adaptdock.engine.training",
+}
+__all__ = ["AdaptError", "Dock", "__version__", "read_card", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the room it lives in, when it is first asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'adaptdock' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

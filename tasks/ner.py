@@ -1,0 +1,307 @@
+"""Named entity recognition: one tag a word, entities as spans of the text.
+
+Tags of the schemes BIO, IOB1, BIOES (BILOU) and IO are read and turned into BIO. Each word is
+labelled at one of its tokens: the first, or the last where a backbone only looks back. Predicted tag
+sequences are the most probable legal ones (an I- follows a B- or I- of its type; Viterbi's algorithm).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
+from adaptdock.plugins.errors import DataError
+from adaptdock.plugins.heads import TokenHead
+from adaptdock.plugins.words import align, split_words
+
+Scheme = Literal["auto", "bio", "iob1", "bioes", "io"]
+STARTS, ENDS, INSIDE = "BSU", "ESLU", "IEML"
+
+
+class NEROptions(Options):
+    """Options of ``ner``."""
+
+    scheme: Scheme = "auto"
+    """Tag scheme of the data; auto finds out for each split."""
+    labels: tuple[str, ...] = ()
+    """Entity types; learnt from the training data unless given."""
+
+
+class NER(Task):
+    """Finds and classifies named entities."""
+
+    Options = NEROptions
+    options: NEROptions
+    columns = {
+        "tokens": ("tokens", "words", "token", "form", "0"),
+        "tags": ("ner_tags", "tags", "ner", "labels", "entities", "misc:NER", "-1"),
+    }
+    layout = "conll"
+    metric = "f1"
+
+    @classmethod
+    def sample(cls) -> Path:
+        """Return the folder of the sample corpus, written for this project."""
+        return Path(__file__).parent / "samples" / "ner"
+
+    @classmethod
+    def recipe(cls, method: str) -> Recipe:
+        """Return defaults tuned on the development set of WNUT-17 with MiniLM."""
+        return RECIPES.get(method, Recipe())
+
+    @property
+    def tags(self) -> list[str]:
+        """The classes of the head: O, then B- and I- of each type."""
+        return ["O", *(f"{prefix}-{label}" for label in self.options.labels for prefix in "BI")]
+
+    # ------------------------------------------------------------------------------------- data
+
+    def clean(self, records: Iterable[Record], split: str) -> Cleaned:
+        """Turn tags of any scheme into BIO; say how many were converted and how many repaired."""
+        records = [_checked(record) for record in records]
+        scheme = self.options.scheme
+        if scheme == "auto":
+            scheme = detect_scheme([record["tags"] for record in records])
+        converted, repaired = [], 0
+        for record in records:
+            tags, mended = to_bio(record["tags"], scheme, str(record.get("where", split)))
+            repaired += mended
+            converted.append({**record, "tags": tags})
+        notes = [f"{split}: tags read as {scheme.upper()}"] if scheme != "bio" else []
+        if repaired:
+            notes.append(f"{split}: {repaired} tags repaired that no {scheme.upper()} sequence can have")
+        return Cleaned(converted, notes)
+
+    def fit(self, records: Sequence[Record]) -> Self:
+        """Learn the entity types, sorted by name, unless they were given."""
+        if self.options.labels:
+            self.check(records, "train")
+            return self
+        labels = sorted({tag[2:] for record in records for tag in record["tags"] if tag != "O"})
+        if not labels:
+            raise DataError("the training data has no entity: every tag is O")
+        return type(self)(self.options.model_copy(update={"labels": tuple(labels)}))
+
+    def check(self, records: Sequence[Record], split: str) -> None:
+        """Refuse an entity type that training has not seen."""
+        known = set(self.options.labels)
+        for record in records:
+            for tag in record["tags"]:
+                if tag != "O" and tag[2:] not in known:
+                    raise DataError(
+                        f"{record.get('where', split)}: the entity type {tag[2:]!r} occurs in {split} but not in the "
+                        f"training data, which has {', '.join(sorted(known))}"
+                    )
+
+    def describe(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Count sentences, tokens and entities by type."""
+        types = Counter(tag[2:] for record in records for tag in record["tags"] if tag.startswith("B-"))
+        tokens = sum(len(record["tokens"]) for record in records)
+        return {"sentences": len(records), "tokens": tokens, "entities": dict(sorted(types.items()))}
+
+    def class_weights(self, records: Sequence[Record]) -> list[float] | None:
+        """Return weights that would give every tag the same sum."""
+        counts = Counter(tag for record in records for tag in record["tags"])
+        total = sum(counts.values())
+        return [total / (len(self.tags) * max(1, counts[tag])) for tag in self.tags]
+
+    # ------------------------------------------------------------------------------------ model
+
+    def head(self) -> TokenHead:
+        """Return a linear map to the tags."""
+        return TokenHead(len(self.tags))
+
+    def read(self, item: Any) -> Record:
+        """Read a text, or an object with ``tokens`` or ``text``."""
+        if isinstance(item, Mapping) and "tokens" in item:
+            return _checked({**item, "tags": item.get("tags") or ["O"] * len(item["tokens"])})
+        text = item.get("text") if isinstance(item, Mapping) else item
+        if not isinstance(text, str):
+            raise DataError(f"ner reads a text, or an object with 'text' or 'tokens'; found {type(item).__name__}")
+        spans = split_words(text)
+        return {"text": text, "spans": spans, "tokens": [text[start:end] for start, end in spans]}
+
+    def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
+        """Tokenise the sentence in overlapping windows; each word is labelled in one of them."""
+        text, spans = _text(record)
+        features = align(text, spans, reading)
+        if labelled:
+            numbers = {tag: number for number, tag in enumerate(self.tags)}
+            for feature in features:
+                feature.labels = [-100] * len(feature.inputs["input_ids"])
+                for word, position in feature.alignment:
+                    feature.labels[position] = numbers[record["tags"][word]]
+        return features
+
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the cross entropy over the labelled positions."""
+        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weights)
+
+    def decode(self, record: Record, features: Sequence[Feature], logits: Sequence[Tensor]) -> dict[str, Any]:
+        """Return the entities with their text, label, character offsets and score."""
+        text, spans = _text(record)
+        scores = torch.zeros(len(spans), len(self.tags))
+        scores[:, 0] = 1.0  # a word that has no token stays O
+        for feature, found in zip(features, logits, strict=True):
+            if feature.alignment:
+                words, positions = zip(*feature.alignment, strict=True)
+                scores[list(words)] = found[list(positions)].float().softmax(-1)
+        tags = [self.tags[number] for number in best_path(scores.clamp_min(1e-9).log(), self.tags)]
+        entities = []
+        for label, first, last in entity_spans(tags):
+            chosen = [scores[word, self.tags.index(tags[word])].item() for word in range(first, last)]
+            start, end = spans[first][0], spans[last - 1][1]
+            entities.append(
+                {
+                    "text": text[start:end],
+                    "label": label,
+                    "start": start,
+                    "end": end,
+                    "score": round(sum(chosen) / len(chosen), 4),
+                }
+            )
+        prediction: dict[str, Any] = {"text": text, "entities": entities}
+        return prediction if "spans" in record else prediction | {"tokens": record["tokens"], "tags": tags}
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return precision, recall and F1 of whole entities, in all and by type, in percent (seqeval)."""
+        from seqeval.metrics import classification_report
+
+        gold = [list(record["tags"]) for record in records]
+        found = [list(prediction["tags"]) for prediction in predictions]
+        report = classification_report(gold, found, output_dict=True, zero_division=0)
+        percent = {
+            name: {key[:-6] if key == "f1-score" else key: _percent(key, value) for key, value in row.items()}
+            for name, row in report.items()
+        }
+        micro = percent["micro avg"]
+        by_type = {name: row for name, row in percent.items() if not name.endswith(" avg")}
+        return {"f1": micro["f1"], "precision": micro["precision"], "recall": micro["recall"], "by_type": by_type}
+
+    def render(self, prediction: Mapping[str, Any]) -> str:
+        """Mark the entities in the text: ``[Ada Lovelace|PER] lived in [London|LOC]``."""
+        text, done, parts = prediction["text"], 0, []
+        for entity in prediction["entities"]:
+            parts += [text[done : entity["start"]], f"[{entity['text']}|{entity['label']}]"]
+            done = entity["end"]
+        return "".join([*parts, text[done:]])
+
+
+RECIPES: dict[str, Recipe] = {}
+
+
+# -------------------------------------------------------------------------------------- tag schemes
+
+
+def detect_scheme(sequences: Iterable[Sequence[str]]) -> Literal["bio", "iob1", "bioes", "io"]:
+    """Tell which scheme tags follow; BIO where nothing speaks against it."""
+    prefixes: set[str] = set()
+    plain = b_elsewhere = False
+    for tags in sequences:
+        before = "O"
+        for tag in tags:
+            if tag != "O":
+                prefix, dash, kind = tag.partition("-")
+                plain = plain or not dash or len(prefix) != 1
+                prefixes.add(prefix if dash else "")
+                b_elsewhere = b_elsewhere or (prefix == "B" and before[2:] != kind)
+            before = tag
+    if plain and not prefixes & {"B", "I"}:
+        return "io"
+    if prefixes & set("ESLU"):
+        return "bioes"
+    if "I" in prefixes and not b_elsewhere:
+        return "iob1" if "B" in prefixes else "io"
+    return "bio"
+
+
+def to_bio(tags: Sequence[str], scheme: str, where: str) -> tuple[list[str], int]:
+    """Return BIO tags, and how many of the given ones their scheme does not allow at their place.
+
+    Raises :class:`DataError` for a tag that is none in any scheme.
+    """
+    converted: list[str] = []
+    repaired = 0
+    open_type, closed = "", True
+    for tag in tags:
+        if tag in ("O", ""):
+            converted.append("O")
+            repaired += tag == ""
+            open_type, closed = "", True
+            continue
+        prefix, dash, kind = tag.partition("-")
+        if not dash and scheme == "io":
+            prefix, kind = "I", tag
+        elif not dash or prefix not in "BIESLUM" or not kind:
+            raise DataError(f"{where}: {tag!r} is no entity tag: write O, or B-TYPE, I-TYPE and so on")
+        goes_on = kind == open_type and not closed and prefix not in STARTS
+        if not goes_on and prefix in INSIDE and scheme in ("bio", "bioes"):
+            repaired += 1
+        converted.append(f"{'I' if goes_on else 'B'}-{kind}")
+        open_type, closed = kind, prefix in ENDS
+    return converted, repaired
+
+
+def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return (type, first word, word after the last) of each entity in a legal BIO sequence."""
+    spans: list[tuple[str, int, int]] = []
+    for number, tag in enumerate(tags):
+        if tag.startswith("B-"):
+            spans.append((tag[2:], number, number + 1))
+        elif tag.startswith("I-"):
+            kind, first, _ = spans[-1]
+            spans[-1] = (kind, first, number + 1)
+    return spans
+
+
+def best_path(scores: Tensor, tags: Sequence[str]) -> list[int]:
+    """Return the legal tag sequence with the greatest sum of scores (words, tags), by Viterbi."""
+    if not len(scores):
+        return []
+    numbers = {tag: number for number, tag in enumerate(tags)}
+    illegal = torch.zeros(len(tags), len(tags))  # [before, after]
+    for tag, number in numbers.items():
+        if tag.startswith("I-"):
+            illegal[:, number] = float("-inf")
+            illegal[[numbers[f"B-{tag[2:]}"], number], number] = 0.0
+    best = scores[0] + illegal[0]
+    back = []
+    for row in scores[1:]:
+        best, before = (best.unsqueeze(1) + illegal).max(0)
+        best = best + row
+        back.append(before)
+    path = [int(best.argmax())]
+    for before in reversed(back):
+        path.append(int(before[path[-1]]))
+    return path[::-1]
+
+
+# ------------------------------------------------------------------------------------------ helpers
+
+
+def _checked(record: Record) -> Record:
+    tokens, tags = record["tokens"], record["tags"]
+    tokens = tokens.split() if isinstance(tokens, str) else [str(token) for token in tokens]
+    tags = tags.split() if isinstance(tags, str) else [str(tag) for tag in tags]
+    if len(tokens) != len(tags):
+        raise DataError(f"{record.get('where', 'a record')}: {len(tokens)} tokens but {len(tags)} tags")
+    return {**record, "tokens": tokens, "tags": tags}
+
+
+def _text(record: Record) -> tuple[str, list[tuple[int, int]]]:
+    if "spans" in record:
+        return record["text"], record["spans"]
+    spans, start = [], 0
+    for token in record["tokens"]:
+        spans.append((start, start + len(token)))
+        start += len(token) + 1
+    return " ".join(record["tokens"]), spans
+
+
+def _percent(key: str, value: float) -> float:
+    return int(value) if key == "support" else round(100 * float(value), 2)
