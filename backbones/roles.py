@@ -5,6 +5,7 @@ What the table does not know is placed by its shape (wider out than in: up; back
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 WORDS: dict[str, dict[str, str]] = {
@@ -13,7 +14,8 @@ WORDS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("key", "k", "k_proj", "key_proj", "k_lin", "wk", "to_k"), "key"),
         **dict.fromkeys(("value", "v", "v_proj", "value_proj", "v_lin", "wv", "to_v"), "value"),
         **dict.fromkeys(("wqkv", "c_attn", "qkv", "qkv_proj", "query_key_value", "in_proj"), "qkv"),
-        **dict.fromkeys(("dense", "o", "o_proj", "out_proj", "out_lin", "wo", "c_proj", "to_out"), "attention_output"),
+        **dict.fromkeys(("dense", "o", "o_proj", "out_proj", "out_lin", "wo", "c_proj"), "attention_output"),
+        **dict.fromkeys(("to_out", "output"), "attention_output"),
     },
     "feed-forward": {
         **dict.fromkeys(
@@ -30,7 +32,8 @@ WORDS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("fc_out", "w2", "linear_2"), "ffn_down"),
     },
 }
-ATTENTION = re.compile(r"(^|[._])(attn|attention|selfattention|encdecattention|self_attn|encoder_attn|crossattention)")
+ATTENTION = re.compile(r"attn|attention")
+NEITHER = re.compile(r"(^|\.)bottleneck(\.|$)")  # MobileBERT's, around both kinds of block
 CROSS = re.compile(r"cross|encdec|encoder_attn|encoder_decoder")
 
 
@@ -69,18 +72,29 @@ def place(path: str, encoder_decoder: bool) -> Place | None:
     )
 
 
-def role(where: Place, inputs: int, outputs: int, width: int) -> str:
-    """Return the role of a linear map; ``other`` where neither its name nor its shape tells."""
+def is_expert(path: str) -> bool:
+    """Tell whether a module is one of several experts, which see tokens picked from the whole batch."""
+    return any(part in ("expert", "experts") for part in path.split("."))
+
+
+def role(where: Place, inputs: int, outputs: int, width: int, siblings: Sequence[tuple[int, int]] = ()) -> str:
+    """Return the role of a linear map; ``other`` where neither its name nor its shape tells.
+
+    ``width`` is that of the hidden states, ``siblings`` the (inputs, outputs) of the linear maps beside
+    it: where the way down takes in half of what this one puts out, the other half is a gate.
+    """
     parts = where.leaf.split(".")
     words = WORDS[where.block]
     found = words.get(".".join(parts[-2:])) or words.get(parts[-1])
-    if found == "ffn_up" and parts[-1] == "wi" and outputs > inputs and len(parts) > 1 and parts[-2] == "mlp":
-        found = "ffn_gate_up"
+    if NEITHER.search(where.leaf):
+        return "other"
     if found is None and where.block == "feed-forward":
         if inputs == width and outputs > width:
             found = "ffn_up"
         elif inputs > width and outputs == width:
             found = "ffn_down"
+    if found == "ffn_up" and (outputs // 2, inputs) in siblings:
+        found = "ffn_gate_up"
     if found is None:
         return "other"
     return f"cross_{found}" if where.cross else found

@@ -134,6 +134,11 @@ class Dock:
             del self._residents[name]
             self._leave(resident)
 
+    def close(self) -> None:
+        """Undock every adapter: the backbone is as it was before the dock was opened."""
+        for name in self.names:
+            self.unload(name)
+
     def _assembled(self, adapter: AdapterFile) -> Assembly:
         card, mine = adapter.card, self.backbone
         if card.backbone.fingerprint != mine.fingerprint:

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin
 
@@ -134,15 +135,25 @@ class Ports(Sequence[Port]):
             return role
         if self.FUSED.get(role) in present:
             return self.FUSED[role]
-        raise UnknownNameError(f"{kind} role", role, ["all", *present])
+        reason = f"Not open: {self.closed[kind]}." if kind in self.closed else ""
+        raise UnknownNameError(f"{kind} role", role, ["all", *present], reason)
 
-    def find(self, role: str, layer: int, stack: str) -> Port | None:
-        """Return the port with this role in this layer, fused ones included, or None."""
+    def find(self, role: str, near: Port) -> Port | None:
+        """Return the port with this role in the layer of another port, fused ones included, or None.
+
+        Where a layer has several (some have more than one feed-forward block), it is the one that
+        shares most of its module path with the other port.
+        """
         for name in (role, self.FUSED.get(role)):
-            for port in self._ports:
-                if (port.role, port.layer, port.stack) == (name, layer, stack):
-                    return port
+            found = [port for port in self._ports if (port.role, port.layer, port.stack) == (name, near.layer, near.stack)]
+            if found:
+                return max(found, key=lambda port: _shared_path(port.module, near.module))
         return None
+
+
+def _shared_path(one: str, other: str) -> int:
+    pairs = zip(one.split("."), other.split("."), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def parse_layers(text: str | None, there: set[int]) -> set[int]:

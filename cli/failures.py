@@ -1,0 +1,109 @@
+"""What the command line makes of errors: one paragraph on standard error, and an exit status."""
+
+import os
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from adaptdock.plugins.errors import AdaptError
+
+INTERRUPTED, BROKEN_PIPE = 130, 141
+"""What a shell reports of a program that SIGINT or SIGPIPE ended."""
+MEMORY = (
+    "out of memory: {}. A smaller --batch-size or --max-length, --dtype bfloat16, --quantize or "
+    "--device-map auto makes do with less."
+)
+
+
+def run(app: click.Command, arguments: Sequence[str]) -> int:
+    """Run a command; every error becomes one paragraph on standard error."""
+    debug = "--debug" in _before_texts(arguments)
+    try:
+        status = _invoke(app, list(arguments))
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _close_stdout()
+        return BROKEN_PIPE
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message, status = describe(error, debug)
+        say_error(message)
+        return status
+
+
+def _invoke(app: click.Command, arguments: list[str]) -> int:
+    try:
+        with app.make_context("adapt", arguments) as context:
+            if not arguments or (isinstance(app, click.Group) and not _names_command(context)):
+                click.echo(context.get_help())
+                return 0
+            found = app.invoke(context)
+            return found if isinstance(found, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
+
+
+def _names_command(context: click.Context) -> bool:
+    return bool(context._protected_args or context.args)
+
+
+def describe(error: Exception, debug: bool = False) -> tuple[str, int]:
+    """Return the paragraph that tells of an error, and the exit status."""
+    if isinstance(error, AdaptError):
+        return str(error), error.exit_status
+    if isinstance(error, click.ClickException):
+        return _usage(error), 2
+    if isinstance(error, MemoryError) or _is_torch_memory(error):
+        return MEMORY.format(_first_line(error)), 1
+    where = "" if debug else " This should not happen; run again with --debug for the traceback."
+    return f"{type(error).__name__}: {error}.{where}", 1
+
+
+def say_error(message: str) -> None:
+    """Print one paragraph on standard error, folded where a person reads it on a terminal."""
+    paragraph = " ".join(f"Error: {message}".split())
+    if sys.stderr.isatty():
+        paragraph = textwrap.fill(paragraph, shutil.get_terminal_size().columns, break_on_hyphens=False)
+    print(paragraph, file=sys.stderr)
+
+
+def _usage(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if isinstance(error, click.NoSuchOption):
+        near = ", ".join(error.possibilities or ())
+        message = f"no such option: {error.option_name}.{f' Did you mean {near}?' if near else ''}"
+    return f"{message} See {context.command_path} --help." if context else message
+
+
+def _is_torch_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text or "out of memory" in text
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _before_texts(arguments: Sequence[str]) -> Sequence[str]:
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+def _close_stdout() -> None:
+    """Let nothing complain at exit that nobody reads the output any more."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return

@@ -1,0 +1,85 @@
+"""``adapt inspect``: the card and the sizes of an adapter file, read from its header alone."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adaptdock.cli.output import count, show_json, show_metrics, show_pairs
+from adaptdock.hub.file import Header, read_header
+
+
+@click.command("inspect")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--tensors", is_flag=True, help="List every tensor with its type and shape.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the whole card, and every tensor.")
+def command(file: Path, tensors: bool, as_json: bool) -> None:
+    """Show what an adapter FILE holds: its card, tensors, parameters and sizes.
+
+    Reads the header only, so it needs no backbone and takes no time. (predict and eval check the
+    contents against the checksum too.)
+    """
+    header = read_header(file)
+    if as_json:
+        show_json(_document(file, header))
+        return
+    show_pairs(_summary(file, header))
+    if header.card.metrics:
+        print()
+        show_metrics(header.card.metrics)
+    if tensors:
+        print()
+        show_pairs({name: f"{dtype} {list(shape)}" for name, (dtype, shape) in header.tensors.items()})
+
+
+def _document(file: Path, header: Header) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "tensor_bytes": header.size,
+        "parameters": header.parameters,
+        "dtypes": _dtypes(header),
+        "tensors": {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in header.tensors.items()},
+        "card": header.card.model_dump(mode="json"),
+    }
+
+
+def _summary(file: Path, header: Header) -> dict[str, Any]:
+    card = header.card
+    training = card.training
+    pairs = {
+        "file": f"{file} ({count(file.stat().st_size)} bytes)",
+        "name": f"{card.name}, version {card.version}",
+        "description": card.description,
+        "task": _plugin(card.task.model_dump()),
+        "method": "; then ".join(_plugin(method.model_dump()) for method in card.methods),
+        "backbone": f"{card.backbone.id} ({card.backbone.architecture})",
+        "revision": card.backbone.revision,
+        "fingerprint": card.backbone.fingerprint,
+        "windows": f"at most {card.preprocessing.max_length} tokens",
+        "tensors": f"{len(header.tensors)} ({', '.join(f'{n} {dtype}' for dtype, n in _dtypes(header).items())})",
+        "parameters": count(header.parameters),
+        "trained on": training.get("data"),
+        "records": training.get("splits"),
+        "best epoch": training.get("best_epoch"),
+        "seconds": training.get("seconds"),
+        "libraries": training.get("libraries"),
+        "licence": card.licence,
+        "languages": card.languages,
+    }
+    return {name: value for name, value in pairs.items() if value not in (None, "", [], {})}
+
+
+def _plugin(entry: dict[str, Any]) -> str:
+    options = ", ".join(
+        f"{name}={'/'.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in entry["options"].items()
+        if value is not None
+    )
+    source = f"{entry['distribution']} {entry['version']}".strip()
+    return f"{entry['name']} ({options or 'no options'}){f', of {source}' if source else ''}"
+
+
+def _dtypes(header: Header) -> dict[str, int]:
+    return dict(Counter(dtype for dtype, _ in header.tensors.values()))

@@ -1,0 +1,39 @@
+"""Keeps libraries from talking: their warnings are for developers, ours are paragraphs.
+
+Called by every command that goes on to import torch, before it does.
+"""
+
+import logging
+import os
+import sys
+import warnings
+
+TALKATIVE = (
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "huggingface_hub",
+    "matplotlib",
+    "torch.utils._pytree",  # of every enumeration that torchao registers
+    "torchao",  # of every GPU kernel that a CPU lacks
+    "transformers",
+)
+SETTINGS = {
+    "DATASETS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def quiet() -> None:
+    """Silence what libraries say while they are imported and used; PYTHONWARNINGS and their own variables win."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")

@@ -1,0 +1,98 @@
+"""The report of a run: metrics, log and learning curves in its folder, and what the curves say."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adaptdock.engine.training import Plan, Result
+
+RISING = 2
+"""Validations in a row after which a rising validation loss counts as overfitting."""
+
+
+def write_report(folder: Path, plan: Plan, result: Result) -> list[str]:
+    """Write metrics.json, log.jsonl and curves.png into a run's folder; return the verdict in sentences."""
+    points = validations(result.history, type(plan.task).metric)
+    verdict = judge(points, result)
+    card = result.adapter.card
+    report = {
+        "metrics": card.metrics,
+        "training": card.training,
+        "plan": plan.summary(),
+        "file_bytes": result.size,
+        "verdict": verdict,
+    }
+    (folder / "metrics.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in result.history))
+    if points:
+        _draw(folder / "curves.png", result.history, points, type(plan.task).metric)
+    return verdict
+
+
+def validations(history: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, float]]:
+    """Return epoch, train loss (mean since the one before), validation loss and metric of each validation."""
+    points: list[dict[str, float]] = []
+    losses: list[float] = []
+    for entry in history:
+        if "loss" in entry:
+            losses.append(float(entry["loss"]))
+        elif "eval_loss" in entry:
+            points.append(
+                {
+                    "epoch": float(entry["epoch"]),
+                    "train_loss": sum(losses) / len(losses) if losses else float("nan"),
+                    "validation_loss": float(entry["eval_loss"]),
+                    metric: float(entry[f"eval_{metric}"]),
+                }
+            )
+            losses = []
+    return points
+
+
+def judge(points: Sequence[Mapping[str, float]], result: Result) -> list[str]:
+    """Say in words what the curves show: overfitting, training too short, or neither."""
+    if not points:
+        return ["There was no validation, so nothing can be said about overfitting."]
+    sentences = []
+    last = [point["validation_loss"] for point in points]
+    rising = 0
+    while rising + 1 < len(last) and last[-1 - rising] > last[-2 - rising]:
+        rising += 1
+    falling = len(points) > rising and points[-1]["train_loss"] < points[-1 - rising]["train_loss"]
+    metric = next(key for key in points[0] if key not in ("epoch", "train_loss", "validation_loss"))
+    best = max(range(len(points)), key=lambda number: (points[number][metric], -number))
+    if rising >= RISING and falling:
+        sentences.append(
+            f"Overfitting: since epoch {points[-1 - rising]['epoch']:g} the validation loss has risen "
+            f"({last[-1 - rising]:.3f} to {last[-1]:.3f}) while the training loss fell; "
+            f"the file holds the weights of epoch {points[best]['epoch']:g}, the best by {metric}."
+        )
+    elif best == len(points) - 1 and result.ending == "complete" and len(points) > 1:
+        sentences.append(f"The last epoch was the best by {metric}; more epochs may help. No sign of overfitting.")
+    else:
+        sentences.append(f"No sign of overfitting; the best epoch by {metric} was {points[best]['epoch']:g}.")
+    if result.ending == "early":
+        sentences.append(f"Training stopped early, at epoch {points[-1]['epoch']:g}, as {metric} no longer rose.")
+    return sentences
+
+
+def _draw(path: Path, history: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, float]], metric: str) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, scores = figure.subplots(1, 2)
+    steps = [entry for entry in history if "loss" in entry]
+    epochs = [point["epoch"] for point in points]
+    losses.plot([entry["epoch"] for entry in steps], [entry["loss"] for entry in steps], label="training", alpha=0.7)
+    losses.plot(epochs, [point["validation_loss"] for point in points], marker="o", label="validation")
+    losses.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    losses.legend()
+    scores.plot(epochs, [point[metric] for point in points], marker="o", color="tab:green")
+    best = max(points, key=lambda point: point[metric])
+    scores.axvline(best["epoch"], color="grey", linestyle=":", label=f"best: {best[metric]:g}")
+    scores.set(xlabel="epoch", ylabel=f"validation {metric}")
+    scores.legend()
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,28 @@
+"""Link the rooms under build/typed/adaptdock, where type checkers and import-linter can follow them.
+
+The editable install maps packages to folders with an import hook, which static tools do not run.
+"""
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TYPED = ROOT / "build" / "typed" / "adaptdock"
+
+
+def main() -> None:
+    """Make the links anew."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    rooms = project["tool"]["setuptools"]["package-dir"]
+    TYPED.mkdir(parents=True, exist_ok=True)
+    for link in TYPED.iterdir():
+        link.unlink()
+    for name in ("__init__.py", "py.typed"):
+        (TYPED / name).symlink_to(ROOT / "src" / "adaptdock" / name)
+    for package, folder in rooms.items():
+        if package:
+            (TYPED / package.removeprefix("adaptdock.")).symlink_to(ROOT / folder)
+
+
+if __name__ == "__main__":
+    main()

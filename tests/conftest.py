@@ -1,0 +1,45 @@
+"""Fixtures that several rooms use: a tiny backbone, and adapters for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from builders import build_adapter
+from models import tiny_bert
+
+from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.hub.file import AdapterFile
+from adaptdock.plugins.contracts import Backbone, LoadOptions
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bert(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="session")
+def backbone(model_folder: Path) -> Backbone:
+    return load_backbone(str(model_folder), LoadOptions(device="cpu"))
+
+
+@pytest.fixture
+def dock(backbone: Backbone) -> Iterator[Dock]:
+    opened = Dock(backbone)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def adapters(backbone: Backbone) -> dict[str, AdapterFile]:
+    """An adapter of each method, with random weights, tagging two, three or four entity types."""
+    return {
+        "lora": build_adapter(backbone, "lora", {"rank": 3}, labels=("LOC", "PER")),
+        "lora-wide": build_adapter(backbone, "lora", {"rank": 5, "roles": "all", "rslora": True}, labels=("LOC",)),
+        "bottleneck": build_adapter(backbone, "bottleneck", {"reduction_factor": 4}, labels=("A", "B", "C")),
+        "parallel": build_adapter(backbone, "bottleneck", {"parallel": True, "scale": 2.0}, labels=("A", "B")),
+        "prefix": build_adapter(backbone, "prefix", {"length": 5}, labels=("LOC", "ORG", "PER")),
+        "prefix-short": build_adapter(backbone, "prefix", {"length": 2, "gate": False}, labels=("X",)),
+    }
