@@ -70,7 +70,9 @@ def resolve(name: str, revision: str | None = None) -> Checkpoint:
             ggufs = sorted(path.glob("*.gguf"))
             if len(ggufs) == 1:
                 return _from_file(ggufs[0])
-            raise BackboneError(f"{path}: a model folder has a config.json, or exactly one .gguf file; this has neither")
+            raise BackboneError(
+                f"{path}: a model folder has a config.json, or exactly one .gguf file; this has neither"
+            )
         return Checkpoint(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise BackboneError(f"{name}: there is no such file or folder")

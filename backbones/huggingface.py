@@ -163,7 +163,9 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
     model, report = AutoModel.from_pretrained(checkpoint.folder, output_loading_info=True, **arguments)
     lacking = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if lacking:
-        raise BackboneError(f"the checkpoint of {name!r} lacks weights, among them {lacking[0]} ({len(lacking)} in all)")
+        raise BackboneError(
+            f"the checkpoint of {name!r} lacks weights, among them {lacking[0]} ({len(lacking)} in all)"
+        )
     if not placed:
         model.to(device)
     if quantizer == "torchao":

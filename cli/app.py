@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from adaptdock.cli.quiet import quiet
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import PluginError, UnknownNameError
 
@@ -28,6 +29,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Import a command; raise :class:`UnknownNameError` with the nearest names."""
+        quiet()
         if cmd_name in COMMANDS:
             command: Any = import_module(COMMANDS[cmd_name][0]).command
         elif cmd_name in registry.names("command"):
@@ -101,6 +103,4 @@ app = LazyGroup(
     epilog="adapt COMMAND --help tells more of a command.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     no_args_is_help=False,
-    invoke_without_command=True,
-    callback=lambda: None,
 )

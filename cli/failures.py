@@ -41,20 +41,13 @@ def run(app: click.Command, arguments: Sequence[str]) -> int:
 
 def _invoke(app: click.Command, arguments: list[str]) -> int:
     try:
-        with app.make_context("adapt", arguments) as context:
-            if not arguments or (isinstance(app, click.Group) and not _names_command(context)):
-                click.echo(context.get_help())
-                return 0
+        with app.make_context("adapt", arguments or ["--help"]) as context:
             found = app.invoke(context)
             return found if isinstance(found, int) else 0
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.Abort:
         raise KeyboardInterrupt from None
-
-
-def _names_command(context: click.Context) -> bool:
-    return bool(context._protected_args or context.args)
 
 
 def describe(error: Exception, debug: bool = False) -> tuple[str, int]:

@@ -23,10 +23,6 @@ def command(check: bool, kind: str | None, as_json: bool) -> None:
     distributions. A plugin that is broken, or whose name another distribution has taken too, is
     shown with the reason; it breaks nothing else.
     """
-    if check:
-        from adaptdock.cli.quiet import quiet
-
-        quiet()
     plugins = registry.discover(registry.known_kind(kind) if kind else None)
     rows = [_row(plugin, check) for plugin in plugins]
     if as_json:

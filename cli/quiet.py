@@ -1,6 +1,6 @@
 """Keeps libraries from talking: their warnings are for developers, ours are paragraphs.
 
-Called by every command that goes on to import torch, before it does.
+Called before a command is imported, since some of them speak while they are imported.
 """
 
 import logging

@@ -141,13 +141,14 @@ def _read_head(path: Path) -> tuple[dict[str, Any], int]:
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
-            start = stream.read(8)
+            start = stream.read(9)
             _refuse_pickle(path, start)
-            length = int.from_bytes(start, "little")
+            length = int.from_bytes(start[:8], "little")
             if len(start) < 8 or length > size - 8:
                 raise FileError(path, "it is truncated, or not an adapter file")
             if length > HEADER_LIMIT:
                 raise FileError(path, f"its header claims {length:,} bytes; an adapter's has at most {HEADER_LIMIT:,}")
+            stream.seek(8)
             head = json.loads(stream.read(length))
     except FileNotFoundError:
         raise FileError(path, "there is no such file") from None
@@ -161,7 +162,8 @@ def _read_head(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _refuse_pickle(path: Path, start: bytes) -> None:
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+    # the length of a safetensors header may begin with the same bytes, but its ninth byte opens the JSON
+    if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):
         raise FileError(path, "this is a pickle (a torch.save file), whatever it is called; pickles are never loaded")
 
 

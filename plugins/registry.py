@@ -5,6 +5,7 @@ Discovery reads the metadata of the installed distributions and nothing else.
 
 from dataclasses import dataclass
 from functools import cache
+from importlib import invalidate_caches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, cast
 
@@ -142,6 +143,7 @@ def usable(kind: Kind) -> list[tuple[Plugin, Any]]:
 
 def refresh() -> None:
     """Forget what was discovered, after distributions were installed or removed."""
+    invalidate_caches()
     _installed.cache_clear()
 
 

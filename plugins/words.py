@@ -24,18 +24,20 @@ def align(text: str, words: Sequence[Span], reading: Reading) -> list[Feature]:
 
     ``alignment`` of a feature is a list of (word, position). The position is that of the word's
     first token, or of its last where the backbone is causal. A word that lies in several windows
-    belongs to the one in which it has most context. A word without a token belongs to none.
+    belongs to one that holds all of it, and among those to the one in which it has most context. A
+    word without a token belongs to none.
     """
     if not words:
         return []
     windows = _windows(text, reading)
     starts = [start for start, _ in words]
-    owner: dict[int, tuple[int, int, int]] = {}  # word -> context, window, position
+    owner: dict[int, tuple[tuple[bool, int], int, int]] = {}  # word -> worth, window, position
     for number, offsets in enumerate(windows["offset_mapping"]):
-        for word, position in _positions(offsets, words, starts, reading.causal).items():
-            context = min(position, len(offsets) - 1 - position)
-            if word not in owner or context > owner[word][0]:
-                owner[word] = (context, number, position)
+        for word, (first, last) in _extents(offsets, words, starts).items():
+            whole = offsets[first][0] <= words[word][0] and offsets[last][1] >= words[word][1]
+            worth = whole, min(first, len(offsets) - 1 - last)
+            if word not in owner or worth > owner[word][0]:
+                owner[word] = (worth, number, last if reading.causal else first)
     features = [
         Feature({name: windows[name][number] for name in reading.tokenizer.model_input_names if name in windows})
         for number in range(len(windows["input_ids"]))
@@ -65,12 +67,12 @@ def _windows(text: str, reading: Reading) -> dict[str, list[list[int]]]:
     )
 
 
-def _positions(offsets: Sequence[Span], words: Sequence[Span], starts: Sequence[int], last: bool) -> dict[int, int]:
-    """Return word -> position of its first or last token; a token belongs to the word of its last character."""
-    found: dict[int, int] = {}
+def _extents(offsets: Sequence[Span], words: Sequence[Span], starts: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Return word -> positions of its first and last token; a token is of the word of its last character."""
+    found: dict[int, tuple[int, int]] = {}
     for position, (start, end) in enumerate(offsets):
         if end > start:
             word = bisect_right(starts, end - 1) - 1
-            if word >= 0 and start < words[word][1] and (last or word not in found):
-                found[word] = position
+            if word >= 0 and start < words[word][1]:
+                found[word] = (found[word][0] if word in found else position, position)
     return found

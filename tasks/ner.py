@@ -174,6 +174,8 @@ class NER(Task):
 
         gold = [list(record["tags"]) for record in records]
         found = [list(prediction["tags"]) for prediction in predictions]
+        if not any(tag != "O" for tags in [*gold, *found] for tag in tags):
+            return {"f1": 0.0, "precision": 0.0, "recall": 0.0, "by_type": {}}
         report = classification_report(gold, found, output_dict=True, zero_division=0)
         percent = {
             name: {key[:-6] if key == "f1-score" else key: _percent(key, value) for key, value in row.items()}

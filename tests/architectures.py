@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from models import tiny_tokenizer
 
-VOCABULARY = 60
+VOCABULARY = 100
 _BASE = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 _NAMED = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 _BERT = {**_NAMED, "max_position_embeddings": 64}

@@ -1,0 +1,85 @@
+"""``adapt eval``: an adapter measured on labelled data."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adaptdock.cli.adapters import open_dock
+from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
+from adaptdock.cli.output import note, show_json, show_metrics
+from adaptdock.engine.assembly import make_task
+from adaptdock.engine.data import SPLITS, Source, load_splits, parse_columns
+from adaptdock.engine.evaluation import Evaluation, evaluate
+from adaptdock.hub.card import Card
+from adaptdock.hub.file import read_file
+from adaptdock.plugins.contracts import Record, Task
+from adaptdock.plugins.errors import DataError, UnknownNameError, UsageError
+
+
+@click.command("eval", cls=SectionedCommand)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--split", default="test", show_default=True, metavar=f"[{'|'.join(SPLITS)}]", help="Split of --data.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Records in a batch.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(file: Path, split: str, batch_size: int, as_json: bool, **values: Any) -> None:
+    """Measure the adapter in FILE on labelled data.
+
+    --data names a folder or hub data set, of which the test split is measured unless --split says
+    otherwise, or one file, which is measured whole; --test names a file too. With neither, the
+    sample data of the task is used.
+    """
+    options = load_options(values)
+    source = _source(split, values)
+    adapter = read_file(file)
+    task = make_task(adapter.card.task.name, adapter.card.task.options)
+    records = _records(source, task, split, adapter.card)
+    dock = open_dock(adapter.card, values["backbone"], options)
+    found = evaluate(dock, adapter, records, batch_size)
+    if as_json:
+        show_json(_document(file, adapter.card, source, split, found))
+    else:
+        note(f"{adapter.card.name} on the {split} split of {source.describe()}: {len(records)} records")
+        show_metrics({split: {**found.metrics, "loss": found.loss}})
+
+
+command.params += [
+    *data_flags({"test": "The file to measure on."}),
+    Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
+    *LOADING.flags,
+]
+
+
+def _source(split: str, values: dict[str, Any]) -> Source:
+    if split not in SPLITS:
+        raise UnknownNameError("split", split, SPLITS)
+    data, test = values["data"], values["test"]
+    if data and test:
+        raise UsageError("there are --data and --test: give one of them")
+    layout = {"format": values["format"], "columns": parse_columns(values["columns"])}
+    file = test or (data if data and Path(data).is_file() else None)
+    return Source(**{split: file}, **layout) if file else Source(data=data, **layout)
+
+
+def _records(source: Source, task: Task, split: str, card: Card) -> list[Record]:
+    seed = card.training.get("options", {}).get("seed", 0)  # what was held out in training is held out again
+    splits, notes = load_splits(source, type(task), seed)
+    if split not in splits:
+        raise DataError(f"{source.describe()}: there is no {split} split; there is {', '.join(splits)}. Choose by --split.")
+    cleaned = task.clean(splits[split], split)
+    for line in [*notes, *cleaned.notes]:
+        note(line)
+    task.check(cleaned.records, split)
+    return cleaned.records
+
+
+def _document(file: Path, card: Card, source: Source, split: str, found: Evaluation) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "adapter": card.name,
+        "data": source.describe(),
+        "split": split,
+        "records": len(found.predictions),
+        "loss": found.loss,
+        "metrics": found.metrics,
+    }

@@ -1,0 +1,143 @@
+"""Flags made of the fields of options models, and commands whose help shows them in sections."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from adaptdock.engine.assembly import validated
+from adaptdock.plugins.contracts import LoadOptions
+
+NUMBERS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
+
+
+class Flag(click.Option):
+    """An option that stands in a section of its command's help, and a default that is only shown."""
+
+    def __init__(self, declarations: Iterable[str], section: str = "Options", shown: str = "", **settings: Any) -> None:
+        super().__init__(list(declarations), **settings)
+        self.section, self.shown = section, shown
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the flag and its help, with the default that applies."""
+        record = super().get_help_record(ctx)
+        return (record[0], f"{record[1]}  [{self.shown}]".strip()) if record and self.shown else record
+
+
+class SectionedCommand(click.Command):
+    """A command whose help groups the options by their sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections in the order in which they occur; plain options come last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                section = parameter.section if isinstance(parameter, Flag) else "Other options"
+                sections.setdefault(section, []).append(record)
+        for title in sorted(sections, key=lambda title: title == "Other options"):
+            with formatter.section(title):
+                formatter.write_dl(sections[title])
+
+
+@dataclass(frozen=True)
+class FieldFlags:
+    """The flags of one model: the parameter of each field, where a value was given."""
+
+    owner: str
+    flags: tuple[Flag, ...]
+    fields: Mapping[str, str]
+    """Parameter name -> field name."""
+
+    def given(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return field -> value for the parameters that were given."""
+        return {field: values[name] for name, field in self.fields.items() if values.get(name) is not None}
+
+
+def field_flags(
+    model: type[BaseModel],
+    owner: str,
+    section: str,
+    taken: Iterable[str] = (),
+    shown: Mapping[str, Any] | None = None,
+) -> FieldFlags:
+    """Make a flag of each field of a model; ``owner`` goes before a name that is taken.
+
+    ``shown`` are defaults that differ from the model's. Values are strings here: the model
+    validates them.
+    """
+    reserved, flags, fields = set(taken), [], {}
+    for name, info in model.model_fields.items():
+        if get_origin(info.annotation) is dict:
+            continue
+        parameter = f"{owner}_{name}" if name in reserved else name
+        default = (shown or {}).get(name, info.get_default(call_default_factory=True))
+        flags.append(_flag(parameter, info, section, default))
+        fields[parameter] = name
+    return FieldFlags(owner, tuple(flags), fields)
+
+
+def _flag(parameter: str, info: FieldInfo, section: str, default: Any) -> Flag:
+    name = parameter.replace("_", "-")
+    described = (info.description or "").strip()
+    settings: dict[str, Any] = {"section": section, "help": described, "default": None, "shown": _shown(default)}
+    if info.annotation is bool:
+        return Flag([f"--{name}/--no-{name}", parameter], **settings)
+    return Flag([f"--{name}", parameter], type=str, metavar=_metavar(info.annotation), **settings)
+
+
+def _shown(default: Any) -> str:
+    if default is None or default == () or default == []:
+        return ""
+    if isinstance(default, bool):
+        return f"default: {'on' if default else 'off'}"
+    return f"default: {','.join(map(str, default)) if isinstance(default, list | tuple) else default}"
+
+
+def _metavar(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return "|".join(_metavar(part) for part in get_args(annotation) if part is not NoneType)
+    if origin is Literal:
+        return f"[{'|'.join(map(str, get_args(annotation)))}]"
+    if origin in (tuple, list):
+        return "A,B,..."
+    return NUMBERS.get(annotation, "VALUE")
+
+
+# ----------------------------------------------------------------------- options of several commands
+
+LOADING = field_flags(LoadOptions, "load", "Backbone")
+DATA = "Data"
+
+
+def data_flags(splits: Mapping[str, str]) -> list[Flag]:
+    """Return the options that say where data is: a folder or hub name, or a file for each split named."""
+    return [
+        Flag(["--data"], section=DATA, metavar="PATH|NAME", help="Folder, file, or name of a hub data set."),
+        *(Flag([f"--{split}"], section=DATA, metavar="FILE", help=line) for split, line in splits.items()),
+        Flag(
+            ["--format", "format"],
+            section=DATA,
+            metavar="[conll|conllu|jsonl|csv|parquet]",
+            help="Format of the files; told from their suffix unless given.",
+        ),
+        Flag(
+            ["--columns"],
+            section=DATA,
+            multiple=True,
+            metavar="FIELD=COLUMN",
+            help="Where a field of the task stands, such as tags=3 or tokens=words. May be repeated.",
+        ),
+    ]
+
+
+def load_options(values: Mapping[str, Any]) -> LoadOptions:
+    """Return the validated load options among the parameters of a command."""
+    options = validated(LoadOptions, LOADING.given(values), "backbone")
+    assert isinstance(options, LoadOptions)
+    return options

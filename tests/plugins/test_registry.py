@@ -1,0 +1,82 @@
+"""The registry: found by metadata, imported when used, broken ones set aside."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adaptdock.plugins import registry
+from adaptdock.plugins.errors import PluginError, UnknownNameError
+
+
+def install(site: Path, name: str, version: str, entry_points: str, modules: dict[str, str]) -> None:
+    """Put a distribution into a folder as pip would leave it."""
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(entry_points)
+    for module, code in modules.items():
+        (site / f"{module}.py").write_text(code)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry.refresh()
+    yield tmp_path
+    registry.refresh()
+
+
+def test_the_built_in_plugins_stand_in_the_same_groups_as_a_third_partys() -> None:
+    assert {"lora", "bottleneck", "prefix"} <= set(registry.names("method"))
+    assert "ner" in registry.names("task")
+    assert "huggingface" in registry.names("backbone")
+    assert {plugin.distribution for plugin in registry.discover("method")} == {"adaptdock"}
+
+
+def test_discovery_imports_no_plugin(site: Path) -> None:
+    install(site, "acme-slow", "1.0", "[adaptdock.adapters]\nslow = acme_slow:Slow\n", {"acme_slow": "1 / 0"})
+    registry.refresh()
+    assert registry.find("method", "slow").source == "acme-slow 1.0"
+    assert "acme_slow" not in sys.modules
+
+
+def test_a_broken_plugin_is_named_and_breaks_nothing_else(site: Path) -> None:
+    install(site, "acme-broken", "1.2", "[adaptdock.adapters]\nbroken = acme_broken:B\n", {"acme_broken": "1 / 0"})
+    install(site, "acme-exits", "1.0", "[adaptdock.adapters]\nexits = acme_exits:B\n", {"acme_exits": "raise SystemExit(3)"})
+    registry.refresh()
+    with pytest.raises(PluginError, match=r"'broken' of acme-broken 1\.2 cannot be imported.*ZeroDivisionError"):
+        registry.load("method", "broken")
+    assert {plugin.name for plugin, _ in registry.usable("method")} == {"bottleneck", "lora", "prefix"}
+    assert not registry.state(registry.find("method", "exits"), check=True).usable
+
+
+def test_two_plugins_of_one_name_are_refused_with_both_distributions(site: Path) -> None:
+    install(site, "acme-lora", "3.0", "[adaptdock.adapters]\nlora = acme_lora:L\n", {"acme_lora": "class L: pass"})
+    registry.refresh()
+    with pytest.raises(PluginError, match=r"'lora' is registered by acme-lora 3\.0 and adaptdock [\d.]+; uninstall one"):
+        registry.load("method", "lora")
+    assert registry.load("method", "prefix").__name__ == "Prefix"
+
+
+def test_a_plugin_of_another_contract_version_is_refused(site: Path) -> None:
+    code = "class Old:\n    api_version = 99\n"
+    install(site, "acme-old", "0.1", "[adaptdock.tasks]\nold = acme_old:Old\n", {"acme_old": code})
+    registry.refresh()
+    with pytest.raises(PluginError, match="built for version 99 of the plugin contracts; this is version 1"):
+        registry.load("task", "old")
+
+
+def test_an_unknown_name_offers_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown method 'lorra': did you mean lora\?"):
+        registry.load("method", "lorra")
+
+
+def test_discovery_and_contracts_import_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys; from adaptdock.plugins import registry, contracts; registry.discover(); "
+        "assert not {'torch', 'transformers'} & sys.modules.keys(); "
+        "assert not [name for name in sys.modules if name.startswith(('adaptdock.adapters', 'adaptdock.tasks'))]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
