@@ -23,7 +23,7 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """A group that knows its commands by name, and imports only the one that is called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the commands of this package, then those of plugins."""
         return [*COMMANDS, *(name for name in registry.names("command") if name not in COMMANDS)]
 
@@ -58,9 +58,8 @@ def _of_plugin(name: str) -> click.Command:
     plugin = registry.find("command", name)
     loaded = registry.load_plugin(plugin)
     if not isinstance(loaded, click.Command):
-        raise PluginError(
-            f"the command {name!r} of {plugin.source} is no click command but a {type(loaded).__name__}: {plugin.target}"
-        )
+        found = type(loaded).__name__
+        raise PluginError(f"{plugin.target}, the command {name!r} of {plugin.source}, is no click command: {found}")
     return loaded
 
 

@@ -19,9 +19,13 @@ from adaptdock.plugins.errors import DataError, UnknownNameError, UsageError
 
 @click.command("eval", cls=SectionedCommand)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--split", default="test", show_default=True, metavar=f"[{'|'.join(SPLITS)}]", help="Split of --data.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Records in a batch.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--split", cls=Flag, default="test", show_default=True, metavar=f"[{'|'.join(SPLITS)}]", help="Split of --data."
+)
+@click.option(
+    "--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Records in a batch."
+)
+@click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
 def command(file: Path, split: str, batch_size: int, as_json: bool, **values: Any) -> None:
     """Measure the adapter in FILE on labelled data.
 
@@ -65,7 +69,9 @@ def _records(source: Source, task: Task, split: str, card: Card) -> list[Record]
     seed = card.training.get("options", {}).get("seed", 0)  # what was held out in training is held out again
     splits, notes = load_splits(source, type(task), seed)
     if split not in splits:
-        raise DataError(f"{source.describe()}: there is no {split} split; there is {', '.join(splits)}. Choose by --split.")
+        raise DataError(
+            f"{source.describe()}: there is no {split} split; there is {', '.join(splits)}. Choose by --split."
+        )
     cleaned = task.clean(splits[split], split)
     for line in [*notes, *cleaned.notes]:
         note(line)

@@ -36,7 +36,7 @@ class SectionedCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if isinstance(parameter, click.Option) and record is not None:
                 section = parameter.section if isinstance(parameter, Flag) else "Other options"
                 sections.setdefault(section, []).append(record)
         for title in sorted(sections, key=lambda title: title == "Other options"):

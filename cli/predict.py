@@ -26,16 +26,17 @@ MARKED = r"\[[^\[\]|]+\|[^\[\]|]+\]"
 @click.command("predict", cls=SectionedCommand)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
-@click.option("--input", "source", metavar="FILE", help="Read inputs from a file; - is standard input.")
+@click.option("--input", "source", cls=Flag, metavar="FILE", help="Read inputs from a file; - is standard input.")
 @click.option(
     "--format",
     "layout",
+    cls=Flag,
     type=click.Choice(["auto", "text", "jsonl"]),
     default="auto",
     help="What a line of input is; auto takes one that begins with { as JSON.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Inputs in a batch.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Batch size.")
+@click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print one JSON object a line.")
 def command(file: Path, texts: tuple[str, ...], source: str | None, layout: Format, **values: Any) -> None:
     """Run the adapter in FILE on texts, and print one answer for each, in order.
 

@@ -271,7 +271,8 @@ def _class_names(label: Any, value: Any) -> Any:
 def _fields(row: Mapping[str, Any], place: str, task: type[Task], source: Source) -> Record:
     record: Record = {"where": place}
     for name, accepted in task.columns.items():
-        wanted = (source.columns[name],) if name in source.columns else accepted
+        named = tuple(column for column in accepted if column.isidentifier())  # the others are CoNLL's
+        wanted = (source.columns[name],) if name in source.columns else named
         column = next((column for column in wanted if column in row), None)
         if column is None:
             raise DataError(

@@ -20,7 +20,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from adaptdock.plugins.errors import BackboneError, UnknownNameError, UsageError
 
@@ -145,7 +145,9 @@ class Ports(Sequence[Port]):
         shares most of its module path with the other port.
         """
         for name in (role, self.FUSED.get(role)):
-            found = [port for port in self._ports if (port.role, port.layer, port.stack) == (name, near.layer, near.stack)]
+            found = [
+                port for port in self._ports if (port.role, port.layer, port.stack) == (name, near.layer, near.stack)
+            ]
             if found:
                 return max(found, key=lambda port: _shared_path(port.module, near.module))
         return None
@@ -295,9 +297,12 @@ class Reading:
 class Recipe(Options):
     """Training defaults of a task for one method; every one is an option of ``adapt train``."""
 
-    learning_rate: float = 1e-3
-    epochs: int = 3
-    batch_size: int = 16
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    """Highest learning rate of AdamW."""
+    epochs: int = Field(3, gt=0)
+    """Times that the training data is gone through, at most."""
+    batch_size: int = Field(16, gt=0)
+    """Windows in a batch."""
     method_options: dict[str, Any] = {}
 
 
@@ -491,4 +496,3 @@ class BackboneFamily(ABC):
     @abstractmethod
     def load(self, name: str, options: LoadOptions) -> Backbone:
         """Load a model, frozen; raise :class:`BackboneError` with the reason if that fails."""
-

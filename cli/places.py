@@ -1,0 +1,75 @@
+"""Where a training run writes: checked before the work, so that its result has a place to go."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from adaptdock.cli.settings import CONFIG, Settings
+from adaptdock.engine.training import BEST
+from adaptdock.hub.file import read_card, read_file
+from adaptdock.plugins.errors import FileError, UsageError
+
+LOG = "train.log"
+WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png")
+"""What a run leaves in its folder, beside the checkpoints."""
+
+
+def check_places(settings: Settings, resume: bool) -> None:
+    """Refuse to go on where output or folder are taken or cannot be written.
+
+    Raises :class:`UsageError` for what exists already, :class:`FileError` for what cannot be written.
+    """
+    output, folder = settings.output, settings.run_dir
+    if resume:
+        _check_unfinished(folder)
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder; --output names the adapter file")
+    if output.exists() and not settings.overwrite and not (resume and _same(output, folder / BEST)):
+        raise UsageError(f"{output} exists already: give another --output, or --overwrite to replace it")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; --run-dir names a folder")
+    if (
+        not resume
+        and folder.exists()
+        and any(folder.iterdir())
+        and not (settings.overwrite and (folder / CONFIG).is_file())
+    ):
+        raise UsageError(
+            f"the folder {folder} is not empty: give another --run-dir, go on with the run in it by --resume {folder}, "
+            f"or replace that run by --overwrite"
+        )
+    for place in (output.parent, folder):
+        _check_writable(place)
+
+
+def clear(folder: Path) -> None:
+    """Make a run's folder, without what an earlier run left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in WRITTEN:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _check_unfinished(folder: Path) -> None:
+    best = folder / BEST
+    if best.exists() and read_card(best).training.get("ending") in ("complete", "early"):
+        raise UsageError(f"the run in {folder} came to its end; its adapter is {best}")
+
+
+def _check_writable(folder: Path) -> None:
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there) as stream:
+            stream.write(b"0")
+    except OSError as error:
+        raise FileError(folder, f"nothing can be written there: {error.strerror or error}") from None
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Tell whether two files hold the same adapter (the order within a header may differ)."""
+    try:
+        mine, its = read_file(one), read_file(other)
+    except FileError:
+        return False
+    same_names = mine.tensors.keys() == its.tensors.keys()
+    return mine.card == its.card and same_names and all(t.equal(its.tensors[n]) for n, t in mine.tensors.items())

@@ -1,0 +1,100 @@
+"""The progress of a training run: a bar on a terminal, lines elsewhere, and lines in the run's log."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from adaptdock.engine.training import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+LINES = 10
+"""Lines with the training loss in a run whose progress goes to a file or pipe."""
+
+
+class Watch:
+    """Shows what a run reports; called by it with each :class:`Progress`."""
+
+    def __init__(self, metric: str, log: TextIO, bar: "Bar | None") -> None:
+        self.metric, self.log, self.bar = metric, log, bar
+        self.task = bar.add_task("", total=None, epoch="", loss="", metric="") if bar else None
+        self.first: tuple[float, int] | None = None
+        self.shown = 0
+
+    def __call__(self, progress: Progress) -> None:
+        """Show one report."""
+        self.first = self.first or (time.monotonic(), progress.step)
+        line = self._line(progress)
+        self.log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+        self.log.flush()
+        if self.bar is not None:
+            self._advance(progress)
+        elif progress.metrics is not None or progress.step * LINES >= (self.shown + 1) * progress.steps:
+            self.shown = progress.step * LINES // max(1, progress.steps)
+            print(f"{line}{self._left(progress)}", file=sys.stderr, flush=True)
+
+    def _line(self, progress: Progress) -> str:
+        line = f"epoch {progress.epoch:.2f} step {progress.step}/{progress.steps}"
+        if progress.loss is not None:
+            line += f" loss {progress.loss:.4f}"
+        if progress.metrics is not None:
+            line += f" validation {self.metric} {progress.metrics[self.metric]:.2f}"
+        return line
+
+    def _left(self, progress: Progress) -> str:
+        start, first = self.first or (0.0, 0)
+        if progress.step <= first or progress.step >= progress.steps:
+            return ""
+        seconds = (time.monotonic() - start) / (progress.step - first) * (progress.steps - progress.step)
+        return f" ({_duration(seconds)} left)"
+
+    def _advance(self, progress: Progress) -> None:
+        assert self.bar is not None
+        assert self.task is not None
+        fields = {"epoch": f"epoch {progress.epoch:.1f}"}
+        if progress.loss is not None:
+            fields["loss"] = f"loss {progress.loss:.3f}"
+        if progress.metrics is not None:
+            fields["metric"] = f"{self.metric} {progress.metrics[self.metric]:.2f}"
+            self.bar.console.print(self._line(progress), highlight=False)
+        self.bar.update(self.task, total=progress.steps, completed=progress.step, **fields)  # type: ignore[arg-type]
+
+
+@contextmanager
+def watching(metric: str, log: Path) -> Iterator[Watch]:
+    """Show progress while the context is open; ``log`` is added to."""
+    with log.open("a", encoding="utf-8") as stream:
+        if not sys.stderr.isatty():
+            yield Watch(metric, stream, None)
+            return
+        with _bar() as bar:
+            yield Watch(metric, stream, bar)
+
+
+def _bar() -> "Bar":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.fields[epoch]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[metric]}", style="green"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

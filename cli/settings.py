@@ -1,0 +1,158 @@
+"""Every decision of a training run, from flags, a configuration file, or the folder of an earlier run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaptdock.cli.flags import FieldFlags, load_options
+from adaptdock.engine.assembly import make_method, make_task, validated
+from adaptdock.engine.data import Source, parse_columns
+from adaptdock.engine.training import TrainingOptions, fast_precision, merge_options
+from adaptdock.plugins.contracts import LoadOptions
+from adaptdock.plugins.errors import DataError, UsageError
+
+CONFIG = "config.json"
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is trained, on what, how, and where it goes; a run's folder keeps it in config.json."""
+
+    task: str
+    method: str
+    backbone: str
+    source: Source
+    load: LoadOptions
+    training: Mapping[str, Any]
+    method_options: Mapping[str, Any]
+    task_options: Mapping[str, Any]
+    name: str
+    output: Path
+    run_dir: Path
+    overwrite: bool = False
+
+    def write(self, data: Mapping[str, Any]) -> None:
+        """Keep the settings in the run's folder, with what identifies the data."""
+        source = asdict(self.source)
+        for key in ("data", "train", "validation", "test"):
+            if source[key] and Path(source[key]).exists():
+                source[key] = str(Path(source[key]).absolute())
+        content = {
+            **{key: getattr(self, key) for key in ("task", "method", "backbone", "name", "overwrite")},
+            "source": source,
+            "load": self.load.model_dump(mode="json"),
+            "training": dict(self.training),
+            "method_options": dict(self.method_options),
+            "task_options": dict(self.task_options),
+            "output": str(self.output.absolute()),
+            "data": dict(data),
+        }
+        (self.run_dir / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldFlags, of_task: FieldFlags) -> Settings:
+    """Return the settings that flags and configuration give, checked as far as that goes without data."""
+    task, method = values["task"], values["method"]
+    if task is None:
+        raise UsageError(
+            "--task is missing: say what the adapter is for, such as --task ner (adapt plugins lists them)"
+        )
+    method_options, task_options = of_method.given(values), of_task.given(values)
+    chosen = merge_options(task, method, of_training.given(values))
+    make_method(method, {**chosen.method_options, **method_options})
+    make_task(task, task_options)
+    name = values["name"] or task
+    if "+" in name or not 0 < len(name) <= 200:
+        raise UsageError(f"--name {name!r}: a name has 1 to 200 characters and no '+'")
+    return Settings(
+        task=task,
+        method=method,
+        backbone=_absolute(values["backbone"]),
+        source=_source(values),
+        load=_with_dtype(load_options(values), chosen.precision),
+        training=chosen.model_dump(mode="json", exclude={"method_options"}),
+        method_options={**chosen.method_options, **method_options},
+        task_options=task_options,
+        name=name,
+        output=Path(values["output"] or f"{task}.safetensors"),
+        run_dir=Path(values["run_dir"]) if values["run_dir"] else _fresh_folder(task, method),
+        overwrite=bool(values["overwrite"]),
+    )
+
+
+def recall(folder: Path, output: str | None, overwrite: bool) -> tuple[Settings, dict[str, Any]]:
+    """Return the settings of an earlier run, and what identifies its data.
+
+    Raises :class:`DataError` where the folder is not that of a run.
+    """
+    path = folder / CONFIG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        training = validated(TrainingOptions, found["training"], str(path))
+        load = validated(LoadOptions, found["load"], str(path))
+        assert isinstance(load, LoadOptions)
+        settings = Settings(
+            **{key: found[key] for key in ("task", "method", "backbone", "name", "method_options", "task_options")},
+            source=Source(**found["source"]),
+            load=load,
+            training=training.model_dump(mode="json", exclude={"method_options"}),
+            output=Path(output or found["output"]),
+            run_dir=folder,
+            overwrite=overwrite or found["overwrite"],
+        )
+        return settings, found["data"]
+    except OSError as error:
+        raise DataError(f"{path}: it cannot be read ({error.strerror or error}): {folder} is no run's folder") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: it is damaged: {type(error).__name__}: {error}") from None
+
+
+def _source(values: Mapping[str, Any]) -> Source:
+    files = {split: values[split] for split in ("train", "validation", "test")}
+    named = [f"--{split}" for split, file in files.items() if file]
+    if values["data"] and named:
+        raise UsageError(f"there are --data and {', '.join(named)}: give the one or the others")
+    if named and not files["train"]:
+        raise UsageError(f"there is {', '.join(named)} but no --train: what shall it learn from?")
+    columns = parse_columns(values["columns"])
+    return Source(data=values["data"], **files, format=values["format"], columns=columns)
+
+
+def _with_dtype(load: LoadOptions, precision: str) -> LoadOptions:
+    """Return load options whose dtype is the one that ``--precision`` asks for."""
+    device = _device(load)
+    if precision == "fp16" and device == "cpu":
+        raise UsageError("--precision fp16 needs a GPU: a CPU computes it slowly and badly. Use bf16, fp32 or auto.")
+    if precision == "auto":
+        if load.dtype != "auto" or load.quantize:
+            return load
+        precision = fast_precision(device)
+    elif load.dtype not in ("auto", DTYPES[precision]):
+        raise UsageError(f"--precision {precision} and --dtype {load.dtype} contradict each other: give one of them")
+    return load.model_copy(update={"dtype": DTYPES[precision]})
+
+
+def _device(load: LoadOptions) -> str:
+    if load.device != "auto" and not load.device_map:
+        return load.device
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found.type if found is not None else "cpu"
+
+
+def _absolute(backbone: str) -> str:
+    """Return a path that holds in any folder; names of other kinds as they are."""
+    path = Path(backbone).expanduser()
+    is_path = ("/" in backbone or backbone.endswith(".gguf")) and path.exists()
+    return str(path.absolute()) if is_path else backbone
+
+
+def _fresh_folder(task: str, method: str) -> Path:
+    stem = f"{task}-{method}-{datetime.now():%Y%m%d-%H%M%S}"
+    candidates = [Path("runs") / stem, *(Path("runs") / f"{stem}-{number}" for number in range(2, 100))]
+    return next((folder for folder in candidates if not folder.exists()), candidates[-1])

@@ -1,0 +1,88 @@
+"""What ``adapt train`` prints of a plan and of a finished run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adaptdock.cli.output import count, show_json, show_metrics, show_pairs
+from adaptdock.engine.training import Plan, Result
+
+
+def show_plan(plan: Plan, as_json: bool) -> None:
+    """Print what would be trained."""
+    summary = plan.summary()
+    if as_json:
+        show_json(summary)
+        return
+    tokens = summary["tokens_per_window"]
+    show_pairs(
+        {
+            "backbone": f"{summary['backbone']} ({summary['architecture']})",
+            "task": summary["task"],
+            "method": summary["methods"],
+            "trained": _share(summary),
+            "of these the head": count(summary["head_parameters"]),
+            "ports": f"{len(summary['ports'])}: {_ports(summary['ports'])}",
+            **{f"task: {name}": value for name, value in summary["task_options"].items()},
+            **{split: _counts(found) for split, found in summary["data"].items()},
+            "windows": f"{count(summary['windows'])} to train on; tokens: median {tokens['median']}, "
+            f"longest {tokens['longest']}, limit {tokens['limit']}",
+            **{name.replace("_", " "): str(value) for name, value in summary["options"].items()},
+        }
+    )
+
+
+def show_result(plan: Plan, result: Result, output: Path, folder: Path, verdict: Sequence[str], as_json: bool) -> None:
+    """Print how a run ended, what it reached, and where everything is."""
+    metrics, summary = result.adapter.card.metrics, plan.summary()
+    curves = folder / "curves.png"
+    if as_json:
+        show_json(_document(summary, result, output, folder, verdict))
+        return
+    if metrics:
+        show_metrics(metrics)
+        print()
+    show_pairs(
+        {
+            "trained": _share(summary),
+            "time": f"{result.seconds:.0f} s, {result.epochs:.2f} epochs",
+            "adapter": f"{output} ({count(result.size)} bytes)",
+            **({"curves": curves} if curves.exists() else {}),
+            "folder": folder,
+        }
+    )
+    for sentence in [*result.notes, *verdict]:
+        print(sentence)
+
+
+def _document(
+    summary: dict[str, Any], result: Result, output: Path, folder: Path, verdict: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "bytes": result.size,
+        "run_dir": str(folder),
+        "ending": result.ending,
+        "epochs": result.epochs,
+        "seconds": result.seconds,
+        "metrics": result.adapter.card.metrics,
+        "trained_parameters": summary["trained_parameters"],
+        "share_of_backbone": summary["share_of_backbone"],
+        "verdict": list(verdict),
+    }
+
+
+def _share(summary: dict[str, Any]) -> str:
+    return f"{count(summary['trained_parameters'])} parameters, {summary['share_of_backbone']:.2%} of the backbone"
+
+
+def _ports(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:2])}, ..., {names[-1]}"
+
+
+def _counts(found: dict[str, Any]) -> str:
+    parts = []
+    for name, value in found.items():
+        inner = ", ".join(f"{key} {count(number)}" for key, number in value.items()) if isinstance(value, dict) else ""
+        parts.append(f"{name}: {inner or 'none'}" if isinstance(value, dict) else f"{count(value)} {name}")
+    return "; ".join(parts)

@@ -1,0 +1,221 @@
+"""``adapt train``: an adapter trained on a frozen backbone, and saved as one file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adaptdock.cli.config import check_keys, read_config
+from adaptdock.cli.flags import LOADING, FieldFlags, Flag, SectionedCommand, data_flags, field_flags
+from adaptdock.cli.output import note
+from adaptdock.cli.places import LOG, check_places, clear
+from adaptdock.cli.progress import watching
+from adaptdock.cli.settings import Settings, decide, recall
+from adaptdock.cli.summary import show_plan, show_result
+from adaptdock.engine.dock import load_backbone
+from adaptdock.engine.training import Plan, Result, Run, TrainingOptions, merge_options, plan
+from adaptdock.hub.file import write_file
+from adaptdock.plugins import registry
+from adaptdock.plugins.errors import DataError, UsageError
+
+METHOD, BACKBONE, EXAMPLE_TASK = "lora", "minilm", "ner"
+WITH_RESUME = {"resume", "output", "overwrite", "as_json"}
+NOT_IN_CONFIG = {"config", "resume", "dry_run", "as_json", "help"}
+MAIN, OUTPUT = "What to train", "Where it goes"
+HELP = """Train an adapter on a frozen backbone and save it as one file.
+
+With no data named, the sample data of the task is used. What is not given comes from the task's
+tuned recipe for the method. The flags of the method and the task depend on which ones are chosen:
+adapt train --task ner --method prefix --help shows those of ner and prefix."""
+
+
+class Train(click.Command):
+    """Stands for the command until its arguments say which method and task it has flags for."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Build the command that fits the arguments, and parse them with it."""
+        real = _build(args)
+        real.params += [parameter for parameter in self.params if parameter not in real.params]
+        return real.make_context(info_name, args, parent, **extra)
+
+
+command = Train("train", help=HELP)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The flags of the method and task that arguments and configuration choose, and that configuration."""
+
+    config: dict[str, Any]
+    config_path: Path | None
+    training: FieldFlags
+    method: FieldFlags
+    task: FieldFlags
+
+
+def _build(arguments: Sequence[str]) -> SectionedCommand:
+    chosen, fixed = _choose(arguments), _fixed_flags()
+    flags = [*fixed, *chosen.method.flags, *chosen.task.flags, *chosen.training.flags, *LOADING.flags, *_output_flags()]
+
+    def callback(**values: Any) -> int:
+        return _train(values, chosen)
+
+    real = SectionedCommand("train", help=HELP, params=list(flags), callback=callback)
+    if chosen.config_path is not None:
+        known = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]
+        check_keys(chosen.config_path, chosen.config, known, "adapt train with this task and method")
+    return real
+
+
+def _choose(arguments: Sequence[str]) -> Chosen:
+    path = _peek(arguments, "config")
+    config = read_config(Path(path)) if path else {}
+    method = _peek(arguments, "method") or config.get("method") or METHOD
+    given = _peek(arguments, "task") or config.get("task")
+    task = given or EXAMPLE_TASK
+    recipe = merge_options(task, method, {})
+    training = field_flags(TrainingOptions, "training", "Training", shown=recipe.model_dump())
+    reserved = {flag.name for flag in [*_fixed_flags(), *LOADING.flags, *_output_flags(), *training.flags] if flag.name}
+    of_method = field_flags(
+        registry.load("method", method).Options, "method", f"Method {method}", reserved, recipe.method_options
+    )
+    title = f"Task {task}" if given else f"Task {task} (for example; --task chooses)"
+    of_task = field_flags(registry.load("task", task).Options, "task", title, reserved | of_method.fields.keys())
+    return Chosen(config, Path(path) if path else None, training, of_method, of_task)
+
+
+def _peek(arguments: Sequence[str], name: str) -> str | None:
+    """Return the value of an option before the arguments are parsed."""
+    found = None
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == f"--{name}":
+            found = following
+        elif argument.startswith(f"--{name}="):
+            found = argument.partition("=")[2]
+    return found
+
+
+def _fixed_flags() -> list[Flag]:
+    splits = {
+        "train": "Training data, as a file.",
+        "validation": "Validation data; a tenth of the training data is held out unless given.",
+        "test": "Test data, measured once at the end.",
+    }
+    tasks, methods = "|".join(registry.names("task")), "|".join(registry.names("method"))
+    return [
+        Flag(["--task"], section=MAIN, metavar=f"[{tasks}]", help="What the adapter is for.", shown="required"),
+        Flag(["--method"], section=MAIN, metavar=f"[{methods}]", help="How it adapts.", shown=f"default: {METHOD}"),
+        Flag(
+            ["--backbone"],
+            section=MAIN,
+            metavar="NAME|PATH",
+            help="Alias, model folder, GGUF file or hub id.",
+            shown=f"default: {BACKBONE}",
+        ),
+        Flag(["--config"], section=MAIN, metavar="FILE", help="YAML or TOML file with flags; those given here win."),
+        Flag(["--resume"], section=MAIN, metavar="RUN_DIR", help="Go on with a run that was interrupted."),
+        Flag(["--dry-run"], section=MAIN, is_flag=True, help="Show what would be trained, and write nothing."),
+        *data_flags(splits),
+    ]
+
+
+def _output_flags() -> list[Flag]:
+    return [
+        Flag(
+            ["--output", "-o"],
+            section=OUTPUT,
+            metavar="FILE",
+            help="The adapter file.",
+            shown="default: TASK.safetensors",
+        ),
+        Flag(["--overwrite"], section=OUTPUT, is_flag=True, default=None, help="Replace what is there."),
+        Flag(
+            ["--run-dir"],
+            section=OUTPUT,
+            metavar="FOLDER",
+            help="Folder of the run: settings, metrics, log, curves, checkpoints.",
+            shown="default: runs/TASK-METHOD-TIME",
+        ),
+        Flag(["--name"], section=OUTPUT, help="Name of the adapter, in its card.", shown="default: the task's"),
+        Flag(["--json", "as_json"], section=OUTPUT, is_flag=True, help="Print JSON."),
+    ]
+
+
+# ------------------------------------------------------------------------------------------- the work
+
+
+def _train(values: dict[str, Any], chosen: Chosen) -> int:
+    if values["resume"]:
+        return _resume(values)
+    values = {name: chosen.config.get(name) if value in (None, ()) else value for name, value in values.items()}
+    values = {**values, "method": values["method"] or METHOD, "backbone": values["backbone"] or BACKBONE}
+    values["columns"] = values["columns"] or ()
+    settings = decide(values, chosen.training, chosen.method, chosen.task)
+    if not values["dry_run"]:
+        check_places(settings, resume=False)
+    made = _plan(settings)
+    if values["dry_run"]:
+        show_plan(made, values["as_json"])
+        return 0
+    clear(settings.run_dir)
+    settings.write(_identity(made))
+    return _run(made, settings, values["as_json"], resume=False)
+
+
+def _resume(values: dict[str, Any]) -> int:
+    others = [name for name, value in values.items() if value not in (None, (), False) and name not in WITH_RESUME]
+    if others:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
+    settings, before = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
+    check_places(settings, resume=True)
+    made = _plan(settings)
+    if _identity(made) != before:
+        raise DataError(f"the data of the run in {settings.run_dir} has changed since it began; start a new run")
+    return _run(made, settings, values["as_json"], resume=True)
+
+
+def _plan(settings: Settings) -> Plan:
+    made = plan(
+        load_backbone(settings.backbone, settings.load),
+        settings.task,
+        settings.method,
+        settings.source,
+        settings.training,
+        settings.method_options,
+        settings.task_options,
+    )
+    for line in made.notes:
+        note(line)
+    return made
+
+
+def _identity(made: Plan) -> dict[str, Any]:
+    """Return counts that change when the data does."""
+    summary = made.summary()
+    return {key: summary[key] for key in ("data", "windows", "tokens_per_window")}
+
+
+def _run(made: Plan, settings: Settings, as_json: bool, resume: bool) -> int:
+    with watching(type(made.task).metric, settings.run_dir / LOG) as watch:
+        result = Run(made, settings.run_dir, settings.name)(watch, resume=resume)
+    write_file(settings.output, result.adapter)
+    verdict = _report(settings.run_dir, made, result)
+    show_result(made, result, settings.output, settings.run_dir, verdict, as_json)
+    if result.ending != "interrupted":
+        return 0
+    note(f"Interrupted: the best adapter so far is in {settings.output}. Go on with --resume {settings.run_dir}")
+    return 130
+
+
+def _report(folder: Path, made: Plan, result: Result) -> list[str]:
+    from adaptdock.engine.report import write_report
+
+    try:
+        return write_report(folder, made, result)
+    except OSError as error:  # the adapter is saved; a full disk must not hide that
+        return [f"The report in {folder} could not be written: {error.strerror or error}."]

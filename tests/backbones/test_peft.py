@@ -1,0 +1,92 @@
+"""The same weights in the peft library and here give the same hidden states."""
+
+import pytest
+import torch
+from architectures import tiny_backbone, tiny_model
+from builders import build_adapter
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from torch import Tensor
+
+from adaptdock.backbones.huggingface import HuggingFaceBackbone
+from adaptdock.engine.dock import Dock
+from adaptdock.hub.file import AdapterFile
+
+IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 3], [2, 8, 9, 10, 3, 0, 0]])
+MASK = (IDS != 0).long()
+KEPT = MASK.bool()
+
+pytestmark = pytest.mark.filterwarnings(  # transformers deprecates an attribute that peft still reads
+    "ignore:.*is_gradient_checkpointing.*:FutureWarning"
+)
+
+
+def ours(backbone: HuggingFaceBackbone, adapter: AdapterFile, tensors: dict[str, Tensor], **more: Tensor) -> Tensor:
+    dock = Dock(backbone)
+    name = dock.dock(AdapterFile(adapter.card, {**adapter.tensors, **tensors}))
+    with dock.boarding([name] * 2) as rows:
+        hidden = dock.hidden(rows, {"input_ids": IDS, "attention_mask": MASK, **more})
+    dock.close()
+    return hidden[KEPT]
+
+
+def theirs(model: PeftModel) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS, attention_mask=MASK)[0][KEPT]
+
+
+def noise(model: PeftModel, scale: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora" in name or "prompt" in name:
+                parameter.normal_(std=scale, generator=generator)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize(
+    ("architecture", "modules"),
+    [("bert", {"query": "query", "value": "value", "output.dense": "attention_output"}), ("gpt2", {"c_attn": "qkv"})],
+)
+def test_lora_is_pefts_lora(architecture: str, modules: dict[str, str], rslora: bool) -> None:
+    config = LoraConfig(
+        r=4, lora_alpha=7, use_rslora=rslora, target_modules=r".*attention\.(self\.(query|value)|output\.dense)|.*c_attn",
+        fan_in_fan_out=architecture == "gpt2",
+    )
+    model = get_peft_model(tiny_model(architecture), config)
+    noise(model, 0.2)
+    backbone = tiny_backbone(architecture)
+    adapter = build_adapter(
+        backbone, "lora", {"rank": 4, "alpha": 7, "rslora": rslora, "roles": tuple(modules.values())}
+    )
+    weights = dict(model.named_parameters())
+    copied = {
+        f"{port.name}.lora_{half.lower()}": weights[f"base_model.model.{port.module}.lora_{half}.default.weight"]
+        for port in backbone.ports.select("linear", tuple(modules.values()))
+        for half in "AB"
+    }
+    wanted = theirs(model)
+    torch.testing.assert_close(ours(backbone, adapter, copied), wanted, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        assert (backbone.model(IDS, attention_mask=MASK)[0][KEPT] - wanted).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_an_ungated_prefix_is_pefts_prefix_at_the_positions_that_peft_shifts_to(architecture: str) -> None:
+    length, layers, heads = 3, 2, 4
+    model = get_peft_model(
+        tiny_model(architecture), PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=length)
+    )
+    noise(model, 0.7)
+    backbone = tiny_backbone(architecture)
+    adapter = build_adapter(backbone, "prefix", {"length": length, "gate": False})
+    table = model.prompt_encoder["default"].embedding.weight.detach()
+    table = table.view(length, layers, 2, heads, -1).permute(1, 2, 3, 0, 4)  # layers, key or value, heads, L, width
+    copied = {
+        f"layers.{layer}.attention.prefix_{kind}": table[layer, number].contiguous()
+        for layer in range(layers)
+        for number, kind in enumerate(("key", "value"))
+    }
+    shifted = torch.arange(IDS.shape[1]).expand(2, -1) + length
+    wanted = theirs(model)
+    torch.testing.assert_close(ours(backbone, adapter, copied, position_ids=shifted), wanted, atol=1e-5, rtol=0)
+    assert (ours(backbone, adapter, copied) - wanted).abs().max() > 0.01  # ours leaves positions where they were

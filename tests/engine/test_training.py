@@ -1,0 +1,238 @@
+"""Training: what is trained, that it can be killed, interrupted and resumed, and that it stops in time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from adaptdock.engine.data import Source
+from adaptdock.engine.dock import Dock
+from adaptdock.engine.report import write_report
+from adaptdock.engine.training import Progress, Result, Run, plan
+from adaptdock.hub.file import read_file
+from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.errors import AdaptError, UsageError
+
+NAMES = ["ada", "bob", "eve", "joe"]
+WORDS = ["runs", "in", "the", "rain", "and", "sings"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task that a tiny random model learns: four names are persons."""
+    folder = tmp_path_factory.mktemp("data")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 60), ("validation", 20), ("test", 20)):
+        sentences = []
+        for _ in range(count):
+            picks = torch.randint(0, 10, (6,), generator=generator).tolist()
+            words = [(NAMES + WORDS)[pick] for pick in picks]
+            sentences.append("".join(f"{word}\t{'B-PER' if word in NAMES else 'O'}\n" for word in words))
+        (folder / f"{split}.conll").write_text("\n".join(sentences))
+    return folder
+
+
+def make_run(backbone: Backbone, data: Path, folder: Path, method: str = "lora", **options: object) -> Run:
+    given = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 8, **options}
+    return Run(plan(backbone, "ner", method, Source(data=str(data)), given), folder)
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", ["lora", "bottleneck", "prefix"])
+def test_training_lowers_the_loss_and_leaves_the_backbone_untouched(
+    backbone: Backbone, data: Path, tmp_path: Path, method: str
+) -> None:
+    before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
+    result = make_run(backbone, data, tmp_path, method, epochs=4, patience=0)()
+    losses = [entry["eval_loss"] for entry in result.history if "eval_loss" in entry]
+    assert losses[-1] < losses[0]
+    assert result.adapter.card.metrics["test"]["f1"] >= 0
+    assert all(torch.equal(value, before[name]) for name, value in backbone.model.state_dict().items())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in backbone.model.parameters())
+    assert not any(module._forward_hooks for module in backbone.model.modules())
+
+
+def test_what_validation_measured_is_what_was_stored(backbone: Backbone, data: Path, tmp_path: Path) -> None:
+    run = make_run(backbone, data, tmp_path)
+    result = run()
+    stored = read_file(result.file)
+    assert {tensor.dtype for tensor in stored.tensors.values()} == {torch.float16}
+    assert run._evaluate(stored, "validation").metrics == stored.card.metrics["validation"]
+    best = max(entry["eval_f1"] for entry in result.history if "eval_f1" in entry)
+    assert stored.card.metrics["validation"]["f1"] == best
+
+
+def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_process(
+    backbone: Backbone, model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    result = make_run(backbone, data, tmp_path)()
+    code = (
+        "import sys, json, torch; torch.set_num_threads(1); from adaptdock import Dock; "
+        "dock = Dock.open(sys.argv[1], device='cpu'); name = dock.load(sys.argv[2]); "
+        "feature = dock.assembly(name).task.encode(dock.assembly(name).task.read('ada runs'), dock.reading(64), False)\n"
+        "with dock.boarding([name]) as rows: print(json.dumps(dock.logits(rows, feature)[0].tolist()))"
+    )
+    command = [sys.executable, "-c", code, str(model_folder), str(result.file)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    with_dock = Dock(backbone)
+    name = with_dock.load(result.file)
+    task = with_dock.assembly(name).task
+    with with_dock.boarding([name]) as rows:
+        here = with_dock.logits(rows, task.encode(task.read("ada runs"), with_dock.reading(64), labelled=False))[0]
+    with_dock.close()
+    assert torch.equal(here, torch.tensor(found))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    backbone: Backbone, data: Path, tmp_path: Path
+) -> None:
+    one, same, other = (
+        make_run(backbone, data, tmp_path / str(number), epochs=1, seed=seed)().adapter.tensors
+        for number, seed in enumerate((1, 1, 2))
+    )
+    assert equal(one, same)
+    assert not equal(one, other)
+
+
+def test_gradient_accumulation_gives_the_step_of_the_larger_batch(
+    backbone: Backbone, data: Path, tmp_path: Path
+) -> None:
+    common = {"epochs": 1, "store": "float32", "max_grad_norm": 1e9, "group_by_length": False}
+    whole = make_run(backbone, data, tmp_path / "a", batch_size=20, **common)().adapter.tensors
+    parts = make_run(backbone, data, tmp_path / "b", batch_size=10, gradient_accumulation=2, **common)().adapter.tensors
+    for name, tensor in whole.items():
+        torch.testing.assert_close(tensor, parts[name], atol=2e-2, rtol=0)
+
+
+def test_a_reparameterised_prefix_is_stored_as_a_plain_one(backbone: Backbone, data: Path, tmp_path: Path) -> None:
+    made = plan(
+        backbone, "ner", "prefix", Source(data=str(data)), {"epochs": 1}, {"reparameterise": True, "length": 4}
+    )
+    result = Run(made, tmp_path)()
+    assert {name.rpartition(".")[2] for name in result.adapter.tensors} == {
+        "prefix_key", "prefix_value", "prefix_gate", "weight", "bias",
+    }
+
+
+def test_layers_limit_where_the_adapter_acts(backbone: Backbone, data: Path) -> None:
+    made = plan(backbone, "ner", "lora", Source(data=str(data)), {}, {"layers": "1"})
+    assert {site.port.layer for part in made.assembly.parts for site in part.sites} == {1}
+    with pytest.raises(UsageError, match="this backbone has 0 to 1"):
+        plan(backbone, "ner", "lora", Source(data=str(data)), {}, {"layers": "1-5"})
+
+
+def test_training_stops_when_validation_gets_no_better(backbone: Backbone, data: Path, tmp_path: Path) -> None:
+    result = make_run(backbone, data, tmp_path, learning_rate=1e-9, epochs=20, patience=2)()
+    assert result.ending == "early"
+    assert result.epochs == 3
+
+
+def test_a_loss_that_is_not_a_number_stops_training_and_keeps_the_last_good_weights(
+    backbone: Backbone, data: Path, tmp_path: Path
+) -> None:
+    run = make_run(backbone, data, tmp_path, learning_rate=1e30, max_grad_norm=1e30, warmup=0.0)
+    with pytest.raises(AdaptError, match=r"the loss became (nan|inf) in step \d+.*best\.safetensors"):
+        run()
+    kept = read_file(tmp_path / "best.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.tensors.values())
+
+
+def test_ctrl_c_leaves_the_best_adapter_so_far(backbone: Backbone, data: Path, tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.metrics is None and progress.epoch > 1.3:
+            raise KeyboardInterrupt
+
+    result = make_run(backbone, data, tmp_path, epochs=5)(interrupt)
+    assert result.ending == "interrupted"
+    assert read_file(result.file).card.metrics["validation"]["f1"] > 0
+
+
+def test_ctrl_c_before_the_first_validation_leaves_the_weights_there_are(
+    backbone: Backbone, data: Path, tmp_path: Path
+) -> None:
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    result = make_run(backbone, data, tmp_path)(interrupt)
+    assert read_file(result.file).card.metrics == {}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch; torch.set_num_threads(1)
+from adaptdock.engine.data import Source
+from adaptdock.engine.dock import load_backbone
+from adaptdock.engine.training import Run, plan
+from adaptdock.plugins.contracts import LoadOptions
+
+model, data, folder, kill = sys.argv[1:]
+options = {"learning_rate": 1e-2, "epochs": 3, "batch_size": 4, "checkpoint_steps": 4}
+made = plan(load_backbone(model, LoadOptions(device="cpu")), "ner", "lora", Source(data=data), options, {"dropout": 0.1})
+steps = 0
+def progress(now):
+    if kill == "yes" and now.step >= 22:
+        os.kill(os.getpid(), signal.SIGKILL)
+Run(made, Path(folder))(progress, resume=kill == "resume")
+"""
+
+
+def test_a_run_killed_in_an_epoch_and_resumed_ends_with_the_weights_of_one_that_was_not(
+    model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    def start(folder: str, kill: str) -> int:
+        command = [sys.executable, "-c", KILLED, str(model_folder), str(data), str(tmp_path / folder), kill]
+        return subprocess.run(command, check=False, capture_output=True).returncode
+
+    assert start("straight", "no") == 0
+    assert start("killed", "yes") == -signal.SIGKILL
+    checkpoints = sorted((tmp_path / "killed" / "checkpoints").iterdir())
+    assert checkpoints
+    (tmp_path / "killed" / "checkpoints" / "checkpoint-999").mkdir()  # one that was not written to its end
+    assert start("killed", "resume") == 0
+    straight, resumed = (read_file(tmp_path / name / "best.safetensors") for name in ("straight", "killed"))
+    assert equal(straight.tensors, resumed.tensors)
+    assert straight.card.metrics == resumed.card.metrics
+
+
+def test_a_run_leaves_metrics_log_and_curves_in_its_folder(backbone: Backbone, data: Path, tmp_path: Path) -> None:
+    run = make_run(backbone, data, tmp_path)
+    result = run()
+    verdict = write_report(tmp_path, run.plan, result)
+    assert json.loads((tmp_path / "metrics.json").read_text())["verdict"] == verdict
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == len(result.history)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def fake_history(losses: list[tuple[float, float, float]]) -> list[dict]:
+    history: list[dict] = []
+    for epoch, (train, validation, f1) in enumerate(losses, 1):
+        history.append({"loss": train, "epoch": epoch - 0.5})
+        history.append({"eval_loss": validation, "eval_f1": f1, "epoch": epoch})
+    return history
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([(1.0, 0.5, 10), (0.5, 0.4, 30), (0.3, 0.5, 29), (0.1, 0.7, 28)], "Overfitting: since epoch 2"),
+        ([(1.0, 0.5, 10), (0.5, 0.4, 30), (0.3, 0.3, 40)], "more epochs may help"),
+        ([(1.0, 0.5, 10), (0.5, 0.4, 30), (0.3, 0.3, 29)], "No sign of overfitting; the best epoch by f1 was 2"),
+        ([], "no validation"),
+    ],
+)
+def test_the_curves_are_put_into_words(losses: list, words: str) -> None:
+    from adaptdock.engine.report import judge, validations
+
+    result = Result(None, Path(), 0, 0, 0, [])  # type: ignore[arg-type]
+    assert words in " ".join(judge(validations(fake_history(losses), "f1"), result))
