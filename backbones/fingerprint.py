@@ -15,7 +15,7 @@ from adaptdock.plugins.errors import BackboneError
 
 BLOCK = 512
 BLOCKS_PER_TENSOR = 8
-BLOCKS_PER_FILE = 2048
+BLOCKS_PER_FILE = 512
 HEADER_LIMIT = 200_000_000
 SCHEME = "blocks1"
 

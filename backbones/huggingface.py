@@ -137,7 +137,8 @@ def pick_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise BackboneError(f"the device {name!r} cannot be used: {_first_line(error)}") from error
+        reason = _first_line(error).split(". ")[0]  # the rest may be a list of everything torch was built with
+        raise BackboneError(f"the device {name!r} cannot be used: {reason}") from error
     return name
 
 

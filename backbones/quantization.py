@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from adaptdock.plugins.errors import BackboneError
 
@@ -32,6 +33,7 @@ def bitsandbytes_config(quantize: str, compute_dtype: Any) -> Any:
     """Return the configuration with which transformers loads 4-bit (nf4) or 8-bit weights."""
     from transformers import BitsAndBytesConfig
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at each call that it casts to float16
     if quantize == "nf4":
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype)
     return BitsAndBytesConfig(load_in_8bit=True)
@@ -40,8 +42,15 @@ def bitsandbytes_config(quantize: str, compute_dtype: Any) -> Any:
 def quantize_with_torchao(model: nn.Module) -> None:
     """Turn the linear maps of a float model into int8 weights with int8 activations, in place.
 
-    Each position of each row is scaled by itself, so a row does not depend on its neighbours.
+    Each position of each row is scaled by itself, so a row does not depend on its neighbours. Raises
+    :class:`BackboneError` for a model whose layers are of other types: torchao would leave them as they are.
     """
+    others = [path for path, module in model.named_modules() if isinstance(module, Conv1D)]
+    if others:
+        raise BackboneError(
+            f"torchao quantises linear maps of the type Linear only, and {others[0]} is a Conv1D, as are others; "
+            f"on a GPU --quantizer bitsandbytes takes it, on a CPU --dtype bfloat16 is fast"
+        )
     logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of every GPU kernel that a CPU lacks
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

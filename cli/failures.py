@@ -58,6 +58,8 @@ def describe(error: Exception, debug: bool = False) -> tuple[str, int]:
         return _usage(error), 2
     if isinstance(error, MemoryError) or _is_torch_memory(error):
         return MEMORY.format(_first_line(error)), 1
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}", 1
     where = "" if debug else " This should not happen; run again with --debug for the traceback."
     return f"{type(error).__name__}: {error}.{where}", 1
 

@@ -13,6 +13,7 @@ from adaptdock.cli.flags import FieldFlags, load_options
 from adaptdock.engine.assembly import make_method, make_task, validated
 from adaptdock.engine.data import Source, parse_columns
 from adaptdock.engine.training import TrainingOptions, fast_precision, merge_options
+from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import DataError, UsageError
 
@@ -60,9 +61,7 @@ def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldF
     """Return the settings that flags and configuration give, checked as far as that goes without data."""
     task, method = values["task"], values["method"]
     if task is None:
-        raise UsageError(
-            "--task is missing: say what the adapter is for, such as --task ner (adapt plugins lists them)"
-        )
+        raise UsageError(f"--task is missing: say what the adapter is for ({', '.join(registry.names('task'))})")
     method_options, task_options = of_method.given(values), of_task.given(values)
     chosen = merge_options(task, method, of_training.given(values))
     make_method(method, {**chosen.method_options, **method_options})

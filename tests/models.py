@@ -29,15 +29,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **names)
 
 
-def tiny_bert(folder: Path, seed: int = 0) -> Path:
-    """Save a random BERT of 2 layers, 32 wide, with its tokenizer, and return the folder."""
+def tiny_bert(folder: Path, seed: int = 0, width: int = 32) -> Path:
+    """Save a random BERT of 2 layers with its tokenizer, and return the folder."""
     tokenizer = tiny_tokenizer()
     config = BertConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=width,
         num_hidden_layers=2,
         num_attention_heads=4,
-        intermediate_size=64,
+        intermediate_size=2 * width,
         max_position_embeddings=128,
     )
     with torch.random.fork_rng(devices=[]):

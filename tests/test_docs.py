@@ -1,0 +1,52 @@
+"""The README does what it says: its commands and its Python run, in order, in an empty folder."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def run(command: list[str], folder: Path) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
+def test_the_readme_s_commands_and_python_run(tmp_path: Path) -> None:
+    sample = ROOT / "tasks" / "samples" / "ner"
+    lines = (sample / "train.conll").read_text().split("\n\n")
+    (tmp_path / "train.conll").write_text("\n\n".join(lines[:80]))
+    (tmp_path / "dev.conll").write_text((sample / "validation.conll").read_text())
+    commands = [line for block in blocks("bash") for line in block.splitlines()]
+    assert [command.split()[1] for command in commands] == ["train", "predict", "eval", "inspect", "train"]
+    outputs = [run(["bash", "-c", command], tmp_path) for command in commands]
+    assert "[Ada Lovelace|PER]" in re.sub(r"\x1b\[[0-9;]*m", "", outputs[1])
+    assert "f1" in outputs[2].lower()
+    assert "minilm" in outputs[3]
+    (program,) = blocks("python")
+    found = run([sys.executable, "-c", program], tmp_path)
+    assert "'text': 'Ada Lovelace', 'label': 'PER'" in found
+    assert len(found.splitlines()) == 2
+
+
+def test_the_make_targets_that_the_readme_names_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z-]+)", README):
+        if target not in ("and",):
+            assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in link:
+                assert (document.parent / link).exists(), f"{document.name}: {link}"

@@ -1,0 +1,82 @@
+"""The distribution: every room in it, every plugin registered, the index in the wheel."""
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+ROOMS = ("adapters", "backbones", "cli", "engine", "hub", "plugins", "serving", "tasks")
+
+
+def test_every_room_and_sub_folder_with_modules_is_in_the_list_of_packages() -> None:
+    folders = {
+        "adaptdock." + ".".join(file.parent.relative_to(ROOT).parts)
+        for room in ROOMS
+        for file in (ROOT / room).rglob("*.py")
+    }
+    assert {"adaptdock", *folders} == set(SETUPTOOLS["packages"])
+    assert set(SETUPTOOLS["package-dir"]) == {"", *(name for name in SETUPTOOLS["packages"] if "." in name)}
+
+
+def test_the_installed_entry_points_are_those_of_the_project_file() -> None:
+    declared = {
+        (group, name, target)
+        for group, points in PROJECT["project"]["entry-points"].items()
+        for name, target in points.items()
+    }
+    installed = {
+        (point.group, point.name, point.value)
+        for point in distribution("adaptdock").entry_points
+        if point.group.startswith("adaptdock.")
+    }
+    assert installed == declared, "entry points are frozen at install: reinstall with pip install -e ."
+
+
+def test_every_method_task_and_family_file_is_registered() -> None:
+    targets = {
+        target.partition(":")[0]
+        for points in PROJECT["project"]["entry-points"].values()
+        for target in points.values()
+    }
+    for room in ("adapters", "tasks"):
+        modules = {f"adaptdock.{room}.{file.stem}" for file in (ROOT / room).glob("*.py") if file.stem != "__init__"}
+        assert modules <= targets
+
+
+def test_the_wheel_built_from_the_source_distribution_is_complete(tmp_path: Path) -> None:
+    build = (
+        "from setuptools import build_meta; import sys, os, tarfile, glob; out = sys.argv[1]; "
+        "name = build_meta.build_sdist(out); tarfile.open(os.path.join(out, name)).extractall(out, filter='data'); "
+        "os.chdir(glob.glob(os.path.join(out, 'adaptdock-*', ''))[0]); print(build_meta.build_wheel(out))"
+    )
+    copied = tmp_path / "source"
+    files = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout.split()
+    for name in files:
+        if (ROOT / name).is_file():
+            (copied / name).parent.mkdir(parents=True, exist_ok=True)
+            (copied / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run([sys.executable, "-W", "ignore", "-c", build, str(tmp_path)], cwd=copied, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {f"adaptdock/{room}/{file.name}" for room in ROOMS for file in (ROOT / room).glob("*.py")}
+    assert expected <= names
+    assert {"adaptdock/registry.json", "adaptdock/py.typed", "adaptdock/tasks/samples/ner/train.conll"} <= names
+    assert not [name for name in names if name.startswith("tests")]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_refuses_to_be_imported_under_its_bare_name(room: str) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {room}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"adaptdock.{room}; import it by that name" in done.stderr
