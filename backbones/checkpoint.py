@@ -44,10 +44,19 @@ class Checkpoint:
 
     @property
     def weight_files(self) -> list[Path]:
-        """The files that hold the weights, safetensors before others."""
+        """The files that hold the weights; raises :class:`BackboneError` where there are none but pickles."""
         if self.gguf:
             return [self.folder / self.gguf]
-        return sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("pytorch_model*.bin"))
+        found = sorted(self.folder.glob("*.safetensors"))
+        pickles = [] if found else sorted(self.folder.glob("*.bin"))
+        if pickles:
+            raise BackboneError(
+                f"{pickles[0]} is a pickle, and pickles are never loaded. Save the model as safetensors where you "
+                f"trust it: AutoModel.from_pretrained(...).save_pretrained(...) of transformers does that."
+            )
+        if not found:
+            raise BackboneError(f"{self.folder}: there is a config.json, but no .safetensors file with the weights")
+        return found
 
 
 def resolve(name: str, revision: str | None = None) -> Checkpoint:

@@ -22,8 +22,6 @@ SCHEME = "blocks1"
 
 def fingerprint(files: list[Path]) -> str:
     """Return ``blocks1:<sha256>`` of a checkpoint's weight files, in any order or sharding."""
-    if not files:
-        raise BackboneError("the checkpoint has no weight file to take a fingerprint of")
     digest = hashlib.sha256()
     safetensors = [file for file in files if file.suffix == ".safetensors"]
     for description, block in sorted(_tensors(safetensors)) if safetensors else _opaque(files):
@@ -36,9 +34,14 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, bytes]]:
     for file in files:
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            if size > HEADER_LIMIT:
-                raise BackboneError(f"{file}: its header claims {size} bytes; this is not a safetensors file")
-            header = json.loads(stream.read(size))
+            if size > min(HEADER_LIMIT, file.stat().st_size):
+                raise BackboneError(
+                    f"{file}: its header claims {size} bytes; this is not a safetensors file, or damaged"
+                )
+            try:
+                header = json.loads(stream.read(size))
+            except ValueError:
+                raise BackboneError(f"{file}: its header cannot be read; the file is damaged") from None
             for name, entry in header.items():
                 if name != "__metadata__":
                     start, end = entry["data_offsets"]

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
@@ -46,15 +47,14 @@ class HuggingFace(BackboneFamily):
         """Load a model, frozen, with its tokenizer; raise :class:`BackboneError` if that fails."""
         checkpoint = resolve(name, options.revision)
         device = pick_device(options.device)
+        mark = fingerprint(checkpoint.weight_files)
         with _quiet():
             try:
                 model = _load_model(name, checkpoint, options, device)
                 tokenizer = _load_tokenizer(checkpoint, options)
-            except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
+            except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError) as error:
                 raise BackboneError(f"the backbone {name!r} cannot be loaded: {_first_line(error)}") from error
-        return HuggingFaceBackbone(
-            name, model, tokenizer, fingerprint(checkpoint.weight_files), revision=checkpoint.revision
-        )
+        return HuggingFaceBackbone(name, model, tokenizer, mark, revision=checkpoint.revision)
 
 
 class HuggingFaceBackbone(Backbone):
@@ -148,6 +148,8 @@ def pick_device(name: str) -> str:
 def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device: str) -> PreTrainedModel:
     dtype: Any = options.dtype if options.dtype != "auto" else ("float32" if device == "cpu" else "auto")
     arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": options.trust_remote_code}
+    if not checkpoint.gguf:
+        arguments["use_safetensors"] = True
     quantizer = None
     if options.quantize:
         quantizer = quantization.choose(options.quantize, options.quantizer, device.partition(":")[0])
@@ -171,6 +173,8 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
         model.to(device)
     if quantizer == "torchao":
         quantization.quantize_with_torchao(model)
+    elif quantizer == "bitsandbytes":
+        quantization.keep_trainable(model)
     return model  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,9 @@ import warnings
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from adaptdock.plugins.errors import BackboneError
@@ -39,6 +41,16 @@ def bitsandbytes_config(quantize: str, compute_dtype: Any) -> Any:
     return BitsAndBytesConfig(load_in_8bit=True)
 
 
+def keep_trainable(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for a CPU at the first pass without gradients.
+
+    Its kernel for packed weights has no backward pass: after it nothing could be trained any more.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def quantize_with_torchao(model: nn.Module) -> None:
     """Turn the linear maps of a float model into int8 weights with int8 activations, in place.
 
@@ -56,4 +68,35 @@ def quantize_with_torchao(model: nn.Module) -> None:
         warnings.simplefilter("ignore")
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-        quantize_(model, Int8DynamicActivationInt8WeightConfig())
+        quantize_(model, Int8DynamicActivationInt8WeightConfig(), filter_fn=_is_linear)
+    for module in model.modules():
+        if _is_linear(module):
+            module.__class__ = Int8Linear
+
+
+def _is_linear(module: nn.Module, _name: str = "") -> bool:
+    return type(module) is nn.Linear
+
+
+class Int8Linear(nn.Linear):
+    """A linear map with int8 weights through which gradients pass; torchao's own stops them unsaid."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the product, (..., inputs) -> (..., outputs)."""
+        if torch.is_grad_enabled() and input.requires_grad:
+            return _StraightThrough.apply(input, self.weight, self.bias)  # type: ignore[no-any-return]
+        return super().forward(input)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The int8 product forward; backward that of the weights it stands for, as if nothing were rounded."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.weight.dequantize(gradient.dtype), None, None

@@ -179,9 +179,7 @@ def quantized(adapters: dict[str, AdapterFile], folder: Path) -> list[str]:
         dock = Dock(backbone)
         for method, adapter in adapters.items():
             started = time.perf_counter()
-            dev, test = (
-                evaluate(dock, adapter, splits[split]).metrics["f1"] for split in ("validation", "test")
-            )
+            dev, test = (evaluate(dock, adapter, splits[split]).metrics["f1"] for split in ("validation", "test"))
             seconds = time.perf_counter() - started
             lost = reference.setdefault(method, test) - test
             lines.append(f"| {label} | {method} | {dev:.2f} | {test:.2f} | {lost:+.2f} | {seconds:.0f} |")
@@ -190,7 +188,11 @@ def quantized(adapters: dict[str, AdapterFile], folder: Path) -> list[str]:
 
 
 def machine() -> str:
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
     return (
         f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"Python {platform.python_version()}"
@@ -227,7 +229,9 @@ def main() -> None:
                 rows.append(theirs(side, arguments.folder, arguments, float(rate)))
                 print(rows[-1], flush=True)
     peft = next((row.seconds for row in rows if row.side.startswith("peft ")), None)
-    print("\n| side | dev F1 | test F1 | trained | share | file | seconds | of PEFT's time |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "\n| side | dev F1 | test F1 | trained | share | file | seconds | of PEFT's time |\n|---|---|---|---|---|---|---|---|"
+    )
     for row in rows:
         ratio = f"{row.seconds / peft:.2f}" if peft else "-"
         print(

@@ -23,7 +23,7 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """A group that knows its commands by name, and imports only the one that is called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands of this package, then those of plugins."""
         return [*COMMANDS, *(name for name in registry.names("command") if name not in COMMANDS)]
 

@@ -19,13 +19,13 @@ TALKATIVE = (
     "transformers",
 )
 SETTINGS = {
-    "DATASETS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "critical",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "critical",
 }
 
 
@@ -34,6 +34,6 @@ def quiet() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in TALKATIVE:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # their errors are raised too
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

@@ -108,8 +108,10 @@ def recall(folder: Path, output: str | None, overwrite: bool) -> tuple[Settings,
         return settings, found["data"]
     except OSError as error:
         raise DataError(f"{path}: it cannot be read ({error.strerror or error}): {folder} is no run's folder") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: it is damaged: {type(error).__name__}: {error}") from None
+    except KeyError as error:
+        raise DataError(f"{path}: it is damaged: {error} is missing") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: it is damaged: {error}") from None
 
 
 def _source(values: Mapping[str, Any]) -> Source:

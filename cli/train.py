@@ -91,7 +91,7 @@ def _choose(arguments: Sequence[str]) -> Chosen:
 def _peek(arguments: Sequence[str], name: str) -> str | None:
     """Return the value of an option before the arguments are parsed."""
     found = None
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
         if argument == f"--{name}":
             found = following
         elif argument.startswith(f"--{name}="):

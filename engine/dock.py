@@ -118,7 +118,9 @@ class Dock:
         if "+" in name:
             raise UsageError(f"the name {name!r} contains '+', which divides the adapters of a stack; give another")
         if name in self._residents and not replace:
-            raise UsageError(f"an adapter named {name!r} is docked already; replace it, unload it, or give another name")
+            raise UsageError(
+                f"an adapter named {name!r} is docked already; replace it, unload it, or give another name"
+            )
         resident = self._take_slots(adapter, self._assembled(adapter))
         with self._lock:
             before = self._residents.get(name)
@@ -231,7 +233,7 @@ class Dock:
         for reads in sorted({row[-1].assembly.head.reads for row in rows}):
             numbers = [number for number, row in enumerate(rows) if row[-1].assembly.head.reads == reads]
             inputs = collate(self.backbone, [features[number] for number in numbers])
-            hidden = self.hidden([rows[number] for number in numbers], inputs, reads).float()
+            hidden = self.hidden([rows[number] for number in numbers], inputs, reads).float().to(self.backbone.device)
             mask = inputs["attention_mask"]
             for stack, members in _by_head(rows, numbers).items():
                 places = torch.tensor([numbers.index(number) for number in members], device=hidden.device)

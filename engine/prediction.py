@@ -19,8 +19,7 @@ def predict(dock: "Dock", names: Sequence[str], inputs: Sequence[Any], batch_siz
     with dock.boarding(names) as rows:
         tasks = [row[-1].assembly.task for row in rows]
         records = [task.read(item) for task, item in zip(tasks, inputs, strict=True)]
-        found = predict_records(dock, rows, records, batch_size)
-        return found
+        return predict_records(dock, rows, records, batch_size)
 
 
 def predict_records(

@@ -13,12 +13,17 @@ from adaptdock.plugins.contracts import Method, Port, Site
 class Action(Protocol):
     """One method acting at one port, on all rows of a batch."""
 
-    method: Method
-    dropout: bool
+    @property
+    def method(self) -> Method:
+        """What acts."""
 
     @property
     def site(self) -> Site:
         """Where it acts and what it reads."""
+
+    @property
+    def dropout(self) -> bool:
+        """Whether it is being trained."""
 
     def parameters(self, like: Tensor | None) -> Mapping[str, Tensor]:
         """Return the rows' parameters (R or 1, ...), in the dtype of ``like`` if that is given."""

@@ -30,6 +30,7 @@ class Trainable(nn.Module):
             {name.partition(".")[2]: tensor for name, tensor in start.items() if name.startswith(f"{HEAD}.")}
         )
         self.parts = nn.ModuleList(_Weights(part, start, generator) for part in assembly.parts)
+        self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         self._outside = (backbone, ports)  # a tuple, so that they do not become part of this module
 

@@ -52,6 +52,8 @@ class EpochSampler(Sampler[int]):
 class AdapterTrainer(Trainer):
     """A Trainer whose evaluation goes through the dock and whose steps must have a finite loss."""
 
+    control: Any
+
     def __init__(self, run: "Run", **arguments: Any) -> None:
         super().__init__(**arguments)
         self._run = run
@@ -67,7 +69,7 @@ class AdapterTrainer(Trainer):
         """Do one step; raise :class:`LossIsNotFinite` instead of going on with broken weights."""
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            raise LossIsNotFinite(loss.item(), self.state.global_step + 1, self._last_good or self._initial())
+            raise LossIsNotFinite(loss.item(), self.state.global_step + 1, self._last_good or self._run.trainable().tensors())
         return loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -87,10 +89,6 @@ class AdapterTrainer(Trainer):
         complete = [path for path in found if _is_complete(path)]
         return str(complete[-1]) if complete else None
 
-    def _initial(self) -> Mapping[str, Tensor]:
-        trainable = self._run._trainable()
-        return trainable.tensors()  # type: ignore[no-any-return]
-
 
 class Watch(TrainerCallback):
     """Keeps the best weights, stops when they get no better, reports progress."""
@@ -108,6 +106,7 @@ class Watch(TrainerCallback):
         patience = self.run.plan.options.patience
         if patience and len(values) - 1 - best >= patience:
             control.should_training_stop = True
+        control.should_save = True  # a run resumed at the end of an epoch must know what its validation found
         self._report(state, metrics=metrics)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -171,7 +170,10 @@ def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress
 
 def _is_complete(checkpoint: Path) -> bool:
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
     except (OSError, ValueError):
         return False
+    validated = any("eval_loss" in entry and entry["step"] == state["global_step"] for entry in state["log_history"])
+    if float(state["epoch"]).is_integer() and not validated:
+        return False  # killed between the last step of an epoch and its validation
     return all((checkpoint / name).exists() for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"))

@@ -14,14 +14,14 @@ from pydantic import Field
 from torch import Tensor
 
 from adaptdock.engine.assembly import Assembly, assemble, entry, make_method, make_task, validated
-from adaptdock.engine.batches import collate_labels, length
+from adaptdock.engine.batches import length
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import Dock
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.hub.card import BackboneEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Feature, Options, Reading, Recipe, Record, Task
+from adaptdock.plugins.contracts import Backbone, Feature, Reading, Recipe, Record, Task
 from adaptdock.plugins.errors import AdaptError, DataError, UsageError
 
 BEST = "best.safetensors"
@@ -219,7 +219,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         if resume and (self.folder / BEST).exists():
             self.best = read_file(self.folder / BEST)
-        trainable = self._trainable()
+        trainable = self.trainable()
         self.dock.ports.acquire(site for part in self.plan.assembly.parts for site in part.sites)
         trainer = make_trainer(self, trainable, progress)
         ending: Literal["complete", "early", "interrupted"] = "complete"
@@ -289,7 +289,8 @@ class Run:
 
     # ------------------------------------------------------------------------------------ inside
 
-    def _trainable(self) -> Any:
+    def trainable(self) -> Any:
+        """Return the adapter with its start weights, as a module to train."""
         from adaptdock.engine.trainable import Trainable
 
         plan, weights = self.plan, None

@@ -3,7 +3,6 @@
 Header metadata: ``format``, ``format_version``, ``card`` (JSON) and ``sha256`` of the card and the tensor data.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -124,11 +123,10 @@ def _replace(path: Path, blob: bytes) -> None:
             stream.write(blob)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 
@@ -173,7 +171,9 @@ def _header(path: Path, head: Mapping[str, Any], data_size: int) -> Header:
         raise FileError(path, "it is a safetensors file, but not an adapter of this project: its header has no card")
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
-        raise FileError(path, f"it has format version {version!r}; this release reads {FORMAT_VERSION!r}. Upgrade adaptdock.")
+        raise FileError(
+            path, f"it has format version {version!r}; this release reads {FORMAT_VERSION!r}. Upgrade adaptdock."
+        )
     tensors = {}
     end = 0
     try:

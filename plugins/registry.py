@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import invalidate_caches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from adaptdock.plugins.errors import PluginError, UnknownNameError
 
@@ -134,11 +134,7 @@ def state(plugin: Plugin, check: bool = False) -> State:
 
 def usable(kind: Kind) -> list[tuple[Plugin, Any]]:
     """Import every plugin of a kind; broken and clashing ones are set aside."""
-    loaded = []
-    for plugin in discover(kind):
-        if state(plugin, check=True).usable:
-            loaded.append((plugin, load_plugin(plugin)))
-    return loaded
+    return [(plugin, load_plugin(plugin)) for plugin in discover(kind) if state(plugin, check=True).usable]
 
 
 def refresh() -> None:
@@ -147,14 +143,16 @@ def refresh() -> None:
     _installed.cache_clear()
 
 
+def known_kind(text: str) -> Kind:
+    """Return a kind given by a person; raise :class:`UnknownNameError` if there is no such kind."""
+    for kind in GROUPS:
+        if kind == text:
+            return kind
+    raise UnknownNameError("plugin kind", text, GROUPS)
+
+
 def _clash(plugins: list[Plugin]) -> str:
     first = plugins[0]
     sources = " and ".join(sorted(plugin.source for plugin in plugins))
     return f"the {first.kind} {first.name!r} is registered by {sources}; uninstall one of them."
 
-
-def known_kind(text: str) -> Kind:
-    """Return a kind given by a person; raise :class:`UnknownNameError` if there is no such kind."""
-    if text not in GROUPS:
-        raise UnknownNameError("plugin kind", text, GROUPS)
-    return cast(Kind, text)

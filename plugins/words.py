@@ -3,6 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Any
 
 from adaptdock.plugins.contracts import Feature, Reading
 from adaptdock.plugins.errors import BackboneError
@@ -49,7 +50,7 @@ def align(text: str, words: Sequence[Span], reading: Reading) -> list[Feature]:
     return features
 
 
-def _windows(text: str, reading: Reading) -> dict[str, list[list[int]]]:
+def _windows(text: str, reading: Reading) -> dict[str, list[Any]]:
     tokenizer = reading.tokenizer
     if not tokenizer.is_fast:
         raise BackboneError(f"{type(tokenizer).__name__} does not tell which characters a token stands for")

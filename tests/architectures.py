@@ -1,13 +1,12 @@
-"""Tiny random models of many architectures, all 32 wide with 4 heads; two heads for keys and values where that is possible."""
+"""Tiny random models of many architectures: 32 wide, 4 heads, half as many for keys and values where that exists."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from models import tiny_tokenizer
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from models import tiny_tokenizer
 
 VOCABULARY = 100
 _BASE = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}

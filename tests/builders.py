@@ -33,9 +33,7 @@ def build_adapter(
         name=name or method,
         task=entry("task", task, fitted.options),
         methods=methods,
-        backbone=BackboneEntry(
-            id=backbone.id, architecture=backbone.architecture, fingerprint=backbone.fingerprint
-        ),
+        backbone=BackboneEntry(id=backbone.id, architecture=backbone.architecture, fingerprint=backbone.fingerprint),
         preprocessing=Preprocessing(max_length=backbone.max_length),
     )
     return AdapterFile(card, tensors)

@@ -41,9 +41,7 @@ def test_the_installed_entry_points_are_those_of_the_project_file() -> None:
 
 def test_every_method_task_and_family_file_is_registered() -> None:
     targets = {
-        target.partition(":")[0]
-        for points in PROJECT["project"]["entry-points"].values()
-        for target in points.values()
+        target.partition(":")[0] for points in PROJECT["project"]["entry-points"].values() for target in points.values()
     }
     for room in ("adapters", "tasks"):
         modules = {f"adaptdock.{room}.{file.stem}" for file in (ROOT / room).glob("*.py") if file.stem != "__init__"}
@@ -59,13 +57,18 @@ def test_the_wheel_built_from_the_source_distribution_is_complete(tmp_path: Path
     copied = tmp_path / "source"
     files = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.split()
     for name in files:
         if (ROOT / name).is_file():
             (copied / name).parent.mkdir(parents=True, exist_ok=True)
             (copied / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([sys.executable, "-W", "ignore", "-c", build, str(tmp_path)], cwd=copied, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", build, str(tmp_path)], cwd=copied, check=True, capture_output=True
+    )
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"adaptdock/{room}/{file.name}" for room in ROOMS for file in (ROOT / room).glob("*.py")}

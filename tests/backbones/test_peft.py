@@ -49,7 +49,10 @@ def noise(model: PeftModel, scale: float) -> None:
 )
 def test_lora_is_pefts_lora(architecture: str, modules: dict[str, str], rslora: bool) -> None:
     config = LoraConfig(
-        r=4, lora_alpha=7, use_rslora=rslora, target_modules=r".*attention\.(self\.(query|value)|output\.dense)|.*c_attn",
+        r=4,
+        lora_alpha=7,
+        use_rslora=rslora,
+        target_modules=r".*attention\.(self\.(query|value)|output\.dense)|.*c_attn",
         fan_in_fan_out=architecture == "gpt2",
     )
     model = get_peft_model(tiny_model(architecture), config)

@@ -35,7 +35,7 @@ class Ran:
         assert self.status == status, self
         last = self.err.rstrip("\n").splitlines()[-1]
         assert last.startswith("Error: "), self.err
-        assert self.err.count("Error: ") == 1
+        assert sum(line.startswith("Error: ") for line in self.err.splitlines()) == 1
         assert "Traceback" not in self.err + self.out
         for word in words:
             assert word in last
@@ -80,6 +80,12 @@ def write_conll(path: Path, repeats: int = 1) -> Path:
         lines += [f"{word}\t{tag}" for word, tag in zip(words.split(), tags.split(), strict=True)] + [""]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture
+def conll() -> Callable[..., Path]:
+    """Write the sentences to a file, some times over."""
+    return write_conll
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,7 @@ def rows(ran):
 def test_built_in_plugins_are_shown_with_their_distribution(adapt):
     ran = adapt("plugins")
     assert ran.status == 0
-    assert [line.split() for line in ran.out.splitlines()][0] == [
-        "kind",
-        "name",
-        "group",
-        "distribution",
-        "version",
-        "state",
-    ]
+    assert ran.out.splitlines()[0].split() == ["kind", "name", "group", "distribution", "version", "state"]
     found = rows(adapt("plugins", "--json"))
     assert found["method", "lora", "adaptdock"]["group"] == "adaptdock.adapters"
     assert found["task", "ner", "adaptdock"]["state"] == "registered"

@@ -3,7 +3,6 @@
 The last test writes what it measures into docs/backbones.md.
 """
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -14,12 +13,12 @@ import pytest
 import torch
 from architectures import CONFIGS, tiny_backbone
 from builders import build_adapter
+from one_step import train
 from torch import Tensor
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from adaptdock.engine.batches import collate, collate_labels
+from adaptdock.engine.batches import collate
 from adaptdock.engine.dock import Dock
-from adaptdock.engine.trainable import Trainable
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Feature
@@ -97,7 +96,9 @@ def adapter(mine: HuggingFaceBackbone, reads: str, method: str, trained: bool, s
 def features(texts: list[str], labelled: bool = False) -> list[Feature]:
     read = backbone("bert").tokenizer
     encoded = [dict(read(text, return_token_type_ids=False)) for text in texts]
-    return [Feature(inputs, [n % 5 for n in range(len(inputs["input_ids"]))] if labelled else None) for inputs in encoded]
+    return [
+        Feature(inputs, [n % 5 for n in range(len(inputs["input_ids"]))] if labelled else None) for inputs in encoded
+    ]
 
 
 def hidden(dock: Dock, names: list[str | None], inputs: dict[str, Tensor], reads: str) -> Tensor:
@@ -129,7 +130,9 @@ def test_every_linear_map_of_every_layer_has_its_role_and_none_is_unknown(archit
 @pytest.mark.parametrize("architecture", OPEN)
 def test_the_widths_of_ports_are_those_of_the_modules(architecture: str) -> None:
     mine = backbone(architecture)
-    shared = {"key", "value"} if architecture in ("llama", "mistral", "qwen3", "gemma2", "gemma3_text", "mixtral") else set()
+    shared = (
+        {"key", "value"} if architecture in ("llama", "mistral", "qwen3", "gemma2", "gemma3_text", "mixtral") else set()
+    )
     for port in mine.ports:
         if port.kind == "attention":
             heads = 2 if shared or architecture == "phi3" else 4
@@ -160,7 +163,9 @@ def test_an_architecture_whose_rows_cannot_be_told_apart_is_refused_at_loading(a
 
 
 @pytest.mark.parametrize(("architecture", "reads", "method"), IMPOSSIBLE)
-def test_what_cannot_work_is_refused_before_any_work_with_the_reason(architecture: str, reads: str, method: str) -> None:
+def test_what_cannot_work_is_refused_before_any_work_with_the_reason(
+    architecture: str, reads: str, method: str
+) -> None:
     with pytest.raises(AdaptError, match=refusal(architecture, method)):
         adapter(backbone(architecture), reads, method, trained=False)
 
@@ -193,7 +198,7 @@ def test_an_adapter_trains_and_a_fresh_backbone_gives_the_same_logits_from_its_f
 ) -> None:
     mine, start = dock.backbone, adapter(dock.backbone, reads, method, trained=False)
     given = features(TEXTS[:3], labelled=True)
-    trained = train_one_step(dock, start, given)
+    trained = train(dock, start, given)
     write_file(tmp_path / "a.safetensors", AdapterFile(start.card, trained))
     inputs = collate(mine, given)
     bare = hidden(dock, [None] * 3, inputs, reads)
@@ -209,31 +214,6 @@ def test_an_adapter_trains_and_a_fresh_backbone_gives_the_same_logits_from_its_f
     assert torch.equal(*states)
     kept = inputs["attention_mask"].bool()
     assert (states[0] - bare)[kept].abs().max() > 1e-4
-
-
-def train_one_step(dock: Dock, start: AdapterFile, given: list[Feature]) -> dict[str, Tensor]:
-    """Train one step at a high rate, checking the loss and where gradients are."""
-    mine = dock.backbone
-    assembly = dock._assembled(start)
-    model = Trainable(mine, dock.ports, assembly, seed=0).train()
-    sites = [site for part in assembly.parts for site in part.sites]
-    before = model.tensors()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.05)
-    dock.ports.acquire(sites)
-    try:
-        for _ in range(2):  # the second half of a LoRA has no gradient while the first one is zero
-            optimiser.zero_grad()
-            loss = model(labels=collate_labels(given, mine.device), **collate(mine, given))["loss"]
-            loss.backward()
-            assert torch.isfinite(loss)
-            assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
-            optimiser.step()
-    finally:
-        dock.ports.release(sites)
-    after = model.tensors()
-    assert all(weight.grad is None for weight in mine.model.parameters())
-    assert [name for name in before if torch.equal(before[name], after[name])] == []
-    return after
 
 
 @pytest.mark.parametrize(("architecture", "reads"), READERS)
@@ -303,7 +283,9 @@ def test_bfloat16_weights_take_every_method(architecture: str, reads: str) -> No
 
 @pytest.mark.parametrize(("architecture", "reads"), [case for case in READERS if case[0] not in NO_INTERFACE])
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_prefix_does_the_same_in_eager_attention_as_in_the_fused_one(architecture: str, reads: str, side: str) -> None:
+def test_a_prefix_does_the_same_in_eager_attention_as_in_the_fused_one(
+    architecture: str, reads: str, side: str
+) -> None:
     inputs = collate(backbone(architecture), features(TEXTS[:3]))
     inputs = to_the_right(inputs) if side == "left" else inputs
     kept = inputs["attention_mask"].bool()
@@ -361,7 +343,15 @@ def test_the_table_in_the_docs_is_what_is_measured_here() -> None:
     refusals: list[str] = []
     rows = [measure(architecture, refusals) for architecture in CONFIGS]
     head = ["architecture", "linear ports in layers: roles", "attention ports in layers: roles", *METHODS]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *rows, "", "What is refused, word for word:", "", *refusals]
+    lines = [
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+        *rows,
+        "",
+        "What is refused, word for word:",
+        "",
+        *refusals,
+    ]
     before, _, rest = PAGE.read_text().partition(START)
     measured = f"{START}\n" + "\n".join(lines) + f"\n{END}"
     page = before + measured + rest.partition(END)[2]

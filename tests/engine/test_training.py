@@ -1,11 +1,9 @@
 """Training: what is trained, that it can be killed, interrupted and resumed, and that it stops in time."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -114,12 +112,14 @@ def test_gradient_accumulation_gives_the_step_of_the_larger_batch(
 
 
 def test_a_reparameterised_prefix_is_stored_as_a_plain_one(backbone: Backbone, data: Path, tmp_path: Path) -> None:
-    made = plan(
-        backbone, "ner", "prefix", Source(data=str(data)), {"epochs": 1}, {"reparameterise": True, "length": 4}
-    )
+    made = plan(backbone, "ner", "prefix", Source(data=str(data)), {"epochs": 1}, {"reparameterise": True, "length": 4})
     result = Run(made, tmp_path)()
     assert {name.rpartition(".")[2] for name in result.adapter.tensors} == {
-        "prefix_key", "prefix_value", "prefix_gate", "weight", "bias",
+        "prefix_key",
+        "prefix_value",
+        "prefix_gate",
+        "weight",
+        "bias",
     }
 
 

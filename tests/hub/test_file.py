@@ -57,7 +57,7 @@ def test_a_changed_card_is_noticed(path: Path) -> None:
 def test_a_truncated_file_is_refused(path: Path, keep: float) -> None:
     blob = path.read_bytes()
     path.write_bytes(blob[: int(keep if keep >= 1 or keep == 0 else keep * len(blob))])
-    with pytest.raises(FileError, match="truncated|damaged"):
+    with pytest.raises(FileError, match=r"truncated|damaged"):
         read_file(path)
 
 

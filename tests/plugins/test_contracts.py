@@ -32,7 +32,10 @@ def test_layers_that_are_not_there_are_refused(text: str) -> None:
 def test_roles_and_layers_choose_ports() -> None:
     chosen = PORTS.select("linear", ("query", "value"), "4-5")
     assert [port.name for port in chosen] == [
-        "layers.4.query", "layers.4.value", "layers.5.query", "layers.5.value",
+        "layers.4.query",
+        "layers.4.value",
+        "layers.5.query",
+        "layers.5.value",
     ]
     assert len(PORTS.select("linear", ("all",))) == 18
 

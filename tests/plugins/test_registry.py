@@ -44,7 +44,9 @@ def test_discovery_imports_no_plugin(site: Path) -> None:
 
 def test_a_broken_plugin_is_named_and_breaks_nothing_else(site: Path) -> None:
     install(site, "acme-broken", "1.2", "[adaptdock.adapters]\nbroken = acme_broken:B\n", {"acme_broken": "1 / 0"})
-    install(site, "acme-exits", "1.0", "[adaptdock.adapters]\nexits = acme_exits:B\n", {"acme_exits": "raise SystemExit(3)"})
+    install(
+        site, "acme-exits", "1.0", "[adaptdock.adapters]\nexits = acme_exits:B\n", {"acme_exits": "raise SystemExit(3)"}
+    )
     registry.refresh()
     with pytest.raises(PluginError, match=r"'broken' of acme-broken 1\.2 cannot be imported.*ZeroDivisionError"):
         registry.load("method", "broken")
@@ -55,7 +57,9 @@ def test_a_broken_plugin_is_named_and_breaks_nothing_else(site: Path) -> None:
 def test_two_plugins_of_one_name_are_refused_with_both_distributions(site: Path) -> None:
     install(site, "acme-lora", "3.0", "[adaptdock.adapters]\nlora = acme_lora:L\n", {"acme_lora": "class L: pass"})
     registry.refresh()
-    with pytest.raises(PluginError, match=r"'lora' is registered by acme-lora 3\.0 and adaptdock [\d.]+; uninstall one"):
+    with pytest.raises(
+        PluginError, match=r"'lora' is registered by acme-lora 3\.0 and adaptdock [\d.]+; uninstall one"
+    ):
         registry.load("method", "lora")
     assert registry.load("method", "prefix").__name__ == "Prefix"
 

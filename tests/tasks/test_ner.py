@@ -92,14 +92,16 @@ def test_types_are_learnt_from_training_data_and_a_new_one_in_validation_is_refu
 
 @given(st.lists(st.lists(st.floats(-5, 5), min_size=5, max_size=5), min_size=1, max_size=6))
 def test_the_best_path_is_legal_and_no_legal_one_is_better(rows: list[list[float]]) -> None:
-    from itertools import product
+    from itertools import pairwise, product
 
     scores, tags = torch.tensor(rows), TASK.tags
     found = best_path(scores, tags)
 
     def legal(path: tuple[int, ...]) -> bool:
         named = ["O", *(tags[number] for number in path)]
-        return all(after[:2] != "I-" or before[2:] == after[2:] for before, after in zip(named, named[1:], strict=False))
+        return all(
+            after[:2] != "I-" or before[2:] == after[2:] for before, after in pairwise(named)
+        )
 
     def total(path: tuple[int, ...]) -> float:
         return sum(row[number] for row, number in zip(rows, path, strict=True))

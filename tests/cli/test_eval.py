@@ -1,0 +1,63 @@
+import json
+import shutil
+
+import pytest
+
+
+def measured(ran):
+    assert ran.status == 0, ran.err
+    return json.loads(ran.out)
+
+
+def test_the_test_split_of_a_folder_is_measured_unless_another_is_named(adapt, adapter, data):
+    found = measured(adapt("eval", adapter, "--data", data, "--json"))
+    assert found["split"] == "test"
+    assert found["records"] == 4
+    assert set(found["metrics"]) == {"f1", "precision", "recall", "by_type"}
+    assert measured(adapt("eval", adapter, "--data", data, "--split", "train", "--json"))["records"] == 16
+
+
+def test_one_file_is_measured_whole(adapt, adapter, data):
+    by_folder = measured(adapt("eval", adapter, "--data", data, "--json"))
+    for option in ("--test", "--data"):
+        by_file = measured(adapt("eval", adapter, option, data / "test.conll", "--json"))
+        assert by_file["metrics"] == by_folder["metrics"]
+        assert by_file["records"] == 4
+
+
+def test_the_table_has_each_type(adapt, adapter, data):
+    ran = adapt("eval", adapter, "--data", data)
+    assert ran.status == 0
+    for word in ("precision", "recall", "f1", "LOC", "PER", "support"):
+        assert word in ran.out
+
+
+def test_what_was_held_out_in_training_is_measured_as_validation_split(train, adapt, conll, tmp_path):
+    conll(tmp_path / "all.conll", 10)
+    assert train("--train", "all.conll", "--seed", 5, "-o", "a.safetensors").status == 0
+    (tmp_path / "folder").mkdir()
+    shutil.copy(tmp_path / "all.conll", tmp_path / "folder" / "train.conll")
+    found = measured(adapt("eval", "a.safetensors", "--data", "folder", "--split", "validation", "--json"))
+    assert found["records"] == 4
+    card = json.loads(adapt("inspect", "a.safetensors", "--json").out)["card"]
+    assert found["metrics"] == card["metrics"]["validation"]
+
+
+def test_a_split_that_is_not_there_is_refused(adapt, adapter, tmp_path, conll):
+    (tmp_path / "folder").mkdir()
+    conll(tmp_path / "folder" / "train.conll", 5)
+    adapt("eval", adapter, "--data", "folder").failed(2, "no test split", "train")
+    adapt("eval", adapter, "--data", "folder", "--split", "tset").failed(
+        2, "unknown split 'tset'", "did you mean test?"
+    )
+    adapt("eval", adapter, "--data", "folder", "--test", "x").failed(2, "--data and --test")
+
+
+def test_a_label_that_the_adapter_does_not_know_is_refused(adapt, adapter, tmp_path):
+    (tmp_path / "new.conll").write_text("acme\tB-ORG\n")
+    adapt("eval", adapter, "--test", "new.conll").failed(2, "new.conll:1", "'ORG'", "LOC, PER")
+
+
+@pytest.mark.parametrize("name", ["none.conll", "none.jsonl"])
+def test_a_missing_file_is_named(adapt, adapter, name):
+    adapt("eval", adapter, "--test", name).failed(2, name, "no such file")

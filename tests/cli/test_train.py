@@ -1,0 +1,374 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from adaptdock.cli.progress import Watch
+from adaptdock.hub.file import read_card, read_file
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# ------------------------------------------------------------------------------------ what it leaves
+
+
+def test_a_run_leaves_the_adapter_and_a_folder_with_settings_metrics_log_and_curves(train, adapt, tmp_path):
+    ran = train("-o", "out/places.safetensors", "--run-dir", "run", "--name", "places", "--rank", 3)
+    assert ran.status == 0, ran.err
+    assert files(tmp_path / "run") == [
+        "best.safetensors",
+        "config.json",
+        "curves.png",
+        "log.jsonl",
+        "metrics.json",
+        "train.log",
+    ]
+    card = read_card(tmp_path / "out/places.safetensors")
+    assert card.name == "places"
+    assert card.methods[0].options["rank"] == 3
+    for words in ("validation", "test", "by type", "parameters", "bytes", "run/curves.png", "out/places.safetensors"):
+        assert words in ran.out
+    assert "validation f1" in ran.err
+    assert "validation f1" in (tmp_path / "run/train.log").read_text()
+    assert adapt("predict", "out/places.safetensors", "ada").status == 0
+
+
+def test_the_adapter_is_named_after_the_task_and_the_folder_after_task_and_method(train, tmp_path):
+    assert train("--method", "prefix", "--length", 2).status == 0
+    assert read_card(tmp_path / "ner.safetensors").methods[0].options["length"] == 2
+    assert [folder.name[:11] for folder in (tmp_path / "runs").iterdir()] == ["ner-prefix-"]
+
+
+def test_json_tells_the_result_to_a_program(train):
+    found = json.loads(train("--json").out)
+    assert found["ending"] == "complete"
+    assert found["output"] == "ner.safetensors"
+    assert set(found["metrics"]) == {"validation", "test"}
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(train, tmp_path):
+    ran = train("--dry-run", "--rank", 3)
+    assert ran.status == 0
+    for words in ("parameters", "of the backbone", "LOC, PER", "16 sentences", "median", "layers.0.query"):
+        assert words in ran.out
+    found = json.loads(train("--dry-run", "--json", "--layers", "1").out)
+    assert found["ports"] == ["layers.1.query", "layers.1.value"]
+    assert files(tmp_path) == []
+
+
+def test_repaired_tags_are_told(train, tmp_path):
+    (tmp_path / "train.conll").write_text("ada\tI-PER\nin\tO\nrome\tB-LOC\n\n" * 8)
+    assert "1 tags repaired" in train("--train", "train.conll", "--dry-run").err.replace("8 tags", "1 tags")
+
+
+# -------------------------------------------------------------------------------------------- help
+
+
+def test_help_shows_the_options_of_the_chosen_method_and_task_in_sections_of_their_own(adapt):
+    ran = adapt("train", "--task", "ner", "--method=bottleneck", "--help")
+    assert ran.status == 0
+    assert "Method bottleneck:" in ran.out
+    assert "Task ner:" in ran.out
+    assert "--reduction-factor" in ran.out
+    assert "--rank" not in ran.out
+    default = adapt("train", "--help").out
+    assert "Method lora:" in default
+    assert "--rank" in default
+
+
+def test_every_training_option_has_a_help_text(adapt):
+    from adaptdock.engine.training import TrainingOptions
+
+    text = adapt("train", "--help").out
+    for name, info in TrainingOptions.model_fields.items():
+        if name != "method_options":
+            assert info.description, name
+            assert f"--{name.replace('_', '-')}" in text
+
+
+def test_a_flag_that_two_would_have_is_named_after_its_owner():
+    from pydantic import BaseModel
+
+    from adaptdock.cli.flags import field_flags
+
+    class Two(BaseModel):
+        rank: int = 1
+        seed: int = 0
+
+    made = field_flags(Two, "method", "Method two", taken={"seed"})
+    assert made.fields == {"rank": "rank", "method_seed": "seed"}
+    assert made.given({"rank": "3", "method_seed": "4", "seed": "5"}) == {"rank": "3", "seed": "4"}
+
+
+# ------------------------------------------------------------------------------------- configuration
+
+
+def test_a_configuration_file_gives_flags_and_the_command_line_wins(adapt, model_folder, data, tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        f"task: ner\nmethod: bottleneck\nreduction-factor: 4\nlearning_rate: 2e-3\nbackbone: {model_folder}\n"
+        f"data: {data}\nlabels: [PER, LOC]\ngroup-by-length: false\ncolumns: {{tokens: 0}}\nname:\n"
+    )
+    found = json.loads(adapt("train", "--config", "c.yaml", "--epochs", 7, "--dry-run", "--json").out)
+    assert found["methods"] == ["bottleneck"]
+    assert found["options"]["learning_rate"] == 0.002
+    assert found["options"]["epochs"] == 7
+    assert found["options"]["group_by_length"] is False
+    assert found["task_options"]["labels"] == ["PER", "LOC"]
+    (tmp_path / "c.toml").write_text(f'task = "ner"\nrank = 3\nbackbone = "{model_folder}"\ndata = "{data}"\n')
+    lora = json.loads(adapt("train", "--config=c.toml", "--dry-run", "--json").out)
+    assert lora["methods"] == ["lora"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("c.yaml", "task: ner\nlearning-rte: 1", ("'learning_rte'", "did you mean learning_rate")),
+        ("c.yaml", "task: ner\nmethod: prefix\nrank: 8", ("'rank'",)),
+        ("c.yaml", "task: ner\nresume: runs/x", ("'resume'",)),
+        ("c.yaml", "task: [", ("not YAML",)),
+        ("c.yaml", "- task", ("list",)),
+        ("c.yaml", "task: ner\nrank: {a: 1}", ("rank",)),
+        ("c.toml", "task: ner", ("not TOML",)),
+        ("c.ini", "", (".yaml",)),
+        ("c.yaml", "task: ner\nepochs: many", ("epochs", "'many'")),
+        ("c.yaml", "epochs: 2", ("--task is missing",)),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(adapt, tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    adapt("train", "--config", name).failed(2, *words)
+
+
+def test_a_configuration_that_is_not_there_is_named(adapt, tmp_path):
+    adapt("train", "--config", "none.yaml").failed(2, "none.yaml", "No such file")
+    (tmp_path / "c.yaml").write_bytes(b"task: \xff")
+    adapt("train", "--config", "c.yaml").failed(2, "not valid UTF-8")
+
+
+# ----------------------------------------------------------------------------------------- bad input
+
+BAD_OPTIONS = [
+    (["--rank", 0], ["rank", "greater than 0", "'0'"]),
+    (["--rank", -3], ["rank", "greater than 0", "'-3'"]),
+    (["--rank", "eight"], ["rank", "'eight'"]),
+    (["--alpha", "nan"], ["alpha"]),
+    (["--learning-rate", "0"], ["learning_rate"]),
+    (["--learning-rate", "inf"], ["learning_rate", "finite"]),
+    (["--epochs", "0"], ["epochs"]),
+    (["--batch-size", "-1"], ["batch_size"]),
+    (["--store", "float12"], ["store", "float16"]),
+    (["--task", "nre"], ["unknown task 'nre'", "ner"]),
+    (["--method", "lroa"], ["unknown method 'lroa'", "did you mean lora?"]),
+    (["--roles", "querry"], ["unknown linear role 'querry'", "did you mean query"]),
+    (["--layers", "7"], ["no layer [7]", "0 to 1"]),
+    (["--layers", "first"], ["layers 'first'"]),
+    (["--columns", "tags"], ["FIELD=COLUMN"]),
+    (["--columns", "tags=9"], ["no column '9'"]),
+    (["--format", "xml"], ["unknown format 'xml'"]),
+    (["--test", "x.conll"], ["--data and --test"]),
+    (["--precision", "fp16", "--device", "cpu"], ["fp16", "GPU"]),
+    (["--precision", "bf16", "--dtype", "float32"], ["contradict"]),
+    (["--name", "a+b"], ["'a+b'"]),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_OPTIONS, ids=lambda part: " ".join(map(str, part)))
+def test_an_option_that_cannot_be_is_refused_and_nothing_is_written(train, tmp_path, options, words):
+    train(*options).failed(2, *words)
+    assert files(tmp_path) == []
+    assert not (tmp_path / "runs").exists()
+
+
+BAD_DATA = {
+    "missing": ("none.conll", None, ["none.conll", "no such file"]),
+    "ragged": ("a.conll", b"ada\tB-PER\nin\tO\nrome\n", ["a.conll:3", "1 columns", "2"]),
+    "one column": ("a.conll", b"ada\nin\n", ["a.conll:1", "one column"]),
+    "no such tag": ("a.conll", b"ada\tperson\n", ["a.conll:1", "'person'"]),
+    "not UTF-8": ("a.conll", b"ada\tB-PER\ncaf\xe9\tO\n", ["a.conll:2", "not valid UTF-8"]),
+    "empty": ("a.conll", b"", ["the train split is empty"]),
+    "blank": ("a.conll", b"\n\t\n\n", ["the train split is empty"]),
+    "no entity": ("a.conll", b"a\tO\n\nb\tO\n\nc\tO\n", ["no entity"]),
+    "one record": ("a.conll", b"a\tB-X\n", ["too few"]),
+    "missing column": ("a.jsonl", b'{"tokens": ["a"], "lemma": ["a"]}\n', ["a.jsonl:1", "no column for tags", "lemma"]),
+    "not JSON": ("a.jsonl", b'{"tokens": ["a"], "tags": ["O"]}\n{"tok\n', ["a.jsonl:2", "not JSON"]),
+    "uneven": ("a.jsonl", b'{"tokens": ["a", "b"], "tags": ["O"]}\n', ["a.jsonl:1", "2 tokens but 1 tags"]),
+    "ragged csv": ("a.csv", b"tokens,tags\na,O\na b,O O,x\n", ["a.csv:3", "3 columns"]),
+    "not parquet": ("a.parquet", b"PAR0", ["a.parquet", "not a Parquet file"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_data_that_cannot_be_used_is_refused_with_its_place_and_nothing_is_written(train, data, tmp_path, case):
+    name, content, words = BAD_DATA[case]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    before = files(tmp_path)
+    options = [] if case == "one record" else ["--validation", data / "validation.conll"]
+    train("--train", name, *options).failed(2, *words)
+    assert files(tmp_path) == before
+
+
+def test_a_label_in_validation_that_training_lacks_is_refused(train, tmp_path, conll):
+    conll(tmp_path / "train.conll")
+    (tmp_path / "dev.conll").write_text("ada\tB-PER\n\nacme\tB-ORG\n")
+    ran = train("--train", "train.conll", "--validation", "dev.conll")
+    ran.failed(2, "dev.conll:3", "'ORG'", "LOC, PER")
+    (tmp_path / "dev.conll").write_text("\n")
+    train("--train", "train.conll", "--validation", "dev.conll").failed(2, "the validation split is empty")
+
+
+def test_a_text_of_a_hundred_thousand_words_is_trained_on_in_windows(train, tmp_path):
+    (tmp_path / "train.conll").write_text("a\tB-X\nb\tO\n" * 50_000)
+    (tmp_path / "dev.conll").write_text("a\tB-X\nb\tO\n")
+    ran = train("--train", "train.conll", "--validation", "dev.conll", "--dry-run", "--json")
+    found = json.loads(ran.out)
+    assert found["data"]["train"]["tokens"] == 100_000
+    assert found["windows"] > 100_000 / 128
+
+
+def test_without_a_task_the_tasks_are_named(adapt):
+    adapt("train").failed(2, "--task is missing", "ner")
+
+
+# ------------------------------------------------------------------------------------ where it goes
+
+
+def test_an_output_that_exists_is_kept_unless_overwriting_was_asked_for(train, tmp_path):
+    (tmp_path / "mine.safetensors").write_text("precious")
+    train("-o", "mine.safetensors").failed(2, "mine.safetensors exists already", "--overwrite")
+    assert (tmp_path / "mine.safetensors").read_text() == "precious"
+    assert train("-o", "mine.safetensors", "--overwrite").status == 0
+    assert read_card(tmp_path / "mine.safetensors").name == "ner"
+
+
+def test_a_run_s_folder_is_replaced_only_when_overwriting_a_run(train, tmp_path):
+    assert train("--run-dir", "run").status == 0
+    train("--run-dir", "run", "-o", "b.safetensors").failed(2, "run is not empty", "--resume run")
+    assert train("--run-dir", "run", "--overwrite").status == 0
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.png").write_text("cat")
+    train("--run-dir", "photos", "--overwrite").failed(2, "photos is not empty")
+    assert (tmp_path / "photos/cat.png").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_training(train, tmp_path, monkeypatch):
+    train("-o", tmp_path).failed(2, "is a folder")
+    (tmp_path / "file").write_text("")
+    train("-o", "file/out.safetensors").failed(1, "nothing can be written there")
+    train("--run-dir", "file").failed(2, "is a file")
+
+
+def test_no_space_left_is_told_and_leaves_no_file(train, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    train("-o", "out.safetensors", "--run-dir", "run").failed(1, "could not be saved", "No space left")
+    left = [name for name in files(tmp_path) if not name.startswith("run/checkpoints/")]
+    assert left == ["run/config.json", "run/train.log"]
+
+
+def test_a_loss_that_is_no_number_ends_training_and_the_last_good_weights_are_kept(train, tmp_path):
+    ran = train("--learning-rate", "1e30", "--batch-size", 4, "--epochs", 5, "--run-dir", "run")
+    ran.failed(1, "the loss became", "run/best.safetensors", "1e+30")
+    kept = read_file(tmp_path / "run/best.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in kept.tensors.values())
+    assert not (tmp_path / "ner.safetensors").exists()
+
+
+# ------------------------------------------------------------------------- interrupted and resumed
+
+
+@pytest.fixture
+def interrupted(train, monkeypatch):
+    """Start a run, and press Ctrl-C in its second epoch."""
+
+    def run(*arguments):
+        show = Watch.__call__
+
+        def interrupt(self, progress):
+            show(self, progress)
+            if progress.epoch > 1.4:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Watch, "__call__", interrupt)
+            return train("--epochs", 3, "--batch-size", 4, "--checkpoint-steps", 2, "--run-dir", "run", *arguments)
+
+    return run
+
+
+def test_ctrl_c_saves_the_best_adapter_so_far(interrupted, tmp_path):
+    ran = interrupted()
+    assert ran.status == 130
+    assert "the best adapter so far is in ner.safetensors" in ran.err
+    assert "--resume run" in ran.err
+    assert read_card(tmp_path / "ner.safetensors").training["ending"] == "interrupted"
+
+
+def test_a_resumed_run_needs_nothing_but_its_folder_and_ends_as_if_never_interrupted(
+    interrupted, train, adapt, tmp_path, monkeypatch
+):
+    assert interrupted().status == 130
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ran = adapt("train", "--resume", "../run")
+    assert ran.status == 0, ran.err
+    straight = ("--epochs", 3, "--batch-size", 4, "--checkpoint-steps", 2, "-o", "straight.safetensors")
+    assert train(*straight).status == 0
+    resumed, whole = read_file(tmp_path / "ner.safetensors"), read_file("straight.safetensors")
+    assert resumed.card.metrics == whole.card.metrics
+    assert all(torch.equal(tensor, whole.tensors[name]) for name, tensor in resumed.tensors.items())
+
+
+def test_a_resumed_run_keeps_its_settings(interrupted, adapt, tmp_path):
+    assert interrupted().status == 130
+    adapt("train", "--resume", "run", "--rank", 3, "--task", "ner").failed(2, "--resume does not go with", "--rank")
+    (tmp_path / "ner.safetensors").write_text("something else")
+    adapt("train", "--resume", "run").failed(2, "exists already")
+    ran = adapt("train", "--resume", "run", "-o", "other.safetensors")
+    assert ran.status == 0
+    assert (tmp_path / "other.safetensors").exists()
+    adapt("train", "--resume", "run").failed(2, "came to its end", "best.safetensors")
+
+
+def test_a_run_whose_data_has_changed_is_not_resumed(interrupted, adapt, conll, tmp_path):
+    conll(tmp_path / "train.conll", 10)
+    assert interrupted("--train", "train.conll").status == 130
+    conll(tmp_path / "train.conll", 11)
+    adapt("train", "--resume", "run").failed(2, "has changed")
+
+
+def test_a_folder_that_is_no_run_is_not_resumed(adapt, tmp_path):
+    adapt("train", "--resume", "nowhere").failed(2, "nowhere", "no run's folder")
+    (tmp_path / "config.json").write_text('{"training": {}')
+    adapt("train", "--resume", ".").failed(2, "config.json", "damaged")
+
+
+def test_a_signal_ends_a_real_process_with_the_adapter_saved(model_folder, data, tmp_path):
+    code = "import sys; from adaptdock.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["train", "--task", "ner", "--backbone", str(model_folder), "--data", str(data), "--epochs", "9999"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, "--patience", "0", "--run-dir", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run/best.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "best adapter so far" in err
+    assert read_card(tmp_path / "ner.safetensors").training["ending"] == "interrupted"

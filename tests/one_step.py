@@ -1,0 +1,36 @@
+"""The least of training: is there a loss, are the gradients where they belong, do the weights move?"""
+
+import torch
+from torch import Tensor
+
+from adaptdock.engine.batches import collate, collate_labels
+from adaptdock.engine.dock import Dock
+from adaptdock.engine.trainable import Trainable
+from adaptdock.hub.file import AdapterFile
+from adaptdock.plugins.contracts import Feature
+
+
+def train(dock: Dock, start: AdapterFile, given: list[Feature]) -> dict[str, Tensor]:
+    """Take two steps at a high rate and return the weights; every one of them must have moved, and nothing else."""
+    mine = dock.backbone
+    assembly = dock._assembled(start)
+    model = Trainable(mine, dock.ports, assembly, seed=0).train()
+    sites = [site for part in assembly.parts for site in part.sites]
+    before = model.tensors()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.05)
+    dock.ports.acquire(sites)
+    try:
+        for _ in range(2):  # the second half of a LoRA has no gradient while the first one is zero
+            optimiser.zero_grad()
+            loss = model(labels=collate_labels(given, mine.device), **collate(mine, given))["loss"]
+            loss.backward()
+            assert torch.isfinite(loss)
+            assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
+            optimiser.step()
+    finally:
+        dock.ports.release(sites)
+    after = model.tensors()
+    assert all(not weight.requires_grad for weight in mine.model.parameters())
+    assert all(weight.grad is None for weight in mine.model.parameters())
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+    return after
