@@ -60,6 +60,8 @@ class HuggingFace(BackboneFamily):
 class HuggingFaceBackbone(Backbone):
     """A frozen transformers model. It may also be built around one that is already in memory."""
 
+    model: PreTrainedModel
+
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: Any, fingerprint: str, revision: str | None = None
     ) -> None:
@@ -83,7 +85,7 @@ class HuggingFaceBackbone(Backbone):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the embeddings: what flows between the layers."""
-        return next(self.model.get_input_embeddings().parameters()).dtype
+        return next(self.model.get_input_embeddings().parameters()).dtype  # type: ignore[no-any-return]
 
     def placement(self, port: Port) -> torch.device:
         """Return the device on which the port's module computes."""
@@ -96,7 +98,7 @@ class HuggingFaceBackbone(Backbone):
                 extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
                 return self.model(**inputs, **extra)[0]  # type: ignore[no-any-return]
             if reads == "encoder":
-                return self.model.get_encoder()(**inputs)[0]  # type: ignore[operator,no-any-return]
+                return self.model.get_encoder()(**inputs)[0]  # type: ignore[no-any-return]
             given = dict(inputs)
             if "decoder_input_ids" not in given:
                 given["decoder_input_ids"] = self._shift_right(given["input_ids"])
@@ -175,7 +177,7 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
         quantization.quantize_with_torchao(model)
     elif quantizer == "bitsandbytes":
         quantization.keep_trainable(model)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _load_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
@@ -245,7 +247,7 @@ def _probe(backbone: HuggingFaceBackbone) -> Findings:
 def _closed(backbone: HuggingFaceBackbone, shown: Findings) -> dict[str, str]:
     """Return, by kind of port, what is not open on this model and why."""
     model, closed = backbone.model, {}
-    name = attention.implementation(model)  # type: ignore[arg-type]
+    name = attention.implementation(model)
     if name not in attention.WRAPPED:
         closed["attention"] = f"it was loaded with the attention implementation {name!r}; use sdpa or eager"
     elif not shown.attention:

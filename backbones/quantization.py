@@ -48,7 +48,7 @@ def keep_trainable(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def quantize_with_torchao(model: nn.Module) -> None:
@@ -84,7 +84,7 @@ class Int8Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return the product, (..., inputs) -> (..., outputs)."""
         if torch.is_grad_enabled() and input.requires_grad:
-            return _StraightThrough.apply(input, self.weight, self.bias)  # type: ignore[no-any-return]
+            return _StraightThrough.apply(input, self.weight, self.bias)  # type: ignore[no-any-return,no-untyped-call]
         return super().forward(input)
 
 

@@ -229,9 +229,8 @@ def main() -> None:
                 rows.append(theirs(side, arguments.folder, arguments, float(rate)))
                 print(rows[-1], flush=True)
     peft = next((row.seconds for row in rows if row.side.startswith("peft ")), None)
-    print(
-        "\n| side | dev F1 | test F1 | trained | share | file | seconds | of PEFT's time |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("\n| side | dev F1 | test F1 | trained | share | file | seconds | of PEFT's time |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         ratio = f"{row.seconds / peft:.2f}" if peft else "-"
         print(

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.quiet import quiet
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import PluginError, UnknownNameError
 
@@ -29,6 +28,8 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Import a command; raise :class:`UnknownNameError` with the nearest names."""
+        from adaptdock.cli.quiet import quiet
+
         quiet()
         if cmd_name in COMMANDS:
             command: Any = import_module(COMMANDS[cmd_name][0]).command

@@ -7,18 +7,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from adaptdock.cli.flags import FieldFlags, load_options
 from adaptdock.engine.assembly import make_method, make_task, validated
 from adaptdock.engine.data import Source, parse_columns
-from adaptdock.engine.training import TrainingOptions, fast_precision, merge_options
+from adaptdock.engine.training import TrainingOptions, merge_options, with_precision
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import DataError, UsageError
 
 CONFIG = "config.json"
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldF
         method=method,
         backbone=_absolute(values["backbone"]),
         source=_source(values),
-        load=_with_dtype(load_options(values), chosen.precision),
+        load=with_precision(load_options(values), chosen.precision),
         training=chosen.model_dump(mode="json", exclude={"method_options"}),
         method_options={**chosen.method_options, **method_options},
         task_options=task_options,
@@ -123,27 +120,6 @@ def _source(values: Mapping[str, Any]) -> Source:
         raise UsageError(f"there is {', '.join(named)} but no --train: what shall it learn from?")
     columns = parse_columns(values["columns"])
     return Source(data=values["data"], **files, format=values["format"], columns=columns)
-
-
-def _with_dtype(load: LoadOptions, precision: str) -> LoadOptions:
-    """Return load options whose dtype is the one that ``--precision`` asks for."""
-    device = _device(load)
-    if precision == "fp16" and device == "cpu":
-        raise UsageError("--precision fp16 needs a GPU: a CPU computes it slowly and badly. Use bf16, fp32 or auto.")
-    if precision == "auto":
-        if load.dtype != "auto" or load.quantize:
-            return load
-        precision = fast_precision(device)
-    elif load.dtype not in ("auto", DTYPES[precision]):
-        raise UsageError(f"--precision {precision} and --dtype {load.dtype} contradict each other: give one of them")
-    return load.model_copy(update={"dtype": DTYPES[precision]})
-
-
-def _device(load: LoadOptions) -> str:
-    if load.device != "auto" and not load.device_map:
-        return load.device
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return found.type if found is not None else "cpu"
 
 
 def _absolute(backbone: str) -> str:

@@ -126,7 +126,7 @@ def _transformed(batch: _Pass, port: Port, x: Tensor, out: Tensor) -> Tensor:
     result = _by_rows(batch, port, out)
     for action in batch.rows.at(port):
         source = action.site.source
-        read = x if source is None else batch.inputs[source.name]
+        read = (x if source is None else batch.inputs[source.name]).to(out.dtype)
         parameters = action.parameters(out)
         result = action.method.transform(parameters, _by_rows(batch, port, read), result, action.dropout)
     return result.reshape(shape)

@@ -60,7 +60,10 @@ class StackedAction:
 
     def parameters(self, like: Tensor | None) -> Mapping[str, Tensor]:
         """Gather the rows' parameters."""
-        return self.stack.gather(self.site.port.name, self.index)
+        gathered = self.stack.gather(self.site.port.name, self.index)
+        if like is None:
+            return gathered
+        return {name: tensor.to(like.dtype) for name, tensor in gathered.items()}  # T5 keeps some maps in float32
 
 
 class MixedRows:

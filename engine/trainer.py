@@ -69,7 +69,9 @@ class AdapterTrainer(Trainer):
         """Do one step; raise :class:`LossIsNotFinite` instead of going on with broken weights."""
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            raise LossIsNotFinite(loss.item(), self.state.global_step + 1, self._last_good or self._run.trainable().tensors())
+            raise LossIsNotFinite(
+                loss.item(), self.state.global_step + 1, self._last_good or self._run.trainable().tensors()
+            )
         return loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:

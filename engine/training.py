@@ -16,15 +16,16 @@ from torch import Tensor
 from adaptdock.engine.assembly import Assembly, assemble, entry, make_method, make_task, validated
 from adaptdock.engine.batches import length
 from adaptdock.engine.data import Source, load_splits
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.hub.card import BackboneEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Feature, Reading, Recipe, Record, Task
+from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Reading, Recipe, Record, Task
 from adaptdock.plugins.errors import AdaptError, DataError, UsageError
 
 BEST = "best.safetensors"
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -144,9 +145,29 @@ def fast_precision(device: str) -> str:
     if kind == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if kind == "cpu":
-        capabilities = torch.backends.cpu.get_cpu_capability(), torch.cpu._is_avx512_bf16_supported()
-        return "bf16" if capabilities[1] else "fp32"
+        return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
     return "fp32"
+
+
+def with_precision(load: LoadOptions, precision: str = "auto") -> LoadOptions:
+    """Return load options whose dtype is that of a training precision.
+
+    ``auto`` keeps a dtype that was named, and leaves quantised weights to their library. Raises
+    :class:`UsageError` where dtype and precision contradict each other, or a CPU is to compute fp16.
+    """
+    device = load.device
+    if device == "auto" or load.device_map:
+        found = torch.accelerator.current_accelerator(check_available=True)
+        device = found.type if found is not None else "cpu"
+    if precision == "fp16" and device == "cpu":
+        raise UsageError("--precision fp16 needs a GPU: a CPU computes it slowly and badly. Use bf16, fp32 or auto.")
+    if precision == "auto":
+        if load.dtype != "auto" or load.quantize:
+            return load
+        precision = fast_precision(device)
+    elif load.dtype not in ("auto", DTYPES[precision]):
+        raise UsageError(f"--precision {precision} and --dtype {load.dtype} contradict each other: give one of them")
+    return load.model_copy(update={"dtype": DTYPES[precision]})
 
 
 def merge_options(task: str, method: str, given: Mapping[str, Any]) -> TrainingOptions:
@@ -195,6 +216,28 @@ def plan(
     if not made.features["train"]:
         raise DataError("the training data has no tokens")
     return made
+
+
+def train(
+    task: str,
+    method: str = "lora",
+    backbone: str | Backbone = "minilm",
+    data: str | Source | None = None,
+    folder: str | Path | None = None,
+    method_options: Mapping[str, Any] | None = None,
+    task_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Result:
+    """Train an adapter; the result's ``file`` is complete, and its ``adapter`` can be docked.
+
+    ``data`` is a folder, a hub name or a :class:`Source`; None trains on the task's sample. ``options``
+    are those of :class:`TrainingOptions`. ``folder`` is ``runs/<task>-<method>`` unless named.
+    """
+    if isinstance(backbone, str):
+        backbone = load_backbone(backbone, with_precision(LoadOptions(), options.get("precision", "auto")))
+    source = data if isinstance(data, Source) else Source(data=data)
+    made = plan(backbone, task, method, source, options, method_options, task_options)
+    return Run(made, Path(folder or f"runs/{task}-{method}"))()
 
 
 class Run:

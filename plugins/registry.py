@@ -49,6 +49,7 @@ class State:
 @cache
 def _installed() -> tuple[Plugin, ...]:
     kinds = {group: kind for kind, group in GROUPS.items()}
+    registered = entry_points()  # once: each call reads the metadata of every distribution
     found = [
         Plugin(
             kind=kinds[point.group],
@@ -59,7 +60,7 @@ def _installed() -> tuple[Plugin, ...]:
             entry_point=point,
         )
         for group in kinds
-        for point in entry_points(group=group)
+        for point in registered.select(group=group)
     ]
     return tuple(sorted(dict.fromkeys(found), key=lambda plugin: (plugin.kind, plugin.name, plugin.source)))
 
@@ -155,4 +156,3 @@ def _clash(plugins: list[Plugin]) -> str:
     first = plugins[0]
     sources = " and ".join(sorted(plugin.source for plugin in plugins))
     return f"the {first.kind} {first.name!r} is registered by {sources}; uninstall one of them."
-

@@ -194,7 +194,16 @@ class NER(Task):
         return "".join([*parts, text[done:]])
 
 
-RECIPES: dict[str, Recipe] = {}
+RECIPES = {
+    "lora": Recipe(learning_rate=1e-3, epochs=3, batch_size=16, method_options={"roles": ["all"]}),
+    "bottleneck": Recipe(
+        learning_rate=2e-3,
+        epochs=3,
+        batch_size=16,
+        method_options={"parallel": True, "activation": "gelu", "reduction_factor": 12},
+    ),
+    "prefix": Recipe(learning_rate=1e-2, epochs=3, batch_size=16),
+}
 
 
 # -------------------------------------------------------------------------------------- tag schemes

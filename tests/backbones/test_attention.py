@@ -14,6 +14,7 @@ from transformers import AttentionInterface, PreTrainedConfig
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.dock import Dock
+from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.errors import BackboneError
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 13, 25, 37, 49, 51, 3]])
@@ -25,7 +26,8 @@ def inputs(ids: Tensor = IDS) -> dict[str, Tensor]:
 
 def with_prefix(backbone: HuggingFaceBackbone, **options: Any) -> tuple[Dock, dict[str, Tensor]]:
     dock = Dock(backbone)
-    adapter = build_adapter(backbone, "prefix", {"length": 3, **options}, name="prefix")
+    noise = build_adapter(backbone, "prefix", {"length": 3, **options}, name="prefix")
+    adapter = AdapterFile(noise.card, {name: 5 * tensor for name, tensor in noise.tensors.items()})
     dock.dock(adapter)
     return dock, adapter.tensors
 

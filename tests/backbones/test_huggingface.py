@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import tiny_bert
+from architectures import tiny_model
+from builders import build_adapter
+from models import tiny_bert, tiny_tokenizer
 
 from adaptdock.backbones import huggingface
 from adaptdock.backbones.huggingface import HuggingFace, pick_device
+from adaptdock.engine.dock import Dock
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import BackboneError
 
@@ -45,6 +48,28 @@ def test_a_loaded_backbone_is_frozen_and_in_evaluation_mode(folder: Path) -> Non
     backbone = HuggingFace().load(str(folder), LoadOptions(device="cpu"))
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
     assert not any(module.training for module in backbone.model.modules())
+
+
+def test_maps_that_an_architecture_keeps_in_float32_take_every_method(tmp_path: Path) -> None:
+    tiny_model("t5").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    dock = Dock(HuggingFace().load(str(tmp_path), LoadOptions(device="cpu", dtype="float16")))
+    weights = {name.rpartition(".")[0]: weight.dtype for name, weight in dock.backbone.model.named_parameters()}
+    assert weights["encoder.block.0.layer.1.DenseReluDense.wo"] == torch.float32
+    assert dock.backbone.dtype == torch.float16
+    names: list[str | None] = [None]
+    for name, method, options in (
+        ("lora", "lora", {"roles": "all"}),
+        ("prefix", "prefix", {}),
+        ("bottleneck", "bottleneck", {}),
+        ("parallel", "bottleneck", {"parallel": True}),
+    ):
+        names.append(dock.dock(build_adapter(dock.backbone, method, options, name=name)))
+    ids = torch.arange(5, 14).repeat(len(names), 1)
+    with dock.boarding(names) as rows:
+        hidden = dock.hidden(rows, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    assert hidden.isfinite().all()
+    assert all(not torch.equal(hidden[0], row) for row in hidden[1:])
 
 
 def test_a_device_map_of_accelerate_gives_the_same_model(folder: Path) -> None:

@@ -151,5 +151,5 @@ def test_a_model_without_a_known_linear_map_is_refused_with_what_it_has() -> Non
 
 def test_a_model_that_does_not_read_tokens_is_refused() -> None:
     model = AutoModel.from_config(AutoConfig.for_model("vit", **BERT, image_size=28, patch_size=14))
-    with pytest.raises(BackboneError, match="'vit' cannot be used: .* tokens did not come through ViTModel"):
+    with pytest.raises(BackboneError, match=r"'vit' cannot be used: .* tokens did not come through ViTModel"):
         HuggingFaceBackbone("vit", model, None, "blocks1:x")

@@ -191,7 +191,7 @@ BAD_DATA = {
     "missing": ("none.conll", None, ["none.conll", "no such file"]),
     "ragged": ("a.conll", b"ada\tB-PER\nin\tO\nrome\n", ["a.conll:3", "1 columns", "2"]),
     "one column": ("a.conll", b"ada\nin\n", ["a.conll:1", "one column"]),
-    "no such tag": ("a.conll", b"ada\tperson\n", ["a.conll:1", "'person'"]),
+    "no such tag": ("a.conll", b"ada\tB-PER\nx\tZ-PER\n", ["a.conll:1", "'Z-PER'"]),
     "not UTF-8": ("a.conll", b"ada\tB-PER\ncaf\xe9\tO\n", ["a.conll:2", "not valid UTF-8"]),
     "empty": ("a.conll", b"", ["the train split is empty"]),
     "blank": ("a.conll", b"\n\t\n\n", ["the train split is empty"]),
@@ -372,3 +372,15 @@ def test_a_signal_ends_a_real_process_with_the_adapter_saved(model_folder, data,
     assert "Traceback" not in err
     assert "best adapter so far" in err
     assert read_card(tmp_path / "ner.safetensors").training["ending"] == "interrupted"
+
+
+def test_the_documents_name_every_key_of_a_configuration(adapt):
+    from pathlib import Path
+
+    from adaptdock.cli.flags import LOADING
+    from adaptdock.cli.train import NOT_IN_CONFIG, _choose, _fixed_flags, _output_flags
+
+    text = (Path(__file__).parents[2] / "docs/commands.md").read_text()
+    for flag in [*_fixed_flags(), *_output_flags(), *LOADING.flags, *_choose([]).training.flags]:
+        if flag.name not in NOT_IN_CONFIG:
+            assert f"`{flag.name.replace('_', '-')}`" in text

@@ -12,7 +12,7 @@ import torch
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock
 from adaptdock.engine.report import write_report
-from adaptdock.engine.training import Progress, Result, Run, plan
+from adaptdock.engine.training import Progress, Result, Run, plan, train
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import AdaptError, UsageError
@@ -43,6 +43,12 @@ def make_run(backbone: Backbone, data: Path, folder: Path, method: str = "lora",
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_training_is_one_call_in_python(backbone: Backbone, data: Path, tmp_path: Path) -> None:
+    result = train("ner", "bottleneck", backbone, str(data), tmp_path, {"placement": "pfeiffer"}, epochs=1)
+    assert result.adapter.card.methods[0].options["placement"] == "pfeiffer"
+    assert read_file(result.file).card == result.adapter.card
 
 
 @pytest.mark.parametrize("method", ["lora", "bottleneck", "prefix"])
@@ -76,7 +82,7 @@ def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_process(
     code = (
         "import sys, json, torch; torch.set_num_threads(1); from adaptdock import Dock; "
         "dock = Dock.open(sys.argv[1], device='cpu'); name = dock.load(sys.argv[2]); "
-        "feature = dock.assembly(name).task.encode(dock.assembly(name).task.read('ada runs'), dock.reading(64), False)\n"
+        "task = dock.assembly(name).task; feature = task.encode(task.read('ada runs'), dock.reading(64), False)\n"
         "with dock.boarding([name]) as rows: print(json.dumps(dock.logits(rows, feature)[0].tolist()))"
     )
     command = [sys.executable, "-c", code, str(model_folder), str(result.file)]
@@ -177,7 +183,8 @@ from adaptdock.plugins.contracts import LoadOptions
 
 model, data, folder, kill = sys.argv[1:]
 options = {"learning_rate": 1e-2, "epochs": 3, "batch_size": 4, "checkpoint_steps": 4}
-made = plan(load_backbone(model, LoadOptions(device="cpu")), "ner", "lora", Source(data=data), options, {"dropout": 0.1})
+backbone = load_backbone(model, LoadOptions(device="cpu"))
+made = plan(backbone, "ner", "lora", Source(data=data), options, {"dropout": 0.1})
 steps = 0
 def progress(now):
     if kill == "yes" and now.step >= 22:

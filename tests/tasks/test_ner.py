@@ -99,9 +99,7 @@ def test_the_best_path_is_legal_and_no_legal_one_is_better(rows: list[list[float
 
     def legal(path: tuple[int, ...]) -> bool:
         named = ["O", *(tags[number] for number in path)]
-        return all(
-            after[:2] != "I-" or before[2:] == after[2:] for before, after in pairwise(named)
-        )
+        return all(after[:2] != "I-" or before[2:] == after[2:] for before, after in pairwise(named))
 
     def total(path: tuple[int, ...]) -> float:
         return sum(row[number] for row, number in zip(rows, path, strict=True))
