@@ -24,6 +24,8 @@ class PrefixOptions(Options):
     """Number of learned positions in each attention."""
     gate: bool = True
     """Learn how much attention each position may take, starting from none."""
+    learning_rate_factor: float = Field(10.0, gt=0)
+    """Learning rate of the prefix, as a multiple of the head's: prefixes want to be moved further."""
     reparameterise: bool = False
     """Train the prefix through a small network, which is folded away on saving."""
     hidden: int = Field(64, gt=0)
@@ -63,8 +65,25 @@ class Prefix(Method):
         return Prepended(parameters["prefix_key"], parameters["prefix_value"], bias)
 
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
-        """Train a small network that gives all keys and values, as in section 4.3 of the paper."""
-        return _Network(start, self.options, generator) if self.options.reparameterise else None
+        """Train a small network that gives all keys and values, as in section 4.3 of the paper.
+
+        Without it, train the parameters divided by the learning rate factor: Adam's steps have a
+        length that does not depend on the size of a parameter, so those of the prefix are longer.
+        """
+        if self.options.reparameterise:
+            return _Network(start, self.options, generator)
+        return _Scaled(start, self.options.learning_rate_factor)
+
+
+class _Scaled(nn.Module):
+    def __init__(self, start: Mapping[str, Tensor], factor: float) -> None:
+        super().__init__()
+        self.names, self.factor = list(start), factor
+        self.scaled = nn.ParameterList([tensor / factor for tensor in start.values()])
+
+    def forward(self) -> dict[str, Tensor]:
+        """Return every key, value and gate, as they would be stored."""
+        return {name: tensor * self.factor for name, tensor in zip(self.names, self.scaled, strict=True)}
 
 
 class _Network(nn.Module):

@@ -59,7 +59,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(train, tmp_path):
     assert ran.status == 0
     for words in ("parameters", "of the backbone", "LOC, PER", "16 sentences", "median", "layers.0.query"):
         assert words in ran.out
-    found = json.loads(train("--dry-run", "--json", "--layers", "1").out)
+    found = json.loads(train("--dry-run", "--json", "--layers", "1", "--roles", "query,value").out)
     assert found["ports"] == ["layers.1.query", "layers.1.value"]
     assert files(tmp_path) == []
 
