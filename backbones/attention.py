@@ -23,38 +23,45 @@ from adaptdock.plugins.contracts import Prepended
 
 Handler = Callable[[Tensor, Tensor], list[Prepended]]
 WRAPPED = ("sdpa", "eager")
+TWIN = "adaptdock_"
 
-_handlers: "WeakKeyDictionary[nn.Module, Handler]" = WeakKeyDictionary()
-_open = threading.Lock()
+_handlers: "WeakKeyDictionary[nn.Module, tuple[Handler, ...]]" = WeakKeyDictionary()
+_opened: "WeakKeyDictionary[PreTrainedModel, int]" = WeakKeyDictionary()
+_lock = threading.Lock()
 
 
 def implementation(model: PreTrainedModel) -> str:
-    """Return the name of the attention implementation that a model uses."""
-    return str(model.config._attn_implementation)
+    """Return the name of the attention implementation that a model uses, intercepted or not."""
+    return str(model.config._attn_implementation).removeprefix(TWIN)
 
 
 @contextmanager
 def intercept(model: PreTrainedModel, handlers: dict[nn.Module, Handler]) -> Iterator[None]:
     """Ask ``handlers[module](key, value)`` at each attention call of a module, while open.
 
-    The model's implementation is one of :data:`WRAPPED`; it is what it was when the context closes.
+    Several may be open on one model: each is asked. The model's implementation is one of
+    :data:`WRAPPED`; it is what it was when the last of them closes.
     """
-    before = implementation(model)
-    with _open:
-        _register(before)
-        _handlers.update(handlers)
-        model.set_attn_implementation(f"adaptdock_{before}")
+    with _lock:
+        if not _opened.get(model):
+            _register(implementation(model))
+            model.set_attn_implementation(TWIN + implementation(model))
+        _opened[model] = _opened.get(model, 0) + 1
+        for module, handler in handlers.items():
+            _handlers[module] = (*_handlers.get(module, ()), handler)
     try:
         yield
     finally:
-        with _open:
-            model.set_attn_implementation(before)
-            for module in handlers:
-                _handlers.pop(module, None)
+        with _lock:
+            _opened[model] -= 1
+            if not _opened[model]:
+                model.set_attn_implementation(implementation(model))
+            for module, handler in handlers.items():
+                _handlers[module] = tuple(other for other in _handlers[module] if other is not handler)
 
 
 def _register(name: str) -> None:
-    twin = f"adaptdock_{name}"
+    twin = TWIN + name
     if twin not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(twin, partial(_attend, name))
         AttentionMaskInterface.register(twin, ALL_MASK_ATTENTION_FUNCTIONS[name])
@@ -70,8 +77,7 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     inner = _inner(name, module)
-    handler = _handlers.get(module)
-    prepended = handler(key, value) if handler else []
+    prepended = [piece for handler in _handlers.get(module, ()) for piece in handler(key, value)]
     if not prepended:
         return inner(module, query, key, value, attention_mask, **kwargs)
     rows, _, length, _ = query.shape

@@ -1,6 +1,6 @@
 """WNUT-17 on MiniLM: this project's methods beside PEFT LoRA and full fine-tuning, in one run.
 
-    python benchmarks/ner_wnut17.py FOLDER [--sides lora,peft,...] [--epochs 3] [--seed 0] [--quantized]
+    python benchmarks/ner_wnut17.py FOLDER [--sides lora,lora@int8,peft,full] [--epochs 3] [--seed 0] [--moved]
 
 All sides see the same data, epochs and batch size. Ours run with their recipes; PEFT and full
 fine-tuning run with transformers' Trainer as its documentation shows it. F1 is seqeval's, of whole
@@ -60,9 +60,11 @@ def source(folder: Path) -> Source:
     return Source(**{split: str(folder / name) for split, name in FILES.items()})
 
 
-def load(precision: str, **options: Any) -> Backbone:
-    dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision]
-    return load_backbone("minilm", LoadOptions(dtype="auto" if options.get("quantize") else dtype, **options))
+def load(precision: str) -> Backbone:
+    """Load MiniLM in fp32, bf16, int8 or nf4, with the library that is chosen for the device."""
+    if precision in ("int8", "nf4"):
+        return load_backbone("minilm", LoadOptions(quantize=precision))
+    return load_backbone("minilm", LoadOptions(dtype={"fp32": "float32", "bf16": "bfloat16"}[precision]))
 
 
 def ours(method: str, folder: Path, arguments: argparse.Namespace, precision: str) -> tuple[Row, AdapterFile]:
@@ -165,26 +167,19 @@ def theirs(side: str, folder: Path, arguments: argparse.Namespace, rate: float) 
     return Row(f"{side} (fp32, {rate:g})", dev, test, trained, trained / total, size, seconds)
 
 
-def quantized(adapters: dict[str, AdapterFile], folder: Path) -> list[str]:
-    """Measure trained adapters on the backbone in other precisions."""
+def moved(adapters: dict[str, AdapterFile], folder: Path) -> None:
+    """Measure trained adapters on the backbone in other precisions than they were trained on."""
     splits, _ = load_splits(source(folder), NER)
-    lines = ["", "| backbone | adapter | dev F1 | test F1 | lost on test | seconds |", "|---|---|---|---|---|---|"]
+    print("\n| moved to | adapter | dev F1 | test F1 | lost on test | seconds |\n|---|---|---|---|---|---|")
     reference: dict[str, float] = {}
-    for label, backbone in (
-        ("fp32", load("fp32")),
-        ("bf16", load("bf16")),
-        ("int8 (torchao)", load("fp32", quantize="int8", quantizer="torchao")),
-        ("nf4 (bitsandbytes)", load("fp32", quantize="nf4")),
-    ):
-        dock = Dock(backbone)
+    for label in ("fp32", "bf16", "int8", "nf4"):
+        dock = Dock(load(label))
         for method, adapter in adapters.items():
             started = time.perf_counter()
             dev, test = (evaluate(dock, adapter, splits[split]).metrics["f1"] for split in ("validation", "test"))
             seconds = time.perf_counter() - started
             lost = reference.setdefault(method, test) - test
-            lines.append(f"| {label} | {method} | {dev:.2f} | {test:.2f} | {lost:+.2f} | {seconds:.0f} |")
-            print(lines[-1], flush=True)
-    return lines
+            print(f"| {label} | {method} | {dev:.2f} | {test:.2f} | {lost:+.2f} | {seconds:.0f} |", flush=True)
 
 
 def machine() -> str:
@@ -208,7 +203,7 @@ def main() -> None:
     parser.add_argument("--full-rates", default="1e-4", help="learning rates of full fine-tuning, to tune it on dev")
     parser.add_argument("--peft-rates", default="1e-3")
     parser.add_argument("--precision", default=fast_precision("cpu"))
-    parser.add_argument("--quantized", action="store_true", help="measure the adapters on quantised backbones too")
+    parser.add_argument("--moved", action="store_true", help="measure the adapters in other precisions too")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     transformers_logging.set_verbosity_error()
@@ -217,10 +212,11 @@ def main() -> None:
     rows: list[Row] = []
     adapters: dict[str, AdapterFile] = {}
     for side in arguments.sides.split(","):
-        if side in OURS:
-            recipe = merge_options("ner", side, {})
+        method, _, precision = side.partition("@")
+        if method in OURS:
+            recipe = merge_options("ner", method, {})
             print(f"{side}: {recipe.model_dump(exclude_defaults=True)}", flush=True)
-            row, adapters[side] = ours(side, arguments.folder, arguments, arguments.precision)
+            row, adapters[side] = ours(method, arguments.folder, arguments, precision or arguments.precision)
             rows.append(row)
             print(row, flush=True)
         else:
@@ -237,8 +233,8 @@ def main() -> None:
             f"| {row.side} | {row.dev:.2f} | {row.test:.2f} | {row.trained:,} | {row.share:.2%} "
             f"| {row.file_bytes / 1e3:,.0f} kB | {row.seconds:.0f} | {ratio} |"
         )
-    if arguments.quantized:
-        quantized(adapters, arguments.folder)
+    if arguments.moved:
+        moved(adapters, arguments.folder)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
 

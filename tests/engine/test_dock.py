@@ -218,3 +218,16 @@ def test_threads_that_swap_and_predict_get_the_right_answers(dock: Dock, backbon
     stop.set()
     swapper.join()
     assert wrong == []
+
+
+def test_two_docks_on_one_backbone_do_not_disturb_each_other(backbone: Backbone) -> None:
+    one, other = Dock(backbone), Dock(backbone)
+    given = features(one, 2)
+    for dock, seed in ((one, 1), (other, 2)):
+        dock.dock(build_adapter(backbone, "prefix", seed=seed), "mine")
+    first, second = (logits(dock, ["mine"] * 2, given) for dock in (one, other))
+    assert not torch.allclose(first[0], second[0])
+    other.close()
+    assert all(torch.equal(x, y) for x, y in zip(first, logits(one, ["mine"] * 2, given), strict=True))
+    one.close()
+    assert backbone.model.config._attn_implementation == "sdpa"
