@@ -1,10 +1,12 @@
 """An adapter while it is trained: its weights as parameters, acting through the same ports as docked ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adaptdock.engine.assembly import HEAD, Assembly, Part
 from adaptdock.engine.ports import OpenPorts
@@ -20,7 +22,13 @@ class Trainable(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, ports: OpenPorts, assembly: Assembly, seed: int, class_weights: Tensor | None = None
+        self,
+        backbone: Backbone,
+        ports: OpenPorts,
+        assembly: Assembly,
+        seed: int,
+        class_weights: Tensor | None = None,
+        backbone_dropout: bool = False,
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
@@ -33,6 +41,7 @@ class Trainable(nn.Module):
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         self._outside = (backbone, ports)  # a tuple, so that they do not become part of this module
+        self._backbone_dropout = backbone_dropout
 
     def tensors(self) -> dict[str, Tensor]:
         """Return a copy of the weights as they would be stored, detours folded away."""
@@ -46,11 +55,25 @@ class Trainable(nn.Module):
         backbone, ports = self._outside
         mask = inputs["attention_mask"]
         rows = _TrainedRows(self.parts, len(mask), dropout=self.training)
-        with ports.routed(rows, {mask.shape[1]}):
+        drops = self._backbone_dropout and self.training
+        with ports.routed(rows, {mask.shape[1]}), _dropping(backbone.model) if drops else nullcontext():
             hidden = backbone.forward(inputs, self.assembly.head.reads)
         weights = {name: tensor.unsqueeze(0) for name, tensor in self.head.items()}
         logits = self.assembly.head.apply(weights, hidden.to(mask.device).float(), mask)
         return {"loss": self.assembly.task.loss(logits, labels, self.class_weights)}
+
+
+@contextmanager
+def _dropping(model: nn.Module) -> Iterator[None]:
+    """Let a frozen model drop as in its own training; statistics of batches stay frozen."""
+    modules = [module for module in model.modules() if not isinstance(module, _BatchNorm)]
+    for module in modules:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = False
 
 
 class _Weights(nn.Module):

@@ -48,6 +48,8 @@ class TrainingOptions(Recipe):
     """Precision of the frozen backbone; adapter and head are always trained in float32."""
     group_by_length: bool = True
     """Put sentences of like length into the same batch."""
+    backbone_dropout: bool = True
+    """Let the backbone drop what it dropped when it was trained; without it steps are faster and overfit sooner."""
     class_weights: Literal["none", "balanced"] = "none"
     """Weigh classes in the loss by how rare they are."""
     patience: int = Field(3, ge=0)
@@ -342,7 +344,8 @@ class Run:
             if found is None:
                 raise UsageError(f"the task {plan.task_name!r} has no classes to weigh")
             weights = torch.tensor(found)
-        return Trainable(plan.backbone, self.dock.ports, plan.assembly, plan.options.seed, weights)
+        options = plan.options
+        return Trainable(plan.backbone, self.dock.ports, plan.assembly, options.seed, weights, options.backbone_dropout)
 
     def _keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
         if self.best is None:

@@ -110,11 +110,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
 def test_gradient_accumulation_gives_the_step_of_the_larger_batch(
     backbone: Backbone, data: Path, tmp_path: Path
 ) -> None:
-    common = {"epochs": 1, "store": "float32", "max_grad_norm": 1e9, "group_by_length": False}
-    whole = make_run(backbone, data, tmp_path / "a", batch_size=20, **common)().adapter.tensors
-    parts = make_run(backbone, data, tmp_path / "b", batch_size=10, gradient_accumulation=2, **common)().adapter.tensors
-    for name, tensor in whole.items():
-        torch.testing.assert_close(tensor, parts[name], atol=2e-2, rtol=0)
+    common = {"epochs": 1, "store": "float32", "group_by_length": False, "backbone_dropout": False}
+    whole, parts, small = (
+        make_run(backbone, data, tmp_path / str(rows), batch_size=rows, gradient_accumulation=steps, **common)()
+        for rows, steps in ((20, 1), (10, 2), (10, 1))
+    )
+    name = next(name for name in whole.adapter.tensors if name.endswith("lora_b"))
+    torch.testing.assert_close(whole.adapter.tensors[name], parts.adapter.tensors[name], atol=1e-4, rtol=0)
+    assert not torch.allclose(whole.adapter.tensors[name], small.adapter.tensors[name], atol=1e-3)
 
 
 def test_a_reparameterised_prefix_is_stored_as_a_plain_one(backbone: Backbone, data: Path, tmp_path: Path) -> None:
@@ -127,6 +130,21 @@ def test_a_reparameterised_prefix_is_stored_as_a_plain_one(backbone: Backbone, d
         "weight",
         "bias",
     }
+
+
+def test_the_backbone_drops_only_in_training_and_only_if_asked(backbone: Backbone, data: Path, tmp_path: Path) -> None:
+    from adaptdock.engine.batches import collate, collate_labels
+
+    for drops in (True, False):
+        run = make_run(backbone, data, tmp_path, backbone_dropout=drops)
+        trainable = run.trainable()
+        features = run.plan.features["train"][:4]
+        batch = {**collate(backbone, features), "labels": collate_labels(features, backbone.device)}
+        losses = {float(trainable(**batch)["loss"].detach()) for _ in range(3)}
+        assert (len(losses) > 1) is drops
+        trainable.eval()
+        assert len({float(trainable(**batch)["loss"].detach()) for _ in range(3)}) == 1
+        assert not any(module.training for module in backbone.model.modules())
 
 
 def test_layers_limit_where_the_adapter_acts(backbone: Backbone, data: Path) -> None:
@@ -223,8 +241,8 @@ def test_a_run_leaves_metrics_log_and_curves_in_its_folder(backbone: Backbone, d
 
 def fake_history(losses: list[tuple[float, float, float]]) -> list[dict]:
     history: list[dict] = []
-    for epoch, (train, validation, f1) in enumerate(losses, 1):
-        history.append({"loss": train, "epoch": epoch - 0.5})
+    for epoch, (training, validation, f1) in enumerate(losses, 1):
+        history.append({"loss": training, "epoch": epoch - 0.5})
         history.append({"eval_loss": validation, "eval_f1": f1, "epoch": epoch})
     return history
 
