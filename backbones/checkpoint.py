@@ -1,6 +1,7 @@
 """From the name of a model to the files of its checkpoint: alias, folder, GGUF file or hub id."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +48,7 @@ class Checkpoint:
         """The files that hold the weights; raises :class:`BackboneError` where there are none but pickles."""
         if self.gguf:
             return [self.folder / self.gguf]
-        found = sorted(self.folder.glob("*.safetensors"))
+        found = self._named_by_transformers()
         pickles = [] if found else sorted(self.folder.glob("*.bin"))
         if pickles:
             raise BackboneError(
@@ -57,6 +58,19 @@ class Checkpoint:
         if not found:
             raise BackboneError(f"{self.folder}: there is a config.json, but no .safetensors file with the weights")
         return found
+
+    def _named_by_transformers(self) -> list[Path]:
+        """The files that transformers loads; others that lie beside them, adapters say, are none of the model."""
+        whole, index = self.folder / "model.safetensors", self.folder / "model.safetensors.index.json"
+        if whole.is_file():
+            return [whole]
+        if not index.is_file():
+            return []
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError):
+            raise BackboneError(f"{index} is damaged: it does not say which file holds which weights") from None
+        return [self.folder / name for name in names]
 
 
 def resolve(name: str, revision: str | None = None) -> Checkpoint:

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from adaptdock.cli.flags import FieldFlags, load_options
 from adaptdock.engine.assembly import make_method, make_task, validated
 from adaptdock.engine.data import Source, parse_columns
-from adaptdock.engine.training import TrainingOptions, merge_options, with_precision
+from adaptdock.engine.training import TrainingOptions, fresh_folder, merge_options, with_precision
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import DataError, UsageError
@@ -35,8 +34,8 @@ class Settings:
     run_dir: Path
     overwrite: bool = False
 
-    def write(self, data: Mapping[str, Any]) -> None:
-        """Keep the settings in the run's folder, with what identifies the data."""
+    def write(self) -> None:
+        """Keep the settings in the run's folder."""
         source = asdict(self.source)
         for key in ("data", "train", "validation", "test"):
             if source[key] and Path(source[key]).exists():
@@ -49,7 +48,6 @@ class Settings:
             "method_options": dict(self.method_options),
             "task_options": dict(self.task_options),
             "output": str(self.output.absolute()),
-            "data": dict(data),
         }
         (self.run_dir / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -77,13 +75,13 @@ def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldF
         task_options=task_options,
         name=name,
         output=Path(values["output"] or f"{task}.safetensors"),
-        run_dir=Path(values["run_dir"]) if values["run_dir"] else _fresh_folder(task, method),
+        run_dir=Path(values["run_dir"]) if values["run_dir"] else fresh_folder(task, method),
         overwrite=bool(values["overwrite"]),
     )
 
 
-def recall(folder: Path, output: str | None, overwrite: bool) -> tuple[Settings, dict[str, Any]]:
-    """Return the settings of an earlier run, and what identifies its data.
+def recall(folder: Path, output: str | None, overwrite: bool) -> Settings:
+    """Return the settings of an earlier run.
 
     Raises :class:`DataError` where the folder is not that of a run.
     """
@@ -93,7 +91,7 @@ def recall(folder: Path, output: str | None, overwrite: bool) -> tuple[Settings,
         training = validated(TrainingOptions, found["training"], str(path))
         load = validated(LoadOptions, found["load"], str(path))
         assert isinstance(load, LoadOptions)
-        settings = Settings(
+        return Settings(
             **{key: found[key] for key in ("task", "method", "backbone", "name", "method_options", "task_options")},
             source=Source(**found["source"]),
             load=load,
@@ -102,7 +100,6 @@ def recall(folder: Path, output: str | None, overwrite: bool) -> tuple[Settings,
             run_dir=folder,
             overwrite=overwrite or found["overwrite"],
         )
-        return settings, found["data"]
     except OSError as error:
         raise DataError(f"{path}: it cannot be read ({error.strerror or error}): {folder} is no run's folder") from None
     except KeyError as error:
@@ -127,9 +124,3 @@ def _absolute(backbone: str) -> str:
     path = Path(backbone).expanduser()
     is_path = ("/" in backbone or backbone.endswith(".gguf")) and path.exists()
     return str(path.absolute()) if is_path else backbone
-
-
-def _fresh_folder(task: str, method: str) -> Path:
-    stem = f"{task}-{method}-{datetime.now():%Y%m%d-%H%M%S}"
-    candidates = [Path("runs") / stem, *(Path("runs") / f"{stem}-{number}" for number in range(2, 100))]
-    return next((folder for folder in candidates if not folder.exists()), candidates[-1])

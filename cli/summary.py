@@ -51,7 +51,7 @@ def show_result(plan: Plan, result: Result, output: Path, folder: Path, verdict:
             "folder": folder,
         }
     )
-    for sentence in [*result.notes, *verdict]:
+    for sentence in verdict:
         print(sentence)
 
 

@@ -18,9 +18,9 @@ from adaptdock.engine.dock import load_backbone
 from adaptdock.engine.training import Plan, Result, Run, TrainingOptions, merge_options, plan
 from adaptdock.hub.file import write_file
 from adaptdock.plugins import registry
-from adaptdock.plugins.errors import DataError, UsageError
+from adaptdock.plugins.errors import UsageError
 
-METHOD, BACKBONE, EXAMPLE_TASK = "lora", "minilm", "ner"
+METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE, "ner"
 WITH_RESUME = {"resume", "output", "overwrite", "as_json"}
 NOT_IN_CONFIG = {"config", "resume", "dry_run", "as_json", "help"}
 MAIN, OUTPUT = "What to train", "Where it goes"
@@ -162,21 +162,24 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
         show_plan(made, values["as_json"])
         return 0
     clear(settings.run_dir)
-    settings.write(_identity(made))
+    settings.write()
     return _run(made, settings, values["as_json"], resume=False)
 
 
 def _resume(values: dict[str, Any]) -> int:
-    others = [name for name, value in values.items() if value not in (None, (), False) and name not in WITH_RESUME]
+    others = [name for name, value in values.items() if _is_given(name, value)]
     if others:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
-    settings, before = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
+    settings = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
     check_places(settings, resume=True)
     made = _plan(settings)
-    if _identity(made) != before:
-        raise DataError(f"the data of the run in {settings.run_dir} has changed since it began; start a new run")
     return _run(made, settings, values["as_json"], resume=True)
+
+
+def _is_given(name: str, value: Any) -> bool:
+    """Tell whether a flag that does not go with --resume stands on the command line."""
+    return name not in WITH_RESUME and value not in (None, ()) and not (name == "dry_run" and not value)
 
 
 def _plan(settings: Settings) -> Plan:
@@ -192,12 +195,6 @@ def _plan(settings: Settings) -> Plan:
     for line in made.notes:
         note(line)
     return made
-
-
-def _identity(made: Plan) -> dict[str, Any]:
-    """Return counts that change when the data does."""
-    summary = made.summary()
-    return {key: summary[key] for key in ("data", "windows", "tokens_per_window")}
 
 
 def _run(made: Plan, settings: Settings, as_json: bool, resume: bool) -> int:

@@ -67,6 +67,8 @@ class Assembly:
         for name, shape in expected.items():
             if tuple(tensors[name].shape) != shape:
                 raise MismatchError(f"{owner}: {name!r} has the shape {tuple(tensors[name].shape)}, not {shape}")
+            if not tensors[name].is_floating_point() or not tensors[name].isfinite().all():
+                raise MismatchError(f"{owner}: {name!r} holds something else than finite numbers of floating point")
 
 
 def assemble(backbone: Backbone, methods: Sequence[PluginEntry], task: Task) -> Assembly:

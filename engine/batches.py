@@ -1,6 +1,7 @@
 """Batches: features of like length together, padded to the longest among them."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,10 +34,17 @@ def collate(backbone: Backbone, features: Sequence[Feature]) -> dict[str, Tensor
 def collate_labels(features: Sequence[Feature], device: torch.device) -> Tensor:
     """Return the labels of features as one tensor; lists are padded with :data:`NOT_COUNTED`."""
     labels = [feature.labels for feature in features]
+    if not labels:
+        return torch.empty(0, dtype=torch.long, device=device)
     if isinstance(labels[0], list):
         longest = max(map(len, labels))
         labels = [given + [NOT_COUNTED] * (longest - len(given)) for given in labels]
     return torch.tensor(labels, device=device)
+
+
+def counts(labels: Any) -> bool:
+    """Tell whether any of a feature's labels counts in the loss."""
+    return any(label != NOT_COUNTED for label in labels) if isinstance(labels, list) else labels is not None
 
 
 def by_length(lengths: Sequence[int], rows: int, tokens: int) -> Iterator[list[int]]:

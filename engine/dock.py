@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from adaptdock.engine.assembly import HEAD, Assembly, Part, assemble, make_task
+from adaptdock.engine.assembly import HEAD, Assembly, Part, assemble, make_task, validated
 from adaptdock.engine.batches import collate, length
 from adaptdock.engine.ports import OpenPorts
 from adaptdock.engine.prediction import predict
@@ -74,12 +74,14 @@ class Dock:
         self._lock = threading.RLock()
 
     @classmethod
-    def open(cls, backbone: str = "minilm", **options: Any) -> Self:
+    def open(cls, backbone: str = registry.DEFAULT_BACKBONE, **options: Any) -> Self:
         """Load a backbone by alias, path or hub id and open its ports.
 
         ``options`` are those of :class:`LoadOptions`: ``device``, ``dtype``, ``quantize``, ...
         """
-        return cls(load_backbone(backbone, LoadOptions(**options)))
+        chosen = validated(LoadOptions, options, "loading")
+        assert isinstance(chosen, LoadOptions)
+        return cls(load_backbone(backbone, chosen))
 
     @property
     def names(self) -> list[str]:
@@ -124,6 +126,9 @@ class Dock:
         resident = self._take_slots(adapter, self._assembled(adapter))
         with self._lock:
             before = self._residents.get(name)
+            if before is not None and not replace:  # another thread was faster
+                self._free(resident)
+                raise UsageError(f"an adapter named {name!r} was docked meanwhile; give another name")
             self._residents[name] = resident
             if before is not None:
                 self._leave(before)
@@ -252,6 +257,8 @@ class Dock:
         adapter answers. Inputs of different adapters share batches.
         """
         names = [name] * len(inputs) if isinstance(name, str) else list(name)
+        if not all(isinstance(given, str) for given in names):
+            raise UsageError("each input needs the name of an adapter: a bare row has no head that could answer")
         if len(names) != len(inputs):
             raise UsageError(f"{len(names)} adapter names for {len(inputs)} inputs: give one name, or one for each")
         return predict(self, names, inputs, batch_size)

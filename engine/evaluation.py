@@ -1,8 +1,10 @@
 """Evaluation: an adapter measured on labelled records, through the same path that predicts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -12,8 +14,6 @@ from adaptdock.engine.dock import Dock
 from adaptdock.engine.prediction import logits_of
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Record
-
-MEASURED = "measured adapter"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Evaluation:
 
 def evaluate(dock: Dock, adapter: AdapterFile, records: Sequence[Record], batch_size: int = 32) -> Evaluation:
     """Measure an adapter on records that the task has cleaned."""
-    name = dock.dock(adapter, MEASURED, replace=True)
+    name = dock.dock(adapter, f"measured {uuid4()}")
     try:
         task = dock.assembly(name).task
         reading = dock.reading(adapter.card.preprocessing.max_length)
@@ -40,6 +40,8 @@ def evaluate(dock: Dock, adapter: AdapterFile, records: Sequence[Record], batch_
         task.decode(record, own, found) for record, own, found in zip(records, features, logits, strict=True)
     ]
     flat = [feature for own in features for feature in own]
+    if not flat:
+        return Evaluation(task.score(records, predictions), math.nan, predictions)
     labels = collate_labels(flat, torch.device("cpu"))
     stacked = pad_sequence([found.float() for own in logits for found in own], batch_first=True)
     loss = float(task.loss(stacked, labels, None))

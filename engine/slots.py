@@ -37,7 +37,7 @@ class Stack:
 
     def add(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
         """Copy an adapter's tensors (port -> name -> tensor) into a free slot and return its number."""
-        with self._lock:
+        with self._lock, torch.inference_mode(False), torch.no_grad():
             if not self._free:
                 self._grow(self._capacity * 2)
             for port, named in tensors.items():

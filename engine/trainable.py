@@ -53,13 +53,14 @@ class Trainable(nn.Module):
     def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         """Return the loss of a batch."""
         backbone, ports = self._outside
+        inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
         mask = inputs["attention_mask"]
         rows = _TrainedRows(self.parts, len(mask), dropout=self.training)
         drops = self._backbone_dropout and self.training
         with ports.routed(rows, {mask.shape[1]}), _dropping(backbone.model) if drops else nullcontext():
             hidden = backbone.forward(inputs, self.assembly.head.reads)
         weights = {name: tensor.unsqueeze(0) for name, tensor in self.head.items()}
-        logits = self.assembly.head.apply(weights, hidden.to(mask.device).float(), mask)
+        logits = self.assembly.head.apply(weights, hidden.to(labels.device).float(), mask.to(labels.device))
         return {"loss": self.assembly.task.loss(logits, labels, self.class_weights)}
 
 

@@ -57,7 +57,7 @@ class AdapterTrainer(Trainer):
     def __init__(self, run: "Run", **arguments: Any) -> None:
         super().__init__(**arguments)
         self._run = run
-        self._last_good: Mapping[str, Tensor] = {}
+        self._last_good: Mapping[str, Tensor] = self.model.tensors()
         self.model_accepts_loss_kwargs = False
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -69,14 +69,14 @@ class AdapterTrainer(Trainer):
         """Do one step; raise :class:`LossIsNotFinite` instead of going on with broken weights."""
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            raise LossIsNotFinite(
-                loss.item(), self.state.global_step + 1, self._last_good or self._run.trainable().tensors()
-            )
+            raise LossIsNotFinite(loss.item(), self.state.global_step + 1, self._last_good)
         return loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the weights as they would be stored, and tell the callbacks."""
         tensors = self.model.tensors()
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise LossIsNotFinite(math.nan, self.state.global_step, self._last_good)
         self._last_good = tensors
         found = self._run.validate(tensors)
         numbers = {f"eval_{key}": value for key, value in found.metrics.items() if isinstance(value, int | float)}
@@ -98,16 +98,15 @@ class Watch(TrainerCallback):
     def __init__(self, run: "Run", trainable: Trainable, progress: "Callable[[Progress], None] | None") -> None:
         self.run, self.trainable, self.progress = run, trainable, progress
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """End a resumed run that had stopped early before it was killed."""
+        control.should_training_stop = control.should_training_stop or self._best_and_patience(state)[1]
+
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         """Compare with the evaluations before; a resumed run has them in its state."""
-        key = f"eval_{type(self.run.plan.task).metric}"
-        values = [entry[key] for entry in state.log_history if key in entry]
-        best = values.index(max(values))
-        if best == len(values) - 1:
+        newest_is_best, control.should_training_stop = self._best_and_patience(state)
+        if newest_is_best:
             self.run.keep(self.trainable.tensors(), state.epoch, metrics)
-        patience = self.run.plan.options.patience
-        if patience and len(values) - 1 - best >= patience:
-            control.should_training_stop = True
         control.should_save = True  # a run resumed at the end of an epoch must know what its validation found
         self._report(state, metrics=metrics)
 
@@ -115,6 +114,16 @@ class Watch(TrainerCallback):
         """Report the training loss."""
         if logs and "loss" in logs:
             self._report(state, loss=float(logs["loss"]))
+
+    def _best_and_patience(self, state: Any) -> tuple[bool, bool]:
+        """Tell whether the newest validation is the best, and whether the best is too long ago."""
+        key = f"eval_{type(self.run.plan.task).metric}"
+        values = [entry[key] for entry in state.log_history if key in entry]
+        if not values:
+            return False, False
+        since = len(values) - 1 - values.index(max(values))
+        patience = self.run.plan.options.patience
+        return since == 0, bool(patience) and since >= patience
 
     def _report(self, state: Any, loss: float | None = None, metrics: Any = None) -> None:
         if self.progress is not None:

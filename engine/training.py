@@ -1,10 +1,13 @@
 """Training: an adapter and its head, through the ports of a frozen backbone, by transformers' Trainer."""
 
+import hashlib
+import json
 import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from adaptdock.engine.assembly import Assembly, assemble, entry, make_method, make_task, validated
-from adaptdock.engine.batches import length
+from adaptdock.engine.batches import counts, length
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
@@ -24,7 +27,7 @@ from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Reading, Recipe, Record, Task
 from adaptdock.plugins.errors import AdaptError, DataError, UsageError
 
-BEST = "best.safetensors"
+BEST, CHECKPOINTS, IDENTITY = "best.safetensors", "checkpoints", "identity.json"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -48,8 +51,6 @@ class TrainingOptions(Recipe):
     """Precision of the frozen backbone; adapter and head are always trained in float32."""
     group_by_length: bool = True
     """Put sentences of like length into the same batch."""
-    backbone_dropout: bool = True
-    """Let the backbone drop what it dropped when it was trained; without it steps are faster and overfit sooner."""
     class_weights: Literal["none", "balanced"] = "none"
     """Weigh classes in the loss by how rare they are."""
     patience: int = Field(3, ge=0)
@@ -82,6 +83,20 @@ class Plan:
         """How the backbone reads in this run."""
         limit = min(self.options.max_length, self.backbone.max_length)
         return Reading(self.backbone.tokenizer, limit, self.backbone.causal)
+
+    def identity(self) -> dict[str, str]:
+        """Return fingerprints of everything that a resumed run must find unchanged."""
+        parts = {
+            "data": self.records,
+            "backbone": self.backbone.fingerprint,
+            "methods": [method.model_dump(mode="json") for method in self.methods],
+            "task options": self.task.options.model_dump(mode="json"),
+            "training options": self.options.model_dump(mode="json"),
+        }
+        return {
+            name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()
+            for name, part in parts.items()
+        }
 
     def trained_parameters(self) -> int:
         """Return the number of weights that are stored: the methods' and the head's."""
@@ -138,7 +153,6 @@ class Result:
     seconds: float
     history: list[dict[str, Any]]
     ending: Literal["complete", "early", "interrupted"] = "complete"
-    notes: list[str] = field(default_factory=list)
 
 
 def fast_precision(device: str) -> str:
@@ -183,7 +197,7 @@ def merge_options(task: str, method: str, given: Mapping[str, Any]) -> TrainingO
 def plan(
     backbone: Backbone,
     task: str,
-    method: str = "lora",
+    method: str = registry.DEFAULT_METHOD,
     source: Source | None = None,
     options: Mapping[str, Any] | None = None,
     method_options: Mapping[str, Any] | None = None,
@@ -195,6 +209,9 @@ def plan(
     """
     source = source or Source()
     chosen = merge_options(task, method, options or {})
+    dtype = str(backbone.dtype).removeprefix("torch.")
+    if chosen.precision != "auto" and DTYPES[chosen.precision] != dtype:
+        raise UsageError(f"precision {chosen.precision} is asked for, but the backbone was loaded in {dtype}")
     blank = make_task(task, task_options or {})
     entries = [
         entry("method", method, make_method(method, {**chosen.method_options, **(method_options or {})}).options)
@@ -213,17 +230,22 @@ def plan(
     assembly = assemble(backbone, entries, fitted)
     made = Plan(backbone, fitted, task, entries, assembly, chosen, source, records, {}, notes)
     made.features = {
-        "train": [feature for record in records["train"] for feature in fitted.encode(record, made.reading, True)]
+        "train": [
+            feature
+            for record in records["train"]
+            for feature in fitted.encode(record, made.reading, True)
+            if counts(feature.labels)  # a window in which nothing is labelled has nothing to teach
+        ]
     }
     if not made.features["train"]:
-        raise DataError("the training data has no tokens")
+        raise DataError("the training data has no token that is labelled")
     return made
 
 
 def train(
     task: str,
-    method: str = "lora",
-    backbone: str | Backbone = "minilm",
+    method: str = registry.DEFAULT_METHOD,
+    backbone: str | Backbone = registry.DEFAULT_BACKBONE,
     data: str | Source | None = None,
     folder: str | Path | None = None,
     method_options: Mapping[str, Any] | None = None,
@@ -233,13 +255,24 @@ def train(
     """Train an adapter; the result's ``file`` is complete, and its ``adapter`` can be docked.
 
     ``data`` is a folder, a hub name or a :class:`Source`; None trains on the task's sample. ``options``
-    are those of :class:`TrainingOptions`. ``folder`` is ``runs/<task>-<method>`` unless named.
+    are those of :class:`TrainingOptions`. ``folder`` is a new one under ``runs`` unless named.
     """
     if isinstance(backbone, str):
         backbone = load_backbone(backbone, with_precision(LoadOptions(), options.get("precision", "auto")))
     source = data if isinstance(data, Source) else Source(data=data)
     made = plan(backbone, task, method, source, options, method_options, task_options)
-    return Run(made, Path(folder or f"runs/{task}-{method}"))()
+    return Run(made, Path(folder) if folder else fresh_folder(task, method))()
+
+
+def fresh_folder(task: str, method: str) -> Path:
+    """Return a folder for a run that does not exist yet: ``runs/<task>-<method>-<time>``."""
+    base = f"{task}-{method}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = Path("runs") / base
+    number = 2
+    while folder.exists():
+        folder = Path("runs") / f"{base}-{number}"
+        number += 1
+    return folder
 
 
 class Run:
@@ -261,13 +294,11 @@ class Run:
         """
         from adaptdock.engine.trainer import LossIsNotFinite, make_trainer
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if resume and (self.folder / BEST).exists():
-            self.best = read_file(self.folder / BEST)
+        self._settle(resume)
         trainable = self.trainable()
-        self.dock.ports.acquire(site for part in self.plan.assembly.parts for site in part.sites)
         trainer = make_trainer(self, trainable, progress)
         ending: Literal["complete", "early", "interrupted"] = "complete"
+        self.dock.ports.acquire(site for part in self.plan.assembly.parts for site in part.sites)
         try:
             trainer.train(resume_from_checkpoint=trainer.last_checkpoint() if resume else None)
             if trainer.state.epoch is not None and trainer.state.epoch < self.plan.options.epochs - 0.01:
@@ -283,8 +314,25 @@ class Run:
         finally:
             self.dock.ports.release(site for part in self.plan.assembly.parts for site in part.sites)
         self._keep_if_none(trainable.tensors())
-        assert self.best is not None
         return self._finish(trainer, ending)
+
+    def _settle(self, resume: bool) -> None:
+        """Make the folder this run's own; a resumed one must have been made by the same decisions."""
+        identity, file = self.plan.identity(), self.folder / IDENTITY
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            before = json.loads(file.read_text()) if file.exists() else identity
+            changed = sorted(key for key in identity if before.get(key) != identity[key])
+            if changed:
+                raise UsageError(
+                    f"the run in {self.folder} was begun with other {' and '.join(changed)}; start a new run, or "
+                    f"resume it with what it was begun with"
+                )
+            if (self.folder / BEST).exists():
+                self.best = read_file(self.folder / BEST)
+        else:
+            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        file.write_text(json.dumps(identity, indent=2) + "\n")
 
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
         """Store these weights as the best so far, with what validation found."""
@@ -360,7 +408,10 @@ class Run:
         seconds = time.monotonic() - self.started
         metrics = dict(self.best.card.metrics)
         if "test" in self.plan.records and ending != "interrupted":
-            metrics["test"] = self._evaluate(self.best, "test").metrics
+            try:
+                metrics["test"] = self._evaluate(self.best, "test").metrics
+            except KeyboardInterrupt:
+                ending = "interrupted"
         training = {
             **self.best.card.training,
             "epochs_run": round(trainer.state.epoch or 0, 3),
@@ -371,7 +422,7 @@ class Run:
         self.best = AdapterFile(card, self.best.tensors)
         size = write_file(self.folder / BEST, self.best)
         if ending != "interrupted":
-            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
         return Result(
             adapter=self.best,
             file=self.folder / BEST,

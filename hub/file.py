@@ -1,6 +1,6 @@
 """The adapter file, format 1: one safetensors file whose header carries the card.
 
-Header metadata: ``format``, ``format_version``, ``card`` (JSON) and ``sha256`` of the card and the tensor data.
+Header metadata: ``format``, ``format_version``, ``card`` (JSON) and ``sha256`` of all the rest.
 """
 
 import hashlib
@@ -80,7 +80,7 @@ def read_file(path: str | Path) -> AdapterFile:
     header = _header(path, head, data_size)
     blob = path.read_bytes()
     metadata = head["__metadata__"]
-    if _checksum(metadata["card"], blob[len(blob) - data_size :]) != metadata.get("sha256"):
+    if _checksum(head, blob[len(blob) - data_size :]) != metadata.get("sha256"):
         raise FileError(path, "its content does not match its checksum: the file is damaged. Fetch or train it again.")
     try:
         return AdapterFile(header.card, load(blob))
@@ -101,13 +101,9 @@ def write_file(path: str | Path, adapter: AdapterFile) -> int:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors.items()}
     plain = save(tensors)
     data = plain[8 + int.from_bytes(plain[:8], "little") :]
-    metadata = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "card": card,
-        "sha256": _checksum(card, data),
-    }
-    blob = save(tensors, metadata=metadata)
+    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "card": card}
+    head = {**json.loads(plain[8 : len(plain) - len(data)]), "__metadata__": metadata}
+    blob = save(tensors, metadata={**metadata, "sha256": _checksum(head, data)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, blob)
@@ -130,8 +126,11 @@ def _replace(path: Path, blob: bytes) -> None:
         raise
 
 
-def _checksum(card: str, data: bytes) -> str:
-    return hashlib.sha256(card.encode() + b"\0" + data).hexdigest()
+def _checksum(head: Mapping[str, Any], data: bytes) -> str:
+    """Return the hash of everything but itself: card, table of tensors, tensor data."""
+    metadata = {key: value for key, value in head["__metadata__"].items() if key != "sha256"}
+    table = json.dumps({**head, "__metadata__": metadata}, sort_keys=True)
+    return hashlib.sha256(table.encode() + b"\0" + data).hexdigest()
 
 
 def _read_head(path: Path) -> tuple[dict[str, Any], int]:

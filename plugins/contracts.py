@@ -303,6 +303,8 @@ class Recipe(Options):
     """Times that the training data is gone through, at most."""
     batch_size: int = Field(16, gt=0)
     """Windows in a batch."""
+    backbone_dropout: bool = False
+    """Let the backbone drop what it dropped when it was trained: slower steps, later overfitting."""
     method_options: dict[str, Any] = {}
 
 

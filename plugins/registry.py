@@ -19,6 +19,8 @@ GROUPS: dict[Kind, str] = {
     "files": "adaptdock.files",
     "command": "adaptdock.commands",
 }
+DEFAULT_METHOD, DEFAULT_BACKBONE = "lora", "minilm"
+"""What is used where a person names none."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """Words and tokens: for tasks that label words."""
 
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
+import regex
+
 from adaptdock.plugins.contracts import Feature, Reading
 from adaptdock.plugins.errors import BackboneError
 
-WORD = re.compile(r"https?://\S+|[@#]\w+|\w+(?:[-_.]\w+)*|'\w+|[^\w\s]")
+LETTER = r"[\w\p{M}]"  # with combining marks, which are parts of words in many scripts
+WORD = regex.compile(rf"https?://\S+|[@#]{LETTER}+|{LETTER}+(?:[-_.]{LETTER}+)*|'{LETTER}+|[^\w\s]")
 OVERLAP = 4
 """Windows overlap by one part in this many."""
 

@@ -21,6 +21,7 @@ from adaptdock.plugins.words import align, split_words
 
 Scheme = Literal["auto", "bio", "iob1", "bioes", "io"]
 STARTS, ENDS, INSIDE = "BSU", "ESLU", "IEML"
+NO_TYPES = frozenset("BIESLUM")
 
 
 class NEROptions(Options):
@@ -119,7 +120,8 @@ class NER(Task):
     def read(self, item: Any) -> Record:
         """Read a text, or an object with ``tokens`` or ``text``."""
         if isinstance(item, Mapping) and "tokens" in item:
-            return _checked({**item, "tags": item.get("tags") or ["O"] * len(item["tokens"])})
+            tokens = _strings(item["tokens"], "tokens", "an input")
+            return {"tokens": tokens, "tags": ["O"] * len(tokens)}
         text = item.get("text") if isinstance(item, Mapping) else item
         if not isinstance(text, str):
             raise DataError(f"ner reads a text, or an object with 'text' or 'tokens'; found {type(item).__name__}")
@@ -195,14 +197,21 @@ class NER(Task):
 
 
 RECIPES = {
-    "lora": Recipe(learning_rate=1e-3, epochs=3, batch_size=16, method_options={"roles": ["all"]}),
+    "lora": Recipe(
+        learning_rate=1e-3, epochs=3, batch_size=16, backbone_dropout=True, method_options={"roles": ["all"]}
+    ),
     "bottleneck": Recipe(
         learning_rate=2e-3,
         epochs=3,
         batch_size=16,
         method_options={"parallel": True, "activation": "gelu", "reduction_factor": 12},
     ),
-    "prefix": Recipe(learning_rate=1e-2, epochs=3, batch_size=16),
+    "prefix": Recipe(
+        learning_rate=2e-3,
+        epochs=3,
+        batch_size=16,
+        method_options={"length": 24, "learning_rate_factor": 20},
+    ),
 }
 
 
@@ -246,9 +255,9 @@ def to_bio(tags: Sequence[str], scheme: str, where: str) -> tuple[list[str], int
             open_type, closed = "", True
             continue
         prefix, dash, kind = tag.partition("-")
-        if not dash and scheme == "io":
+        if scheme == "io" and (not dash or prefix not in NO_TYPES):
             prefix, kind = "I", tag
-        elif not dash or prefix not in "BIESLUM" or not kind:
+        elif not dash or prefix not in NO_TYPES or not kind:
             raise DataError(f"{where}: {tag!r} is no entity tag: write O, or B-TYPE, I-TYPE and so on")
         goes_on = kind == open_type and not closed and prefix not in STARTS
         if not goes_on and prefix in INSIDE and scheme in ("bio", "bioes"):
@@ -297,11 +306,22 @@ def best_path(scores: Tensor, tags: Sequence[str]) -> list[int]:
 
 def _checked(record: Record) -> Record:
     tokens, tags = record["tokens"], record["tags"]
-    tokens = tokens.split() if isinstance(tokens, str) else [str(token) for token in tokens]
-    tags = tags.split() if isinstance(tags, str) else [str(tag) for tag in tags]
+    where = record.get("where", "a record")
+    tokens, tags = _strings(tokens, "tokens", where), _strings(tags, "tags", where)
     if len(tokens) != len(tags):
-        raise DataError(f"{record.get('where', 'a record')}: {len(tokens)} tokens but {len(tags)} tags")
+        raise DataError(f"{where}: {len(tokens)} tokens but {len(tags)} tags")
+    bare = next((tag for tag in tags if tag in NO_TYPES or tag.isdigit()), None)
+    if bare is not None:
+        raise DataError(f"{where}: the tag {bare!r} names no type: write B-PER or PER, no number or letter alone")
     return {**record, "tokens": tokens, "tags": tags}
+
+
+def _strings(given: Any, name: str, where: str) -> list[str]:
+    if isinstance(given, str):
+        return given.split()
+    if not isinstance(given, list | tuple) or not all(isinstance(part, str) for part in given):
+        raise DataError(f"{where}: {name} are a list of texts, or one text divided by spaces; found {given!r:.60}")
+    return list(given)
 
 
 def _text(record: Record) -> tuple[str, list[tuple[int, int]]]:
