@@ -73,7 +73,7 @@ class Checkpoint:
         return [self.folder / name for name in names]
 
 
-def resolve(name: str, revision: str | None = None) -> Checkpoint:
+def resolve(name: str, revision: str | None = None, with_code: bool = False) -> Checkpoint:
     """Find the files of a model, from the network only where the name is a hub id.
 
     Raises :class:`BackboneError` where there is no such model, or an alias's file is not the
@@ -83,7 +83,7 @@ def resolve(name: str, revision: str | None = None) -> Checkpoint:
     if alias is not None:
         spec = find_spec(alias.package)
         if spec is None or spec.origin is None:
-            return _from_hub(alias.hub_id, revision)
+            return _from_hub(alias.hub_id, revision, with_code)
         return _from_file(_verified(name, alias, Path(spec.origin).parent / alias.path))
     path = Path(name).expanduser()
     if path.is_file():
@@ -99,7 +99,7 @@ def resolve(name: str, revision: str | None = None) -> Checkpoint:
         return Checkpoint(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise BackboneError(f"{name}: there is no such file or folder")
-    return _from_hub(name, revision)
+    return _from_hub(name, revision, with_code)
 
 
 def _from_file(path: Path) -> Checkpoint:
@@ -124,12 +124,13 @@ def _verified(name: str, alias: Alias, path: Path) -> Path:
     return path
 
 
-def _from_hub(name: str, revision: str | None) -> Checkpoint:
+def _from_hub(name: str, revision: str | None, with_code: bool) -> Checkpoint:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+        wanted = [*HUB_FILES, "*.py"] if with_code else HUB_FILES
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except HFValidationError:
         raise BackboneError(f"{name!r} is neither an alias ({', '.join(ALIASES)}), a path nor a hub id") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -4,8 +4,10 @@ Ports are read from the module tree and from one small batch that goes through t
 which each module shows its shapes. No architecture has code of its own here.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones import attention, quantization
-from adaptdock.backbones.checkpoint import Checkpoint, resolve
+from adaptdock.backbones.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.fingerprint import fingerprint
 from adaptdock.backbones.probe import Call, Findings, probe
 from adaptdock.backbones.roles import attention_role, is_expert, place, role
@@ -45,7 +47,7 @@ class HuggingFace(BackboneFamily):
 
     def load(self, name: str, options: LoadOptions) -> "HuggingFaceBackbone":
         """Load a model, frozen, with its tokenizer; raise :class:`BackboneError` if that fails."""
-        checkpoint = resolve(name, options.revision)
+        checkpoint = resolve(name, options.revision, with_code=options.trust_remote_code)
         device = pick_device(options.device)
         mark = fingerprint(checkpoint.weight_files)
         with _quiet():
@@ -54,7 +56,11 @@ class HuggingFace(BackboneFamily):
                 tokenizer = _load_tokenizer(checkpoint, options)
             except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError) as error:
                 raise BackboneError(f"the backbone {name!r} cannot be loaded: {_first_line(error)}") from error
-        return HuggingFaceBackbone(name, model, tokenizer, mark, revision=checkpoint.revision)
+        path = Path(name).expanduser()
+        known_as = str(path.absolute()) if name not in ALIASES and path.exists() else name  # holds in any folder
+        backbone = HuggingFaceBackbone(known_as, model, tokenizer, mark, revision=checkpoint.revision)
+        backbone.quantized = options.quantize
+        return backbone
 
 
 class HuggingFaceBackbone(Backbone):
@@ -71,6 +77,7 @@ class HuggingFaceBackbone(Backbone):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
+        self.vocabulary = _vocabulary(tokenizer)
         self.max_length = _max_length(model, tokenizer)
         shown = _probe(self)
         self.width = shown.width
@@ -330,6 +337,14 @@ def _device(module: nn.Module) -> torch.device:
     if execution is not None:
         return torch.device(execution)
     return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    """Return a hash of which token has which number: with another vocabulary the same weights mean nothing."""
+    if tokenizer is None:
+        return ""
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    return hashlib.sha256("\n".join(f"{number} {token}" for token, number in tokens).encode()).hexdigest()[:32]
 
 
 def _max_length(model: PreTrainedModel, tokenizer: Any) -> int:

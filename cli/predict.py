@@ -65,7 +65,9 @@ command.params += [
 
 @contextmanager
 def _items(texts: tuple[str, ...], source: str | None, layout: Format) -> Iterator[Iterator[Item]]:
-    if texts:
+    if texts and layout == "jsonl":
+        yield from_lines((text.encode("utf-8", "surrogateescape") for text in texts), "text", layout)
+    elif texts:
         yield from_arguments(texts)
     elif source in (None, "-"):
         if sys.stdin.isatty():

@@ -141,14 +141,20 @@ def _sentences(path: Path) -> Iterator[list[tuple[int, list[str]]]]:
             if sentence:
                 yield sentence
             sentence = []
-        elif not (line.startswith("#") and (len(cells) == 1 or (line[1:2] == " " and len(cells) != width))):
+        elif cells[0] != "-DOCSTART-" and not _is_comment(line, cells, width):
             width = width or len(cells)
             if len(cells) != width:
                 raise DataError(f"{path}:{number}: {len(cells)} columns, where the lines before have {width}: {line!r}")
-            if cells[0] != "-DOCSTART-":
-                sentence.append((number, [cell.strip() for cell in cells]))
+            sentence.append((number, [cell.strip() for cell in cells]))
     if sentence:
         yield sentence
+
+
+def _is_comment(line: str, cells: Sequence[str], width: int) -> bool:
+    """Tell a comment from a token that begins with #: it has other columns, or is of the form ``# key = value``."""
+    if not line.startswith("#") or "\t" in line:
+        return False
+    return len(cells) == 1 or (line[1:2] == " " and (len(cells) != width or "=" in cells))
 
 
 def _read_conll(path: Path, task: type[Task], source: Source) -> Iterator[Record]:
@@ -205,7 +211,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    reader = csv.reader(line for _, line in _lines(path))
+    reader = csv.reader(f"{line}\n" for _, line in _lines(path))
     try:
         header = next(reader, None)
         if header is None:

@@ -154,6 +154,12 @@ class Dock:
                 f"({card.backbone.fingerprint[:20]}...), this is {mine.id!r} ({mine.fingerprint[:20]}...): their "
                 f"weights differ. Open the dock with the backbone it was trained on."
             )
+        vocabulary = card.preprocessing.vocabulary
+        if vocabulary and mine.vocabulary and vocabulary != mine.vocabulary:
+            raise MismatchError(
+                f"the adapter {card.name!r} was trained with another tokenizer ({card.preprocessing.tokenizer}) than "
+                f"that of {mine.id!r}: the same words would get other numbers"
+            )
         assembly = assemble(mine, card.methods, make_task(card.task.name, card.task.options))
         assembly.check(adapter.tensors, f"the adapter {card.name!r}")
         return assembly

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from adaptdock.engine.batches import collate, collate_labels, length, shuffled_by_length
 from adaptdock.engine.trainable import Trainable
+from adaptdock.plugins.errors import FileError
 
 if TYPE_CHECKING:
     from adaptdock.engine.training import Progress, Run
@@ -84,6 +86,13 @@ class AdapterTrainer(Trainer):
         self.log(dict(numbers))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found.metrics)
         return numbers
+
+    def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        try:
+            super()._save_checkpoint(*arguments, **named)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch says RuntimeError where a disk is full
+            reason = str(error).strip().splitlines()[0]
+            raise FileError(self.args.output_dir, f"a checkpoint could not be saved: {reason}") from error
 
     def last_checkpoint(self) -> str | None:
         """Return the newest checkpoint that was written to its end, or None."""

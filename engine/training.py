@@ -105,7 +105,7 @@ class Plan:
     def summary(self) -> dict[str, Any]:
         """Return what would be trained, on what, for ``--dry-run`` and the run's folder."""
         lengths = sorted(length(feature) for feature in self.features["train"])
-        frozen = sum(parameter.numel() for parameter in self.backbone.model.parameters())
+        frozen = sum(map(_numel, self.backbone.model.parameters()))
         return {
             "backbone": self.backbone.id,
             "architecture": self.backbone.architecture,
@@ -129,6 +129,12 @@ class Plan:
             "options": self.options.model_dump(mode="json", exclude={"method_options"}),
             "notes": self.notes,
         }
+
+
+def _numel(parameter: Tensor) -> int:
+    """Count the weights of a parameter; bitsandbytes packs two of 4 bit into one element."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else torch.Size(state.shape).numel()
 
 
 @dataclass
@@ -358,6 +364,7 @@ class Run:
             "options": plan.options.model_dump(mode="json", exclude={"method_options"}),
             "best_epoch": round(epoch, 3),
             "precision": str(plan.backbone.dtype).removeprefix("torch."),
+            "quantized": plan.backbone.quantized,
             "libraries": {name: version(name) for name in ("adaptdock", "torch", "transformers", "accelerate")},
             "python": platform.python_version(),
         }
@@ -375,6 +382,7 @@ class Run:
                 max_length=plan.reading.max_length,
                 tokenizer=type(plan.backbone.tokenizer).__name__,
                 lower_case=getattr(plan.backbone.tokenizer, "do_lower_case", None),
+                vocabulary=plan.backbone.vocabulary,
             ),
             training=training,
             metrics=dict(metrics),

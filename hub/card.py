@@ -28,11 +28,12 @@ class BackboneEntry(_Entry):
 
 
 class Preprocessing(_Entry):
-    """How inputs become tokens: the longest window in tokens, and the tokenizer."""
+    """How inputs become tokens: the longest window in tokens, the tokenizer, and a hash of its vocabulary."""
 
     max_length: int = Field(gt=0)
     tokenizer: str = ""
     lower_case: bool | None = None
+    vocabulary: str = ""
 
 
 class Card(_Entry):

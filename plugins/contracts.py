@@ -16,21 +16,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from adaptdock.plugins.errors import BackboneError, UnknownNameError, UsageError
+from adaptdock.plugins.ports import Port as Port
+from adaptdock.plugins.ports import PortKind as PortKind
+from adaptdock.plugins.ports import Ports as Ports
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 API_VERSION = 1
-
-PortKind = Literal["linear", "attention", "embedding", "hidden"]
 
 
 class Options(BaseModel):
@@ -39,7 +38,7 @@ class Options(BaseModel):
     A field that holds several values accepts them as one string, divided by commas.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -51,134 +50,6 @@ class Options(BaseModel):
             if isinstance(split.get(name), str) and get_origin(info.annotation) in (tuple, list):
                 split[name] = [part.strip() for part in split[name].split(",") if part.strip()]
         return split
-
-
-# ---------------------------------------------------------------------------------------- ports
-
-
-@dataclass(frozen=True)
-class Port:
-    """A place on the backbone where an adapter can act.
-
-    ``name`` is stable and unique (``layers.3.query``, ``decoder.layers.0.cross_attention``); it
-    names the tensors in an adapter file. ``inputs`` and ``outputs`` are the widths before and
-    after; an attention port has ``heads`` key/value heads of ``key_width`` and ``value_width``.
-    """
-
-    name: str
-    kind: PortKind
-    role: str
-    layer: int
-    stack: str
-    module: str
-    inputs: int = 0
-    outputs: int = 0
-    heads: int = 0
-    key_width: int = 0
-    value_width: int = 0
-
-
-class Ports(Sequence[Port]):
-    """The open ports of a backbone, and how a method chooses among them."""
-
-    FUSED: ClassVar[Mapping[str, str]] = {
-        "query": "qkv",
-        "key": "qkv",
-        "value": "qkv",
-        "ffn_up": "ffn_gate_up",
-        "ffn_gate": "ffn_gate_up",
-    }
-
-    def __init__(self, ports: Iterable[Port], architecture: str, closed: Mapping[str, str] | None = None) -> None:
-        self._ports = tuple(ports)
-        self.architecture = architecture
-        self.closed = dict(closed or {})  # port kind -> why this backbone has none of it
-
-    def __len__(self) -> int:
-        return len(self._ports)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._ports[index]
-
-    def roles(self, kind: PortKind) -> list[str]:
-        """Return the roles that ports of this kind have, in the order they occur."""
-        return list(dict.fromkeys(port.role for port in self._ports if port.kind == kind))
-
-    def within(self, stack: str) -> "Ports":
-        """Return only the ports of one half of an encoder-decoder; all of any other model's."""
-        kept = [port for port in self._ports if port.stack in ("", stack)]
-        return Ports(kept, self.architecture, self.closed)
-
-    def select(self, kind: PortKind, roles: Sequence[str], layers: str | None = None) -> tuple[Port, ...]:
-        """Return the ports of one kind with these roles, in these layers (``"3-5"``, ``"0,2"``).
-
-        The role ``all`` stands for every role there is. A backbone that fuses query, key and value
-        (or gate and up) into one map gives that map's port for any of its parts.
-
-        Raises :class:`BackboneError` where the backbone has no such port, and
-        :class:`UnknownNameError` / :class:`UsageError` for a role or layer it does not have.
-        """
-        there = [port for port in self._ports if port.kind == kind]
-        if not there:
-            reason = self.closed.get(kind, f"no {kind} port was found in it")
-            raise BackboneError(f"the backbone architecture {self.architecture!r} has no {kind} port: {reason}")
-        present = self.roles(kind)
-        wanted = set(present) if "all" in roles else {self._resolve(kind, role, present) for role in roles}
-        numbers = parse_layers(layers, {port.layer for port in there})
-        chosen = tuple(port for port in there if port.role in wanted and port.layer in numbers)
-        if not chosen:
-            raise UsageError(f"no {kind} port with the roles {sorted(wanted)} lies in layers {layers!r}")
-        return chosen
-
-    def _resolve(self, kind: PortKind, role: str, present: Sequence[str]) -> str:
-        if role in present:
-            return role
-        if self.FUSED.get(role) in present:
-            return self.FUSED[role]
-        reason = f"Not open: {self.closed[kind]}." if kind in self.closed else ""
-        raise UnknownNameError(f"{kind} role", role, ["all", *present], reason)
-
-    def find(self, role: str, near: Port) -> Port | None:
-        """Return the port with this role in the layer of another port, fused ones included, or None.
-
-        Where a layer has several (some have more than one feed-forward block), it is the one that
-        shares most of its module path with the other port.
-        """
-        for name in (role, self.FUSED.get(role)):
-            found = [
-                port for port in self._ports if (port.role, port.layer, port.stack) == (name, near.layer, near.stack)
-            ]
-            if found:
-                return max(found, key=lambda port: _shared_path(port.module, near.module))
-        return None
-
-
-def _shared_path(one: str, other: str) -> int:
-    pairs = zip(one.split("."), other.split("."), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def parse_layers(text: str | None, there: set[int]) -> set[int]:
-    """Turn ``"3-5"``, ``"0,2"`` or ``"-1"`` (the last) into layer numbers; None means all of them.
-
-    Raises :class:`UsageError` for a layer the backbone does not have.
-    """
-    if text is None:
-        return there
-    numbers: set[int] = set()
-    for part in str(text).split(","):
-        first, dash, last = part.strip().partition("-")
-        try:
-            if not first and dash:
-                numbers.add(max(there) + 1 - int(last))
-            else:
-                numbers.update(range(int(first), int(last if dash else first) + 1))
-        except ValueError:
-            raise UsageError(f"layers {text!r}: write numbers and ranges, such as 3-5 or 0,2,4") from None
-    if not numbers or not numbers <= there:
-        wrong = sorted(numbers - there)
-        raise UsageError(f"layers {text!r}: no layer {wrong}; this backbone has {min(there)} to {max(there)}")
-    return numbers
 
 
 # -------------------------------------------------------------------------------------- methods
@@ -447,7 +318,8 @@ class Backbone(ABC):
 
     Attributes: ``id`` (as the user named it), ``revision``, ``architecture``, ``fingerprint`` (of
     the checkpoint's contents), ``model``, ``tokenizer``, ``ports``, ``width`` of the hidden
-    states, ``max_length`` in tokens, ``causal`` (a position sees only what stands before it).
+    states, ``max_length`` in tokens, ``causal`` (a position sees only what stands before it),
+    ``vocabulary`` (a hash of which token has which number; empty if not known), ``quantized``.
     """
 
     id: str
@@ -460,6 +332,8 @@ class Backbone(ABC):
     width: int
     max_length: int
     causal: bool
+    vocabulary: str = ""
+    quantized: str | None = None
 
     @property
     @abstractmethod

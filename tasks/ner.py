@@ -95,8 +95,8 @@ class NER(Task):
             for tag in record["tags"]:
                 if tag != "O" and tag[2:] not in known:
                     raise DataError(
-                        f"{record.get('where', split)}: the entity type {tag[2:]!r} occurs in {split} but not in the "
-                        f"training data, which has {', '.join(sorted(known))}"
+                        f"{record.get('where', split)}: the entity type {tag[2:]!r} occurs in {split} but is none of "
+                        f"those that training has or options name: {', '.join(sorted(known))}"
                     )
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:

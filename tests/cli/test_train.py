@@ -27,6 +27,7 @@ def test_a_run_leaves_the_adapter_and_a_folder_with_settings_metrics_log_and_cur
         "best.safetensors",
         "config.json",
         "curves.png",
+        "identity.json",
         "log.jsonl",
         "metrics.json",
         "train.log",
@@ -273,7 +274,7 @@ def test_no_space_left_is_told_and_leaves_no_file(train, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     train("-o", "out.safetensors", "--run-dir", "run").failed(1, "could not be saved", "No space left")
     left = [name for name in files(tmp_path) if not name.startswith("run/checkpoints/")]
-    assert left == ["run/config.json", "run/train.log"]
+    assert left == ["run/config.json", "run/identity.json", "run/train.log"]
 
 
 def test_a_loss_that_is_no_number_ends_training_and_the_last_good_weights_are_kept(train, tmp_path):
@@ -344,7 +345,7 @@ def test_a_run_whose_data_has_changed_is_not_resumed(interrupted, adapt, conll, 
     conll(tmp_path / "train.conll", 10)
     assert interrupted("--train", "train.conll").status == 130
     conll(tmp_path / "train.conll", 11)
-    adapt("train", "--resume", "run").failed(2, "has changed")
+    adapt("train", "--resume", "run").failed(2, "begun with other data")
 
 
 def test_a_folder_that_is_no_run_is_not_resumed(adapt, tmp_path):

@@ -1,64 +1,9 @@
-"""The contracts' own logic: choosing ports, layers, options."""
+"""The contracts' own logic: options."""
 
 import pytest
+from pydantic import ValidationError
 
-from adaptdock.plugins.contracts import Options, Port, Ports, parse_layers
-from adaptdock.plugins.errors import BackboneError, UnknownNameError, UsageError
-
-
-def linear(role: str, layer: int, stack: str = "") -> Port:
-    name = f"{stack + '.' if stack else ''}layers.{layer}.{role}"
-    return Port(name, "linear", role, layer, stack, name, inputs=4, outputs=4)
-
-
-PORTS = Ports([linear(role, layer) for layer in range(6) for role in ("query", "value", "ffn_down")], "toy")
-FUSED = Ports([linear(role, layer) for layer in range(2) for role in ("qkv", "ffn_gate_up")], "fused")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [(None, {0, 1, 2, 3, 4, 5}), ("3-5", {3, 4, 5}), ("0,2", {0, 2}), ("-1", {5}), (" 1 , 3-4 ", {1, 3, 4})],
-)
-def test_layers_are_numbers_and_ranges(text: str | None, expected: set[int]) -> None:
-    assert parse_layers(text, set(range(6))) == expected
-
-
-@pytest.mark.parametrize("text", ["", "x", "6", "2-9", "5-3", "1-2-3", "--1"])
-def test_layers_that_are_not_there_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="layers"):
-        parse_layers(text, set(range(6)))
-
-
-def test_roles_and_layers_choose_ports() -> None:
-    chosen = PORTS.select("linear", ("query", "value"), "4-5")
-    assert [port.name for port in chosen] == [
-        "layers.4.query",
-        "layers.4.value",
-        "layers.5.query",
-        "layers.5.value",
-    ]
-    assert len(PORTS.select("linear", ("all",))) == 18
-
-
-def test_a_part_of_a_fused_map_is_that_map() -> None:
-    assert {port.role for port in FUSED.select("linear", ("query", "value"))} == {"qkv"}
-    assert FUSED.find("ffn_up", near=FUSED[2]).name == "layers.1.ffn_gate_up"
-
-
-def test_an_unknown_role_offers_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="unknown linear role 'querry': did you mean query"):
-        PORTS.select("linear", ("querry",))
-
-
-def test_a_kind_of_port_that_is_closed_says_why() -> None:
-    with pytest.raises(BackboneError, match="'toy' has no attention port"):
-        PORTS.select("attention", ("attention",))
-
-
-def test_one_half_of_an_encoder_decoder_can_be_had_alone() -> None:
-    ports = Ports([linear("query", 0, "encoder"), linear("query", 0, "decoder")], "pair")
-    assert [port.stack for port in ports.within("encoder")] == ["encoder"]
-    assert len(PORTS.within("encoder")) == len(PORTS)
+from adaptdock.plugins.contracts import Options
 
 
 def test_a_list_may_be_given_as_one_string() -> None:
@@ -66,3 +11,11 @@ def test_a_list_may_be_given_as_one_string() -> None:
         roles: tuple[str, ...] = ()
 
     assert Some(roles="query, value").roles == ("query", "value")
+
+
+def test_a_number_that_is_not_finite_is_no_option() -> None:
+    class Some(Options):
+        scale: float = 1.0
+
+    with pytest.raises(ValidationError, match="finite"):
+        Some(scale=float("inf"))
