@@ -101,3 +101,12 @@ def test_a_header_that_claims_too_much_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes((10**12).to_bytes(8, "little") + b"{}")
     with pytest.raises(BackboneError, match="1000000000000 bytes; this is not a safetensors file"):
         fingerprint([tmp_path / "model.safetensors"])
+
+
+def test_other_safetensors_files_in_the_folder_do_not_change_the_fingerprint(tmp_path: Path) -> None:
+    from adaptdock.backbones.checkpoint import resolve
+
+    folder = tiny_bert(tmp_path)
+    before = fingerprint(resolve(str(folder)).weight_files)
+    (folder / "ner.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    assert fingerprint(resolve(str(folder)).weight_files) == before

@@ -145,3 +145,11 @@ def test_columns_are_given_as_field_and_name() -> None:
     assert parse_columns(["tokens=0", "tags=misc:NER"]) == {"tokens": "0", "tags": "misc:NER"}
     with pytest.raises(DataError, match="write FIELD=COLUMN"):
         parse_columns(["tokens"])
+
+
+def test_document_marks_comments_and_line_breaks_in_cells_are_read_as_such(tmp_path: Path) -> None:
+    first = "-DOCSTART-\n\n# sent_id = 5\nAda x y B-PER\nsings x y O\n"
+    marked = first + "\n# sent_id = 6\n#hashtag x y O\nin x y O\nOslo x y B-LOC\n"
+    assert_same(read(write(tmp_path / "a.conll", marked)))
+    records = read(write(tmp_path / "a.csv", 'tokens,tags\n"Ada\nsings",B-PER O\n'))
+    assert NER(NER.Options()).clean(records, "train").records[0]["tokens"] == ["Ada", "sings"]

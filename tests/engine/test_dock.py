@@ -231,3 +231,30 @@ def test_two_docks_on_one_backbone_do_not_disturb_each_other(backbone: Backbone)
     assert all(torch.equal(x, y) for x, y in zip(first, logits(one, ["mine"] * 2, given), strict=True))
     one.close()
     assert backbone.model.config._attn_implementation == "sdpa"
+
+
+def test_weights_that_are_no_finite_numbers_are_refused(dock: Dock, adapters: dict[str, AdapterFile]) -> None:
+    adapter = adapters["lora"]
+    first = next(iter(adapter.tensors))
+    for broken in (adapter.tensors[first] * float("nan"), adapter.tensors[first].int()):
+        with pytest.raises(MismatchError, match="finite numbers"):
+            dock.dock(AdapterFile(adapter.card, {**adapter.tensors, first: broken}))
+
+
+def test_an_adapter_of_another_tokenizer_is_refused(dock: Dock, adapters: dict[str, AdapterFile]) -> None:
+    card = adapters["lora"].card
+    reading = card.preprocessing.model_copy(update={"vocabulary": "0000"})
+    with pytest.raises(MismatchError, match="another tokenizer"):
+        dock.dock(AdapterFile(card.model_copy(update={"preprocessing": reading}), adapters["lora"].tensors))
+
+
+def test_docking_in_inference_mode_leaves_a_dock_that_works(dock: Dock, adapters: dict[str, AdapterFile]) -> None:
+    with torch.inference_mode():
+        dock.dock(adapters["lora"], "a")
+    dock.dock(adapters["lora-wide"], "b")
+    assert len(logits(dock, ["a", "b"], features(dock, 2))) == 2
+
+
+def test_a_bare_row_cannot_be_asked_for_a_prediction(full_dock: Dock) -> None:
+    with pytest.raises(UsageError, match="needs the name of an adapter"):
+        full_dock.predict([None, "lora"], TEXTS[:2])  # type: ignore[list-item]

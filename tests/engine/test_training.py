@@ -15,7 +15,7 @@ from adaptdock.engine.report import write_report
 from adaptdock.engine.training import Progress, Result, Run, plan, train
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import AdaptError, UsageError
+from adaptdock.plugins.errors import AdaptError, FileError, UsageError
 
 NAMES = ["ada", "bob", "eve", "joe"]
 WORDS = ["runs", "in", "the", "rain", "and", "sings"]
@@ -261,3 +261,93 @@ def test_the_curves_are_put_into_words(losses: list, words: str) -> None:
 
     result = Result(None, Path(), 0, 0, 0, [])  # type: ignore[arg-type]
     assert words in " ".join(judge(validations(fake_history(losses), "f1"), result))
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_weights_that_blow_up_in_the_last_step_of_an_epoch_are_not_kept(
+    backbone: Backbone, data: Path, tmp_path: Path, epochs: int
+) -> None:
+    run = make_run(backbone, data, tmp_path, learning_rate=1e38, batch_size=64, epochs=epochs, warmup=0.0)
+    with pytest.raises(AdaptError, match="the loss became nan"):
+        run()
+    kept = read_file(tmp_path / "best.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.tensors.values())
+
+
+def test_a_sentence_without_any_token_does_not_disturb_training(backbone: Backbone, data: Path, tmp_path: Path) -> None:
+    text = (data / "train.conll").read_text() + "\n\n\u200b\tO\n\n\u200b\tO\n"
+    (tmp_path / "train.conll").write_text(text)
+    made = plan(backbone, "ner", "lora", Source(train=str(tmp_path / "train.conll")), {"epochs": 1, "batch_size": 1})
+    assert Run(made, tmp_path / "run")().ending == "complete"
+
+
+def test_a_new_run_takes_nothing_from_an_older_one_in_its_folder(
+    backbone: Backbone, data: Path, tmp_path: Path
+) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.step >= 12:
+            raise KeyboardInterrupt
+
+    make_run(backbone, data, tmp_path, seed=1, checkpoint_steps=2)(interrupt)
+    assert list((tmp_path / "checkpoints").iterdir())
+    fresh = make_run(backbone, data, tmp_path, seed=2, epochs=1)().adapter.tensors
+    assert equal(fresh, make_run(backbone, data, tmp_path / "other", seed=2, epochs=1)().adapter.tensors)
+
+
+def test_a_run_is_resumed_only_with_what_it_was_begun_with(backbone: Backbone, data: Path, tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.step >= 12:
+            raise KeyboardInterrupt
+
+    make_run(backbone, data, tmp_path, checkpoint_steps=2)(interrupt)
+    with pytest.raises(UsageError, match="begun with other training options"):
+        make_run(backbone, data, tmp_path, seed=5)(resume=True)
+    options = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 8, "checkpoint_steps": 2}
+    other = plan(backbone, "ner", "lora", Source(data=str(data)), options, {"rank": 2})
+    with pytest.raises(UsageError, match="begun with other methods"):
+        Run(other, tmp_path)(resume=True)
+
+
+def test_a_run_killed_after_it_had_stopped_early_does_not_go_on_when_resumed(
+    backbone: Backbone, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"learning_rate": 1e-9, "epochs": 10, "patience": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_finish", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
+        with pytest.raises(SystemExit):
+            make_run(backbone, data, tmp_path, **options)()
+    result = make_run(backbone, data, tmp_path, **options)(resume=True)
+    assert result.ending == "early"
+    assert len([entry for entry in result.history if "eval_f1" in entry]) == 3
+
+
+def test_ctrl_c_in_the_final_test_leaves_the_adapter(
+    backbone: Backbone, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Run._evaluate
+
+    def interrupted(run: Run, adapter: object, split: str) -> object:
+        if split == "test":
+            raise KeyboardInterrupt
+        return original(run, adapter, split)
+
+    monkeypatch.setattr(Run, "_evaluate", interrupted)
+    result = make_run(backbone, data, tmp_path, epochs=1)()
+    assert result.ending == "interrupted"
+    assert read_file(result.file).card.metrics.keys() == {"validation"}
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(
+    backbone: Backbone, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(FileError, match="a checkpoint could not be saved"):
+        make_run(backbone, data, tmp_path, checkpoint_steps=1)()
+
+
+def test_a_precision_that_the_backbone_does_not_have_is_refused(backbone: Backbone, data: Path) -> None:
+    with pytest.raises(UsageError, match="precision bf16 is asked for, but the backbone was loaded in float32"):
+        plan(backbone, "ner", "lora", Source(data=str(data)), {"precision": "bf16"})

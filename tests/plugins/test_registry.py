@@ -84,3 +84,19 @@ def test_discovery_and_contracts_import_neither_torch_nor_transformers() -> None
         "assert not [name for name in sys.modules if name.startswith(('adaptdock.adapters', 'adaptdock.tasks'))]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_entry_point_to_something_else_is_named(site: Path) -> None:
+    install(site, "acme-odd", "0.1", "[adaptdock.adapters]\nodd = math:sqrt\n", {})
+    registry.refresh()
+    with pytest.raises(PluginError, match=r"'odd' of acme-odd 0\.1 is no Method of the plugin contracts"):
+        registry.load("method", "odd")
+
+
+def test_the_engine_names_no_plugin() -> None:
+    root = Path(__file__).parents[2]
+    names = {name for kind in ("method", "task", "backbone") for name in registry.names(kind)} | {"minilm"}
+    for room in ("engine", "hub"):
+        for file in (root / room).glob("*.py"):
+            text = file.read_text()
+            assert not [name for name in names if f'"{name}"' in text], file

@@ -201,3 +201,32 @@ def test_the_sample_corpus_is_sound_and_its_splits_share_no_sentence() -> None:
     for split, records in splits.items():
         assert task.clean(records, split).notes == []
     assert task.fit(splits["train"]).options.labels == ("LOC", "MISC", "ORG", "PER")
+
+
+@pytest.mark.parametrize("tags", [["B", "I"], ["0", "3"], ["O", "5"]])
+def test_tags_without_a_type_are_refused(tags: list[str]) -> None:
+    with pytest.raises(DataError, match=r"here:1: the tag '.' names no type"):
+        NER(NEROptions()).clean([{"tokens": ["a", "b"], "tags": tags, "where": "here:1"}], "train")
+
+
+@pytest.mark.parametrize(
+    "record", [{"tokens": 5, "tags": []}, {"tokens": ["a"], "tags": [0]}, {"tokens": [None], "tags": ["O"]}]
+)
+def test_tokens_and_tags_that_are_no_texts_are_refused(record: dict) -> None:
+    with pytest.raises(DataError, match="are a list of texts"):
+        NER(NEROptions()).clean([record], "train")
+
+
+def test_a_type_with_hyphens_is_read_whole() -> None:
+    assert to_bio(["WORK-OF-ART", "WORK-OF-ART", "O"], "io", "here") == (["B-WORK-OF-ART", "I-WORK-OF-ART", "O"], 0)
+
+
+def test_combining_marks_do_not_divide_a_word() -> None:
+    import unicodedata
+
+    for text in ("हिन्दी भाषा", unicodedata.normalize("NFD", "José García")):
+        assert TASK.read(text)["tokens"] == text.split()
+
+
+def test_tokens_given_as_one_text_are_divided_by_spaces() -> None:
+    assert TASK.read({"tokens": "Ada Lovelace"})["tokens"] == ["Ada", "Lovelace"]
