@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from adaptdock.engine.batches import collate, collate_labels, length, shuffled_by_length
 from adaptdock.engine.trainable import Trainable
@@ -100,6 +101,16 @@ class AdapterTrainer(Trainer):
         complete = [path for path in found if _is_complete(path)]
         return str(complete[-1]) if complete else None
 
+    def had_stopped(self, checkpoint: str | None) -> bool:
+        """Tell whether a run had stopped early at its checkpoint; its state is this trainer's then."""
+        if checkpoint is None:
+            return False
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        if not judge(self._run, state.log_history)[1]:
+            return False
+        self.state = state
+        return True
+
 
 class Watch(TrainerCallback):
     """Keeps the best weights, stops when they get no better, reports progress."""
@@ -107,13 +118,9 @@ class Watch(TrainerCallback):
     def __init__(self, run: "Run", trainable: Trainable, progress: "Callable[[Progress], None] | None") -> None:
         self.run, self.trainable, self.progress = run, trainable, progress
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """End a resumed run that had stopped early before it was killed."""
-        control.should_training_stop = control.should_training_stop or self._best_and_patience(state)[1]
-
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         """Compare with the evaluations before; a resumed run has them in its state."""
-        newest_is_best, control.should_training_stop = self._best_and_patience(state)
+        newest_is_best, control.should_training_stop = judge(self.run, state.log_history)
         if newest_is_best:
             self.run.keep(self.trainable.tensors(), state.epoch, metrics)
         control.should_save = True  # a run resumed at the end of an epoch must know what its validation found
@@ -124,21 +131,22 @@ class Watch(TrainerCallback):
         if logs and "loss" in logs:
             self._report(state, loss=float(logs["loss"]))
 
-    def _best_and_patience(self, state: Any) -> tuple[bool, bool]:
-        """Tell whether the newest validation is the best, and whether the best is too long ago."""
-        key = f"eval_{type(self.run.plan.task).metric}"
-        values = [entry[key] for entry in state.log_history if key in entry]
-        if not values:
-            return False, False
-        since = len(values) - 1 - values.index(max(values))
-        patience = self.run.plan.options.patience
-        return since == 0, bool(patience) and since >= patience
-
     def _report(self, state: Any, loss: float | None = None, metrics: Any = None) -> None:
         if self.progress is not None:
             from adaptdock.engine.training import Progress
 
             self.progress(Progress(state.global_step, state.max_steps, state.epoch or 0.0, loss, metrics))
+
+
+def judge(run: "Run", history: Sequence[Mapping[str, Any]]) -> tuple[bool, bool]:
+    """Tell whether the newest validation is the best so far, and whether the best is too long ago."""
+    key = f"eval_{type(run.plan.task).metric}"
+    values = [entry[key] for entry in history if key in entry]
+    if not values:
+        return False, False
+    since = len(values) - 1 - values.index(max(values))
+    patience = run.plan.options.patience
+    return since == 0, bool(patience) and since >= patience
 
 
 def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress], None] | None") -> AdapterTrainer:

@@ -306,7 +306,9 @@ class Run:
         ending: Literal["complete", "early", "interrupted"] = "complete"
         self.dock.ports.acquire(site for part in self.plan.assembly.parts for site in part.sites)
         try:
-            trainer.train(resume_from_checkpoint=trainer.last_checkpoint() if resume else None)
+            checkpoint = trainer.last_checkpoint() if resume else None
+            if not trainer.had_stopped(checkpoint):
+                trainer.train(resume_from_checkpoint=checkpoint)
             if trainer.state.epoch is not None and trainer.state.epoch < self.plan.options.epochs - 0.01:
                 ending = "early"
         except KeyboardInterrupt:
