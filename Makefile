@@ -8,7 +8,8 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: demo test lint types imports unit test-slow bench-ner clean
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
-	$(BIN)/adapt train --task ner --output $(VENV)/demo/ner.safetensors --run-dir $(VENV)/demo/run --overwrite
+	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
+		--run-dir $(VENV)/demo/run --overwrite
 	$(BIN)/adapt predict $(VENV)/demo/ner.safetensors \
 		"Ada Lovelace met Charles Babbage in London before she wrote for the Royal Society ." \
 		"Toyota will build the new Corolla near Nairobi , says a Kenyan newspaper ."
