@@ -122,6 +122,7 @@ class _TrainedAction:
         self._named = named
 
     def parameters(self, like: Tensor | None) -> dict[str, Tensor]:
+        """Return the trained weights with a leading dimension of 1, through which gradients flow."""
         place = self.site.port.name
         found = {name: self._named[f"{place}.{name}"] for name in self.method.parameters(self.site)}
         found |= self.method.constants(self.site)

@@ -87,7 +87,10 @@ class Plan:
     def identity(self) -> dict[str, str]:
         """Return fingerprints of everything that a resumed run must find unchanged."""
         parts = {
-            "data": self.records,
+            "data": {
+                split: [{key: value for key, value in record.items() if key != "where"} for record in records]
+                for split, records in self.records.items()
+            },
             "backbone": self.backbone.fingerprint,
             "methods": [method.model_dump(mode="json") for method in self.methods],
             "task options": self.task.options.model_dump(mode="json"),

@@ -351,3 +351,11 @@ def test_a_checkpoint_that_cannot_be_written_is_told(
 def test_a_precision_that_the_backbone_does_not_have_is_refused(backbone: Backbone, data: Path) -> None:
     with pytest.raises(UsageError, match="precision bf16 is asked for, but the backbone was loaded in float32"):
         plan(backbone, "ner", "lora", Source(data=str(data)), {"precision": "bf16"})
+
+
+def test_the_same_data_under_another_path_is_the_same_data(
+    backbone: Backbone, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    relative = plan(backbone, "ner", "lora", Source(data=data.name), {})
+    assert relative.identity() == plan(backbone, "ner", "lora", Source(data=str(data)), {}).identity()
