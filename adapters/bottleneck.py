@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.plugins.contracts import Method, Options, Parameter, Port, Ports, Site
+from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Port, Ports, Site
 from adaptdock.plugins.errors import BackboneError
 from adaptdock.plugins.rowwise import linear
 
@@ -50,6 +50,7 @@ class Bottleneck(Method):
 
     Options = BottleneckOptions
     options: BottleneckOptions
+    grows = {"down": 0, "down_bias": 0, "up": 1}
 
     @property
     def stack_key(self) -> Hashable:
@@ -73,9 +74,10 @@ class Bottleneck(Method):
             "up_bias": Parameter((site.port.outputs,)),
         }
 
-    def constants(self, site: Site) -> dict[str, Tensor]:
-        """Give the factor on what each row's adapter adds."""
-        return {"scale": torch.tensor([self.options.scale])}
+    def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+        """Put the scale into the second map."""
+        scaled = {name: parameters[name] * self.options.scale for name in ("up", "up_bias")}
+        return {**parameters, **scaled}
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
         """Add the bottleneck's output, (R, T, W) -> (R, T, W / reduction) -> (R, T, W)."""
@@ -83,8 +85,7 @@ class Bottleneck(Method):
         if dropout and self.options.dropout:
             read = functional.dropout(read, self.options.dropout)
         inner = ACTIVATIONS[self.options.activation](linear(read, parameters["down"], parameters["down_bias"]))
-        scale = parameters["scale"]
-        return linear(inner * scale.unsqueeze(1), parameters["up"], parameters["up_bias"] * scale, onto=out)
+        return linear(inner, parameters["up"], parameters["up_bias"], onto=out)
 
 
 def _block_start(ports: Ports, port: Port) -> Port:

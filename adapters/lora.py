@@ -9,9 +9,10 @@ from collections.abc import Mapping
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from adaptdock.plugins.contracts import Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.rates import Rates
 from adaptdock.plugins.rowwise import linear
 
 
@@ -26,6 +27,8 @@ class LoRAOptions(Options):
     """Divide alpha by the square root of the rank instead of the rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the inputs that is dropped while training."""
+    learning_rate_factor_b: float = Field(1.0, gt=0)
+    """Learning rate of B as a multiple of A's (LoRA+, Hayou et al. 2024, arXiv:2402.12354)."""
     roles: tuple[str, ...] = ("query", "value")
     """Linear maps to adapt, by role; "all" for every one."""
     layers: str | None = None
@@ -37,6 +40,7 @@ class LoRA(Method):
 
     Options = LoRAOptions
     options: LoRAOptions
+    grows = {"lora_a": 0, "lora_b": 1}
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act at the linear ports with the chosen roles."""
@@ -47,17 +51,26 @@ class LoRA(Method):
         rank, port = self.options.rank, site.port
         return {"lora_a": Parameter((rank, port.inputs), _kaiming), "lora_b": Parameter((port.outputs, rank))}
 
-    def constants(self, site: Site) -> dict[str, Tensor]:
-        """Give the scale of each row's update."""
+    def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+        """Put the scale into B."""
         divisor = math.sqrt(self.options.rank) if self.options.rslora else self.options.rank
-        return {"lora_scale": torch.tensor([self.options.alpha / divisor])}
+        return {"lora_a": parameters["lora_a"], "lora_b": parameters["lora_b"] * (self.options.alpha / divisor)}
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
         """Add the update, (R, T, inputs) -> (R, T, rank) -> (R, T, outputs)."""
         if dropout and self.options.dropout:
             x = torch.nn.functional.dropout(x, self.options.dropout)
-        low = linear(x, parameters["lora_a"]) * parameters["lora_scale"].unsqueeze(1)
-        return linear(low, parameters["lora_b"], onto=out)
+        return linear(linear(x, parameters["lora_a"]), parameters["lora_b"], onto=out)
+
+    def merge(self, site: Site, folded: Mapping[str, Tensor], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W + B A and the bias."""
+        return weight + folded["lora_b"] @ folded["lora_a"], bias
+
+    def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
+        """Let B learn faster than A, if the options say so."""
+        if self.options.learning_rate_factor_b == 1:
+            return None
+        return Rates(start, {name: self.options.learning_rate_factor_b for name in start if name.endswith("lora_b")})
 
 
 def _kaiming(tensor: Tensor, generator: torch.Generator) -> None:

@@ -12,7 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from adaptdock.plugins.contracts import Method, Options, Parameter, Ports, Prepended, Site
+from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Prepended, Site
+from adaptdock.plugins.rates import Rates
 
 CLOSED = 1e-3
 
@@ -41,6 +42,7 @@ class Prefix(Method):
 
     Options = PrefixOptions
     options: PrefixOptions
+    grows = {"prefix_key": 1, "prefix_value": 1, "prefix_gate": 0}
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act at the attention ports."""
@@ -55,9 +57,9 @@ class Prefix(Method):
         }
         return kept | {"prefix_gate": Parameter((length,), _closed)} if self.options.gate else kept
 
-    def constants(self, site: Site) -> dict[str, Tensor]:
-        """Give open gates where none are learned."""
-        return {} if self.options.gate else {"prefix_gate": torch.ones(self.options.length)}
+    def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+        """Add open gates where none are learned."""
+        return {"prefix_gate": parameters["prefix_key"].new_ones(self.options.length), **parameters}
 
     def prepend(self, parameters: Mapping[str, Tensor]) -> Prepended:
         """Give keys and values with the logarithm of the squared gates as bias (zero: not there)."""
@@ -67,23 +69,11 @@ class Prefix(Method):
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
         """Train a small network that gives all keys and values, as in section 4.3 of the paper.
 
-        Without it, train the parameters divided by the learning rate factor: Adam's steps have a
-        length that does not depend on the size of a parameter, so those of the prefix are longer.
+        Without it, all of them learn faster than the head by the learning rate factor.
         """
         if self.options.reparameterise:
             return _Network(start, self.options, generator)
-        return _Scaled(start, self.options.learning_rate_factor)
-
-
-class _Scaled(nn.Module):
-    def __init__(self, start: Mapping[str, Tensor], factor: float) -> None:
-        super().__init__()
-        self.names, self.factor = list(start), factor
-        self.scaled = nn.ParameterList([tensor / factor for tensor in start.values()])
-
-    def forward(self) -> dict[str, Tensor]:
-        """Return every key, value and gate, as they would be stored."""
-        return {name: tensor * self.factor for name, tensor in zip(self.names, self.scaled, strict=True)}
+        return Rates(start, dict.fromkeys(start, self.options.learning_rate_factor))
 
 
 class _Network(nn.Module):

@@ -7,6 +7,7 @@ which each module shows its shapes. No architecture has code of its own here.
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.auto import modeling_auto
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
@@ -30,6 +40,7 @@ from adaptdock.plugins.contracts import (
     LoadOptions,
     Port,
     Ports,
+    Virtual,
 )
 from adaptdock.plugins.errors import BackboneError
 
@@ -67,6 +78,8 @@ class HuggingFaceBackbone(Backbone):
     """A frozen transformers model. It may also be built around one that is already in memory."""
 
     model: PreTrainedModel
+    generator: PreTrainedModel | None
+    """The whole language model, of which :attr:`model` is the body; None where it is none."""
 
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: Any, fingerprint: str, revision: str | None = None
@@ -74,15 +87,19 @@ class HuggingFaceBackbone(Backbone):
         config = model.config.get_text_config()
         self.id, self.revision, self.fingerprint = name, revision, fingerprint
         self.architecture = str(model.config.model_type)
-        self.model = model.eval().requires_grad_(False)
+        self.generator = model.eval().requires_grad_(False) if is_language_model(model) else None
+        self.model = body(model).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
         self.vocabulary = _vocabulary(tokenizer)
-        self.max_length = _max_length(model, tokenizer)
+        self._encoder_output: type[Any] = BaseModelOutput  # some encoders have one of their own
+        self._position_offset = _position_offset(self.model)
+        self.max_length = _max_length(self.model, self._position_offset, tokenizer)
         shown = _probe(self)
         self.width = shown.width
         self.causal = shown.causal and not self.encoder_decoder
         self.ports, self._attention = _open_ports(self, int(config.hidden_size), shown)
+        self._vocabulary_closed = shown.vocabulary_closed
 
     @property
     def device(self) -> torch.device:
@@ -98,18 +115,63 @@ class HuggingFaceBackbone(Backbone):
         """Return the device on which the port's module computes."""
         return _device(self.model.get_submodule(port.module))
 
-    def forward(self, inputs: Mapping[str, Tensor], reads: str = "encoder") -> Tensor:
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        reads: str = "encoder",
+        virtual: Virtual | None = None,
+        encoded: Tensor | None = None,
+    ) -> Tensor:
         """Return the last hidden states, of the encoder alone where only that is read."""
+        given = dict(inputs) if virtual is None else self.with_virtual(inputs, virtual)
         with self._attention_kernel():
             if not self.encoder_decoder:
                 extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
-                return self.model(**inputs, **extra)[0]  # type: ignore[no-any-return]
+                return self.model(**given, **extra)[0]  # type: ignore[no-any-return]
+            if encoded is None:
+                output = self.model.get_encoder()(**given)
+                encoded, self._encoder_output = output[0], type(output)
             if reads == "encoder":
-                return self.model.get_encoder()(**inputs)[0]  # type: ignore[no-any-return]
-            given = dict(inputs)
-            if "decoder_input_ids" not in given:
-                given["decoder_input_ids"] = self._shift_right(given["input_ids"])
-            return self.model(**given, use_cache=False)[0]  # type: ignore[no-any-return]
+                return encoded
+            ids = inputs.get("decoder_input_ids")
+            return self.model(  # type: ignore[no-any-return]
+                encoder_outputs=self._encoder_output(last_hidden_state=encoded),
+                attention_mask=given["attention_mask"],
+                decoder_input_ids=self._shift_right(inputs["input_ids"]) if ids is None else ids,
+                use_cache=False,
+            )[0]
+
+    def with_virtual(self, inputs: Mapping[str, Tensor], virtual: Virtual) -> dict[str, Tensor]:
+        """Return the model's inputs with embeddings in front; positions are counted as if they were tokens."""
+        own = self.model.get_input_embeddings()(inputs["input_ids"])
+        front = virtual.mask.to(inputs["attention_mask"].dtype)
+        mask = torch.cat([front, inputs["attention_mask"]], dim=1)
+        given = {
+            "inputs_embeds": torch.cat([virtual.embeddings.to(own.dtype), own], dim=1),
+            "attention_mask": mask,
+        }
+        if "token_type_ids" in inputs:
+            given["token_type_ids"] = torch.cat([torch.zeros_like(front), inputs["token_type_ids"]], dim=1)
+        reader = self.model.get_encoder() if self.encoder_decoder else self.model
+        if "position_ids" in signature(reader.forward).parameters:
+            given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).long() + self._position_offset
+        return given
+
+    def weight(self, port: Port) -> Tensor:
+        """Return the frozen weight (outputs, inputs) of a linear port, dequantised."""
+        return quantization.dense(self.model.get_submodule(port.module))
+
+    def bias(self, port: Port) -> Tensor:
+        """Return the frozen bias (outputs) of a linear port; zeros where it has none."""
+        bias = getattr(self.model.get_submodule(port.module), "bias", None)
+        return torch.zeros(port.outputs, device=self.placement(port)) if bias is None else bias.detach()
+
+    def vocabulary_logits(self, hidden: Tensor) -> Tensor:
+        """Return the frozen language model's logits (R, T, V); the probe has compared them with its own."""
+        if self.generator is None or self._vocabulary_closed:
+            reason = self._vocabulary_closed or f"{type(self.model).__name__} has no map to a vocabulary"
+            raise BackboneError(f"the backbone {self.id!r} cannot be used as a language model: {reason}")
+        return language_logits(self.generator, hidden)
 
     def _attention_kernel(self) -> AbstractContextManager[None]:
         """Choose the attention kernel that trains fast.
@@ -172,7 +234,9 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
     placed = options.device_map or (device if quantizer == "bitsandbytes" else None)
     if placed:
         arguments["device_map"] = placed
-    model, report = AutoModel.from_pretrained(checkpoint.folder, output_loading_info=True, **arguments)
+    model, report = _auto_class(checkpoint, options).from_pretrained(
+        checkpoint.folder, output_loading_info=True, **arguments
+    )
     lacking = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if lacking:
         raise BackboneError(
@@ -181,10 +245,62 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
     if not placed:
         model.to(device)
     if quantizer == "torchao":
-        quantization.quantize_with_torchao(model)
+        quantization.quantize_with_torchao(body(model))
     elif quantizer == "bitsandbytes":
         quantization.keep_trainable(model)
     return model
+
+
+def _auto_class(checkpoint: Checkpoint, options: LoadOptions) -> Any:
+    """Return the class that loads a checkpoint with its map to the vocabulary, if it has one that writes."""
+    extra = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
+    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=options.trust_remote_code, **extra)
+    names = config.architectures or []
+    if checkpoint.gguf and not names:
+        names = [modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")]
+    for mapping, chosen in (
+        (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AutoModelForCausalLM),
+        (modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, AutoModelForSeq2SeqLM),
+    ):
+        if mapping.get(config.model_type, "") in names:
+            return chosen
+    return AutoModel
+
+
+def is_language_model(model: PreTrainedModel) -> bool:
+    """Tell whether a model can write: it maps hidden states to a vocabulary and knows how to generate."""
+    return bool(model.can_generate()) and model.get_output_embeddings() is not None
+
+
+def body(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model without its map to the vocabulary; the parts are shared, not copied.
+
+    Some language models (T5) hold the halves themselves, where others hold a model of both: then the
+    parts are put into an empty one.
+    """
+    if not is_language_model(model):
+        return model
+    if model.base_model is not model:
+        return model.base_model
+    with torch.device("meta"):
+        shell: PreTrainedModel = AutoModel.from_config(model.config)
+    for name, _ in list(shell.named_children()):
+        setattr(shell, name, getattr(model, name))
+    return shell
+
+
+def language_logits(generator: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Map hidden states to the vocabulary, with what configurations are known to add to the bare map."""
+    config = generator.config.get_text_config()
+    output = generator.get_output_embeddings()
+    if getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
+        hidden = hidden * config.d_model**-0.5
+    logits = output(hidden.to(_device(output)))
+    bias, scale = getattr(generator, "final_logits_bias", None), getattr(config, "logit_scale", None)
+    cap = getattr(config, "final_logit_softcapping", None)
+    logits = logits if bias is None else logits + bias
+    logits = logits if scale is None else logits * scale
+    return logits if cap is None else torch.tanh(logits / cap) * cap  # type: ignore[no-any-return]
 
 
 def _load_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
@@ -233,6 +349,8 @@ def _open_ports(backbone: HuggingFaceBackbone, width: int, shown: Findings) -> t
             ports[port.name] = port
             if port.kind == "attention":
                 attending[module] = port
+    if "embedding" not in closed:
+        ports["embeddings"] = _embedding_port(backbone)
     if not any(port.kind == "linear" and port.role != "other" for port in ports.values()):
         raise BackboneError(_nothing_open(backbone, closed))
     return Ports(ports.values(), backbone.architecture, closed), attending
@@ -243,7 +361,7 @@ def _probe(backbone: HuggingFaceBackbone) -> Findings:
     linear_maps = [module for module in model.modules() if _widths(module) is not None]
     try:
         with _quiet():
-            return probe(model, backbone.device, linear_maps, lambda batch: backbone.forward(batch, "decoder"))
+            return probe(backbone, linear_maps, language_logits)
     except Exception as error:  # whatever a model raises that wants something else than tokens
         raise BackboneError(
             f"the architecture {backbone.architecture!r} cannot be used: a small batch of tokens did not come "
@@ -262,6 +380,8 @@ def _closed(backbone: HuggingFaceBackbone, shown: Findings) -> dict[str, str]:
             f"the attention of {type(model).__name__} does not go through the attention interface of "
             f"transformers, so nothing can be put in front of its keys; use lora or bottleneck instead"
         )
+    if shown.embedding_closed:
+        closed["embedding"] = shown.embedding_closed
     mixed = [
         path
         for path, module in model.named_modules()
@@ -291,6 +411,14 @@ def _linear_port(backbone: HuggingFaceBackbone, path: str, module: nn.Module, wi
     siblings = backbone.model.get_submodule(path.rpartition(".")[0]).children()
     found = role(where, *widths, width, [shape for shape in map(_widths, siblings) if shape])
     return Port(f"{where.prefix}.{found}", "linear", found, where.layer, where.stack, path, *widths)
+
+
+def _embedding_port(backbone: HuggingFaceBackbone) -> Port:
+    embeddings = backbone.model.get_input_embeddings()
+    path = next(path for path, module in backbone.model.named_modules() if module is embeddings)
+    stack = "encoder" if backbone.encoder_decoder else ""
+    width = int(embeddings.weight.shape[-1])
+    return Port("embeddings", "embedding", "embeddings", 0, stack, path, outputs=width)
 
 
 def _attention_port(backbone: HuggingFaceBackbone, path: str, call: Call) -> Port | None:
@@ -328,7 +456,7 @@ def _widths(module: nn.Module) -> tuple[int, int] | None:
 
 
 def _at_port(handler: AttentionHandler, port: Port) -> attention.Handler:
-    return lambda key, value: handler(port)
+    return lambda key, value: handler(port, key.shape[0])
 
 
 def _device(module: nn.Module) -> torch.device:
@@ -347,17 +475,22 @@ def _vocabulary(tokenizer: Any) -> str:
     return hashlib.sha256("\n".join(f"{number} {token}" for token, number in tokens).encode()).hexdigest()[:32]
 
 
-def _max_length(model: PreTrainedModel, tokenizer: Any) -> int:
+def _position_offset(model: PreTrainedModel) -> int:
+    """Return the number of the first position: where a table of positions has one for padding, the next."""
+    offsets = [
+        module.padding_idx + 1
+        for path, module in model.named_modules()
+        if path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
+    return max(offsets, default=0)
+
+
+def _max_length(model: PreTrainedModel, position_offset: int, tokenizer: Any) -> int:
     config = model.config.get_text_config()
     limits = [LONGEST]
     if tokenizer is not None and tokenizer.model_max_length < 10**9:
         limits.append(int(tokenizer.model_max_length))
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
-        offsets = [
-            module.padding_idx + 1
-            for path, module in model.named_modules()
-            if path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-        ]
-        limits.append(positions - max(offsets, default=0))
+        limits.append(positions - position_offset)
     return min(limits)

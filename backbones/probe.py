@@ -5,17 +5,17 @@ it sees: XLNet puts positions first, DeBERTa sends tables of relative positions 
 experts see tokens picked from the whole batch. An adapter for some of the rows must not act there.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adaptdock.backbones import attention
-from adaptdock.plugins.contracts import Prepended
+from adaptdock.plugins.contracts import Prepended, Virtual
 
 ROWS, LENGTH = 2, 3  # unlike, so that they cannot be taken for each other
 
@@ -39,20 +39,36 @@ class Findings:
     seen: dict[nn.Module, bool] = field(default_factory=dict)
     """Each linear map that was called, and whether the rows could be told apart every time."""
 
+    embedding_closed: str = ""
+    """Why nothing can stand in front of the input embeddings; empty where it can."""
+    vocabulary_closed: str = ""
+    """Why the logits cannot be computed from hidden states; empty where they can."""
+
     def rows_told(self, module: nn.Module) -> bool:
         """Tell whether a linear map takes part, and the rows of a batch can be told apart in it."""
         return self.seen.get(module, False)
 
 
+class Probed(Protocol):
+    """What is asked of a backbone here."""
+
+    model: PreTrainedModel
+    generator: PreTrainedModel | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+
+    def forward(self, inputs: Mapping[str, Tensor], reads: str = "encoder", virtual: Virtual | None = None) -> Tensor:
+        """Return the last hidden states."""
+
+
 def probe(
-    model: PreTrainedModel,
-    device: torch.device,
-    linear_maps: Iterable[nn.Module],
-    forward: Callable[[dict[str, Tensor]], Tensor],
+    backbone: Probed, linear_maps: Iterable[nn.Module], language_logits: Callable[[PreTrainedModel, Tensor], Tensor]
 ) -> Findings:
     """Send two rows of three tokens through the model, the last token of the second row being another."""
-    findings = Findings()
-    ids = torch.full((ROWS, LENGTH), 5, device=device)
+    findings, model = Findings(), backbone.model
+    ids = torch.full((ROWS, LENGTH), 5, device=backbone.device)
     ids[1, -1] = 6
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -61,10 +77,63 @@ def probe(
         if attention.implementation(model) in attention.WRAPPED:
             handlers = {module: _watch_attention(findings, module) for module in model.modules()}
             stack.enter_context(attention.intercept(model, handlers))
-        hidden = forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        hidden = backbone.forward(batch, "decoder")
+    findings.embedding_closed = _front_refused(backbone, batch)
+    if backbone.generator is not None:
+        findings.vocabulary_closed = _logits_refused(backbone, batch, hidden, language_logits)
     findings.width = hidden.shape[-1]
     findings.causal = bool(torch.equal(hidden[0, 0], hidden[1, 0]))
     return findings
+
+
+@torch.no_grad()
+def _front_refused(backbone: Probed, batch: Mapping[str, Tensor]) -> str:
+    """Return why nothing can stand in front of the inputs, or nothing: two masked embeddings must change nothing."""
+    name = type(backbone.model).__name__
+    embeddings = backbone.model.get_input_embeddings()
+    if not isinstance(embeddings, nn.Embedding):
+        return f"the input embeddings of {name} are no table of tokens"
+    width, device = embeddings.weight.shape[-1], backbone.device
+    masked = Virtual(
+        torch.zeros(ROWS, 2, width, device=device, dtype=embeddings.weight.dtype),
+        torch.zeros(ROWS, 2, dtype=torch.long, device=device),
+    )
+    try:
+        found = backbone.forward(batch, "encoder", masked)[:, 2:]
+    except Exception as error:  # whatever a model raises that wants tokens and no embeddings
+        return f"{name} takes no input embeddings ({type(error).__name__})"
+    if _alike(found, backbone.forward(batch, "encoder")):
+        return ""
+    return (
+        f"in {name} the positions of a text depend on what stands in front of it, so a prompt for one row of a "
+        f"batch would change the others"
+    )
+
+
+@torch.no_grad()
+def _logits_refused(
+    backbone: Probed,
+    batch: Mapping[str, Tensor],
+    hidden: Tensor,
+    language_logits: Callable[[PreTrainedModel, Tensor], Tensor],
+) -> str:
+    """Return why the logits cannot be had from hidden states, or nothing: they must be those of the whole model."""
+    model = backbone.generator
+    assert model is not None
+    given = dict(batch)
+    if model.config.is_encoder_decoder:
+        given["decoder_input_ids"] = torch.zeros_like(batch["input_ids"])
+        hidden = backbone.forward(given, "decoder")
+    if _alike(language_logits(model, hidden), model(**given, use_cache=False).logits):
+        return ""
+    return f"{type(model).__name__} does more with its hidden states than map them to the vocabulary"
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    scale = other.float().abs().max().clamp(min=1e-6)
+    limit = 1e-4 if other.dtype == torch.float32 else 0.05
+    return bool((one.float() - other.float()).abs().max() <= limit * scale)
 
 
 def _watch_rows(findings: Findings) -> Callable[[nn.Module, tuple[Any, ...]], None]:

@@ -74,6 +74,18 @@ def quantize_with_torchao(model: nn.Module) -> None:
             module.__class__ = Int8Linear
 
 
+def dense(module: nn.Module) -> Tensor:
+    """Return the weight (outputs, inputs) of a linear map of any type, dequantised where it is quantised."""
+    weight: Any = module.weight
+    if hasattr(module, "quant_state") or weight.__class__.__name__ in ("Params4bit", "Int8Params"):
+        from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+        return dequantize_bnb_weight(weight, state=getattr(module, "state", None)).detach()  # type: ignore[no-any-return]
+    if hasattr(weight, "dequantize") and weight.__class__ not in (nn.Parameter, Tensor):
+        return weight.dequantize().detach()  # type: ignore[no-any-return]
+    return weight.detach().T if isinstance(module, Conv1D) else weight.detach()  # type: ignore[no-any-return]
+
+
 def _is_linear(module: nn.Module, _name: str = "") -> bool:
     return type(module) is nn.Linear
 

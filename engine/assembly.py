@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from adaptdock.engine.ports import Sites
 from adaptdock.hub.card import PluginEntry
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Head, Method, Options, Parameter, Site, Task
@@ -20,11 +22,31 @@ HEAD = "head"
 class Part:
     """One method of an adapter, and where it acts."""
 
+    name: str
     method: Method
     sites: tuple[Site, ...]
 
+    def folded(self, tensors: Mapping[str, Tensor], backbone: Backbone) -> dict[str, dict[str, Tensor]]:
+        """Return what acts at each site, port -> name -> tensor, from tensors named as in an adapter file."""
+        found = {}
+        for site in self.sites:
+            place = site.port.name
+            own = {name: tensors[f"{place}.{name}"] for name in self.parameters[place]}
+            found[place] = self.method.fold(site, own, backbone)
+        return found
 
-@dataclass(frozen=True)
+    @cached_property
+    def parameters(self) -> dict[str, dict[str, Parameter]]:
+        """What the method keeps at each site, by port."""
+        return {site.port.name: self.method.parameters(site) for site in self.sites}
+
+    @cached_property
+    def by_port(self) -> dict[str, Site]:
+        """The sites by the names of their ports."""
+        return {site.port.name: site for site in self.sites}
+
+
+@dataclass(frozen=True, eq=False)
 class Assembly:
     """All that an adapter consists of, except its weights."""
 
@@ -33,12 +55,17 @@ class Assembly:
     head: Head
     width: int
 
+    @cached_property
+    def sites(self) -> Sites:
+        """Every site of every part."""
+        return Sites(tuple(site for part in self.parts for site in part.sites))
+
     def declared(self) -> Iterator[tuple[str, str, Parameter]]:
         """Yield (port name or ``head``, parameter name, declaration) of every tensor."""
         for part in self.parts:
-            for site in part.sites:
-                for name, parameter in part.method.parameters(site).items():
-                    yield site.port.name, name, parameter
+            for place, named in part.parameters.items():
+                for name, parameter in named.items():
+                    yield place, name, parameter
         for name, parameter in self.head.parameters(self.width).items():
             yield HEAD, name, parameter
 
@@ -67,7 +94,7 @@ class Assembly:
         for name, shape in expected.items():
             if tuple(tensors[name].shape) != shape:
                 raise MismatchError(f"{owner}: {name!r} has the shape {tuple(tensors[name].shape)}, not {shape}")
-            if not tensors[name].is_floating_point() or not tensors[name].isfinite().all():
+            if not tensors[name].is_floating_point():
                 raise MismatchError(f"{owner}: {name!r} holds something else than finite numbers of floating point")
 
 
@@ -82,7 +109,7 @@ def assemble(backbone: Backbone, methods: Sequence[PluginEntry], task: Task) -> 
     parts = []
     for entry in methods:
         method = make_method(entry.name, entry.options)
-        parts.append(Part(method, method.sites(ports)))
+        parts.append(Part(entry.name, method, method.sites(ports)))
     return Assembly(tuple(parts), task, head, backbone.width)
 
 

@@ -1,62 +1,77 @@
 """The dock: a backbone with its ports open, to which adapters are docked while it works."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from adaptdock.engine.assembly import HEAD, Assembly, Part, assemble, make_task, validated
+from adaptdock.engine.assembly import HEAD, Assembly, assemble, make_task, validated
 from adaptdock.engine.batches import collate, length
+from adaptdock.engine.passes import for_head, states
 from adaptdock.engine.ports import OpenPorts
 from adaptdock.engine.prediction import predict
 from adaptdock.engine.rows import Docked, MixedRows
-from adaptdock.engine.slots import Index, Stack
+from adaptdock.engine.slots import Gathered, Slot, Stack, Stacks, Tensors
 from adaptdock.hub.card import Card
 from adaptdock.hub.file import AdapterFile, read_file
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, BackboneFamily, Feature, LoadOptions, Reading, Site
+from adaptdock.plugins.contracts import Backbone, BackboneFamily, Feature, LoadOptions, Reading
 from adaptdock.plugins.errors import BackboneError, MismatchError, UnknownNameError, UsageError
 
+HOST = torch.device("cpu")
+KNOWN_ASSEMBLIES = 1000
 
-@dataclass
-class Resident:
-    """A docked adapter: its card, what it consists of, its slots, and how many batches use it now."""
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An adapter that has been verified and packed for a backbone; it can be docked at once."""
 
     card: Card
     assembly: Assembly
     parts: tuple[Docked, ...]
-    head_stack: Stack
-    head_slot: int
+    head: Slot
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that its weights take."""
+        return sum(part.slot.nbytes for part in self.parts) + self.head.nbytes
+
+    def to(self, device: torch.device | None) -> "Prepared":
+        """Return this adapter with its weights on a device, or with None where its ports compute."""
+        parts = tuple(replace(part, slot=part.slot.to(device)) for part in self.parts)
+        return replace(self, parts=parts, head=self.head.to(device))
+
+
+@dataclass(eq=False)
+class Resident:
+    """A docked adapter, and how many batches use it now."""
+
+    adapter: Prepared
     batches: int = 0
     leaving: bool = False
 
     @property
-    def sites(self) -> list[Site]:
-        """Every site of every part."""
-        return [site for part in self.parts for site in part.sites.values()]
+    def card(self) -> Card:
+        """Its card."""
+        return self.adapter.card
+
+    @property
+    def assembly(self) -> Assembly:
+        """What it consists of."""
+        return self.adapter.assembly
+
+    @property
+    def head(self) -> Slot:
+        """The weights of its head."""
+        return self.adapter.head
 
 
 Row = tuple[Resident, ...]
-
-
-@dataclass
-class _Stacks:
-    """All stacks of a dock, by what their adapters have in common."""
-
-    backbone: Backbone
-    by_key: dict[Any, Stack] = field(default_factory=dict)
-
-    def of_method(self, name: str, key: Any) -> Stack:
-        devices = {port.name: self.backbone.placement(port) for port in self.backbone.ports}
-        return self.by_key.setdefault(("method", name, key), Stack(self.backbone.dtype, devices))
-
-    def of_head(self, key: Any) -> Stack:
-        return self.by_key.setdefault(("head", key), Stack(torch.float32, {HEAD: self.backbone.device}))
 
 
 class Dock:
@@ -70,7 +85,9 @@ class Dock:
         self.backbone = backbone
         self.ports = OpenPorts(backbone)
         self._residents: dict[str, Resident] = {}
-        self._stacks = _Stacks(backbone)
+        self._stacks = Stacks()
+        self._devices = {port.name: backbone.placement(port) for port in backbone.ports} | {HEAD: backbone.device}
+        self._assemblies: dict[str, Assembly] = {}
         self._lock = threading.RLock()
 
     @classmethod
@@ -114,7 +131,7 @@ class Dock:
         """
         return self.dock(read_file(path), name, replace)
 
-    def dock(self, adapter: AdapterFile, name: str | None = None, replace: bool = False) -> str:
+    def dock(self, adapter: AdapterFile | Prepared, name: str | None = None, replace: bool = False) -> str:
         """Dock an adapter that is in memory; see :meth:`load`."""
         name = name or adapter.card.name
         if "+" in name:
@@ -123,7 +140,9 @@ class Dock:
             raise UsageError(
                 f"an adapter named {name!r} is docked already; replace it, unload it, or give another name"
             )
-        resident = self._take_slots(adapter, self._assembled(adapter))
+        prepared = adapter if isinstance(adapter, Prepared) else self.prepare(adapter)
+        resident = Resident(self._on_device(prepared))
+        self.ports.acquire(resident.assembly.sites)
         with self._lock:
             before = self._residents.get(name)
             if before is not None and not replace:  # another thread was faster
@@ -134,8 +153,50 @@ class Dock:
                 self._leave(before)
         return name
 
+    def prepare(self, adapter: AdapterFile) -> Prepared:
+        """Verify an adapter and pack its weights in host memory; nothing is docked yet.
+
+        Raises :class:`MismatchError` as :meth:`load` does.
+        """
+        assembly = self._assembled(adapter)
+        parts = tuple(
+            Docked(
+                part.method,
+                self._packed(
+                    adapter,
+                    ("method", part.name, part.method.stack_key),
+                    part.folded(adapter.tensors, self.backbone),
+                    part.method.grows,
+                ),
+                part.by_port,
+            )
+            for part in assembly.parts
+        )
+        named = {name: adapter.tensors[f"{HEAD}.{name}"] for name in assembly.head.parameters(assembly.width)}
+        head = self._packed(adapter, ("head", assembly.head.stack_key), {HEAD: named}, assembly.head.grows)
+        return Prepared(adapter.card, assembly, parts, head)
+
+    def _packed(self, adapter: AdapterFile, key: Hashable, tensors: Tensors, grows: Mapping[str, int]) -> Slot:
+        slot = self._stacks.for_tensors(key, tensors, grows, self._devices).pack(tensors, HOST)
+        if all(page.isfinite().all() for page in slot.pages):
+            return slot
+        broken = next(
+            (name for name, tensor in adapter.tensors.items() if not tensor.isfinite().all()), "a scaled weight"
+        )
+        raise MismatchError(f"the adapter {adapter.card.name!r}: {broken!r} holds something else than finite numbers")
+
+    def _on_device(self, prepared: Prepared) -> Prepared:
+        """Copy weights to where they are used, beside what the device computes meanwhile."""
+        if self.backbone.device.type != "cuda":
+            return prepared.to(None)
+        beside = torch.cuda.Stream(self.backbone.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(beside):
+            moved = prepared.to(None)
+        beside.synchronize()
+        return moved
+
     def unload(self, name: str) -> None:
-        """Undock an adapter; its slots are free when the last batch that uses it is done."""
+        """Undock an adapter; a batch that uses it goes on with it to its end."""
         with self._lock:
             resident = self._resident(name)
             del self._residents[name]
@@ -160,26 +221,19 @@ class Dock:
                 f"the adapter {card.name!r} was trained with another tokenizer ({card.preprocessing.tokenizer}) than "
                 f"that of {mine.id!r}: the same words would get other numbers"
             )
-        assembly = assemble(mine, card.methods, make_task(card.task.name, card.task.options))
+        assembly = self._assembly(card)
         assembly.check(adapter.tensors, f"the adapter {card.name!r}")
         return assembly
 
-    def _take_slots(self, adapter: AdapterFile, assembly: Assembly) -> Resident:
-        parts: list[Docked] = []
-        heads = self._stacks.of_head(assembly.head.stack_key)
-        try:
-            for entry, part in zip(adapter.card.methods, assembly.parts, strict=True):
-                stack = self._stacks.of_method(entry.name, part.method.stack_key)
-                sites = {site.port.name: site for site in part.sites}
-                parts.append(Docked(part.method, stack, stack.add(_of_part(adapter, part)), sites))
-            named = {name: adapter.tensors[f"{HEAD}.{name}"] for name in assembly.head.parameters(assembly.width)}
-            resident = Resident(adapter.card, assembly, tuple(parts), heads, heads.add({HEAD: named}))
-        except BaseException:
-            for docked in parts:
-                docked.stack.remove(docked.slot)
-            raise
-        self.ports.acquire(resident.sites)
-        return resident
+    def _assembly(self, card: Card) -> Assembly:
+        """Put an adapter together; those that differ in their weights alone share the result."""
+        key = card.model_dump_json(include={"methods", "task"})
+        if key not in self._assemblies:
+            if len(self._assemblies) >= KNOWN_ASSEMBLIES:
+                self._assemblies.clear()
+            task = make_task(card.task.name, card.task.options)
+            self._assemblies[key] = assemble(self.backbone, card.methods, task)
+        return self._assemblies[key]
 
     def _leave(self, resident: Resident) -> None:
         resident.leaving = True
@@ -187,10 +241,7 @@ class Dock:
             self._free(resident)
 
     def _free(self, resident: Resident) -> None:
-        self.ports.release(resident.sites)
-        for part in resident.parts:
-            part.stack.remove(part.slot)
-        resident.head_stack.remove(resident.head_slot)
+        self.ports.release(resident.assembly.sites)
 
     def _resident(self, name: str) -> Resident:
         try:
@@ -202,7 +253,7 @@ class Dock:
 
     @contextmanager
     def boarding(self, names: Sequence[str | None]) -> Iterator[list[Row]]:
-        """Resolve a name per row and keep those adapters in their slots while the context is open.
+        """Resolve a name per row and keep the ports of those adapters open while the context is.
 
         A name is an adapter's, ``lower+upper`` for a stack, or None for a bare row. Raises
         :class:`UnknownNameError` with the row.
@@ -229,32 +280,48 @@ class Dock:
         except UnknownNameError as error:
             raise UnknownNameError("adapter", error.name, error.known, f"It is asked for in row {number}.") from None
 
+    def mixed(self, rows: Sequence[Row]) -> MixedRows:
+        """Lay a batch out by port."""
+        return MixedRows([[resident.adapter.parts for resident in row] for row in rows], self.backbone.dtype)
+
     @torch.inference_mode()
     def hidden(self, rows: Sequence[Row], inputs: Mapping[str, Tensor], reads: str = "encoder") -> Tensor:
         """Return the last hidden states (R, T, W) of a batch whose rows have adapters of their own."""
-        mixed = MixedRows([[resident.parts for resident in row] for row in rows])
-        lengths = {tensor.shape[1] for tensor in inputs.values() if tensor.ndim > 1}
-        with self.ports.routed(mixed, lengths):
-            return self.backbone.forward(inputs, reads)
+        found = states(self.backbone, self.ports, self.mixed(rows), inputs, reads)
+        return found[:, -inputs["attention_mask"].shape[1] :]
 
     @torch.inference_mode()
     def logits(self, rows: Sequence[Row], features: Sequence[Feature]) -> list[Tensor]:
         """Run a batch and return each row's logits, from the head of its topmost adapter, on the CPU."""
+        inputs = collate(self.backbone, features)
         answers: dict[int, Tensor] = {}
-        for reads in sorted({row[-1].assembly.head.reads for row in rows}):
-            numbers = [number for number, row in enumerate(rows) if row[-1].assembly.head.reads == reads]
-            inputs = collate(self.backbone, [features[number] for number in numbers])
-            hidden = self.hidden([rows[number] for number in numbers], inputs, reads).float().to(self.backbone.device)
-            mask = inputs["attention_mask"]
-            for stack, members in _by_head(rows, numbers).items():
-                places = torch.tensor([numbers.index(number) for number in members], device=hidden.device)
-                index = Index([rows[number][-1].head_slot for number in members])
+        for numbers, hidden in self._halves(rows, inputs):
+            mask = inputs["attention_mask"][numbers]
+            for members in _by_head(rows, numbers):
+                places = [numbers.index(number) for number in members]
                 head = rows[members[0]][-1].assembly.head
-                found = head.apply(stack.gather(HEAD, index), hidden[places], mask[places]).cpu()
-                answers.update(zip(members, found, strict=True))
+                weights = Gathered([rows[number][-1].head for number in members], torch.float32).at(HEAD)
+                given = for_head(self.backbone, head, hidden[places], mask[places])
+                answers.update(zip(members, head.apply(weights, given, mask[places]), strict=True))
         return [
-            row[-1].assembly.head.trim(answers[number], length(features[number])) for number, row in enumerate(rows)
+            row[-1].assembly.head.trim(answers[number], length(features[number])).cpu()
+            for number, row in enumerate(rows)
         ]
+
+    def _halves(self, rows: Sequence[Row], inputs: Mapping[str, Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield row numbers with the states that their heads read; each half of the model runs once."""
+        everyone = list(range(len(rows)))
+        decoding = [number for number in everyone if rows[number][-1].assembly.head.reads == "decoder"]
+        encoded = states(self.backbone, self.ports, self.mixed(rows), inputs, "encoder")
+        if not self.backbone.encoder_decoder or not decoding:
+            yield everyone, encoded
+            return
+        given = {name: tensor[decoding] for name, tensor in inputs.items()}
+        mixed = self.mixed([rows[number] for number in decoding])
+        yield decoding, states(self.backbone, self.ports, mixed, given, "decoder", encoded[decoding])
+        rest = [number for number in everyone if number not in set(decoding)]
+        if rest:
+            yield rest, encoded[rest]
 
     def predict(self, name: str | Sequence[str], inputs: Sequence[Any], batch_size: int = 32) -> list[dict[str, Any]]:
         """Return a prediction for each input: a text, or whatever the adapter's task reads.
@@ -270,22 +337,12 @@ class Dock:
         return predict(self, names, inputs, batch_size)
 
 
-def _of_part(adapter: AdapterFile, part: Part) -> dict[str, dict[str, Tensor]]:
-    """Return what a stack holds of one method of an adapter: port -> name -> tensor."""
-    return {
-        site.port.name: {
-            **{name: adapter.tensors[f"{site.port.name}.{name}"] for name in part.method.parameters(site)},
-            **part.method.constants(site),
-        }
-        for site in part.sites
-    }
-
-
-def _by_head(rows: Sequence[Row], numbers: Sequence[int]) -> dict[Stack, list[int]]:
+def _by_head(rows: Sequence[Row], numbers: Sequence[int]) -> list[list[int]]:
+    """Divide row numbers into those whose heads are computed together."""
     groups: dict[Stack, list[int]] = {}
     for number in numbers:
-        groups.setdefault(rows[number][-1].head_stack, []).append(number)
-    return groups
+        groups.setdefault(rows[number][-1].head.stack, []).append(number)
+    return list(groups.values())
 
 
 def load_backbone(name: str, options: LoadOptions) -> Backbone:

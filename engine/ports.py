@@ -5,9 +5,12 @@ were here.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -16,13 +19,59 @@ from adaptdock.engine.rows import Rows
 from adaptdock.plugins.contracts import Backbone, Port, Prepended, Site
 from adaptdock.plugins.errors import AdaptError
 
+Act = Literal["transform", "enter", "read", "attend"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """The sites of an adapter, and what has to be open for them."""
+
+    sites: tuple[Site, ...]
+
+    @cached_property
+    def needs(self) -> tuple[tuple[Port, Act], ...]:
+        """Each port that has to be open, with what is done there; prompts need none."""
+        found: dict[tuple[Port, Act], None] = {}
+        for site in self.sites:
+            if site.port.kind == "attention":
+                found[site.port, "attend"] = None
+            elif site.port.kind != "embedding":
+                found[site.port, "transform" if site.side == "output" else "enter"] = None
+            if site.source is not None:
+                found[site.source, "read"] = None
+        return tuple(found)
+
 
 class _Pass:
     """One batch on its way through the backbone, in one thread."""
 
-    def __init__(self, rows: Rows, lengths: frozenset[int]) -> None:
-        self.rows, self.lengths = rows, lengths
+    def __init__(self, rows: Rows, lengths: frozenset[int], copies: int) -> None:
+        self.rows, self.lengths, self.copies = rows, lengths, copies
         self.inputs: dict[str, Tensor] = {}
+
+    def as_rows(self, port: Port, tensor: Tensor) -> tuple[Rows, Tensor]:
+        """Return a tensor as (R, T, W), whatever the model made of its leading dimensions, with its rows.
+
+        In a search with beams a tensor may hold each row several times.
+        """
+        leading, width = tensor.shape[0], tensor.shape[-1]
+        for copies in dict.fromkeys((1, self.copies)):
+            count = self.rows.count * copies
+            if tensor.ndim > 2 and leading == count:
+                return self.rows.repeated(copies), tensor if tensor.ndim == 3 else tensor.reshape(count, -1, width)
+        counts = {
+            copies for copies in (1, self.copies) for length in self.lengths if self._is_flat(tensor, copies, length)
+        }
+        if tensor.ndim == 2 and len(counts) == 1:
+            rows = self.rows.repeated(counts.pop())
+            return rows, tensor.view(rows.count, -1, width)
+        raise AdaptError(
+            f"the port {port.name} saw a tensor of shape {tuple(tensor.shape)} in a batch of {self.rows.count} rows; "
+            f"which row is whose cannot be told, so nothing was applied"
+        )
+
+    def _is_flat(self, tensor: Tensor, copies: int, length: int) -> bool:
+        return tensor.shape[0] == self.rows.count * copies * length
 
 
 class OpenPorts:
@@ -32,68 +81,78 @@ class OpenPorts:
         self._backbone = backbone
         self._running = threading.local()
         self._lock = threading.RLock()
-        self._users: dict[Port, int] = {}
-        self._handles: dict[Port, RemovableHandle] = {}
-        self._sources: dict[Port, int] = {}
-        self._source_handles: dict[Port, RemovableHandle] = {}
+        self._users: Counter[Sites] = Counter()
+        self._open: Counter[tuple[Port, Act]] = Counter()
+        self._handles: dict[tuple[Port, Act], RemovableHandle] = {}
         self._attention: AbstractContextManager[None] | None = None
 
     @contextmanager
-    def routed(self, rows: Rows, lengths: Iterable[int]) -> Iterator[None]:
+    def routed(self, rows: Rows, lengths: Iterable[int], copies: int = 1) -> Iterator[None]:
         """Let the rows' adapters act on what this thread sends through the backbone.
 
-        ``lengths`` are the numbers of positions that inputs may have.
+        ``lengths`` are the numbers of positions that inputs may have, ``copies`` how often the model may
+        repeat each row (its beams).
         """
         outer = getattr(self._running, "batch", None)
-        self._running.batch = _Pass(rows, frozenset(lengths))
+        self._running.batch = _Pass(rows, frozenset(lengths), copies)
         try:
             yield
         finally:
             self._running.batch = outer
 
-    def acquire(self, sites: Iterable[Site]) -> None:
-        """Open the ports of an adapter's sites."""
+    def acquire(self, sites: Sites) -> None:
+        """Open the ports of an adapter's sites; adapters of one assembly are counted together."""
         with self._lock:
-            for site in sites:
-                _count(self._users, self._handles, site.port, 1, self._hook)
-                if site.source is not None:
-                    _count(self._sources, self._source_handles, site.source, 1, self._hook_source)
-            self._route_attention()
+            self._users[sites] += 1
+            if self._users[sites] == 1:
+                for need in sites.needs:
+                    self._open[need] += 1
+                    if self._open[need] == 1 and need[1] != "attend":
+                        self._handles[need] = self._hook(*need)
+                self._route_attention()
 
-    def release(self, sites: Iterable[Site]) -> None:
+    def release(self, sites: Sites) -> None:
         """Close those ports that no adapter needs any more."""
         with self._lock:
-            for site in sites:
-                _count(self._users, self._handles, site.port, -1, self._hook)
-                if site.source is not None:
-                    _count(self._sources, self._source_handles, site.source, -1, self._hook_source)
-            self._route_attention()
+            self._users[sites] -= 1
+            if not self._users[sites]:
+                del self._users[sites]
+                for need in sites.needs:
+                    self._open[need] -= 1
+                    if not self._open[need]:
+                        del self._open[need]
+                        if need in self._handles:
+                            self._handles.pop(need).remove()
+                self._route_attention()
+
+    @property
+    def _batch(self) -> _Pass | None:
+        return getattr(self._running, "batch", None)
 
     # ------------------------------------------------------------------------------------ hooks
 
-    def _hook(self, port: Port) -> RemovableHandle | None:
-        if port.kind == "attention":
-            return None
+    def _hook(self, port: Port, act: Act) -> RemovableHandle:
         module = self._backbone.model.get_submodule(port.module)
 
-        def after(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
-            batch: _Pass | None = getattr(self._running, "batch", None)
-            if batch is None or not batch.rows.at(port):
-                return None
-            return _transformed(batch, port, args[0], out)
-
-        return module.register_forward_hook(after)
-
-    def _hook_source(self, port: Port) -> RemovableHandle:
-        def before(_: nn.Module, args: tuple[Any, ...]) -> None:
-            batch: _Pass | None = getattr(self._running, "batch", None)
+        def read(_: nn.Module, args: tuple[Any, ...]) -> None:
+            batch = self._batch
             if batch is not None:
                 batch.inputs[port.name] = args[0]
 
-        return self._backbone.model.get_submodule(port.module).register_forward_pre_hook(before)
+        def enter(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            batch = self._batch
+            return None if batch is None else _entered(batch, port, args)
+
+        def transform(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
+            batch = self._batch
+            return None if batch is None else _transformed(batch, port, args[0], out)
+
+        if act == "read":  # what a neighbour reads is what came in, whatever enters here
+            return module.register_forward_pre_hook(read, prepend=True)
+        return module.register_forward_pre_hook(enter) if act == "enter" else module.register_forward_hook(transform)
 
     def _route_attention(self) -> None:
-        needed = any(port.kind == "attention" for port in self._users)
+        needed = any(act == "attend" for _, act in self._open)
         if needed and self._attention is None:
             self._attention = self._backbone.open_attention(self._prepended)
             self._attention.__enter__()
@@ -101,47 +160,37 @@ class OpenPorts:
             self._attention.__exit__(None, None, None)
             self._attention = None
 
-    def _prepended(self, port: Port) -> list[Prepended]:
-        batch: _Pass | None = getattr(self._running, "batch", None)
+    def _prepended(self, port: Port, rows: int) -> list[Prepended]:
+        batch = self._batch
         if batch is None:
             return []
-        return [action.method.prepend(action.parameters(None)) for action in batch.rows.at(port)]
+        actions = batch.rows.repeated(rows // batch.rows.count).at(port)
+        return [action.method.prepend(action.parameters(None)) for action in actions]
 
 
-def _count(users: dict[Port, int], handles: dict[Port, RemovableHandle], port: Port, change: int, hook: Any) -> None:
-    users[port] = users.get(port, 0) + change
-    if users[port] == 1 and change == 1:
-        handle = hook(port)
-        if handle is not None:
-            handles[port] = handle
-    elif users[port] == 0:
-        del users[port]
-        handle = handles.pop(port, None)
-        if handle is not None:
-            handle.remove()
+def _acts(batch: _Pass, port: Port, side: str) -> bool:
+    return any(action.site.side == side for action in batch.rows.at(port))
 
 
-def _transformed(batch: _Pass, port: Port, x: Tensor, out: Tensor) -> Tensor:
-    shape = out.shape
-    result = _by_rows(batch, port, out)
-    for action in batch.rows.at(port):
-        source = action.site.source
-        read = (x if source is None else batch.inputs[source.name]).to(out.dtype)
-        parameters = action.parameters(out)
-        result = action.method.transform(parameters, _by_rows(batch, port, read), result, action.dropout)
-    return result.reshape(shape)
+def _entered(batch: _Pass, port: Port, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    if not _acts(batch, port, "input"):
+        return None
+    rows, x = batch.as_rows(port, args[0])
+    for action in rows.at(port):
+        if action.site.side == "input":
+            x = action.method.enter(action.parameters(x), x)
+    return x.reshape(args[0].shape), *args[1:]
 
 
-def _by_rows(batch: _Pass, port: Port, tensor: Tensor) -> Tensor:
-    """View a tensor as (R, T, W), whatever the model made of its leading dimensions."""
-    rows, width = batch.rows.count, tensor.shape[-1]
-    if tensor.ndim == 3 and tensor.shape[0] == rows:
-        return tensor
-    if tensor.ndim > 3 and tensor.shape[0] == rows:
-        return tensor.reshape(rows, -1, width)
-    if tensor.ndim == 2 and tensor.shape[0] in {rows * length for length in batch.lengths}:
-        return tensor.view(rows, -1, width)
-    raise AdaptError(
-        f"the port {port.name} saw a tensor of shape {tuple(tensor.shape)} in a batch of {rows} rows; "
-        f"which row is whose cannot be told, so nothing was applied"
-    )
+def _transformed(batch: _Pass, port: Port, x: Tensor, out: Tensor) -> Tensor | None:
+    if not _acts(batch, port, "output"):
+        return None
+    rows, result = batch.as_rows(port, out)
+    for action in rows.at(port):
+        if action.site.side == "output":
+            source = action.site.source
+            read = (x if source is None else batch.inputs[source.name]).to(out.dtype)
+            result = action.method.transform(
+                action.parameters(out), batch.as_rows(port, read)[1], result, action.dropout
+            )
+    return result.reshape(out.shape)

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from adaptdock.engine.slots import Index, Stack
-from adaptdock.plugins.contracts import Method, Port, Site
+from adaptdock.engine.slots import Gathered, Slot, Stack
+from adaptdock.plugins.contracts import Method, Port, Site, Virtual
 
 
 class Action(Protocol):
@@ -26,7 +27,7 @@ class Action(Protocol):
         """Whether it is being trained."""
 
     def parameters(self, like: Tensor | None) -> Mapping[str, Tensor]:
-        """Return the rows' parameters (R or 1, ...), in the dtype of ``like`` if that is given."""
+        """Return the rows' folded parameters (R or 1, ...), in the dtype of ``like`` if that is given."""
 
 
 class Rows(Protocol):
@@ -37,33 +38,34 @@ class Rows(Protocol):
     def at(self, port: Port) -> Sequence[Action]:
         """Return what acts at a port, in order."""
 
+    def repeated(self, copies: int) -> "Rows":
+        """Return the rows of a batch in which each of these stands ``copies`` times (beams)."""
+
 
 @dataclass(frozen=True)
 class Docked:
-    """What a batch sees of a docked adapter's method: its stack, its slot there, and its sites."""
+    """What a batch sees of a docked adapter's method: its slot, and its sites."""
 
     method: Method
-    stack: Stack
-    slot: int
+    slot: Slot
     sites: Mapping[str, Site]
 
 
 @dataclass(frozen=True)
-class StackedAction:
-    """A method acting with parameters that are gathered from a stack."""
+class GatheredAction:
+    """A method acting with parameters that are gathered from the slots of the rows."""
 
     method: Method
     site: Site
-    stack: Stack
-    index: Index
+    gathered: Gathered
     dropout: bool = False
 
     def parameters(self, like: Tensor | None) -> Mapping[str, Tensor]:
-        """Gather the rows' parameters."""
-        gathered = self.stack.gather(self.site.port.name, self.index)
+        """Return the rows' parameters."""
+        found = self.gathered.at(self.site.port.name)
         if like is None:
-            return gathered
-        return {name: tensor.to(like.dtype) for name, tensor in gathered.items()}  # T5 keeps some maps in float32
+            return found
+        return {name: tensor.to(like.dtype) for name, tensor in found.items()}  # T5 keeps some maps in float32
 
 
 class MixedRows:
@@ -73,10 +75,12 @@ class MixedRows:
     of adapter there are and how deep they are stacked, not on how many adapters there are.
     """
 
-    def __init__(self, rows: Sequence[Sequence[Sequence[Docked]]]) -> None:
+    def __init__(self, rows: Sequence[Sequence[Sequence[Docked]]], dtype: torch.dtype) -> None:
         """Take, for each row, for each adapter from bottom to top, the parts of that adapter."""
         self.count = len(rows)
+        self._rows, self._dtype = rows, dtype
         self._actions: dict[str, list[Action]] = {}
+        self._repeated: dict[int, MixedRows] = {1: self}
         for level in range(max((len(adapters) for adapters in rows), default=0)):
             self._add_level([adapters[level] if level < len(adapters) else () for adapters in rows])
 
@@ -84,17 +88,39 @@ class MixedRows:
         """Return what acts at a port, in order."""
         return self._actions.get(port.name, ())
 
+    def repeated(self, copies: int) -> "MixedRows":
+        """Return these rows, each ``copies`` times in succession."""
+        if copies not in self._repeated:
+            rows = [row for row in self._rows for _ in range(copies)]
+            self._repeated[copies] = MixedRows(rows, self._dtype)
+        return self._repeated[copies]
+
     def _add_level(self, level: Sequence[Sequence[Docked]]) -> None:
-        groups: dict[int, list[tuple[int, Docked]]] = {}
+        groups: dict[tuple[int, Stack], list[tuple[int, Docked]]] = {}
         for row, parts in enumerate(level):
+            nth: dict[Stack, int] = {}  # an adapter may hold one method twice
             for part in parts:
-                groups.setdefault(id(part.stack), []).append((row, part))
-        for members in groups.values():
-            slots = [0] * self.count
+                stack = part.slot.stack
+                nth[stack] = nth.get(stack, -1) + 1
+                groups.setdefault((nth[stack], stack), []).append((row, part))
+        for (_, stack), members in groups.items():
+            slots = [stack.identity] * self.count
             sites: dict[str, Site] = {}
             for row, part in members:
                 slots[row] = part.slot
                 sites.update(part.sites)
-            first, index = members[0][1], Index(slots)
+            gathered, first = Gathered(slots, self._dtype), members[0][1]
             for name, site in sites.items():
-                self._actions.setdefault(name, []).append(StackedAction(first.method, site, first.stack, index))
+                self._actions.setdefault(name, []).append(GatheredAction(first.method, site, gathered))
+
+
+def virtual(rows: Rows, port: Port) -> Virtual | None:
+    """Return what all actions at the embedding port put in front of the rows, or None."""
+    found = [action.method.embed(action.parameters(None)) for action in rows.at(port)]
+    if not found:
+        return None
+    shape = (rows.count, -1, -1)
+    return Virtual(
+        torch.cat([piece.embeddings.expand(*shape) for piece in reversed(found)], dim=1),
+        torch.cat([piece.mask.expand(rows.count, -1) for piece in reversed(found)], dim=1),
+    )

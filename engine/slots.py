@@ -1,106 +1,193 @@
-"""Slots: the tensors of many adapters, stacked, one place for each adapter.
+"""Slots: the weights of an adapter packed for stacking, and the stacked weights of a batch's rows.
 
-A stack holds, for each port, tensors ``[slots, ...]``. Slot 0 is all zeros: the identity. Shapes grow
-to the largest adapter's; what is smaller is padded with zeros, which the contracts make exact.
+A slot holds what one method (or head) of one adapter keeps at all its ports, in a few flat tensors, in
+the precision of its file. It is never written to again, so a batch that holds a slot keeps its version
+of the adapter whatever is docked or undocked meanwhile. For a batch the slots of its rows are stacked:
+one operation for all ports of a page, however many adapters there are.
 """
 
-import threading
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-FIRST_CAPACITY = 4
+Shape = tuple[int, ...]
+Tensors = Mapping[str, Mapping[str, Tensor]]
+"""Place (a port's name) -> parameter name -> tensor."""
+
+PAGE_ELEMENTS = 2**20
+"""A page is closed when it has this many elements: what is stacked at once stays small on large backbones."""
+KEPT_ELEMENTS = 2**26
+"""Stacked pages are kept for the batch up to this many elements, beyond that only the one in use."""
+
+
+def roomy(extent: int) -> int:
+    """Round an extent up to 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
+
+    Adapters of like size then have the same layout, and there are few layouts: two for each doubling.
+    """
+    power = 1 << max(0, extent - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and extent <= power * 3 // 4 else power
+
+
+@dataclass(frozen=True)
+class Page:
+    """A flat tensor of a slot: which places lie in it, on which device."""
+
+    device: torch.device
+    shapes: tuple[tuple[str, str, Shape], ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of elements of each tensor."""
+        return [torch.Size(shape).numel() for _, _, shape in self.shapes]
 
 
 class Stack:
-    """The stacked tensors of adapters that are computed together.
+    """What slots that can be stacked have in common: method or head, what is in each page, the precision."""
 
-    ``devices`` tells on which device a port computes. Reading is safe while another thread adds:
-    a port's tensors are replaced all at once, and a slot in use is never written to.
-    """
+    def __init__(self, key: Hashable, pages: tuple[Page, ...], dtype: torch.dtype) -> None:
+        self.key, self.pages, self.dtype = key, pages, dtype
+        self.page_of = {place: number for number, page in enumerate(pages) for place, _, _ in page.shapes}
+        self._sizes = [page.sizes for page in pages]
+        self.identity = Slot(
+            self,
+            tuple(torch.zeros(sum(sizes), dtype=dtype, device=page.device) for page, sizes in self._paired()),
+        )
 
-    def __init__(self, dtype: torch.dtype, devices: Mapping[str, torch.device]) -> None:
-        self._dtype, self._devices = dtype, devices
-        self._tensors: dict[str, dict[str, Tensor]] = {}
-        self._capacity = FIRST_CAPACITY
-        self._free = list(range(FIRST_CAPACITY - 1, 0, -1))
-        self._lock = threading.Lock()
+    def pack(self, tensors: Tensors, device: torch.device | None = None) -> "Slot":
+        """Copy tensors into a slot, smaller ones padded with zeros; on ``device`` instead of the pages' own."""
+        return Slot(
+            self,
+            tuple(
+                torch.cat(
+                    [
+                        _padded(tensors[place][name], shape).to(self.dtype).reshape(-1)
+                        for place, name, shape in page.shapes
+                    ]
+                ).to(device or page.device)
+                for page in self.pages
+            ),
+        )
 
-    def __len__(self) -> int:
-        return self._capacity - 1 - len(self._free)
+    def views(self, number: int, stacked: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Return the tensors in a stacked page (R, elements), by place and name, as (R, ...)."""
+        page, parts = self.pages[number], stacked.split_with_sizes(self._sizes[number], dim=1)
+        found: dict[str, dict[str, Tensor]] = {}
+        for (place, name, shape), part in zip(page.shapes, parts, strict=True):
+            found.setdefault(place, {})[name] = part.view(len(stacked), *shape)
+        return found
+
+    def _paired(self) -> Iterator[tuple[Page, list[int]]]:
+        return zip(self.pages, self._sizes, strict=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """The packed weights of one method or head of one adapter."""
+
+    stack: Stack
+    pages: tuple[Tensor, ...]
 
     @property
     def nbytes(self) -> int:
-        """The bytes that the stacked tensors take."""
-        return sum(tensor.nbytes for port in self._tensors.values() for tensor in port.values())
+        """The bytes that the weights take."""
+        return sum(page.nbytes for page in self.pages)
 
-    def add(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
-        """Copy an adapter's tensors (port -> name -> tensor) into a free slot and return its number."""
-        with self._lock, torch.inference_mode(False), torch.no_grad():
-            if not self._free:
-                self._grow(self._capacity * 2)
-            for port, named in tensors.items():
-                self._fit(port, named)
-            slot = self._free.pop()
-            for port, stacked in self._tensors.items():
-                given = tensors.get(port, {})
-                for name, stack in stacked.items():
-                    place = stack[slot].zero_()
-                    if name in given:
-                        place[tuple(slice(extent) for extent in given[name].shape)].copy_(given[name])
-            return slot
-
-    def remove(self, slot: int) -> None:
-        """Give a slot back. The caller has made sure that no batch uses it."""
-        with self._lock:
-            self._free.append(slot)
-
-    def gather(self, port: str, index: "Index") -> dict[str, Tensor]:
-        """Return each parameter at a port with a leading dimension of rows (or 1, if all share one slot)."""
-        return {name: index.take(stack) for name, stack in self._tensors[port].items()}
-
-    def _grow(self, capacity: int) -> None:
-        for port, stacked in list(self._tensors.items()):
-            self._tensors[port] = {
-                name: _enlarged(stack, (capacity, *stack.shape[1:])) for name, stack in stacked.items()
-            }
-        self._free.extend(range(capacity - 1, self._capacity - 1, -1))
-        self._capacity = capacity
-
-    def _fit(self, port: str, given: Mapping[str, Tensor]) -> None:
-        stacked = self._tensors.get(port, {})
-        fitted = dict(stacked)
-        for name, tensor in given.items():
-            old = stacked.get(name)
-            if old is None:
-                old = torch.zeros((0, *tensor.shape), dtype=self._dtype, device=self._devices[port])
-            shape = tuple(max(pair) for pair in zip(old.shape[1:], tensor.shape, strict=True))
-            fitted[name] = _enlarged(old, (self._capacity, *shape))
-        self._tensors[port] = fitted
+    def to(self, device: torch.device | None) -> "Slot":
+        """Return this slot on a device, or with None where its pages belong; itself if it is there."""
+        homes = [device or page.device for page in self.stack.pages]
+        if all(page.device == home for page, home in zip(self.pages, homes, strict=True)):
+            return self
+        moved = (page.to(home, non_blocking=page.is_pinned()) for page, home in zip(self.pages, homes, strict=True))
+        return Slot(self.stack, tuple(moved))
 
 
-class Index:
-    """For each row of a batch, its slot in one stack; kept on every device that asks for it."""
+class Stacks:
+    """All stacks of a dock. The same key, layout and precision give the same stack."""
 
-    def __init__(self, slots: list[int]) -> None:
-        self.slots = slots
-        self.uniform = slots[0] if len(set(slots)) == 1 else None
-        self._on: dict[torch.device, Tensor] = {}
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Stack] = {}
 
-    def take(self, stack: Tensor) -> Tensor:
-        """Return the rows' parameters from a stacked tensor."""
-        if self.uniform is not None:
-            return stack[self.uniform : self.uniform + 1]
-        index = self._on.get(stack.device)
-        if index is None:
-            index = self._on[stack.device] = torch.tensor(self.slots, device=stack.device)
-        return stack.index_select(0, index)
+    def for_tensors(
+        self, key: Hashable, tensors: Tensors, grows: Mapping[str, int], devices: Mapping[str, torch.device]
+    ) -> Stack:
+        """Return the stack that these tensors go into; ``grows`` names the dimension that may be padded."""
+        shapes = tuple(
+            (place, name, _room(tensor.shape, grows.get(name)))
+            for place, named in tensors.items()
+            for name, tensor in named.items()
+        )
+        dtypes = {tensor.dtype for named in tensors.values() for tensor in named.values()}
+        dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+        full = (key, shapes, dtype)
+        if full not in self._known:
+            self._known[full] = Stack(key, tuple(_pages(shapes, devices)), dtype)
+        return self._known[full]
 
 
-def _enlarged(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+class Gathered:
+    """The slots of a batch's rows, stacked page by page when a place of the page is asked for.
+
+    ``slots`` has one for each row. Rows that all share one slot get one row of parameters.
+    """
+
+    def __init__(self, slots: Sequence[Slot], dtype: torch.dtype) -> None:
+        self._slots, self._dtype, self._stack = slots, dtype, slots[0].stack
+        self._uniform = all(slot is slots[0] for slot in slots)
+        self._pages: dict[int, dict[str, dict[str, Tensor]]] = {}
+        self._kept = 0
+
+    def at(self, place: str) -> dict[str, Tensor]:
+        """Return each parameter at a place, (R or 1, ...)."""
+        number = self._stack.page_of.get(place)
+        if number is None:
+            return {}
+        if number not in self._pages:
+            self._pages[number] = self._stacked(number)
+        return self._pages[number][place]
+
+    def _stacked(self, number: int) -> dict[str, dict[str, Tensor]]:
+        if self._uniform:
+            stacked = self._slots[0].pages[number].unsqueeze(0)
+        else:
+            stacked = torch.stack([slot.pages[number] for slot in self._slots])
+        self._kept += stacked.numel()
+        if self._kept > KEPT_ELEMENTS:
+            self._pages.clear()
+            self._kept = stacked.numel()
+        return self._stack.views(number, stacked.to(self._dtype))
+
+
+def _pages(shapes: Sequence[tuple[str, str, Shape]], devices: Mapping[str, torch.device]) -> Iterator[Page]:
+    """Divide places among pages: each place in one, all of a page on one device."""
+    for device, of_device in groupby(
+        sorted(shapes, key=lambda entry: str(devices[entry[0]])), key=lambda entry: devices[entry[0]]
+    ):
+        page: list[tuple[str, str, Shape]] = []
+        elements = 0
+        for _, of_place in groupby(of_device, key=lambda entry: entry[0]):
+            place = list(of_place)
+            page += place
+            elements += sum(torch.Size(shape).numel() for _, _, shape in place)
+            if elements >= PAGE_ELEMENTS:
+                yield Page(device, tuple(page))
+                page, elements = [], 0
+        if page:
+            yield Page(device, tuple(page))
+
+
+def _room(shape: Shape, dimension: int | None) -> Shape:
+    if dimension is None:
+        return tuple(shape)
+    return (*shape[:dimension], roomy(shape[dimension]), *shape[dimension + 1 :])
+
+
+def _padded(tensor: Tensor, shape: Shape) -> Tensor:
     if tuple(tensor.shape) == shape:
         return tensor
-    larger = tensor.new_zeros(shape)
-    larger[tuple(slice(extent) for extent in tensor.shape)] = tensor
-    return larger
+    missing = [wanted - there for wanted, there in zip(shape, tensor.shape, strict=True)]
+    return functional.pad(tensor, [side for extent in reversed(missing) for side in (0, extent)])

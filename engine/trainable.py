@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adaptdock.engine.assembly import HEAD, Assembly, Part
+from adaptdock.engine.passes import for_head, states
 from adaptdock.engine.ports import OpenPorts
 from adaptdock.engine.rows import Action
 from adaptdock.plugins.contracts import Backbone, Method, Port, Site
@@ -55,12 +57,14 @@ class Trainable(nn.Module):
         backbone, ports = self._outside
         inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
         mask = inputs["attention_mask"]
-        rows = _TrainedRows(self.parts, len(mask), dropout=self.training)
+        rows = _TrainedRows(backbone, self.parts, len(mask), dropout=self.training)
         drops = self._backbone_dropout and self.training
-        with ports.routed(rows, {mask.shape[1]}), _dropping(backbone.model) if drops else nullcontext():
-            hidden = backbone.forward(inputs, self.assembly.head.reads)
+        head = self.assembly.head
+        with _dropping(backbone.model) if drops else nullcontext():
+            hidden = states(backbone, ports, rows, inputs, head.reads)
         weights = {name: tensor.unsqueeze(0) for name, tensor in self.head.items()}
-        logits = self.assembly.head.apply(weights, hidden.to(labels.device).float(), mask.to(labels.device))
+        mask = mask.to(labels.device)
+        logits = head.apply(weights, for_head(backbone, head, hidden, mask), mask)
         return {"loss": self.assembly.task.loss(logits, labels, self.class_weights)}
 
 
@@ -102,30 +106,34 @@ class _Weights(nn.Module):
 class _TrainedRows:
     """A batch all of whose rows train the same adapter."""
 
-    def __init__(self, parts: Any, count: int, dropout: bool) -> None:
+    def __init__(self, backbone: Backbone, parts: Any, count: int, dropout: bool) -> None:
         self.count = count
         self._actions: dict[str, list[Action]] = {}
         for weights in parts:
-            named = weights()
-            for site in weights.part.sites:
-                action = _TrainedAction(weights.part.method, site, named, dropout)
-                self._actions.setdefault(site.port.name, []).append(action)
+            part: Part = weights.part
+            for place, folded in part.folded(weights(), backbone).items():
+                action = _TrainedAction(part.method, part.by_port[place], folded, dropout)
+                self._actions.setdefault(place, []).append(action)
 
     def at(self, port: Port) -> Sequence[Action]:
         """Return what acts at a port, in order."""
         return self._actions.get(port.name, ())
 
+    def repeated(self, copies: int) -> "_TrainedRows":
+        """Return these rows; they share their parameters, however many there are."""
+        repeated = copy(self)
+        repeated.count = self.count * copies
+        return repeated
+
 
 class _TrainedAction:
-    def __init__(self, method: Method, site: Site, named: Mapping[str, Tensor], dropout: bool) -> None:
+    def __init__(self, method: Method, site: Site, folded: Mapping[str, Tensor], dropout: bool) -> None:
         self.method, self.site, self.dropout = method, site, dropout
-        self._named = named
+        self._folded = folded
 
     def parameters(self, like: Tensor | None) -> dict[str, Tensor]:
-        """Return the trained weights with a leading dimension of 1, through which gradients flow."""
-        place = self.site.port.name
-        found = {name: self._named[f"{place}.{name}"] for name in self.method.parameters(self.site)}
-        found |= self.method.constants(self.site)
+        """Return the folded weights with a leading dimension of 1, through which gradients flow."""
+        found = self._folded
         if like is not None:
             found = {name: tensor.to(device=like.device, dtype=like.dtype) for name, tensor in found.items()}
         return {name: tensor.unsqueeze(0) for name, tensor in found.items()}

@@ -120,7 +120,7 @@ class Plan:
                 for parameter in self.assembly.head.parameters(self.assembly.width).values()
             ),
             "share_of_backbone": self.trained_parameters() / frozen,
-            "ports": [site.port.name for part in self.assembly.parts for site in part.sites],
+            "ports": [site.port.name for site in self.assembly.sites.sites],
             "task_options": self.task.options.model_dump(mode="json"),
             "data": {split: self.task.describe(records) for split, records in self.records.items()},
             "windows": len(lengths),
@@ -307,7 +307,7 @@ class Run:
         trainable = self.trainable()
         trainer = make_trainer(self, trainable, progress)
         ending: Literal["complete", "early", "interrupted"] = "complete"
-        self.dock.ports.acquire(site for part in self.plan.assembly.parts for site in part.sites)
+        self.dock.ports.acquire(self.plan.assembly.sites)
         try:
             checkpoint = trainer.last_checkpoint() if resume else None
             if not trainer.had_stopped(checkpoint):
@@ -323,7 +323,7 @@ class Run:
                 f"{self.folder / BEST}. A smaller learning rate than {self.plan.options.learning_rate:g} mostly helps."
             ) from None
         finally:
-            self.dock.ports.release(site for part in self.plan.assembly.parts for site in part.sites)
+            self.dock.ports.release(self.plan.assembly.sites)
         self._keep_if_none(trainable.tensors())
         return self._finish(trainer, ending)
 

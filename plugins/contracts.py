@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from adaptdock.plugins.errors import BackboneError, UsageError
 from adaptdock.plugins.ports import Port as Port
 from adaptdock.plugins.ports import PortKind as PortKind
 from adaptdock.plugins.ports import Ports as Ports
@@ -65,10 +66,15 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Site:
-    """A port that a method acts at, and the port whose input it reads (its own unless named)."""
+    """A port that a method acts at.
+
+    ``source`` is the port whose input is read there (its own unless named). ``side`` says whether what
+    comes out of a linear port is changed, or what goes in.
+    """
 
     port: Port
     source: Port | None = None
+    side: Literal["output", "input"] = "output"
 
 
 @dataclass(frozen=True)
@@ -84,18 +90,31 @@ class Prepended:
     bias: "Tensor"
 
 
+@dataclass(frozen=True)
+class Virtual:
+    """Input embeddings put in front of a row's own.
+
+    ``embeddings`` (R, L, W); ``mask`` (R, L) is one where there is something, zero where a row has nothing.
+    """
+
+    embeddings: "Tensor"
+    mask: "Tensor"
+
+
 class Method(ABC):
     """How an adapter changes what passes a port; one instance has one set of options.
 
-    All adapters of a method that have the same :attr:`stack_key` share stacked tensors. Therefore
-    two things must hold: *zeros are the identity* (parameters and constants that are all zero
-    leave the output as it was), and *padding with zeros is exact* (a parameter may be given with
-    any dimension enlarged by zeros). ``transform`` and ``prepend`` may look at the stack key's
-    options and at what they are given, at nothing else: the rows belong to many adapters.
+    Adapters of a method that have the same :attr:`stack_key` are stacked and computed together. Therefore
+    two things must hold of what :meth:`fold` gives: *zeros are the identity* (all zero leaves the output
+    as it was), and *padding with zeros is exact* in the dimensions that :attr:`grows` names. ``transform``,
+    ``enter``, ``prepend`` and ``embed`` may look at the stack key's options and at what they are given, at
+    nothing else: the rows belong to many adapters.
     """
 
     api_version: ClassVar[int] = API_VERSION
     Options: ClassVar[type[Options]]
+    grows: ClassVar[Mapping[str, int]] = {}
+    """The dimension of a folded tensor whose extent an option chooses (rank, width, length), by its name."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -113,21 +132,45 @@ class Method(ABC):
     def parameters(self, site: Site) -> dict[str, Parameter]:
         """Declare what is kept at a site; what it starts with must leave the output as it was."""
 
-    def constants(self, site: Site) -> "dict[str, Tensor]":
-        """Give what follows from the options alone and has to be known for every row."""
-        return {}
+    def fold(self, site: Site, parameters: "Mapping[str, Tensor]", backbone: "Backbone") -> "dict[str, Tensor]":
+        """Return what acts at a site, from an adapter's parameters there: scales folded in, constants added.
+
+        Called once when an adapter is docked, and at each step of its training, with gradients. The
+        frozen weights of a linear port are ``backbone.weight(site.port)``.
+        """
+        return dict(parameters)
 
     def transform(self, parameters: "Mapping[str, Tensor]", x: "Tensor", out: "Tensor", dropout: bool) -> "Tensor":
-        """Return the new output of a linear, embedding or hidden port.
+        """Return the new output of a linear or hidden port.
 
-        ``parameters`` (and constants) have a leading dimension R; ``x`` (R, T, W) is the input,
-        ``out`` (R, T, W) the output so far. ``dropout`` is true while this adapter is trained.
+        ``parameters``, folded, have a leading dimension R; ``x`` (R, T, W) is the input, ``out``
+        (R, T, W) the output so far. ``dropout`` is true while this adapter is trained.
         """
         raise NotImplementedError(f"{type(self).__name__} does not act at linear or hidden ports")
+
+    def enter(self, parameters: "Mapping[str, Tensor]", x: "Tensor") -> "Tensor":
+        """Return the new input (R, T, W) of a linear port, at sites whose side is ``input``."""
+        raise NotImplementedError(f"{type(self).__name__} does not act on what goes into a port")
 
     def prepend(self, parameters: "Mapping[str, Tensor]") -> Prepended:
         """Return what an attention call shall see in front of its own keys and values."""
         raise NotImplementedError(f"{type(self).__name__} does not act at attention ports")
+
+    def embed(self, parameters: "Mapping[str, Tensor]") -> Virtual:
+        """Return what stands in front of the input embeddings."""
+        raise NotImplementedError(f"{type(self).__name__} does not act at the input embeddings")
+
+    def merge(
+        self, site: Site, folded: "Mapping[str, Tensor]", weight: "Tensor", bias: "Tensor"
+    ) -> "tuple[Tensor, Tensor]":
+        """Return weight (outputs, inputs) and bias (outputs) of a linear map that has become one with the adapter.
+
+        ``weight`` and ``bias`` are its own, without adapter. Raises :class:`UsageError` in methods that
+        are no linear map, and therefore cannot be merged.
+        """
+        raise UsageError(
+            f"the method {type(self).__name__.lower()} cannot be merged into a backbone: what it does is no linear map"
+        )
 
     def reparameterise(self, start: "Mapping[str, Tensor]", generator: "torch.Generator") -> "nn.Module | None":
         """Return a module that is trained in the parameters' place, or None.
@@ -136,6 +179,20 @@ class Method(ABC):
         return such a mapping. What is saved is what it returns, so the detour leaves no trace.
         """
         return None
+
+
+class Combination(ABC):
+    """Several methods that make one adapter, under a name and with options of their own."""
+
+    api_version: ClassVar[int] = API_VERSION
+    Options: ClassVar[type[Options]]
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def methods(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the name and the options of each method, in the order in which they act."""
 
 
 # ---------------------------------------------------------------------------------------- tasks
@@ -190,11 +247,16 @@ class Cleaned:
 class Head(ABC):
     """The last, small layer of an adapter; kept in float and stacked like a method's parameters.
 
-    The rules for methods hold: zeros may be padded to any dimension, and heads with the same
-    ``stack_key`` are computed in one operation.
+    Heads with the same ``stack_key`` are computed in one operation; the dimensions that ``grows``
+    names may be padded with zeros.
     """
 
     reads: ClassVar[Literal["encoder", "decoder"]] = "encoder"
+    """The half of an encoder-decoder whose hidden states it is given; of any other model there is one."""
+    over: ClassVar[Literal["hidden", "vocabulary"]] = "hidden"
+    """What it is given: the last hidden states, or the frozen language model's logits made of them."""
+    grows: ClassVar[Mapping[str, int]] = {}
+    """The dimension of a tensor whose extent an option chooses (classes), by its name."""
 
     @property
     def stack_key(self) -> Hashable:
@@ -207,7 +269,7 @@ class Head(ABC):
 
     @abstractmethod
     def apply(self, parameters: "Mapping[str, Tensor]", hidden: "Tensor", mask: "Tensor") -> "Tensor":
-        """Return logits, from ``hidden`` (R, T, W) and ``mask`` (R, T)."""
+        """Return logits, from ``hidden`` (R, T, W), or what else it is given, and ``mask`` (R, T)."""
 
     @abstractmethod
     def trim(self, logits: "Tensor", length: int) -> "Tensor":
@@ -310,7 +372,8 @@ class LoadOptions(Options):
     """Run code that the model repository carries."""
 
 
-AttentionHandler = Callable[["Port"], "list[Prepended]"]
+AttentionHandler = Callable[["Port", int], "list[Prepended]"]
+"""Given a port and the number of rows in the call, says what stands in front of its keys."""
 
 
 class Backbone(ABC):
@@ -319,6 +382,7 @@ class Backbone(ABC):
     Attributes: ``id`` (as the user named it), ``revision``, ``architecture``, ``fingerprint`` (of
     the checkpoint's contents), ``model``, ``tokenizer``, ``ports``, ``width`` of the hidden
     states, ``max_length`` in tokens, ``causal`` (a position sees only what stands before it),
+    ``encoder_decoder`` (the model has two halves),
     ``vocabulary`` (a hash of which token has which number; empty if not known), ``quantized``.
     """
 
@@ -332,6 +396,7 @@ class Backbone(ABC):
     width: int
     max_length: int
     causal: bool
+    encoder_decoder: bool = False
     vocabulary: str = ""
     quantized: str | None = None
 
@@ -350,8 +415,30 @@ class Backbone(ABC):
         """Return the device on which a port's module computes."""
 
     @abstractmethod
-    def forward(self, inputs: "Mapping[str, Tensor]", reads: str = "encoder") -> "Tensor":
-        """Return the last hidden states (R, T, W) of the half of the model that a head reads."""
+    def forward(
+        self,
+        inputs: "Mapping[str, Tensor]",
+        reads: str = "encoder",
+        virtual: Virtual | None = None,
+        encoded: "Tensor | None" = None,
+    ) -> "Tensor":
+        """Return the last hidden states (R, T, W) of the half of the model that a head reads.
+
+        With ``virtual`` embeddings in front of the inputs' own, states include theirs: (R, L + T, W).
+        ``encoded`` is what the same inputs gave for the encoder, which is then not computed again.
+        """
+
+    def weight(self, port: Port) -> "Tensor":
+        """Return the frozen weight (outputs, inputs) of a linear port, dequantised."""
+        raise BackboneError(f"the backbone {self.id!r} does not give its weights away")
+
+    def bias(self, port: Port) -> "Tensor":
+        """Return the frozen bias (outputs) of a linear port; zeros where it has none."""
+        raise BackboneError(f"the backbone {self.id!r} does not give its weights away")
+
+    def vocabulary_logits(self, hidden: "Tensor") -> "Tensor":
+        """Return the frozen language model's logits (R, T, V) for hidden states (R, T, W)."""
+        raise BackboneError(f"the backbone {self.id!r} is no language model: it has no map to a vocabulary")
 
     @abstractmethod
     def open_attention(self, handler: AttentionHandler) -> AbstractContextManager[None]:

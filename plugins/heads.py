@@ -1,4 +1,4 @@
-"""The heads that tasks share: one label a position, one label a row, a span."""
+"""The heads that tasks share: one label a position, one label a row, a span, the next token."""
 
 from collections.abc import Mapping
 
@@ -11,6 +11,8 @@ from adaptdock.plugins.rowwise import linear
 
 class TokenHead(Head):
     """A linear map from each hidden state to the classes: (R, T, W) -> (R, T, classes)."""
+
+    grows = {"weight": 0, "bias": 0}
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -38,6 +40,8 @@ class SpanHead(TokenHead):
 class SequenceHead(Head):
     """A linear map from the mean hidden state of a row to the classes: (R, T, W) -> (R, classes)."""
 
+    grows = {"weight": 0, "bias": 0}
+
     def __init__(self, classes: int) -> None:
         self.classes = classes
 
@@ -54,6 +58,25 @@ class SequenceHead(Head):
     def trim(self, logits: Tensor, length: int) -> Tensor:
         """Return (classes) of a row's (padded classes)."""
         return logits[: self.classes]
+
+
+class LanguageModelHead(Head):
+    """The frozen language model's own map to its vocabulary; nothing of it is trained."""
+
+    reads = "decoder"
+    over = "vocabulary"
+
+    def parameters(self, width: int) -> dict[str, Parameter]:
+        """Keep nothing."""
+        return {}
+
+    def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return the logits (R, T, V) that it is given."""
+        return hidden
+
+    def trim(self, logits: Tensor, length: int) -> Tensor:
+        """Return (length, V) of a row's (T, V)."""
+        return logits[:length]
 
 
 def _normal(tensor: Tensor, generator: torch.Generator) -> None:

@@ -59,8 +59,8 @@ class Ports(Sequence[Port]):
         return list(dict.fromkeys(port.role for port in self._ports if port.kind == kind))
 
     def within(self, stack: str) -> "Ports":
-        """Return only the ports of one half of an encoder-decoder; all of any other model's."""
-        kept = [port for port in self._ports if port.stack in ("", stack)]
+        """Return the ports that lie before what a head reads: the encoder's alone, or all there are."""
+        kept = [port for port in self._ports if stack == "decoder" or port.stack != "decoder"]
         return Ports(kept, self.architecture, self.closed)
 
     def select(self, kind: PortKind, roles: Sequence[str], layers: str | None = None) -> tuple[Port, ...]:

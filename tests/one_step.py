@@ -15,10 +15,9 @@ def train(dock: Dock, start: AdapterFile, given: list[Feature]) -> dict[str, Ten
     mine = dock.backbone
     assembly = dock._assembled(start)
     model = Trainable(mine, dock.ports, assembly, seed=0).train()
-    sites = [site for part in assembly.parts for site in part.sites]
     before = model.tensors()
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.05)
-    dock.ports.acquire(sites)
+    dock.ports.acquire(assembly.sites)
     try:
         for _ in range(2):  # the second half of a LoRA has no gradient while the first one is zero
             optimiser.zero_grad()
@@ -28,7 +27,7 @@ def train(dock: Dock, start: AdapterFile, given: list[Feature]) -> dict[str, Ten
             assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
             optimiser.step()
     finally:
-        dock.ports.release(sites)
+        dock.ports.release(assembly.sites)
     after = model.tensors()
     assert all(not weight.requires_grad for weight in mine.model.parameters())
     assert all(weight.grad is None for weight in mine.model.parameters())

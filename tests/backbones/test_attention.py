@@ -113,7 +113,7 @@ def test_gradients_of_a_prefix_stay_finite_beside_padding_on_either_side() -> No
     part = dock.assembly("prefix").parts[0]
     trained = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
 
-    def prepend(port: Any) -> list[Any]:
+    def prepend(port: Any, rows: int) -> list[Any]:
         return [
             part.method.prepend(
                 {n: trained[f"{port.name}.{n}"][None] for n in ("prefix_key", "prefix_value", "prefix_gate")}

@@ -116,8 +116,7 @@ def test_the_linear_maps_are_quantised_and_embeddings_norms_and_heads_stay_in_fl
             assert module.weight.dtype == torch.float32
     dock = Dock(backbone)
     resident = dock.assembly(dock.dock(build_adapter(backbone, "lora")))
-    head = dock._residents["lora"].head_stack
-    assert {tensor.dtype for port in head._tensors.values() for tensor in port.values()} == {torch.float32}
+    assert {page.dtype for page in dock._residents["lora"].head.pages} == {torch.float32}
     assert resident.width == 64
 
 
@@ -163,11 +162,10 @@ def gradients(dock: Dock, method: str) -> dict[str, Tensor]:
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    sites = [site for part in model.assembly.parts for site in part.sites]
     given = features(dock, labelled=True)
-    dock.ports.acquire(sites)
+    dock.ports.acquire(model.assembly.sites)
     model(labels=collate_labels(given, dock.backbone.device), **collate(dock.backbone, given))["loss"].backward()
-    dock.ports.release(sites)
+    dock.ports.release(model.assembly.sites)
     return {name: weight.grad for name, weight in model.named_parameters()}
 
 

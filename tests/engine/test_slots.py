@@ -1,59 +1,89 @@
-"""Slots: identity, padding, growth and reuse."""
+"""Slots: layout, padding, the identity, and what is stacked for a batch."""
 
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from adaptdock.engine.slots import FIRST_CAPACITY, Index, Stack
+from adaptdock.engine import slots
+from adaptdock.engine.slots import Gathered, Stacks, Tensors, roomy
 
 CPU = torch.device("cpu")
+GROWS = {"a": 0}
 
 
-def stack() -> Stack:
-    return Stack(torch.float32, {"p": CPU, "q": CPU})
+def stack_of(stacks: Stacks, tensors: Tensors) -> slots.Stack:
+    return stacks.for_tensors("lora", tensors, GROWS, {"p": CPU, "q": CPU})
 
 
-def test_slot_zero_is_all_zeros() -> None:
-    made = stack()
-    made.add({"p": {"a": torch.ones(2, 3)}})
-    assert not made.gather("p", Index([0, 0]))["a"].any()
+@given(st.integers(1, 5000))
+def test_room_is_enough_and_never_half_as_much_again(extent: int) -> None:
+    assert extent <= roomy(extent) <= max(extent, 1.5 * (extent - 1))
 
 
-def test_smaller_tensors_are_padded_with_zeros_and_larger_ones_make_room() -> None:
-    made = stack()
-    small = made.add({"p": {"a": torch.ones(2, 3)}})
-    large = made.add({"p": {"a": torch.full((4, 5), 2.0)}})
-    found = made.gather("p", Index([small, large]))["a"]
-    assert found.shape == (2, 4, 5)
-    assert found[0, :2, :3].eq(1).all()
-    assert found[0].sum() == 6
+def test_tensors_of_like_size_share_a_stack_and_are_padded_with_zeros() -> None:
+    stacks = Stacks()
+    small, large = {"p": {"a": torch.ones(5, 3)}}, {"p": {"a": torch.full((6, 3), 2.0)}}
+    stack = stack_of(stacks, small)
+    assert stack is stack_of(stacks, large)
+    found = Gathered([stack.pack(small), stack.pack(large)], torch.float32).at("p")["a"]
+    assert found.shape == (2, 6, 3)
+    assert found[0, :5].eq(1).all()
+    assert not found[0, 5:].any()
     assert found[1].eq(2).all()
 
 
-def test_a_port_that_an_adapter_does_not_have_is_the_identity_for_it() -> None:
-    made = stack()
-    one = made.add({"p": {"a": torch.ones(2)}})
-    other = made.add({"q": {"a": torch.ones(2)}})
-    assert made.gather("p", Index([one, other]))["a"].tolist() == [[1, 1], [0, 0]]
+@pytest.mark.parametrize(
+    "other",
+    [{"p": {"a": torch.ones(50, 3)}}, {"q": {"a": torch.ones(5, 3)}}, {"p": {"a": torch.ones(5, 3).half()}}],
+    ids=["size", "place", "precision"],
+)
+def test_tensors_of_another_kind_have_a_stack_of_their_own(other: Tensors) -> None:
+    stacks = Stacks()
+    assert stack_of(stacks, {"p": {"a": torch.ones(5, 3)}}) is not stack_of(stacks, other)
 
 
-def test_a_reused_slot_holds_nothing_of_the_adapter_before() -> None:
-    made = stack()
-    first = made.add({"p": {"a": torch.ones(4)}, "q": {"a": torch.ones(4)}})
-    made.remove(first)
-    second = made.add({"p": {"a": torch.full((2,), 3.0)}})
-    assert second == first
-    assert made.gather("p", Index([second]))["a"].tolist() == [[3, 3, 0, 0]]
-    assert made.gather("q", Index([second]))["a"].tolist() == [[0, 0, 0, 0]]
+def test_a_dimension_that_does_not_grow_is_never_padded() -> None:
+    stack = Stacks().for_tensors("lora", {"p": {"b": torch.ones(5, 7)}}, GROWS, {"p": CPU})
+    assert Gathered([stack.identity] * 2, torch.float32).at("p")["b"].shape == (1, 5, 7)
 
 
-def test_a_full_stack_grows_and_keeps_what_it_has() -> None:
-    made = stack()
-    slots = [made.add({"p": {"a": torch.full((2,), float(number))}}) for number in range(3 * FIRST_CAPACITY)]
-    assert len(set(slots)) == len(slots) == len(made)
-    assert made.gather("p", Index(slots))["a"][:, 0].tolist() == list(range(3 * FIRST_CAPACITY))
+def test_the_identity_is_all_zeros_beside_others() -> None:
+    tensors = {"p": {"a": torch.ones(2, 3)}}
+    stack = stack_of(Stacks(), tensors)
+    found = Gathered([stack.identity, stack.pack(tensors)], torch.float32).at("p")["a"]
+    assert not found[0].any()
+    assert found[1].eq(1).all()
 
 
 def test_rows_that_share_a_slot_get_one_row_of_parameters() -> None:
-    made = stack()
-    slot = made.add({"p": {"a": torch.ones(2)}})
-    assert made.gather("p", Index([slot] * 5))["a"].shape == (1, 2)
-    assert made.gather("p", Index([slot, 0]))["a"].shape == (2, 2)
+    tensors = {"p": {"a": torch.ones(2, 3)}}
+    slot = stack_of(Stacks(), tensors).pack(tensors)
+    assert Gathered([slot] * 5, torch.float32).at("p")["a"].shape == (1, 2, 3)
+
+
+def test_a_slot_takes_the_bytes_of_its_tensors_in_their_precision() -> None:
+    tensors = {"p": {"a": torch.ones(8, 3).half()}, "q": {"a": torch.ones(4, 3).half()}}
+    assert stack_of(Stacks(), tensors).pack(tensors).nbytes == 2 * (24 + 12)
+
+
+def test_large_adapters_are_stacked_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "PAGE_ELEMENTS", 10)
+    monkeypatch.setattr(slots, "KEPT_ELEMENTS", 30)
+    tensors = {name: {"a": torch.full((2, 3), float(number)), "b": torch.ones(4)} for number, name in enumerate("pqrs")}
+    stack = Stacks().for_tensors("lora", tensors, GROWS, dict.fromkeys("pqrs", CPU))
+    assert len(stack.pages) == 4
+    gathered = Gathered([stack.pack(tensors), stack.identity], torch.float32)
+    for _ in range(2):
+        for number, name in enumerate("pqrs"):
+            assert gathered.at(name)["a"][0].eq(number).all()
+            assert len(gathered._pages) == 1
+
+
+def test_a_page_lies_on_one_device() -> None:
+    meta = torch.device("meta")
+    tensors = {"p": {"a": torch.ones(2)}, "q": {"a": torch.ones(2)}}
+    stack = Stacks().for_tensors("lora", tensors, {}, {"p": CPU, "q": meta})
+    assert [page.device for page in stack.pages] == [CPU, meta]
+    assert [page.device for page in stack.pack(tensors).pages] == [CPU, meta]
+    assert [page.device for page in stack.pack(tensors, CPU).pages] == [CPU, CPU]
