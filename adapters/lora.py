@@ -5,13 +5,14 @@ alpha / rank, or alpha / sqrt(rank) with rank stabilisation (Kalajdzievski 2023,
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.contracts import Backbone, LowRank, Options, Parameter, Ports, Site
 from adaptdock.plugins.rates import Rates
 from adaptdock.plugins.rowwise import linear
 
@@ -35,7 +36,7 @@ class LoRAOptions(Options):
     """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
 
 
-class LoRA(Method):
+class LoRA(LowRank):
     """A low-rank update beside each chosen linear map."""
 
     Options = LoRAOptions
@@ -65,6 +66,19 @@ class LoRA(Method):
     def merge(self, site: Site, folded: Mapping[str, Tensor], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return W + B A and the bias."""
         return weight + folded["lora_b"] @ folded["lora_a"], bias
+
+    @classmethod
+    def unscaled(cls, rank: int, roles: Sequence[str], layers: str | None) -> Self:
+        """Return LoRA whose alpha is its rank."""
+        return cls(LoRAOptions(rank=rank, alpha=rank, roles=tuple(roles), layers=layers))
+
+    def factors(self, folded: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return B, scaled, and A."""
+        return folded["lora_b"], folded["lora_a"]
+
+    def from_factors(self, up: Tensor, down: Tensor) -> dict[str, Tensor]:
+        """Return them as B and A."""
+        return {"lora_a": down, "lora_b": up}
 
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
         """Let B learn faster than A, if the options say so."""

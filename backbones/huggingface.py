@@ -5,8 +5,8 @@ which each module shows its shapes. No architecture has code of its own here.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,13 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto import modeling_auto
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging as transformers_logging
 
-from adaptdock.backbones import attention, quantization
+from adaptdock.backbones import attention, quantization, saving
 from adaptdock.backbones.checkpoint import ALIASES, Checkpoint, resolve
+from adaptdock.backbones.drawing import drawing
 from adaptdock.backbones.fingerprint import fingerprint
 from adaptdock.backbones.probe import Call, Findings, probe
+from adaptdock.backbones.quiet import quiet
 from adaptdock.backbones.roles import attention_role, is_expert, place, role
 from adaptdock.plugins.contracts import (
     AttentionHandler,
@@ -61,7 +62,7 @@ class HuggingFace(BackboneFamily):
         checkpoint = resolve(name, options.revision, with_code=options.trust_remote_code)
         device = pick_device(options.device)
         mark = fingerprint(checkpoint.weight_files)
-        with _quiet():
+        with quiet():
             try:
                 model = _load_model(name, checkpoint, options, device)
                 tokenizer = _load_tokenizer(checkpoint, options)
@@ -166,12 +167,52 @@ class HuggingFaceBackbone(Backbone):
         bias = getattr(self.model.get_submodule(port.module), "bias", None)
         return torch.zeros(port.outputs, device=self.placement(port)) if bias is None else bias.detach()
 
+    def save(self, folder: Path, maps: Mapping[Port, tuple[Tensor, Tensor]]) -> None:
+        """Write a copy as transformers writes models; a language model keeps its map to the vocabulary."""
+        changed = {self.model.get_submodule(port.module): (port.name, *given) for port, given in maps.items()}
+        try:
+            saving.write(self.generator or self.model, self.tokenizer, folder, changed)
+        except (ValueError, RuntimeError, ImportError, SafetensorError) as error:
+            raise BackboneError(f"the backbone {self.id!r} cannot be saved: {_first_line(error)}") from error
+
     def vocabulary_logits(self, hidden: Tensor) -> Tensor:
         """Return the frozen language model's logits (R, T, V); the probe has compared them with its own."""
         if self.generator is None or self._vocabulary_closed:
             reason = self._vocabulary_closed or f"{type(self.model).__name__} has no map to a vocabulary"
             raise BackboneError(f"the backbone {self.id!r} cannot be used as a language model: {reason}")
         return language_logits(self.generator, hidden)
+
+    def generate(
+        self,
+        inputs: Mapping[str, Tensor],
+        virtual: Virtual | None,
+        options: Mapping[str, Any],
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return new tokens (R, N), by the search of transformers."""
+        if self.generator is None:
+            raise BackboneError(
+                f"the backbone {self.id!r} cannot write: as {type(self.model).__name__} it has no map to a vocabulary"
+            )
+        given = dict(inputs)
+        if virtual is not None:
+            extended = self.with_virtual(inputs, virtual)
+            given = {name: extended[name] for name in ("inputs_embeds", "attention_mask")}
+        found: Tensor = self.generator.generate(
+            **given,
+            max_new_tokens=options["max_new_tokens"],
+            num_beams=options["num_beams"],
+            repetition_penalty=options["repetition_penalty"],
+            do_sample=False,
+            temperature=None,
+            top_k=None,
+            top_p=None,
+            logits_processor=drawing(options, seeds, self.device) if seeds else None,
+            pad_token_id=self.tokenizer.pad_token_id,
+            use_cache=True,
+        )
+        skipped = 1 if self.encoder_decoder else (0 if virtual is not None else inputs["input_ids"].shape[1])
+        return found[:, skipped:]
 
     def _attention_kernel(self) -> AbstractContextManager[None]:
         """Choose the attention kernel that trains fast.
@@ -313,20 +354,6 @@ def _load_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
     return tokenizer
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the loading of a model from drawing progress bars and reports of its own."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
 def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
@@ -360,7 +387,7 @@ def _probe(backbone: HuggingFaceBackbone) -> Findings:
     model = backbone.model
     linear_maps = [module for module in model.modules() if _widths(module) is not None]
     try:
-        with _quiet():
+        with quiet():
             return probe(backbone, linear_maps, language_logits)
     except Exception as error:  # whatever a model raises that wants something else than tokens
         raise BackboneError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adaptdock.engine.assembly import HEAD, Assembly, assemble, make_task, validated
 from adaptdock.engine.batches import collate, length
+from adaptdock.engine.generation import GenerationOptions, generate
 from adaptdock.engine.passes import for_head, states
 from adaptdock.engine.ports import OpenPorts
 from adaptdock.engine.prediction import predict
@@ -113,10 +114,14 @@ class Dock:
         """Return what a docked adapter consists of."""
         return self._resident(name).assembly
 
-    def reading(self, max_length: int) -> Reading:
-        """Return how this backbone reads, in windows of at most ``max_length`` tokens."""
+    def reading(self, max_length: int, row: Row = ()) -> Reading:
+        """Return how this backbone reads, in windows of at most ``max_length`` tokens.
+
+        They are shorter where the adapters of the row take positions for themselves.
+        """
         mine = self.backbone
-        return Reading(mine.tokenizer, min(max_length, mine.max_length), mine.causal)
+        limit = mine.max_length - sum(resident.assembly.positions for resident in row)
+        return Reading(mine.tokenizer, min(max_length, limit), mine.causal)
 
     # --------------------------------------------------------------------------- dock and undock
 
@@ -178,7 +183,7 @@ class Dock:
 
     def _packed(self, adapter: AdapterFile, key: Hashable, tensors: Tensors, grows: Mapping[str, int]) -> Slot:
         slot = self._stacks.for_tensors(key, tensors, grows, self._devices).pack(tensors, HOST)
-        if all(page.isfinite().all() for page in slot.pages):
+        if all(flat.isfinite().all() for flat in slot.flats):
             return slot
         broken = next(
             (name for name, tensor in adapter.tensors.items() if not tensor.isfinite().all()), "a scaled weight"
@@ -329,12 +334,35 @@ class Dock:
         ``name`` is one adapter's, or one for each input; ``lower+upper`` names a stack, whose upper
         adapter answers. Inputs of different adapters share batches.
         """
-        names = [name] * len(inputs) if isinstance(name, str) else list(name)
+        names = _one_each(name, inputs, "inputs")
         if not all(isinstance(given, str) for given in names):
             raise UsageError("each input needs the name of an adapter: a bare row has no head that could answer")
-        if len(names) != len(inputs):
-            raise UsageError(f"{len(names)} adapter names for {len(inputs)} inputs: give one name, or one for each")
         return predict(self, names, inputs, batch_size)
+
+    def generate(
+        self, names: str | Sequence[str | None] | None, texts: Sequence[str], batch_size: int = 8, **options: Any
+    ) -> list[str]:
+        """Return what a language model writes after each text, with adapters as in :meth:`predict`.
+
+        None is the bare backbone. ``options`` are those of :class:`GenerationOptions`. Raises
+        :class:`BackboneError` where the backbone cannot write.
+        """
+        chosen = validated(GenerationOptions, options, "generation")
+        assert isinstance(chosen, GenerationOptions)
+        listed = _one_each(names, texts, "texts")
+        answers: list[str] = []
+        with self.boarding(listed) as rows:
+            for start in range(0, len(texts), batch_size):
+                part = slice(start, start + batch_size)
+                answers += generate(self, rows[part], texts[part], chosen)
+        return answers
+
+
+def _one_each(names: Any, inputs: Sequence[Any], what: str) -> list[Any]:
+    listed = [names] * len(inputs) if names is None or isinstance(names, str) else list(names)
+    if len(listed) != len(inputs):
+        raise UsageError(f"{len(listed)} adapter names for {len(inputs)} {what}: give one name, or one for each")
+    return listed
 
 
 def _by_head(rows: Sequence[Row], numbers: Sequence[int]) -> list[list[int]]:

@@ -54,24 +54,34 @@ class _Pass:
 
         In a search with beams a tensor may hold each row several times.
         """
-        leading, width = tensor.shape[0], tensor.shape[-1]
-        for copies in dict.fromkeys((1, self.copies)):
-            count = self.rows.count * copies
-            if tensor.ndim > 2 and leading == count:
-                return self.rows.repeated(copies), tensor if tensor.ndim == 3 else tensor.reshape(count, -1, width)
-        counts = {
-            copies for copies in (1, self.copies) for length in self.lengths if self._is_flat(tensor, copies, length)
+        leading, copies = tensor.shape[0], 1
+        if tensor.ndim == 2:
+            copies = self._copies_of_flat(port, tensor)
+        elif leading != self.rows.count:
+            copies = self.copies
+        rows = self.rows if copies == 1 else self.rows.repeated(copies)
+        if tensor.ndim == 3 and leading == rows.count:
+            return rows, tensor
+        if tensor.ndim == 2 or leading == rows.count:
+            return rows, tensor.reshape(rows.count, -1, tensor.shape[-1])
+        raise self._lost(port, tensor)
+
+    def _copies_of_flat(self, port: Port, tensor: Tensor) -> int:
+        found = {
+            copies
+            for copies in (1, self.copies)
+            for length in self.lengths
+            if tensor.shape[0] == self.rows.count * copies * length
         }
-        if tensor.ndim == 2 and len(counts) == 1:
-            rows = self.rows.repeated(counts.pop())
-            return rows, tensor.view(rows.count, -1, width)
-        raise AdaptError(
+        if len(found) != 1:
+            raise self._lost(port, tensor)
+        return found.pop()
+
+    def _lost(self, port: Port, tensor: Tensor) -> AdaptError:
+        return AdaptError(
             f"the port {port.name} saw a tensor of shape {tuple(tensor.shape)} in a batch of {self.rows.count} rows; "
             f"which row is whose cannot be told, so nothing was applied"
         )
-
-    def _is_flat(self, tensor: Tensor, copies: int, length: int) -> bool:
-        return tensor.shape[0] == self.rows.count * copies * length
 
 
 class OpenPorts:
@@ -168,29 +178,25 @@ class OpenPorts:
         return [action.method.prepend(action.parameters(None)) for action in actions]
 
 
-def _acts(batch: _Pass, port: Port, side: str) -> bool:
-    return any(action.site.side == side for action in batch.rows.at(port))
-
-
 def _entered(batch: _Pass, port: Port, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    if not _acts(batch, port, "input"):
+    if not batch.rows.at(port, "input"):
         return None
     rows, x = batch.as_rows(port, args[0])
-    for action in rows.at(port):
-        if action.site.side == "input":
-            x = action.method.enter(action.parameters(x), x)
+    for action in rows.at(port, "input"):
+        x = action.method.enter(action.parameters(x), x)
     return x.reshape(args[0].shape), *args[1:]
 
 
 def _transformed(batch: _Pass, port: Port, x: Tensor, out: Tensor) -> Tensor | None:
-    if not _acts(batch, port, "output"):
+    if not batch.rows.at(port):
         return None
     rows, result = batch.as_rows(port, out)
+    own = None
     for action in rows.at(port):
-        if action.site.side == "output":
-            source = action.site.source
-            read = (x if source is None else batch.inputs[source.name]).to(out.dtype)
-            result = action.method.transform(
-                action.parameters(out), batch.as_rows(port, read)[1], result, action.dropout
-            )
+        source = action.site.source
+        if source is not None:
+            read = batch.as_rows(port, batch.inputs[source.name].to(out.dtype))[1]
+        else:
+            read = own = batch.as_rows(port, x.to(out.dtype))[1] if own is None else own
+        result = action.method.transform(action.parameters(out), read, result, action.dropout)
     return result.reshape(out.shape)

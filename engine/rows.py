@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.slots import Gathered, Slot, Stack
-from adaptdock.plugins.contracts import Method, Port, Site, Virtual
+from adaptdock.plugins.contracts import Method, Port, Side, Site, Virtual
 
 
 class Action(Protocol):
@@ -35,8 +35,8 @@ class Rows(Protocol):
 
     count: int
 
-    def at(self, port: Port) -> Sequence[Action]:
-        """Return what acts at a port, in order."""
+    def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
+        """Return what acts at a port, on what comes out or goes in, in order."""
 
     def repeated(self, copies: int) -> "Rows":
         """Return the rows of a batch in which each of these stands ``copies`` times (beams)."""
@@ -63,7 +63,7 @@ class GatheredAction:
     def parameters(self, like: Tensor | None) -> Mapping[str, Tensor]:
         """Return the rows' parameters."""
         found = self.gathered.at(self.site.port.name)
-        if like is None:
+        if like is None or like.dtype == self.gathered.dtype:
             return found
         return {name: tensor.to(like.dtype) for name, tensor in found.items()}  # T5 keeps some maps in float32
 
@@ -79,14 +79,14 @@ class MixedRows:
         """Take, for each row, for each adapter from bottom to top, the parts of that adapter."""
         self.count = len(rows)
         self._rows, self._dtype = rows, dtype
-        self._actions: dict[str, list[Action]] = {}
+        self._actions: dict[Side, dict[str, list[Action]]] = {"output": {}, "input": {}}
         self._repeated: dict[int, MixedRows] = {1: self}
         for level in range(max((len(adapters) for adapters in rows), default=0)):
             self._add_level([adapters[level] if level < len(adapters) else () for adapters in rows])
 
-    def at(self, port: Port) -> Sequence[Action]:
-        """Return what acts at a port, in order."""
-        return self._actions.get(port.name, ())
+    def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
+        """Return what acts at a port, on what comes out or goes in, in order."""
+        return self._actions[side].get(port.name, ())
 
     def repeated(self, copies: int) -> "MixedRows":
         """Return these rows, each ``copies`` times in succession."""
@@ -111,7 +111,8 @@ class MixedRows:
                 sites.update(part.sites)
             gathered, first = Gathered(slots, self._dtype), members[0][1]
             for name, site in sites.items():
-                self._actions.setdefault(name, []).append(GatheredAction(first.method, site, gathered))
+                action = GatheredAction(first.method, site, gathered)
+                self._actions[site.side].setdefault(name, []).append(action)
 
 
 def virtual(rows: Rows, port: Port) -> Virtual | None:

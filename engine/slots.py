@@ -1,13 +1,14 @@
 """Slots: the weights of an adapter packed for stacking, and the stacked weights of a batch's rows.
 
-A slot holds what one method (or head) of one adapter keeps at all its ports, in a few flat tensors, in
-the precision of its file. It is never written to again, so a batch that holds a slot keeps its version
-of the adapter whatever is docked or undocked meanwhile. For a batch the slots of its rows are stacked:
-one operation for all ports of a page, however many adapters there are.
+A slot holds what one method (or head) of one adapter keeps at all its ports, in one flat tensor for each
+device, in the precision of its file. It is never written to again, so a batch that holds a slot keeps its
+version of the adapter whatever is docked or undocked meanwhile. For a batch the slots of its rows are
+stacked page by page: one operation for all ports of a page, however many adapters there are.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -19,7 +20,10 @@ Tensors = Mapping[str, Mapping[str, Tensor]]
 """Place (a port's name) -> parameter name -> tensor."""
 
 PAGE_ELEMENTS = 2**20
-"""A page is closed when it has this many elements: what is stacked at once stays small on large backbones."""
+"""A page is closed when it has this many elements: what is stacked at once stays small on large backbones.
+
+On a CPU each port has a page of its own, which is still in the cache when it is used.
+"""
 KEPT_ELEMENTS = 2**26
 """Stacked pages are kept for the batch up to this many elements, beyond that only the one in use."""
 
@@ -35,75 +39,83 @@ def roomy(extent: int) -> int:
 
 @dataclass(frozen=True)
 class Page:
-    """A flat tensor of a slot: which places lie in it, on which device."""
+    """A part of a slot that is stacked at once: which tensors lie in it, on which device."""
 
     device: torch.device
     shapes: tuple[tuple[str, str, Shape], ...]
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """The number of elements of each tensor."""
         return [torch.Size(shape).numel() for _, _, shape in self.shapes]
+
+    def views(self, stacked: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Return the tensors in the stacked page (R, elements), by place and name, as (R, ...)."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for (place, name, shape), part in zip(self.shapes, stacked.split_with_sizes(self.sizes, dim=1), strict=True):
+            found.setdefault(place, {})[name] = part.view(len(stacked), *shape)
+        return found
 
 
 class Stack:
     """What slots that can be stacked have in common: method or head, what is in each page, the precision."""
 
-    def __init__(self, key: Hashable, pages: tuple[Page, ...], dtype: torch.dtype) -> None:
-        self.key, self.pages, self.dtype = key, pages, dtype
+    def __init__(self, pages: tuple[Page, ...], dtype: torch.dtype) -> None:
+        self.pages, self.dtype = pages, dtype
         self.page_of = {place: number for number, page in enumerate(pages) for place, _, _ in page.shapes}
-        self._sizes = [page.sizes for page in pages]
+        self.homes = list(dict.fromkeys(page.device for page in pages))
+        self.sizes = {home: [sum(page.sizes) for page in pages if page.device == home] for home in self.homes}
         self.identity = Slot(
-            self,
-            tuple(torch.zeros(sum(sizes), dtype=dtype, device=page.device) for page, sizes in self._paired()),
+            self, [torch.zeros(sum(self.sizes[home]), dtype=dtype, device=home) for home in self.homes]
         )
 
     def pack(self, tensors: Tensors, device: torch.device | None = None) -> "Slot":
         """Copy tensors into a slot, smaller ones padded with zeros; on ``device`` instead of the pages' own."""
         return Slot(
             self,
-            tuple(
+            [
                 torch.cat(
                     [
                         _padded(tensors[place][name], shape).to(self.dtype).reshape(-1)
+                        for page in self.pages
+                        if page.device == home
                         for place, name, shape in page.shapes
                     ]
-                ).to(device or page.device)
-                for page in self.pages
-            ),
+                ).to(device or home)
+                for home in self.homes
+            ],
         )
 
-    def views(self, number: int, stacked: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors in a stacked page (R, elements), by place and name, as (R, ...)."""
-        page, parts = self.pages[number], stacked.split_with_sizes(self._sizes[number], dim=1)
-        found: dict[str, dict[str, Tensor]] = {}
-        for (place, name, shape), part in zip(page.shapes, parts, strict=True):
-            found.setdefault(place, {})[name] = part.view(len(stacked), *shape)
-        return found
 
-    def _paired(self) -> Iterator[tuple[Page, list[int]]]:
-        return zip(self.pages, self._sizes, strict=True)
-
-
-@dataclass(frozen=True, eq=False)
 class Slot:
-    """The packed weights of one method or head of one adapter."""
+    """The packed weights of one method or head of one adapter; ``pages`` are parts of its flat tensors."""
 
-    stack: Stack
-    pages: tuple[Tensor, ...]
+    def __init__(self, stack: Stack, flats: Sequence[Tensor]) -> None:
+        self.stack, self.flats = stack, tuple(flats)
+        self.pages = [
+            part
+            for flat, home in zip(self.flats, stack.homes, strict=True)
+            for part in flat.split_with_sizes(stack.sizes[home])
+        ]
 
     @property
     def nbytes(self) -> int:
         """The bytes that the weights take."""
-        return sum(page.nbytes for page in self.pages)
+        return sum(flat.nbytes for flat in self.flats)
 
     def to(self, device: torch.device | None) -> "Slot":
         """Return this slot on a device, or with None where its pages belong; itself if it is there."""
-        homes = [device or page.device for page in self.stack.pages]
-        if all(page.device == home for page, home in zip(self.pages, homes, strict=True)):
+        homes = [device or home for home in self.stack.homes]
+        if all(flat.device == home for flat, home in zip(self.flats, homes, strict=True)):
             return self
-        moved = (page.to(home, non_blocking=page.is_pinned()) for page, home in zip(self.pages, homes, strict=True))
-        return Slot(self.stack, tuple(moved))
+        return Slot(
+            self.stack,
+            [flat.to(home, non_blocking=flat.is_pinned()) for flat, home in zip(self.flats, homes, strict=True)],
+        )
+
+    def pinned(self) -> "Slot":
+        """Return this slot in memory from which a GPU copies while it computes."""
+        return Slot(self.stack, [flat.pin_memory() for flat in self.flats])
 
 
 class Stacks:
@@ -125,7 +137,7 @@ class Stacks:
         dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
         full = (key, shapes, dtype)
         if full not in self._known:
-            self._known[full] = Stack(key, tuple(_pages(shapes, devices)), dtype)
+            self._known[full] = Stack(tuple(_pages(shapes, devices)), dtype)
         return self._known[full]
 
 
@@ -136,7 +148,7 @@ class Gathered:
     """
 
     def __init__(self, slots: Sequence[Slot], dtype: torch.dtype) -> None:
-        self._slots, self._dtype, self._stack = slots, dtype, slots[0].stack
+        self._slots, self.dtype, self._stack = slots, dtype, slots[0].stack
         self._uniform = all(slot is slots[0] for slot in slots)
         self._pages: dict[int, dict[str, dict[str, Tensor]]] = {}
         self._kept = 0
@@ -151,15 +163,13 @@ class Gathered:
         return self._pages[number][place]
 
     def _stacked(self, number: int) -> dict[str, dict[str, Tensor]]:
-        if self._uniform:
-            stacked = self._slots[0].pages[number].unsqueeze(0)
-        else:
-            stacked = torch.stack([slot.pages[number] for slot in self._slots])
+        pages = self._slots[:1] if self._uniform else self._slots
+        stacked = torch.cat([slot.pages[number] for slot in pages]).view(len(pages), -1)
         self._kept += stacked.numel()
         if self._kept > KEPT_ELEMENTS:
             self._pages.clear()
             self._kept = stacked.numel()
-        return self._stack.views(number, stacked.to(self._dtype))
+        return self._stack.pages[number].views(stacked.to(self.dtype))
 
 
 def _pages(shapes: Sequence[tuple[str, str, Shape]], devices: Mapping[str, torch.device]) -> Iterator[Page]:
@@ -173,7 +183,7 @@ def _pages(shapes: Sequence[tuple[str, str, Shape]], devices: Mapping[str, torch
             place = list(of_place)
             page += place
             elements += sum(torch.Size(shape).numel() for _, _, shape in place)
-            if elements >= PAGE_ELEMENTS:
+            if elements >= PAGE_ELEMENTS or device.type == "cpu":
                 yield Page(device, tuple(page))
                 page, elements = [], 0
         if page:

@@ -13,7 +13,7 @@ from adaptdock.engine.assembly import HEAD, Assembly, Part
 from adaptdock.engine.passes import for_head, states
 from adaptdock.engine.ports import OpenPorts
 from adaptdock.engine.rows import Action
-from adaptdock.plugins.contracts import Backbone, Method, Port, Site
+from adaptdock.plugins.contracts import Backbone, Method, Port, Side, Site
 
 
 class Trainable(nn.Module):
@@ -108,16 +108,16 @@ class _TrainedRows:
 
     def __init__(self, backbone: Backbone, parts: Any, count: int, dropout: bool) -> None:
         self.count = count
-        self._actions: dict[str, list[Action]] = {}
+        self._actions: dict[Side, dict[str, list[Action]]] = {"output": {}, "input": {}}
         for weights in parts:
             part: Part = weights.part
             for place, folded in part.folded(weights(), backbone).items():
                 action = _TrainedAction(part.method, part.by_port[place], folded, dropout)
-                self._actions.setdefault(place, []).append(action)
+                self._actions[action.site.side].setdefault(place, []).append(action)
 
-    def at(self, port: Port) -> Sequence[Action]:
-        """Return what acts at a port, in order."""
-        return self._actions.get(port.name, ())
+    def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
+        """Return what acts at a port, on what comes out or goes in, in order."""
+        return self._actions[side].get(port.name, ())
 
     def repeated(self, copies: int) -> "_TrainedRows":
         """Return these rows; they share their parameters, however many there are."""

@@ -17,11 +17,12 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from adaptdock.plugins.errors import BackboneError, UsageError
+from adaptdock.plugins.options import Options as Options
 from adaptdock.plugins.ports import Port as Port
 from adaptdock.plugins.ports import PortKind as PortKind
 from adaptdock.plugins.ports import Ports as Ports
@@ -31,26 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 API_VERSION = 1
-
-
-class Options(BaseModel):
-    """Validated options of a plugin; the command line makes a flag of each field.
-
-    A field that holds several values accepts them as one string, divided by commas.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _split_lists(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        split = dict(values)
-        for name, info in cls.model_fields.items():
-            if isinstance(split.get(name), str) and get_origin(info.annotation) in (tuple, list):
-                split[name] = [part.strip() for part in split[name].split(",") if part.strip()]
-        return split
 
 
 # -------------------------------------------------------------------------------------- methods
@@ -64,6 +45,9 @@ class Parameter:
     start: "Callable[[Tensor, torch.Generator], object] | None" = None
 
 
+Side = Literal["output", "input"]
+
+
 @dataclass(frozen=True)
 class Site:
     """A port that a method acts at.
@@ -74,7 +58,7 @@ class Site:
 
     port: Port
     source: Port | None = None
-    side: Literal["output", "input"] = "output"
+    side: Side = "output"
 
 
 @dataclass(frozen=True)
@@ -123,6 +107,11 @@ class Method(ABC):
     def stack_key(self) -> Hashable:
         """What two adapters must have in common to be computed in one operation."""
         return ()
+
+    @property
+    def positions(self) -> int:
+        """How many of the positions that a backbone can read are taken from each text, as by a prompt."""
+        return 0
 
     @abstractmethod
     def sites(self, ports: Ports) -> tuple[Site, ...]:
@@ -179,6 +168,26 @@ class Method(ABC):
         return such a mapping. What is saved is what it returns, so the detour leaves no trace.
         """
         return None
+
+
+class LowRank(Method):
+    """A method that adds to a linear map the product of two thin matrices, up (outputs, rank) and down (rank, inputs).
+
+    Such updates can be added, negated and compressed, and the result is one of the same method.
+    """
+
+    @classmethod
+    @abstractmethod
+    def unscaled(cls, rank: int, roles: Sequence[str], layers: str | None) -> Self:
+        """Return a method of this rank that adds the bare product, at linear ports with these roles and layers."""
+
+    @abstractmethod
+    def factors(self, folded: "Mapping[str, Tensor]") -> "tuple[Tensor, Tensor]":
+        """Return up and down at a site, from what :meth:`fold` gave."""
+
+    @abstractmethod
+    def from_factors(self, up: "Tensor", down: "Tensor") -> "dict[str, Tensor]":
+        """Return the parameters of a site at which an :meth:`unscaled` method adds this product."""
 
 
 class Combination(ABC):
@@ -381,9 +390,8 @@ class Backbone(ABC):
 
     Attributes: ``id`` (as the user named it), ``revision``, ``architecture``, ``fingerprint`` (of
     the checkpoint's contents), ``model``, ``tokenizer``, ``ports``, ``width`` of the hidden
-    states, ``max_length`` in tokens, ``causal`` (a position sees only what stands before it),
-    ``encoder_decoder`` (the model has two halves),
-    ``vocabulary`` (a hash of which token has which number; empty if not known), ``quantized``.
+    states, ``max_length`` in tokens, ``causal`` (a position sees only what stands before it), ``encoder_decoder``
+    (it has two halves), ``vocabulary`` (a hash of which token has which number; empty if not known), ``quantized``.
     """
 
     id: str
@@ -439,6 +447,30 @@ class Backbone(ABC):
     def vocabulary_logits(self, hidden: "Tensor") -> "Tensor":
         """Return the frozen language model's logits (R, T, V) for hidden states (R, T, W)."""
         raise BackboneError(f"the backbone {self.id!r} is no language model: it has no map to a vocabulary")
+
+    def generate(
+        self,
+        inputs: "Mapping[str, Tensor]",
+        virtual: Virtual | None,
+        options: Mapping[str, Any],
+        seeds: Sequence[int] | None = None,
+    ) -> "Tensor":
+        """Return new tokens (R, N) after ``inputs`` (R, T), padded on the right.
+
+        ``options``: max_new_tokens, num_beams, repetition_penalty, and for draws temperature, top_k and
+        top_p. Tokens are drawn where there are ``seeds``, one for each row. A row may stand in the
+        model several times (its beams), one copy after the other.
+        """
+        raise BackboneError(f"the backbone {self.id!r} is no language model: it cannot write")
+
+    def save(self, folder: Path, maps: "Mapping[Port, tuple[Tensor, Tensor]]") -> None:
+        """Write a copy of the model, tokenizer included, in which linear ports have another weight and bias.
+
+        ``maps`` gives weight (outputs, inputs) and bias (outputs). Whoever made the original must be able to
+        load the copy without this project. Raises :class:`BackboneError` where a map cannot become what is
+        given, or the model cannot be saved.
+        """
+        raise BackboneError(f"the backbone {self.id!r} cannot be saved as a model that stands for itself")
 
     @abstractmethod
     def open_attention(self, handler: AttentionHandler) -> AbstractContextManager[None]:

@@ -102,7 +102,7 @@ def load(kind: Kind, name: str) -> Any:
 
 def load_plugin(plugin: Plugin) -> Any:
     """Import one plugin; raise :class:`PluginError` that names it where it is broken."""
-    from adaptdock.plugins.contracts import API_VERSION, BackboneFamily, Method, Task
+    from adaptdock.plugins.contracts import API_VERSION, BackboneFamily, Combination, Method, Task
 
     try:
         loaded = plugin.entry_point.load()
@@ -113,16 +113,18 @@ def load_plugin(plugin: Plugin) -> Any:
             f"the {plugin.kind} {plugin.name!r} of {plugin.source} cannot be imported from {plugin.target}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    contract = {"method": Method, "task": Task, "backbone": BackboneFamily}.get(plugin.kind)
+    contracts: dict[Kind, tuple[type, ...]]
+    contracts = {"method": (Method, Combination), "task": (Task,), "backbone": (BackboneFamily,)}
+    allowed = contracts.get(plugin.kind)
     version = getattr(loaded, "api_version", API_VERSION)
     if version != API_VERSION:
         raise PluginError(
             f"the {plugin.kind} {plugin.name!r} of {plugin.source} was built for version {version} of the plugin "
             f"contracts; this is version {API_VERSION}. Install a release of {plugin.distribution} that fits."
         )
-    if contract is not None and not (isinstance(loaded, type) and issubclass(loaded, contract)):
+    if allowed is not None and not (isinstance(loaded, type) and issubclass(loaded, allowed)):
         raise PluginError(
-            f"the {plugin.kind} {plugin.name!r} of {plugin.source} is no {contract.__name__} of the plugin contracts: "
+            f"the {plugin.kind} {plugin.name!r} of {plugin.source} is no {allowed[0].__name__} of the plugin contracts: "
             f"{plugin.target} is a {type(loaded).__name__}"
         )
     return loaded

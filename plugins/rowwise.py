@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
@@ -9,12 +10,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor |
 
     ``x`` (R, T, inputs), ``weight`` (R, outputs, inputs), ``bias`` (R, outputs), ``onto``
     (R, T, outputs). Weights with one row are shared by all rows of ``x``, in one matrix product.
+    Where no gradients are recorded the result may be written into ``onto``.
     """
     if weight.shape[0] == 1:
-        out = torch.nn.functional.linear(x, weight[0], None if bias is None else bias[0])
+        out = functional.linear(x, weight[0], None if bias is None else bias[0])
         return out if onto is None else onto + out
-    if bias is not None:
-        onto = bias.unsqueeze(1) if onto is None else onto + bias.unsqueeze(1)
     if onto is None:
-        return torch.bmm(x, weight.mT)
-    return torch.baddbmm(onto, x, weight.mT)
+        return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+    if torch.is_grad_enabled():
+        onto = onto if bias is None else onto + bias.unsqueeze(1)
+        return torch.baddbmm(onto, x, weight.mT)
+    if bias is not None:
+        onto.add_(bias.unsqueeze(1))
+    return onto.baddbmm_(x, weight.mT)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from models import tiny_tokenizer
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 
@@ -64,6 +64,21 @@ def tiny_model(architecture: str, attention: str | None = None, seed: int = 0, *
         torch.manual_seed(seed + 1)
         for parameter in model.parameters():  # the usual start is so small that attention is even
             parameter.add_(torch.randn_like(parameter) * 0.08)
+    return model
+
+
+def tiny_language_model(architecture: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """Return a random model with its map to the vocabulary; what it writes is never cut short."""
+    config = AutoConfig.for_model(architecture, **{**_BASE, **CONFIGS[architecture], **changes})
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = kind.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.15)
+    model.generation_config.eos_token_id = None
+    model.generation_config.forced_eos_token_id = None
     return model
 
 

@@ -87,3 +87,10 @@ def test_a_page_lies_on_one_device() -> None:
     assert [page.device for page in stack.pages] == [CPU, meta]
     assert [page.device for page in stack.pack(tensors).pages] == [CPU, meta]
     assert [page.device for page in stack.pack(tensors, CPU).pages] == [CPU, CPU]
+
+
+def test_the_pages_of_a_slot_are_parts_of_one_tensor() -> None:
+    tensors = {"p": {"a": torch.ones(4, 3)}, "q": {"a": torch.ones(2)}}
+    slot = stack_of(Stacks(), tensors).pack(tensors)
+    assert len(slot.flats) == 1
+    assert [page.data_ptr() - slot.flats[0].data_ptr() for page in slot.pages] == [0, 4 * 12]

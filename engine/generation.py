@@ -1,0 +1,86 @@
+"""Generation: texts continued (or answered) by a frozen language model, each row with adapters of its own.
+
+The search itself is transformers' (greedy, beams, sampling, with a KV cache); the adapters act at the
+ports in every step of it.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from adaptdock.engine.passes import in_front
+from adaptdock.plugins.contracts import Options
+from adaptdock.plugins.errors import BackboneError
+
+if TYPE_CHECKING:
+    from adaptdock.engine.dock import Dock, Row
+
+
+class GenerationOptions(Options):
+    """How a text is generated."""
+
+    max_new_tokens: int = Field(64, gt=0)
+    """Longest answer, in tokens."""
+    num_beams: int = Field(1, gt=0)
+    """Beams of the search; 1 is greedy, or plain sampling."""
+    do_sample: bool = False
+    """Draw tokens by their probability instead of taking the best."""
+    temperature: float = Field(1.0, gt=0)
+    """Divides the logits before tokens are drawn."""
+    top_k: int = Field(50, ge=0)
+    """Draw among this many tokens at most; 0 for all."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Draw among the most probable tokens that together have this probability."""
+    repetition_penalty: float = Field(1.0, gt=0)
+    """Above 1, tokens that occurred before become less probable."""
+    seed: int | None = Field(None, ge=0)
+    """Seed of the draws of each text, which do not depend on the other texts; a new one each time unless given."""
+
+    @model_validator(mode="after")
+    def _one_search(self) -> Self:
+        if self.do_sample and self.num_beams > 1:
+            raise ValueError("beams and sampling are two ways to search: give num_beams or do_sample")
+        return self
+
+
+def generate(dock: "Dock", rows: "Sequence[Row]", texts: Sequence[str], options: GenerationOptions) -> list[str]:
+    """Return what follows each text (or answers it, with an encoder-decoder), for rows that are aboard."""
+    inputs = encode(dock, texts)
+    found = generate_ids(dock, rows, inputs, options)
+    return dock.backbone.tokenizer.batch_decode(found, skip_special_tokens=True)  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def generate_ids(dock: "Dock", rows: "Sequence[Row]", inputs: dict[str, Tensor], options: GenerationOptions) -> Tensor:
+    """Return the new tokens (R, at most ``max_new_tokens``), padded on the right.
+
+    ``inputs`` are ``input_ids`` and ``attention_mask`` (R, T), padded on the left for a decoder. Raises
+    :class:`BackboneError` where the backbone cannot write.
+    """
+    mine = dock.backbone
+    mixed = dock.mixed(rows)
+    prompts = in_front(mine, mixed)
+    length = inputs["input_ids"].shape[1] + (0 if prompts is None else prompts.mask.shape[1])
+    seeds = None
+    if options.do_sample:
+        seeds = [secrets.randbits(63) if options.seed is None else options.seed for _ in rows]
+    with dock.ports.routed(mixed, {1, length}, copies=options.num_beams):
+        return mine.generate(inputs, prompts, options.model_dump(), seeds)
+
+
+def encode(dock: "Dock", texts: Sequence[str]) -> dict[str, Tensor]:
+    """Return token ids and mask (R, T) of texts; a decoder's are padded on the left."""
+    mine = dock.backbone
+    read = mine.tokenizer
+    if read.pad_token_id is None:
+        raise BackboneError(f"the tokenizer of {mine.id!r} has no token for padding, so texts cannot share a batch")
+    encoded = [read(text)["input_ids"] for text in texts]
+    longest = max(map(len, encoded))
+    if longest > mine.max_length:
+        raise BackboneError(f"a text has {longest} tokens; the backbone {mine.id!r} reads {mine.max_length} at most")
+    padded = read.pad({"input_ids": encoded}, padding_side="right" if mine.encoder_decoder else "left")
+    return {name: torch.tensor(padded[name], device=mine.device) for name in ("input_ids", "attention_mask")}
