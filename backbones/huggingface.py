@@ -27,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto import modeling_auto
 from transformers.pytorch_utils import Conv1D
 
-from adaptdock.backbones import attention, quantization, saving
+from adaptdock.backbones import attention, front, quantization, saving
 from adaptdock.backbones.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.drawing import drawing
 from adaptdock.backbones.fingerprint import fingerprint
@@ -81,6 +81,8 @@ class HuggingFaceBackbone(Backbone):
     model: PreTrainedModel
     generator: PreTrainedModel | None
     """The whole language model, of which :attr:`model` is the body; None where it is none."""
+    positions_counted = False
+    """Whether the model numbers tokens by its mask, leaving padding out; found by the probe."""
 
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: Any, fingerprint: str, revision: str | None = None
@@ -143,19 +145,13 @@ class HuggingFaceBackbone(Backbone):
             )[0]
 
     def with_virtual(self, inputs: Mapping[str, Tensor], virtual: Virtual) -> dict[str, Tensor]:
-        """Return the model's inputs with embeddings in front; positions are counted as if they were tokens."""
+        """Return the model's inputs with embeddings in front; they have positions as if they were tokens."""
         own = self.model.get_input_embeddings()(inputs["input_ids"])
-        front = virtual.mask.to(inputs["attention_mask"].dtype)
-        mask = torch.cat([front, inputs["attention_mask"]], dim=1)
-        given = {
-            "inputs_embeds": torch.cat([virtual.embeddings.to(own.dtype), own], dim=1),
-            "attention_mask": mask,
-        }
-        if "token_type_ids" in inputs:
-            given["token_type_ids"] = torch.cat([torch.zeros_like(front), inputs["token_type_ids"]], dim=1)
+        given = front.lay_out(inputs, own, virtual)
         reader = self.model.get_encoder() if self.encoder_decoder else self.model
         if "position_ids" in signature(reader.forward).parameters:
-            given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).long() + self._position_offset
+            found = front.positions(virtual, given["attention_mask"], self.positions_counted)
+            given["position_ids"] = found + self._position_offset
         return given
 
     def weight(self, port: Port) -> Tensor:

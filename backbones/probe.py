@@ -54,6 +54,7 @@ class Probed(Protocol):
 
     model: PreTrainedModel
     generator: PreTrainedModel | None
+    positions_counted: bool
 
     @property
     def device(self) -> torch.device:
@@ -89,7 +90,10 @@ def probe(
 
 @torch.no_grad()
 def _front_refused(backbone: Probed, batch: Mapping[str, Tensor]) -> str:
-    """Return why nothing can stand in front of the inputs, or nothing: two masked embeddings must change nothing."""
+    """Return why nothing can stand in front of the inputs, or nothing: two masked embeddings must change nothing.
+
+    One row is padded on the left, which shows how the model numbers its positions.
+    """
     name = type(backbone.model).__name__
     embeddings = backbone.model.get_input_embeddings()
     if not isinstance(embeddings, nn.Embedding):
@@ -99,12 +103,18 @@ def _front_refused(backbone: Probed, batch: Mapping[str, Tensor]) -> str:
         torch.zeros(ROWS, 2, width, device=device, dtype=embeddings.weight.dtype),
         torch.zeros(ROWS, 2, dtype=torch.long, device=device),
     )
-    try:
-        found = backbone.forward(batch, "encoder", masked)[:, 2:]
-    except Exception as error:  # whatever a model raises that wants tokens and no embeddings
-        return f"{name} takes no input embeddings ({type(error).__name__})"
-    if _alike(found, backbone.forward(batch, "encoder")):
-        return ""
+    batch = {key: tensor.clone() for key, tensor in batch.items()}
+    batch["input_ids"][1, 0] = getattr(backbone.model.config, "pad_token_id", None) or 0
+    batch["attention_mask"][1, 0] = 0
+    kept = batch["attention_mask"].bool()
+    for counted in (False, True):
+        backbone.positions_counted = counted
+        try:
+            found = backbone.forward(batch, "encoder", masked)[:, 2:]
+        except Exception as error:  # whatever a model raises that wants tokens and no embeddings
+            return f"{name} takes no input embeddings ({type(error).__name__})"
+        if _alike(found[kept], backbone.forward(batch, "encoder")[kept]):
+            return ""
     return (
         f"in {name} the positions of a text depend on what stands in front of it, so a prompt for one row of a "
         f"batch would change the others"

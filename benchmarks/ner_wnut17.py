@@ -12,7 +12,6 @@ import argparse
 import json
 import logging
 import os
-import platform
 import tempfile
 import time
 import warnings
@@ -26,6 +25,7 @@ warnings.simplefilter("ignore")
 
 import numpy as np
 import torch
+from machine import machine
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, Trainer, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
@@ -180,18 +180,6 @@ def moved(adapters: dict[str, AdapterFile], folder: Path) -> None:
             seconds = time.perf_counter() - started
             lost = reference.setdefault(method, test) - test
             print(f"| {label} | {method} | {dev:.2f} | {test:.2f} | {lost:+.2f} | {seconds:.0f} |", flush=True)
-
-
-def machine() -> str:
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    ]
-    return (
-        f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"Python {platform.python_version()}"
-    )
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ COMMANDS = {
     "predict": ("adaptdock.cli.predict", "Run an adapter on texts."),
     "eval": ("adaptdock.cli.eval", "Measure an adapter on labelled data."),
     "inspect": ("adaptdock.cli.inspect", "Show what an adapter file holds."),
+    "merge": ("adaptdock.cli.merge", "Fold an adapter into a copy of its backbone."),
+    "combine": ("adaptdock.cli.combine", "Add, subtract or average adapters: one new file."),
     "plugins": ("adaptdock.cli.plugins", "List methods, tasks, backbones and other plugins."),
 }
 """Name -> module (its ``command`` is the click command) and the line that --help shows."""

@@ -61,6 +61,7 @@ def _summary(file: Path, header: Header) -> dict[str, Any]:
         "tensors": f"{len(header.tensors)} ({', '.join(f'{n} {dtype}' for dtype, n in _dtypes(header).items())})",
         "parameters": count(header.parameters),
         "trained on": training.get("data"),
+        "combined": _combined(training),
         "records": training.get("splits"),
         "best epoch": training.get("best_epoch"),
         "seconds": training.get("seconds"),
@@ -69,6 +70,12 @@ def _summary(file: Path, header: Header) -> dict[str, Any]:
         "languages": card.languages,
     }
     return {name: value for name, value in pairs.items() if value not in (None, "", [], {})}
+
+
+def _combined(training: dict[str, Any]) -> str:
+    terms = zip(training.get("weights", []), training.get("combined", []), strict=False)
+    parts = ", ".join(f"{weight} {name}" for weight, name in terms)
+    return f"{parts} ({training.get('how')})" if parts else ""
 
 
 def _plugin(entry: dict[str, Any]) -> str:

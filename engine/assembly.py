@@ -12,7 +12,7 @@ from torch import Tensor
 from adaptdock.engine.ports import Sites
 from adaptdock.hub.card import PluginEntry
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Head, Method, Options, Parameter, Site, Task
+from adaptdock.plugins.contracts import Backbone, Combination, Head, Method, Options, Parameter, Site, Task
 from adaptdock.plugins.errors import MismatchError, UsageError
 
 HEAD = "head"
@@ -59,6 +59,11 @@ class Assembly:
     def sites(self) -> Sites:
         """Every site of every part."""
         return Sites(tuple(site for part in self.parts for site in part.sites))
+
+    @cached_property
+    def positions(self) -> int:
+        """The positions that the methods take from each text."""
+        return sum(part.method.positions for part in self.parts)
 
     def declared(self) -> Iterator[tuple[str, str, Parameter]]:
         """Yield (port name or ``head``, parameter name, declaration) of every tensor."""
@@ -110,12 +115,29 @@ def assemble(backbone: Backbone, methods: Sequence[PluginEntry], task: Task) -> 
     for entry in methods:
         method = make_method(entry.name, entry.options)
         parts.append(Part(entry.name, method, method.sites(ports)))
-    return Assembly(tuple(parts), task, head, backbone.width)
+    made = Assembly(tuple(parts), task, head, backbone.width)
+    if made.positions >= backbone.max_length:
+        raise UsageError(
+            f"the adapter takes {made.positions} positions from each text, and the backbone {backbone.id!r} reads "
+            f"{backbone.max_length}: nothing is left of it"
+        )
+    return made
 
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
-    """Return a method with validated options."""
-    return _make("method", name, options)  # type: ignore[no-any-return]
+    """Return a method with validated options; raise :class:`UsageError` for a combination of several."""
+    made = _make("method", name, options)
+    if isinstance(made, Combination):
+        parts = " and ".join(part for part, _ in made.methods())
+        raise UsageError(f"{name!r} is no method by itself: it stands for {parts}")
+    return made  # type: ignore[no-any-return]
+
+
+def method_entries(name: str, options: Mapping[str, Any]) -> list[PluginEntry]:
+    """Return what a card says of a method, or of each method that a combination is made of."""
+    made = _make("method", name, options)
+    parts = made.methods() if isinstance(made, Combination) else [(name, options)]
+    return [entry("method", part, make_method(part, own).options) for part, own in parts]
 
 
 def make_task(name: str, options: Mapping[str, Any]) -> Task:

@@ -1,7 +1,7 @@
 """The dock: a backbone with its ports open, to which adapters are docked while it works."""
 
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,8 +44,15 @@ class Prepared:
 
     def to(self, device: torch.device | None) -> "Prepared":
         """Return this adapter with its weights on a device, or with None where its ports compute."""
-        parts = tuple(replace(part, slot=part.slot.to(device)) for part in self.parts)
-        return replace(self, parts=parts, head=self.head.to(device))
+        return self._moved(lambda slot: slot.to(device))
+
+    def pinned(self) -> "Prepared":
+        """Return this adapter in memory from which a GPU copies while it computes."""
+        return self._moved(Slot.pinned)
+
+    def _moved(self, move: Callable[[Slot], Slot]) -> "Prepared":
+        parts = tuple(replace(part, slot=move(part.slot)) for part in self.parts)
+        return replace(self, parts=parts, head=move(self.head))
 
 
 @dataclass(eq=False)
@@ -183,7 +190,7 @@ class Dock:
 
     def _packed(self, adapter: AdapterFile, key: Hashable, tensors: Tensors, grows: Mapping[str, int]) -> Slot:
         slot = self._stacks.for_tensors(key, tensors, grows, self._devices).pack(tensors, HOST)
-        if all(flat.isfinite().all() for flat in slot.flats):
+        if slot.is_finite():
             return slot
         broken = next(
             (name for name, tensor in adapter.tensors.items() if not tensor.isfinite().all()), "a scaled weight"
@@ -287,7 +294,10 @@ class Dock:
 
     def mixed(self, rows: Sequence[Row]) -> MixedRows:
         """Lay a batch out by port."""
-        return MixedRows([[resident.adapter.parts for resident in row] for row in rows], self.backbone.dtype)
+        made = MixedRows([[resident.adapter.parts for resident in row] for row in rows], self.backbone.dtype)
+        if self.backbone.model._compiled_call_impl is not None:
+            made.gather()
+        return made
 
     @torch.inference_mode()
     def hidden(self, rows: Sequence[Row], inputs: Mapping[str, Tensor], reads: str = "encoder") -> Tensor:

@@ -30,10 +30,10 @@ def evaluate(dock: Dock, adapter: AdapterFile, records: Sequence[Record], batch_
     name = dock.dock(adapter, f"measured {uuid4()}")
     try:
         task = dock.assembly(name).task
-        reading = dock.reading(adapter.card.preprocessing.max_length)
-        features = [task.encode(record, reading, labelled=True) for record in records]
-        with dock.boarding([name] * len(records)) as rows:
-            logits = logits_of(dock, rows, features, batch_size)
+        with dock.boarding([name]) as (row,):
+            reading = dock.reading(adapter.card.preprocessing.max_length, row)
+            features = [task.encode(record, reading, labelled=True) for record in records]
+            logits = logits_of(dock, [row] * len(records), features, batch_size)
     finally:
         dock.unload(name)
     predictions = [

@@ -25,11 +25,14 @@ def states(
 ) -> Tensor:
     """Return the last hidden states (R, L + T, W) of a batch; L is the longest prompt among its rows.
 
-    ``encoded`` is what this gave for the encoder half, if it has been run before.
+    ``encoded`` is what this gave for the encoder half, if it has been run before; with other rows, their prompts
+    may have been longer, and what these rows do not have stands at the very front.
     """
     prompts = in_front(backbone, rows)
     extra = 0 if prompts is None else prompts.mask.shape[1]
     lengths = {tensor.shape[1] + more for tensor in inputs.values() if tensor.ndim > 1 for more in (0, extra)}
+    if encoded is not None:
+        encoded = encoded[:, -(inputs["attention_mask"].shape[1] + extra) :]
     with ports.routed(rows, lengths):
         return backbone.forward(inputs, reads, prompts, encoded)
 

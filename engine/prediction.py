@@ -29,7 +29,7 @@ def predict_records(
     features: list[list[Feature]] = []
     for row, record in zip(rows, records, strict=True):
         top = row[-1]
-        reading = dock.reading(top.card.preprocessing.max_length)
+        reading = dock.reading(top.card.preprocessing.max_length, row)
         features.append(top.assembly.task.encode(record, reading, labelled=False))
     logits = logits_of(dock, rows, features, batch_size)
     return [

@@ -80,6 +80,7 @@ class MixedRows:
         self.count = len(rows)
         self._rows, self._dtype = rows, dtype
         self._actions: dict[Side, dict[str, list[Action]]] = {"output": {}, "input": {}}
+        self._gathered: list[Gathered] = []
         self._repeated: dict[int, MixedRows] = {1: self}
         for level in range(max((len(adapters) for adapters in rows), default=0)):
             self._add_level([adapters[level] if level < len(adapters) else () for adapters in rows])
@@ -87,6 +88,14 @@ class MixedRows:
     def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
         """Return what acts at a port, on what comes out or goes in, in order."""
         return self._actions[side].get(port.name, ())
+
+    def gather(self) -> None:
+        """Stack all parameters now.
+
+        A compiled model has to find them stacked: else the graph would depend on which rows share a slot.
+        """
+        for gathered in self._gathered:
+            gathered.all()
 
     def repeated(self, copies: int) -> "MixedRows":
         """Return these rows, each ``copies`` times in succession."""
@@ -98,18 +107,17 @@ class MixedRows:
     def _add_level(self, level: Sequence[Sequence[Docked]]) -> None:
         groups: dict[tuple[int, Stack], list[tuple[int, Docked]]] = {}
         for row, parts in enumerate(level):
-            nth: dict[Stack, int] = {}  # an adapter may hold one method twice
-            for part in parts:
-                stack = part.slot.stack
-                nth[stack] = nth.get(stack, -1) + 1
-                groups.setdefault((nth[stack], stack), []).append((row, part))
-        for (_, stack), members in groups.items():
+            for order, part in enumerate(parts):  # an adapter's methods act in its own order
+                groups.setdefault((order, part.slot.stack), []).append((row, part))
+        for group in sorted(groups, key=lambda key: (key[0], key[1].number)):  # whatever the order of the rows
+            stack, members = group[1], groups[group]
             slots = [stack.identity] * self.count
             sites: dict[str, Site] = {}
             for row, part in members:
                 slots[row] = part.slot
                 sites.update(part.sites)
             gathered, first = Gathered(slots, self._dtype), members[0][1]
+            self._gathered.append(gathered)
             for name, site in sites.items():
                 action = GatheredAction(first.method, site, gathered)
                 self._actions[site.side].setdefault(name, []).append(action)

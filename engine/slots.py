@@ -6,6 +6,7 @@ version of the adapter whatever is docked or undocked meanwhile. For a batch the
 stacked page by page: one operation for all ports of a page, however many adapters there are.
 """
 
+import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,13 @@ from itertools import groupby
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+EXPONENTS = {
+    torch.float16: (torch.int16, 0x7C00),
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float32: (torch.int32, 0x7F800000),
+}
+"""For each precision, integers of its width and the bits of the exponent, all set in what is not finite (IEEE 754)."""
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, Mapping[str, Tensor]]
@@ -58,10 +66,13 @@ class Page:
 
 
 class Stack:
-    """What slots that can be stacked have in common: method or head, what is in each page, the precision."""
+    """What slots that can be stacked have in common: method or head, what is in each page, the precision.
 
-    def __init__(self, pages: tuple[Page, ...], dtype: torch.dtype) -> None:
-        self.pages, self.dtype = pages, dtype
+    ``number`` is its place among the stacks of a dock, in the order in which they came.
+    """
+
+    def __init__(self, number: int, pages: tuple[Page, ...], dtype: torch.dtype) -> None:
+        self.number, self.pages, self.dtype = number, pages, dtype
         self.page_of = {place: number for number, page in enumerate(pages) for place, _, _ in page.shapes}
         self.homes = list(dict.fromkeys(page.device for page in pages))
         self.sizes = {home: [sum(page.sizes) for page in pages if page.device == home] for home in self.homes}
@@ -113,6 +124,15 @@ class Slot:
             [flat.to(home, non_blocking=flat.is_pinned()) for flat, home in zip(self.flats, homes, strict=True)],
         )
 
+    def is_finite(self) -> bool:
+        """Tell whether all weights are finite, from the bits of their exponents; they are in host memory.
+
+        In numpy, because torch would divide even this little among threads that may be busy.
+        """
+        width, exponent = EXPONENTS[self.stack.dtype]
+        parts = (flat.view(width).numpy() for flat in self.flats)
+        return not any(((part & exponent) == exponent).any() for part in parts)
+
     def pinned(self) -> "Slot":
         """Return this slot in memory from which a GPU copies while it computes."""
         return Slot(self.stack, [flat.pin_memory() for flat in self.flats])
@@ -123,6 +143,7 @@ class Stacks:
 
     def __init__(self) -> None:
         self._known: dict[Hashable, Stack] = {}
+        self._lock = threading.Lock()
 
     def for_tensors(
         self, key: Hashable, tensors: Tensors, grows: Mapping[str, int], devices: Mapping[str, torch.device]
@@ -135,10 +156,12 @@ class Stacks:
         )
         dtypes = {tensor.dtype for named in tensors.values() for tensor in named.values()}
         dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+        dtype = dtype if dtype in EXPONENTS else torch.float32
         full = (key, shapes, dtype)
-        if full not in self._known:
-            self._known[full] = Stack(tuple(_pages(shapes, devices)), dtype)
-        return self._known[full]
+        with self._lock:
+            if full not in self._known:
+                self._known[full] = Stack(len(self._known), tuple(_pages(shapes, devices)), dtype)
+            return self._known[full]
 
 
 class Gathered:
@@ -161,6 +184,11 @@ class Gathered:
         if number not in self._pages:
             self._pages[number] = self._stacked(number)
         return self._pages[number][place]
+
+    def all(self) -> None:
+        """Stack every page now."""
+        for page in self._stack.pages:
+            self.at(page.shapes[0][0])
 
     def _stacked(self, number: int) -> dict[str, dict[str, Tensor]]:
         pages = self._slots[:1] if self._uniform else self._slots

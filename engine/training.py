@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from adaptdock.engine.assembly import Assembly, assemble, entry, make_method, make_task, validated
+from adaptdock.engine.assembly import Assembly, assemble, entry, make_task, method_entries, validated
 from adaptdock.engine.batches import counts, length
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import Dock, load_backbone
@@ -81,7 +81,7 @@ class Plan:
     @property
     def reading(self) -> Reading:
         """How the backbone reads in this run."""
-        limit = min(self.options.max_length, self.backbone.max_length)
+        limit = min(self.options.max_length, self.backbone.max_length - self.assembly.positions)
         return Reading(self.backbone.tokenizer, limit, self.backbone.causal)
 
     def identity(self) -> dict[str, str]:
@@ -222,9 +222,7 @@ def plan(
     if chosen.precision != "auto" and DTYPES[chosen.precision] != dtype:
         raise UsageError(f"precision {chosen.precision} is asked for, but the backbone was loaded in {dtype}")
     blank = make_task(task, task_options or {})
-    entries = [
-        entry("method", method, make_method(method, {**chosen.method_options, **(method_options or {})}).options)
-    ]
+    entries = method_entries(method, {**chosen.method_options, **(method_options or {})})
     raw, notes = load_splits(source, type(blank), chosen.seed)
     records: dict[str, list[Record]] = {}
     for split, given in raw.items():

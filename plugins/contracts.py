@@ -3,7 +3,7 @@
 A plugin is a class registered under an entry-point group:
 
 =====================  ======================================================================
-``adaptdock.adapters``  a :class:`Method`: how an adapter changes what passes a port
+``adaptdock.adapters``  a :class:`Method`: how an adapter changes what passes a port; or a :class:`Combination`
 ``adaptdock.tasks``     a :class:`Task`: data in, head, loss, metrics, readable predictions out
 ``adaptdock.backbones`` a :class:`BackboneFamily`: how to load a model, and where its ports are
 =====================  ======================================================================
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 API_VERSION = 1
-
 
 # -------------------------------------------------------------------------------------- methods
 
@@ -432,7 +431,8 @@ class Backbone(ABC):
     ) -> "Tensor":
         """Return the last hidden states (R, T, W) of the half of the model that a head reads.
 
-        With ``virtual`` embeddings in front of the inputs' own, states include theirs: (R, L + T, W).
+        With ``virtual`` embeddings in front of the inputs' own, states include theirs: (R, L + T, W). What is
+        masked of them, and padding on the left, comes first: a row's own stand directly before its text.
         ``encoded`` is what the same inputs gave for the encoder, which is then not computed again.
         """
 

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SHOWN = 30
+"""So many names of those there are stand in a message."""
+
 
 class AdaptError(Exception):
     """Something went wrong that the user can understand and, mostly, mend.
@@ -55,5 +58,18 @@ class BackboneError(AdaptError):
     """A backbone that cannot be loaded, or lacks what was asked of it."""
 
 
+class BudgetError(AdaptError):
+    """Adapters that find no room. Attributes, in bytes: ``needed``, ``budget``, ``pinned``, ``used`` (by batches)."""
+
+    def __init__(self, name: str, needed: int, budget: int, pinned: int, used: int) -> None:
+        self.needed, self.budget, self.pinned, self.used = needed, budget, pinned, used
+        super().__init__(
+            f"the adapter {name!r} needs {needed:,} bytes; of the budget of {budget:,}, {pinned:,} are pinned and "
+            f"{used:,} are used by batches under way. Unpin some, send smaller batches, or raise the budget."
+        )
+
+
 def _join(names: Iterable[str]) -> str:
-    return ", ".join(names)
+    listed = list(names)
+    rest = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + rest

@@ -115,16 +115,17 @@ def load_plugin(plugin: Plugin) -> Any:
         ) from error
     contracts: dict[Kind, tuple[type, ...]]
     contracts = {"method": (Method, Combination), "task": (Task,), "backbone": (BackboneFamily,)}
-    allowed = contracts.get(plugin.kind)
+    allowed = contracts.get(plugin.kind, ())
     version = getattr(loaded, "api_version", API_VERSION)
     if version != API_VERSION:
         raise PluginError(
             f"the {plugin.kind} {plugin.name!r} of {plugin.source} was built for version {version} of the plugin "
             f"contracts; this is version {API_VERSION}. Install a release of {plugin.distribution} that fits."
         )
-    if allowed is not None and not (isinstance(loaded, type) and issubclass(loaded, allowed)):
+    if allowed and not (isinstance(loaded, type) and issubclass(loaded, allowed)):
+        wanted = allowed[0].__name__
         raise PluginError(
-            f"the {plugin.kind} {plugin.name!r} of {plugin.source} is no {allowed[0].__name__} of the plugin contracts: "
+            f"the {plugin.kind} {plugin.name!r} of {plugin.source} is no {wanted} of the plugin contracts: "
             f"{plugin.target} is a {type(loaded).__name__}"
         )
     return loaded

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from adaptdock.engine.assembly import assemble, entry, make_method, make_task
+from adaptdock.engine.assembly import assemble, entry, make_task, method_entries
 from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
@@ -22,7 +22,7 @@ def build_adapter(
     trained: bool = True,
 ) -> AdapterFile:
     """Return an adapter for a backbone; ``trained`` adds noise to each weight, so that it acts."""
-    methods = [entry("method", method, make_method(method, options or {}).options)]
+    methods = method_entries(method, options or {})
     fitted = make_task(task, {"labels": tuple(labels)})
     assembly = assemble(backbone, methods, fitted)
     generator = torch.Generator().manual_seed(seed)

@@ -42,4 +42,11 @@ def adapters(backbone: Backbone) -> dict[str, AdapterFile]:
         "parallel": build_adapter(backbone, "bottleneck", {"parallel": True, "scale": 2.0}, labels=("A", "B")),
         "prefix": build_adapter(backbone, "prefix", {"length": 5}, labels=("LOC", "ORG", "PER")),
         "prefix-short": build_adapter(backbone, "prefix", {"length": 2, "gate": False}, labels=("X",)),
+        "ia3": build_adapter(backbone, "ia3", labels=("LOC", "PER")),
+        "ia3-wide": build_adapter(backbone, "ia3", {"roles": "all", "feed_forward": False}, labels=("A", "B", "C")),
+        "dora": build_adapter(backbone, "dora", {"rank": 3}, labels=("LOC", "ORG", "PER")),
+        "dora-wide": build_adapter(backbone, "dora", {"rank": 5, "roles": "all", "rslora": True}, labels=("X",)),
+        "prompt": build_adapter(backbone, "prompt", {"length": 5}, labels=("LOC", "PER")),
+        "prompt-short": build_adapter(backbone, "prompt", {"length": 2}, labels=("A", "B", "C")),
+        "mam": build_adapter(backbone, "mam", {"length": 3, "reduction_factor": 4}, labels=("LOC", "PER")),
     }

@@ -4,7 +4,7 @@ import pytest
 import torch
 from architectures import tiny_backbone, tiny_model
 from builders import build_adapter
-from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
@@ -38,7 +38,7 @@ def noise(model: PeftModel, scale: float) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora" in name or "prompt" in name:
+            if "lora" in name or "prompt" in name or "ia3" in name:
                 parameter.normal_(std=scale, generator=generator)
 
 
@@ -93,3 +93,85 @@ def test_an_ungated_prefix_is_pefts_prefix_at_the_positions_that_peft_shifts_to(
     wanted = theirs(model)
     torch.testing.assert_close(ours(backbone, adapter, copied, position_ids=shifted), wanted, atol=1e-5, rtol=0)
     assert (ours(backbone, adapter, copied) - wanted).abs().max() > 0.01  # ours leaves positions where they were
+
+
+ADAPTED = r".*attention\.(self\.(query|value)|output\.dense)|.*c_attn|.*[qv]_proj|.*o_proj"
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize(
+    ("architecture", "roles"),
+    [
+        ("bert", ("query", "value", "attention_output")),
+        ("gpt2", ("qkv",)),
+        ("llama", ("query", "value", "attention_output")),
+    ],
+)
+def test_dora_is_pefts_dora(architecture: str, roles: tuple[str, ...], rslora: bool) -> None:
+    conv = architecture == "gpt2"
+    config = LoraConfig(
+        r=4, lora_alpha=7, use_rslora=rslora, use_dora=True, target_modules=ADAPTED, fan_in_fan_out=conv
+    )
+    model = get_peft_model(tiny_model(architecture), config)
+    noise(model, 0.2)
+    backbone = tiny_backbone(architecture)
+    adapter = build_adapter(backbone, "dora", {"rank": 4, "alpha": 7, "rslora": rslora, "roles": roles})
+    weights = dict(model.named_parameters())
+    copied = {}
+    for port in backbone.ports.select("linear", roles):
+        theirs_at = f"base_model.model.{port.module}.lora"
+        copied |= {f"{port.name}.lora_{half.lower()}": weights[f"{theirs_at}_{half}.default.weight"] for half in "AB"}
+        magnitude = weights[f"{theirs_at}_magnitude_vector.default.weight"]
+        copied[f"{port.name}.magnitude_change"] = magnitude - backbone.weight(port).norm(dim=1)
+    agree(backbone, adapter, copied, model)
+
+
+@pytest.mark.parametrize("feed_forward", [True, False])
+@pytest.mark.parametrize(
+    ("architecture", "attention", "inner"),
+    [
+        ("bert", r".*attention\.self\.(key|value)", r".*\d+\.output\.dense"),
+        ("gpt2", ".*c_attn", r".*mlp\.c_proj"),
+        ("llama", ".*[kv]_proj", ".*down_proj"),
+    ],
+)
+def test_ia3_is_pefts_ia3(architecture: str, attention: str, inner: str, feed_forward: bool) -> None:
+    config = IA3Config(
+        target_modules=f"{attention}|{inner}" if feed_forward else attention,
+        feedforward_modules=inner if feed_forward else [],
+        fan_in_fan_out=architecture == "gpt2",
+    )
+    model = get_peft_model(tiny_model(architecture), config)
+    noise(model, 0.5)
+    backbone = tiny_backbone(architecture)
+    adapter = build_adapter(backbone, "ia3", {"feed_forward": feed_forward})
+    weights = dict(model.named_parameters())
+    places = {f"{port.name}.{kind}_factor": port for port in backbone.ports for kind in ("input", "output")}
+    copied = {
+        name: weights[f"base_model.model.{places[name].module}.ia3_l.default"].flatten() - 1
+        for name in adapter.tensors
+        if name in places
+    }
+    assert len(copied) == len([name for name in weights if "ia3" in name])
+    agree(backbone, adapter, copied, model)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_a_prompt_is_pefts_prompt(architecture: str) -> None:
+    config = PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=5)
+    model = get_peft_model(tiny_model(architecture), config)
+    noise(model, 0.5)
+    backbone = tiny_backbone(architecture)
+    adapter = build_adapter(backbone, "prompt", {"length": 5})
+    copied = {"embeddings.prompt": model.prompt_encoder["default"].embedding.weight.detach()}
+    agree(backbone, adapter, copied, model)
+
+
+def agree(backbone: HuggingFaceBackbone, adapter: AdapterFile, copied: dict[str, Tensor], model: PeftModel) -> None:
+    """Check that ours with the copied weights gives theirs, and that the weights do something."""
+    with torch.no_grad():
+        wanted = model.eval()(input_ids=IDS, attention_mask=MASK)[0][:, -IDS.shape[1] :][KEPT]
+        bare = backbone.model(IDS, attention_mask=MASK)[0][KEPT]
+    assert {name for name in adapter.tensors if not name.startswith("head.")} == copied.keys()
+    torch.testing.assert_close(ours(backbone, adapter, copied), wanted, atol=1e-5, rtol=0)
+    assert (bare - wanted).abs().max() > 0.1

@@ -9,7 +9,13 @@ import pytest
 import torch
 from models import tiny_bert
 
-COMMANDS = [["inspect", "{}"], ["predict", "{}", "a text"], ["eval", "{}"]]
+COMMANDS = [
+    ["inspect", "{}"],
+    ["predict", "{}", "a text"],
+    ["eval", "{}"],
+    ["merge", "{}", "--output", "merged"],
+    ["combine", "{}", "--weights", "1", "--output", "combined.safetensors"],
+]
 
 
 @pytest.fixture

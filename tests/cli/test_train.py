@@ -48,6 +48,14 @@ def test_the_adapter_is_named_after_the_task_and_the_folder_after_task_and_metho
     assert [folder.name[:11] for folder in (tmp_path / "runs").iterdir()] == ["ner-prefix-"]
 
 
+def test_a_combination_of_methods_is_trained_as_one_and_its_card_lists_them(train, adapt):
+    assert train("--method", "mam", "--length", 2, "--reduction-factor", 8).status == 0
+    card = read_card("ner.safetensors")
+    assert [method.name for method in card.methods] == ["prefix", "bottleneck"]
+    assert (card.methods[0].options["length"], card.methods[1].options["reduction_factor"]) == (2, 8)
+    assert adapt("predict", "ner.safetensors", "ada").status == 0
+
+
 def test_json_tells_the_result_to_a_program(train):
     found = json.loads(train("--json").out)
     assert found["ending"] == "complete"
@@ -80,6 +88,9 @@ def test_help_shows_the_options_of_the_chosen_method_and_task_in_sections_of_the
     assert "Task ner:" in ran.out
     assert "--reduction-factor" in ran.out
     assert "--rank" not in ran.out
+    mixed = adapt("train", "--method", "mam", "--help").out
+    assert "Method mam:" in mixed
+    assert all(flag in mixed for flag in ("--length", "--reduction-factor", "--scale", "[default: 4.0]"))
     default = adapt("train", "--help").out
     assert "Method lora:" in default
     assert "--rank" in default

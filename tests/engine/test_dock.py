@@ -71,6 +71,20 @@ def test_a_bare_row_beside_adapters_is_the_bare_backbone(full_dock: Dock) -> Non
     assert not torch.allclose(mixed[1][kept[1]], alone[1][kept[1]], atol=1e-2)
 
 
+def test_adapters_of_the_same_methods_in_another_order_keep_their_own(dock: Dock, backbone: Backbone) -> None:
+    one = build_adapter(backbone, "lora", {"roles": "ffn_down"})
+    two = build_adapter(backbone, "bottleneck", {"placement": "pfeiffer", "reduction_factor": 4})
+    methods, tensors = [one.card.methods[0], two.card.methods[0]], one.tensors | two.tensors
+    for name, order in (("up", methods), ("down", methods[::-1])):
+        dock.dock(AdapterFile(one.card.model_copy(update={"methods": order}), tensors), name)
+    given = features(dock, 2)
+    for names in (["up", "down"], ["down", "up"]):
+        mixed = logits(dock, names, given)
+        for name, feature, found in zip(names, given, mixed, strict=True):
+            torch.testing.assert_close(found, logits(dock, [name], [feature])[0], atol=1e-5, rtol=0)
+    assert not torch.allclose(logits(dock, ["up"], given[:1])[0], logits(dock, ["down"], given[:1])[0], atol=1e-4)
+
+
 def test_the_order_of_a_stack_matters(full_dock: Dock) -> None:
     given = features(full_dock, 1)
     one = logits(full_dock, ["bottleneck+parallel"], given)[0]

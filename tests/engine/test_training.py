@@ -51,7 +51,7 @@ def test_training_is_one_call_in_python(backbone: Backbone, data: Path, tmp_path
     assert read_file(result.file).card == result.adapter.card
 
 
-@pytest.mark.parametrize("method", ["lora", "bottleneck", "prefix"])
+@pytest.mark.parametrize("method", ["lora", "bottleneck", "prefix", "ia3", "dora", "prompt", "mam"])
 def test_training_lowers_the_loss_and_leaves_the_backbone_untouched(
     backbone: Backbone, data: Path, tmp_path: Path, method: str
 ) -> None:

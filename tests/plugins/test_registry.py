@@ -29,7 +29,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_built_in_plugins_stand_in_the_same_groups_as_a_third_partys() -> None:
-    assert {"lora", "bottleneck", "prefix"} <= set(registry.names("method"))
+    assert {"lora", "bottleneck", "prefix", "mam"} <= set(registry.names("method"))
     assert "ner" in registry.names("task")
     assert "huggingface" in registry.names("backbone")
     assert {plugin.distribution for plugin in registry.discover("method")} == {"adaptdock"}
@@ -50,7 +50,8 @@ def test_a_broken_plugin_is_named_and_breaks_nothing_else(site: Path) -> None:
     registry.refresh()
     with pytest.raises(PluginError, match=r"'broken' of acme-broken 1\.2 cannot be imported.*ZeroDivisionError"):
         registry.load("method", "broken")
-    assert {plugin.name for plugin, _ in registry.usable("method")} == {"bottleneck", "lora", "prefix"}
+    built_in = {"bottleneck", "dora", "ia3", "lora", "mam", "prefix", "prompt"}
+    assert {plugin.name for plugin, _ in registry.usable("method")} == built_in
     assert not registry.state(registry.find("method", "exits"), check=True).usable
 
 
@@ -73,7 +74,7 @@ def test_a_plugin_of_another_contract_version_is_refused(site: Path) -> None:
 
 
 def test_an_unknown_name_offers_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown method 'lorra': did you mean lora\?"):
+    with pytest.raises(UnknownNameError, match=r"unknown method 'lorra': did you mean lora, dora\?"):
         registry.load("method", "lorra")
 
 

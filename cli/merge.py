@@ -1,0 +1,80 @@
+"""``adapt merge``: an adapter folded into a copy of its backbone."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adaptdock.cli.adapters import open_backbone
+from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.output import count, note, show_json, show_pairs
+from adaptdock.engine.merging import CARD_FILE, HEAD_FILE, check_folder, merge
+from adaptdock.hub.file import read_file
+from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.errors import UsageError
+
+QUANTIZE = "quantize"
+LEFT_OUT = ("quantizer", "device_map", QUANTIZE)
+
+
+@click.command("merge", cls=SectionedCommand)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--output", "-o", cls=Flag, type=click.Path(path_type=Path), metavar="FOLDER", required=True, help="The model."
+)
+@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace the merged model that is there.")
+@click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
+def command(file: Path, output: Path, overwrite: bool, as_json: bool, **values: Any) -> None:
+    """Fold the adapter in FILE into a copy of its backbone.
+
+    FOLDER becomes a model that transformers loads by itself, tokenizer included; the backbone stays as it is.
+    The head of the adapter is no part of that model: it lies beside it, in head.safetensors, and the card in
+    card.json. A method that is no linear map (bottleneck, prefix, prompt) cannot be merged.
+
+    The copy is made of weights that are not quantised, in float32 on a CPU unless --dtype says otherwise.
+    """
+    if values[QUANTIZE]:
+        raise UsageError(
+            "--quantize: nothing is merged into quantised weights. Merge without it, then quantise the merged model."
+        )
+    adapter = read_file(file)
+    check_folder(output, overwrite, values["backbone"] or adapter.card.backbone.id)
+    backbone = open_backbone(adapter.card, values["backbone"], load_options(values))
+    ports = merge(backbone, adapter, output, overwrite)
+    quantized = adapter.card.training.get("quantized")
+    if quantized:
+        note(f"{adapter.card.name} was trained on {quantized} weights; on these its predictions differ a little")
+    _show(file, output, backbone, ports, as_json)
+
+
+command.params += [
+    Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
+    *(flag for flag in LOADING.flags if flag.name not in LEFT_OUT),
+    Flag([f"--{QUANTIZE}"], hidden=True),  # known, so that it can be refused with the reason
+]
+
+
+def _show(file: Path, output: Path, backbone: Backbone, ports: list[str], as_json: bool) -> None:
+    size = sum(part.stat().st_size for part in output.iterdir())
+    if as_json:
+        show_json(
+            {
+                "file": str(file),
+                "output": str(output),
+                "bytes": size,
+                "backbone": backbone.id,
+                "dtype": str(backbone.dtype).removeprefix("torch."),
+                "ports": ports,
+                "head": str(output / HEAD_FILE),
+                "card": str(output / CARD_FILE),
+            }
+        )
+        return
+    show_pairs(
+        {
+            "model": f"{output} ({count(size)} bytes, {str(backbone.dtype).removeprefix('torch.')})",
+            "merged": f"{len(ports)} linear maps of {backbone.id}",
+            "head": f"{output / HEAD_FILE}, card: {output / CARD_FILE}",
+        }
+    )
+    note("the head is no part of the model: transformers loads the folder without it")
