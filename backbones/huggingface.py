@@ -15,22 +15,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.auto import modeling_auto
 from transformers.pytorch_utils import Conv1D
 
 from adaptdock.backbones import attention, front, quantization, saving
 from adaptdock.backbones.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.drawing import drawing
 from adaptdock.backbones.fingerprint import fingerprint
+from adaptdock.backbones.language import auto_class, body, device_of, is_language_model, language_logits
 from adaptdock.backbones.probe import Call, Findings, probe
 from adaptdock.backbones.quiet import quiet
 from adaptdock.backbones.roles import attention_role, is_expert, place, role
@@ -107,7 +100,7 @@ class HuggingFaceBackbone(Backbone):
     @property
     def device(self) -> torch.device:
         """The device of the input embeddings."""
-        return _device(self.model.get_input_embeddings())
+        return device_of(self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,7 +109,7 @@ class HuggingFaceBackbone(Backbone):
 
     def placement(self, port: Port) -> torch.device:
         """Return the device on which the port's module computes."""
-        return _device(self.model.get_submodule(port.module))
+        return device_of(self.model.get_submodule(port.module))
 
     def forward(
         self,
@@ -156,7 +149,10 @@ class HuggingFaceBackbone(Backbone):
 
     def weight(self, port: Port) -> Tensor:
         """Return the frozen weight (outputs, inputs) of a linear port, dequantised."""
-        return quantization.dense(self.model.get_submodule(port.module))
+        found = quantization.dense(self.model.get_submodule(port.module))
+        if found.device.type == "meta":
+            raise BackboneError(f"the weight of {port.name} waits on a disk or in host memory and cannot be read here")
+        return found
 
     def bias(self, port: Port) -> Tensor:
         """Return the frozen bias (outputs) of a linear port; zeros where it has none."""
@@ -271,7 +267,7 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
     placed = options.device_map or (device if quantizer == "bitsandbytes" else None)
     if placed:
         arguments["device_map"] = placed
-    model, report = _auto_class(checkpoint, options).from_pretrained(
+    model, report = auto_class(checkpoint, options).from_pretrained(
         checkpoint.folder, output_loading_info=True, **arguments
     )
     lacking = sorted(key for key in report["missing_keys"] if "pooler" not in key)
@@ -286,58 +282,6 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
     elif quantizer == "bitsandbytes":
         quantization.keep_trainable(model)
     return model
-
-
-def _auto_class(checkpoint: Checkpoint, options: LoadOptions) -> Any:
-    """Return the class that loads a checkpoint with its map to the vocabulary, if it has one that writes."""
-    extra = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=options.trust_remote_code, **extra)
-    names = config.architectures or []
-    if checkpoint.gguf and not names:
-        names = [modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")]
-    for mapping, chosen in (
-        (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AutoModelForCausalLM),
-        (modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, AutoModelForSeq2SeqLM),
-    ):
-        if mapping.get(config.model_type, "") in names:
-            return chosen
-    return AutoModel
-
-
-def is_language_model(model: PreTrainedModel) -> bool:
-    """Tell whether a model can write: it maps hidden states to a vocabulary and knows how to generate."""
-    return bool(model.can_generate()) and model.get_output_embeddings() is not None
-
-
-def body(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a model without its map to the vocabulary; the parts are shared, not copied.
-
-    Some language models (T5) hold the halves themselves, where others hold a model of both: then the
-    parts are put into an empty one.
-    """
-    if not is_language_model(model):
-        return model
-    if model.base_model is not model:
-        return model.base_model
-    with torch.device("meta"):
-        shell: PreTrainedModel = AutoModel.from_config(model.config)
-    for name, _ in list(shell.named_children()):
-        setattr(shell, name, getattr(model, name))
-    return shell
-
-
-def language_logits(generator: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Map hidden states to the vocabulary, with what configurations are known to add to the bare map."""
-    config = generator.config.get_text_config()
-    output = generator.get_output_embeddings()
-    if getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
-        hidden = hidden * config.d_model**-0.5
-    logits = output(hidden.to(_device(output)))
-    bias, scale = getattr(generator, "final_logits_bias", None), getattr(config, "logit_scale", None)
-    cap = getattr(config, "final_logit_softcapping", None)
-    logits = logits if bias is None else logits + bias
-    logits = logits if scale is None else logits * scale
-    return logits if cap is None else torch.tanh(logits / cap) * cap  # type: ignore[no-any-return]
 
 
 def _load_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
@@ -480,14 +424,6 @@ def _widths(module: nn.Module) -> tuple[int, int] | None:
 
 def _at_port(handler: AttentionHandler, port: Port) -> attention.Handler:
     return lambda key, value: handler(port, key.shape[0])
-
-
-def _device(module: nn.Module) -> torch.device:
-    hook = getattr(module, "_hf_hook", None)  # accelerate's, where weights wait on another device
-    execution = getattr(hook, "execution_device", None)
-    if execution is not None:
-        return torch.device(execution)
-    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def _vocabulary(tokenizer: Any) -> str:

@@ -1,5 +1,6 @@
 """An adapter put together: methods with their sites, the task and its head, on one backbone."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,6 +117,10 @@ def assemble(backbone: Backbone, methods: Sequence[PluginEntry], task: Task) -> 
         method = make_method(entry.name, entry.options)
         parts.append(Part(entry.name, method, method.sites(ports)))
     made = Assembly(tuple(parts), task, head, backbone.width)
+    names = Counter(f"{place}.{name}" for place, name, _ in made.declared())
+    twice = next((name for name, count in names.items() if count > 1), None)
+    if twice is not None:
+        raise UsageError(f"two methods of the adapter keep a tensor named {twice!r}; one of them has to act elsewhere")
     if made.positions >= backbone.max_length:
         raise UsageError(
             f"the adapter takes {made.positions} positions from each text, and the backbone {backbone.id!r} reads "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adaptdock.engine.passes import in_front
 from adaptdock.plugins.contracts import Options
-from adaptdock.plugins.errors import BackboneError
+from adaptdock.plugins.errors import BackboneError, UsageError
 
 if TYPE_CHECKING:
     from adaptdock.engine.dock import Dock, Row
@@ -49,7 +49,8 @@ class GenerationOptions(Options):
 
 def generate(dock: "Dock", rows: "Sequence[Row]", texts: Sequence[str], options: GenerationOptions) -> list[str]:
     """Return what follows each text (or answers it, with an encoder-decoder), for rows that are aboard."""
-    inputs = encode(dock, texts)
+    room = dock.backbone.max_length - max(sum(part.assembly.positions for part in row) for row in rows)
+    inputs = encode(dock, texts, room - (0 if dock.backbone.encoder_decoder else options.max_new_tokens))
     found = generate_ids(dock, rows, inputs, options)
     return dock.backbone.tokenizer.batch_decode(found, skip_special_tokens=True)  # type: ignore[no-any-return]
 
@@ -72,15 +73,18 @@ def generate_ids(dock: "Dock", rows: "Sequence[Row]", inputs: dict[str, Tensor],
         return mine.generate(inputs, prompts, options.model_dump(), seeds)
 
 
-def encode(dock: "Dock", texts: Sequence[str]) -> dict[str, Tensor]:
-    """Return token ids and mask (R, T) of texts; a decoder's are padded on the left."""
+def encode(dock: "Dock", texts: Sequence[str], room: int) -> dict[str, Tensor]:
+    """Return token ids and mask (R, T) of texts of at most ``room`` tokens; a decoder's are padded on the left."""
     mine = dock.backbone
     read = mine.tokenizer
     if read.pad_token_id is None:
         raise BackboneError(f"the tokenizer of {mine.id!r} has no token for padding, so texts cannot share a batch")
     encoded = [read(text)["input_ids"] for text in texts]
     longest = max(map(len, encoded))
-    if longest > mine.max_length:
-        raise BackboneError(f"a text has {longest} tokens; the backbone {mine.id!r} reads {mine.max_length} at most")
+    if longest > room:
+        raise UsageError(
+            f"a text has {longest} tokens; the backbone {mine.id!r} has {mine.max_length} positions, of which prompts "
+            f"and what it shall write leave {room}. Shorten the text, or ask for fewer new tokens."
+        )
     padded = read.pad({"input_ids": encoded}, padding_side="right" if mine.encoder_decoder else "left")
     return {name: torch.tensor(padded[name], device=mine.device) for name in ("input_ids", "attention_mask")}

@@ -7,8 +7,8 @@ import torch
 from architectures import tiny_model
 from builders import build_adapter
 from models import tiny_bert, tiny_tokenizer
+from transformers.utils import logging as transformers_logging
 
-from adaptdock.backbones import huggingface
 from adaptdock.backbones.huggingface import HuggingFace, pick_device
 from adaptdock.engine.dock import Dock
 from adaptdock.plugins.contracts import LoadOptions
@@ -86,7 +86,7 @@ def test_a_device_map_of_accelerate_gives_the_same_model(folder: Path) -> None:
 def test_loading_prints_nothing_and_restores_the_verbosity_of_transformers(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before = huggingface.transformers_logging.get_verbosity()
+    before = transformers_logging.get_verbosity()
     HuggingFace().load(str(folder), LoadOptions(device="cpu"))
     assert capfd.readouterr() == ("", "")
-    assert huggingface.transformers_logging.get_verbosity() == before
+    assert transformers_logging.get_verbosity() == before

@@ -85,6 +85,13 @@ def test_adapters_of_the_same_methods_in_another_order_keep_their_own(dock: Dock
     assert not torch.allclose(logits(dock, ["up"], given[:1])[0], logits(dock, ["down"], given[:1])[0], atol=1e-4)
 
 
+def test_methods_whose_tensors_would_have_one_name_are_refused(dock: Dock, adapters: dict[str, AdapterFile]) -> None:
+    adapter = adapters["lora"]
+    twice = adapter.card.model_copy(update={"methods": adapter.card.methods * 2})
+    with pytest.raises(UsageError, match=r"two methods of the adapter keep a tensor named 'layers\.0\.query\.lora_a'"):
+        dock.dock(AdapterFile(twice, adapter.tensors))
+
+
 def test_the_order_of_a_stack_matters(full_dock: Dock) -> None:
     given = features(full_dock, 1)
     one = logits(full_dock, ["bottleneck+parallel"], given)[0]

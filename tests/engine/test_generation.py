@@ -119,7 +119,7 @@ def test_draws_follow_the_probabilities_of_the_model() -> None:
 
 def test_a_backbone_without_a_vocabulary_says_that_it_cannot_write() -> None:
     with pytest.raises(BackboneError, match="cannot write: as BertModel it has no map to a vocabulary"):
-        Dock(tiny_backbone("bert")).generate(None, TEXTS)
+        Dock(tiny_backbone("bert")).generate(None, TEXTS, max_new_tokens=4)
 
 
 def test_bad_requests_to_write_are_refused() -> None:
@@ -130,5 +130,5 @@ def test_bad_requests_to_write_are_refused() -> None:
         dock.generate(None, TEXTS, num_beams=2, do_sample=True)
     with pytest.raises(UsageError, match="2 adapter names for 5 texts"):
         dock.generate([None, None], TEXTS)
-    with pytest.raises(BackboneError, match="reads 64 at most"):
-        dock.generate(None, ["a " * 100])
+    with pytest.raises(UsageError, match="has 64 positions, of which prompts and what it shall write leave 54"):
+        dock.generate(None, ["a " * 60], max_new_tokens=10)
