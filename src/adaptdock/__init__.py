@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adaptdock.engine.dock import Dock as Dock
+    from adaptdock.engine.residency import Residency as Residency
     from adaptdock.engine.training import train as train
     from adaptdock.hub.file import read_card as read_card
     from adaptdock.plugins.errors import AdaptError as AdaptError
@@ -20,10 +21,11 @@ __version__ = "0.1.0"
 _HOME = {
     "AdaptError": "adaptdock.plugins.errors",
     "Dock": "adaptdock.engine.dock",
+    "Residency": "adaptdock.engine.residency",
     "read_card": "adaptdock.hub.file",
     "train": "adaptdock.engine.training",
 }
-__all__ = ["AdaptError", "Dock", "__version__", "read_card", "train"]
+__all__ = ["AdaptError", "Dock", "Residency", "__version__", "read_card", "train"]
 
 
 def __getattr__(name: str) -> Any:

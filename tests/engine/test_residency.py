@@ -85,7 +85,7 @@ def test_a_batch_larger_than_the_budget_is_refused_and_smaller_ones_go_on(
 
 def test_an_unknown_name_fails_its_call_with_the_row(dock: Dock, files: list[Path]) -> None:
     residency = known(dock, files)
-    with pytest.raises(UnknownNameError, match="'a17': did you mean a1.*row 2"):
+    with pytest.raises(UnknownNameError, match=r"'a17': did you mean a1.*row 2"):
         residency.predict(["a1", "a2", "a17"], [TEXT] * 3)
     assert all(not entry.leases for entry in residency._known.values())
 

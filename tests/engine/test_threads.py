@@ -1,4 +1,4 @@
-"""Many threads ask while adapters come, go and change: each adapter answers with its own number, or the answer is wrong."""
+"""Many threads ask while adapters come, go and change; each adapter has a number of its own to answer with."""
 
 import random
 import threading
