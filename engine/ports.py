@@ -199,4 +199,4 @@ def _transformed(batch: _Pass, port: Port, x: Tensor, out: Tensor) -> Tensor | N
         else:
             read = own = batch.as_rows(port, x.to(out.dtype))[1] if own is None else own
         result = action.method.transform(action.parameters(out), read, result, action.dropout)
-    return result.reshape(out.shape)
+    return result if result.shape == out.shape else result.reshape(out.shape)

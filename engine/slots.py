@@ -27,11 +27,10 @@ Shape = tuple[int, ...]
 Tensors = Mapping[str, Mapping[str, Tensor]]
 """Place (a port's name) -> parameter name -> tensor."""
 
-PAGE_ELEMENTS = 2**20
-"""A page is closed when it has this many elements: what is stacked at once stays small on large backbones.
-
-On a CPU each port has a page of its own, which is still in the cache when it is used.
-"""
+PAGE_ELEMENTS = {"cpu": 2**14}
+"""A page is closed when it has this many elements: on a CPU few enough that it is in the cache when it is used."""
+OTHER_PAGE_ELEMENTS = 2**20
+"""The same on other devices: few operations, and still a small part of what a large backbone's adapter has."""
 KEPT_ELEMENTS = 2**26
 """Stacked pages are kept for the batch up to this many elements, beyond that only the one in use."""
 
@@ -61,7 +60,7 @@ class Page:
         """Return the tensors in the stacked page (R, elements), by place and name, as (R, ...)."""
         found: dict[str, dict[str, Tensor]] = {}
         for (place, name, shape), part in zip(self.shapes, stacked.split_with_sizes(self.sizes, dim=1), strict=True):
-            found.setdefault(place, {})[name] = part.view(len(stacked), *shape)
+            found.setdefault(place, {})[name] = part if len(shape) == 1 else part.view(len(stacked), *shape)
         return found
 
 
@@ -205,13 +204,14 @@ def _pages(shapes: Sequence[tuple[str, str, Shape]], devices: Mapping[str, torch
     for device, of_device in groupby(
         sorted(shapes, key=lambda entry: str(devices[entry[0]])), key=lambda entry: devices[entry[0]]
     ):
+        limit = PAGE_ELEMENTS.get(device.type, OTHER_PAGE_ELEMENTS)
         page: list[tuple[str, str, Shape]] = []
         elements = 0
         for _, of_place in groupby(of_device, key=lambda entry: entry[0]):
             place = list(of_place)
             page += place
             elements += sum(torch.Size(shape).numel() for _, _, shape in place)
-            if elements >= PAGE_ELEMENTS or device.type == "cpu":
+            if elements >= limit:
                 yield Page(device, tuple(page))
                 page, elements = [], 0
         if page:

@@ -68,7 +68,7 @@ def test_a_slot_takes_the_bytes_of_its_tensors_in_their_precision() -> None:
 
 
 def test_large_adapters_are_stacked_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "PAGE_ELEMENTS", 10)
+    monkeypatch.setattr(slots, "PAGE_ELEMENTS", {"cpu": 10})
     monkeypatch.setattr(slots, "KEPT_ELEMENTS", 30)
     tensors = {name: {"a": torch.full((2, 3), float(number)), "b": torch.ones(4)} for number, name in enumerate("pqrs")}
     stack = Stacks().for_tensors("lora", tensors, GROWS, dict.fromkeys("pqrs", CPU))
@@ -89,7 +89,8 @@ def test_a_page_lies_on_one_device() -> None:
     assert [page.device for page in stack.pack(tensors, CPU).pages] == [CPU, CPU]
 
 
-def test_the_pages_of_a_slot_are_parts_of_one_tensor() -> None:
+def test_the_pages_of_a_slot_are_parts_of_one_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "PAGE_ELEMENTS", {"cpu": 1})
     tensors = {"p": {"a": torch.ones(4, 3)}, "q": {"a": torch.ones(2)}}
     slot = stack_of(Stacks(), tensors).pack(tensors)
     assert len(slot.flats) == 1
