@@ -6,7 +6,7 @@ the feed-forward block only; both before the residual sum. Sequential adapters r
 output, parallel ones (He et al. 2022, arXiv:2110.04366) the block's input.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Literal
 
 import torch
@@ -14,16 +14,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.plugins.activations import ACTIVATIONS
 from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Port, Ports, Site
 from adaptdock.plugins.errors import BackboneError
 from adaptdock.plugins.rowwise import linear
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-    "tanh": torch.tanh,
-}
 
 
 class BottleneckOptions(Options):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.cli.flags import FieldFlags, load_options
-from adaptdock.engine.assembly import make_task, method_entries, validated
+from adaptdock.engine.assembly import checked_options, make_methods, make_task, validated
 from adaptdock.engine.data import Source, parse_columns
 from adaptdock.engine.training import TrainingOptions, fresh_folder, merge_options, with_precision
 from adaptdock.plugins import registry
@@ -57,9 +57,10 @@ def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldF
     task, method = values["task"], values["method"]
     if task is None:
         raise UsageError(f"--task is missing: say what the adapter is for ({', '.join(registry.names('task'))})")
-    method_options, task_options = of_method.given(values), of_task.given(values)
+    task_options = of_task.given(values)
     chosen = merge_options(task, method, of_training.given(values))
-    method_entries(method, {**chosen.method_options, **method_options})
+    method_options = checked_options("method", method, {**chosen.method_options, **of_method.given(values)})
+    make_methods(method, method_options)
     make_task(task, task_options)
     name = values["name"] or task
     if "+" in name or not 0 < len(name) <= 200:
@@ -71,7 +72,7 @@ def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldF
         source=_source(values),
         load=with_precision(load_options(values), chosen.precision),
         training=chosen.model_dump(mode="json", exclude={"method_options"}),
-        method_options={**chosen.method_options, **method_options},
+        method_options=method_options,
         task_options=task_options,
         name=name,
         output=Path(values["output"] or f"{task}.safetensors"),

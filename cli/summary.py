@@ -22,6 +22,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             "method": summary["methods"],
             "trained": _share(summary),
             "of these the head": count(summary["head_parameters"]),
+            **_kept(summary),
             "ports": f"{len(summary['ports'])}: {_ports(summary['ports'])}",
             **{f"task: {name}": value for name, value in summary["task_options"].items()},
             **{split: _counts(found) for split, found in summary["data"].items()},
@@ -45,6 +46,7 @@ def show_result(plan: Plan, result: Result, output: Path, folder: Path, verdict:
     show_pairs(
         {
             "trained": _share(summary),
+            **_kept(summary),
             "time": f"{result.seconds:.0f} s, {result.epochs:.2f} epochs",
             "adapter": f"{output} ({count(result.size)} bytes)",
             **({"curves": curves} if curves.exists() else {}),
@@ -74,6 +76,12 @@ def _document(
 
 def _share(summary: dict[str, Any]) -> str:
     return f"{count(summary['trained_parameters'])} parameters, {summary['share_of_backbone']:.2%} of the backbone"
+
+
+def _kept(summary: dict[str, Any]) -> dict[str, str]:
+    """Say what is stored without being trained: of most methods nothing."""
+    kept = summary["kept_parameters"]
+    return {"stored besides": f"{count(kept)} parameters that are not trained"} if kept else {}
 
 
 def _ports(names: Sequence[str]) -> str:

@@ -79,6 +79,10 @@ class Assembly:
         """Return the shape of each tensor by its name in the adapter file."""
         return {f"{place}.{name}": parameter.shape for place, name, parameter in self.declared()}
 
+    def count(self, trained: bool = True) -> int:
+        """Return the number of weights that are trained, or of those that are not."""
+        return sum(torch.Size(found.shape).numel() for _, _, found in self.declared() if found.trained == trained)
+
     def start(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the tensors of an untrained adapter, float32."""
         tensors = {}
@@ -110,13 +114,15 @@ def assemble(backbone: Backbone, methods: Sequence[PluginEntry], task: Task) -> 
     Raises :class:`UnknownNameError` for a method there is not, :class:`UsageError` for options that
     are not valid, and what the methods raise where the backbone lacks a port.
     """
+    return put_together(backbone, [(entry.name, make_method(entry.name, entry.options)) for entry in methods], task)
+
+
+def put_together(backbone: Backbone, methods: Sequence[tuple[str, Method]], task: Task) -> Assembly:
+    """Put an adapter together of methods that have been made, each with its name; see :func:`assemble`."""
     head = task.head()
     ports = backbone.ports.within(head.reads)
-    parts = []
-    for entry in methods:
-        method = make_method(entry.name, entry.options)
-        parts.append(Part(entry.name, method, method.sites(ports)))
-    made = Assembly(tuple(parts), task, head, backbone.width)
+    parts = tuple(Part(name, method, method.sites(ports)) for name, method in methods)
+    made = Assembly(parts, task, head, backbone.width)
     names = Counter(f"{place}.{name}" for place, name, _ in made.declared())
     twice = next((name for name, count in names.items() if count > 1), None)
     if twice is not None:
@@ -138,11 +144,23 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
     return made  # type: ignore[no-any-return]
 
 
+def make_methods(name: str, options: Mapping[str, Any]) -> list[tuple[str, Method]]:
+    """Return a method with its name, or each method that a combination is made of."""
+    made = _make("method", name, options)
+    if isinstance(made, Combination):
+        return [(part, make_method(part, own)) for part, own in made.methods()]
+    return [(name, made)]
+
+
 def method_entries(name: str, options: Mapping[str, Any]) -> list[PluginEntry]:
     """Return what a card says of a method, or of each method that a combination is made of."""
-    made = _make("method", name, options)
-    parts = made.methods() if isinstance(made, Combination) else [(name, options)]
-    return [entry("method", part, make_method(part, own).options) for part, own in parts]
+    return [entry("method", part, method.options) for part, method in make_methods(name, options)]
+
+
+def checked_options(kind: registry.Kind, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are given as the plugin understands them, as JSON."""
+    found: dict[str, Any] = _make(kind, name, options).options.model_dump(mode="json", exclude_unset=True)
+    return found
 
 
 def make_task(name: str, options: Mapping[str, Any]) -> Task:

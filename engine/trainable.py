@@ -37,7 +37,10 @@ class Trainable(nn.Module):
         start = assembly.start(generator)
         self.assembly = assembly
         self.head = nn.ParameterDict(
-            {name.partition(".")[2]: tensor for name, tensor in start.items() if name.startswith(f"{HEAD}.")}
+            {
+                name: nn.Parameter(start[f"{HEAD}.{name}"], requires_grad=declared.trained)
+                for name, declared in assembly.head.parameters(assembly.width).items()
+            }
         )
         self.parts = nn.ModuleList(_Weights(part, start, generator) for part in assembly.parts)
         self.class_weights: Tensor | None
@@ -82,25 +85,28 @@ def _dropping(model: nn.Module) -> Iterator[None]:
 
 
 class _Weights(nn.Module):
-    """The weights of one method: as they are stored, or by the detour the method asks for."""
+    """The weights of one method: as they are stored, or by the detour the method asks for.
+
+    What is not trained has no gradient, and never takes the detour.
+    """
 
     def __init__(self, part: Part, start: Mapping[str, Tensor], generator: torch.Generator) -> None:
         super().__init__()
         self.part = part
         mine = {
-            f"{site.port.name}.{name}": start[f"{site.port.name}.{name}"]
-            for site in part.sites
-            for name in part.method.parameters(site)
+            f"{place}.{name}": declared.trained
+            for place, named in part.parameters.items()
+            for name, declared in named.items()
         }
-        self.names = list(mine)
-        self.detour = part.method.reparameterise(mine, generator)
-        self.plain = nn.ParameterList(mine.values() if self.detour is None else ())
+        trained = {name: start[name] for name, is_trained in mine.items() if is_trained}
+        self.detour = part.method.reparameterise(trained, generator)
+        self.names = [name for name, is_trained in mine.items() if self.detour is None or not is_trained]
+        self.plain = nn.ParameterList(nn.Parameter(start[name], requires_grad=mine[name]) for name in self.names)
 
     def forward(self) -> dict[str, Tensor]:
         """Return the weights by the names they are stored under."""
-        if self.detour is not None:
-            return dict(self.detour())
-        return dict(zip(self.names, self.plain, strict=True))
+        plain = dict(zip(self.names, self.plain, strict=True))
+        return plain if self.detour is None else {**plain, **self.detour()}
 
 
 class _TrainedRows:

@@ -16,7 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from adaptdock.engine.assembly import Assembly, assemble, entry, make_task, method_entries, validated
+from adaptdock.engine import members
+from adaptdock.engine.assembly import Assembly, entry, make_methods, make_task, put_together, validated
 from adaptdock.engine.batches import counts, length
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import Dock, load_backbone
@@ -96,14 +97,16 @@ class Plan:
             "task options": self.task.options.model_dump(mode="json"),
             "training options": self.options.model_dump(mode="json"),
         }
-        return {
+        found = {
             name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()
             for name, part in parts.items()
         }
+        kept = members.fingerprint(self.assembly)
+        return found if kept is None else {**found, "members": kept}
 
     def trained_parameters(self) -> int:
-        """Return the number of weights that are stored: the methods' and the head's."""
-        return sum(torch.Size(shape).numel() for shape in self.assembly.shapes().values())
+        """Return the number of weights that are trained: the methods' and the head's."""
+        return self.assembly.count()
 
     def summary(self) -> dict[str, Any]:
         """Return what would be trained, on what, for ``--dry-run`` and the run's folder."""
@@ -115,6 +118,7 @@ class Plan:
             "task": self.task_name,
             "methods": [method.name for method in self.methods],
             "trained_parameters": self.trained_parameters(),
+            "kept_parameters": self.assembly.count(trained=False),
             "head_parameters": sum(
                 torch.Size(parameter.shape).numel()
                 for parameter in self.assembly.head.parameters(self.assembly.width).values()
@@ -214,7 +218,8 @@ def plan(
 ) -> Plan:
     """Read and check the data, fit the task, and put the adapter together; nothing is trained yet.
 
-    Raises :class:`DataError` and :class:`UsageError` for whatever in them cannot work.
+    Raises :class:`DataError` and :class:`UsageError` for whatever in them cannot work, and what
+    :func:`members.adopted` raises for trained adapters that the method wants.
     """
     source = source or Source()
     chosen = merge_options(task, method, options or {})
@@ -222,7 +227,11 @@ def plan(
     if chosen.precision != "auto" and DTYPES[chosen.precision] != dtype:
         raise UsageError(f"precision {chosen.precision} is asked for, but the backbone was loaded in {dtype}")
     blank = make_task(task, task_options or {})
-    entries = method_entries(method, {**chosen.method_options, **(method_options or {})})
+    methods = [
+        (name, members.adopted(made, backbone))
+        for name, made in make_methods(method, {**chosen.method_options, **(method_options or {})})
+    ]
+    entries = [entry("method", name, made.options) for name, made in methods]
     raw, notes = load_splits(source, type(blank), chosen.seed)
     records: dict[str, list[Record]] = {}
     for split, given in raw.items():
@@ -234,7 +243,7 @@ def plan(
     fitted = blank.fit(records["train"])
     for split in records.keys() - {"train"}:
         fitted.check(records[split], split)
-    assembly = assemble(backbone, entries, fitted)
+    assembly = put_together(backbone, methods, fitted)
     made = Plan(backbone, fitted, task, entries, assembly, chosen, source, records, {}, notes)
     made.features = {
         "train": [

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
-
 from adaptdock.plugins.errors import BackboneError, UsageError
+from adaptdock.plugins.options import LoadOptions as LoadOptions
 from adaptdock.plugins.options import Options as Options
+from adaptdock.plugins.options import Recipe as Recipe
 from adaptdock.plugins.ports import Port as Port
 from adaptdock.plugins.ports import PortKind as PortKind
 from adaptdock.plugins.ports import Ports as Ports
@@ -38,10 +38,14 @@ API_VERSION = 1
 
 @dataclass(frozen=True)
 class Parameter:
-    """A tensor that is trained: its shape, and what fills it at the start (zeros unless named)."""
+    """A tensor of an adapter: its shape, and what fills it at the start (zeros unless named).
+
+    One that is not ``trained`` has no gradient; it is stored, and folded, as the others are.
+    """
 
     shape: tuple[int, ...]
     start: "Callable[[Tensor, torch.Generator], object] | None" = None
+    trained: bool = True
 
 
 Side = Literal["output", "input"]
@@ -189,6 +193,38 @@ class LowRank(Method):
         """Return the parameters of a site at which an :meth:`unscaled` method adds this product."""
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A trained adapter, checked against the backbone at hand, as a :class:`Composite` sees it.
+
+    ``methods`` are name and options of each, as in its card; ``tensors`` are named as in its file.
+    """
+
+    name: str
+    methods: Sequence[tuple[str, Mapping[str, Any]]]
+    tensors: "Mapping[str, Tensor]"
+
+
+class Composite(Method):
+    """A method that is made of trained adapters, and keeps in its own parameters what it needs of them.
+
+    It exists in two states: with files that it :attr:`wants`, before training; and complete, as its card
+    and its own file describe it. Untrained it does what its members do together, and is no identity.
+    """
+
+    @property
+    @abstractmethod
+    def wants(self) -> tuple[Path, ...]:
+        """The adapter files of its members; none where it is complete."""
+
+    @abstractmethod
+    def adopt(self, members: Mapping[Path, Trained]) -> Self:
+        """Return the complete method, whose parameters start as the members'; no path is left in its options.
+
+        Raises :class:`UsageError` for members that cannot be computed together, with what differs.
+        """
+
+
 class Combination(ABC):
     """Several methods that make one adapter, under a name and with options of their own."""
 
@@ -228,20 +264,6 @@ class Reading:
     tokenizer: Any
     max_length: int
     causal: bool = False
-
-
-class Recipe(Options):
-    """Training defaults of a task for one method; every one is an option of ``adapt train``."""
-
-    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    """Highest learning rate of AdamW."""
-    epochs: int = Field(3, gt=0)
-    """Times that the training data is gone through, at most."""
-    batch_size: int = Field(16, gt=0)
-    """Windows in a batch."""
-    backbone_dropout: bool = False
-    """Let the backbone drop what it dropped when it was trained: slower steps, later overfitting."""
-    method_options: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -359,25 +381,6 @@ class Task(ABC):
 
 
 # ------------------------------------------------------------------------------------ backbones
-
-
-class LoadOptions(Options):
-    """How a backbone is loaded."""
-
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps; with a device map this is ignored."""
-    device_map: str | None = None
-    """Spread the backbone with accelerate: auto, balanced, sequential."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the frozen weights; auto is float32 on a CPU and the checkpoint's own elsewhere."""
-    quantize: Literal["nf4", "int8"] | None = None
-    """Hold the frozen weights in 4 or 8 bit."""
-    quantizer: Literal["auto", "bitsandbytes", "torchao"] = "auto"
-    """The library that does it; auto takes the one that is fast on the device."""
-    revision: str | None = None
-    """Revision of a hub id."""
-    trust_remote_code: bool = False
-    """Run code that the model repository carries."""
 
 
 AttentionHandler = Callable[["Port", int], "list[Prepended]"]

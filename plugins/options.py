@@ -1,9 +1,9 @@
-"""Options: what a person can choose about a plugin, validated."""
+"""Options: what a person can choose about a plugin, a training or the loading of a backbone, validated."""
 
 from collections.abc import Mapping
-from typing import Any, get_origin
+from typing import Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Options(BaseModel):
@@ -24,3 +24,36 @@ class Options(BaseModel):
             if isinstance(split.get(name), str) and get_origin(info.annotation) in (tuple, list):
                 split[name] = [part.strip() for part in split[name].split(",") if part.strip()]
         return split
+
+
+class Recipe(Options):
+    """Training defaults of a task for one method; every one is an option of ``adapt train``."""
+
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    """Highest learning rate of AdamW."""
+    epochs: int = Field(3, gt=0)
+    """Times that the training data is gone through, at most."""
+    batch_size: int = Field(16, gt=0)
+    """Windows in a batch."""
+    backbone_dropout: bool = False
+    """Let the backbone drop what it dropped when it was trained: slower steps, later overfitting."""
+    method_options: dict[str, Any] = {}
+
+
+class LoadOptions(Options):
+    """How a backbone is loaded."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps; with a device map this is ignored."""
+    device_map: str | None = None
+    """Spread the backbone with accelerate: auto, balanced, sequential."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the frozen weights; auto is float32 on a CPU and the checkpoint's own elsewhere."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """Hold the frozen weights in 4 or 8 bit."""
+    quantizer: Literal["auto", "bitsandbytes", "torchao"] = "auto"
+    """The library that does it; auto takes the one that is fast on the device."""
+    revision: str | None = None
+    """Revision of a hub id."""
+    trust_remote_code: bool = False
+    """Run code that the model repository carries."""

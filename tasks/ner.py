@@ -198,6 +198,13 @@ class NER(Task):
 
 RECIPES = {
     "lora": Recipe(
+        learning_rate=5e-4,
+        epochs=3,
+        batch_size=16,
+        backbone_dropout=True,
+        method_options={"roles": ["all"], "learning_rate_factor_b": 4},
+    ),
+    "dora": Recipe(
         learning_rate=1e-3, epochs=3, batch_size=16, backbone_dropout=True, method_options={"roles": ["all"]}
     ),
     "bottleneck": Recipe(
@@ -210,8 +217,9 @@ RECIPES = {
         learning_rate=2e-3,
         epochs=3,
         batch_size=16,
-        method_options={"length": 24, "learning_rate_factor": 20},
+        method_options={"length": 32, "learning_rate_factor": 40},
     ),
+    "ia3": Recipe(learning_rate=1e-3, epochs=3, batch_size=16, method_options={"learning_rate_factor": 30}),
 }
 
 

@@ -21,3 +21,15 @@ def attention_with_prefix(
         taken = learned @ prefix_value[shared] + own @ value[shared]
         heads.append(taken / (learned.sum(1, keepdim=True) + own.sum(1, keepdim=True)))
     return torch.stack(heads)
+
+
+def fusion(out: Tensor, outputs: list[Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """AdapterFusion at one port, position by position: ``out`` (T, W), and each member's own output (T, W)."""
+    positions = []
+    for number, h in enumerate(out):
+        scores = torch.stack([(query @ h) @ (key @ member[number]) for member in outputs])
+        shares = scores.softmax(0)
+        positions.append(
+            h + sum(share * (value @ member[number]) for share, member in zip(shares, outputs, strict=True))
+        )
+    return torch.stack(positions)

@@ -8,9 +8,10 @@ import time
 
 import pytest
 import torch
+from builders import build_adapter
 
 from adaptdock.cli.progress import Watch
-from adaptdock.hub.file import read_card, read_file
+from adaptdock.hub.file import read_card, read_file, write_file
 
 
 def files(folder):
@@ -54,6 +55,39 @@ def test_a_combination_of_methods_is_trained_as_one_and_its_card_lists_them(trai
     assert [method.name for method in card.methods] == ["prefix", "bottleneck"]
     assert (card.methods[0].options["length"], card.methods[1].options["reduction_factor"]) == (2, 8)
     assert adapt("predict", "ner.safetensors", "ada").status == 0
+
+
+@pytest.fixture
+def members(backbone, tmp_path):
+    """Two trained bottleneck adapters of different width."""
+    for name, factor, seed in (("a", 4, 1), ("b", 10, 2)):
+        options = {"placement": "pfeiffer", "reduction_factor": factor}
+        write_file(
+            tmp_path / f"{name}.safetensors", build_adapter(backbone, "bottleneck", options, name=name, seed=seed)
+        )
+    return "--method", "fusion", "--members", "a.safetensors,b.safetensors"
+
+
+def test_a_fusion_is_trained_from_the_files_of_its_members_and_then_needs_none_of_them(train, adapt, members, tmp_path):
+    shown = json.loads(train(*members, "--dry-run", "--json").out)
+    assert shown["kept_parameters"] == 2 * ((8 + 3) * (32 + 1 + 32) + 2 * 32)
+    assert shown["trained_parameters"] == 2 * 3 * 32 * 32 + shown["head_parameters"]
+    ran = train(*members, "--attention-width", 4)
+    assert ran.status == 0, ran.err
+    assert "parameters that are not trained" in ran.out
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").unlink()
+    assert list(read_card("ner.safetensors").methods[0].options["adopted"]) == ["a", "b"]
+    assert adapt("predict", "ner.safetensors", "ada").status == 0
+
+
+def test_a_fusion_without_members_or_with_one_that_is_missing_is_refused(train, adapt, members, tmp_path):
+    train("--method", "fusion").failed(2, "two or more trained adapters", "--members a.safetensors,b.safetensors")
+    (tmp_path / "b.safetensors").unlink()
+    train(*members).failed(1, "b.safetensors", "there is no such file")
+    shown = adapt("train", "--method", "fusion", "--help").out
+    assert "--members" in shown
+    assert "--adopted" not in shown
 
 
 def test_json_tells_the_result_to_a_program(train):
@@ -178,7 +212,7 @@ BAD_OPTIONS = [
     (["--batch-size", "-1"], ["batch_size"]),
     (["--store", "float12"], ["store", "float16"]),
     (["--task", "nre"], ["unknown task 'nre'", "ner"]),
-    (["--method", "lroa"], ["unknown method 'lroa'", "did you mean lora?"]),
+    (["--method", "lroa"], ["unknown method 'lroa'", "did you mean lora"]),
     (["--roles", "querry"], ["unknown linear role 'querry'", "did you mean query"]),
     (["--layers", "7"], ["no layer [7]", "0 to 1"]),
     (["--layers", "first"], ["layers 'first'"]),
@@ -338,6 +372,18 @@ def test_a_resumed_run_needs_nothing_but_its_folder_and_ends_as_if_never_interru
     assert train(*straight).status == 0
     resumed, whole = read_file(tmp_path / "ner.safetensors"), read_file("straight.safetensors")
     assert resumed.card.metrics == whole.card.metrics
+    assert all(torch.equal(tensor, whole.tensors[name]) for name, tensor in resumed.tensors.items())
+
+
+def test_a_resumed_fusion_finds_its_members_from_any_folder(interrupted, train, adapt, members, tmp_path, monkeypatch):
+    assert interrupted(*members).status == 130
+    straight = ("--epochs", 3, "--batch-size", 4, "--checkpoint-steps", 2, "-o", "straight.safetensors")
+    assert train(*straight, *members).status == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ran = adapt("train", "--resume", "../run")
+    assert ran.status == 0, ran.err
+    resumed, whole = read_file(tmp_path / "ner.safetensors"), read_file("../straight.safetensors")
     assert all(torch.equal(tensor, whole.tensors[name]) for name, tensor in resumed.tensors.items())
 
 

@@ -50,7 +50,7 @@ def test_a_broken_plugin_is_named_and_breaks_nothing_else(site: Path) -> None:
     registry.refresh()
     with pytest.raises(PluginError, match=r"'broken' of acme-broken 1\.2 cannot be imported.*ZeroDivisionError"):
         registry.load("method", "broken")
-    built_in = {"bottleneck", "dora", "ia3", "lora", "mam", "prefix", "prompt"}
+    built_in = {"bottleneck", "dora", "fusion", "ia3", "lora", "mam", "prefix", "prompt"}
     assert {plugin.name for plugin, _ in registry.usable("method")} == built_in
     assert not registry.state(registry.find("method", "exits"), check=True).usable
 

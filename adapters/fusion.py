@@ -1,0 +1,219 @@
+"""AdapterFusion (Pfeiffer et al. 2021, arXiv:2005.00247): trained bottleneck adapters, mixed by an attention.
+
+At each port where the members act, with z_n the output of member n and h that of the port, at every position
+``h + V sum_n a_n z_n``, where ``a = softmax_n((Q h) . (K z_n))``. Query Q and key K (attention width, W) start
+small and normal, the value map V (W, W) as the identity; they and the head are trained, the members are not. z_n is
+without the residual h, as in the authors' code; in the softmax, where all members share it, that changes nothing.
+
+V is kept as its difference from the identity, so weight decay draws it there, for which the paper has a term in
+the loss. The three maps have W * W weights each at every site, far more than the members; with a small
+``attention_width`` and no ``value`` there are few. An untrained fusion is no identity: it mixes its members evenly.
+
+What acts needs no map of W * W. With U the sum of the members' widths, up_n and bias_n the second map of a member:
+``z_n = up_n u_n + bias_n``, so its score is ``u_n . (up_n^T K^T Q) h + (bias_n^T K^T Q) h``, and nothing larger than
+(R, T, U) is computed, however many members there are. The file holds the members' weights, side by side.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+from torch.nn import functional
+
+from adaptdock.plugins import registry
+from adaptdock.plugins.activations import ACTIVATIONS
+from adaptdock.plugins.contracts import Backbone, Composite, Method, Options, Parameter, Ports, Site, Trained
+from adaptdock.plugins.errors import UsageError
+from adaptdock.plugins.rowwise import linear
+
+MEMBER = "bottleneck"
+ALIKE = ("activation", "parallel", "placement")
+"""Options that all members must have in common."""
+STD = 0.02  # of BERT's own weights, as in the authors' code
+
+
+class FusionOptions(Options):
+    """Options of ``fusion``."""
+
+    members: tuple[Path, ...] = ()
+    """Files of the trained bottleneck adapters to fuse, two or more."""
+    attention_width: int = Field(0, ge=0)
+    """Width of query and key; 0 is that of the backbone, as in the paper."""
+    value: bool = True
+    """Learn a map of what the members put out, as in the paper."""
+    adopted: dict[str, dict[str, Any]] = {}
+    """In a card: the options of each member, by its name."""
+
+    @field_validator("members")
+    @classmethod
+    def _in_any_folder(cls, members: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(path.expanduser().absolute() for path in members)
+
+
+class Fusion(Composite):
+    """Trained bottleneck adapters at the same ports, each position choosing among them."""
+
+    Options = FusionOptions
+    options: FusionOptions
+    grows = {"down": 0, "down_bias": 0, "score": 0, "up": 1, "member": 1}
+
+    def __init__(self, options: FusionOptions, weights: Sequence[Mapping[str, Tensor]] = ()) -> None:
+        super().__init__(options)
+        self._weights = weights
+        _check_number([*options.members, *options.adopted])
+        self._members = [_member(name, own) for name, own in options.adopted.items()]
+        _check_alike(options.adopted, self._members)
+
+    @property
+    def stack_key(self) -> Hashable:
+        """The members' activation and what they read: they cannot differ within one operation."""
+        return tuple(getattr(member.options, name) for member in self._members[:1] for name in ALIKE[:2])
+
+    @property
+    def wants(self) -> tuple[Path, ...]:
+        """The files that are to be fused."""
+        return self.options.members
+
+    def adopt(self, members: Mapping[Path, Trained]) -> Self:
+        """Return the fusion of these adapters; in its card they stand with their names and options."""
+        adopted: dict[str, dict[str, Any]] = {}
+        for path, member in members.items():
+            names = [name for name, _ in member.methods]
+            if names != [MEMBER]:
+                raise UsageError(
+                    f"{path}: the adapter {member.name!r} is made of {' and '.join(names)}; fusion is made of adapters "
+                    f"of the method {MEMBER} alone. Train it with that, or leave it out."
+                )
+            adopted[_free_name(member.name, adopted)] = dict(member.methods[0][1])
+        options = self.options.model_copy(update={"members": (), "adopted": adopted})
+        return type(self)(options, [member.tensors for member in members.values()])
+
+    def sites(self, ports: Ports) -> tuple[Site, ...]:
+        """Act where the members do."""
+        if not self._members:
+            raise UsageError("fusion: its members have not been read yet; they are, when a training is planned")
+        found = {name: member.sites(ports) for name, member in zip(self.options.adopted, self._members, strict=True)}
+        for (name, sites), (other, others) in pairwise(found.items()):
+            if sites != others:
+                raise UsageError(
+                    f"fusion: the members {name!r} and {other!r} act at different ports (layers "
+                    f"{self._layers(name)} and {self._layers(other)}). Train them for the same, or leave one out."
+                )
+        return next(iter(found.values()))
+
+    def parameters(self, site: Site) -> dict[str, Parameter]:
+        """Keep the members' weights side by side, U wide together, and the maps of the attention."""
+        width = site.port.outputs
+        narrow = self.options.attention_width or width
+        units, count = sum(self._widths(site)), len(self._members)
+        inputs = site.source.inputs if site.source else width
+        found = {
+            "down": self._kept(site, "down", (units, inputs)),
+            "down_bias": self._kept(site, "down_bias", (units,)),
+            "up": self._kept(site, "up", (width, units), dimension=1),
+            "up_bias": self._kept(site, "up_bias", (count, width)),
+            "query": Parameter((narrow, width), _normal),
+            "key": Parameter((narrow, width), _normal),
+        }
+        return found | ({"value_change": Parameter((width, width))} if self.options.value else {})
+
+    def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+        """Put scales and value map into the members' second maps, query and key into what scores them."""
+        own = {name: tensor.float() for name, tensor in parameters.items()}
+        device = own["up"].device
+        widths = torch.tensor(self._widths(site), device=device)
+        owner = torch.arange(len(widths), device=device).repeat_interleave(widths)
+        scale = torch.tensor([member.options.scale for member in self._members], device=device)
+        up, bias = own["up"] * scale[owner], own["up_bias"].mT * scale  # (W, U), (W, M)
+        folded = {
+            "down": own["down"],
+            "down_bias": own["down_bias"],
+            "score": (own["key"] @ up).mT @ own["query"],  # (U, W)
+            "score_bias": (own["key"] @ bias).mT @ own["query"],  # (M, W)
+            "up": up + own["value_change"] @ up if self.options.value else up,
+            "up_bias": bias + own["value_change"] @ bias if self.options.value else bias,
+            "member": functional.one_hot(owner, len(widths)).mT,  # (M, U)
+        }
+        return {name: tensor.to(parameters["up"]) for name, tensor in folded.items()}
+
+    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
+        """Add the members' outputs by their shares: (R, T, W) -> units (R, T, U), shares (R, T, M) -> (R, T, W)."""
+        options = self._members[0].options
+        read = x if options.parallel else out
+        units = ACTIVATIONS[options.activation](linear(read, parameters["down"], parameters["down_bias"]))
+        scores = linear(out, parameters["score_bias"])
+        scores = linear(units * linear(out, parameters["score"]), parameters["member"], onto=scores)
+        shares = functional.softmax(scores, dim=-1, dtype=torch.float32).to(out.dtype)
+        mixed = units * linear(shares, parameters["member"].mT)
+        return linear(shares, parameters["up_bias"], onto=linear(mixed, parameters["up"], onto=out))
+
+    def _widths(self, site: Site) -> list[int]:
+        return [member.parameters(site)["down"].shape[0] for member in self._members]
+
+    def _layers(self, name: str) -> str:
+        return self.options.adopted[name].get("layers") or "all"
+
+    def _kept(self, site: Site, name: str, shape: tuple[int, ...], dimension: int = 0) -> Parameter:
+        """Declare a tensor of the members, which starts as theirs side by side and stays that."""
+        full = f"{site.port.name}.{name}"
+        if not self._weights:
+            return Parameter(shape, trained=False)
+        if not all(full in weights for weights in self._weights):
+            raise UsageError(
+                f"fusion: the new task reads the backbone behind the port {site.port.name}, which the members were not "
+                f"trained for. Fuse adapters of tasks that read the same half of the backbone."
+            )
+
+        def start(tensor: Tensor, generator: torch.Generator) -> None:
+            parts = [weights[full].float() for weights in self._weights]
+            tensor.copy_(torch.cat(parts, dimension) if name != "up_bias" else torch.stack(parts))
+
+        return Parameter(shape, start, trained=False)
+
+
+def _member(name: str, options: Mapping[str, Any]) -> Any:
+    """Return the method that a member is of."""
+    plugin: type[Method] = registry.load("method", MEMBER)
+    try:
+        return plugin(plugin.Options.model_validate(dict(options)))
+    except ValueError as error:
+        raise UsageError(f"fusion: the options of the member {name!r} are not valid: {error}") from None
+
+
+def _check_number(members: Sequence[Any]) -> None:
+    if len(members) < 2:
+        raise UsageError(
+            f"fusion mixes two or more trained adapters of the method {MEMBER}, here there "
+            f"{'is one' if members else 'are none'}. Name their files: --members a.safetensors,b.safetensors"
+        )
+    twice = next((member for number, member in enumerate(members) if member in members[:number]), None)
+    if twice is not None:
+        raise UsageError(f"fusion: {twice} is named twice among the members; name each once")
+
+
+def _check_alike(names: Mapping[str, Any], members: Sequence[Any]) -> None:
+    for (name, one), (other, next_one) in pairwise(zip(names, members, strict=True)):
+        for option in ALIKE:
+            here, there = getattr(one.options, option), getattr(next_one.options, option)
+            if here != there:
+                raise UsageError(
+                    f"fusion: the members {name!r} and {other!r} cannot be computed together: {option} is {here!r} in "
+                    f"one, {there!r} in the other. Train them with the same, or leave one out."
+                )
+
+
+def _free_name(name: str, taken: Mapping[str, Any]) -> str:
+    """Return a name that no member has yet: two adapters may have the same one."""
+    number = 2
+    free = name
+    while free in taken:
+        free, number = f"{name} ({number})", number + 1
+    return free
+
+
+def _normal(tensor: Tensor, generator: torch.Generator) -> None:
+    tensor.normal_(std=STD, generator=generator)

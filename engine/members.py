@@ -1,0 +1,45 @@
+"""Members: trained adapters of which a new one is made, read from their files when its training is planned."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from adaptdock.engine.assembly import Assembly
+from adaptdock.engine.dock import Dock
+from adaptdock.hub.file import read_file
+from adaptdock.plugins.contracts import Backbone, Composite, Method, Trained
+from adaptdock.plugins.errors import MismatchError
+
+
+def adopted(method: Method, backbone: Backbone) -> Method:
+    """Return a method with the trained adapters that it wants; any other as it is.
+
+    Raises :class:`FileError` for a file that is damaged, :class:`MismatchError` for an adapter of another
+    backbone, and what the method raises for members that cannot be computed together.
+    """
+    if not isinstance(method, Composite) or not method.wants:
+        return method
+    return method.adopt({path: _trained(path, backbone) for path in method.wants})
+
+
+def _trained(path: Path, backbone: Backbone) -> Trained:
+    adapter = read_file(path)
+    try:
+        Dock(backbone).prepare(adapter)  # verifies fingerprint, shapes and numbers; nothing is docked
+    except MismatchError as error:
+        raise MismatchError(f"{path}: {error}") from None
+    methods = [(entry.name, entry.options) for entry in adapter.card.methods]
+    return Trained(adapter.card.name, methods, adapter.tensors)
+
+
+def fingerprint(assembly: Assembly) -> str | None:
+    """Return a hash of the weights that an adapter keeps without training them, or None if there are none."""
+    kept = {f"{place}.{name}" for place, name, parameter in assembly.declared() if not parameter.trained}
+    if not kept:
+        return None
+    start = assembly.start(torch.Generator())
+    found = hashlib.sha256()
+    for name in sorted(kept):
+        found.update(name.encode() + b"\0" + start[name].contiguous().numpy().tobytes())
+    return found.hexdigest()
