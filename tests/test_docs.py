@@ -1,4 +1,4 @@
-"""The README does what it says: its commands and its Python run, in order, in an empty folder."""
+"""The documents do what they say: the README's commands and its Python run, in order, in an empty folder."""
 
 import os
 import re
@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README, MIXED = ((ROOT / name).read_text() for name in ("README.md", "docs/mixed.md"))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -21,7 +21,7 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_the_readme_s_commands_and_python_run(tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_run_and_the_python_that_uses_what_they_made(tmp_path: Path) -> None:
     sample = ROOT / "tasks" / "samples" / "ner"
     lines = (sample / "train.conll").read_text().split("\n\n")
     (tmp_path / "train.conll").write_text("\n\n".join(lines[:80]))
@@ -36,6 +36,8 @@ def test_the_readme_s_commands_and_python_run(tmp_path: Path) -> None:
     found = run([sys.executable, "-c", program], tmp_path)
     assert "'text': 'Ada Lovelace', 'label': 'PER'" in found
     assert len(found.splitlines()) == 2
+    (program,) = blocks("python", MIXED)
+    run([sys.executable, "-c", program], tmp_path)
 
 
 def test_the_make_targets_that_the_readme_names_exist() -> None:
