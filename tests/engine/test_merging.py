@@ -145,7 +145,9 @@ def test_an_adapter_of_another_backbone_is_refused(tmp_path):
 def test_two_methods_at_one_map_are_refused(tmp_path):
     backbone = tiny_backbone("bert")
     one = build_adapter(backbone, "lora", {"rank": 2})
-    twice = AdapterFile(one.card.model_copy(update={"methods": one.card.methods * 2}), one.tensors)
+    other = build_adapter(backbone, "ia3", {"roles": "query", "feed_forward": False})
+    methods = [*one.card.methods, *other.card.methods]
+    twice = AdapterFile(one.card.model_copy(update={"methods": methods}), {**other.tensors, **one.tensors})
     with pytest.raises(UsageError, match=r"two methods of this adapter act at layers.0.query"):
         merge(backbone, twice, tmp_path / "merged")
 
