@@ -10,7 +10,6 @@ In a stack it scales what the adapters below have added, too. Dropout, which the
 here, drops what goes into A.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.lowrank import kaiming, scale
 from adaptdock.plugins.rowwise import linear
 
 SHORTEST = 1e-12  # a frozen row may be all zero
@@ -56,15 +56,15 @@ class DoRA(Method):
         """Keep A (rank, inputs), Kaiming-uniform at the start, B (outputs, rank) and d (outputs), zero."""
         rank, port = self.options.rank, site.port
         return {
-            "lora_a": Parameter((rank, port.inputs), _kaiming),
+            "lora_a": Parameter((rank, port.inputs), kaiming),
             "lora_b": Parameter((port.outputs, rank)),
             "magnitude_change": Parameter((port.outputs,)),
         }
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         """Put scale and factor into B; add f - 1 and the bias, which is in what the frozen map puts out."""
-        divisor = math.sqrt(self.options.rank) if self.options.rslora else self.options.rank
-        scaled = parameters["lora_b"].float() * (self.options.alpha / divisor)
+        factor = scale(self.options.rank, self.options.alpha, self.options.rslora)
+        scaled = parameters["lora_b"].float() * factor
         frozen, updated = _lengths(backbone.weight(site.port), scaled, parameters["lora_a"])
         change = (parameters["magnitude_change"] + frozen - updated) / updated.clamp(min=SHORTEST)
         folded = {
@@ -96,7 +96,3 @@ def _lengths(weight: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     update = up.to(weight.device) @ down.float().to(weight.device)
     lengths = [torch.linalg.vector_norm(matrix, dim=1) for matrix in (weight.float(), weight + update)]
     return lengths[0].to(up.device), lengths[1].to(up.device)
-
-
-def _kaiming(tensor: Tensor, generator: torch.Generator) -> None:
-    torch.nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)

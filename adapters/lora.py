@@ -4,7 +4,6 @@
 alpha / rank, or alpha / sqrt(rank) with rank stabilisation (Kalajdzievski 2023, arXiv:2312.03732).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -13,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from adaptdock.plugins.contracts import Backbone, LowRank, Options, Parameter, Ports, Site
+from adaptdock.plugins.lowrank import kaiming, scale
 from adaptdock.plugins.rates import Rates
 from adaptdock.plugins.rowwise import linear
 
@@ -50,12 +50,12 @@ class LoRA(LowRank):
     def parameters(self, site: Site) -> dict[str, Parameter]:
         """Keep A (rank, inputs), Kaiming-uniform at the start, and B (outputs, rank), zero."""
         rank, port = self.options.rank, site.port
-        return {"lora_a": Parameter((rank, port.inputs), _kaiming), "lora_b": Parameter((port.outputs, rank))}
+        return {"lora_a": Parameter((rank, port.inputs), kaiming), "lora_b": Parameter((port.outputs, rank))}
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         """Put the scale into B."""
-        divisor = math.sqrt(self.options.rank) if self.options.rslora else self.options.rank
-        return {"lora_a": parameters["lora_a"], "lora_b": parameters["lora_b"] * (self.options.alpha / divisor)}
+        factor = scale(self.options.rank, self.options.alpha, self.options.rslora)
+        return {"lora_a": parameters["lora_a"], "lora_b": parameters["lora_b"] * factor}
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
         """Add the update, (R, T, inputs) -> (R, T, rank) -> (R, T, outputs)."""
@@ -85,7 +85,3 @@ class LoRA(LowRank):
         if self.options.learning_rate_factor_b == 1:
             return None
         return Rates(start, {name: self.options.learning_rate_factor_b for name in start if name.endswith("lora_b")})
-
-
-def _kaiming(tensor: Tensor, generator: torch.Generator) -> None:
-    torch.nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)

@@ -90,6 +90,8 @@ class HuggingFaceBackbone(Backbone):
         self.vocabulary = _vocabulary(tokenizer)
         self._encoder_output: type[Any] = BaseModelOutput  # some encoders have one of their own
         self._position_offset = _position_offset(self.model)
+        reader = self.model.get_encoder() if self.encoder_decoder else self.model
+        self._takes_positions = "position_ids" in signature(reader.forward).parameters
         self.max_length = _max_length(self.model, self._position_offset, tokenizer)
         shown = _probe(self)
         self.width = shown.width
@@ -141,8 +143,7 @@ class HuggingFaceBackbone(Backbone):
         """Return the model's inputs with embeddings in front; they have positions as if they were tokens."""
         own = self.model.get_input_embeddings()(inputs["input_ids"])
         given = front.lay_out(inputs, own, virtual)
-        reader = self.model.get_encoder() if self.encoder_decoder else self.model
-        if "position_ids" in signature(reader.forward).parameters:
+        if self._takes_positions:
             found = front.positions(virtual, given["attention_mask"], self.positions_counted)
             given["position_ids"] = found + self._position_offset
         return given

@@ -42,9 +42,9 @@ class Prepared:
         """The bytes that its weights take."""
         return sum(part.slot.nbytes for part in self.parts) + self.head.nbytes
 
-    def to(self, device: torch.device | None) -> "Prepared":
-        """Return this adapter with its weights on a device, or with None where its ports compute."""
-        return self._moved(lambda slot: slot.to(device))
+    def placed(self) -> "Prepared":
+        """Return this adapter with its weights where its ports compute."""
+        return self._moved(Slot.placed)
 
     def pinned(self) -> "Prepared":
         """Return this adapter in memory from which a GPU copies while it computes."""
@@ -200,10 +200,10 @@ class Dock:
     def _on_device(self, prepared: Prepared) -> Prepared:
         """Copy weights to where they are used, beside what the device computes meanwhile."""
         if self.backbone.device.type != "cuda":
-            return prepared.to(None)
+            return prepared.placed()
         beside = torch.cuda.Stream(self.backbone.device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(beside):
-            moved = prepared.to(None)
+            moved = prepared.placed()
         beside.synchronize()
         return moved
 

@@ -113,9 +113,9 @@ class Slot:
         """The bytes that the weights take."""
         return sum(flat.nbytes for flat in self.flats)
 
-    def to(self, device: torch.device | None) -> "Slot":
-        """Return this slot on a device, or with None where its pages belong; itself if it is there."""
-        homes = [device or home for home in self.stack.homes]
+    def placed(self) -> "Slot":
+        """Return this slot where its pages belong; itself if it is there."""
+        homes = self.stack.homes
         if all(flat.device == home for flat, home in zip(self.flats, homes, strict=True)):
             return self
         return Slot(
