@@ -5,6 +5,9 @@ from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+API_VERSION = 1
+"""Of the contracts; a plugin built for another one is set aside."""
+
 
 class Options(BaseModel):
     """Validated options of a plugin; the command line makes a flag of each field.

@@ -1,0 +1,132 @@
+"""Backbones: how a model is loaded, where its ports are, and how it is run.
+
+Shapes are written with these letters: R rows of a batch, T positions, W the width of the hidden states,
+L positions put in front, V words of the vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from adaptdock.plugins.errors import BackboneError
+from adaptdock.plugins.methods import Prepended, Virtual
+from adaptdock.plugins.options import API_VERSION, LoadOptions
+from adaptdock.plugins.ports import Port, Ports
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+AttentionHandler = Callable[["Port", int], "list[Prepended]"]
+"""Given a port and the number of rows in the call, says what stands in front of its keys."""
+
+
+class Backbone(ABC):
+    """A loaded, frozen model with its ports.
+
+    Attributes: ``id`` (as the user named it), ``revision``, ``architecture``, ``fingerprint`` (of
+    the checkpoint's contents), ``model``, ``tokenizer``, ``ports``, ``width`` of the hidden
+    states, ``max_length`` in tokens, ``causal`` (a position sees only what stands before it), ``encoder_decoder``
+    (it has two halves), ``vocabulary`` (a hash of which token has which number; empty if not known), ``quantized``.
+    """
+
+    id: str
+    revision: str | None
+    architecture: str
+    fingerprint: str
+    model: "nn.Module"
+    tokenizer: Any
+    ports: Ports
+    width: int
+    max_length: int
+    causal: bool
+    encoder_decoder: bool = False
+    vocabulary: str = ""
+    quantized: str | None = None
+
+    @property
+    @abstractmethod
+    def device(self) -> "torch.device":
+        """The device that inputs go to."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> "torch.dtype":
+        """The dtype of the hidden states."""
+
+    @abstractmethod
+    def placement(self, port: Port) -> "torch.device":
+        """Return the device on which a port's module computes."""
+
+    @abstractmethod
+    def forward(
+        self,
+        inputs: "Mapping[str, Tensor]",
+        reads: str = "encoder",
+        virtual: Virtual | None = None,
+        encoded: "Tensor | None" = None,
+    ) -> "Tensor":
+        """Return the last hidden states (R, T, W) of the half of the model that a head reads.
+
+        With ``virtual`` embeddings in front of the inputs' own, states include theirs: (R, L + T, W). What is
+        masked of them, and padding on the left, comes first: a row's own stand directly before its text.
+        ``encoded`` is what the same inputs gave for the encoder, which is then not computed again.
+        """
+
+    def weight(self, port: Port) -> "Tensor":
+        """Return the frozen weight (outputs, inputs) of a linear port, dequantised."""
+        raise BackboneError(f"the backbone {self.id!r} does not give its weights away")
+
+    def bias(self, port: Port) -> "Tensor":
+        """Return the frozen bias (outputs) of a linear port; zeros where it has none."""
+        raise BackboneError(f"the backbone {self.id!r} does not give its weights away")
+
+    def vocabulary_logits(self, hidden: "Tensor") -> "Tensor":
+        """Return the frozen language model's logits (R, T, V) for hidden states (R, T, W)."""
+        raise BackboneError(f"the backbone {self.id!r} is no language model: it has no map to a vocabulary")
+
+    def generate(
+        self,
+        inputs: "Mapping[str, Tensor]",
+        virtual: Virtual | None,
+        options: Mapping[str, Any],
+        seeds: Sequence[int] | None = None,
+    ) -> "Tensor":
+        """Return new tokens (R, N) after ``inputs`` (R, T), padded on the right.
+
+        ``options``: max_new_tokens, num_beams, repetition_penalty, and for draws temperature, top_k and
+        top_p. Tokens are drawn where there are ``seeds``, one for each row. A row may stand in the
+        model several times (its beams), one copy after the other.
+        """
+        raise BackboneError(f"the backbone {self.id!r} is no language model: it cannot write")
+
+    def save(self, folder: Path, maps: "Mapping[Port, tuple[Tensor, Tensor]]") -> None:
+        """Write a copy of the model, tokenizer included, in which linear ports have another weight and bias.
+
+        ``maps`` gives weight (outputs, inputs) and bias (outputs). Whoever made the original must be able to
+        load the copy without this project. Raises :class:`BackboneError` where a map cannot become what is
+        given, or the model cannot be saved.
+        """
+        raise BackboneError(f"the backbone {self.id!r} cannot be saved as a model that stands for itself")
+
+    @abstractmethod
+    def open_attention(self, handler: AttentionHandler) -> AbstractContextManager[None]:
+        """While the context is open, attention calls see what the handler gives for their port."""
+
+
+class BackboneFamily(ABC):
+    """How models of one kind are recognised and loaded."""
+
+    api_version: ClassVar[int] = API_VERSION
+    general: ClassVar[bool] = False
+    """True for a family that takes any name, which is therefore asked last."""
+
+    @abstractmethod
+    def accepts(self, name: str) -> bool:
+        """Tell whether this family can load the model of that name, path or hub id."""
+
+    @abstractmethod
+    def load(self, name: str, options: LoadOptions) -> Backbone:
+        """Load a model, frozen; raise :class:`BackboneError` with the reason if that fails."""

@@ -1,0 +1,155 @@
+"""Tasks: what an adapter is for. Data in, head, loss, metrics, readable predictions out.
+
+Shapes are written with these letters: R rows of a batch, T positions, W the width of the hidden states,
+V words of the vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from adaptdock.plugins.methods import Parameter
+from adaptdock.plugins.options import API_VERSION, Options, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Feature:
+    """One window of a record, ready for the backbone.
+
+    ``inputs`` are the model's inputs by name (lists of integers), ``labels`` what the loss needs
+    (None when predicting), ``alignment`` whatever the task needs to read predictions back.
+    """
+
+    inputs: dict[str, list[int]]
+    labels: Any = None
+    alignment: Any = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a backbone reads: its tokenizer, the longest window in tokens, and whether it is causal."""
+
+    tokenizer: Any
+    max_length: int
+    causal: bool = False
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """Records as the task wants them, and what was changed on the way, in words with counts."""
+
+    records: list[Record]
+    notes: list[str] = field(default_factory=list)
+
+
+class Head(ABC):
+    """The last, small layer of an adapter; kept in float and stacked like a method's parameters.
+
+    Heads with the same ``stack_key`` are computed in one operation; the dimensions that ``grows``
+    names may be padded with zeros.
+    """
+
+    reads: ClassVar[Literal["encoder", "decoder"]] = "encoder"
+    """The half of an encoder-decoder whose hidden states it is given; of any other model there is one."""
+    over: ClassVar[Literal["hidden", "vocabulary"]] = "hidden"
+    """What it is given: the last hidden states, or the frozen language model's logits made of them."""
+    grows: ClassVar[Mapping[str, int]] = {}
+    """The dimension of a tensor whose extent an option chooses (classes), by its name."""
+
+    @property
+    def stack_key(self) -> Hashable:
+        """What two heads must have in common to be computed in one operation."""
+        return type(self).__name__
+
+    @abstractmethod
+    def parameters(self, width: int) -> dict[str, Parameter]:
+        """Declare the head's tensors for hidden states of this width."""
+
+    @abstractmethod
+    def apply(self, parameters: "Mapping[str, Tensor]", hidden: "Tensor", mask: "Tensor") -> "Tensor":
+        """Return logits, from ``hidden`` (R, T, W), or what else it is given, and ``mask`` (R, T)."""
+
+    @abstractmethod
+    def trim(self, logits: "Tensor", length: int) -> "Tensor":
+        """Cut one row's logits (without R) to this head's own size and to ``length`` positions."""
+
+
+class Task(ABC):
+    """What an adapter is for; one instance has one set of options (label names included)."""
+
+    api_version: ClassVar[int] = API_VERSION
+    Options: ClassVar[type[Options]]
+    columns: ClassVar[Mapping[str, tuple[str, ...]]]
+    """The fields of a record, each with the column names under which data sets are known to keep it."""
+    layout: ClassVar[str] = "lines"
+    """How a text file without a telling suffix is read: ``conll`` or ``lines``."""
+    metric: ClassVar[str]
+    """The metric that decides which weights are best; higher is better."""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @classmethod
+    @abstractmethod
+    def sample(cls) -> Path:
+        """Return the folder of the sample data that ships with the task."""
+
+    @classmethod
+    def recipe(cls, method: str) -> Recipe:
+        """Return tuned defaults for a method; the general ones for a method it does not know."""
+        return Recipe()
+
+    @abstractmethod
+    def clean(self, records: Iterable[Record], split: str) -> Cleaned:
+        """Check and normalise raw records; raise :class:`DataError` naming the record's place."""
+
+    @abstractmethod
+    def fit(self, records: Sequence[Record]) -> Self:
+        """Return this task with what it learns from the training records (the label names)."""
+
+    @abstractmethod
+    def check(self, records: Sequence[Record], split: str) -> None:
+        """Raise :class:`DataError` where records do not go with what :meth:`fit` has learnt."""
+
+    @abstractmethod
+    def describe(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Return counts that let a person recognise the data (for reports and ``--dry-run``)."""
+
+    @abstractmethod
+    def head(self) -> Head:
+        """Return the head for what :meth:`fit` has learnt."""
+
+    @abstractmethod
+    def read(self, item: Any) -> Record:
+        """Turn one input of ``predict`` (a text, or a JSON object) into a record."""
+
+    @abstractmethod
+    def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
+        """Turn a record into features; what is too long becomes several windows, never cut."""
+
+    @abstractmethod
+    def loss(self, logits: "Tensor", labels: "Tensor", weights: "Tensor | None") -> "Tensor":
+        """Return the mean loss of a batch; positions labelled -100 do not count."""
+
+    def class_weights(self, records: Sequence[Record]) -> list[float] | None:
+        """Return a weight per class that evens out the classes, or None if the task has no classes."""
+        return None
+
+    @abstractmethod
+    def decode(self, record: Record, features: Sequence[Feature], logits: "Sequence[Tensor]") -> dict[str, Any]:
+        """Turn one record's logits (one tensor a window) into a prediction that JSON can hold."""
+
+    @abstractmethod
+    def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Compare predictions with the records' own labels; :attr:`metric` is one of the keys."""
+
+    @abstractmethod
+    def render(self, prediction: Mapping[str, Any]) -> str:
+        """Return a prediction as text for a person."""
