@@ -87,6 +87,7 @@ class HuggingFaceBackbone(Backbone):
         self.model = body(model).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
+        self.decoder_start = _decoder_start(model.config) if self.encoder_decoder else None
         self.vocabulary = _vocabulary(tokenizer)
         self._encoder_output: type[Any] = BaseModelOutput  # some encoders have one of their own
         self._position_offset = _position_offset(self.model)
@@ -121,7 +122,8 @@ class HuggingFaceBackbone(Backbone):
         encoded: Tensor | None = None,
     ) -> Tensor:
         """Return the last hidden states, of the encoder alone where only that is read."""
-        given = dict(inputs) if virtual is None else self.with_virtual(inputs, virtual)
+        read = {name: tensor for name, tensor in inputs.items() if not name.startswith("decoder_")}
+        given = read if virtual is None else self.with_virtual(read, virtual)
         with self._attention_kernel():
             if not self.encoder_decoder:
                 extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
@@ -225,10 +227,8 @@ class HuggingFaceBackbone(Backbone):
         return attention.intercept(self.model, handlers)
 
     def _shift_right(self, ids: Tensor) -> Tensor:
-        config = self.model.config
-        start = getattr(config, "decoder_start_token_id", None)
-        start = next(token for token in (start, config.pad_token_id, 0) if token is not None)
-        return torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
+        assert self.decoder_start is not None  # there is a decoder
+        return torch.cat([torch.full_like(ids[:, :1], self.decoder_start), ids[:, :-1]], dim=1)
 
 
 def pick_device(name: str) -> str:
@@ -433,6 +433,11 @@ def _vocabulary(tokenizer: Any) -> str:
         return ""
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
     return hashlib.sha256("\n".join(f"{number} {token}" for token, number in tokens).encode()).hexdigest()[:32]
+
+
+def _decoder_start(config: Any) -> int:
+    named = (getattr(config, "decoder_start_token_id", None), config.pad_token_id, 0)
+    return next(token for token in named if token is not None)
 
 
 def _position_offset(model: PreTrainedModel) -> int:

@@ -60,7 +60,8 @@ def _source(split: str, values: dict[str, Any]) -> Source:
     data, test = values["data"], values["test"]
     if data and test:
         raise UsageError("there are --data and --test: give one of them")
-    layout = {"format": values["format"], "columns": parse_columns(values["columns"])}
+    columns = parse_columns(values["columns"])
+    layout = {"format": values["format"], "columns": columns, "encoding": values["encoding"] or "utf-8"}
     file = test or (data if data and Path(data).is_file() else None)
     return Source(**{split: file}, **layout) if file else Source(data=data, **layout)
 

@@ -123,7 +123,7 @@ def data_flags(splits: Mapping[str, str]) -> list[Flag]:
         Flag(
             ["--format", "format"],
             section=DATA,
-            metavar="[conll|conllu|jsonl|csv|parquet]",
+            metavar="[conll|conllu|jsonl|json|csv|tsv|lines|document|parquet]",
             help="Format of the files; told from their suffix unless given.",
         ),
         Flag(
@@ -131,7 +131,15 @@ def data_flags(splits: Mapping[str, str]) -> list[Flag]:
             section=DATA,
             multiple=True,
             metavar="FIELD=COLUMN",
-            help="Where a field of the task stands, such as tags=3 or tokens=words. May be repeated.",
+            help="Where a field of the task stands, such as tags=3 or tokens=words; a table of which columns are given "
+            "by number has no header. May be repeated.",
+        ),
+        Flag(
+            ["--encoding"],
+            section=DATA,
+            metavar="NAME",
+            help="Encoding of text files; auto takes lines that are not UTF-8 as Windows-1252 and counts them.",
+            shown="default: utf-8",
         ),
     ]
 

@@ -117,7 +117,8 @@ def _source(values: Mapping[str, Any]) -> Source:
     if named and not files["train"]:
         raise UsageError(f"there is {', '.join(named)} but no --train: what shall it learn from?")
     columns = parse_columns(values["columns"])
-    return Source(data=values["data"], **files, format=values["format"], columns=columns)
+    layout = {"format": values["format"], "columns": columns, "encoding": values["encoding"] or "utf-8"}
+    return Source(data=values["data"], **files, **layout)
 
 
 def _absolute(backbone: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptdock.plugins.contracts import Backbone, Feature
+from adaptdock.plugins.contracts import Backbone, Feature, Head, Reading
 
 NOT_COUNTED = -100
 """The label of positions that the loss leaves out, as torch has it."""
@@ -18,17 +18,34 @@ def length(feature: Feature) -> int:
 
 
 def collate(backbone: Backbone, features: Sequence[Feature]) -> dict[str, Tensor]:
-    """Pad the inputs of features on the right and return tensors (R, T) on the backbone's device."""
+    """Pad the inputs of features on the right and return tensors (R, T) on the backbone's device.
+
+    Each input is as long as its longest; of one that a feature does not have, all is padding.
+    """
     tokenizer = backbone.tokenizer
-    pads = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
-    longest = max(map(length, features))
+    pad = tokenizer.pad_token_id or 0
+    pads = {"input_ids": pad, "decoder_input_ids": pad, "token_type_ids": tokenizer.pad_token_type_id}
     return {
-        name: torch.tensor(
-            [given.inputs[name] + [pads.get(name, 0)] * (longest - len(given.inputs[name])) for given in features],
-            device=backbone.device,
-        )
-        for name in features[0].inputs
+        name: _padded([given.inputs.get(name, []) for given in features], pads.get(name, 0), backbone.device)
+        for name in dict.fromkeys(name for given in features for name in given.inputs)
     }
+
+
+def _padded(lists: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
+    longest = max(map(len, lists))
+    return torch.tensor([[*given, *[pad] * (longest - len(given))] for given in lists], device=device)
+
+
+def reading(backbone: Backbone, max_length: int, taken: int) -> Reading:
+    """Return how a backbone reads, in windows of at most ``max_length`` tokens; ``taken`` positions are not free."""
+    limit = min(max_length, backbone.max_length - taken)
+    return Reading(backbone.tokenizer, limit, backbone.causal, backbone.decoder_start)
+
+
+def length_read(head: Head, feature: Feature) -> int:
+    """Return the number of positions of a feature that a head answers for."""
+    read = feature.inputs.get("decoder_input_ids") if head.reads == "decoder" else None
+    return length(feature) if read is None else len(read)
 
 
 def collate_labels(features: Sequence[Feature], device: torch.device) -> Tensor:

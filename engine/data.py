@@ -1,41 +1,28 @@
-"""Data: records of a task from files, folders and hub data sets.
+"""Data: records of a task from files, folders and hub data sets, divided into splits."""
 
-Text formats are read line by line, so that an error can name the line; Parquet, Arrow and the hub
-go through the datasets library.
-"""
-
-import csv
-import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adaptdock.engine.formats import CONLLU, FORMATS, Row, Texts, of_dataset, parallel, parquet, rows
 from adaptdock.plugins.contracts import Record, Task
 from adaptdock.plugins.errors import DataError, UnknownNameError
 
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "eval")}
-FORMATS = {
-    ".conll": "conll",
-    ".bio": "conll",
-    ".iob": "conll",
-    ".iob2": "conll",
-    ".conllu": "conllu",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".parquet": "parquet",
-}
-CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 HELD_OUT = 0.1
 """Share of the training data that becomes the validation data where none is given."""
+DOCUMENTS = (".txt", ".text", ".md")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where data comes from: a folder or hub name, or a file a split; how it is laid out."""
+    """Where data comes from: a folder or hub name, or a file a split; how it is laid out.
+
+    A file may be several, divided by commas, that belong together line by line: a field of the task each.
+    """
 
     data: str | None = None
     train: str | None = None
@@ -43,6 +30,7 @@ class Source:
     test: str | None = None
     format: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    encoding: str = "utf-8"
 
     def describe(self) -> str:
         """Return the source in words, for the card."""
@@ -55,238 +43,172 @@ def load_splits(source: Source, task: type[Task], seed: int = 0) -> tuple[dict[s
 
     Raises :class:`DataError` naming file and line for whatever cannot be read.
     """
-    notes: list[str] = []
+    reader = Reader(task, source)
     given = {"train": source.train, "validation": source.validation, "test": source.test}
     if any(given.values()):
-        splits = {split: read_file(path, task, source) for split, path in given.items() if path}
+        splits = {split: reader.file(path) for split, path in given.items() if path}
     elif source.data is None:
-        splits = _read_folder(task.sample(), task, source)
+        splits = reader.folder(task.sample())
     elif Path(source.data).is_dir():
-        splits = _read_folder(Path(source.data), task, source)
-    elif Path(source.data).exists():
-        splits = {"train": read_file(source.data, task, source)}
+        splits = reader.folder(Path(source.data))
+    elif Path(source.data).exists() or "," in source.data:
+        splits = {"train": reader.file(source.data)}
     else:
-        splits = _read_hub(source.data, task, source)
+        splits = reader.hub(source.data)
+    notes = reader.texts.notes()
     for split, records in splits.items():
         if not records:
             raise DataError(f"the {split} split is empty")
+        notes += _repeated(split, records)
     if "train" in splits and "validation" not in splits:
-        splits |= _hold_out(splits["train"], seed)
+        splits |= _hold_out(splits["train"], seed, task)
         share = f"{len(splits['validation'])} of {len(splits['validation']) + len(splits['train'])}"
         notes.append(f"no validation data given: {share} training records held out for it (seed {seed})")
     return splits, notes
 
 
-def read_file(path: str | Path, task: type[Task], source: Source) -> list[Record]:
-    """Return the records of one file, with the fields that the task reads."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
-    layout = source.format or FORMATS.get(path.suffix.lower()) or task.layout
-    if layout == "conll":
-        return list(_read_conll(path, task, source))
-    if layout == "conllu":
-        return list(_read_conllu(path, task, source))
-    if layout == "parquet":
-        return _read_parquet(path, task, source)
-    readers = {"jsonl": _read_jsonl, "csv": _read_csv}
-    if layout not in readers:
-        raise UnknownNameError("format", layout, {*FORMATS.values()})
-    rows = readers[layout](path)
-    return [_fields(row, place, task, source) for row, place in rows]
+class Reader:
+    """Reads what a source names as records of a task."""
 
+    def __init__(self, task: type[Task], source: Source) -> None:
+        self.task, self.source = task, source
+        self.texts = Texts(source.encoding)
 
-def _read_folder(folder: Path, task: type[Task], source: Source) -> dict[str, list[Record]]:
-    splits = {}
-    for split, names in SPLITS.items():
-        files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.stem.lower().startswith(names)]
-        if len(files) > 1:
-            raise DataError(f"{folder}: several files could be {split}: {', '.join(file.name for file in files)}")
-        if files:
-            splits[split] = read_file(files[0], task, source)
-    if "train" not in splits:
-        found = ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"
-        raise DataError(f"{folder}: no file is named train.*; there is {found}. Name the files one by one instead.")
-    return splits
+    def file(self, name: str | Path) -> list[Record]:
+        """Return the records of one file, or of several that belong together line by line."""
+        path = Path(name)
+        if not path.is_file():
+            parts = [Path(part.strip()) for part in str(name).split(",")]
+            missing = next((part for part in parts if not part.is_file()), None)
+            if missing is not None:
+                raise DataError(f"{missing}: there is no such file")
+            return self._records(self._parallel(parts))
+        layout = self.source.format or FORMATS.get(path.suffix.lower()) or self.task.layout
+        if layout == "parquet":
+            return self._records(parquet(path))
+        wanted = self.source.columns.values()
+        if layout == "conllu":
+            self._check_conllu(wanted)
+        numbered = any(_is_number(column) for column in wanted)
+        return self._records(rows(path, layout, self.texts, numbered))
 
+    def folder(self, folder: Path) -> dict[str, list[Record]]:
+        """Return the records of the splits that a folder's files are named after.
 
-def _hold_out(records: list[Record], seed: int) -> dict[str, list[Record]]:
-    shuffled = random.Random(seed).sample(records, len(records))
-    count = max(1, int(len(records) * HELD_OUT))
-    if count >= len(records):
-        raise DataError(f"{len(records)} training records are too few to hold any out for validation")
-    return {"train": shuffled[count:], "validation": shuffled[:count]}
+        Where the task reads whole documents, a folder without such names is training data as a whole.
+        """
+        splits = {}
+        files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+        for split, names in SPLITS.items():
+            mine = [file for file in files if file.stem.lower().startswith(names)]
+            if len(mine) > 1:
+                raise DataError(f"{folder}: several files could be {split}: {', '.join(file.name for file in mine)}")
+            if mine:
+                splits[split] = self.file(mine[0])
+        documents = [file for file in files if file.suffix.lower() in DOCUMENTS]
+        if "train" not in splits and not splits and self.task.layout == "document" and documents:
+            splits["train"] = [record for file in documents for record in self.file(file)]
+        if "train" not in splits:
+            found = ", ".join(file.name for file in files[:10]) or "nothing"
+            raise DataError(f"{folder}: no file is named train.*; there is {found}. Name the files one by one instead.")
+        return splits
 
+    def hub(self, name: str) -> dict[str, list[Record]]:
+        """Return the records of a hub data set's splits."""
+        import datasets
 
-# ------------------------------------------------------------------------------------------ formats
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}:{number}: not valid UTF-8 ({error.reason} at byte {error.start})") from None
-            yield number, line.rstrip("\r\n")
-
-
-def _sentences(path: Path) -> Iterator[list[tuple[int, list[str]]]]:
-    """Yield sentences as lists of (line number, cells); comments and document marks are left out."""
-    sentence: list[tuple[int, list[str]]] = []
-    width = 0
-    for number, line in _lines(path):
-        cells = line.split("\t") if "\t" in line else line.split()
-        if not line.strip():
-            if sentence:
-                yield sentence
-            sentence = []
-        elif cells[0] != "-DOCSTART-" and not _is_comment(line, cells, width):
-            width = width or len(cells)
-            if len(cells) != width:
-                raise DataError(f"{path}:{number}: {len(cells)} columns, where the lines before have {width}: {line!r}")
-            sentence.append((number, [cell.strip() for cell in cells]))
-    if sentence:
-        yield sentence
-
-
-def _is_comment(line: str, cells: Sequence[str], width: int) -> bool:
-    """Tell a comment from a token that begins with #: it has other columns, or is of the form ``# key = value``."""
-    if not line.startswith("#") or "\t" in line:
-        return False
-    return len(cells) == 1 or (line[1:2] == " " and (len(cells) != width or "=" in cells))
-
-
-def _read_conll(path: Path, task: type[Task], source: Source) -> Iterator[Record]:
-    for sentence in _sentences(path):
-        first, cells = sentence[0]
-        record: Record = {"where": f"{path}:{first}"}
-        for name, accepted in task.columns.items():
-            wanted = source.columns.get(name) or next((c for c in accepted if c.lstrip("-").isdigit()), "0")
-            if not wanted.lstrip("-").isdigit() or not -len(cells) <= int(wanted) < len(cells):
-                raise DataError(f"{path}:{first}: no column {wanted!r} for {name}; columns are 0 to {len(cells) - 1}")
-            record[name] = [row[int(wanted)] for _, row in sentence]
-        if len(cells) < 2 and len(task.columns) > 1:
-            raise DataError(f"{path}:{first}: one column only; the task reads {', '.join(task.columns)}")
-        yield record
-
-
-def _read_conllu(path: Path, task: type[Task], source: Source) -> Iterator[Record]:
-    for sentence in _sentences(path):
-        words = [(number, cells) for number, cells in sentence if cells[0].isdigit()]
-        if not words:
-            continue
-        first = words[0][0]
-        if len(words[0][1]) != len(CONLLU):
-            raise DataError(f"{path}:{first}: CoNLL-U has {len(CONLLU)} columns, this line {len(words[0][1])}")
-        record: Record = {"where": f"{path}:{first}"}
-        for name, accepted in task.columns.items():
-            known = [column for column in accepted if column.partition(":")[0] in CONLLU]
-            wanted = source.columns.get(name) or (known[0] if known else "")
-            if wanted.partition(":")[0] not in CONLLU:
-                raise UnknownNameError("CoNLL-U column", wanted or name, [*CONLLU, "misc:KEY"])
-            record[name] = [_conllu_cell(cells, wanted) for _, cells in words]
-        yield record
-
-
-def _conllu_cell(cells: Sequence[str], wanted: str) -> str:
-    column, _, key = wanted.partition(":")
-    cell = cells[CONLLU.index(column)]
-    if not key:
-        return cell
-    pairs = dict(pair.partition("=")[::2] for pair in cell.split("|"))
-    return pairs.get(key, "O")
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    for number, line in _lines(path):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: a line holds one JSON object, this one a {type(row).__name__}")
-            yield row, f"{path}:{number}"
-
-
-def _read_csv(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    reader = csv.reader(f"{line}\n" for _, line in _lines(path))
-    try:
-        header = next(reader, None)
-        if header is None:
-            return
-        for row in reader:
-            if row and len(row) != len(header):
-                raise DataError(f"{path}:{reader.line_num}: {len(row)} columns, the header has {len(header)}")
-            if row:
-                yield dict(zip(header, row, strict=True)), f"{path}:{reader.line_num}"
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from None
-
-
-def _read_parquet(path: Path, task: type[Task], source: Source) -> list[Record]:
-    import datasets
-
-    try:
-        table = datasets.Dataset.from_parquet(str(path))
-    except Exception as error:
-        raise DataError(f"{path}: not a Parquet file that can be read: {error}") from error
-    return list(_from_dataset(table, str(path), task, source))
-
-
-def _read_hub(name: str, task: type[Task], source: Source) -> dict[str, list[Record]]:
-    import datasets
-
-    identifier, _, configuration = name.partition(":")
-    try:
-        found = datasets.load_dataset(identifier, configuration or None)
-    except Exception as error:  # the library raises many kinds, all of them about this name
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{name!r} is no folder or file here, and no data set that the hub gives: {reason}") from error
-    splits = {}
-    for split, names in SPLITS.items():
-        key = next((key for key in found if key in names), None)
-        if key is not None:
-            splits[split] = list(_from_dataset(found[key], f"{name}[{key}]", task, source))
-    if "train" not in splits:
-        raise DataError(f"the data set {name!r} has no train split; it has {', '.join(found)}")
-    return splits
-
-
-def _from_dataset(table: Any, name: str, task: type[Task], source: Source) -> Iterator[Record]:
-    import datasets
-
-    classes: dict[str, Any] = {}
-    for column, feature in table.features.items():
-        inner = getattr(feature, "feature", feature)
-        if isinstance(inner, datasets.ClassLabel):
-            classes[column] = inner
-    for number, row in enumerate(table):
-        named = {
-            column: _class_names(classes[column], value) if column in classes else value
-            for column, value in row.items()
-        }
-        yield _fields(named, f"{name}:{number}", task, source)
-
-
-def _class_names(label: Any, value: Any) -> Any:
-    return [label.int2str(number) for number in value] if isinstance(value, list) else label.int2str(value)
-
-
-def _fields(row: Mapping[str, Any], place: str, task: type[Task], source: Source) -> Record:
-    record: Record = {"where": place}
-    for name, accepted in task.columns.items():
-        named = tuple(column for column in accepted if column.isidentifier())  # the others are CoNLL's
-        wanted = (source.columns[name],) if name in source.columns else named
-        column = next((column for column in wanted if column in row), None)
-        if column is None:
+        identifier, _, configuration = name.partition(":")
+        try:
+            found = datasets.load_dataset(identifier, configuration or None)
+        except Exception as error:  # the library raises many kinds, all of them about this name
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
-                f"{place}: no column for {name}: looked for {', '.join(wanted)}, there is {', '.join(row) or 'none'}. "
-                f"Say which with --columns {name}=COLUMN."
+                f"{name!r} is no folder or file here, and no data set that the hub gives: {reason}"
+            ) from error
+        splits = {}
+        for split, names in SPLITS.items():
+            key = next((key for key in found if key in names), None)
+            if key is not None:
+                splits[split] = self._records(of_dataset(found[key], f"{name}[{key}]"))
+        if "train" not in splits:
+            raise DataError(f"the data set {name!r} has no train split; it has {', '.join(found)}")
+        return splits
+
+    def _parallel(self, paths: list[Path]) -> Iterable[Row]:
+        fields = [name for name in self.task.columns if name not in self.task.optional]
+        if len(paths) != len(fields):
+            raise DataError(
+                f"{len(paths)} parallel files ({', '.join(map(str, paths))}): the task reads {len(fields)}, for "
+                f"{' and '.join(fields)}"
             )
-        record[name] = row[column]
-    return record
+        accepted = [self.source.columns.get(name, self.task.columns[name][0]) for name in fields]
+        return parallel(paths, accepted, self.texts)
+
+    def _records(self, found: Iterable[Row]) -> list[Record]:
+        return [self._record(row, place) for row, place in found]
+
+    def _record(self, row: Mapping[str, Any], place: str) -> Record:
+        record: Record = {"where": place}
+        for name, accepted in self.task.columns.items():
+            wanted = (self.source.columns[name],) if name in self.source.columns else accepted
+            column = next((column for column in wanted if column in row), None)
+            if column is not None:
+                record[name] = row[column]
+            elif name in self.source.columns or name not in self.task.optional:
+                raise DataError(self._lacking(row, place, name, wanted))
+        if "id" in row and "id" not in record:
+            record["id"] = row["id"]
+        if len(record) > 2 and set(row) == {"0", "-1"}:  # the first column is the last
+            raise DataError(f"{place}: one column only; the task reads {', '.join(self.task.columns)}")
+        return record
+
+    def _lacking(self, row: Mapping[str, Any], place: str, name: str, wanted: Iterable[str]) -> str:
+        numbers = [int(column) for column in row if _is_number(column)]
+        if numbers:
+            there = f"columns are 0 to {max(numbers)}"
+            asked = self.source.columns.get(name)
+            return f"{place}: no column {asked or 'known'!r} for {name}; {there}. Say which with --columns {name}=0."
+        named = ", ".join(column for column in wanted if not _is_number(column))
+        return (
+            f"{place}: no column for {name}: looked for {named}, there is {', '.join(row) or 'none'}. "
+            f"Say which with --columns {name}=COLUMN."
+        )
+
+    @staticmethod
+    def _check_conllu(wanted: Iterable[str]) -> None:
+        for column in wanted:
+            if column.partition(":")[0] not in CONLLU:
+                raise UnknownNameError("CoNLL-U column", column, [*CONLLU, "misc:KEY"])
+
+
+def _is_number(column: str) -> bool:
+    return column.lstrip("-").isdigit()
+
+
+def _repeated(split: str, records: Iterable[Record]) -> list[str]:
+    """Say which ids stand at more than one record of a split; all of them are kept."""
+    counts = Counter(str(record["id"]) for record in records if record.get("id") is not None)
+    twice = [name for name, count in counts.items() if count > 1]
+    if not twice:
+        return []
+    places = [str(record["where"]) for record in records if str(record.get("id")) == twice[0]]
+    return [f"{split}: {len(twice)} ids occur more than once, such as {twice[0]!r} at {' and '.join(places[:3])}"]
+
+
+def _hold_out(records: list[Record], seed: int, task: type[Task]) -> dict[str, list[Record]]:
+    """Hold out a share of the records, whole groups of them; those without a group stand for themselves."""
+    groups: dict[Hashable, list[Record]] = {}
+    for number, record in enumerate(records):
+        group = task.group(record)
+        groups.setdefault(("alone", number) if group is None else ("group", group), []).append(record)
+    shuffled = random.Random(seed).sample(list(groups.values()), len(groups))
+    wanted = max(1, int(len(records) * HELD_OUT))
+    if len(groups) < 2:
+        raise DataError(f"{len(records)} training records are too few to hold any out for validation")
+    held: list[Record] = []
+    while len(held) < wanted and len(shuffled) > 1:
+        held += shuffled.pop(0)
+    return {"train": [record for group in shuffled for record in group], "validation": held}
 
 
 def parse_columns(pairs: Iterable[str]) -> dict[str, str]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.assembly import HEAD, Assembly, assemble, make_task, validated
-from adaptdock.engine.batches import collate, length
+from adaptdock.engine.batches import collate, length_read, reading
 from adaptdock.engine.generation import GenerationOptions, generate
-from adaptdock.engine.passes import for_head, states
+from adaptdock.engine.passes import for_head, mask_for, states
 from adaptdock.engine.ports import OpenPorts
 from adaptdock.engine.prediction import predict
 from adaptdock.engine.rows import Docked, MixedRows
@@ -121,14 +121,13 @@ class Dock:
         """Return what a docked adapter consists of."""
         return self._resident(name).assembly
 
-    def reading(self, max_length: int, row: Row = ()) -> Reading:
+    def reading(self, max_length: int, row: Row = (), room: int = 0) -> Reading:
         """Return how this backbone reads, in windows of at most ``max_length`` tokens.
 
-        They are shorter where the adapters of the row take positions for themselves.
+        They are shorter where the adapters of the row take positions for themselves, or ``room`` is kept for
+        what shall be written.
         """
-        mine = self.backbone
-        limit = mine.max_length - sum(resident.assembly.positions for resident in row)
-        return Reading(mine.tokenizer, min(max_length, limit), mine.causal)
+        return reading(self.backbone, max_length, sum(resident.assembly.positions for resident in row) + room)
 
     # --------------------------------------------------------------------------- dock and undock
 
@@ -308,35 +307,40 @@ class Dock:
     @torch.inference_mode()
     def logits(self, rows: Sequence[Row], features: Sequence[Feature]) -> list[Tensor]:
         """Run a batch and return each row's logits, from the head of its topmost adapter, on the CPU."""
-        inputs = collate(self.backbone, features)
         answers: dict[int, Tensor] = {}
-        for numbers, hidden in self._halves(rows, inputs):
-            mask = inputs["attention_mask"][numbers]
+        for numbers, hidden, inputs in self._halves(rows, features):
             for members in _by_head(rows, numbers):
                 places = [numbers.index(number) for number in members]
                 head = rows[members[0]][-1].assembly.head
+                mask = mask_for(head, inputs)[places]
                 weights = Gathered([rows[number][-1].head for number in members], torch.float32).at(HEAD)
-                given = for_head(self.backbone, head, hidden[places], mask[places])
-                answers.update(zip(members, head.apply(weights, given, mask[places]), strict=True))
+                given = for_head(self.backbone, head, hidden[places], mask)
+                answers.update(zip(members, head.apply(weights, given, mask), strict=True))
+        heads = [row[-1].assembly.head for row in rows]
         return [
-            row[-1].assembly.head.trim(answers[number], length(features[number])).cpu()
-            for number, row in enumerate(rows)
+            head.trim(answers[number], length_read(head, feature)).cpu()
+            for number, (head, feature) in enumerate(zip(heads, features, strict=True))
         ]
 
-    def _halves(self, rows: Sequence[Row], inputs: Mapping[str, Tensor]) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield row numbers with the states that their heads read; each half of the model runs once."""
+    def _halves(
+        self, rows: Sequence[Row], features: Sequence[Feature]
+    ) -> Iterator[tuple[list[int], Tensor, dict[str, Tensor]]]:
+        """Yield row numbers with the states that their heads read, and their inputs; the encoder runs once."""
         everyone = list(range(len(rows)))
-        decoding = [number for number in everyone if rows[number][-1].assembly.head.reads == "decoder"]
+        inputs = collate(self.backbone, [_encoded(feature) for feature in features])
         encoded = states(self.backbone, self.ports, self.mixed(rows), inputs, "encoder")
-        if not self.backbone.encoder_decoder or not decoding:
-            yield everyone, encoded
+        if not self.backbone.encoder_decoder:
+            yield everyone, encoded, inputs
             return
-        given = {name: tensor[decoding] for name, tensor in inputs.items()}
-        mixed = self.mixed([rows[number] for number in decoding])
-        yield decoding, states(self.backbone, self.ports, mixed, given, "decoder", encoded[decoding])
-        rest = [number for number in everyone if number not in set(decoding)]
-        if rest:
-            yield rest, encoded[rest]
+        for reads, numbers in _by_input(rows, features).items():
+            given = {name: tensor[numbers] for name, tensor in inputs.items()}
+            if reads == "encoder":
+                yield numbers, encoded[numbers], given
+                continue
+            mixed = self.mixed([rows[number] for number in numbers])
+            answered = [_answered(features[number]) for number in numbers]
+            given |= collate(self.backbone, answered)
+            yield numbers, states(self.backbone, self.ports, mixed, given, "decoder", encoded[numbers]), given
 
     def predict(self, name: str | Sequence[str], inputs: Sequence[Any], batch_size: int = 32) -> list[dict[str, Any]]:
         """Return a prediction for each input: a text, or whatever the adapter's task reads.
@@ -373,6 +377,26 @@ def _one_each(names: Any, inputs: Sequence[Any], what: str) -> list[Any]:
     if len(listed) != len(inputs):
         raise UsageError(f"{len(listed)} adapter names for {len(inputs)} {what}: give one name, or one for each")
     return listed
+
+
+def _encoded(feature: Feature) -> Feature:
+    """Return what is read by an encoder, or by a model that is in one piece."""
+    return Feature({name: given for name, given in feature.inputs.items() if not name.startswith("decoder_")})
+
+
+def _answered(feature: Feature) -> Feature:
+    """Return what a decoder reads; nothing where it reads what the encoder does."""
+    return Feature({name: given for name, given in feature.inputs.items() if name.startswith("decoder_")})
+
+
+def _by_input(rows: Sequence[Row], features: Sequence[Feature]) -> dict[str, list[int]]:
+    """Divide row numbers by what their heads read: the encoder, or the decoder, with an answer given or without."""
+    groups: dict[str, list[int]] = {}
+    for number, (row, feature) in enumerate(zip(rows, features, strict=True)):
+        reads = row[-1].assembly.head.reads
+        answers = reads == "decoder" and "decoder_input_ids" in feature.inputs
+        groups.setdefault("answer" if answers else reads, []).append(number)
+    return groups
 
 
 def _by_head(rows: Sequence[Row], numbers: Sequence[int]) -> list[list[int]]:

@@ -49,8 +49,15 @@ class GenerationOptions(Options):
 
 def generate(dock: "Dock", rows: "Sequence[Row]", texts: Sequence[str], options: GenerationOptions) -> list[str]:
     """Return what follows each text (or answers it, with an encoder-decoder), for rows that are aboard."""
+    return write(dock, rows, [dock.backbone.tokenizer(text)["input_ids"] for text in texts], options)
+
+
+def write(
+    dock: "Dock", rows: "Sequence[Row]", prompts: Sequence[Sequence[int]], options: GenerationOptions
+) -> list[str]:
+    """Return what follows each prompt of token ids, as text without special tokens, for rows that are aboard."""
     room = dock.backbone.max_length - max(sum(part.assembly.positions for part in row) for row in rows)
-    inputs = encode(dock, texts, room - (0 if dock.backbone.encoder_decoder else options.max_new_tokens))
+    inputs = lay_out(dock, prompts, room - (0 if dock.backbone.encoder_decoder else options.max_new_tokens))
     found = generate_ids(dock, rows, inputs, options)
     return dock.backbone.tokenizer.batch_decode(found, skip_special_tokens=True)  # type: ignore[no-any-return]
 
@@ -73,18 +80,17 @@ def generate_ids(dock: "Dock", rows: "Sequence[Row]", inputs: dict[str, Tensor],
         return mine.generate(inputs, prompts, options.model_dump(), seeds)
 
 
-def encode(dock: "Dock", texts: Sequence[str], room: int) -> dict[str, Tensor]:
-    """Return token ids and mask (R, T) of texts of at most ``room`` tokens; a decoder's are padded on the left."""
+def lay_out(dock: "Dock", prompts: Sequence[Sequence[int]], room: int) -> dict[str, Tensor]:
+    """Return token ids and mask (R, T) of prompts of at most ``room`` tokens; a decoder's are padded on the left."""
     mine = dock.backbone
     read = mine.tokenizer
     if read.pad_token_id is None:
         raise BackboneError(f"the tokenizer of {mine.id!r} has no token for padding, so texts cannot share a batch")
-    encoded = [read(text)["input_ids"] for text in texts]
-    longest = max(map(len, encoded))
+    longest = max(map(len, prompts))
     if longest > room:
         raise UsageError(
             f"a text has {longest} tokens; the backbone {mine.id!r} has {mine.max_length} positions, of which prompts "
             f"and what it shall write leave {room}. Shorten the text, or ask for fewer new tokens."
         )
-    padded = read.pad({"input_ids": encoded}, padding_side="right" if mine.encoder_decoder else "left")
+    padded = read.pad({"input_ids": list(prompts)}, padding_side="right" if mine.encoder_decoder else "left")
     return {name: torch.tensor(padded[name], device=mine.device) for name in ("input_ids", "attention_mask")}

@@ -37,6 +37,12 @@ def states(
         return backbone.forward(inputs, reads, prompts, encoded)
 
 
+def mask_for(head: Head, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return which positions (R, T) of the states that a head reads are those of the inputs."""
+    answered = inputs.get("decoder_attention_mask") if head.reads == "decoder" else None
+    return inputs["attention_mask"] if answered is None else answered
+
+
 def for_head(backbone: Backbone, head: Head, hidden: Tensor, mask: Tensor) -> Tensor:
     """Return what a head is given, float32, from the states of the rows that it answers for.
 

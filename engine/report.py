@@ -13,8 +13,10 @@ RISING = 2
 
 def write_report(folder: Path, plan: Plan, result: Result) -> list[str]:
     """Write metrics.json, log.jsonl and curves.png into a run's folder; return the verdict in sentences."""
-    points = validations(result.history, type(plan.task).metric)
-    verdict = judge(points, result)
+    task = type(plan.task)
+    points = validations(result.history, task.metric)
+    best = best_of(points, task.metric, task.lower_is_better)
+    verdict = judge(points, best, result)
     card = result.adapter.card
     report = {
         "metrics": card.metrics,
@@ -26,8 +28,14 @@ def write_report(folder: Path, plan: Plan, result: Result) -> list[str]:
     (folder / "metrics.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in result.history))
     if points:
-        _draw(folder / "curves.png", result.history, points, type(plan.task).metric)
+        _draw(folder / "curves.png", result.history, points, points[best], task.metric)
     return verdict
+
+
+def best_of(points: Sequence[Mapping[str, float]], metric: str, lower_is_better: bool) -> int:
+    """Return the number of the best validation, the first among equals."""
+    sign = -1 if lower_is_better else 1
+    return max(range(len(points)), key=lambda number: (sign * points[number][metric], -number), default=0)
 
 
 def validations(history: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, float]]:
@@ -50,7 +58,7 @@ def validations(history: Sequence[Mapping[str, Any]], metric: str) -> list[dict[
     return points
 
 
-def judge(points: Sequence[Mapping[str, float]], result: Result) -> list[str]:
+def judge(points: Sequence[Mapping[str, float]], best: int, result: Result) -> list[str]:
     """Say in words what the curves show: overfitting, training too short, or neither."""
     if not points:
         return ["There was no validation, so nothing can be said about overfitting."]
@@ -61,7 +69,6 @@ def judge(points: Sequence[Mapping[str, float]], result: Result) -> list[str]:
         rising += 1
     falling = len(points) > rising and points[-1]["train_loss"] < points[-1 - rising]["train_loss"]
     metric = next(key for key in points[0] if key not in ("epoch", "train_loss", "validation_loss"))
-    best = max(range(len(points)), key=lambda number: (points[number][metric], -number))
     if rising >= RISING and falling:
         sentences.append(
             f"Overfitting: since epoch {points[-1 - rising]['epoch']:g} the validation loss has risen "
@@ -77,7 +84,13 @@ def judge(points: Sequence[Mapping[str, float]], result: Result) -> list[str]:
     return sentences
 
 
-def _draw(path: Path, history: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, float]], metric: str) -> None:
+def _draw(
+    path: Path,
+    history: Sequence[Mapping[str, Any]],
+    points: Sequence[Mapping[str, float]],
+    best: Mapping[str, float],
+    metric: str,
+) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -91,7 +104,6 @@ def _draw(path: Path, history: Sequence[Mapping[str, Any]], points: Sequence[Map
     losses.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     losses.legend()
     scores.plot(epochs, [point[metric] for point in points], marker="o", color="tab:green")
-    best = max(points, key=lambda point: point[metric])
     scores.axvline(best["epoch"], color="grey", linestyle=":", label=f"best: {best[metric]:g}")
     scores.set(xlabel="epoch", ylabel=f"validation {metric}")
     scores.legend()

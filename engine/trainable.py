@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adaptdock.engine.assembly import HEAD, Assembly, Part
-from adaptdock.engine.passes import for_head, states
+from adaptdock.engine.passes import for_head, mask_for, states
 from adaptdock.engine.ports import OpenPorts
 from adaptdock.engine.rows import Action
 from adaptdock.plugins.contracts import Backbone, Method, Port, Side, Site
@@ -59,10 +59,10 @@ class Trainable(nn.Module):
         """Return the loss of a batch."""
         backbone, ports = self._outside
         inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
-        mask = inputs["attention_mask"]
+        head = self.assembly.head
+        mask = mask_for(head, inputs)
         rows = _TrainedRows(backbone, self.parts, len(mask), dropout=self.training)
         drops = self._backbone_dropout and self.training
-        head = self.assembly.head
         with _dropping(backbone.model) if drops else nullcontext():
             hidden = states(backbone, ports, rows, inputs, head.reads)
         weights = {name: tensor.unsqueeze(0) for name, tensor in self.head.items()}

@@ -65,7 +65,7 @@ class AdapterTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         options = self._run.plan.options
-        lengths = [length(feature) for feature in self._run.plan.features["train"]]
+        lengths = [max(map(length, unit)) for unit in self._run.plan.units]
         return EpochSampler(lengths, options.batch_size, options.seed, options.group_by_length)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -144,7 +144,8 @@ def judge(run: "Run", history: Sequence[Mapping[str, Any]]) -> tuple[bool, bool]
     values = [entry[key] for entry in history if key in entry]
     if not values:
         return False, False
-    since = len(values) - 1 - values.index(max(values))
+    best = min(values) if type(run.plan.task).lower_is_better else max(values)
+    since = len(values) - 1 - values.index(best)
     patience = run.plan.options.patience
     return since == 0, bool(patience) and since >= patience
 
@@ -152,8 +153,8 @@ def judge(run: "Run", history: Sequence[Mapping[str, Any]]) -> tuple[bool, bool]
 def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress], None] | None") -> AdapterTrainer:
     """Return a Trainer for a run; checkpoints go to ``folder / checkpoints``."""
     options, backbone = run.plan.options, run.plan.backbone
-    features = run.plan.features["train"]
-    steps_per_epoch = math.ceil(len(features) / (options.batch_size * options.gradient_accumulation))
+    units = run.plan.units
+    steps_per_epoch = math.ceil(len(units) / (options.batch_size * options.gradient_accumulation))
     arguments = TrainingArguments(
         output_dir=str(run.folder / "checkpoints"),
         num_train_epochs=options.epochs,
@@ -181,15 +182,16 @@ def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress
     arguments._n_gpu = min(1, arguments.n_gpu)  # the backbone is placed already; it is never replicated
 
     def collator(batch: Any) -> dict[str, Tensor]:
-        return {**collate(backbone, batch), "labels": collate_labels(batch, backbone.device)}
+        features = [feature for unit in batch for feature in unit]
+        return {**collate(backbone, features), "labels": collate_labels(features, backbone.device)}
 
     trainer = AdapterTrainer(
         run,
         model=trainable,
         args=arguments,
         data_collator=collator,
-        train_dataset=features,
-        eval_dataset=features[:1],
+        train_dataset=units,
+        eval_dataset=units[:1],
         callbacks=[Watch(run, trainable, progress)],
     )
     trainer.remove_callback(PrinterCallback)

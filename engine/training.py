@@ -5,7 +5,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from adaptdock.engine import members
 from adaptdock.engine.assembly import Assembly, entry, make_methods, make_task, put_together, validated
-from adaptdock.engine.batches import counts, length
+from adaptdock.engine.batches import counts, length, reading
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.hub.card import BackboneEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Reading, Recipe, Record, Task
+from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Reading, Recipe, Record, Task, Writer
 from adaptdock.plugins.errors import AdaptError, DataError, UsageError
 
 BEST, CHECKPOINTS, IDENTITY = "best.safetensors", "checkpoints", "identity.json"
@@ -76,14 +76,14 @@ class Plan:
     options: TrainingOptions
     source: Source
     records: dict[str, list[Record]]
-    features: dict[str, list[Feature]]
+    units: list[list[Feature]]
+    """What is drawn for a batch: a window each, or all windows of a record where the loss compares them."""
     notes: list[str]
 
     @property
     def reading(self) -> Reading:
         """How the backbone reads in this run."""
-        limit = min(self.options.max_length, self.backbone.max_length - self.assembly.positions)
-        return Reading(self.backbone.tokenizer, limit, self.backbone.causal)
+        return reading(self.backbone, self.options.max_length, self.assembly.positions)
 
     def identity(self) -> dict[str, str]:
         """Return fingerprints of everything that a resumed run must find unchanged."""
@@ -110,7 +110,7 @@ class Plan:
 
     def summary(self) -> dict[str, Any]:
         """Return what would be trained, on what, for ``--dry-run`` and the run's folder."""
-        lengths = sorted(length(feature) for feature in self.features["train"])
+        lengths = sorted(length(feature) for unit in self.units for feature in unit)
         frozen = sum(map(_numel, self.backbone.model.parameters()))
         return {
             "backbone": self.backbone.id,
@@ -244,18 +244,30 @@ def plan(
     for split in records.keys() - {"train"}:
         fitted.check(records[split], split)
     assembly = put_together(backbone, methods, fitted)
-    made = Plan(backbone, fitted, task, entries, assembly, chosen, source, records, {}, notes)
-    made.features = {
-        "train": [
-            feature
-            for record in records["train"]
-            for feature in fitted.encode(record, made.reading, True)
-            if counts(feature.labels)  # a window in which nothing is labelled has nothing to teach
-        ]
-    }
-    if not made.features["train"]:
+    made = Plan(backbone, fitted, task, entries, assembly, chosen, source, records, [], notes)
+    made.units = _units(made)
+    if not made.units:
         raise DataError("the training data has no token that is labelled")
+    made.notes += _cut(made.units)
     return made
+
+
+def _units(plan: Plan) -> list[list[Feature]]:
+    """Return what batches are drawn from; a window in which nothing is labelled has nothing to teach."""
+    units = []
+    for record in plan.records["train"]:
+        own = [found for found in plan.task.encode(record, plan.reading, True) if counts(found.labels)]
+        units += [own] if own and plan.task.together else [[feature] for feature in own]
+    return units
+
+
+def _cut(units: Sequence[Sequence[Feature]]) -> list[str]:
+    cut = [feature.cut for unit in units for feature in unit if feature.cut]
+    if not cut:
+        return []
+    return [
+        f"{len(cut)} training texts are longer than a window: {sum(cut)} of their tokens are cut off (--max-length)"
+    ]
 
 
 def train(
@@ -300,6 +312,8 @@ class Run:
         self.dock = Dock(plan.backbone)
         self.started = time.monotonic()
         self.best: AdapterFile | None = None
+        self._newest: Evaluation | None = None
+        self._best_found: Evaluation | None = None
 
     def __call__(self, progress: Callable[[Progress], None] | None = None, resume: bool = False) -> Result:
         """Train and return the best adapter, stored in ``folder / best.safetensors``.
@@ -354,12 +368,14 @@ class Run:
 
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
         """Store these weights as the best so far, with what validation found."""
+        self._best_found = self._newest
         self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
         write_file(self.folder / BEST, self.best)
 
     def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
         """Measure weights, as they would be stored, on the validation data."""
-        return self._evaluate(AdapterFile(self.card(0, {}), self.stored(tensors)), "validation")
+        self._newest = self._evaluate(AdapterFile(self.card(0, {}), self.stored(tensors)), "validation", write=False)
+        return self._newest
 
     def stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights in the precision of the file; float32 where they are too large for 16 bit."""
@@ -420,16 +436,35 @@ class Run:
             self.best = AdapterFile(self.card(0, {}), self.stored(tensors))
             write_file(self.folder / BEST, self.best)
 
-    def _evaluate(self, adapter: AdapterFile, split: str) -> Evaluation:
-        return evaluate(self.dock, adapter, self.plan.records[split], self.plan.options.batch_size * 2)
+    def _evaluate(self, adapter: AdapterFile, split: str, write: bool = True) -> Evaluation:
+        return evaluate(self.dock, adapter, self.plan.records[split], self.plan.options.batch_size * 2, write)
+
+    def _last_splits(self) -> list[str]:
+        """Return what is measured at the end: the test data; else validation again, where it shows more than before."""
+        if "test" in self.plan.records:
+            return ["test"]
+        more = isinstance(self.plan.task, Writer) or type(self.plan.task).settle is not Task.settle
+        return ["validation"] if more else []
+
+    def _settled(self, adapter: AdapterFile) -> AdapterFile:
+        """Return an adapter whose task has learnt from the validation data what it learns when weights are chosen."""
+        if type(self.plan.task).settle is Task.settle:
+            return adapter
+        found = self._best_found or self._evaluate(adapter, "validation", write=False)
+        settled = self.plan.task.settle(self.plan.records["validation"], found.digests)
+        card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
+        return AdapterFile(card, adapter.tensors)
 
     def _finish(self, trainer: Any, ending: Literal["complete", "early", "interrupted"]) -> Result:
         assert self.best is not None
         seconds = time.monotonic() - self.started
         metrics = dict(self.best.card.metrics)
-        if "test" in self.plan.records and ending != "interrupted":
+        if ending != "interrupted":
             try:
-                metrics["test"] = self._evaluate(self.best, "test").metrics
+                self.best = self._settled(self.best)
+                metrics |= {
+                    split: self._evaluate(self.best, split).metrics for split in self._last_splits()
+                }
             except KeyboardInterrupt:
                 ending = "interrupted"
         training = {

@@ -29,7 +29,8 @@ class Backbone(ABC):
     Attributes: ``id`` (as the user named it), ``revision``, ``architecture``, ``fingerprint`` (of
     the checkpoint's contents), ``model``, ``tokenizer``, ``ports``, ``width`` of the hidden
     states, ``max_length`` in tokens, ``causal`` (a position sees only what stands before it), ``encoder_decoder``
-    (it has two halves), ``vocabulary`` (a hash of which token has which number; empty if not known), ``quantized``.
+    (it has two halves), ``decoder_start`` (the token with which the answer of the second half begins),
+    ``vocabulary`` (a hash of which token has which number; empty if not known), ``quantized``.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Backbone(ABC):
     max_length: int
     causal: bool
     encoder_decoder: bool = False
+    decoder_start: int | None = None
     vocabulary: str = ""
     quantized: str | None = None
 
@@ -72,7 +74,8 @@ class Backbone(ABC):
 
         With ``virtual`` embeddings in front of the inputs' own, states include theirs: (R, L + T, W). What is
         masked of them, and padding on the left, comes first: a row's own stand directly before its text.
-        ``encoded`` is what the same inputs gave for the encoder, which is then not computed again.
+        ``encoded`` is what the same inputs gave for the encoder, which is then not computed again. The decoder
+        reads ``decoder_input_ids``, or where there are none the text itself, after its start token.
         """
 
     def weight(self, port: Port) -> "Tensor":

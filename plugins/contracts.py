@@ -36,3 +36,4 @@ from adaptdock.plugins.tasks import Head as Head
 from adaptdock.plugins.tasks import Reading as Reading
 from adaptdock.plugins.tasks import Record as Record
 from adaptdock.plugins.tasks import Task as Task
+from adaptdock.plugins.tasks import Writer as Writer

@@ -24,21 +24,27 @@ class Feature:
     """One window of a record, ready for the backbone.
 
     ``inputs`` are the model's inputs by name (lists of integers), ``labels`` what the loss needs
-    (None when predicting), ``alignment`` whatever the task needs to read predictions back.
+    (None when predicting), ``alignment`` whatever the task needs to read predictions back, ``cut`` the
+    number of tokens for which there was no room.
     """
 
     inputs: dict[str, list[int]]
     labels: Any = None
     alignment: Any = None
+    cut: int = 0
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a backbone reads: its tokenizer, the longest window in tokens, and whether it is causal."""
+    """How a backbone reads: its tokenizer, the longest window in tokens, and whether it is causal.
+
+    ``decoder_start`` is the token with which the answer of an encoder-decoder begins; None for other models.
+    """
 
     tokenizer: Any
     max_length: int
     causal: bool = False
+    decoder_start: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,10 +94,20 @@ class Task(ABC):
     Options: ClassVar[type[Options]]
     columns: ClassVar[Mapping[str, tuple[str, ...]]]
     """The fields of a record, each with the column names under which data sets are known to keep it."""
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """The fields of those that a data set may lack."""
+    texts: ClassVar[tuple[str, ...]] = ()
+    """The fields that hold a text whose words augmentation may change."""
+    words: ClassVar[tuple[str, str] | None] = None
+    """The field with words that augmentation may change, and the field with a tag for each."""
     layout: ClassVar[str] = "lines"
-    """How a text file without a telling suffix is read: ``conll`` or ``lines``."""
+    """How a text file without a telling suffix is read: ``conll``, ``lines`` or ``document``."""
     metric: ClassVar[str]
-    """The metric that decides which weights are best; higher is better."""
+    """The metric that decides which weights are best."""
+    lower_is_better: ClassVar[bool] = False
+    """Whether that metric is an error."""
+    together: ClassVar[bool] = False
+    """Whether the features of a record are trained in one batch, because the loss compares them."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -105,6 +121,11 @@ class Task(ABC):
     def recipe(cls, method: str) -> Recipe:
         """Return tuned defaults for a method; the general ones for a method it does not know."""
         return Recipe()
+
+    @classmethod
+    def group(cls, record: Record) -> Hashable:
+        """Return what a raw record has in common with others that must stand in the same split; None if nothing."""
+        return None
 
     @abstractmethod
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
@@ -142,9 +163,20 @@ class Task(ABC):
         """Return a weight per class that evens out the classes, or None if the task has no classes."""
         return None
 
+    def digest(self, feature: Feature, logits: "Tensor") -> "Tensor":
+        """Return what is kept of one window's logits until a record is decoded; all of them unless they are many."""
+        return logits
+
+    def settle(self, records: Sequence[Record], digests: "Sequence[Sequence[Tensor]]") -> Self:
+        """Return this task with what it learns once the weights are chosen (a temperature, a threshold).
+
+        ``digests`` are those of the validation records' windows.
+        """
+        return self
+
     @abstractmethod
-    def decode(self, record: Record, features: Sequence[Feature], logits: "Sequence[Tensor]") -> dict[str, Any]:
-        """Turn one record's logits (one tensor a window) into a prediction that JSON can hold."""
+    def decode(self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]") -> dict[str, Any]:
+        """Turn what :meth:`digest` gave for each window of a record into a prediction that JSON can hold."""
 
     @abstractmethod
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -153,3 +185,31 @@ class Task(ABC):
     @abstractmethod
     def render(self, prediction: Mapping[str, Any]) -> str:
         """Return a prediction as text for a person."""
+
+
+class Writer(Task):
+    """A task whose answers the backbone's language model writes.
+
+    It is trained, and validated, on the logits of given answers; :meth:`decode` says how probable they are.
+    """
+
+    @property
+    @abstractmethod
+    def written(self) -> int:
+        """The records of an evaluation, the first ones, for which answers are written and compared."""
+
+    @abstractmethod
+    def search(self) -> dict[str, Any]:
+        """Return how answers are searched for: ``max_new_tokens``, ``num_beams`` and the like."""
+
+    @abstractmethod
+    def prompt(self, record: Record, reading: Reading) -> Feature:
+        """Return what is continued, or what an encoder reads, in at most ``reading.max_length`` tokens."""
+
+    @abstractmethod
+    def answer(self, record: Record, text: str) -> dict[str, Any]:
+        """Turn a written text into a prediction that JSON can hold."""
+
+    @abstractmethod
+    def compare(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return metrics of answers against the records' own."""

@@ -243,7 +243,7 @@ def test_its_maps_and_the_head_are_trained_and_the_members_stay_as_they_are(
     model = Trainable(backbone, dock.ports, made.assembly, seed=0).train()
     before = model.tensors()
     optimiser = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=0.05)
-    given = made.features["train"]
+    given = [feature for unit in made.units for feature in unit]
     dock.ports.acquire(made.assembly.sites)
     model(labels=collate_labels(given, backbone.device), **collate(backbone, given))["loss"].backward()
     optimiser.step()

@@ -54,7 +54,7 @@ def test_training_plans_windows_that_leave_room_for_the_prompt(backbone: Backbon
         (tmp_path / f"{split}.conll").write_text(lines)
     made = plan(backbone, "ner", "prompt", Source(data=str(tmp_path)), method_options={"length": 100})
     assert made.reading.max_length == backbone.max_length - 100
-    assert max(len(feature.inputs["input_ids"]) for feature in made.features["train"]) == made.reading.max_length
+    assert max(len(feature.inputs["input_ids"]) for unit in made.units for feature in unit) == made.reading.max_length
 
 
 def test_a_prompt_that_leaves_nothing_of_a_text_is_refused(backbone: Backbone) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptdock.engine.data import Source, load_splits, parse_columns, read_file
+from adaptdock.engine.data import Reader, Source, load_splits, parse_columns
 from adaptdock.plugins.errors import DataError, UnknownNameError
 from adaptdock.tasks.ner import NER
 
@@ -14,7 +14,7 @@ CONLL = "Ada\tB-PER\nsings\tO\n\t\n#hashtag\tO\nin\tO\nOslo\tB-LOC\n"
 
 
 def read(path: Path, **source: object) -> list[dict]:
-    return read_file(path, NER, Source(**source))
+    return Reader(NER, Source(**source)).file(path)
 
 
 def write(path: Path, content: str) -> Path:

@@ -138,7 +138,7 @@ def test_the_backbone_drops_only_in_training_and_only_if_asked(backbone: Backbon
     for drops in (True, False):
         run = make_run(backbone, data, tmp_path, backbone_dropout=drops)
         trainable = run.trainable()
-        features = run.plan.features["train"][:4]
+        features = [feature for unit in run.plan.units[:4] for feature in unit]
         batch = {**collate(backbone, features), "labels": collate_labels(features, backbone.device)}
         losses = {float(trainable(**batch)["loss"].detach()) for _ in range(3)}
         assert (len(losses) > 1) is drops
@@ -257,10 +257,11 @@ def fake_history(losses: list[tuple[float, float, float]]) -> list[dict]:
     ],
 )
 def test_the_curves_are_put_into_words(losses: list, words: str) -> None:
-    from adaptdock.engine.report import judge, validations
+    from adaptdock.engine.report import best_of, judge, validations
 
     result = Result(None, Path(), 0, 0, 0, [])  # type: ignore[arg-type]
-    assert words in " ".join(judge(validations(fake_history(losses), "f1"), result))
+    points = validations(fake_history(losses), "f1")
+    assert words in " ".join(judge(points, best_of(points, "f1", lower_is_better=False), result))
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -326,10 +327,10 @@ def test_ctrl_c_in_the_final_test_leaves_the_adapter(
 ) -> None:
     original = Run._evaluate
 
-    def interrupted(run: Run, adapter: object, split: str) -> object:
+    def interrupted(run: Run, adapter: object, split: str, write: bool = True) -> object:
         if split == "test":
             raise KeyboardInterrupt
-        return original(run, adapter, split)
+        return original(run, adapter, split, write)
 
     monkeypatch.setattr(Run, "_evaluate", interrupted)
     result = make_run(backbone, data, tmp_path, epochs=1)()
