@@ -54,6 +54,7 @@ def _summary(file: Path, header: Header) -> dict[str, Any]:
         "description": card.description,
         "task": _plugin(card.task.model_dump()),
         "method": "; then ".join(_plugin(method.model_dump()) for method in card.methods),
+        "on top of": ", ".join(f"{base.name} ({', '.join(entry.name for entry in base.methods)})" for base in card.on),
         "backbone": f"{card.backbone.id} ({card.backbone.architecture})",
         "revision": card.backbone.revision,
         "fingerprint": card.backbone.fingerprint,

@@ -71,7 +71,7 @@ def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldF
         backbone=_absolute(values["backbone"]),
         source=_source(values),
         load=with_precision(load_options(values), chosen.precision),
-        training=chosen.model_dump(mode="json", exclude={"method_options"}),
+        training=_with_absolute_base(chosen.model_dump(mode="json", exclude={"method_options"})),
         method_options=method_options,
         task_options=task_options,
         name=name,
@@ -119,6 +119,10 @@ def _source(values: Mapping[str, Any]) -> Source:
     columns = parse_columns(values["columns"])
     layout = {"format": values["format"], "columns": columns, "encoding": values["encoding"] or "utf-8"}
     return Source(data=values["data"], **files, **layout)
+
+
+def _with_absolute_base(training: dict[str, Any]) -> dict[str, Any]:
+    return training if training["on"] is None else {**training, "on": str(Path(training["on"]).absolute())}
 
 
 def _absolute(backbone: str) -> str:

@@ -88,6 +88,8 @@ def check(
 
 def _check_method(called: str, card: Card, first: Card) -> None:
     names = [method.name for method in card.methods]
+    if card.on:
+        raise UsageError(f"{called} stands on {card.on[-1].name!r}: its updates are none of the backbone's alone")
     if len(names) != 1 or not issubclass(registry.load("method", names[0]), LowRank):
         fitting = [plugin.name for plugin, method in registry.usable("method") if issubclass(method, LowRank)]
         raise UsageError(

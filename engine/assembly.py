@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -11,40 +11,67 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from adaptdock.engine.ports import Sites
-from adaptdock.hub.card import PluginEntry
+from adaptdock.hub.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Combination, Head, Method, Options, Parameter, Site, Task
 from adaptdock.plugins.errors import MismatchError, UsageError
 
-HEAD = "head"
+HEAD, ON = "head", "on"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One method of an adapter, and where it acts."""
+    """One method of an adapter, and where it acts.
+
+    One that belongs to an adapter beneath has a ``prefix`` in front of its tensors' names, and ``kept`` weights,
+    which are not trained, where they are known already.
+    """
 
     name: str
     method: Method
     sites: tuple[Site, ...]
+    prefix: str = ""
+    kept: Mapping[str, Tensor] | None = None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether its weights are those of an adapter that has been trained before."""
+        return bool(self.prefix)
 
     def folded(self, tensors: Mapping[str, Tensor], backbone: Backbone) -> dict[str, dict[str, Tensor]]:
         """Return what acts at each site, port -> name -> tensor, from tensors named as in an adapter file."""
         found = {}
         for site in self.sites:
             place = site.port.name
-            own = {name: tensors[f"{place}.{name}"] for name in self.parameters[place]}
+            own = {name: tensors[f"{self.prefix}{place}.{name}"] for name in self.parameters[place]}
             found[place] = self.method.fold(site, own, backbone)
         return found
 
     @cached_property
     def parameters(self) -> dict[str, dict[str, Parameter]]:
         """What the method keeps at each site, by port."""
-        return {site.port.name: self.method.parameters(site) for site in self.sites}
+        found = {site.port.name: self.method.parameters(site) for site in self.sites}
+        if not self.frozen:
+            return found
+        return {
+            place: {name: self._kept(f"{self.prefix}{place}.{name}", declared) for name, declared in named.items()}
+            for place, named in found.items()
+        }
+
+    def _kept(self, name: str, declared: Parameter) -> Parameter:
+        start = declared.start
+        if self.kept is not None and name in self.kept:
+            start = partial(_copy, self.kept[name])
+        return Parameter(declared.shape, start, trained=False)
 
     @cached_property
     def by_port(self) -> dict[str, Site]:
         """The sites by the names of their ports."""
         return {site.port.name: site for site in self.sites}
+
+
+def _copy(source: Tensor, tensor: Tensor, generator: torch.Generator) -> None:
+    tensor.copy_(source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +94,11 @@ class Assembly:
         return sum(part.method.positions for part in self.parts)
 
     def declared(self) -> Iterator[tuple[str, str, Parameter]]:
-        """Yield (port name or ``head``, parameter name, declaration) of every tensor."""
+        """Yield (port name, with its prefix, or ``head``; parameter name; declaration) of every tensor."""
         for part in self.parts:
             for place, named in part.parameters.items():
                 for name, parameter in named.items():
-                    yield place, name, parameter
+                    yield f"{part.prefix}{place}", name, parameter
         for name, parameter in self.head.parameters(self.width).items():
             yield HEAD, name, parameter
 
@@ -108,21 +135,37 @@ class Assembly:
                 raise MismatchError(f"{owner}: {name!r} holds something else than finite numbers of floating point")
 
 
-def assemble(backbone: Backbone, methods: Sequence[PluginEntry], task: Task) -> Assembly:
-    """Put an adapter together for a backbone.
+def assemble(backbone: Backbone, methods: Sequence[PluginEntry], task: Task, on: Sequence[BaseEntry] = ()) -> Assembly:
+    """Put an adapter together for a backbone; ``on`` are the adapters beneath, lowest first.
 
     Raises :class:`UnknownNameError` for a method there is not, :class:`UsageError` for options that
     are not valid, and what the methods raise where the backbone lacks a port.
     """
-    return put_together(backbone, [(entry.name, make_method(entry.name, entry.options)) for entry in methods], task)
+    beneath = tuple(part for depth, base in enumerate(on) for part in parts_beneath(backbone, depth, base))
+    made = [(entry.name, make_method(entry.name, entry.options)) for entry in methods]
+    return put_together(backbone, made, task, beneath)
 
 
-def put_together(backbone: Backbone, methods: Sequence[tuple[str, Method]], task: Task) -> Assembly:
+def parts_beneath(
+    backbone: Backbone, depth: int, base: BaseEntry, kept: Mapping[str, Tensor] | None = None
+) -> list[Part]:
+    """Return the methods of an adapter that is the base of another; ``depth`` counts from the lowest.
+
+    ``kept`` are its weights by the names that they have in the file of the upper one.
+    """
+    made = [(entry.name, make_method(entry.name, entry.options)) for entry in base.methods]
+    ports, prefix = backbone.ports.within(base.reads), f"{ON}.{depth}."
+    return [Part(name, method, method.sites(ports), prefix, kept) for name, method in made]
+
+
+def put_together(
+    backbone: Backbone, methods: Sequence[tuple[str, Method]], task: Task, beneath: Sequence[Part] = ()
+) -> Assembly:
     """Put an adapter together of methods that have been made, each with its name; see :func:`assemble`."""
     head = task.head()
     ports = backbone.ports.within(head.reads)
     parts = tuple(Part(name, method, method.sites(ports)) for name, method in methods)
-    made = Assembly(parts, task, head, backbone.width)
+    made = Assembly((*beneath, *parts), task, head, backbone.width)
     names = Counter(f"{place}.{name}" for place, name, _ in made.declared())
     twice = next((name for name, count in names.items() if count > 1), None)
     if twice is not None:

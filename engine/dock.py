@@ -238,12 +238,12 @@ class Dock:
 
     def _assembly(self, card: Card) -> Assembly:
         """Put an adapter together; those that differ in their weights alone share the result."""
-        key = card.model_dump_json(include={"methods", "task"})
+        key = card.model_dump_json(include={"methods", "on", "task"})
         if key not in self._assemblies:
             if len(self._assemblies) >= KNOWN_ASSEMBLIES:
                 self._assemblies.clear()
             task = make_task(card.task.name, card.task.options)
-            self._assemblies[key] = assemble(self.backbone, card.methods, task)
+            self._assemblies[key] = assemble(self.backbone, card.methods, task, card.on)
         return self._assemblies[key]
 
     def _leave(self, resident: Resident) -> None:

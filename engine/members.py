@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from adaptdock.engine.assembly import Assembly
+from adaptdock.engine.assembly import HEAD, ON, Assembly, Part, make_task, parts_beneath
 from adaptdock.engine.dock import Dock
-from adaptdock.hub.file import read_file
+from adaptdock.hub.card import BaseEntry
+from adaptdock.hub.file import AdapterFile, read_file
 from adaptdock.plugins.contracts import Backbone, Composite, Method, Trained
 from adaptdock.plugins.errors import MismatchError
 
@@ -23,14 +24,41 @@ def adopted(method: Method, backbone: Backbone) -> Method:
     return method.adopt({path: _trained(path, backbone) for path in method.wants})
 
 
+def beneath(path: Path, backbone: Backbone) -> tuple[list[BaseEntry], list[Part]]:
+    """Return an adapter, after those that it stands on itself, as the base of another.
+
+    Raises :class:`FileError` for a file that is damaged, :class:`MismatchError` for an adapter of another backbone.
+    """
+    adapter = _verified(path, backbone)
+    card = adapter.card
+    own = {
+        f"{ON}.{len(card.on)}.{name}": tensor
+        for name, tensor in adapter.tensors.items()
+        if not name.startswith((f"{ON}.", f"{HEAD}."))
+    }
+    reads = make_task(card.task.name, card.task.options).head().reads
+    bases = [*card.on, BaseEntry(name=card.name, methods=card.methods, reads=reads)]
+    kept = {**adapter.tensors, **own}
+    return bases, [part for depth, base in enumerate(bases) for part in parts_beneath(backbone, depth, base, kept)]
+
+
 def _trained(path: Path, backbone: Backbone) -> Trained:
+    adapter = _verified(path, backbone)
+    if adapter.card.on:
+        raise MismatchError(
+            f"{path}: it stands on {adapter.card.on[-1].name!r}, so its methods are no member by themselves"
+        )
+    methods = [(entry.name, entry.options) for entry in adapter.card.methods]
+    return Trained(adapter.card.name, methods, adapter.tensors)
+
+
+def _verified(path: Path, backbone: Backbone) -> AdapterFile:
     adapter = read_file(path)
     try:
         Dock(backbone).prepare(adapter)  # verifies fingerprint, shapes and numbers; nothing is docked
     except MismatchError as error:
         raise MismatchError(f"{path}: {error}") from None
-    methods = [(entry.name, entry.options) for entry in adapter.card.methods]
-    return Trained(adapter.card.name, methods, adapter.tensors)
+    return adapter
 
 
 def fingerprint(assembly: Assembly) -> str | None:

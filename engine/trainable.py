@@ -94,12 +94,12 @@ class _Weights(nn.Module):
         super().__init__()
         self.part = part
         mine = {
-            f"{place}.{name}": declared.trained
+            f"{part.prefix}{place}.{name}": declared.trained
             for place, named in part.parameters.items()
             for name, declared in named.items()
         }
         trained = {name: start[name] for name, is_trained in mine.items() if is_trained}
-        self.detour = part.method.reparameterise(trained, generator)
+        self.detour = part.method.reparameterise(trained, generator) if trained else None
         self.names = [name for name, is_trained in mine.items() if self.detour is None or not is_trained]
         self.plain = nn.ParameterList(nn.Parameter(start[name], requires_grad=mine[name]) for name in self.names)
 
@@ -118,7 +118,7 @@ class _TrainedRows:
         for weights in parts:
             part: Part = weights.part
             for place, folded in part.folded(weights(), backbone).items():
-                action = _TrainedAction(part.method, part.by_port[place], folded, dropout)
+                action = _TrainedAction(part.method, part.by_port[place], folded, dropout and not part.frozen)
                 self._actions[action.site.side].setdefault(place, []).append(action)
 
     def at(self, port: Port, side: Side = "output") -> Sequence[Action]:

@@ -22,7 +22,7 @@ from adaptdock.engine.batches import counts, length, reading
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
-from adaptdock.hub.card import BackboneEntry, Card, PluginEntry, Preprocessing
+from adaptdock.hub.card import BackboneEntry, BaseEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Reading, Recipe, Record, Task, Writer
@@ -58,6 +58,8 @@ class TrainingOptions(Recipe):
     """Epochs without a better validation metric after which training stops; 0 never stops early."""
     max_length: int = Field(256, gt=0)
     """Longest window in tokens; longer texts are read in overlapping windows."""
+    on: str | None = None
+    """Trained adapter, as a file, that stays as it is beneath the new one and becomes part of its file."""
     checkpoint_steps: int = Field(100, gt=0)
     """Steps between two checkpoints to resume from."""
     store: Literal["float16", "bfloat16", "float32"] = "float16"
@@ -72,6 +74,7 @@ class Plan:
     task: Task
     task_name: str
     methods: list[PluginEntry]
+    on: list[BaseEntry]
     assembly: Assembly
     options: TrainingOptions
     source: Source
@@ -95,7 +98,7 @@ class Plan:
             "backbone": self.backbone.fingerprint,
             "methods": [method.model_dump(mode="json") for method in self.methods],
             "task options": self.task.options.model_dump(mode="json"),
-            "training options": self.options.model_dump(mode="json"),
+            "training options": self.options.model_dump(mode="json", exclude={"on"}),
         }
         found = {
             name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()
@@ -243,8 +246,9 @@ def plan(
     fitted = blank.fit(records["train"])
     for split in records.keys() - {"train"}:
         fitted.check(records[split], split)
-    assembly = put_together(backbone, methods, fitted)
-    made = Plan(backbone, fitted, task, entries, assembly, chosen, source, records, [], notes)
+    on, beneath = members.beneath(Path(chosen.on), backbone) if chosen.on else ([], [])
+    assembly = put_together(backbone, methods, fitted, beneath)
+    made = Plan(backbone, fitted, task, entries, on, assembly, chosen, source, records, [], notes)
     made.units = _units(made)
     if not made.units:
         raise DataError("the training data has no token that is labelled")
@@ -389,7 +393,7 @@ class Run:
         training = {
             "data": plan.source.describe(),
             "splits": {split: len(records) for split, records in plan.records.items()},
-            "options": plan.options.model_dump(mode="json", exclude={"method_options"}),
+            "options": plan.options.model_dump(mode="json", exclude={"method_options", "on"}),
             "best_epoch": round(epoch, 3),
             "precision": str(plan.backbone.dtype).removeprefix("torch."),
             "quantized": plan.backbone.quantized,
@@ -400,6 +404,7 @@ class Run:
             name=self.name,
             task=entry("task", plan.task_name, plan.task.options),
             methods=plan.methods,
+            on=plan.on,
             backbone=BackboneEntry(
                 id=plan.backbone.id,
                 revision=plan.backbone.revision,
@@ -462,9 +467,7 @@ class Run:
         if ending != "interrupted":
             try:
                 self.best = self._settled(self.best)
-                metrics |= {
-                    split: self._evaluate(self.best, split).metrics for split in self._last_splits()
-                }
+                metrics |= {split: self._evaluate(self.best, split).metrics for split in self._last_splits()}
             except KeyboardInterrupt:
                 ending = "interrupted"
         training = {

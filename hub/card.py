@@ -1,6 +1,6 @@
 """The card: all that is needed to run an adapter with no other argument, as JSON in its file's header."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,14 @@ class PluginEntry(_Entry):
     options: dict[str, Any] = {}
     distribution: str = ""
     version: str = ""
+
+
+class BaseEntry(_Entry):
+    """An adapter that another was trained on top of: its name, methods, and the half of the model it was for."""
+
+    name: str
+    methods: list[PluginEntry] = Field(min_length=1)
+    reads: Literal["encoder", "decoder"] = "encoder"
 
 
 class BackboneEntry(_Entry):
@@ -37,12 +45,17 @@ class Preprocessing(_Entry):
 
 
 class Card(_Entry):
-    """The card of an adapter. ``methods`` are applied to the ports in this order."""
+    """The card of an adapter. ``methods`` are applied to the ports in this order.
+
+    ``on`` are the adapters that it was trained on top of, lowest first; the file holds their weights too, the names
+    of those of the first beginning with ``on.0.``.
+    """
 
     name: str = Field(min_length=1, max_length=200)
     version: str = "1"
     task: PluginEntry
     methods: list[PluginEntry] = Field(min_length=1)
+    on: list[BaseEntry] = []
     backbone: BackboneEntry
     preprocessing: Preprocessing
     training: dict[str, Any] = {}

@@ -14,6 +14,9 @@ from adaptdock.plugins.contracts import Backbone, LoadOptions
 
 torch.set_num_threads(1)
 
+NAMES = ["ada", "bob", "eve", "joe"]
+WORDS = ["runs", "in", "the", "rain", "and", "sings"]
+
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,3 +53,18 @@ def adapters(backbone: Backbone) -> dict[str, AdapterFile]:
         "prompt-short": build_adapter(backbone, "prompt", {"length": 2}, labels=("A", "B", "C")),
         "mam": build_adapter(backbone, "mam", {"length": 3, "reduction_factor": 4}, labels=("LOC", "PER")),
     }
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task that a tiny random model learns: four names are persons."""
+    folder = tmp_path_factory.mktemp("data")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 60), ("validation", 20), ("test", 20)):
+        sentences = []
+        for _ in range(count):
+            picks = torch.randint(0, 10, (6,), generator=generator).tolist()
+            words = [(NAMES + WORDS)[pick] for pick in picks]
+            sentences.append("".join(f"{word}\t{'B-PER' if word in NAMES else 'O'}\n" for word in words))
+        (folder / f"{split}.conll").write_text("\n".join(sentences))
+    return folder

@@ -17,24 +17,6 @@ from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import AdaptError, FileError, UsageError
 
-NAMES = ["ada", "bob", "eve", "joe"]
-WORDS = ["runs", "in", "the", "rain", "and", "sings"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A task that a tiny random model learns: four names are persons."""
-    folder = tmp_path_factory.mktemp("data")
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 60), ("validation", 20), ("test", 20)):
-        sentences = []
-        for _ in range(count):
-            picks = torch.randint(0, 10, (6,), generator=generator).tolist()
-            words = [(NAMES + WORDS)[pick] for pick in picks]
-            sentences.append("".join(f"{word}\t{'B-PER' if word in NAMES else 'O'}\n" for word in words))
-        (folder / f"{split}.conll").write_text("\n".join(sentences))
-    return folder
-
 
 def make_run(backbone: Backbone, data: Path, folder: Path, method: str = "lora", **options: object) -> Run:
     given = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 8, **options}
