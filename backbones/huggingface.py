@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.pytorch_utils import Conv1D
 
 from adaptdock.backbones import attention, front, quantization, saving
+from adaptdock.backbones.blocks import Blocks, check_resuming
 from adaptdock.backbones.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.drawing import drawing
 from adaptdock.backbones.fingerprint import fingerprint
@@ -61,10 +62,13 @@ class HuggingFace(BackboneFamily):
                 tokenizer = _load_tokenizer(checkpoint, options)
             except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError) as error:
                 raise BackboneError(f"the backbone {name!r} cannot be loaded: {_first_line(error)}") from error
+        if options.drop_layers:
+            Blocks(body(model)).drop_top(options.drop_layers)
+            mark = f"{mark}-{options.drop_layers}"
         path = Path(name).expanduser()
         known_as = str(path.absolute()) if name not in ALIASES and path.exists() else name  # holds in any folder
         backbone = HuggingFaceBackbone(known_as, model, tokenizer, mark, revision=checkpoint.revision)
-        backbone.quantized = options.quantize
+        backbone.quantized, backbone.dropped = options.quantize, options.drop_layers
         return backbone
 
 
@@ -89,6 +93,7 @@ class HuggingFaceBackbone(Backbone):
         self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
         self.decoder_start = _decoder_start(model.config) if self.encoder_decoder else None
         self.vocabulary = _vocabulary(tokenizer)
+        self._resumed: set[int] = set()
         self._encoder_output: type[Any] = BaseModelOutput  # some encoders have one of their own
         self._position_offset = _position_offset(self.model)
         reader = self.model.get_encoder() if self.encoder_decoder else self.model
@@ -141,6 +146,23 @@ class HuggingFaceBackbone(Backbone):
                 use_cache=False,
             )[0]
 
+    def entering(self, inputs: Mapping[str, Tensor], layer: int | None) -> Tensor:
+        """Return the hidden states that enter a layer; the first call checks that the model can begin there."""
+        if layer is None:
+            return self.forward(inputs)
+        blocks = Blocks(self.model)
+        if layer not in self._resumed:
+            check_resuming(blocks, self.forward, inputs, layer)
+            self._resumed.add(layer)
+        with blocks.stopping(layer) as seen:
+            self.forward(inputs)
+        return seen[0]
+
+    def resumed(self, inputs: Mapping[str, Tensor], layer: int, hidden: Tensor) -> Tensor:
+        """Return the last hidden states, from those that enter a layer."""
+        with Blocks(self.model).only(layer, hidden):
+            return self.forward(inputs)
+
     def with_virtual(self, inputs: Mapping[str, Tensor], virtual: Virtual) -> dict[str, Tensor]:
         """Return the model's inputs with embeddings in front; they have positions as if they were tokens."""
         own = self.model.get_input_embeddings()(inputs["input_ids"])
@@ -169,6 +191,16 @@ class HuggingFaceBackbone(Backbone):
             saving.write(self.generator or self.model, self.tokenizer, folder, changed)
         except (ValueError, RuntimeError, ImportError, SafetensorError) as error:
             raise BackboneError(f"the backbone {self.id!r} cannot be saved: {_first_line(error)}") from error
+
+    def embeddings(self) -> Tensor:
+        """Return the frozen input embeddings (V, W)."""
+        table = getattr(self.model.get_input_embeddings(), "weight", None)
+        if table is None or table.shape[-1] != self.width:
+            found = "no table of tokens" if table is None else f"{table.shape[-1]} wide, its hidden states {self.width}"
+            raise BackboneError(
+                f"{type(self.model).__name__} has no map to a vocabulary: its input embeddings are {found}"
+            )
+        return table  # type: ignore[no-any-return]
 
     def vocabulary_logits(self, hidden: Tensor) -> Tensor:
         """Return the frozen language model's logits (R, T, V); the probe has compared them with its own."""

@@ -1,7 +1,7 @@
 """An adapter's backbone, bare or in a dock, for the commands that use one."""
 
 from adaptdock.engine.dock import Dock, load_backbone
-from adaptdock.engine.training import with_precision
+from adaptdock.engine.options import with_precision
 from adaptdock.hub.card import Card
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 
@@ -15,6 +15,7 @@ def open_dock(card: Card, backbone: str | None, options: LoadOptions) -> Dock:
 
 def open_backbone(card: Card, backbone: str | None, options: LoadOptions) -> Backbone:
     """Load the backbone that a card names, or another that holds the same weights."""
+    options = options.model_copy(update={"drop_layers": options.drop_layers or card.backbone.drop_layers})
     if backbone is None and options.revision is None:
         options = options.model_copy(update={"revision": card.backbone.revision})
     return load_backbone(backbone or card.backbone.id, options)

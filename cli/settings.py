@@ -9,7 +9,8 @@ from typing import Any
 from adaptdock.cli.flags import FieldFlags, load_options
 from adaptdock.engine.assembly import checked_options, make_methods, make_task, validated
 from adaptdock.engine.data import Source, parse_columns
-from adaptdock.engine.training import TrainingOptions, fresh_folder, merge_options, with_precision
+from adaptdock.engine.options import TrainingOptions, merge_options, with_precision
+from adaptdock.engine.training import fresh_folder
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import DataError, UsageError

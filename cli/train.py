@@ -15,7 +15,8 @@ from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings, decide, recall
 from adaptdock.cli.summary import show_plan, show_result
 from adaptdock.engine.dock import load_backbone
-from adaptdock.engine.training import Plan, Result, Run, TrainingOptions, merge_options, plan
+from adaptdock.engine.options import TrainingOptions, merge_options
+from adaptdock.engine.training import Plan, Result, Run, plan
 from adaptdock.hub.file import write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import UsageError

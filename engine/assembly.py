@@ -135,6 +135,11 @@ class Assembly:
                 raise MismatchError(f"{owner}: {name!r} holds something else than finite numbers of floating point")
 
 
+def lowest_layer(assembly: Assembly) -> int | None:
+    """Return the first layer in which an adapter acts; None if none acts anywhere."""
+    return min((site.port.layer for site in assembly.sites.sites), default=None)
+
+
 def assemble(backbone: Backbone, methods: Sequence[PluginEntry], task: Task, on: Sequence[BaseEntry] = ()) -> Assembly:
     """Put an adapter together for a backbone; ``on`` are the adapters beneath, lowest first.
 

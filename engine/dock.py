@@ -361,7 +361,7 @@ class Dock:
         None is the bare backbone. ``options`` are those of :class:`GenerationOptions`. Raises
         :class:`BackboneError` where the backbone cannot write.
         """
-        chosen = validated(GenerationOptions, options, "generation")
+        chosen = validated(GenerationOptions, options, "writing")
         assert isinstance(chosen, GenerationOptions)
         listed = _one_each(names, texts, "texts")
         answers: list[str] = []

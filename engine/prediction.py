@@ -110,7 +110,7 @@ def _batches(
     for owner, (row, own) in enumerate(zip(rows, features, strict=True)):
         places = [(owner, place) for place in range(len(own))]
         units += [places] if places and row[-1].assembly.task.together else [[place] for place in places]
-    wide = any(row[-1].assembly.head.over == "vocabulary" for row in rows)
+    wide = any(row[-1].assembly.head.over != "hidden" for row in rows)
     lengths = [sum(length(features[owner][place]) for owner, place in unit) for unit in units]
     for batch in by_length(lengths, batch_size, TOKENS_PER_VOCABULARY_BATCH if wide else TOKENS_PER_BATCH):
         yield [place for number in batch for place in units[number]]

@@ -80,7 +80,7 @@ def judge(points: Sequence[Mapping[str, float]], best: int, result: Result) -> l
     else:
         sentences.append(f"No sign of overfitting; the best epoch by {metric} was {points[best]['epoch']:g}.")
     if result.ending == "early":
-        sentences.append(f"Training stopped early, at epoch {points[-1]['epoch']:g}, as {metric} no longer rose.")
+        sentences.append(f"Training stopped early, at epoch {points[-1]['epoch']:g}, as {metric} got no better.")
     return sentences
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from adaptdock.engine.assembly import HEAD, Assembly, Part
-from adaptdock.engine.passes import for_head, mask_for, states
+from adaptdock.engine.assembly import HEAD, Assembly, Part, lowest_layer
+from adaptdock.engine.passes import for_head, mask_for, resumed, states
 from adaptdock.engine.ports import OpenPorts
 from adaptdock.engine.rows import Action
 from adaptdock.plugins.contracts import Backbone, Method, Port, Side, Site
@@ -55,8 +55,8 @@ class Trainable(nn.Module):
             named |= {f"{HEAD}.{name}": tensor for name, tensor in self.head.items()}
             return {name: tensor.detach().float().cpu().clone() for name, tensor in named.items()}
 
-    def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
-        """Return the loss of a batch."""
+    def forward(self, labels: Tensor, entering: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return the loss of a batch; ``entering`` (R, T, W) are the states beneath the lowest adapter, if known."""
         backbone, ports = self._outside
         inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
         head = self.assembly.head
@@ -64,7 +64,10 @@ class Trainable(nn.Module):
         rows = _TrainedRows(backbone, self.parts, len(mask), dropout=self.training)
         drops = self._backbone_dropout and self.training
         with _dropping(backbone.model) if drops else nullcontext():
-            hidden = states(backbone, ports, rows, inputs, head.reads)
+            if entering is None:
+                hidden = states(backbone, ports, rows, inputs, head.reads)
+            else:
+                hidden = resumed(backbone, ports, rows, inputs, lowest_layer(self.assembly), entering)
         weights = {name: tensor.unsqueeze(0) for name, tensor in self.head.items()}
         mask = mask.to(labels.device)
         logits = head.apply(weights, for_head(backbone, head, hidden, mask), mask)

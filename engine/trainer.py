@@ -14,6 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from adaptdock.engine.batches import collate, collate_labels, length, shuffled_by_length
+from adaptdock.engine.caching import Cache
 from adaptdock.engine.trainable import Trainable
 from adaptdock.plugins.errors import FileError
 
@@ -181,9 +182,14 @@ def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # the backbone is placed already; it is never replicated
 
+    cache = None
+    if options.cache:
+        cache = Cache(backbone, run.plan.assembly, [feature for unit in units for feature in unit])
+
     def collator(batch: Any) -> dict[str, Tensor]:
         features = [feature for unit in batch for feature in unit]
-        return {**collate(backbone, features), "labels": collate_labels(features, backbone.device)}
+        given = {**collate(backbone, features), "labels": collate_labels(features, backbone.device)}
+        return given if cache is None else {**given, "entering": cache.states(features)}
 
     trainer = AdapterTrainer(
         run,

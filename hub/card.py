@@ -27,12 +27,16 @@ class BaseEntry(_Entry):
 
 
 class BackboneEntry(_Entry):
-    """The backbone an adapter was trained on. Only ``fingerprint`` decides whether another one fits."""
+    """The backbone an adapter was trained on. Only ``fingerprint`` decides whether another one fits.
+
+    ``drop_layers`` are the layers that were left off its top.
+    """
 
     id: str
     revision: str | None = None
     architecture: str
     fingerprint: str
+    drop_layers: int = Field(0, ge=0)
 
 
 class Preprocessing(_Entry):

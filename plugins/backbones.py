@@ -30,7 +30,8 @@ class Backbone(ABC):
     the checkpoint's contents), ``model``, ``tokenizer``, ``ports``, ``width`` of the hidden
     states, ``max_length`` in tokens, ``causal`` (a position sees only what stands before it), ``encoder_decoder``
     (it has two halves), ``decoder_start`` (the token with which the answer of the second half begins),
-    ``vocabulary`` (a hash of which token has which number; empty if not known), ``quantized``.
+    ``dropped`` (layers that were left off its top), ``vocabulary`` (a hash of which token has which number; empty
+    if not known), ``quantized``.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Backbone(ABC):
     causal: bool
     encoder_decoder: bool = False
     decoder_start: int | None = None
+    dropped: int = 0
     vocabulary: str = ""
     quantized: str | None = None
 
@@ -78,12 +80,27 @@ class Backbone(ABC):
         reads ``decoder_input_ids``, or where there are none the text itself, after its start token.
         """
 
+    def entering(self, inputs: "Mapping[str, Tensor]", layer: int | None) -> "Tensor":
+        """Return the hidden states (R, T, W) that enter a layer, computing none above; the last ones for None.
+
+        Raises :class:`BackboneError` where a model cannot begin in its middle.
+        """
+        raise BackboneError(f"the backbone {self.id!r} cannot begin at a layer")
+
+    def resumed(self, inputs: "Mapping[str, Tensor]", layer: int, hidden: "Tensor") -> "Tensor":
+        """Return what :meth:`forward` does, computed from what :meth:`entering` gave for that layer (R, T, W)."""
+        raise BackboneError(f"the backbone {self.id!r} cannot begin at a layer")
+
     def weight(self, port: Port) -> "Tensor":
         """Return the frozen weight (outputs, inputs) of a linear port, dequantised."""
         raise BackboneError(f"the backbone {self.id!r} does not give its weights away")
 
     def bias(self, port: Port) -> "Tensor":
         """Return the frozen bias (outputs) of a linear port; zeros where it has none."""
+        raise BackboneError(f"the backbone {self.id!r} does not give its weights away")
+
+    def embeddings(self) -> "Tensor":
+        """Return the frozen input embeddings (V, W); raise :class:`BackboneError` where they are of another width."""
         raise BackboneError(f"the backbone {self.id!r} does not give its weights away")
 
     def vocabulary_logits(self, hidden: "Tensor") -> "Tensor":

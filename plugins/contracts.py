@@ -36,4 +36,5 @@ from adaptdock.plugins.tasks import Head as Head
 from adaptdock.plugins.tasks import Reading as Reading
 from adaptdock.plugins.tasks import Record as Record
 from adaptdock.plugins.tasks import Task as Task
+from adaptdock.plugins.tasks import Tied as Tied
 from adaptdock.plugins.tasks import Writer as Writer

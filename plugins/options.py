@@ -52,6 +52,8 @@ class LoadOptions(Options):
     """Spread the backbone with accelerate: auto, balanced, sequential."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen weights; auto is float32 on a CPU and the checkpoint's own elsewhere."""
+    drop_layers: int = Field(0, ge=0)
+    """Layers that are left off the top of the backbone: it becomes faster, and another backbone."""
     quantize: Literal["nf4", "int8"] | None = None
     """Hold the frozen weights in 4 or 8 bit."""
     quantizer: Literal["auto", "bitsandbytes", "torchao"] = "auto"

@@ -55,6 +55,14 @@ class Cleaned:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Tied:
+    """Hidden states (R, T, W), and the frozen input embeddings (V, W) that a head maps them to the vocabulary with."""
+
+    states: "Tensor"
+    embeddings: "Tensor"
+
+
 class Head(ABC):
     """The last, small layer of an adapter; kept in float and stacked like a method's parameters.
 
@@ -64,8 +72,9 @@ class Head(ABC):
 
     reads: ClassVar[Literal["encoder", "decoder"]] = "encoder"
     """The half of an encoder-decoder whose hidden states it is given; of any other model there is one."""
-    over: ClassVar[Literal["hidden", "vocabulary"]] = "hidden"
-    """What it is given: the last hidden states, or the frozen language model's logits made of them."""
+    over: ClassVar[Literal["hidden", "vocabulary", "embeddings"]] = "hidden"
+    """What it is given: the last hidden states, the frozen language model's logits made of them, or the states
+    with the frozen input embeddings (:class:`Tied`)."""
     grows: ClassVar[Mapping[str, int]] = {}
     """The dimension of a tensor whose extent an option chooses (classes), by its name."""
 
@@ -79,7 +88,7 @@ class Head(ABC):
         """Declare the head's tensors for hidden states of this width."""
 
     @abstractmethod
-    def apply(self, parameters: "Mapping[str, Tensor]", hidden: "Tensor", mask: "Tensor") -> "Tensor":
+    def apply(self, parameters: "Mapping[str, Tensor]", hidden: Any, mask: "Tensor") -> "Tensor":
         """Return logits, from ``hidden`` (R, T, W), or what else it is given, and ``mask`` (R, T)."""
 
     @abstractmethod

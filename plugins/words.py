@@ -1,4 +1,4 @@
-"""Words and tokens: for tasks that label words."""
+"""Words, tokens and windows: for tasks that label words, and those that label texts."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def align(text: str, words: Sequence[Span], reading: Reading) -> list[Feature]:
     """
     if not words:
         return []
-    windows = _windows(text, reading)
+    windows = _tokenised(text, None, reading)
     starts = [start for start, _ in words]
     owner: dict[int, tuple[tuple[bool, int], int, int]] = {}  # word -> worth, window, position
     for number, offsets in enumerate(windows["offset_mapping"]):
@@ -52,16 +52,41 @@ def align(text: str, words: Sequence[Span], reading: Reading) -> list[Feature]:
     return features
 
 
-def _windows(text: str, reading: Reading) -> dict[str, list[Any]]:
+def windows(text: str, second: str | None, reading: Reading) -> list[Feature]:
+    """Tokenise a text, or a pair, in overlapping windows; of a pair the first is whole in each of them.
+
+    Where the first text of a pair leaves less than half of a window for the second, it is cut to that half, and
+    ``cut`` of the first feature counts the tokens.
+    """
+    cut = 0
+    if second is not None:
+        half = reading.max_length // 2
+        ids = reading.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        if len(ids["input_ids"]) > half:
+            cut = len(ids["input_ids"]) - half
+            text = text[: ids["offset_mapping"][half - 1][1]]
+    found = _tokenised(text, second, reading)
+    features = [
+        Feature({name: found[name][number] for name in reading.tokenizer.model_input_names if name in found})
+        for number in range(len(found["input_ids"]))
+    ]
+    features[0].cut = cut
+    return features
+
+
+def _tokenised(text: str, second: str | None, reading: Reading) -> dict[str, list[Any]]:
     tokenizer = reading.tokenizer
     if not tokenizer.is_fast:
         raise BackboneError(f"{type(tokenizer).__name__} does not tell which characters a token stands for")
-    room = reading.max_length - tokenizer.num_special_tokens_to_add()
+    room = reading.max_length - tokenizer.num_special_tokens_to_add(pair=second is not None)
     if room < OVERLAP:
         raise BackboneError(f"windows of {reading.max_length} tokens have no room for text")
+    if second is not None:
+        room //= 2
     return tokenizer(  # type: ignore[no-any-return]
         [text],
-        truncation=True,
+        None if second is None else [second],
+        truncation=True if second is None else "only_second",
         max_length=reading.max_length,
         stride=room // OVERLAP,
         return_overflowing_tokens=True,

@@ -1,13 +1,17 @@
 """The distribution: every room in it, every plugin registered, the index in the wheel."""
 
+import inspect
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import import_module
 from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+
+from adaptdock.plugins.contracts import BackboneFamily, Combination, Method, Task
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -39,13 +43,20 @@ def test_the_installed_entry_points_are_those_of_the_project_file() -> None:
     assert installed == declared, "entry points are frozen at install: reinstall with pip install -e ."
 
 
+def plugins_of(module: str) -> list[type]:
+    """The classes of a module that could be registered: those that others are built on are abstract."""
+    kinds = (Method, Combination, Task, BackboneFamily)
+    found = [value for value in vars(import_module(module)).values() if inspect.isclass(value)]
+    return [one for one in found if one.__module__ == module and issubclass(one, kinds) and not inspect.isabstract(one)]
+
+
 def test_every_method_task_and_family_file_is_registered() -> None:
     targets = {
         target.partition(":")[0] for points in PROJECT["project"]["entry-points"].values() for target in points.values()
     }
-    for room in ("adapters", "tasks"):
-        modules = {f"adaptdock.{room}.{file.stem}" for file in (ROOT / room).glob("*.py") if file.stem != "__init__"}
-        assert modules <= targets
+    for room in ("adapters", "tasks", "backbones"):
+        modules = [f"adaptdock.{room}.{file.stem}" for file in (ROOT / room).glob("*.py") if file.stem != "__init__"]
+        assert {module for module in modules if plugins_of(module)} <= targets
 
 
 def test_the_wheel_built_from_the_source_distribution_is_complete(tmp_path: Path) -> None:

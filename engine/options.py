@@ -1,0 +1,98 @@
+"""How an adapter is trained: the options, the recipe that fills them, the precision that fits the device."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from adaptdock.engine.assembly import validated
+from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import LoadOptions, Recipe
+from adaptdock.plugins.errors import UsageError
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class TrainingOptions(Recipe):
+    """How an adapter is trained; what is not given comes from the task's recipe for the method."""
+
+    seed: int = 0
+    """Seed of the start weights, the order of the data and dropout."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Weight decay of AdamW."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after that."""
+    gradient_accumulation: int = Field(1, gt=0)
+    """Batches that are added up to one step."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Longest gradient; longer ones are shortened."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the frozen backbone; adapter and head are always trained in float32."""
+    group_by_length: bool = True
+    """Put sentences of like length into the same batch."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weigh classes in the loss by how rare they are."""
+    patience: int = Field(3, ge=0)
+    """Epochs without a better validation metric after which training stops; 0 never stops early."""
+    max_length: int = Field(256, gt=0)
+    """Longest window in tokens; longer texts are read in overlapping windows, or cut where they are to be answered."""
+    cache: bool = False
+    """Keep on disk what the backbone computes beneath the lowest adapter, so that it is computed once."""
+    on: str | None = None
+    """Trained adapter, as a file, that stays as it is beneath the new one and becomes part of its file."""
+    checkpoint_steps: int = Field(100, gt=0)
+    """Steps between two checkpoints to resume from."""
+    store: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Precision of the weights in the file; validation measures what is stored."""
+
+    @model_validator(mode="after")
+    def _kept_states_do_not_change(self) -> Self:
+        if self.cache and self.backbone_dropout:
+            raise ValueError("cache keeps states that backbone_dropout would change in each step: give one of them")
+        return self
+
+
+def fast_precision(device: str) -> str:
+    """Return ``bf16`` where the device computes it fast, else ``fp32``."""
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if kind == "cpu":
+        return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    return "fp32"
+
+
+def with_precision(load: LoadOptions, precision: str = "auto") -> LoadOptions:
+    """Return load options whose dtype is that of a training precision.
+
+    ``auto`` keeps a dtype that was named, and leaves quantised weights to their library. Raises
+    :class:`UsageError` where dtype and precision contradict each other, or a CPU is to compute fp16.
+    """
+    device = load.device
+    if device == "auto" or load.device_map:
+        found = torch.accelerator.current_accelerator(check_available=True)
+        device = found.type if found is not None else "cpu"
+    if precision == "fp16" and device == "cpu":
+        raise UsageError("--precision fp16 needs a GPU: a CPU computes it slowly and badly. Use bf16, fp32 or auto.")
+    if precision == "auto":
+        if load.dtype != "auto" or load.quantize:
+            return load
+        precision = fast_precision(device)
+    elif load.dtype not in ("auto", DTYPES[precision]):
+        raise UsageError(f"--precision {precision} and --dtype {load.dtype} contradict each other: give one of them")
+    return load.model_copy(update={"dtype": DTYPES[precision]})
+
+
+def merge_options(task: str, method: str, given: Mapping[str, Any]) -> TrainingOptions:
+    """Return training options: those given, over the task's recipe for the method."""
+    recipe: Recipe = registry.load("task", task).recipe(method)
+    defaults = recipe.model_dump(exclude_unset=True)
+    if given.get("cache"):
+        defaults.pop("backbone_dropout", None)  # kept states cannot change from step to step
+    options = validated(TrainingOptions, {**defaults, **given}, "training")
+    assert isinstance(options, TrainingOptions)
+    return options

@@ -1,0 +1,272 @@
+"""Classification of a text: one label, or several (also under the names sentiment, spam, topic and intent).
+
+One label is the softmax over the classes, several are a sigmoid each (binary relevance). Scores can be
+calibrated on the validation data: logits are divided by one temperature, the one of least negative log
+likelihood (Guo et al. 2017, arXiv:1706.04599).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from adaptdock.plugins.contracts import Cleaned, Options, Record
+from adaptdock.plugins.errors import DataError
+from adaptdock.plugins.heads import SequenceHead
+from adaptdock.tasks.sequences import TEXT, SequenceTask, mean
+
+IMBALANCE = 10
+"""The largest class has this many times the records of the smallest: a note says so."""
+BINS = 15
+NAMED = 20
+
+
+class ClassificationOptions(Options):
+    """Options of ``classification``."""
+
+    labels: tuple[str, ...] = ()
+    """Classes; learnt from the training data unless given."""
+    multi_label: bool = False
+    """A text may have several labels, or none."""
+    label_separator: str = Field("|", min_length=1)
+    """What divides the labels of a text, where they are written as one."""
+    threshold: float = Field(0.5, gt=0, lt=1)
+    """Score from which one of several labels is given."""
+    reject_below: float = Field(0.0, ge=0, lt=1)
+    """Score beneath which a text is out of scope and gets no label."""
+    calibrate: bool = False
+    """Learn from the validation data what temperature makes scores mean how often they are right."""
+    temperature: float = Field(1.0, gt=0)
+    """Divides the logits; learnt by calibrate."""
+
+
+class Classification(SequenceTask):
+    """Gives a text one of several labels, or any number of them."""
+
+    Options = ClassificationOptions
+    options: ClassificationOptions
+    columns = {
+        "text": TEXT,
+        "label": ("label", "labels", "category", "class", "intent", "sentiment", "topic", "target", "1"),
+    }
+    metric = "accuracy"
+
+    @classmethod
+    def sample(cls) -> Path:
+        """Return the folder of the sample data, written for this project."""
+        return Path(__file__).parent / "samples" / "classification"
+
+    # ------------------------------------------------------------------------------------- data
+
+    def clean(self, records: Any, split: str) -> Cleaned:
+        """Check texts and labels; say how uneven the classes are."""
+        cleaned = super().clean(records, split)
+        counts = self._counts(cleaned.records)
+        if split == "train" and counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
+            (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
+            cleaned.notes.append(
+                f"the classes are uneven: {most!r} has {largest} records, {least!r} {smallest}. --class-weights "
+                f"balanced weighs them in the loss; macro F1 tells how the small ones fare"
+            )
+        return cleaned
+
+    def label(self, given: Any, where: str) -> Any:
+        """Return a name, or for several labels a sorted list of names; numbers and truth values are their text."""
+        if not self.options.multi_label:
+            return _name(given, where)
+        parts = given.split(self.options.label_separator) if isinstance(given, str) else given
+        if not isinstance(parts, list | tuple):
+            raise DataError(
+                f"{where}: several labels are a list, or a text divided by label_separator; found {given!r}"
+            )
+        return sorted({_name(part, where) for part in parts if part != ""})
+
+    def fit(self, records: Sequence[Record]) -> Self:
+        """Learn the classes."""
+        labels = self.options.labels or tuple(sorted(self._counts(records)))
+        if len(labels) < 2:
+            raise DataError(
+                f"the training data has one class only ({', '.join(labels) or 'none'}): nothing to tell apart"
+            )
+        fitted = type(self)(self.options.model_copy(update={"labels": labels}))
+        fitted.check(records, "train")
+        return fitted
+
+    def check(self, records: Sequence[Record], split: str) -> None:
+        """Refuse a class that training has not seen."""
+        known = set(self.options.labels)
+        for record in records:
+            unknown = next((name for name in _listed(record["label"]) if name not in known), None)
+            if unknown is not None:
+                raise DataError(
+                    f"{record.get('where', split)}: the label {unknown!r} occurs in {split} but is none of those that "
+                    f"training has or options name: {', '.join(sorted(known)[:NAMED])}"
+                )
+
+    def describe(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Count texts and classes; of many classes the smallest and the largest."""
+        counts = self._counts(records)
+        shown = counts.most_common()
+        if len(shown) > NAMED:
+            shown = [shown[0], shown[-1]]
+        return {"texts": len(records), "labels": len(counts), "by label": dict(shown)}
+
+    def class_weights(self, records: Sequence[Record]) -> list[float] | None:
+        """Return weights that would give every class the same sum; of several labels, each the same as its absence."""
+        counts = self._counts(records)
+        if self.options.multi_label:
+            return [(len(records) - counts[name]) / max(1, counts[name]) for name in self.options.labels]
+        total = sum(counts.values())
+        return [total / (len(self.options.labels) * max(1, counts[name])) for name in self.options.labels]
+
+    def _counts(self, records: Sequence[Record]) -> Counter[str]:
+        return Counter(name for record in records for name in _listed(record["label"]))
+
+    # ------------------------------------------------------------------------------------ model
+
+    def head(self) -> SequenceHead:
+        """Return a linear map from the mean state to the classes."""
+        return SequenceHead(len(self.options.labels))
+
+    def target(self, record: Record) -> Any:
+        """Return the number of the class, or a list of ones and zeros."""
+        labels = self.options.labels
+        if self.options.multi_label:
+            return [int(name in record["label"]) for name in labels]
+        return labels.index(record["label"])
+
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the cross entropy (R, classes); of several labels the binary one."""
+        if self.options.multi_label:
+            return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=weights)
+        return functional.cross_entropy(logits, labels, weights)
+
+    def settle(self, records: Sequence[Record], digests: Sequence[Sequence[Tensor]]) -> Self:
+        """Learn the temperature, if that is asked for."""
+        if not self.options.calibrate:
+            return self
+        logits = torch.stack([mean(own) for own in digests])
+        targets = torch.tensor([self.target(record) for record in records])
+        found = _best_temperature(lambda temperature: float(self.loss(logits / temperature, targets, None)))
+        return type(self)(self.options.model_copy(update={"temperature": round(found, 4)}))
+
+    def decode(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> dict[str, Any]:
+        """Return the label with its score, or the labels, and the scores of the most probable classes."""
+        logits = mean(digests) / self.options.temperature
+        scores = logits.sigmoid() if self.options.multi_label else logits.softmax(-1)
+        order = scores.argsort(descending=True)[:NAMED].tolist()
+        named = {self.options.labels[number]: round(scores[number].item(), 4) for number in order}
+        texts: dict[str, Any] = {name: record[name] for name in ("text", "second") if name in record}
+        if self.options.multi_label:
+            chosen = sorted(self.options.labels[n] for n, score in enumerate(scores) if score >= self.options.threshold)
+            return {**texts, "labels": chosen, "scores": named}
+        best, score = self.options.labels[order[0]], scores[order[0]].item()
+        label = best if score >= self.options.reject_below else None
+        return {**texts, "label": label, "score": round(score, 4), "scores": named}
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return accuracy, macro F1 and MCC, and precision, recall and F1 by class, in percent (scikit-learn).
+
+        A text that is out of scope counts as wrong; ``answered`` is the share of the others, and
+        ``accuracy_of_answered`` theirs. ``ece`` is the expected calibration error over 15 bins. For several
+        labels accuracy is that of whole sets.
+        """
+        if self.options.multi_label:
+            return _score_sets(self.options.labels, records, predictions)
+        gold = [record["label"] for record in records]
+        found = [prediction["label"] if prediction["label"] is not None else "" for prediction in predictions]
+        metrics = _score_classes(self.options.labels, gold, found)
+        metrics["ece"] = _calibration_error(gold, predictions)
+        if self.options.reject_below:
+            answered = [(want, got) for want, got in zip(gold, found, strict=True) if got]
+            right = sum(want == got for want, got in answered)
+            metrics["answered"] = _percent(len(answered) / len(gold))
+            metrics["accuracy_of_answered"] = _percent(right / len(answered)) if answered else 0.0
+        return {**metrics, "by_class": metrics.pop("by_class")}
+
+    def render(self, prediction: Mapping[str, Any]) -> str:
+        """Write the label before the text: ``[card arrival 0.93] Where is my card?``."""
+        if "labels" in prediction:
+            shown = ", ".join(f"{name} {prediction['scores'][name]:.2f}" for name in prediction["labels"]) or "no label"
+        else:
+            shown = f"{prediction['label'] or 'out of scope'} {prediction['score']:.2f}"
+        texts = " / ".join(prediction[name] for name in ("text", "second") if name in prediction)
+        return f"[{shown}] {texts}"
+
+
+# ------------------------------------------------------------------------------------------ helpers
+
+
+def _name(given: Any, where: str) -> str:
+    if isinstance(given, str) and given.strip():
+        return given.strip()
+    if isinstance(given, bool | int) or (isinstance(given, float) and math.isfinite(given)):
+        return str(given)
+    raise DataError(f"{where}: a label is a name or a number, found {given!r:.60}")
+
+
+def _listed(label: Any) -> list[str]:
+    return label if isinstance(label, list) else [label]
+
+
+def _percent(share: float) -> float:
+    return round(100 * float(share), 2)
+
+
+def _best_temperature(loss: Any) -> float:
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(lambda power: loss(math.exp(power)), bounds=(-3, 3), method="bounded")
+    return math.exp(float(found.x))
+
+
+def _score_classes(labels: Sequence[str], gold: Sequence[str], found: Sequence[str]) -> dict[str, Any]:
+    from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
+
+    rows = precision_recall_fscore_support(gold, found, labels=list(labels), zero_division=0)
+    present = [number for number, support in enumerate(rows[3]) if support]
+    return {
+        "accuracy": _percent(accuracy_score(gold, found)),
+        "macro_f1": _percent(sum(rows[2][number] for number in present) / len(present)),
+        "mcc": _percent(matthews_corrcoef(gold, found)),
+        "by_class": _by_class(labels, rows),
+    }
+
+
+def _score_sets(
+    labels: Sequence[str], records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+
+    gold = [[int(name in record["label"]) for name in labels] for record in records]
+    found = [[int(name in prediction["labels"]) for name in labels] for prediction in predictions]
+    return {
+        "accuracy": _percent(accuracy_score(gold, found)),
+        "micro_f1": _percent(f1_score(gold, found, average="micro", zero_division=0)),
+        "macro_f1": _percent(f1_score(gold, found, average="macro", zero_division=0)),
+        "by_class": _by_class(labels, precision_recall_fscore_support(gold, found, zero_division=0)),
+    }
+
+
+def _by_class(labels: Sequence[str], rows: Any) -> dict[str, dict[str, float | int]]:
+    return {
+        name: {"precision": _percent(p), "recall": _percent(r), "f1": _percent(f), "support": int(support)}
+        for name, p, r, f, support in zip(labels, *rows, strict=True)
+    }
+
+
+def _calibration_error(gold: Sequence[str], predictions: Sequence[Mapping[str, Any]]) -> float:
+    """Return how far scores are from the share of right answers, in percent: the mean over bins of like score."""
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
+    for want, prediction in zip(gold, predictions, strict=True):
+        score = prediction["score"]
+        best = next(iter(prediction["scores"]))
+        bins[min(BINS - 1, int(score * BINS))].append((score, want == best))
+    gaps = [abs(sum(score for score, _ in part) - sum(right for _, right in part)) for part in bins]
+    return _percent(sum(gaps) / len(gold))

@@ -1,0 +1,23 @@
+"""Classification of a pair of texts: entailment, paraphrase, an answer to a question."""
+
+from pathlib import Path
+
+from adaptdock.tasks.classification import Classification
+from adaptdock.tasks.sequences import FIRST, SECOND
+
+
+class Pair(Classification):
+    """Gives two texts a label that says how they stand to each other."""
+
+    columns = {
+        "text": FIRST,
+        "second": SECOND,
+        "label": ("label", "labels", "gold_label", "is_duplicate", "target", "2"),
+    }
+    texts = ("text", "second")
+    pair = True
+
+    @classmethod
+    def sample(cls) -> Path:
+        """Return the folder of the sample data, written for this project."""
+        return Path(__file__).parent / "samples" / "pair"

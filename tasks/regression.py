@@ -1,0 +1,119 @@
+"""Regression: a number for a text, or for a pair of texts (how alike they are).
+
+The target is trained standardised, with mean and standard deviation of the training data; predictions are
+on the data's own scale.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from adaptdock.plugins.contracts import Options, Record
+from adaptdock.plugins.errors import DataError
+from adaptdock.plugins.heads import SequenceHead
+from adaptdock.tasks.sequences import FIRST, SECOND, TEXT, SequenceTask, mean
+
+
+class RegressionOptions(Options):
+    """Options of ``regression``."""
+
+    mean: float = 0.0
+    """Mean of the target; learnt from the training data."""
+    deviation: float = Field(1.0, gt=0)
+    """Standard deviation of the target; learnt from the training data."""
+    loss: str = Field("squared", pattern="^(squared|absolute)$")
+    """squared, or absolute, which outliers disturb less."""
+
+
+class Regression(SequenceTask):
+    """Gives a text, or a pair of texts, a number."""
+
+    Options = RegressionOptions
+    options: RegressionOptions
+    columns = {
+        "text": tuple(dict.fromkeys((*FIRST[:-1], *TEXT))),
+        "second": SECOND[:-1],
+        "label": ("score", "label", "similarity_score", "rating", "stars", "value", "target", "-1"),
+    }
+    optional = frozenset({"second"})
+    metric = "pearson"
+
+    @classmethod
+    def sample(cls) -> Path:
+        """Return the folder of the sample data, written for this project."""
+        return Path(__file__).parent / "samples" / "regression"
+
+    # ------------------------------------------------------------------------------------- data
+
+    def label(self, given: Any, where: str) -> float:
+        """Return a finite number."""
+        try:
+            found = math.nan if isinstance(given, bool) else float(given)
+        except (TypeError, ValueError):
+            found = math.nan
+        if not math.isfinite(found):
+            raise DataError(f"{where}: the target has to be a finite number, found {given!r:.60}")
+        return found
+
+    def fit(self, records: Sequence[Record]) -> Self:
+        """Learn mean and standard deviation of the target."""
+        values = [record["label"] for record in records]
+        average = sum(values) / len(values)
+        deviation = math.sqrt(sum((value - average) ** 2 for value in values) / len(values))
+        if deviation == 0:
+            raise DataError(f"the target is {values[0]:g} in every training record: there is nothing to learn")
+        return type(self)(self.options.model_copy(update={"mean": average, "deviation": deviation}))
+
+    def check(self, records: Sequence[Record], split: str) -> None:
+        """Accept any number."""
+
+    def describe(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Count texts, and name the range of the target."""
+        values = [record["label"] for record in records]
+        return {"texts": len(records), "target from": min(values), "target to": max(values)}
+
+    # ------------------------------------------------------------------------------------ model
+
+    def head(self) -> SequenceHead:
+        """Return a linear map from the mean state to one number."""
+        return SequenceHead(1)
+
+    def target(self, record: Record) -> float:
+        """Return the standardised target."""
+        return float((record["label"] - self.options.mean) / self.options.deviation)
+
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the mean squared or absolute difference of (R, 1) and (R)."""
+        compare = functional.mse_loss if self.options.loss == "squared" else functional.l1_loss
+        return compare(logits.squeeze(-1), labels.to(logits.dtype))
+
+    def decode(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> dict[str, Any]:
+        """Return the number on the scale of the data."""
+        value = mean(digests).item() * self.options.deviation + self.options.mean
+        texts: dict[str, Any] = {name: record[name] for name in ("text", "second") if name in record}
+        return {**texts, "value": round(value, 4)}
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return Pearson and Spearman correlation in percent, and mean absolute and root mean squared error."""
+        from scipy.stats import pearsonr, spearmanr
+
+        gold = [record["label"] for record in records]
+        found = [prediction["value"] for prediction in predictions]
+        gaps = [want - got for want, got in zip(gold, found, strict=True)]
+        varies = len(set(gold)) > 1 and len(set(found)) > 1
+        return {
+            "pearson": round(100 * float(pearsonr(gold, found).statistic), 2) if varies else 0.0,
+            "spearman": round(100 * float(spearmanr(gold, found).statistic), 2) if varies else 0.0,
+            "mae": round(sum(map(abs, gaps)) / len(gaps), 4),
+            "rmse": round(math.sqrt(sum(gap * gap for gap in gaps) / len(gaps)), 4),
+        }
+
+    def render(self, prediction: Mapping[str, Any]) -> str:
+        """Write the number before the text: ``[4.2] Worth every minute.``."""
+        texts = " / ".join(prediction[name] for name in ("text", "second") if name in prediction)
+        return f"[{prediction['value']:g}] {texts}"

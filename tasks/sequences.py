@@ -1,0 +1,124 @@
+"""What tasks share that give a whole text, or a pair of texts, something: windows, a pooled head, mean of windows."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from adaptdock.plugins.contracts import Cleaned, Feature, Reading, Recipe, Record, Task
+from adaptdock.plugins.errors import DataError
+from adaptdock.plugins.words import windows
+
+RECIPES = {
+    "lora": Recipe(
+        learning_rate=1e-3,
+        epochs=5,
+        batch_size=16,
+        backbone_dropout=True,
+        method_options={"roles": ["all"], "learning_rate_factor_b": 4},
+    ),
+    "dora": Recipe(learning_rate=1e-3, epochs=5, batch_size=16, method_options={"roles": ["all"]}),
+    "bottleneck": Recipe(
+        learning_rate=2e-3,
+        epochs=5,
+        batch_size=16,
+        method_options={"parallel": True, "activation": "gelu", "reduction_factor": 12},
+    ),
+    "prefix": Recipe(
+        learning_rate=2e-3, epochs=5, batch_size=16, method_options={"length": 32, "learning_rate_factor": 40}
+    ),
+    "ia3": Recipe(learning_rate=1e-3, epochs=5, batch_size=16, method_options={"learning_rate_factor": 30}),
+    "features": Recipe(learning_rate=5e-3, epochs=20, batch_size=16),
+    "full": Recipe(learning_rate=1e-4, epochs=5, batch_size=16, backbone_dropout=True),
+}
+TEXT = ("text", "sentence", "content", "review", "tweet", "question", "utterance", "sms", "headline", "0")
+FIRST = ("premise", "sentence1", "question1", "text1", "text", "sentence", "first", "0")
+SECOND = ("hypothesis", "sentence2", "question2", "text2", "text_pair", "second", "1")
+
+
+class SequenceTask(Task):
+    """A task with one answer for a text, or for a pair of texts.
+
+    A text that is longer than a window becomes several; each is trained on the text's label, and the answer is that
+    of their mean logits.
+    """
+
+    layout = "csv"
+    texts: ClassVar[tuple[str, ...]] = ("text",)
+    pair: ClassVar[bool] = False
+    """Whether a record has to have a second text."""
+
+    @classmethod
+    def recipe(cls, method: str) -> Recipe:
+        """Return defaults for MiniLM; for methods that are not named the general ones."""
+        return RECIPES.get(method, Recipe())
+
+    # ------------------------------------------------------------------------------------- data
+
+    def clean(self, records: Iterable[Record], split: str) -> Cleaned:
+        """Check texts and labels; count empty texts."""
+        checked = [self._checked(record) for record in records]
+        empty = [str(record.get("where", split)) for record in checked if not record["text"].strip()]
+        notes = [f"{split}: {len(empty)} texts are empty, such as {empty[0]}"] if empty else []
+        return Cleaned(checked, notes)
+
+    def _checked(self, record: Record) -> Record:
+        where = str(record.get("where", "a record"))
+        found = {**record, **self._texts(record, where)}
+        if "label" not in record or record["label"] is None:
+            raise DataError(f"{where}: the label is missing")
+        return {**found, "label": self.label(record["label"], where)}
+
+    def _texts(self, record: Mapping[str, Any], where: str) -> dict[str, str]:
+        names = ["text"] + (["second"] if self.pair or record.get("second") is not None else [])
+        for name in names:
+            if not isinstance(record.get(name), str):
+                raise DataError(f"{where}: {name} has to be a text, found {record.get(name)!r:.60}")
+        return {name: record[name] for name in names}
+
+    @abstractmethod
+    def label(self, given: Any, where: str) -> Any:
+        """Return a record's label as this task keeps it; raise :class:`DataError` for one that it cannot be."""
+
+    @abstractmethod
+    def target(self, record: Record) -> Any:
+        """Return what the loss compares a window of this record with."""
+
+    # ------------------------------------------------------------------------------------ model
+
+    def read(self, item: Any) -> Record:
+        """Read a text, a pair as a list of two, or an object with ``text`` (and ``second``)."""
+        if isinstance(item, str) and not self.pair:
+            return {"text": item}
+        if isinstance(item, list | tuple) and len(item) == 2:
+            item = {"text": item[0], "second": item[1]}
+        if not isinstance(item, Mapping):
+            wanted = "an object with 'text' and 'second', or a list of both" if self.pair else "a text, or an object"
+            raise DataError(f"this task reads {wanted}; found {type(item).__name__}")
+        renamed = {**item, **_renamed(item, self.columns)}
+        return self._texts(renamed, "an input")
+
+    def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
+        """Tokenise in overlapping windows, each with the record's label."""
+        features = windows(record["text"], record.get("second"), reading)
+        if labelled:
+            for feature in features:
+                feature.labels = self.target(record)
+        return features
+
+
+def mean(digests: Sequence[Tensor]) -> Tensor:
+    """Return the mean logits (classes) of a record's windows."""
+    return torch.stack(list(digests)).float().mean(0)
+
+
+def _renamed(item: Mapping[str, Any], columns: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Return the fields of an input that goes by the names of a known data set."""
+    found = {}
+    for name, accepted in columns.items():
+        column = next((column for column in accepted if column in item), None)
+        if name not in item and name != "label" and column is not None:
+            found[name] = item[column]
+    return found
