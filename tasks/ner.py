@@ -12,12 +12,10 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
+from adaptdock.plugins.contracts import Cleaned, Feature, Options, Recipe, Record
 from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import TokenHead
-from adaptdock.plugins.words import align, split_words
+from adaptdock.tasks.tagging import Tagging, tagged, text_of
 
 Scheme = Literal["auto", "bio", "iob1", "bioes", "io"]
 STARTS, ENDS, INSIDE = "BSU", "ESLU", "IEML"
@@ -33,7 +31,7 @@ class NEROptions(Options):
     """Entity types; learnt from the training data unless given."""
 
 
-class NER(Task):
+class NER(Tagging):
     """Finds and classifies named entities."""
 
     Options = NEROptions
@@ -105,54 +103,12 @@ class NER(Task):
         tokens = sum(len(record["tokens"]) for record in records)
         return {"sentences": len(records), "tokens": tokens, "entities": dict(sorted(types.items()))}
 
-    def class_weights(self, records: Sequence[Record]) -> list[float] | None:
-        """Return weights that would give every tag the same sum."""
-        counts = Counter(tag for record in records for tag in record["tags"])
-        total = sum(counts.values())
-        return [total / (len(self.tags) * max(1, counts[tag])) for tag in self.tags]
-
     # ------------------------------------------------------------------------------------ model
 
-    def head(self) -> TokenHead:
-        """Return a linear map to the tags."""
-        return TokenHead(len(self.tags))
-
-    def read(self, item: Any) -> Record:
-        """Read a text, or an object with ``tokens`` or ``text``."""
-        if isinstance(item, Mapping) and "tokens" in item:
-            tokens = _strings(item["tokens"], "tokens", "an input")
-            return {"tokens": tokens, "tags": ["O"] * len(tokens)}
-        text = item.get("text") if isinstance(item, Mapping) else item
-        if not isinstance(text, str):
-            raise DataError(f"ner reads a text, or an object with 'text' or 'tokens'; found {type(item).__name__}")
-        spans = split_words(text)
-        return {"text": text, "spans": spans, "tokens": [text[start:end] for start, end in spans]}
-
-    def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
-        """Tokenise the sentence in overlapping windows; each word is labelled in one of them."""
-        text, spans = _text(record)
-        features = align(text, spans, reading)
-        if labelled:
-            numbers = {tag: number for number, tag in enumerate(self.tags)}
-            for feature in features:
-                feature.labels = [-100] * len(feature.inputs["input_ids"])
-                for word, position in feature.alignment:
-                    feature.labels[position] = numbers[record["tags"][word]]
-        return features
-
-    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-        """Return the cross entropy over the labelled positions."""
-        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weights)
-
-    def decode(self, record: Record, features: Sequence[Feature], logits: Sequence[Tensor]) -> dict[str, Any]:
+    def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
         """Return the entities with their text, label, character offsets and score."""
-        text, spans = _text(record)
-        scores = torch.zeros(len(spans), len(self.tags))
-        scores[:, 0] = 1.0  # a word that has no token stays O
-        for feature, found in zip(features, logits, strict=True):
-            if feature.alignment:
-                words, positions = zip(*feature.alignment, strict=True)
-                scores[list(words)] = found[list(positions)].float().softmax(-1)
+        text, spans = text_of(record)
+        scores = self.scores(len(spans), features, digests)
         tags = [self.tags[number] for number in best_path(scores.clamp_min(1e-9).log(), self.tags)]
         entities = []
         for label, first, last in entity_spans(tags):
@@ -313,33 +269,12 @@ def best_path(scores: Tensor, tags: Sequence[str]) -> list[int]:
 
 
 def _checked(record: Record) -> Record:
-    tokens, tags = record["tokens"], record["tags"]
-    where = record.get("where", "a record")
-    tokens, tags = _strings(tokens, "tokens", where), _strings(tags, "tags", where)
-    if len(tokens) != len(tags):
-        raise DataError(f"{where}: {len(tokens)} tokens but {len(tags)} tags")
-    bare = next((tag for tag in tags if tag in NO_TYPES or tag.isdigit()), None)
+    checked = tagged(record)
+    bare = next((tag for tag in checked["tags"] if tag in NO_TYPES or tag.isdigit()), None)
     if bare is not None:
+        where = record.get("where", "a record")
         raise DataError(f"{where}: the tag {bare!r} names no type: write B-PER or PER, no number or letter alone")
-    return {**record, "tokens": tokens, "tags": tags}
-
-
-def _strings(given: Any, name: str, where: str) -> list[str]:
-    if isinstance(given, str):
-        return given.split()
-    if not isinstance(given, list | tuple) or not all(isinstance(part, str) for part in given):
-        raise DataError(f"{where}: {name} are a list of texts, or one text divided by spaces; found {given!r:.60}")
-    return list(given)
-
-
-def _text(record: Record) -> tuple[str, list[tuple[int, int]]]:
-    if "spans" in record:
-        return record["text"], record["spans"]
-    spans, start = [], 0
-    for token in record["tokens"]:
-        spans.append((start, start + len(token)))
-        start += len(token) + 1
-    return " ".join(record["tokens"]), spans
+    return checked
 
 
 def _percent(key: str, value: float) -> float:

@@ -169,7 +169,7 @@ def test_any_text_can_be_read_and_its_words_are_where_they_are_said_to_be(text: 
 
 @pytest.mark.parametrize("item", [None, 5, ["a"], {"txt": "a"}])
 def test_an_input_that_is_no_text_is_refused(item: object) -> None:
-    with pytest.raises(DataError, match="ner reads a text"):
+    with pytest.raises(DataError, match="words are tagged in a text"):
         TASK.read(item)
 
 

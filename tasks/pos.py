@@ -1,0 +1,125 @@
+"""Parts of speech, or any other tag of single words: one class a word, the most probable one.
+
+CoNLL-U is read with the words of its tree: multiword tokens (3-4) and empty nodes (3.1) are none of them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor
+
+from adaptdock.plugins.contracts import Cleaned, Feature, Options, Recipe, Record
+from adaptdock.plugins.errors import DataError
+from adaptdock.tasks.ner import RECIPES
+from adaptdock.tasks.tagging import Tagging, tagged, text_of
+
+
+class POSOptions(Options):
+    """Options of ``pos``."""
+
+    labels: tuple[str, ...] = ()
+    """Tags; learnt from the training data unless given."""
+
+
+class POS(Tagging):
+    """Tells the part of speech of each word."""
+
+    Options = POSOptions
+    options: POSOptions
+    columns = {
+        "tokens": ("tokens", "words", "token", "form", "0"),
+        "tags": ("upos", "pos_tags", "pos", "tags", "labels", "xpos", "-1"),
+    }
+    layout = "conll"
+    metric = "accuracy"
+
+    @classmethod
+    def sample(cls) -> Path:
+        """Return the folder of the sample corpus, written for this project."""
+        return Path(__file__).parent / "samples" / "pos"
+
+    @classmethod
+    def recipe(cls, method: str) -> Recipe:
+        """Return the defaults of ``ner``, which were tuned on data of the same size."""
+        return RECIPES.get(method, Recipe())
+
+    @property
+    def tags(self) -> list[str]:
+        """The classes of the head."""
+        return list(self.options.labels)
+
+    # ------------------------------------------------------------------------------------- data
+
+    def clean(self, records: Iterable[Record], split: str) -> Cleaned:
+        """Check that each word has a tag."""
+        checked = [tagged(record) for record in records]
+        for record in checked:
+            if "" in record["tags"]:
+                raise DataError(f"{record.get('where', split)}: a word has no tag")
+        return Cleaned(checked)
+
+    def fit(self, records: Sequence[Record]) -> Self:
+        """Learn the tags, sorted by name, unless they were given."""
+        labels = self.options.labels or tuple(sorted({tag for record in records for tag in record["tags"]}))
+        if len(labels) < 2:
+            raise DataError(f"the training data has one tag only ({', '.join(labels)}): there is nothing to tell apart")
+        return type(self)(self.options.model_copy(update={"labels": labels}))
+
+    def check(self, records: Sequence[Record], split: str) -> None:
+        """Accept a tag that training has not seen: some are rare. :meth:`score` counts its words as wrong."""
+
+    def describe(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Count sentences, words and tags."""
+        counts = Counter(tag for record in records for tag in record["tags"])
+        return {"sentences": len(records), "words": sum(counts.values()), "tags": dict(sorted(counts.items()))}
+
+    # ------------------------------------------------------------------------------------ model
+
+    def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
+        """Return the words with their tag, character offsets and score."""
+        text, spans = text_of(record)
+        best, numbers = self.scores(len(spans), features, digests).max(-1)
+        words = [
+            {
+                "text": text[start:end],
+                "tag": self.tags[number],
+                "start": start,
+                "end": end,
+                "score": round(score, 4),
+            }
+            for (start, end), number, score in zip(spans, numbers.tolist(), best.tolist(), strict=True)
+        ]
+        return {"text": text, "words": words}
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return accuracy and macro F1 over the words, and each tag's own figures, in percent (scikit-learn).
+
+        Words whose tag training has not seen are wrong; ``unknown_tags`` counts them.
+        """
+        from sklearn.metrics import precision_recall_fscore_support
+
+        gold = [tag for record in records for tag in record["tags"]]
+        found = [word["tag"] for prediction in predictions for word in prediction["words"]]
+        names = sorted(set(gold))
+        rows = precision_recall_fscore_support(gold, found, labels=names, zero_division=0)
+        right = sum(want == got for want, got in zip(gold, found, strict=True))
+        return {
+            "accuracy": round(100 * right / len(gold), 2),
+            "macro_f1": round(100 * float(rows[2].mean()), 2),
+            "unknown_tags": sum(tag not in self.tags for tag in gold),
+            "by_tag": {
+                name: {
+                    "precision": round(100 * float(precision), 2),
+                    "recall": round(100 * float(recall), 2),
+                    "f1": round(100 * float(f1), 2),
+                    "support": int(support),
+                }
+                for name, precision, recall, f1, support in zip(names, *rows, strict=True)
+            },
+        }
+
+    def render(self, prediction: Mapping[str, Any]) -> str:
+        """Write each word with its tag: ``Ada/PROPN sings/VERB``."""
+        return " ".join(f"{word['text']}/{word['tag']}" for word in prediction["words"])
