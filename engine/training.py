@@ -233,6 +233,12 @@ def fresh_folder(task: str, method: str) -> Path:
     return folder
 
 
+def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    """Return what validation found before the first step, if it looked."""
+    found = next((entry for entry in history if "eval_loss" in entry and not entry["epoch"]), None)
+    return {} if found is None else {"before": {metric: found[f"eval_{metric}"], "loss": found["eval_loss"]}}
+
+
 class Run:
     """One training run: a plan carried out in a folder of its own."""
 
@@ -261,6 +267,7 @@ class Run:
         self.dock.ports.acquire(self.plan.assembly.sites)
         try:
             checkpoint = trainer.last_checkpoint() if resume else None
+            trainer.args.eval_on_start = type(self.plan.task).measured_before and checkpoint is None
             if not trainer.had_stopped(checkpoint):
                 trainer.train(resume_from_checkpoint=checkpoint)
             if trainer.state.epoch is not None and trainer.state.epoch < self.plan.options.epochs - 0.01:
@@ -390,7 +397,7 @@ class Run:
     def _finish(self, trainer: Any, ending: Literal["complete", "early", "interrupted"]) -> Result:
         assert self.best is not None
         seconds = time.monotonic() - self.started
-        metrics = dict(self.best.card.metrics)
+        metrics = {**_before(trainer.state.log_history, type(self.plan.task).metric), **self.best.card.metrics}
         if ending != "interrupted":
             try:
                 self.best = self._settled(self.best)

@@ -115,6 +115,8 @@ class Task(ABC):
     """The metric that decides which weights are best."""
     lower_is_better: ClassVar[bool] = False
     """Whether that metric is an error."""
+    measured_before: ClassVar[bool] = False
+    """Whether validation measures the bare backbone too, because it can do without training what the task asks."""
     together: ClassVar[bool] = False
     """Whether the features of a record are trained in one batch, because the loss compares them."""
 

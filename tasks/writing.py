@@ -94,6 +94,7 @@ class Writing(Writer):
     options: WritingOptions
     metric = "perplexity"
     lower_is_better = True
+    measured_before = True
 
     @classmethod
     def recipe(cls, method: str) -> Recipe:

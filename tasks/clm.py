@@ -1,0 +1,112 @@
+"""Causal language modelling: the next token of texts without labels, by the frozen map of a language model.
+
+Texts follow each other in one stream, each with the tokens that the tokenizer puts around it; where it puts none,
+its token for the beginning (or end) of a text stands in front. Position t of a block is labelled with the token at
+t + 1 of the stream, so that every token but the very first is predicted once.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from adaptdock.plugins.contracts import Feature, Reading, Recipe, Record
+from adaptdock.plugins.errors import BackboneError, DataError
+from adaptdock.plugins.heads import LanguageModelHead
+from adaptdock.tasks.language_modelling import (
+    RECIPES,
+    LanguageModelling,
+    LanguageModellingOptions,
+    Targets,
+    blocks,
+    characters,
+    frame,
+    measures,
+    tokenise,
+    window,
+)
+
+
+class CLM(LanguageModelling):
+    """Predicts the next token: a domain adapter for a causal language model."""
+
+    Options = LanguageModellingOptions
+    options: LanguageModellingOptions
+    measured_before = True
+
+    @classmethod
+    def sample(cls) -> Path:
+        """Return the folder of the sample texts, written for this project."""
+        return Path(__file__).parent / "samples" / "clm"
+
+    @classmethod
+    def recipe(cls, method: str) -> Recipe:
+        """Return defaults for a method."""
+        return RECIPES.get(method, Recipe(batch_size=8))
+
+    def head(self) -> LanguageModelHead:
+        """Return the frozen map to the vocabulary."""
+        return LanguageModelHead()
+
+    def read(self, item: Any) -> Record:
+        """Read a text, or an object with ``text``, whose perplexity is to be told."""
+        text = item.get("text") if isinstance(item, Mapping) else item
+        if not isinstance(text, str):
+            raise DataError(f"clm reads a text, or an object with 'text'; found {type(item).__name__}")
+        return {"texts": [text]}
+
+    def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
+        """Cut the stream of a record's texts into blocks, each labelled with what follows its tokens."""
+        if not reading.causal:
+            raise BackboneError(
+                "clm predicts the next token, which a backbone that reads both ways sees: take a causal language model "
+                "(such as --backbone smollm2), or the task mlm"
+            )
+        ids = _stream(record["texts"], reading.tokenizer)
+        features = []
+        for inputs, following in zip(
+            blocks(ids[:-1], reading.max_length), blocks(ids[1:], reading.max_length), strict=True
+        ):
+            feature = window(reading.tokenizer, inputs, Targets(range(len(inputs)), following))
+            feature.labels = list(following) if labelled else None
+            features.append(feature)
+        return features
+
+    def digest(self, feature: Feature, logits: Tensor) -> Tensor:
+        """Return (3) in place of logits (T, V): negative log-likelihood, tokens, tokens guessed right."""
+        targets: Targets = feature.alignment
+        return targets.measure(logits)
+
+    def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
+        """Return perplexity and log-likelihood of the text, and the bits that each character takes."""
+        found = measures(digests)
+        length = characters(record)
+        return {**found, "bits_per_character": _bits(found["log_likelihood"], length) if length else None}
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return perplexity, accuracy, and the bits that each character takes: the same for any tokenizer."""
+        likelihood = sum(prediction["log_likelihood"] for prediction in predictions)
+        bits = _bits(likelihood, sum(map(characters, records)))
+        return {**super().score(records, predictions), "bits_per_character": bits}
+
+    def render(self, prediction: Mapping[str, Any]) -> str:
+        """Say how well the text is predicted."""
+        if not prediction["tokens"]:
+            return "no token to predict"
+        bits = prediction["bits_per_character"]
+        return (
+            f"perplexity {prediction['perplexity']:.2f} over {prediction['tokens']} tokens, {bits:.3f} bits a character"
+        )
+
+
+def _stream(texts: Sequence[str], tokenizer: Any) -> list[int]:
+    front, back = frame(tokenizer)
+    if not front and not back:
+        front = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None][:1]
+    return [token for text in texts for token in (*front, *tokenise(tokenizer, text), *back)]
+
+
+def _bits(log_likelihood: float, length: int) -> float:
+    return round(-log_likelihood / math.log(2) / length, 4)

@@ -1,0 +1,176 @@
+"""What ``mlm`` and ``clm`` share: texts without labels, read as one stream of tokens and measured by perplexity.
+
+The texts of a split follow each other, and the stream is cut into blocks of the longest window: nothing is lost, and
+the last block is shorter. Perplexity is exp of the mean negative log-likelihood, in nats, of the predicted tokens;
+each block begins without a memory of the one before.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from adaptdock.plugins.contracts import Cleaned, Feature, Options, Recipe, Record, Task
+from adaptdock.plugins.errors import DataError
+
+NOT_COUNTED = -100
+SHOWN = 5
+"""So many places stand in a note."""
+
+
+class LanguageModellingOptions(Options):
+    """Options of ``mlm`` and ``clm``."""
+
+    separator: Literal["token", "line", "space"] = "token"
+    """What stands between two texts: the tokenizer's own token, or as parts of one text a new line or a space."""
+
+
+RECIPES = {
+    "lora": Recipe(learning_rate=1e-3, epochs=3, batch_size=8, method_options={"roles": ["all"]}),
+    "bottleneck": Recipe(
+        learning_rate=2e-3, epochs=3, batch_size=8, method_options={"parallel": True, "activation": "gelu"}
+    ),
+    "prefix": Recipe(
+        learning_rate=2e-3, epochs=3, batch_size=8, method_options={"length": 32, "learning_rate_factor": 40}
+    ),
+}
+JOINTS = {"line": "\n", "space": " "}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The tokens that a window's logits are to predict, and where."""
+
+    positions: Sequence[int]
+    tokens: Sequence[int]
+
+    def labels(self, length: int) -> list[int]:
+        """Return the token at each of so many positions, -100 where none is to be predicted."""
+        found = [NOT_COUNTED] * length
+        for position, token in zip(self.positions, self.tokens, strict=True):
+            found[position] = token
+        return found
+
+    def measure(self, logits: Tensor) -> Tensor:
+        """Return (3): the negative log-likelihood, how many tokens there are, how many are the most probable ones."""
+        chosen, tokens = logits[list(self.positions)].float(), torch.tensor(self.tokens)
+        likelihood = functional.cross_entropy(chosen, tokens, reduction="sum")
+        return torch.stack([likelihood, torch.tensor(len(tokens)), (chosen.argmax(-1) == tokens).sum()]).double()
+
+
+class LanguageModelling(Task):
+    """A task that predicts tokens of the texts themselves."""
+
+    options: Any
+    columns = {
+        "text": ("text", "content", "document", "abstract", "sentence", "tokens", "words", "form", "0"),
+    }
+    layout = "document"
+    metric = "perplexity"
+    lower_is_better = True
+
+    # ------------------------------------------------------------------------------------- data
+
+    def clean(self, records: Iterable[Record], split: str) -> Cleaned:
+        """Join the texts of a split to one record; lists of tokens are divided by spaces."""
+        texts, empty, first = [], [], None
+        for record in records:
+            text = _text(record)
+            if text.strip():
+                first = first or str(record.get("where", split))
+                texts.append(text)
+            else:
+                empty.append(str(record.get("where", split)))
+        if not texts:
+            raise DataError(f"{split}: there is no text")
+        joint = JOINTS.get(self.options.separator)
+        joined = texts if joint is None else [joint.join(texts)]
+        shown = ", ".join(empty[:SHOWN]) + (", ..." if len(empty) > SHOWN else "")
+        notes = [f"{split}: {len(empty)} empty texts skipped: {shown}"] if empty else []
+        return Cleaned([{"where": first, "texts": joined, "read": len(texts)}], notes)
+
+    def fit(self, records: Sequence[Record]) -> Self:
+        """Return this task: nothing but weights is learnt."""
+        return self
+
+    def check(self, records: Sequence[Record], split: str) -> None:
+        """Accept all: any text can be predicted."""
+
+    def describe(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Count texts and their characters."""
+        return {"texts": sum(record["read"] for record in records), "characters": sum(map(characters, records))}
+
+    # ------------------------------------------------------------------------------------ model
+
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the mean cross entropy, in nats, over the labelled positions."""
+        counted = labels != NOT_COUNTED  # chosen first: a softmax over the others would be most of the work
+        return functional.cross_entropy(logits[counted], labels[counted])
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return perplexity, the share of tokens that are the most probable ones in percent, and their number."""
+        tokens = sum(prediction["tokens"] for prediction in predictions)
+        if not tokens:
+            raise DataError(f"{records[0].get('where')}: the text has no token that could be predicted")
+        likelihood = sum(prediction["log_likelihood"] for prediction in predictions)
+        right = sum(prediction["right"] for prediction in predictions)
+        return {
+            "perplexity": perplexity(likelihood, tokens),
+            "accuracy": round(100 * right / tokens, 2),
+            "tokens": tokens,
+        }
+
+
+def measures(digests: Sequence[Tensor]) -> dict[str, Any]:
+    """Return what :meth:`Targets.measure` gave for the windows of a text, added up; no perplexity without a token."""
+    lost, tokens, right = torch.stack([torch.zeros(3).double(), *digests]).sum(0).tolist()
+    found = {"tokens": int(tokens), "right": int(right), "log_likelihood": round(-lost, 4)}
+    return {"perplexity": perplexity(-lost, tokens) if tokens else None, **found}
+
+
+def perplexity(log_likelihood: float, tokens: float) -> float:
+    """Return exp of the mean negative log-likelihood; what is too large for a number is its largest."""
+    return round(math.exp(min(-log_likelihood / tokens, 700.0)), 4)
+
+
+def characters(record: Record) -> int:
+    """Return the number of characters of a record's texts."""
+    return sum(map(len, record["texts"]))
+
+
+def blocks(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Cut a stream into blocks of one size; the last one is shorter."""
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
+
+
+def tokenise(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a text of any length, without special ones around it."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before a text, and after it."""
+    bare, whole = tokenise(tokenizer, "a"), list(tokenizer("a")["input_ids"])
+    start = next(start for start in range(len(whole)) if whole[start : start + len(bare)] == bare)
+    return whole[:start], whole[start + len(bare) :]
+
+
+def window(tokenizer: Any, ids: Sequence[int], targets: Any) -> Feature:
+    """Return a window of tokens, all of which are attended to."""
+    given = {"input_ids": list(ids), "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
+    wanted = {"input_ids", "attention_mask", *tokenizer.model_input_names}
+    return Feature({name: given[name] for name in given if name in wanted}, alignment=targets)
+
+
+def _text(record: Record) -> str:
+    found = record["text"]
+    if isinstance(found, list | tuple) and all(isinstance(part, str) for part in found):
+        return " ".join(found)
+    if not isinstance(found, str):
+        raise DataError(f"{record.get('where', 'a record')}: a text, or a list of tokens; found {found!r:.60}")
+    return found
