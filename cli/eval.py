@@ -11,6 +11,7 @@ from adaptdock.cli.output import note, show_json, show_metrics
 from adaptdock.engine.assembly import make_task
 from adaptdock.engine.data import SPLITS, Source, load_splits, parse_columns
 from adaptdock.engine.evaluation import Evaluation, evaluate
+from adaptdock.engine.intervals import intervals
 from adaptdock.hub.card import Card
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Record, Task
@@ -25,8 +26,15 @@ from adaptdock.plugins.errors import DataError, UnknownNameError, UsageError
 @click.option(
     "--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Records in a batch."
 )
+@click.option(
+    "--bootstrap",
+    cls=Flag,
+    type=click.IntRange(min=20),
+    metavar="DRAWS",
+    help="Draw the records so often with replacement, and show the interval that holds 95 % of each metric's values.",
+)
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
-def command(file: Path, split: str, batch_size: int, as_json: bool, **values: Any) -> None:
+def command(file: Path, split: str, batch_size: int, bootstrap: int | None, as_json: bool, **values: Any) -> None:
     """Measure the adapter in FILE on labelled data.
 
     --data names a folder or hub data set, of which the test split is measured unless --split says
@@ -39,12 +47,15 @@ def command(file: Path, split: str, batch_size: int, as_json: bool, **values: An
     task = make_task(adapter.card.task.name, adapter.card.task.options)
     records = _records(source, task, split, adapter.card)
     dock = open_dock(adapter.card, values["backbone"], options)
-    found = evaluate(dock, adapter, records, batch_size)
+    found = evaluate(dock, adapter, records, batch_size, write=bootstrap is None)
+    bounds = intervals(task, records, found.predictions, bootstrap) if bootstrap else {}
     if as_json:
-        show_json(_document(file, adapter.card, source, split, found))
+        show_json(_document(file, adapter.card, source, split, found) | ({"intervals": bounds} if bounds else {}))
     else:
         note(f"{adapter.card.name} on the {split} split of {source.describe()}: {len(records)} records")
         show_metrics({split: {**found.metrics, "loss": found.loss}})
+        for name, (low, high) in bounds.items():
+            print(f"{name}: {low:g} to {high:g} (95 %, {bootstrap} draws)")
 
 
 command.params += [

@@ -1,6 +1,7 @@
 """How an adapter is trained: the options, the recipe that fills them, the precision that fits the device."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Literal, Self
 
 import torch
@@ -12,6 +13,15 @@ from adaptdock.plugins.contracts import LoadOptions, Recipe
 from adaptdock.plugins.errors import UsageError
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adamw_8bit": "adamw_8bit",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+    "lion": "lion_32bit",
+}
+"""The names that transformers' Trainer has for them."""
+OF_BITSANDBYTES = ("adamw_8bit", "lion")
 STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -20,8 +30,10 @@ class TrainingOptions(Recipe):
 
     seed: int = 0
     """Seed of the start weights, the order of the data and dropout."""
+    optimizer: Literal["adamw", "adamw_8bit", "adafactor", "sgd", "lion"] = "adamw"
+    """What takes the steps; adamw_8bit and lion are of bitsandbytes."""
     weight_decay: float = Field(0.01, ge=0)
-    """Weight decay of AdamW."""
+    """Weight decay."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
@@ -48,6 +60,12 @@ class TrainingOptions(Recipe):
     """Steps between two checkpoints to resume from."""
     store: Literal["float16", "bfloat16", "float32"] = "float16"
     """Precision of the weights in the file; validation measures what is stored."""
+
+    @model_validator(mode="after")
+    def _installed(self) -> Self:
+        if self.optimizer in OF_BITSANDBYTES and find_spec("bitsandbytes") is None:
+            raise ValueError(f"optimizer {self.optimizer} needs bitsandbytes: pip install 'adaptdock[quantize]'")
+        return self
 
     @model_validator(mode="after")
     def _kept_states_do_not_change(self) -> Self:

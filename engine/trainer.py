@@ -15,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from adaptdock.engine.batches import collate, collate_labels, length, shuffled_by_length
 from adaptdock.engine.caching import Cache
+from adaptdock.engine.options import OPTIMIZERS
 from adaptdock.engine.trainable import Trainable
 from adaptdock.plugins.errors import FileError
 
@@ -162,6 +163,7 @@ def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress
         per_device_train_batch_size=options.batch_size,
         gradient_accumulation_steps=options.gradient_accumulation,
         learning_rate=options.learning_rate,
+        optim=OPTIMIZERS[options.optimizer],
         weight_decay=options.weight_decay,
         warmup_steps=options.warmup,
         lr_scheduler_type=options.scheduler,

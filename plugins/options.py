@@ -33,7 +33,7 @@ class Recipe(Options):
     """Training defaults of a task for one method; every one is an option of ``adapt train``."""
 
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    """Highest learning rate of AdamW."""
+    """Highest learning rate."""
     epochs: int = Field(3, gt=0)
     """Times that the training data is gone through, at most."""
     batch_size: int = Field(16, gt=0)

@@ -17,6 +17,14 @@ def test_the_test_split_of_a_folder_is_measured_unless_another_is_named(adapt, a
     assert measured(adapt("eval", adapter, "--data", data, "--split", "train", "--json"))["records"] == 16
 
 
+def test_intervals_lie_around_the_metric(adapt, adapter, data):
+    found = measured(adapt("eval", adapter, "--data", data, "--split", "train", "--bootstrap", 20, "--json"))
+    low, high = found["intervals"]["recall"]
+    assert low <= found["metrics"]["recall"] <= high
+    shown = adapt("eval", adapter, "--data", data, "--split", "train", "--bootstrap", 20)
+    assert f"recall: {low:g} to {high:g} (95 %, 20 draws)" in shown.out
+
+
 def test_one_file_is_measured_whole(adapt, adapter, data):
     by_folder = measured(adapt("eval", adapter, "--data", data, "--json"))
     for option in ("--test", "--data"):
