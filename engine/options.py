@@ -14,7 +14,7 @@ from adaptdock.plugins.errors import UsageError
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 OPTIMIZERS = {
-    "adamw": "adamw_torch",
+    "adamw": "adamw_torch_fused",
     "adamw_8bit": "adamw_8bit",
     "adafactor": "adafactor",
     "sgd": "sgd",

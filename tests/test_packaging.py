@@ -61,8 +61,8 @@ def test_every_method_task_and_family_file_is_registered() -> None:
 
 def test_the_wheel_built_from_the_source_distribution_is_complete(tmp_path: Path) -> None:
     build = (
-        "from setuptools import build_meta; import sys, os, tarfile, glob; out = sys.argv[1]; "
-        "name = build_meta.build_sdist(out); tarfile.open(os.path.join(out, name)).extractall(out, filter='data'); "
+        "from setuptools import build_meta; import sys, os, shutil, glob; out = sys.argv[1]; "
+        "name = build_meta.build_sdist(out); shutil.unpack_archive(os.path.join(out, name), out); "
         "os.chdir(glob.glob(os.path.join(out, 'adaptdock-*', ''))[0]); print(build_meta.build_wheel(out))"
     )
     copied = tmp_path / "source"

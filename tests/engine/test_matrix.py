@@ -136,6 +136,7 @@ def test_any_two_methods_with_any_two_heads_give_together_what_each_gives_alone(
     if os.environ.get("ADAPTDOCK_WRITE_DOCS"):
         start = START.replace("matrix", kind)
         before, _, rest = page.partition(start)
-        PAGE.write_text(before + "\n".join([start, "", *lines]) + END + rest.partition(END)[2])
+        page = before + "\n".join([start, "", *lines]) + END + rest.partition(END)[2]
+        PAGE.write_text(page)
     missing = [name for name in [*named, *heads] if f"**{name}**" not in page]
     assert missing == [], "docs/mixed.md is older than the methods: run make docs"

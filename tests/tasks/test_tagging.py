@@ -29,6 +29,7 @@ TREE = """# sent_id = 1
 def test_multiword_tokens_and_empty_nodes_are_no_words(tmp_path: Path) -> None:
     (tmp_path / "a.conllu").write_text(TREE)
     (record,) = Reader(POS, Source()).file(tmp_path / "a.conllu")
+    assert record.keys() == {"where", "tokens", "tags"}
     assert record["tokens"] == ["I", "do", "n't", "know"]
     assert record["tags"] == ["PRON", "AUX", "PART", "VERB"]
     fine = Reader(POS, Source(columns={"tags": "xpos"})).file(tmp_path / "a.conllu")[0]
