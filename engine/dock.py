@@ -121,6 +121,10 @@ class Dock:
         """Return what a docked adapter consists of."""
         return self._resident(name).assembly
 
+    def assembled(self, card: Card) -> Assembly:
+        """Return what an adapter consists of that need not be docked."""
+        return self._assembly(card)
+
     def reading(self, max_length: int, row: Row = (), room: int = 0) -> Reading:
         """Return how this backbone reads, in windows of at most ``max_length`` tokens.
 

@@ -101,6 +101,11 @@ class Residency:
         known = self._find(name)
         return "device" if known.docked else "disk" if known.waiting is None else "host"
 
+    def docked_bytes(self, name: str) -> int:
+        """Return the bytes of an adapter's docked weights; 0 where they are not docked, or it is not known."""
+        known = self._known.get(name)
+        return 0 if known is None else known.docked
+
     @contextmanager
     def present(self, names: Sequence[str | None]) -> Iterator[None]:
         """Keep the adapters of a batch's rows docked while the context is open; names as in :meth:`Dock.boarding`.

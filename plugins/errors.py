@@ -23,12 +23,12 @@ class UsageError(AdaptError):
 
 
 class UnknownNameError(UsageError):
-    """A name that does not exist. Attributes: ``kind``, ``name``, ``known``."""
+    """A name that does not exist. Attributes: ``kind``, ``name``, ``known``, and ``near``, the known ones like it."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        near = get_close_matches(name, self.known, n=3, cutoff=0.5)
-        offer = f"did you mean {_join(near)}?" if near else f"there is {_join(self.known) or 'none'}."
+        self.near = get_close_matches(name, self.known, n=3, cutoff=0.5)
+        offer = f"did you mean {_join(self.near)}?" if self.near else f"there is {_join(self.known) or 'none'}."
         super().__init__(f"unknown {kind} {name!r}: {offer}{' ' + hint if hint else ''}")
 
 

@@ -1,0 +1,264 @@
+"""The batcher: inputs of any adapters and tasks, in batches that one thread sends through the backbone.
+
+An input becomes windows; those wait in a queue for each adapter. A batch takes from all queues in turn
+(:class:`FairQueues`), as many windows as a budget of tokens holds, and puts those of like length together. What
+has been given up meanwhile is left out.
+"""
+
+import json
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from adaptdock.engine.batches import by_length, length
+from adaptdock.engine.generation import GenerationOptions, write
+from adaptdock.engine.residency import Residency
+from adaptdock.plugins.contracts import Writer
+from adaptdock.plugins.errors import AdaptError, BudgetError
+from adaptdock.serving.errors import BusyError, LateError, StoppingError
+from adaptdock.serving.fairness import FairQueues
+from adaptdock.serving.options import ServingOptions
+from adaptdock.serving.work import Outcome, Work
+
+BATCHES_AT_ONCE = 2
+"""Batches that are taken from the queues together, so that windows of like length meet."""
+QUANTUM = 256
+"""Tokens that an adapter is given at a time."""
+REMEMBERED = 0.9
+"""How much of the measured speed is that of earlier batches."""
+
+
+class Watching(Protocol):
+    """Hears of the batches."""
+
+    def batch(self, rows: int, tokens: int, seconds: float) -> None:
+        """Hear of one that was computed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A part of an input that one row of a batch reads."""
+
+    work: Work
+    place: int
+    length: int
+
+
+class Batcher:
+    """One thread that computes, and what waits for it. :meth:`submit` may be called from any thread."""
+
+    def __init__(self, residency: Residency, options: ServingOptions, watching: Watching | None = None) -> None:
+        self._residency, self._dock = residency, residency.dock
+        self._options, self._watching = options, watching
+        self._arrived: deque[Work] = deque()
+        self._queues: FairQueues[Window] = FairQueues(lambda window: window.length, QUANTUM)
+        self._waiting: Counter[str] = Counter()
+        self._condition = threading.Condition()
+        self._stopping = self._abandoned = False
+        self._rate = 0.0  # inputs a second
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to compute."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is there and takes work."""
+        return self._thread.is_alive() and not self._stopping
+
+    @property
+    def waiting(self) -> int:
+        """The inputs that have no answer yet."""
+        return self._waiting.total()
+
+    def room(self, names: Counter[str]) -> bool:
+        """Tell whether so many more inputs may wait for each adapter."""
+        limits = self._options
+        if self._waiting.total() + names.total() > limits.queue:
+            return False
+        return all(self._waiting[name] + count <= limits.queue_per_adapter for name, count in names.items())
+
+    def submit(self, works: Sequence[Work]) -> None:
+        """Take inputs, all of them or none.
+
+        Raises :class:`BusyError` where too many wait, and :class:`StoppingError` after :meth:`stop`.
+        """
+        with self._condition:
+            if self._stopping:
+                raise StoppingError
+            if not self.room(Counter(work.name for work in works)):
+                raise BusyError(f"{self._waiting.total()} inputs are waiting already", self.patience())
+            for work in works:
+                self._waiting[work.name] += 1
+                work.future.add_done_callback(lambda _, name=work.name: self._left(name))  # type: ignore[misc]
+            self._arrived.extend(works)
+            self._condition.notify()
+
+    def patience(self) -> int:
+        """Return the seconds in which what waits now is likely to be answered."""
+        return max(1, min(60, round(self._waiting.total() / self._rate))) if self._rate else 1
+
+    def stop(self) -> None:
+        """Take nothing more, and end the thread when all that was taken has its answer."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+
+    def abandon(self) -> None:
+        """Answer all that waits with :class:`StoppingError`, but for the batch that is being computed."""
+        self._abandoned = True
+        self.stop()
+
+    def join(self, seconds: float | None = None) -> bool:
+        """Wait for the thread to end, and tell whether it has."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _left(self, name: str) -> None:
+        with self._condition:
+            self._waiting[name] -= 1
+            if not self._waiting[name]:
+                del self._waiting[name]
+
+    # -------------------------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        while self._gather():
+            for batch in self._batches():
+                self._compute(batch)
+
+    def _gather(self) -> bool:
+        """Wait for work, then a little for more of it; tell whether there is any."""
+        with self._condition:
+            while not self._arrived and not self._queues:
+                if self._stopping:
+                    return False
+                self._condition.wait()
+        idle, until = not self._queues, time.monotonic() + self._options.max_wait / 1000
+        while True:
+            self._enter()
+            with self._condition:
+                full = (
+                    self._queues.tokens >= self._options.batch_tokens or len(self._queues) >= self._options.batch_rows
+                )
+                left = until - time.monotonic()
+                if full or not idle or left <= 0 or self._stopping:
+                    return True
+                if not self._arrived:
+                    self._condition.wait(left)
+
+    def _enter(self) -> None:
+        """Turn what has arrived into windows."""
+        with self._condition:
+            arrived = list(self._arrived)
+            self._arrived.clear()
+        for work in arrived:
+            if self._dropped(work):
+                continue
+            try:
+                work.encode(self._dock.backbone, self._options.max_tokens, self._options.max_new_tokens)
+            except Exception as error:
+                work.fail(error)
+                continue
+            for place, feature in enumerate(work.features):
+                extra = work.search.max_new_tokens if work.search else 0
+                self._queues.put(work.name, Window(work, place, length(feature) + extra))
+            if not work.features:
+                self._finish(work)
+
+    def _dropped(self, work: Work) -> bool:
+        """Tell whether nobody waits for an input any more."""
+        if not work.given_up and not self._abandoned:
+            return False
+        work.fail(StoppingError() if self._abandoned else LateError(self._options.timeout))
+        return True
+
+    def _batches(self) -> list[list[Window]]:
+        """Return the next batches: windows that are read off together, texts that are written alike together."""
+        taken = self._queues.take(BATCHES_AT_ONCE * self._options.batch_tokens)
+        alike: dict[GenerationOptions | None, list[Window]] = {}
+        for window in taken:
+            if not self._dropped(window.work):
+                alike.setdefault(window.work.search, []).append(window)
+        return [
+            [windows[number] for number in batch]
+            for windows in alike.values()
+            for batch in by_length(
+                [window.length for window in windows], self._options.batch_rows, self._options.batch_tokens
+            )
+        ]
+
+    def _compute(self, batch: list[Window]) -> None:
+        """Compute a batch; where that fails, its halves, so that one input's trouble is its own."""
+        started = time.perf_counter()
+        try:
+            self._pass(batch)
+        except Exception as error:
+            works = {id(window.work): window.work for window in batch}
+            divisible = not isinstance(error, BudgetError) or len({window.work.key for window in batch}) > 1
+            if len(works) == 1 or not divisible:
+                for work in works.values():
+                    work.fail(error)
+                return
+            ordered = sorted(batch, key=lambda window: window.work.key)
+            half = len(ordered) // 2
+            self._compute(ordered[:half])
+            self._compute(ordered[half:])
+            return
+        seconds = time.perf_counter() - started
+        self._measure(batch, seconds)
+
+    def _measure(self, batch: list[Window], seconds: float) -> None:
+        rate = len({id(window.work) for window in batch}) / max(seconds, 1e-6)
+        self._rate = rate if not self._rate else REMEMBERED * self._rate + (1 - REMEMBERED) * rate
+        if self._watching is not None:
+            self._watching.batch(len(batch), sum(window.length for window in batch), seconds)
+
+    def _pass(self, batch: list[Window]) -> None:
+        names = [window.work.key or None for window in batch]
+        with self._residency.present(names), self._dock.boarding(names) as rows:
+            search = batch[0].work.search
+            features = [window.work.features[window.place] for window in batch]
+            if search is not None:
+                prompts = [feature.inputs["input_ids"] for feature in features]
+                for window, text in zip(batch, write(self._dock, rows, prompts, search), strict=True):
+                    self._written(window.work, text)
+                return
+            for window, feature, found in zip(batch, features, self._dock.logits(rows, features), strict=True):
+                window.work.digests[window.place] = window.work.task.digest(feature, found)
+        for work in {id(window.work): window.work for window in batch}.values():
+            if len(work.digests) == len(work.features):
+                self._finish(work)
+
+    def _finish(self, work: Work) -> None:
+        """Answer from the digests of all windows."""
+        try:
+            digests = [work.digests[place] for place in range(len(work.features))]
+            prediction = work.task.decode(work.record, work.features, digests)
+            work.succeed(Outcome(finite(prediction, work.name), read_tokens=sum(map(length, work.features))))
+        except Exception as error:
+            work.fail(error)
+
+    def _written(self, work: Work, text: str) -> None:
+        read = length(work.features[0])
+        cut = {"cut_tokens": work.features[0].cut} if work.features[0].cut else {}
+        prediction = {"text": text}
+        if not work.raw and isinstance(work.task, Writer):
+            prediction = work.task.answer(work.record, text)
+        if work.told is not None:
+            work.told(text)
+        new = len(self._dock.backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
+        work.succeed(Outcome({**prediction, **cut}, text, read, new))
+
+
+def finite(prediction: dict[str, object], name: str) -> dict[str, object]:
+    """Return a prediction that JSON can hold; raise :class:`AdaptError` for one with NaN or infinity."""
+    try:
+        json.dumps(prediction, allow_nan=False)
+    except ValueError:
+        raise AdaptError(f"the adapter {name!r} gave something else than finite numbers for this input") from None
+    return prediction

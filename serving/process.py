@@ -1,0 +1,109 @@
+"""The process: a server with its limits and signals around the application."""
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.plugins.contracts import LoadOptions
+from adaptdock.plugins.errors import UsageError
+from adaptdock.serving.app import make_app
+from adaptdock.serving.logs import log, to_standard_error
+from adaptdock.serving.options import ServingOptions
+from adaptdock.serving.service import Service
+from adaptdock.serving.tokens import Tokens, read_tokens
+
+
+class Server(uvicorn.Server):
+    """A server that tells the service at once when it is told to stop, so that /readyz says so."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Take note of a signal."""
+        log("stopping", signal=sig)
+        self._service.stopping()
+        super().handle_exit(sig, frame)
+
+
+def serve(options: ServingOptions, load: LoadOptions) -> None:
+    """Serve until a signal comes; requests under way are answered first.
+
+    Raises :class:`UsageError` where the address cannot be listened on, and what loading the backbone raises.
+    """
+    to_standard_error()
+    tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
+    listening = listen(options)
+    with listening:
+        service = Service(Dock(load_backbone(options.backbone, load)), options)
+        config = uvicorn.Config(
+            make_app(service, tokens),
+            http=patient(options.receive_timeout),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=options.connections,
+            timeout_keep_alive=int(max(1, options.receive_timeout)),
+            timeout_graceful_shutdown=int(options.drain) + 1,
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+        host, port = listening.getsockname()[:2]
+        log("listening", host=host, port=port)
+        asyncio.run(Server(config, service).serve(sockets=[listening]))
+
+
+def listen(options: ServingOptions) -> socket.socket:
+    """Return a socket that listens; raise :class:`UsageError` where that cannot be."""
+    try:
+        family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((options.host, options.port))
+        return found
+    except OSError as error:
+        raise UsageError(f"{options.host}:{options.port} cannot be listened on: {error.strerror or error}") from None
+
+
+def patient(seconds: float) -> type[H11Protocol]:
+    """Return a protocol that closes a connection on which the head of a request is not complete in that time."""
+
+    class Patient(H11Protocol):
+        """HTTP/1.1, with a limit on how long a request's head takes."""
+
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._wait_for_head()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._wait_for_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._forget_timer()
+
+        def _wait_for_head(self) -> None:
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._forget_timer()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(seconds, self._give_up)
+
+        def _give_up(self) -> None:
+            self._timer = None
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.close()
+
+        def _forget_timer(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return Patient

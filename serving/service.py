@@ -1,0 +1,246 @@
+"""The service: one process's dock, catalogue and batcher, and how inputs are asked and answered."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from starlette.requests import Request
+
+from adaptdock.engine.dock import Dock
+from adaptdock.engine.residency import Residency
+from adaptdock.plugins.errors import AdaptError
+from adaptdock.serving.batcher import Batcher
+from adaptdock.serving.catalog import Catalog, Chosen
+from adaptdock.serving.errors import BusyError, LateError, LimitError, StoppingError
+from adaptdock.serving.logs import log, log_error
+from adaptdock.serving.metrics import Metrics
+from adaptdock.serving.options import ServingOptions
+from adaptdock.serving.store import Store
+from adaptdock.serving.watcher import Watcher
+from adaptdock.serving.work import Outcome, Work
+
+Found = TypeVar("Found")
+Status = Literal["ok", "starting", "stopping", "broken"]
+WARM_TEXT = "The first text is the slowest."
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What an input got, and from which version of which adapter."""
+
+    adapter: str
+    version: int
+    outcome: Outcome
+
+
+class InputError(Exception):
+    """The error of one input among several."""
+
+    def __init__(self, number: int, error: AdaptError) -> None:
+        super().__init__(str(error))
+        self.number, self.error = number, error
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Service:
+    """All that a serving process holds.
+
+    The batcher's thread computes; another one, the ``loader``, reads files and changes the catalogue; the event
+    loop does neither.
+    """
+
+    def __init__(self, dock: Dock, options: ServingOptions) -> None:
+        self.dock, self.options = dock, options
+        self.metrics = Metrics()
+        self.store = Store(options.state_folder)
+        self.residency = Residency(dock, options.device_bytes, options.host_bytes)
+        self.catalog = Catalog(self.residency, self.store, options.keep_versions, self._changed)
+        self.batcher = Batcher(self.residency, options, self.metrics)
+        self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog)
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._watching: asyncio.Task[None] | None = None
+        self._ready = self._stopping = False
+
+    @property
+    def status(self) -> Status:
+        """How the process is."""
+        if self._stopping:
+            return "stopping"
+        if not self._ready:
+            return "starting"
+        return "ok" if self.batcher.alive else "broken"
+
+    # ------------------------------------------------------------------------------ begin and end
+
+    async def start(self) -> None:
+        """Begin: go on with the state, look at the folder, warm up; requests are answered meanwhile."""
+        self.batcher.start()
+        self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        await self.loading(self._restore)
+        self._ready = True
+        log("ready", adapters=len(self.catalog.names), backbone=self.dock.backbone.id)
+        while self.watcher is not None:
+            await asyncio.sleep(self.options.watch)
+            try:
+                await self.loading(self.watcher.look)
+            except Exception as error:
+                log_error("watching failed", error)
+
+    def _restore(self) -> None:
+        try:
+            self.catalog.restore()
+            if self.watcher is not None:
+                self.watcher.look(first=True)
+            if self.options.warm_up:
+                self._warm()
+        except Exception as error:
+            log_error("starting failed", error)
+
+    def _warm(self) -> None:
+        """Dock what answers, as far as there is room, and run a batch."""
+        limit = self.options.device_bytes
+        for served in self.catalog.all().values():
+            for number in served.split:
+                key = served.versions[number].key
+                try:
+                    if limit is None or self.residency.resident_bytes < limit // 2:
+                        with self.residency.present([key]):
+                            pass
+                except AdaptError as error:
+                    log("not warm", adapter=served.name, version=number, reason=str(error))
+
+    def stopping(self) -> None:
+        """Take no more requests."""
+        self._stopping = True
+
+    async def stop(self) -> None:
+        """End: what was taken is answered, as far as the time for that reaches."""
+        self._stopping = True
+        if self._watching is not None:
+            self._watching.cancel()
+        self.batcher.stop()
+        loop = asyncio.get_running_loop()
+        if not await loop.run_in_executor(None, self.batcher.join, self.options.drain):
+            self.batcher.abandon()
+            await loop.run_in_executor(None, self.batcher.join, self.options.drain)
+        self._loader.shutdown()
+        self.store.close()
+        log("stopped")
+
+    async def loading(self, change: Callable[..., Found], *arguments: Any) -> Found:
+        """Run a change of the catalogue in the loader's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._loader, change, *arguments)
+
+    def _changed(self, event: str, about: Mapping[str, Any]) -> None:
+        log(event, **about)
+        if event == "removed":
+            self.metrics.forget(about["adapter"])
+
+    # ------------------------------------------------------------------------------------- asking
+
+    async def ask(
+        self, request: Request, names: Sequence[str], items: Sequence[Any], timeout: float | None = None, **more: Any
+    ) -> list[Answered]:
+        """Return an answer for each input; ``more`` are further fields of :class:`Work`.
+
+        Raises :class:`InputError` with the first input that has none, :class:`ClientGone`, and where nothing was
+        taken :class:`UnknownNameError`, :class:`BusyError`, :class:`LimitError` or :class:`StoppingError`.
+        """
+        if self._stopping:
+            raise StoppingError
+        if len(items) > self.options.max_inputs:
+            raise LimitError(f"there are {len(items)} inputs; one request has at most {self.options.max_inputs}")
+        seconds = min(timeout or self.options.timeout, self.options.timeout)
+        chosen: dict[str, Chosen] = {}
+        try:
+            for name in dict.fromkeys(names):
+                chosen[name] = self.catalog.choose(name)
+            works = [
+                Work(chosen[name].name, chosen[name].parts, item, time.monotonic() + seconds, **more)
+                for name, item in zip(names, items, strict=True)
+            ]
+            self.batcher.submit(works)
+            for work in works:
+                work.future.add_done_callback(lambda future, work=work: self._count(work, future))  # type: ignore[misc]
+            self._mirror(chosen, names, works)
+            found = await self._answers(request, works, seconds)
+        finally:
+            for held in chosen.values():
+                self.catalog.release(held.parts)
+        return found
+
+    async def _answers(self, request: Request, works: Sequence[Work], seconds: float) -> list[Answered]:
+        futures = [asyncio.wrap_future(work.future) for work in works]
+        together = asyncio.gather(*futures, return_exceptions=True)
+        try:
+            found = await unless_gone(request, asyncio.wait_for(together, seconds))
+        except TimeoutError:
+            raise LateError(seconds) from None
+        finally:
+            for work in works:
+                work.future.cancel()
+        answered = []
+        for number, (work, outcome) in enumerate(zip(works, found, strict=True)):
+            if isinstance(outcome, AdaptError):
+                raise InputError(number, outcome)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            answered.append(Answered(work.parts[-1].name, work.parts[-1].number, outcome))
+        return answered
+
+    def _count(self, work: Work, future: "Future[Outcome]") -> None:
+        failed = future.cancelled() or future.exception() is not None
+        self.metrics.answered(work.parts[-1].name, time.monotonic() - work.since, failed)
+
+    def _mirror(self, chosen: Mapping[str, Chosen], names: Sequence[str], works: Sequence[Work]) -> None:
+        """Let the versions that only hear have the inputs too, where there is room for them."""
+        for name, work in zip(names, works, strict=True):
+            mirrored = chosen[name].mirrored
+            if not mirrored:
+                continue
+            heard = Work(f"{work.name} (mirror)", mirrored, work.item, work.deadline, work.wishes, work.raw)
+            if not self.batcher.room(Counter([heard.name])):
+                continue
+            version = self.catalog.hold(mirrored)
+            try:
+                self.batcher.submit([heard])
+            except (BusyError, StoppingError):
+                self.catalog.release(version)
+                continue
+            heard.future.add_done_callback(lambda _, work=work, heard=heard: self._compare(work, heard))  # type: ignore[misc]
+
+    def _compare(self, work: Work, heard: Work) -> None:
+        self.catalog.release(tuple(heard.parts))
+        if not work.future.done() or work.future.cancelled() or work.future.exception() is not None:
+            return
+        failed = heard.future.cancelled() or heard.future.exception() is not None
+        differs = failed or heard.future.result().prediction != work.future.result().prediction
+        self.metrics.mirrored(heard.parts[-1].name, differs)
+
+
+async def unless_gone(request: Request, answer: Awaitable[Found]) -> Found:
+    """Return an answer; raise :class:`ClientGone` as soon as the client has gone, and wait no longer."""
+    waited = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((waited, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not waited.done():
+            raise ClientGone
+        return waited.result()
+    finally:
+        for task in (waited, gone):
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
