@@ -4,7 +4,6 @@ Ports are read from the module tree and from one small batch that goes through t
 which each module shows its shapes. No architecture has code of its own here.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
@@ -19,12 +18,21 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.pytorch_utils import Conv1D
 
-from adaptdock.backbones import attention, front, quantization, saving
+from adaptdock.backbones import attention, front, quantization, saving, stepping
 from adaptdock.backbones.blocks import Blocks, check_resuming
 from adaptdock.backbones.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.drawing import drawing
 from adaptdock.backbones.fingerprint import fingerprint
-from adaptdock.backbones.language import auto_class, body, device_of, is_language_model, language_logits
+from adaptdock.backbones.language import (
+    auto_class,
+    body,
+    decoder_start,
+    device_of,
+    endings,
+    is_language_model,
+    language_logits,
+    vocabulary,
+)
 from adaptdock.backbones.probe import Call, Findings, probe
 from adaptdock.backbones.quiet import quiet
 from adaptdock.backbones.roles import attention_role, is_expert, place, role
@@ -32,6 +40,7 @@ from adaptdock.plugins.contracts import (
     AttentionHandler,
     Backbone,
     BackboneFamily,
+    Continuation,
     LoadOptions,
     Port,
     Ports,
@@ -78,6 +87,7 @@ class HuggingFaceBackbone(Backbone):
     model: PreTrainedModel
     generator: PreTrainedModel | None
     """The whole language model, of which :attr:`model` is the body; None where it is none."""
+    _steps: bool | None = None
     positions_counted = False
     """Whether the model numbers tokens by its mask, leaving padding out; found by the probe."""
 
@@ -91,8 +101,8 @@ class HuggingFaceBackbone(Backbone):
         self.model = body(model).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
-        self.decoder_start = _decoder_start(model.config) if self.encoder_decoder else None
-        self.vocabulary = _vocabulary(tokenizer)
+        self.decoder_start = decoder_start(model.config) if self.encoder_decoder else None
+        self.vocabulary = vocabulary(tokenizer)
         self._resumed: set[int] = set()
         self._encoder_output: type[Any] = BaseModelOutput  # some encoders have one of their own
         self._position_offset = _position_offset(self.model)
@@ -240,6 +250,25 @@ class HuggingFaceBackbone(Backbone):
         )
         skipped = 1 if self.encoder_decoder else (0 if virtual is not None else inputs["input_ids"].shape[1])
         return found[:, skipped:]
+
+    @property
+    def endings(self) -> frozenset[int]:
+        """The end tokens of the generation configuration."""
+        return frozenset() if self.generator is None else endings(self.generator)
+
+    @property
+    def steps(self) -> bool:
+        """Whether this is a decoder that keeps keys and values alone; found by a short text."""
+        if self._steps is None:
+            self._steps = self.generator is not None and not self.encoder_decoder and stepping.possible(self.model)
+        return self._steps
+
+    def begin(self, inputs: Mapping[str, Tensor], virtual: Virtual | None) -> tuple[Tensor, Continuation]:
+        """Read prompts into a cache of keys and values."""
+        if not self.steps:
+            return super().begin(inputs, virtual)
+        given = dict(inputs) if virtual is None else self.with_virtual(inputs, virtual)
+        return stepping.begin(self.model, given, self.vocabulary_logits, self._takes_positions)
 
     def _attention_kernel(self) -> AbstractContextManager[None]:
         """Choose the attention kernel that trains fast.
@@ -457,19 +486,6 @@ def _widths(module: nn.Module) -> tuple[int, int] | None:
 
 def _at_port(handler: AttentionHandler, port: Port) -> attention.Handler:
     return lambda key, value: handler(port, key.shape[0])
-
-
-def _vocabulary(tokenizer: Any) -> str:
-    """Return a hash of which token has which number: with another vocabulary the same weights mean nothing."""
-    if tokenizer is None:
-        return ""
-    tokens = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
-    return hashlib.sha256("\n".join(f"{number} {token}" for token, number in tokens).encode()).hexdigest()[:32]
-
-
-def _decoder_start(config: Any) -> int:
-    named = (getattr(config, "decoder_start_token_id", None), config.pad_token_id, 0)
-    return next(token for token in named if token is not None)
 
 
 def _position_offset(model: PreTrainedModel) -> int:

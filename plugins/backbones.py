@@ -23,6 +23,22 @@ AttentionHandler = Callable[["Port", int], "list[Prepended]"]
 """Given a port and the number of rows in the call, says what stands in front of its keys."""
 
 
+class Continuation(ABC):
+    """What a language model keeps of texts that it is writing, a row for each; rows join and leave between steps."""
+
+    @abstractmethod
+    def append(self, tokens: "Tensor") -> "Tensor":
+        """Read the next token of each row (R), and return the logits (R, V) of the one after it."""
+
+    @abstractmethod
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these."""
+
+    @abstractmethod
+    def join(self, other: "Continuation") -> None:
+        """Take the rows of another continuation of the same model, after its own."""
+
+
 class Backbone(ABC):
     """A loaded, frozen model with its ports.
 
@@ -121,6 +137,23 @@ class Backbone(ABC):
         model several times (its beams), one copy after the other.
         """
         raise BackboneError(f"the backbone {self.id!r} is no language model: it cannot write")
+
+    @property
+    def endings(self) -> frozenset[int]:
+        """The tokens with which a written text ends."""
+        return frozenset()
+
+    @property
+    def steps(self) -> bool:
+        """Whether :meth:`begin` can be called: the model writes, and keeps nothing but what rows can leave with."""
+        return False
+
+    def begin(self, inputs: "Mapping[str, Tensor]", virtual: Virtual | None) -> "tuple[Tensor, Continuation]":
+        """Read ``inputs`` (R, T), padded on the left; return the logits (R, V) of the next token, and what was kept.
+
+        Raises :class:`BackboneError` where the model cannot write in steps.
+        """
+        raise BackboneError(f"the backbone {self.id!r} does not write in steps")
 
     def save(self, folder: Path, maps: "Mapping[Port, tuple[Tensor, Tensor]]") -> None:
         """Write a copy of the model, tokenizer included, in which linear ports have another weight and bias.

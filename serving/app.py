@@ -13,6 +13,7 @@ from adaptdock import __version__
 from adaptdock.plugins.errors import AdaptError
 from adaptdock.serving.access import Access
 from adaptdock.serving.bodies import Bodies
+from adaptdock.serving.compatible import compatible
 from adaptdock.serving.envelope import Envelope, explained, phrase
 from adaptdock.serving.managing import managing
 from adaptdock.serving.predicting import predicting
@@ -45,6 +46,7 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     app.include_router(_health(service))
     app.include_router(predicting(service))
     app.include_router(managing(service))
+    app.include_router(compatible(service))
     _tell_errors(app)
     app.add_middleware(Bodies, options=service.options)  # the last one added is the outermost
     app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)

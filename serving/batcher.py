@@ -1,8 +1,8 @@
 """The batcher: inputs of any adapters and tasks, in batches that one thread sends through the backbone.
 
 An input becomes windows; those wait in a queue for each adapter. A batch takes from all queues in turn
-(:class:`FairQueues`), as many windows as a budget of tokens holds, and puts those of like length together. What
-has been given up meanwhile is left out.
+(:class:`FairQueues`), as many windows as a budget of tokens holds, and puts those of like length together. Between
+batches the :class:`Scribe` writes a token of every text. What has been given up meanwhile is left out.
 """
 
 import json
@@ -16,11 +16,11 @@ from typing import Protocol
 from adaptdock.engine.batches import by_length, length
 from adaptdock.engine.generation import GenerationOptions, write
 from adaptdock.engine.residency import Residency
-from adaptdock.plugins.contracts import Writer
 from adaptdock.plugins.errors import AdaptError, BudgetError
 from adaptdock.serving.errors import BusyError, LateError, StoppingError
 from adaptdock.serving.fairness import FairQueues
 from adaptdock.serving.options import ServingOptions
+from adaptdock.serving.scribe import Scribe
 from adaptdock.serving.work import Outcome, Work
 
 BATCHES_AT_ONCE = 2
@@ -59,6 +59,7 @@ class Batcher:
         self._condition = threading.Condition()
         self._stopping = self._abandoned = False
         self._rate = 0.0  # inputs a second
+        self._scribe = Scribe(residency, options, self._dropped)
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
 
     def start(self) -> None:
@@ -130,15 +131,16 @@ class Batcher:
         while self._gather():
             for batch in self._batches():
                 self._compute(batch)
+            self._scribe.turn()
 
     def _gather(self) -> bool:
         """Wait for work, then a little for more of it; tell whether there is any."""
         with self._condition:
-            while not self._arrived and not self._queues:
+            while not self._arrived and not self._queues and not self._scribe.busy:
                 if self._stopping:
                     return False
                 self._condition.wait()
-        idle, until = not self._queues, time.monotonic() + self._options.max_wait / 1000
+        idle, until = not self._queues and not self._scribe.busy, time.monotonic() + self._options.max_wait / 1000
         while True:
             self._enter()
             with self._condition:
@@ -164,11 +166,18 @@ class Batcher:
             except Exception as error:
                 work.fail(error)
                 continue
+            self._sort(work)
+
+    def _sort(self, work: Work) -> None:
+        """Let an input wait where it belongs: for the next batch, or for its turn to be written."""
+        if self._scribe.takes(work):
+            self._scribe.put(work)
+        elif not work.features:
+            self._finish(work)
+        else:
+            extra = work.search.max_new_tokens if work.search else 0
             for place, feature in enumerate(work.features):
-                extra = work.search.max_new_tokens if work.search else 0
                 self._queues.put(work.name, Window(work, place, length(feature) + extra))
-            if not work.features:
-                self._finish(work)
 
     def _dropped(self, work: Work) -> bool:
         """Tell whether nobody waits for an input any more."""
@@ -226,7 +235,7 @@ class Batcher:
             if search is not None:
                 prompts = [feature.inputs["input_ids"] for feature in features]
                 for window, text in zip(batch, write(self._dock, rows, prompts, search), strict=True):
-                    self._written(window.work, text)
+                    self._written(window.work, text, search)
                 return
             for window, feature, found in zip(batch, features, self._dock.logits(rows, features), strict=True):
                 window.work.digests[window.place] = window.work.task.digest(feature, found)
@@ -243,16 +252,12 @@ class Batcher:
         except Exception as error:
             work.fail(error)
 
-    def _written(self, work: Work, text: str) -> None:
-        read = length(work.features[0])
-        cut = {"cut_tokens": work.features[0].cut} if work.features[0].cut else {}
-        prediction = {"text": text}
-        if not work.raw and isinstance(work.task, Writer):
-            prediction = work.task.answer(work.record, text)
+    def _written(self, work: Work, text: str, search: GenerationOptions) -> None:
+        """Answer with a text that was written as a whole."""
         if work.told is not None:
             work.told(text)
         new = len(self._dock.backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
-        work.succeed(Outcome({**prediction, **cut}, text, read, new))
+        work.succeed(work.written(text, new, new < search.max_new_tokens))
 
 
 def finite(prediction: dict[str, object], name: str) -> dict[str, object]:

@@ -171,6 +171,11 @@ class Catalog:
                 version.users += 1
             return Chosen("+".join(version.name for version in parts), parts, mirrored)
 
+    def peek(self, asked: str) -> Version:
+        """Return a version that would answer, without holding it; ``asked`` as in :meth:`choose`."""
+        with self._lock:
+            return [self._pick(part) for part in asked.split("+")][-1][0]
+
     def hold(self, parts: tuple[Version, ...]) -> tuple[Version, ...]:
         """Hold versions once more, until :meth:`release`."""
         with self._lock:

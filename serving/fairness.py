@@ -34,13 +34,13 @@ class FairQueues(Generic[Item]):
         self.tokens += self._cost(item)
         self.count += 1
 
-    def take(self, tokens: int) -> list[Item]:
-        """Take items of this many tokens together, one at least if there is any."""
+    def take(self, tokens: int, items: int | None = None) -> list[Item]:
+        """Take items of this many tokens together, one at least if there is any; at most so many ``items``."""
         taken: list[Item] = []
         room = tokens
         for name, item in self._turns():
             cost = self._cost(item)
-            if taken and cost > room:
+            if (taken and cost > room) or len(taken) == items:
                 break
             self._queues[name].popleft()
             self._credit[name] -= cost

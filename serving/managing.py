@@ -4,11 +4,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
-from adaptdock.plugins.contracts import Writer
 from adaptdock.plugins.errors import UsageError
-from adaptdock.plugins.heads import EmbeddingHead
 from adaptdock.serving.bodies import BINARY
 from adaptdock.serving.catalog import Served, Version
+from adaptdock.serving.compatible import abilities
 from adaptdock.serving.predicting import ERRORS
 from adaptdock.serving.schemas import (
     AdapterDetail,
@@ -115,7 +114,7 @@ def state(service: Service, served: Served) -> dict[str, Any]:
         "name": served.name,
         "task": current.card.task.name,
         "methods": [method.name for method in current.card.methods],
-        "abilities": abilities(service, current),
+        "abilities": abilities(current),
         "description": current.card.description,
         "version": current.number,
         "versions": [_version(service, served, version) for version in served.versions.values()],
@@ -127,16 +126,6 @@ def state(service: Service, served: Served) -> dict[str, Any]:
             mean_seconds=round(tally.seconds / tally.answered, 6) if tally.answered else None,
         ),
     }
-
-
-def abilities(service: Service, version: Version) -> list[str]:
-    """Return what a version can be asked for, by its task and its backbone."""
-    found = ["predict"]
-    if isinstance(version.assembly.task, Writer):
-        found += ["completions", "chat"]
-    if isinstance(version.assembly.head, EmbeddingHead):
-        found.append("embeddings")
-    return found
 
 
 def _version(service: Service, served: Served, version: Version) -> VersionState:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -177,6 +177,21 @@ class Service:
             for held in chosen.values():
                 self.catalog.release(held.parts)
         return found
+
+    async def stream(self, request: Request, name: str, item: Any, **more: Any) -> AsyncIterator[str | Answered]:
+        """Yield the pieces of a text as they are written, and at the end the whole answer; errors as :meth:`ask`."""
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        more["told"] = lambda piece: loop.call_soon_threadsafe(pieces.put_nowait, piece)
+        asking = asyncio.ensure_future(self.ask(request, [name], [item], **more))
+        asking.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            (answered,) = asking.result()
+            yield answered
+        finally:
+            asking.cancel()
 
     async def _answers(self, request: Request, works: Sequence[Work], seconds: float) -> list[Answered]:
         futures = [asyncio.wrap_future(work.future) for work in works]

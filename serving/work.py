@@ -73,7 +73,7 @@ class Work:
         Of what is written there are at most ``longest_text`` tokens.
         """
         if self.raw or isinstance(self.task, Writer):
-            self._prompt(backbone, longest_text)
+            self._ask(backbone, longest_text)
         else:
             self.record = self.task.read(self.item)
             limit = self.parts[-1].card.preprocessing.max_length
@@ -82,8 +82,9 @@ class Work:
         if tokens > longest:
             raise LimitError(f"the input has {tokens:,} tokens in its windows; at most {longest:,} are read")
 
-    def _prompt(self, backbone: Backbone, longest_text: int) -> None:
-        own = {} if self.raw else self.task.search()  # type: ignore[attr-defined]  # a writer's
+    def _ask(self, backbone: Backbone, longest_text: int) -> None:
+        writer = None if self.raw else self.task
+        own = writer.search() if isinstance(writer, Writer) else {}
         search = GenerationOptions.model_validate({**own, **self.wishes})
         if search.max_new_tokens > longest_text:
             raise LimitError(f"{search.max_new_tokens} new tokens are asked for; at most {longest_text} are written")
@@ -91,15 +92,23 @@ class Work:
         if room < 1:
             raise UsageError(f"{search.max_new_tokens} new tokens leave no room in {backbone.max_length} positions")
         self.search = search
-        if self.raw:
-            ids = list(backbone.tokenizer(self.item, verbose=False)["input_ids"])
-            if not 0 < len(ids) <= room:
-                raise UsageError(f"the prompt has {len(ids)} tokens; what shall be written leaves room for 1 to {room}")
-            self.features = [Feature({"input_ids": ids})]
-        else:
-            self.record = self.task.read(self.item)
+        if isinstance(writer, Writer):
+            self.record = writer.read(self.item)
             limit = min(self.parts[-1].card.preprocessing.max_length, room)
-            self.features = [self.task.prompt(self.record, reading(backbone, limit, self._taken))]  # type: ignore[attr-defined]
+            self.features = [writer.prompt(self.record, reading(backbone, limit, self._taken))]
+            return
+        ids = list(backbone.tokenizer(self.item, verbose=False)["input_ids"])
+        if not 0 < len(ids) <= room:
+            raise UsageError(f"the prompt has {len(ids)} tokens; what shall be written leaves room for 1 to {room}")
+        self.features = [Feature({"input_ids": ids})]
+
+    def written(self, text: str, new_tokens: int, finished: bool) -> Outcome:
+        """Return what comes of a text that was written."""
+        (prompt,) = self.features
+        writer = None if self.raw else self.task
+        answer = writer.answer(self.record, text) if isinstance(writer, Writer) else {"text": text}
+        cut = {"cut_tokens": prompt.cut} if prompt.cut else {}
+        return Outcome({**answer, **cut}, text, length(prompt), new_tokens, finished)
 
     @property
     def _taken(self) -> int:

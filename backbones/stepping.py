@@ -1,0 +1,90 @@
+"""Writing in steps: a cache of keys and values whose rows come and go between two tokens.
+
+Rows are padded on the left, and the mask hides it. Positions are counted over what the mask shows, as
+transformers counts them when it generates, so that a row's do not depend on its neighbours.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from adaptdock.plugins.contracts import Continuation
+
+Logits = Callable[[Tensor], Tensor]
+
+
+def possible(model: PreTrainedModel) -> bool:
+    """Tell whether a model keeps keys and values alone, and can go on with them."""
+    cache = DynamicCache()
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    with torch.no_grad():
+        try:
+            model(input_ids=ids, past_key_values=cache, use_cache=True)
+        except (TypeError, ValueError, AttributeError):  # a cache of another kind, or none
+            return False
+    return bool(cache.layers) and all(
+        type(layer) is DynamicLayer and layer.is_initialized and layer.keys.shape[-2] == 2 for layer in cache.layers
+    )
+
+
+def begin(
+    model: PreTrainedModel, given: Mapping[str, Tensor], logits: Logits, takes_positions: bool
+) -> tuple[Tensor, Continuation]:
+    """Read prompts (R, T), or their embeddings, and return the logits (R, V) of the next token."""
+    mask = given["attention_mask"]
+    found = Cached(model, DynamicCache(), mask, logits, takes_positions)
+    named = "inputs_embeds" if "inputs_embeds" in given else "input_ids"
+    return found.run({named: given[named]}, (mask.cumsum(1) - 1).clamp(min=0)), found
+
+
+class Cached(Continuation):
+    """Keys and values (R, heads, T, width) of every layer, and the mask (R, T) that hides the padding."""
+
+    def __init__(
+        self, model: PreTrainedModel, cache: DynamicCache, mask: Tensor, logits: Logits, takes_positions: bool
+    ) -> None:
+        self._model, self._cache, self._mask = model, cache, mask
+        self._logits, self._takes_positions = logits, takes_positions
+
+    def run(self, given: Mapping[str, Any], positions: Tensor) -> Tensor:
+        """Send tokens or embeddings through the model, which keeps them, and return the last one's logits (R, V)."""
+        extra = {"position_ids": positions} if self._takes_positions else {}
+        hidden = self._model(
+            **given, **extra, attention_mask=self._mask, past_key_values=self._cache, use_cache=True
+        ).last_hidden_state
+        return self._logits(hidden[:, -1:])[:, 0]
+
+    def append(self, tokens: Tensor) -> Tensor:
+        """Read a token of each row."""
+        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
+        return self.run({"input_ids": tokens.unsqueeze(1)}, self._mask.sum(1, keepdim=True) - 1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget the other rows, and the padding that all of these have."""
+        index = torch.tensor(list(rows), device=self._mask.device)
+        mask = self._mask[index]
+        empty = int((mask.cumsum(1) == 0).sum(1).min())
+        self._mask = mask[:, empty:]
+        for layer in self._cache.layers:
+            layer.keys = layer.keys[index.to(layer.keys.device), :, empty:]
+            layer.values = layer.values[index.to(layer.values.device), :, empty:]
+
+    def join(self, other: Continuation) -> None:
+        """Take rows whose caches may be shorter or longer."""
+        assert isinstance(other, Cached)  # of the same model
+        length = max(self._mask.shape[1], other._mask.shape[1])
+        self._mask = torch.cat([_extended(mask, length, 1) for mask in (self._mask, other._mask)])
+        for mine, its in zip(self._cache.layers, other._cache.layers, strict=True):
+            mine.keys = torch.cat([_extended(keys, length, 2) for keys in (mine.keys, its.keys)])
+            mine.values = torch.cat([_extended(values, length, 2) for values in (mine.values, its.values)])
+
+
+def _extended(tensor: Tensor, length: int, dimension: int) -> Tensor:
+    """Return a tensor with zeros in front, so that it is ``length`` long."""
+    missing = length - tensor.shape[dimension]
+    return functional.pad(tensor, (0, 0) * (tensor.ndim - 1 - dimension) + (missing, 0)) if missing else tensor

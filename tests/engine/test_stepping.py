@@ -1,0 +1,90 @@
+"""Texts written in steps are those that transformers' search writes, whoever joins and leaves meanwhile."""
+
+from typing import Any
+
+import pytest
+import torch
+from writers import untrained, writing_backbone
+
+from adaptdock.engine.dock import Dock
+from adaptdock.engine.generation import GenerationOptions
+from adaptdock.engine.stepping import Steps, Text
+from adaptdock.hub.file import AdapterFile
+from adaptdock.plugins.errors import BackboneError
+
+PROMPTS = ["the cat", "a text about the sea", "the dog ran and the cat sat", "sum"]
+SEARCHES: list[dict[str, Any]] = [
+    {"max_new_tokens": 9},
+    {"max_new_tokens": 14, "do_sample": True, "seed": 5, "temperature": 0.7, "top_k": 20, "top_p": 0.9},
+    {"max_new_tokens": 6, "repetition_penalty": 1.5},
+    {"max_new_tokens": 12, "do_sample": True, "seed": 1, "top_k": 0},
+]
+
+
+def acting(architecture: str, method: str, seed: int) -> AdapterFile:
+    """An adapter that changes what is written."""
+    made = untrained(writing_backbone(architecture), "generation")
+    if method != "lora":
+        return made
+    generator = torch.Generator().manual_seed(seed)
+    noisy = {
+        name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator) for name, tensor in made.tensors.items()
+    }
+    return AdapterFile(made.card, noisy)
+
+
+@pytest.fixture(params=["llama", "gpt2", "opt"])
+def opened(request: pytest.FixtureRequest) -> Any:
+    dock = Dock(writing_backbone(request.param))
+    for seed, name in enumerate(("one", "two")):
+        dock.dock(acting(request.param, "lora", seed), name)
+    yield dock
+    dock.close()
+
+
+def test_each_text_is_what_it_is_alone_however_they_come_and_go(opened: Dock) -> None:
+    names = ["one", None, "two", "one"]
+    expected = [
+        opened.generate([name], [prompt], **search)[0]
+        for name, prompt, search in zip(names, PROMPTS, SEARCHES, strict=True)
+    ]
+    steps = Steps(opened)
+    with opened.boarding(names) as rows:
+        texts = [
+            Text(row, opened.backbone.tokenizer(prompt)["input_ids"], GenerationOptions(**search))
+            for row, prompt, search in zip(rows, PROMPTS, SEARCHES, strict=True)
+        ]
+        steps.join(texts[:1])
+        steps.step()
+        steps.step()
+        steps.join(texts[1:3])
+        steps.step()
+        steps.join(texts[3:])
+        while steps.texts:
+            steps.step()
+    found = [opened.backbone.tokenizer.decode(text.tokens, skip_special_tokens=True) for text in texts]
+    assert found == expected
+    assert all(text.done for text in texts)
+
+
+def test_a_text_that_leaves_early_changes_nothing_for_the_others(opened: Dock) -> None:
+    (expected,) = opened.generate(["one"], [PROMPTS[0]], **SEARCHES[0])
+    steps = Steps(opened)
+    with opened.boarding(["two", "one"]) as rows:
+        texts = [
+            Text(row, opened.backbone.tokenizer(prompt)["input_ids"], GenerationOptions(**SEARCHES[0]))
+            for row, prompt in zip(rows, (PROMPTS[2], PROMPTS[0]), strict=True)
+        ]
+        steps.join(texts)
+        steps.step()
+        steps.leave(texts[:1])
+        while steps.texts:
+            steps.step()
+    assert len(texts[0].tokens) == 2
+    assert opened.backbone.tokenizer.decode(texts[1].tokens, skip_special_tokens=True) == expected
+
+
+def test_an_encoder_decoder_says_that_it_does_not_write_in_steps() -> None:
+    dock = Dock(writing_backbone("bart"))
+    with pytest.raises(BackboneError, match="does not write in steps"), dock.boarding([None]) as rows:
+        Steps(dock).join([Text(rows[0], dock.backbone.tokenizer("a")["input_ids"], GenerationOptions())])
