@@ -33,6 +33,7 @@ from adaptdock.backbones.language import (
     language_logits,
     vocabulary,
 )
+from adaptdock.backbones.limits import max_length, position_offset
 from adaptdock.backbones.probe import Call, Findings, probe
 from adaptdock.backbones.quiet import quiet
 from adaptdock.backbones.roles import attention_role, is_expert, place, role
@@ -47,8 +48,6 @@ from adaptdock.plugins.contracts import (
     Virtual,
 )
 from adaptdock.plugins.errors import BackboneError
-
-LONGEST = 8192  # where neither tokenizer nor configuration knows a limit
 
 
 class HuggingFace(BackboneFamily):
@@ -105,10 +104,10 @@ class HuggingFaceBackbone(Backbone):
         self.vocabulary = vocabulary(tokenizer)
         self._resumed: set[int] = set()
         self._encoder_output: type[Any] = BaseModelOutput  # some encoders have one of their own
-        self._position_offset = _position_offset(self.model)
+        self._position_offset = position_offset(self.model)
         reader = self.model.get_encoder() if self.encoder_decoder else self.model
         self._takes_positions = "position_ids" in signature(reader.forward).parameters
-        self.max_length = _max_length(self.model, self._position_offset, tokenizer)
+        self.max_length = max_length(self.model, self._position_offset, tokenizer)
         shown = _probe(self)
         self.width = shown.width
         self.causal = shown.causal and not self.encoder_decoder
@@ -486,24 +485,3 @@ def _widths(module: nn.Module) -> tuple[int, int] | None:
 
 def _at_port(handler: AttentionHandler, port: Port) -> attention.Handler:
     return lambda key, value: handler(port, key.shape[0])
-
-
-def _position_offset(model: PreTrainedModel) -> int:
-    """Return the number of the first position: where a table of positions has one for padding, the next."""
-    offsets = [
-        module.padding_idx + 1
-        for path, module in model.named_modules()
-        if path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-    ]
-    return max(offsets, default=0)
-
-
-def _max_length(model: PreTrainedModel, position_offset: int, tokenizer: Any) -> int:
-    config = model.config.get_text_config()
-    limits = [LONGEST]
-    if tokenizer is not None and tokenizer.model_max_length < 10**9:
-        limits.append(int(tokenizer.model_max_length))
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions - position_offset)
-    return min(limits)

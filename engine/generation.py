@@ -56,10 +56,17 @@ def write(
     dock: "Dock", rows: "Sequence[Row]", prompts: Sequence[Sequence[int]], options: GenerationOptions
 ) -> list[str]:
     """Return what follows each prompt of token ids, as text without special tokens, for rows that are aboard."""
+    found = write_ids(dock, rows, prompts, options)
+    return dock.backbone.tokenizer.batch_decode(found, skip_special_tokens=True)  # type: ignore[no-any-return]
+
+
+def write_ids(
+    dock: "Dock", rows: "Sequence[Row]", prompts: Sequence[Sequence[int]], options: GenerationOptions
+) -> Tensor:
+    """Return the tokens (R, N) that follow each prompt of token ids, for rows that are aboard."""
     room = dock.backbone.max_length - max(sum(part.assembly.positions for part in row) for row in rows)
     inputs = lay_out(dock, prompts, room - (0 if dock.backbone.encoder_decoder else options.max_new_tokens))
-    found = generate_ids(dock, rows, inputs, options)
-    return dock.backbone.tokenizer.batch_decode(found, skip_special_tokens=True)  # type: ignore[no-any-return]
+    return generate_ids(dock, rows, inputs, options)
 
 
 @torch.inference_mode()

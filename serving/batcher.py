@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from adaptdock.engine.batches import by_length, length
-from adaptdock.engine.generation import GenerationOptions, write
+from adaptdock.engine.generation import GenerationOptions, write_ids
 from adaptdock.engine.residency import Residency
 from adaptdock.plugins.errors import AdaptError, BudgetError
 from adaptdock.serving.errors import BusyError, LateError, StoppingError
@@ -234,8 +234,9 @@ class Batcher:
             features = [window.work.features[window.place] for window in batch]
             if search is not None:
                 prompts = [feature.inputs["input_ids"] for feature in features]
-                for window, text in zip(batch, write(self._dock, rows, prompts, search), strict=True):
-                    self._written(window.work, text, search)
+                found = write_ids(self._dock, rows, prompts, search).tolist()
+                for window, tokens in zip(batch, found, strict=True):
+                    self._written(window.work, tokens)
                 return
             for window, feature, found in zip(batch, features, self._dock.logits(rows, features), strict=True):
                 window.work.digests[window.place] = window.work.task.digest(feature, found)
@@ -252,12 +253,14 @@ class Batcher:
         except Exception as error:
             work.fail(error)
 
-    def _written(self, work: Work, text: str, search: GenerationOptions) -> None:
-        """Answer with a text that was written as a whole."""
+    def _written(self, work: Work, tokens: list[int]) -> None:
+        """Answer with a text that was written as a whole; behind its end is padding."""
+        backbone = self._dock.backbone
+        end = next((place for place, token in enumerate(tokens, 1) if token in backbone.endings), None)
+        text = backbone.tokenizer.decode(tokens, skip_special_tokens=True)
         if work.told is not None:
             work.told(text)
-        new = len(self._dock.backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
-        work.succeed(work.written(text, new, new < search.max_new_tokens))
+        work.succeed(work.written(text, end or len(tokens), end is not None))
 
 
 def finite(prediction: dict[str, object], name: str) -> dict[str, object]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from writers import untrained, writing_backbone
 
+from adaptdock.engine.assembly import assemble, make_task, method_entries
 from adaptdock.engine.dock import Dock
 from adaptdock.engine.generation import GenerationOptions
 from adaptdock.engine.stepping import Steps, Text
@@ -21,29 +22,31 @@ SEARCHES: list[dict[str, Any]] = [
 ]
 
 
-def acting(architecture: str, method: str, seed: int) -> AdapterFile:
+def acting(architecture: str, method: str, seed: int, **options: Any) -> AdapterFile:
     """An adapter that changes what is written."""
     made = untrained(writing_backbone(architecture), "generation")
-    if method != "lora":
-        return made
+    methods = method_entries(method, options)
+    assembly = assemble(writing_backbone(architecture), methods, make_task("generation", {}))
     generator = torch.Generator().manual_seed(seed)
     noisy = {
-        name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator) for name, tensor in made.tensors.items()
+        name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in assembly.start(generator).items()
     }
-    return AdapterFile(made.card, noisy)
+    return AdapterFile(made.card.model_copy(update={"methods": methods}), noisy)
 
 
 @pytest.fixture(params=["llama", "gpt2", "opt"])
 def opened(request: pytest.FixtureRequest) -> Any:
     dock = Dock(writing_backbone(request.param))
-    for seed, name in enumerate(("one", "two")):
-        dock.dock(acting(request.param, "lora", seed), name)
+    dock.dock(acting(request.param, "lora", 0, rank=3), "one")
+    dock.dock(acting(request.param, "prompt", 1, length=4), "two")
+    dock.dock(acting(request.param, "prefix", 2, length=3), "three")
     yield dock
     dock.close()
 
 
 def test_each_text_is_what_it_is_alone_however_they_come_and_go(opened: Dock) -> None:
-    names = ["one", None, "two", "one"]
+    names = ["two", "three", "one", None]
     expected = [
         opened.generate([name], [prompt], **search)[0]
         for name, prompt, search in zip(names, PROMPTS, SEARCHES, strict=True)
@@ -64,6 +67,7 @@ def test_each_text_is_what_it_is_alone_however_they_come_and_go(opened: Dock) ->
             steps.step()
     found = [opened.backbone.tokenizer.decode(text.tokens, skip_special_tokens=True) for text in texts]
     assert found == expected
+    assert len(set(found)) == 4
     assert all(text.done for text in texts)
 
 
