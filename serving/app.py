@@ -41,6 +41,7 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
         lifespan=living,
         docs_url=None,  # both pages would fetch scripts from elsewhere
         redoc_url=None,
+        strict_content_type=False,  # Bodies has seen that it is JSON
     )
     app.state.service = service
     app.include_router(_health(service))

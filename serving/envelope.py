@@ -1,6 +1,7 @@
 """The envelope of every answer: a request id, secure headers, a line in the log, and what is said of errors."""
 
 import json
+import math
 import re
 import time
 from http import HTTPStatus
@@ -121,8 +122,8 @@ async def refuse(scope: Scope, send: Send, status: int, message: str, kind: str,
 
 
 def strict_json(body: bytes) -> Any:
-    """Return what JSON says; raise :class:`ValueError` for what is not JSON, NaN and lone surrogates included."""
-    found = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    """Return what JSON says; raise :class:`ValueError` for what is not, NaN and lone surrogates included."""
+    found = json.loads(body.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
     if b"\\u" in body:
         json.dumps(found, ensure_ascii=False).encode("utf-8")
     return found
@@ -130,6 +131,13 @@ def strict_json(body: bytes) -> Any:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(f"{text[:40]} is out of range")
+    return found
 
 
 def phrase(status: int) -> str:

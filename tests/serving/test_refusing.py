@@ -37,7 +37,7 @@ def test_a_wrong_field_is_named(client: Client) -> None:
 
 def test_an_unknown_adapter_is_answered_with_names_like_it(client: Client) -> None:
     error = client.refused(404, "did you mean green", json={**ASKED, "adapter": "greem"})
-    assert (error["code"], error["nearest"]) == ("unknown_adapter", ["green"])
+    assert (error["code"], error["nearest"]) == ("unknown_adapter", ["green", "red"])
     client.refused(404, method="get", path="/v1/adapters/reed")
 
 
@@ -83,20 +83,20 @@ def test_limits_on_bodies_inputs_and_tokens(backbone: Backbone, folder: Path) ->
 def test_too_much_is_answered_with_when_to_come_back_and_no_adapter_starves_another(
     backbone: Backbone, folder: Path
 ) -> None:
-    with serving(backbone, adapters=str(folder), queue=8, queue_per_adapter=4) as client, held(client):
-        threads = [threading.Thread(target=client.ask, args=("red", *[TEXT] * 2)) for _ in range(2)]
+    with serving(backbone, adapters=str(folder), queue=8, queue_per_adapter=4) as client:
+        threads = [threading.Thread(target=client.ask, args=("red", TEXT, TEXT)) for _ in range(2)]
+        threads.append(threading.Thread(target=client.ask, args=("green", TEXT)))
+        with held(client):
+            for thread in threads[:2]:
+                thread.start()
+            until(lambda: client.service.batcher.waiting == 4)
+            answer = client.post("/v1/predict", json=ASKED)
+            assert answer.status_code == 429
+            assert int(answer.headers["retry-after"]) >= 1
+            threads[2].start()
+            until(lambda: client.service.batcher.waiting == 5)
         for thread in threads:
-            thread.start()
-        until(lambda: client.service.batcher.waiting == 4)
-        answer = client.post("/v1/predict", json=ASKED)
-        assert answer.status_code == 429
-        assert int(answer.headers["retry-after"]) >= 1
-        other = threading.Thread(target=client.ask, args=("green", TEXT))
-        other.start()
-        until(lambda: client.service.batcher.waiting == 5)
-    assert client.service.batcher.waiting == 0
-    for thread in (*threads, other):
-        thread.join()
+            thread.join()
 
 
 @contextmanager
@@ -221,24 +221,26 @@ def test_answers_have_secure_headers_and_the_request_s_id(client: Client) -> Non
 
 @contextmanager
 def listening(client: Client, seconds: float = 0.5) -> Iterator[int]:
-    """Serve the client's service at a port of this machine."""
+    """Serve the client's service, which it begins and ends, at a port of this machine."""
     app = make_app(client.service, Tokens())
-    app.router.lifespan_context = None  # type: ignore[assignment]  # the client's begins and ends the service
     config = uvicorn.Config(app, http=patient(seconds), lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     with socket.socket() as at:
         at.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[at])))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[at])), daemon=True)
         thread.start()
-        until(lambda: server.started)
-        yield at.getsockname()[1]
-        server.should_exit = True
-        thread.join()
+        try:
+            until(lambda: server.started)
+            yield at.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(20)
 
 
 def test_a_head_that_does_not_come_is_waited_for_no_longer(client: Client) -> None:
     with (
-        listening(client) as port, socket.create_connection(("127.0.0.1", port), 10) as slow,
+        listening(client) as port,
+        socket.create_connection(("127.0.0.1", port), 10) as slow,
         socket.create_connection(("127.0.0.1", port), 10),
     ):
         slow.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\n")
