@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types imports unit test-slow bench-ner bench-tasks bench-mixed bench-swap soak docs clean
+.PHONY: demo test lint types imports unit test-slow bench-ner bench-tasks bench-mixed bench-swap soak bench-serving soak-serving docs clean
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -61,6 +61,12 @@ bench-swap: $(INSTALLED)  ## from file, from memory, resident bytes, beside PEFT
 
 soak: $(INSTALLED)  ## 1,000 swaps during 20,000 rows from 8 threads
 	$(BIN)/python benchmarks/soak.py
+
+bench-serving: $(INSTALLED)  ## requests a second and latency beside pipelines and PEFT; an hour or more
+	$(BIN)/python benchmarks/serving.py
+
+soak-serving: $(INSTALLED)  ## 1,000 swaps during 100,000 requests over HTTP
+	$(BIN)/python benchmarks/serving_soak.py
 
 docs: $(INSTALLED)  ## write the measured tables of docs/mixed.md
 	ADAPTDOCK_WRITE_DOCS=1 $(BIN)/pytest -q tests/engine/test_matrix.py

@@ -29,9 +29,28 @@ from machine import machine
 
 TASKS = (("ner", 7), ("sentiment", 2), ("topic", 10))
 METHODS = {"lora": {"rank": 8}, "bottleneck": {"reduction_factor": 16}, "prefix": {"length": 16}}
-WORDS = (
-    ["the", "company", "said", "on", "monday", "that", "its", "new", "plant", "near", "the", "river", "will", "open", "in", "march", "with", "two", "hundred", "people"]
-)
+WORDS = [
+    "the",
+    "company",
+    "said",
+    "on",
+    "monday",
+    "that",
+    "its",
+    "new",
+    "plant",
+    "near",
+    "the",
+    "river",
+    "will",
+    "open",
+    "in",
+    "march",
+    "with",
+    "two",
+    "hundred",
+    "people",
+]
 STEP, LEAST_ANSWERED = 1.25, 0.99
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/serving_soak.py --swaps 1000 --requests 100000
 
-Each adapter's head says its version, whatever the text, so an answer tells who gave it. Reported are failed requests, answers
-of a version other than the answer names, the slope of the memory, and p99 with swaps beside p99 without. Every
-tenth swap is a file in the watched folder, the others are sent.
+Each adapter's head says its version, whatever the text, so an answer tells who gave it. Reported are failed requests,
+answers of a version other than the answer names, the slope of the memory, and p99 with swaps beside p99 without.
+Every tenth swap is a file in the watched folder, the others are sent.
 """
 
 import argparse
