@@ -29,28 +29,7 @@ from machine import machine
 
 TASKS = (("ner", 7), ("sentiment", 2), ("topic", 10))
 METHODS = {"lora": {"rank": 8}, "bottleneck": {"reduction_factor": 16}, "prefix": {"length": 16}}
-WORDS = [
-    "the",
-    "company",
-    "said",
-    "on",
-    "monday",
-    "that",
-    "its",
-    "new",
-    "plant",
-    "near",
-    "the",
-    "river",
-    "will",
-    "open",
-    "in",
-    "march",
-    "with",
-    "two",
-    "hundred",
-    "people",
-]
+SENTENCE = "the company said on monday that its new plant near the river will open in march with two people"
 STEP, LEAST_ANSWERED = 1.25, 0.99
 
 
@@ -196,7 +175,7 @@ async def _load(port: int, names: Sequence[str], rate: float, seconds: float) ->
     began = time.perf_counter()
     while now < seconds:
         now += draw.expovariate(rate)
-        text = " ".join(draw.choices(WORDS, k=draw.randint(6, 24)))
+        text = " ".join(draw.choices(SENTENCE.split(), k=draw.randint(6, 24)))
         body = json.dumps({"adapter": names[number % len(names)], "inputs": [text]}).encode()
         number += 1
         await asyncio.sleep(max(0.0, began + now - time.perf_counter()))

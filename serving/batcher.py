@@ -234,8 +234,8 @@ class Batcher:
             features = [window.work.features[window.place] for window in batch]
             if search is not None:
                 prompts = [feature.inputs["input_ids"] for feature in features]
-                found = write_ids(self._dock, rows, prompts, search).tolist()
-                for window, tokens in zip(batch, found, strict=True):
+                written = write_ids(self._dock, rows, prompts, search).tolist()
+                for window, tokens in zip(batch, written, strict=True):
                     self._written(window.work, tokens)
                 return
             for window, feature, found in zip(batch, features, self._dock.logits(rows, features), strict=True):

@@ -201,7 +201,7 @@ class Catalog:
         served = self._find(target, asked)
         numbers = list(served.split)
         number = numbers[0] if len(numbers) == 1 else random.choices(numbers, list(served.split.values()))[0]
-        mirror = served.versions.get(served.mirror) if served.mirror not in (None, number) else None  # type: ignore[arg-type]
+        mirror = served.versions.get(served.mirror) if served.mirror not in (None, number) else None
         return served.versions[number], mirror
 
     def _find(self, name: str, asked: str | None = None) -> Served:

@@ -224,7 +224,7 @@ async def _written(
 ) -> Response:
     if not items:
         raise UsageError("prompt: there is no text")
-    more = {"wishes": body.wishes(), "raw": raw}
+    more: dict[str, Any] = {"wishes": body.wishes(), "raw": raw}
     if not body.stream:
         found = await service.ask(request, [body.model] * len(items), items, **more)
         return JSONResponse(shape.of([(one.outcome.text, _ending(one)) for one in found], _usage(found)))

@@ -1,10 +1,14 @@
 """A serving process in this one, around a tiny backbone."""
 
+import asyncio
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import uvicorn
 from builders import build_adapter
 from starlette.testclient import TestClient
 
@@ -13,6 +17,7 @@ from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.app import make_app
 from adaptdock.serving.options import ServingOptions
+from adaptdock.serving.process import patient
 from adaptdock.serving.service import Service
 from adaptdock.serving.tokens import Tokens
 
@@ -69,3 +74,21 @@ def serving(backbone: Backbone, known: Tokens | None = None, **options: Any) -> 
         until(lambda: service.status == "ok")
         yield client
     service.dock.close()
+
+
+@contextmanager
+def listening(client: Client, seconds: float = 0.5) -> Iterator[int]:
+    """Serve the client's service, which it begins and ends, at a port of this machine."""
+    app = make_app(client.service, Tokens())
+    config = uvicorn.Config(app, http=patient(seconds), lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    with socket.socket() as at:
+        at.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[at])), daemon=True)
+        thread.start()
+        try:
+            until(lambda: server.started)
+            yield at.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(20)

@@ -1,6 +1,5 @@
 """What bad requests get: one clear answer each, while others are answered."""
 
-import asyncio
 import json
 import socket
 import threading
@@ -11,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from served import TEXT, Client, serving, until
+from served import TEXT, Client, listening, serving, until
 
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import DataError, UsageError
-from adaptdock.serving.app import make_app
 from adaptdock.serving.fairness import FairQueues
 from adaptdock.serving.options import ServingOptions
-from adaptdock.serving.process import patient
-from adaptdock.serving.tokens import Tokens, new_token, read_tokens
+from adaptdock.serving.tokens import new_token, read_tokens
 
 ASKED = {"adapter": "red", "inputs": [TEXT]}
 JSON = {"content-type": "application/json"}
@@ -217,24 +213,6 @@ def test_answers_have_secure_headers_and_the_request_s_id(client: Client) -> Non
 
 
 # ---------------------------------------------------------------------------------- over a real socket
-
-
-@contextmanager
-def listening(client: Client, seconds: float = 0.5) -> Iterator[int]:
-    """Serve the client's service, which it begins and ends, at a port of this machine."""
-    app = make_app(client.service, Tokens())
-    config = uvicorn.Config(app, http=patient(seconds), lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    with socket.socket() as at:
-        at.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[at])), daemon=True)
-        thread.start()
-        try:
-            until(lambda: server.started)
-            yield at.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join(20)
 
 
 def test_a_head_that_does_not_come_is_waited_for_no_longer(client: Client) -> None:
