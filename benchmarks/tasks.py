@@ -4,7 +4,8 @@
 
 FOLDER holds the data sets by name (wnut17, ud_en_ewt, ...). All sides see the same records, split alike, and the same
 epochs and batch size; ``--sample`` takes that many training records. The metric is the task's own, on the test split.
-Full fine-tuning runs where transformers has a class for the task (tags of words, labels of texts).
+Full fine-tuning runs where transformers has a class for the task (tags of words, labels of texts). With ``--precision
+bf16`` the adapter's backbone is in bfloat16, and full fine-tuning computes in it (its weights stay in float32).
 """
 
 import argparse
@@ -30,14 +31,16 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones.checkpoint import resolve
-from adaptdock.engine.batches import collate, collate_labels
+from adaptdock.engine.batches import by_length, collate, collate_labels, length
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import load_backbone
+from adaptdock.engine.options import DTYPES
 from adaptdock.engine.training import Plan, Run, plan
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, LoadOptions, Record
 
 TEST_SHARE = 0.1
+TEST_ROWS, TEST_TOKENS = 32, 4096
 Baseline = Callable[[Any, Sequence[Record], Sequence[Record]], float]
 
 
@@ -188,7 +191,7 @@ def ours(made: Plan, folder: Path) -> tuple[float, int, float]:
     return float(found[type(made.task).metric]), result.size, seconds
 
 
-def full(made: Plan, row: Row, rate: float, folder: Path) -> tuple[float, float]:
+def full(made: Plan, row: Row, rate: float, folder: Path, precision: str) -> tuple[float, float]:
     """Train all weights with transformers' own class and Trainer, on the same windows and labels."""
     kinds = {"tokens": AutoModelForTokenClassification, "sequences": AutoModelForSequenceClassification}
     checkpoint, task = resolve(row.backbone, LoadOptions()), made.task
@@ -210,6 +213,7 @@ def full(made: Plan, row: Row, rate: float, folder: Path) -> tuple[float, float]
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=True,
+        bf16=precision == "bf16",
         logging_strategy="no",
         dataloader_pin_memory=False,
     )
@@ -222,12 +226,19 @@ def full(made: Plan, row: Row, rate: float, folder: Path) -> tuple[float, float]
 
 @torch.inference_mode()
 def measured(model: Any, backbone: Backbone, made: Plan) -> float:
-    task, answers = made.task, []
-    for record in made.records["test"]:
-        features = task.encode(record, made.reading, labelled=False)
-        logits = list(model(**collate(backbone, features)).logits) if features else []
-        answers.append(task.decode(record, features, logits))
-    return float(task.score(made.records["test"], answers)[type(task).metric])
+    task, records = made.task, made.records["test"]
+    windows = [task.encode(record, made.reading, labelled=False) for record in records]
+    flat = [feature for own in windows for feature in own]
+    found: dict[int, torch.Tensor] = {}
+    for batch in by_length([length(feature) for feature in flat], TEST_ROWS, TEST_TOKENS):
+        logits = model(**collate(backbone, [flat[number] for number in batch])).logits
+        for number, row in zip(batch, logits, strict=True):
+            found[id(flat[number])] = row[: length(flat[number])] if row.ndim == 2 else row
+    answers = [
+        task.decode(record, own, [found[id(feature)] for feature in own])
+        for record, own in zip(records, windows, strict=True)
+    ]
+    return float(task.score(records, answers)[type(task).metric])
 
 
 def main() -> None:
@@ -239,6 +250,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--full-rate", type=float, default=1e-4)
     parser.add_argument("--no-full", action="store_true")
+    parser.add_argument("--precision", choices=list(DTYPES), default="fp32")
     arguments = parser.parse_args()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -247,7 +259,7 @@ def main() -> None:
     for name in arguments.rows.split(","):
         row = ROWS[name]
         backbones[row.backbone] = backbones.get(row.backbone) or load_backbone(
-            row.backbone, LoadOptions(dtype="float32")
+            row.backbone, LoadOptions(dtype=DTYPES[arguments.precision])
         )
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
@@ -259,9 +271,9 @@ def main() -> None:
             trivial = None
             if row.baseline:
                 trivial = row.baseline(made.task, made.records["train"], made.records["test"])
-            other = (
-                full(made, row, arguments.full_rate, folder / "full") if row.kind and not arguments.no_full else None
-            )
+            other = None
+            if row.kind and not arguments.no_full:
+                other = full(made, row, arguments.full_rate, folder / "full", arguments.precision)
         line = Found(
             row=f"{name} ({row.data or 'sample'})",
             metric=type(made.task).metric,

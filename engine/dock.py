@@ -16,7 +16,7 @@ from adaptdock.engine.generation import GenerationOptions, generate
 from adaptdock.engine.passes import for_head, mask_for, states
 from adaptdock.engine.ports import OpenPorts
 from adaptdock.engine.prediction import predict
-from adaptdock.engine.rows import Docked, MixedRows
+from adaptdock.engine.rows import Docked, MixedRows, arranged, places
 from adaptdock.engine.slots import Gathered, Slot, Stack, Stacks, Tensors
 from adaptdock.hub.card import Card
 from adaptdock.hub.file import AdapterFile, read_file
@@ -291,35 +291,44 @@ class Dock:
         except UnknownNameError as error:
             raise UnknownNameError("adapter", error.name, error.known, f"It is asked for in row {number}.") from None
 
+    def order(self, rows: Sequence[Row]) -> list[int]:
+        """Return the order in which rows are best computed: those with adapters of the same kind are neighbours."""
+        return arranged([_parts(row) for row in rows])
+
     def mixed(self, rows: Sequence[Row]) -> MixedRows:
         """Lay a batch out by port."""
-        made = MixedRows([[resident.adapter.parts for resident in row] for row in rows], self.backbone.dtype)
-        if self.backbone.model._compiled_call_impl is not None:
+        compiled = self.backbone.model._compiled_call_impl is not None
+        made = MixedRows([_parts(row) for row in rows], self.backbone.dtype, whole=compiled)
+        if compiled:
             made.gather()
         return made
 
     @torch.inference_mode()
     def hidden(self, rows: Sequence[Row], inputs: Mapping[str, Tensor], reads: str = "encoder") -> Tensor:
         """Return the last hidden states (R, T, W) of a batch whose rows have adapters of their own."""
-        found = states(self.backbone, self.ports, self.mixed(rows), inputs, reads)
-        return found[:, -inputs["attention_mask"].shape[1] :]
+        order = self.order(rows)
+        given = {name: tensor[order] for name, tensor in inputs.items()}
+        found = states(self.backbone, self.ports, self.mixed([rows[number] for number in order]), given, reads)
+        return found[places(order), -inputs["attention_mask"].shape[1] :]
 
     @torch.inference_mode()
     def logits(self, rows: Sequence[Row], features: Sequence[Feature]) -> list[Tensor]:
         """Run a batch and return each row's logits, from the head of its topmost adapter, on the CPU."""
+        order = self.order(rows)
+        rows, features = [rows[number] for number in order], [features[number] for number in order]
         answers: dict[int, Tensor] = {}
         for numbers, hidden, inputs in self._halves(rows, features):
             for members in _by_head(rows, numbers):
-                places = [numbers.index(number) for number in members]
+                chosen = [numbers.index(number) for number in members]
                 head = rows[members[0]][-1].assembly.head
-                mask = mask_for(head, inputs)[places]
+                mask = mask_for(head, inputs)[chosen]
                 weights = Gathered([rows[number][-1].head for number in members], torch.float32).at(HEAD)
-                given = for_head(self.backbone, head, hidden[places], mask)
+                given = for_head(self.backbone, head, hidden[chosen], mask)
                 answers.update(zip(members, head.apply(weights, given, mask), strict=True))
         heads = [row[-1].assembly.head for row in rows]
         return [
-            head.trim(answers[number], length_read(head, feature)).cpu()
-            for number, (head, feature) in enumerate(zip(heads, features, strict=True))
+            heads[place].trim(answers[place], length_read(heads[place], features[place])).cpu()
+            for place in places(order)
         ]
 
     def _halves(
@@ -370,6 +379,10 @@ class Dock:
                 part = slice(start, start + batch_size)
                 answers += generate(self, rows[part], texts[part], chosen)
         return answers
+
+
+def _parts(row: Row) -> list[tuple[Docked, ...]]:
+    return [resident.adapter.parts for resident in row]
 
 
 def _one_each(names: Any, inputs: Sequence[Any], what: str) -> list[Any]:

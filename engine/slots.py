@@ -31,8 +31,13 @@ PAGE_ELEMENTS = {"cpu": 2**14}
 """A page is closed when it has this many elements: on a CPU few enough that it is in the cache when it is used."""
 OTHER_PAGE_ELEMENTS = 2**20
 """The same on other devices: few operations, and still a small part of what a large backbone's adapter has."""
-KEPT_ELEMENTS = 2**26
-"""Stacked pages are kept for the batch up to this many elements, beyond that only the one in use."""
+KEPT_ELEMENTS = {"cpu": 2**21}
+"""Stacked pages are kept for the batch up to this many elements, beyond that only the one in use.
+
+On a CPU few enough that they stay in the cache: stacking anew costs less than reading them back from memory.
+"""
+OTHER_KEPT_ELEMENTS = 2**26
+"""The same on other devices, where what a batch holds is small beside its activations."""
 
 
 def roomy(extent: int) -> int:
@@ -173,7 +178,7 @@ class Gathered:
         self._slots, self.dtype, self._stack = slots, dtype, slots[0].stack
         self._uniform = all(slot is slots[0] for slot in slots)
         self._pages: dict[int, dict[str, dict[str, Tensor]]] = {}
-        self._kept = 0
+        self._kept, self._keeps_all = 0, False
 
     def at(self, place: str) -> dict[str, Tensor]:
         """Return each parameter at a place, (R or 1, ...)."""
@@ -185,7 +190,8 @@ class Gathered:
         return self._pages[number][place]
 
     def all(self) -> None:
-        """Stack every page now."""
+        """Stack every page now, and keep them all."""
+        self._keeps_all = True
         for page in self._stack.pages:
             self.at(page.shapes[0][0])
 
@@ -193,10 +199,17 @@ class Gathered:
         pages = self._slots[:1] if self._uniform else self._slots
         stacked = torch.cat([slot.pages[number] for slot in pages]).view(len(pages), -1)
         self._kept += stacked.numel()
-        if self._kept > KEPT_ELEMENTS:
+        if not self._keeps_all and self._kept > KEPT_ELEMENTS.get(stacked.device.type, OTHER_KEPT_ELEMENTS):
             self._pages.clear()
             self._kept = stacked.numel()
-        return self._stack.pages[number].views(stacked.to(self.dtype))
+        return self._stack.pages[number].views(_cast(stacked, self.dtype))
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert between precisions; on a CPU torch's way from one of 16 bit to the other takes ten times that by 32."""
+    if tensor.device.type == "cpu" and tensor.dtype != dtype and tensor.element_size() == dtype.itemsize == 2:
+        tensor = tensor.float()
+    return tensor.to(dtype)
 
 
 def _pages(shapes: Sequence[tuple[str, str, Shape]], devices: Mapping[str, torch.device]) -> Iterator[Page]:

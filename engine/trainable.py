@@ -136,6 +136,8 @@ class _TrainedRows:
 
 
 class _TrainedAction:
+    span = None
+
     def __init__(self, method: Method, site: Site, folded: Mapping[str, Tensor], dropout: bool) -> None:
         self.method, self.site, self.dropout = method, site, dropout
         self._folded = folded
