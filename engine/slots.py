@@ -31,13 +31,8 @@ PAGE_ELEMENTS = {"cpu": 2**14}
 """A page is closed when it has this many elements: on a CPU few enough that it is in the cache when it is used."""
 OTHER_PAGE_ELEMENTS = 2**20
 """The same on other devices: few operations, and still a small part of what a large backbone's adapter has."""
-KEPT_ELEMENTS = {"cpu": 2**21}
-"""Stacked pages are kept for the batch up to this many elements, beyond that only the one in use.
-
-On a CPU few enough that they stay in the cache: stacking anew costs less than reading them back from memory.
-"""
-OTHER_KEPT_ELEMENTS = 2**26
-"""The same on other devices, where what a batch holds is small beside its activations."""
+KEPT_ELEMENTS = 2**26
+"""Stacked pages are kept for the batch up to this many elements, beyond that only the one in use."""
 
 
 def roomy(extent: int) -> int:
@@ -199,7 +194,7 @@ class Gathered:
         pages = self._slots[:1] if self._uniform else self._slots
         stacked = torch.cat([slot.pages[number] for slot in pages]).view(len(pages), -1)
         self._kept += stacked.numel()
-        if not self._keeps_all and self._kept > KEPT_ELEMENTS.get(stacked.device.type, OTHER_KEPT_ELEMENTS):
+        if not self._keeps_all and self._kept > KEPT_ELEMENTS:
             self._pages.clear()
             self._kept = stacked.numel()
         return self._stack.pages[number].views(_cast(stacked, self.dtype))

@@ -69,7 +69,7 @@ def test_a_slot_takes_the_bytes_of_its_tensors_in_their_precision() -> None:
 
 def test_large_adapters_are_stacked_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "PAGE_ELEMENTS", {"cpu": 10})
-    monkeypatch.setattr(slots, "KEPT_ELEMENTS", {"cpu": 30})
+    monkeypatch.setattr(slots, "KEPT_ELEMENTS", 30)
     tensors = {name: {"a": torch.full((2, 3), float(number)), "b": torch.ones(4)} for number, name in enumerate("pqrs")}
     stack = Stacks().for_tensors("lora", tensors, GROWS, dict.fromkeys("pqrs", CPU))
     assert len(stack.pages) == 4
