@@ -176,7 +176,7 @@ class Dock:
                 self._packed(
                     adapter,
                     ("method", part.name, part.method.stack_key),
-                    part.folded(adapter.tensors, self.backbone),
+                    self._computed(part.folded(adapter.tensors, self.backbone)),
                     part.method.grows,
                 ),
                 part.by_port,
@@ -195,6 +195,14 @@ class Dock:
             (name for name, tensor in adapter.tensors.items() if not tensor.isfinite().all()), "a scaled weight"
         )
         raise MismatchError(f"the adapter {adapter.card.name!r}: {broken!r} holds something else than finite numbers")
+
+    def _computed(self, tensors: Tensors) -> Tensors:
+        """Return weights as the backbone computes, where that takes no more bytes: no batch has to convert them."""
+        dtype = self.backbone.dtype
+        return {
+            place: {name: part.to(dtype) if part.itemsize == dtype.itemsize else part for name, part in named.items()}
+            for place, named in tensors.items()
+        }
 
     def _on_device(self, prepared: Prepared) -> Prepared:
         """Copy weights to where they are used, beside what the device computes meanwhile."""

@@ -197,14 +197,7 @@ class Gathered:
         if not self._keeps_all and self._kept > KEPT_ELEMENTS:
             self._pages.clear()
             self._kept = stacked.numel()
-        return self._stack.pages[number].views(_cast(stacked, self.dtype))
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert between precisions; on a CPU torch's way from one of 16 bit to the other takes ten times that by 32."""
-    if tensor.device.type == "cpu" and tensor.dtype != dtype and tensor.element_size() == dtype.itemsize == 2:
-        tensor = tensor.float()
-    return tensor.to(dtype)
+        return self._stack.pages[number].views(stacked.to(self.dtype))
 
 
 def _pages(shapes: Sequence[tuple[str, str, Shape]], devices: Mapping[str, torch.device]) -> Iterator[Page]:
