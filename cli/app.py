@@ -16,6 +16,14 @@ COMMANDS = {
     "inspect": ("adaptdock.cli.inspect", "Show what an adapter file holds."),
     "merge": ("adaptdock.cli.merge", "Fold an adapter into a copy of its backbone."),
     "combine": ("adaptdock.cli.combine", "Add, subtract or average adapters: one new file."),
+    "search": ("adaptdock.cli.search", "Search published adapters."),
+    "install": ("adaptdock.cli.install", "Install published adapters, verified."),
+    "update": ("adaptdock.cli.update", "Bring installed adapters to their newest version."),
+    "verify": ("adaptdock.cli.verify", "Check that installed adapters are what was installed."),
+    "remove": ("adaptdock.cli.remove", "Remove installed adapters."),
+    "publish": ("adaptdock.cli.publish", "Add an adapter to a registry; sign it, pack it as a wheel."),
+    "key": ("adaptdock.cli.key", "Make and show keys for signing."),
+    "trust": ("adaptdock.cli.trust", "Say whose signatures count on this machine."),
     "plugins": ("adaptdock.cli.plugins", "List methods, tasks, backbones and other plugins."),
 }
 """Name -> module (its ``command`` is the click command) and the line that --help shows."""

@@ -6,7 +6,6 @@ no adapter acts at all (the feature-based way) that is all of it.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
@@ -17,15 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from adaptdock.engine.assembly import Assembly, lowest_layer
 from adaptdock.engine.batches import by_length, collate, length
+from adaptdock.hub import places
 from adaptdock.plugins.contracts import Backbone, Feature
 from adaptdock.plugins.errors import FileError, UsageError
 
 ROWS, TOKENS = 64, 8192
-
-
-def home() -> Path:
-    """Return the folder of what can be computed again: ``ADAPTDOCK_CACHE``, or ``~/.cache/adaptdock``."""
-    return Path(os.environ.get("ADAPTDOCK_CACHE") or Path.home() / ".cache" / "adaptdock")
 
 
 class Cache:
@@ -49,7 +44,7 @@ class Cache:
             self._start[id(feature)] = (total, total + length(feature))
             total += length(feature)
         self._features = features  # alive as long as their ids are used
-        self.file = home() / "states" / f"{self._key()}.bin"
+        self.file = places.cache() / "states" / f"{self._key()}.bin"
         if not self.file.exists():
             self._fill(total)
         self._states = self._opened(self.file, total)
