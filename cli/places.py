@@ -47,7 +47,8 @@ def clear(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in WRITTEN:
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for old in (folder / "checkpoints", *folder.glob("round-*")):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_unfinished(folder: Path) -> None:

@@ -72,7 +72,7 @@ def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldF
         backbone=_absolute(values["backbone"]),
         source=_source(values),
         load=with_precision(load_options(values), chosen.precision),
-        training=_with_absolute_base(chosen.model_dump(mode="json", exclude={"method_options"})),
+        training=_with_absolute_places(chosen.model_dump(mode="json", exclude={"method_options"})),
         method_options=method_options,
         task_options=task_options,
         name=name,
@@ -122,8 +122,11 @@ def _source(values: Mapping[str, Any]) -> Source:
     return Source(data=values["data"], **files, **layout)
 
 
-def _with_absolute_base(training: dict[str, Any]) -> dict[str, Any]:
-    return training if training["on"] is None else {**training, "on": str(Path(training["on"]).absolute())}
+def _with_absolute_places(training: dict[str, Any]) -> dict[str, Any]:
+    files = {name: training[name] for name in ("on", "synonyms", "unlabelled") if training[name] is not None}
+    absolute = {name: str(Path(file).absolute()) for name, file in files.items()}
+    translators = [str(Path(name).absolute()) if Path(name).exists() else name for name in training["back_translation"]]
+    return {**training, **absolute, "back_translation": translators}
 
 
 def _absolute(backbone: str) -> str:

@@ -16,7 +16,7 @@ from adaptdock.cli.settings import Settings, decide, recall
 from adaptdock.cli.summary import show_plan, show_result
 from adaptdock.engine.dock import load_backbone
 from adaptdock.engine.options import TrainingOptions, merge_options
-from adaptdock.engine.training import Plan, Result, Run, plan
+from adaptdock.engine.training import Plan, Result, carry_out, plan
 from adaptdock.hub.file import write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import UsageError
@@ -200,7 +200,7 @@ def _plan(settings: Settings) -> Plan:
 
 def _run(made: Plan, settings: Settings, as_json: bool, resume: bool) -> int:
     with watching(type(made.task).metric, settings.run_dir / LOG) as watch:
-        result = Run(made, settings.run_dir, settings.name)(watch, resume=resume)
+        result = carry_out(made, settings.run_dir, settings.name, watch, resume)
     write_file(settings.output, result.adapter)
     verdict = _report(settings.run_dir, made, result)
     show_result(made, result, settings.output, settings.run_dir, verdict, as_json)

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
 from adaptdock.engine.assembly import validated
+from adaptdock.engine.augmentation import BACK_TRANSLATE, parse
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions, Recipe
 from adaptdock.plugins.errors import UsageError
@@ -22,6 +24,8 @@ OPTIMIZERS = {
 }
 """The names that transformers' Trainer has for them."""
 OF_BITSANDBYTES = ("adamw_8bit", "lion")
+PLACES = ("on", "synonyms", "back_translation", "unlabelled")
+"""The options that name files, whose contents count and not where they lie."""
 STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -56,6 +60,23 @@ class TrainingOptions(Recipe):
     """Keep on disk what the backbone computes beneath the lowest adapter, so that it is computed once."""
     on: str | None = None
     """Trained adapter, as a file, that stays as it is beneath the new one and becomes part of its file."""
+    augment: tuple[str, ...] = ()
+    """Altered copies of the training records, NAME or NAME:RATE: swap, delete, typos, case, synonyms, wordnet,
+    lemmatize, stem, back_translate."""
+    augment_copies: int = Field(1, gt=0)
+    """Copies of a record that each augmentation makes."""
+    augment_language: str = "en"
+    """Code of the language of lemmatize and stem."""
+    synonyms: str | None = None
+    """File of synonyms: words of one line, divided by commas or tabs, mean the same."""
+    back_translation: tuple[str, ...] = ()
+    """What back_translate writes with: two adapter files, or two backbones that translate, there and back."""
+    unlabelled: str | None = None
+    """File of texts without labels: those that the adapter labels surely are trained on in further rounds."""
+    confidence: float = Field(0.9, ge=0, le=1)
+    """How sure a label has to be; those above this are trained on."""
+    self_training_rounds: int = Field(1, gt=0)
+    """Rounds of training with unlabelled texts, after the one without."""
     checkpoint_steps: int = Field(100, gt=0)
     """Steps between two checkpoints to resume from."""
     store: Literal["float16", "bfloat16", "float32"] = "float16"
@@ -66,6 +87,22 @@ class TrainingOptions(Recipe):
         if self.optimizer in OF_BITSANDBYTES and find_spec("bitsandbytes") is None:
             raise ValueError(f"optimizer {self.optimizer} needs bitsandbytes: pip install 'adaptdock[quantize]'")
         return self
+
+    @model_validator(mode="after")
+    def _augmentations_have_what_they_need(self) -> Self:
+        names = [one.name for one in parse(self.augment)]
+        if ("synonyms" in names) != (self.synonyms is not None):
+            raise ValueError("augment synonyms and synonyms FILE go together: give both")
+        if (BACK_TRANSLATE in names) != bool(self.back_translation) or len(self.back_translation) not in (0, 2):
+            raise ValueError(f"augment {BACK_TRANSLATE} and back_translation THERE,BACK go together: give both")
+        return self
+
+    def described(self) -> dict[str, Any]:
+        """Return the options as a card shows them: of files the names alone."""
+        shown = self.model_dump(mode="json", exclude={"method_options", "on"})
+        for name in ("synonyms", "unlabelled"):
+            shown[name] = shown[name] and Path(shown[name]).name
+        return {**shown, "back_translation": [Path(name).name for name in self.back_translation]}
 
     @model_validator(mode="after")
     def _kept_states_do_not_change(self) -> Self:

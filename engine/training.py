@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +17,12 @@ from torch import Tensor
 
 from adaptdock.engine import members
 from adaptdock.engine.assembly import Assembly, entry, make_methods, make_task, put_together
+from adaptdock.engine.augmentation import augment
 from adaptdock.engine.batches import counts, length, reading
-from adaptdock.engine.data import Source, load_splits
+from adaptdock.engine.data import Reader, Source, load_splits
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
-from adaptdock.engine.options import DTYPES, STORES, TrainingOptions, merge_options, with_precision
+from adaptdock.engine.options import DTYPES, PLACES, STORES, TrainingOptions, merge_options, with_precision
 from adaptdock.hub.card import BackboneEntry, BaseEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
@@ -47,6 +48,10 @@ class Plan:
     units: list[list[Feature]]
     """What is drawn for a batch: a window each, or all windows of a record where the loss compares them."""
     notes: list[str]
+    added: dict[str, int] = field(default_factory=dict)
+    """How many training records augmentations and self-training have added to those given."""
+    unlabelled: list[Record] = field(default_factory=list)
+    """What self-training may label."""
 
     @property
     def reading(self) -> Reading:
@@ -56,15 +61,14 @@ class Plan:
     def identity(self) -> dict[str, str]:
         """Return fingerprints of everything that a resumed run must find unchanged."""
         parts = {
-            "data": {
-                split: [{key: value for key, value in record.items() if key != "where"} for record in records]
-                for split, records in self.records.items()
-            },
+            "data": {split: list(map(_without_place, records)) for split, records in self.records.items()},
             "backbone": self.backbone.fingerprint,
             "methods": [method.model_dump(mode="json") for method in self.methods],
             "task options": self.task.options.model_dump(mode="json"),
-            "training options": self.options.model_dump(mode="json", exclude={"on"}),
+            "training options": self.options.model_dump(mode="json", exclude=set(PLACES)),
         }
+        if self.unlabelled:
+            parts["unlabelled texts"] = list(map(_without_place, self.unlabelled))
         found = {
             name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()
             for name, part in parts.items()
@@ -95,6 +99,8 @@ class Plan:
             "ports": [site.port.name for site in self.assembly.sites.sites],
             "task_options": self.task.options.model_dump(mode="json"),
             "data": {split: self.task.describe(records) for split, records in self.records.items()},
+            "added": self.added,
+            "unlabelled": len(self.unlabelled),
             "windows": len(lengths),
             "tokens_per_window": {
                 "median": lengths[len(lengths) // 2],
@@ -104,6 +110,10 @@ class Plan:
             "options": self.options.model_dump(mode="json", exclude={"method_options"}),
             "notes": self.notes,
         }
+
+
+def _without_place(record: Record) -> Record:
+    return {key: value for key, value in record.items() if key != "where"}
 
 
 def _numel(parameter: Tensor) -> int:
@@ -172,17 +182,34 @@ def plan(
     fitted = blank.fit(records["train"])
     for split in records.keys() - {"train"}:
         fitted.check(records[split], split)
+    unlabelled = _unlabelled(chosen, source, fitted, task)
+    augmented = augment(records["train"], fitted, chosen, backbone)
+    records["train"] = [*records["train"], *augmented.records]
+    notes += augmented.notes
     on, beneath = members.beneath(Path(chosen.on), backbone) if chosen.on else ([], [])
     assembly = put_together(backbone, methods, fitted, beneath)
-    made = Plan(backbone, fitted, task, entries, on, assembly, chosen, source, records, [], notes)
-    made.units = _units(made)
+    made = Plan(
+        backbone, fitted, task, entries, on, assembly, chosen, source, records, [], notes, augmented.added, unlabelled
+    )
+    made.units = units(made)
     if not made.units:
         raise DataError("the training data has no token that is labelled")
     made.notes += _cut(made.units)
     return made
 
 
-def _units(plan: Plan) -> list[list[Feature]]:
+def _unlabelled(options: TrainingOptions, source: Source, task: Task, name: str) -> list[Record]:
+    """Return the texts that self-training may label; raise :class:`UsageError` where the task cannot label any."""
+    if options.unlabelled is None:
+        return []
+    if type(task).pseudo is Task.pseudo:
+        raise UsageError(
+            f"the task {name!r} gives texts no labels of which it could say how sure they are: train without --unlabelled"
+        )
+    return Reader(type(task), source).unlabelled(options.unlabelled, task)
+
+
+def units(plan: Plan) -> list[list[Feature]]:
     """Return what batches are drawn from; a window in which nothing is labelled has nothing to teach."""
     units = []
     for record in plan.records["train"]:
@@ -219,7 +246,21 @@ def train(
         backbone = load_backbone(backbone, with_precision(LoadOptions(), options.get("precision", "auto")))
     source = data if isinstance(data, Source) else Source(data=data)
     made = plan(backbone, task, method, source, options, method_options, task_options)
-    return Run(made, Path(folder) if folder else fresh_folder(task, method))()
+    return carry_out(made, Path(folder) if folder else fresh_folder(task, method))
+
+
+def carry_out(
+    made: Plan,
+    folder: Path,
+    name: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    resume: bool = False,
+) -> Result:
+    """Train what a plan says: in one run, or in several where there are texts without labels."""
+    from adaptdock.engine.selftraining import SelfTraining
+
+    run = SelfTraining(made, folder, name) if made.unlabelled else Run(made, folder, name)
+    return run(progress, resume)
 
 
 def fresh_folder(task: str, method: str) -> Path:
@@ -237,6 +278,20 @@ def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]
     """Return what validation found before the first step, if it looked."""
     found = next((entry for entry in history if "eval_loss" in entry and not entry["epoch"]), None)
     return {} if found is None else {"before": {metric: found[f"eval_{metric}"], "loss": found["eval_loss"]}}
+
+
+def identify(folder: Path, identity: Mapping[str, str], resume: bool) -> None:
+    """Write into a run's folder by which decisions it is made; a resumed one must have been made by the same."""
+    file = folder / IDENTITY
+    folder.mkdir(parents=True, exist_ok=True)
+    before = json.loads(file.read_text()) if resume and file.exists() else identity
+    changed = sorted(key for key in identity if before.get(key) != identity[key])
+    if changed:
+        raise UsageError(
+            f"the run in {folder} was begun with other {' and '.join(changed)}; start a new run, or resume it with what "
+            f"it was begun with"
+        )
+    file.write_text(json.dumps(identity, indent=2) + "\n")
 
 
 class Run:
@@ -287,21 +342,11 @@ class Run:
 
     def _settle(self, resume: bool) -> None:
         """Make the folder this run's own; a resumed one must have been made by the same decisions."""
-        identity, file = self.plan.identity(), self.folder / IDENTITY
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if resume:
-            before = json.loads(file.read_text()) if file.exists() else identity
-            changed = sorted(key for key in identity if before.get(key) != identity[key])
-            if changed:
-                raise UsageError(
-                    f"the run in {self.folder} was begun with other {' and '.join(changed)}; start a new run, or "
-                    f"resume it with what it was begun with"
-                )
-            if (self.folder / BEST).exists():
-                self.best = read_file(self.folder / BEST)
-        else:
+        identify(self.folder, self.plan.identity(), resume)
+        if not resume:
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
-        file.write_text(json.dumps(identity, indent=2) + "\n")
+        elif (self.folder / BEST).exists():
+            self.best = read_file(self.folder / BEST)
 
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
         """Store these weights as the best so far, with what validation found."""
@@ -326,7 +371,8 @@ class Run:
         training = {
             "data": plan.source.describe(),
             "splits": {split: len(records) for split, records in plan.records.items()},
-            "options": plan.options.model_dump(mode="json", exclude={"method_options", "on"}),
+            **({"added": plan.added} if plan.added else {}),
+            "options": plan.options.described(),
             "best_epoch": round(epoch, 3),
             "precision": str(plan.backbone.dtype).removeprefix("torch."),
             "quantized": plan.backbone.quantized,

@@ -106,7 +106,9 @@ class Task(ABC):
     optional: ClassVar[frozenset[str]] = frozenset()
     """The fields of those that a data set may lack."""
     texts: ClassVar[tuple[str, ...]] = ()
-    """The fields that hold a text whose words augmentation may change."""
+    """The fields that hold a text whose words augmentation may change: none into which labels point by offsets.
+
+    An altered copy of a record holds its number, 1 or more, under ``copy``."""
     words: ClassVar[tuple[str, str] | None] = None
     """The field with words that augmentation may change, and the field with a tag for each."""
     layout: ClassVar[str] = "lines"
@@ -170,6 +172,10 @@ class Task(ABC):
     def loss(self, logits: "Tensor", labels: "Tensor", weights: "Tensor | None") -> "Tensor":
         """Return the mean loss of a batch; positions labelled -100 do not count."""
 
+    def without(self, record: Record, kept: Sequence[int]) -> Record:
+        """Return a record of which only these of its :attr:`words` are left, with tags that go together still."""
+        return {**record, **{name: [record[name][place] for place in kept] for name in type(self).words or ()}}
+
     def class_weights(self, records: Sequence[Record]) -> list[float] | None:
         """Return a weight per class that evens out the classes, or None if the task has no classes."""
         return None
@@ -188,6 +194,15 @@ class Task(ABC):
     @abstractmethod
     def decode(self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]") -> dict[str, Any]:
         """Turn what :meth:`digest` gave for each window of a record into a prediction that JSON can hold."""
+
+    def pseudo(
+        self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]"
+    ) -> tuple[Record, float] | None:
+        """Return a record that :meth:`read` gave with the labels that the model finds, and how sure it is, 0 to 1.
+
+        None where it finds none. A task that does not override this has no pseudo-labels.
+        """
+        return None
 
     @abstractmethod
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

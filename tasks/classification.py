@@ -170,6 +170,17 @@ class Classification(SequenceTask):
         label = best if score >= self.options.reject_below else None
         return {**texts, "label": label, "score": round(score, 4), "scores": named}
 
+    def pseudo(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> tuple[Record, float]:
+        """Return the most probable class with its probability; of several labels that of the least sure one."""
+        logits = mean(digests) / self.options.temperature
+        names = self.options.labels
+        if not self.options.multi_label:
+            probability, number = logits.softmax(-1).max(-1)
+            return {**record, "label": names[int(number)]}, probability.item()
+        scores = logits.sigmoid()
+        label = sorted(name for name, score in zip(names, scores, strict=True) if score >= self.options.threshold)
+        return {**record, "label": label}, torch.maximum(scores, 1 - scores).min().item()
+
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return accuracy, macro F1 and MCC, and precision, recall and F1 by class, in percent (scikit-learn).
 
