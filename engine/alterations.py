@@ -169,8 +169,8 @@ def wordnet(language: str, single: bool) -> Others:
         library.synsets("word")
     except LookupError:
         raise UsageError(
-            "nltk is installed, but not the corpus of WordNet: python -m nltk.downloader wordnet installs it, or name a "
-            "file of synonyms with --augment synonyms --synonyms FILE"
+            "nltk is installed, but the corpus of WordNet is not: python -m nltk.downloader wordnet installs it; or "
+            "name a file of synonyms with --augment synonyms --synonyms FILE"
         ) from None
 
     @cache
@@ -240,8 +240,7 @@ def _neighbours(letter: str) -> str:
         place = row.find(letter.lower())
         if place >= 0:
             beside = row[max(0, place - 1) : place] + row[place + 1 : place + 2]
-            beside += "".join(
-                other[place : place + 1] for other in KEYBOARD[max(0, number - 1) : number + 2] if other != row
-            )
+            others = (*KEYBOARD[max(0, number - 1) : number], *KEYBOARD[number + 1 : number + 2])
+            beside += "".join(other[place : place + 1] for other in others)
             return beside.upper() if letter.isupper() else beside
     return ""

@@ -55,7 +55,8 @@ class Augmented:
 def parse(given: Iterable[str]) -> list[Augmentation]:
     """Turn ``swap`` or ``swap:0.2`` into augmentations.
 
-    Raises :class:`UnknownNameError` for a name that is none, :class:`UsageError` for a rate that is none or a name twice.
+    Raises :class:`UnknownNameError` for a name that is none, :class:`UsageError` for a rate that is none, or a name
+    twice.
     """
     found = []
     for part in given:
@@ -110,8 +111,8 @@ def _check(chosen: Sequence[Augmentation], task: Task) -> None:
         )
     if kind.words is not None and any(one.name == BACK_TRANSLATE for one in chosen):
         raise UsageError(
-            f"{BACK_TRANSLATE} does not go with {kind.__name__}: a translation's words are others, in another order, so "
-            f"that no tag could be said to be theirs. synonyms or swap keep words and tags together"
+            f"{BACK_TRANSLATE} does not go with {kind.__name__}: a translation has other words in another order, and "
+            f"nothing says which tag is whose. synonyms or swap keep words and tags together"
         )
 
 
@@ -126,10 +127,11 @@ def _copies(
     for number, record in enumerate(records):
         for copy in range(options.augment_copies):
             random = Random(f"{options.seed}/{one.name}/{copy}/{number}")
-            yield (
-                number,
-                _altered(record, task, lambda words, kinds, drawn=random: alter(words, kinds, one.rate, drawn)),
-            )
+            yield number, _altered(record, task, _bound(alter, one.rate, random))
+
+
+def _bound(alter: Alteration, rate: float, random: Random) -> "Bound":
+    return lambda words, kinds: alter(words, kinds, rate, random)
 
 
 def _alteration(name: str, options: "TrainingOptions", single: bool) -> Alteration:

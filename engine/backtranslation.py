@@ -13,7 +13,7 @@ from adaptdock.plugins.errors import UsageError
 
 BATCH = 16
 LONGER = 2
-"""A translation by a bare model has up to this many times the tokens of its text."""
+"""A bare model writes up to this many times the tokens of a text, whose number is rounded up to a power of two."""
 
 
 def back_translated(texts: Sequence[str], through: Sequence[str], backbone: Backbone) -> list[str | None]:
@@ -46,7 +46,7 @@ class Translator:
         try:
             if not isinstance(self.dock.assembly(name).task, Writer):
                 raise UsageError(
-                    f"the adapter {adapter.card.name!r} is for {adapter.card.task.name}: it writes nothing"
+                    f"the adapter {adapter.card.name!r} writes nothing: it is for {adapter.card.task.name}"
                 )
             found = self.dock.predict(name, texts, BATCH)
         finally:
@@ -55,14 +55,15 @@ class Translator:
 
     def _bare(self, texts: Sequence[str]) -> list[str | None]:
         read, limit = self.dock.backbone.tokenizer, self.dock.backbone.max_length
-        lengths = [len(read(text)["input_ids"]) for text in texts]
+        alike: dict[int, list[int]] = {}  # room -> texts that get it, whatever else there is
+        for number, text in enumerate(texts):
+            tokens = len(read(text, verbose=False)["input_ids"])
+            if tokens <= limit:
+                alike.setdefault(min(limit - 1, LONGER << tokens.bit_length()), []).append(number)
         found: dict[int, str] = {}
-        numbers = sorted((number for number, tokens in enumerate(lengths) if tokens <= limit), key=lengths.__getitem__)
-        for start in range(0, len(numbers), BATCH):
-            part = numbers[start : start + BATCH]
-            room = min(limit - 1, LONGER * lengths[part[-1]] + LONGER)
-            written = self.dock.generate(None, [texts[number] for number in part], BATCH, max_new_tokens=room)
-            found.update(zip(part, written, strict=True))
+        for room, numbers in alike.items():
+            written = self.dock.generate(None, [texts[number] for number in numbers], BATCH, max_new_tokens=room)
+            found.update(zip(numbers, written, strict=True))
         return [found[number].strip() if number in found else None for number in range(len(texts))]
 
 
@@ -82,7 +83,7 @@ def translator(name: str, backbone: Backbone) -> Translator:
     loaded = load_backbone(name, LoadOptions())
     if not loaded.encoder_decoder:
         raise UsageError(
-            f"back-translation by {name!r}: it is no encoder-decoder, so by itself it translates nothing. Name an adapter "
-            f"file that was trained to translate (--task translation)"
+            f"back-translation by {name!r}: it is no encoder-decoder, so it translates nothing by itself. Name an "
+            f"adapter file that was trained to translate (--task translation)"
         )
     return Translator(loaded, None)

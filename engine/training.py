@@ -204,7 +204,7 @@ def _unlabelled(options: TrainingOptions, source: Source, task: Task, name: str)
         return []
     if type(task).pseudo is Task.pseudo:
         raise UsageError(
-            f"the task {name!r} gives texts no labels of which it could say how sure they are: train without --unlabelled"
+            f"the task {name!r} has no pseudo-labels, for it does not say how sure it is: train without --unlabelled"
         )
     return Reader(type(task), source).unlabelled(options.unlabelled, task)
 
@@ -288,8 +288,8 @@ def identify(folder: Path, identity: Mapping[str, str], resume: bool) -> None:
     changed = sorted(key for key in identity if before.get(key) != identity[key])
     if changed:
         raise UsageError(
-            f"the run in {folder} was begun with other {' and '.join(changed)}; start a new run, or resume it with what "
-            f"it was begun with"
+            f"the run in {folder} was begun with other {' and '.join(changed)}; start a new run, or resume it with "
+            f"what it was begun with"
         )
     file.write_text(json.dumps(identity, indent=2) + "\n")
 
