@@ -24,11 +24,13 @@ class Watch:
         self.metric, self.log, self.bar = metric, log, bar
         self.task = bar.add_task("", total=None, epoch="", loss="", metric="") if bar else None
         self.first: tuple[float, int] | None = None
-        self.shown = 0
+        self.shown = self.newest = 0
 
     def __call__(self, progress: Progress) -> None:
         """Show one report."""
-        self.first = self.first or (time.monotonic(), progress.step)
+        if self.first is None or progress.step < self.newest:  # another round begins
+            self.first, self.shown = (time.monotonic(), progress.step), 0
+        self.newest = progress.step
         line = self._line(progress)
         self.log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
         self.log.flush()

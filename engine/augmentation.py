@@ -20,6 +20,9 @@ from adaptdock.plugins.words import split_words
 if TYPE_CHECKING:
     from adaptdock.engine.options import TrainingOptions
 
+Bound = Callable[[Sequence[str], Sequence[Any]], list[str | None]]
+"""An alteration whose rate and generator are chosen."""
+
 BACK_TRANSLATE = "back_translate"
 RATES = {
     "swap": 0.1,
@@ -130,7 +133,7 @@ def _copies(
             yield number, _altered(record, task, _bound(alter, one.rate, random))
 
 
-def _bound(alter: Alteration, rate: float, random: Random) -> "Bound":
+def _bound(alter: Alteration, rate: float, random: Random) -> Bound:
     return lambda words, kinds: alter(words, kinds, rate, random)
 
 
@@ -143,17 +146,13 @@ def _alteration(name: str, options: "TrainingOptions", single: bool) -> Alterati
     }
     if name in others:
         return replacing(others[name]())
-    of_letters: dict[str, Alteration] = {
+    by_itself: dict[str, Alteration] = {
         "swap": alterations.swap,
         "delete": alterations.delete,
         "typos": alterations.typos,
         "case": alterations.case,
     }
-    return of_letters[name]
-
-
-Bound = Callable[[Sequence[str], Sequence[Any]], list[str | None]]
-"""An alteration whose rate and generator are chosen."""
+    return by_itself[name]
 
 
 def _altered(record: Record, task: Task, alter: Bound) -> Record:

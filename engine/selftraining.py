@@ -25,7 +25,7 @@ from adaptdock.plugins.errors import FileError
 
 PSEUDO = "self-training"
 LOG = "log.jsonl"
-"""The last but one file that a round's report writes: where it is, the round came to its end."""
+"""Written by a round's report, after its metrics: where it is, the round came to its end."""
 
 
 @dataclass(frozen=True)
@@ -100,23 +100,26 @@ class SelfTraining:
         return made
 
     def _finish(self, results: Sequence[Result], interrupted: bool, seconds: float) -> Result:
-        task = type(self.plan.task)
-        sign = -1 if task.lower_is_better else 1
-        measured = [result for result in results if "validation" in result.adapter.card.metrics]
-        best = max(
-            measured or results[:1],
-            key=lambda result: sign * result.adapter.card.metrics.get("validation", {}).get(task.metric, 0.0),
-        )
+        number = self._best(results)
+        best = results[number]
         ending: Literal["complete", "early", "interrupted"] = "interrupted" if interrupted else best.ending
         training = {
             **best.adapter.card.training,
-            "self_training": {"best": results.index(best), "rounds": [asdict(one) for one in self.rounds]},
+            "self_training": {"best": number, "rounds": [asdict(one) for one in self.rounds]},
             "seconds": round(seconds, 1),
             "ending": ending,
         }
         adapter = AdapterFile(best.adapter.card.model_copy(update={"training": training}), best.adapter.tensors)
         size = write_file(self.folder / BEST, adapter)
         return replace(best, adapter=adapter, file=self.folder / BEST, size=size, seconds=seconds, ending=ending)
+
+    def _best(self, results: Sequence[Result]) -> int:
+        """Return the number of the best round by validation; one that was interrupted before it has none."""
+        task = type(self.plan.task)
+        sign = -1 if task.lower_is_better else 1
+        found = [result.adapter.card.metrics.get("validation", {}).get(task.metric) for result in results]
+        reached = {number: sign * value for number, value in enumerate(found) if value is not None}
+        return max(reached, key=reached.__getitem__, default=0)
 
 
 def pseudo_labelled(

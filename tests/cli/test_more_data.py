@@ -1,9 +1,12 @@
 """``adapt train`` with altered copies of the data, and with texts that have no labels."""
 
 import json
+from io import StringIO
 
 import pytest
 
+from adaptdock.cli.progress import Watch
+from adaptdock.engine.training import Progress
 from adaptdock.hub.file import read_card
 
 
@@ -55,3 +58,13 @@ def test_what_cannot_work_is_told_in_one_paragraph(train, texts):
     train("--augment", "back_translate", "--back-translation", "a,b").failed(2, "nothing says which tag is whose")
     train("--unlabelled", "none.txt").failed(2, "none.txt: there is no such file (--unlabelled)")
     train("--confidence", "2", *texts).failed(2, "confidence")
+
+
+def test_the_time_that_is_left_is_that_of_the_round(capsys, monkeypatch):
+    clock = iter([0.0, 10.0, 100.0, 104.0])
+    monkeypatch.setattr("adaptdock.cli.progress.time.monotonic", lambda: next(clock))
+    watch = Watch("f1", StringIO(), None)
+    for step in (1, 6, 1, 3):
+        watch(Progress(step, 11, step / 11, loss=0.5))
+    left = [line.partition("(")[2] for line in capsys.readouterr().err.splitlines()]
+    assert left == ["10 s left)", "16 s left)"]
