@@ -206,7 +206,7 @@ class QA(Task):
         if not own:
             return torch.tensor([-torch.inf, 0, 0, 0, 1]).double()
         places = torch.tensor([position for position, _ in own])
-        starts, ends = logits[[window.null, *places]].double().log_softmax(0).T  # (1 + context), of no answer first
+        starts, ends = logits[[window.null, *places.tolist()]].double().log_softmax(0).T  # (1 + context), of no answer first
         length = places.unsqueeze(0) - places.unsqueeze(1) + 1  # (start, end)
         sums = starts[1:].unsqueeze(1) + ends[1:].unsqueeze(0)
         sums = sums.masked_fill((length < 1) | (length > self.options.max_answer), -torch.inf)
