@@ -128,7 +128,7 @@ class HuggingFaceBackbone(Backbone):
     ) -> Tensor:
         """Return the last hidden states, of the encoder alone where only that is read."""
         read = {name: tensor for name, tensor in inputs.items() if not name.startswith("decoder_")}
-        given = read if virtual is None else self.with_virtual(read, virtual)
+        given = self._divided(read) if virtual is None else self.with_virtual(read, virtual)
         with self._attention_kernel():
             if not self.encoder_decoder:
                 extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
@@ -145,6 +145,17 @@ class HuggingFaceBackbone(Backbone):
                 decoder_input_ids=self._shift_right(inputs["input_ids"]) if ids is None else ids,
                 use_cache=False,
             )[0]
+
+    def _divided(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return inputs in which transformers sees by the positions where a text of several in a row begins.
+
+        It looks only where there is no mask; what padding on the right would see, no text sees.
+        """
+        if "position_ids" not in inputs:
+            return dict(inputs)
+        if not self._takes_positions:
+            raise BackboneError(f"{type(self.model).__name__} takes no positions, so a row holds one text only")
+        return {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
 
     def entering(self, inputs: Mapping[str, Tensor], layer: int | None) -> Tensor:
         """Return the hidden states that enter a layer; the first call checks that the model can begin there."""

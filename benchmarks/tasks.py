@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 import warnings
@@ -27,7 +28,13 @@ warnings.simplefilter("ignore")
 
 import torch
 from machine import machine
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones.checkpoint import resolve
@@ -56,7 +63,9 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     baseline: Baseline | None = None
     kind: str = ""
-    """What transformers' own class for it labels: tokens or sequences; none where it has no such class."""
+    """What transformers' own class for it labels: tokens, sequences or spans; none where it has no such class."""
+    groups: bool = False
+    """Whether test data that is not given is held out by the task's groups (articles)."""
 
 
 @dataclass
@@ -93,6 +102,17 @@ def most_frequent_tag(task: Any, train: Sequence[Record], test: Sequence[Record]
     (common, _), *_ = sum(seen.values(), Counter()).most_common(1)
     tagged = [[(seen.get(w.lower()) or Counter([common])).most_common(1)[0][0] for w in r["tokens"]] for r in test]
     answers = [{"tags": tags, "words": [{"tag": tag} for tag in tags]} for tags in tagged]
+    return float(task.score(test, answers)[task.metric])
+
+
+def most_similar_sentence(task: Any, train: Sequence[Record], test: Sequence[Record]) -> float:
+    """Answer with the sentence of the context that has most words in common with the question."""
+    answers = []
+    for record in test:
+        asked = set(re.findall(r"\w+", record["question"].lower()))
+        sentences = re.split(r"(?<=[.!?])\s+", record["context"])
+        best = max(sentences, key=lambda sentence: len(asked & set(re.findall(r"\w+", sentence.lower()))))
+        answers.append({"answer": best})
     return float(task.score(test, answers)[task.metric])
 
 
@@ -134,6 +154,9 @@ ROWS = {
         baseline=most_frequent_class,
         kind="sequences",
     ),
+    "qa": Row(
+        "qa", "xquad_en", {"train": "xquad.en.json"}, baseline=most_similar_sentence, kind="spans", groups=True
+    ),
     "embedding": Row("embedding", "banking77", {"train": "train.csv", "test": "test.csv"}),
     "mlm": Row(
         "mlm",
@@ -172,14 +195,21 @@ def divided(row: Row, root: Path, sample: int | None, folder: Path) -> Source:
     source = Source(**(files or {"data": str(root / row.data)}), **row.layout)
     splits, _ = load_splits(source, task)
     if "test" not in splits:
-        cut = int(len(splits["train"]) * TEST_SHARE)
-        splits["test"], splits["train"] = splits["train"][:cut], splits["train"][cut:]
+        splits["test"], splits["train"] = held_out(splits["train"], task.group if row.groups else None)
     splits["train"] = splits["train"][:sample]
     for split, records in splits.items():
         lines = [json.dumps({key: value for key, value in record.items() if key != "where"}) for record in records]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     columns = {name: name for name in splits["train"][0] if name in task.columns}
     return Source(data=str(folder), columns=columns)
+
+
+def held_out(records: list[Record], group: Callable[[Record], Any] | None) -> tuple[list[Record], list[Record]]:
+    """Return the first records, up to the end of the group in which their share is reached, and the others."""
+    cut = int(len(records) * TEST_SHARE)
+    while group is not None and group(records[cut - 1]) == group(records[cut]):
+        cut += 1
+    return records[:cut], records[cut:]
 
 
 def ours(made: Plan, folder: Path) -> tuple[float, int, float]:
@@ -193,7 +223,11 @@ def ours(made: Plan, folder: Path) -> tuple[float, int, float]:
 
 def full(made: Plan, row: Row, rate: float, folder: Path, precision: str) -> tuple[float, float]:
     """Train all weights with transformers' own class and Trainer, on the same windows and labels."""
-    kinds = {"tokens": AutoModelForTokenClassification, "sequences": AutoModelForSequenceClassification}
+    kinds = {
+        "tokens": AutoModelForTokenClassification,
+        "sequences": AutoModelForSequenceClassification,
+        "spans": AutoModelForQuestionAnswering,
+    }
     checkpoint, task = resolve(row.backbone, LoadOptions()), made.task
     model = kinds[row.kind].from_pretrained(checkpoint.folder, num_labels=task.head().classes)
     backbone = made.backbone

@@ -22,6 +22,7 @@ from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.engine.options import DTYPES, STORES, TrainingOptions, merge_options, with_precision
+from adaptdock.engine.packing import pack
 from adaptdock.hub.card import BackboneEntry, BaseEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
@@ -179,6 +180,8 @@ def plan(
     if not made.units:
         raise DataError("the training data has no token that is labelled")
     made.notes += _cut(made.units)
+    if chosen.packing:
+        _pack(made)
     return made
 
 
@@ -189,6 +192,13 @@ def _units(plan: Plan) -> list[list[Feature]]:
         own = [found for found in plan.task.encode(record, plan.reading, True) if counts(found.labels)]
         units += [own] if own and plan.task.together else [[feature] for feature in own]
     return units
+
+
+def _pack(plan: Plan) -> None:
+    """Let the plan's examples share windows."""
+    examples = [feature for unit in plan.units for feature in unit]
+    plan.units = [[found] for found in pack(plan.backbone, plan.assembly, examples, plan.reading.max_length)]
+    plan.notes.append(f"{len(examples)} training examples packed into {len(plan.units)} windows")
 
 
 def _cut(units: Sequence[Sequence[Feature]]) -> list[str]:

@@ -102,7 +102,11 @@ def read_checkpoint(path: Path) -> tuple[Shape, dict[str, Tensor]]:
         raise FormatError(f"{path}: {len(content)} bytes are too few for a header of seven numbers")
     width, inner, layers, heads, key_heads, vocabulary, positions = struct.unpack("<7i", content[:28])
     shape = Shape(width, inner, layers, heads, key_heads, abs(vocabulary), positions, vocabulary > 0)
-    if min(width, inner, layers, heads, key_heads, shape.vocabulary, positions) < 1 or width % heads or heads % key_heads:
+    if (
+        min(width, inner, layers, heads, key_heads, shape.vocabulary, positions) < 1
+        or width % heads
+        or heads % key_heads
+    ):
         raise FormatError(f"{path}: no header of llama2.c, version 0: {shape}")
     blocks = shape.blocks()
     wanted = 28 + 4 * sum(int(np.prod(block)) for block in blocks.values())

@@ -205,9 +205,9 @@ class QA(Task):
         own = [(position, span) for position, span in enumerate(window.spans) if span is not None]
         if not own:
             return torch.tensor([-torch.inf, 0, 0, 0, 1]).double()
-        places = torch.tensor([position for position, _ in own])
-        starts, ends = logits[[window.null, *places.tolist()]].double().log_softmax(0).T  # (1 + context), of no answer first
-        length = places.unsqueeze(0) - places.unsqueeze(1) + 1  # (start, end)
+        places = torch.tensor([window.null, *(position for position, _ in own)])
+        starts, ends = logits[places].double().log_softmax(0).T  # (1 + context) each
+        length = places[1:].unsqueeze(0) - places[1:].unsqueeze(1) + 1  # (start, end)
         sums = starts[1:].unsqueeze(1) + ends[1:].unsqueeze(0)
         sums = sums.masked_fill((length < 1) | (length > self.options.max_answer), -torch.inf)
         first, last = divmod(int(sums.argmax()), len(own))

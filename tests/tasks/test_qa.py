@@ -175,10 +175,10 @@ def test_an_answer_is_labelled_in_each_window_that_holds_the_whole_of_it(causal:
 
 
 def test_every_token_of_the_context_is_in_a_window_and_windows_overlap() -> None:
-    context = "abcdefghij" * 12
+    context = "abcdefghij " * 12
     features = make(overlap=6).encode({"question": "who?", "context": context}, Reading(tiny_tokenizer(), 30), False)
     places = [{span[0] for span in feature.alignment.spans if span} for feature in features]
-    assert set().union(*places) == set(range(120))
+    assert set().union(*places) == {place for place, letter in enumerate(context) if letter != " "}
     assert all(len(one & other) == 6 for one, other in pairwise(places))
 
 
@@ -347,7 +347,7 @@ def test_answers_are_learnt_stored_and_given(backbone: Backbone, dock: Dock, tmp
     assert card.task.options["no_answer"] == "on"
     assert isinstance(card.task.options["threshold"], float)
     docked = dock.dock(read_file(tmp_path / "run" / "best.safetensors"))
-    inputs = [["what?", "it rains and ada 7 sings"], {"question": "what?", "context": "and eve 7 sings in the city"}]
+    inputs = [["what?", lines[0]["context"]], {"question": "what?", "context": lines[2]["context"]}]
     assert [found["answer"] for found in dock.predict(docked, inputs)] == ["7", "7"]
 
 
