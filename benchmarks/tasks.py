@@ -4,8 +4,8 @@
 
 FOLDER holds the data sets by name (wnut17, ud_en_ewt, ...). All sides see the same records, split alike, and the same
 epochs and batch size; ``--sample`` takes that many training records. The metric is the task's own, on the test split.
-Full fine-tuning runs where transformers has a class for the task (tags of words, labels of texts). With ``--precision
-bf16`` the adapter's backbone is in bfloat16, and full fine-tuning computes in it (its weights stay in float32).
+Full fine-tuning runs where transformers has a class for the task (tags of words, labels of texts, spans). With
+``--precision bf16`` the adapter's backbone is in bfloat16, and full fine-tuning computes in it (its weights stay in float32).
 """
 
 import argparse
@@ -45,6 +45,7 @@ from adaptdock.engine.options import DTYPES
 from adaptdock.engine.training import Plan, Run, plan
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, LoadOptions, Record
+from adaptdock.tasks.qa import END, START
 
 TEST_SHARE = 0.1
 TEST_ROWS, TEST_TOKENS = 32, 4096
@@ -154,9 +155,7 @@ ROWS = {
         baseline=most_frequent_class,
         kind="sequences",
     ),
-    "qa": Row(
-        "qa", "xquad_en", {"train": "xquad.en.json"}, baseline=most_similar_sentence, kind="spans", groups=True
-    ),
+    "qa": Row("qa", "xquad_en", {"train": "xquad.en.json"}, baseline=most_similar_sentence, kind="spans", groups=True),
     "embedding": Row("embedding", "banking77", {"train": "train.csv", "test": "test.csv"}),
     "mlm": Row(
         "mlm",
@@ -233,7 +232,9 @@ def full(made: Plan, row: Row, rate: float, folder: Path, precision: str) -> tup
     backbone = made.backbone
 
     def collator(features: Any) -> dict[str, Any]:
-        return {**collate(backbone, features), "labels": collate_labels(features, backbone.device)}
+        labels = collate_labels(features, backbone.device)
+        named = bounds(labels) if row.kind == "spans" else {"labels": labels}
+        return {**collate(backbone, features), **named}
 
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -258,6 +259,13 @@ def full(made: Plan, row: Row, rate: float, folder: Path, precision: str) -> tup
     return measured(model.eval(), backbone, made), seconds
 
 
+def bounds(labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what transformers calls the labels of qa: the first and the last position of each answer."""
+    given = labels.clamp(min=0)
+    starts, ends = ((given & part).argmax(1) for part in (START, END))
+    return {"start_positions": starts, "end_positions": ends}
+
+
 @torch.inference_mode()
 def measured(model: Any, backbone: Backbone, made: Plan) -> float:
     task, records = made.task, made.records["test"]
@@ -265,9 +273,12 @@ def measured(model: Any, backbone: Backbone, made: Plan) -> float:
     flat = [feature for own in windows for feature in own]
     found: dict[int, torch.Tensor] = {}
     for batch in by_length([length(feature) for feature in flat], TEST_ROWS, TEST_TOKENS):
-        logits = model(**collate(backbone, [flat[number] for number in batch])).logits
+        output = model(**collate(backbone, [flat[number] for number in batch]))
+        spans = "start_logits" in output
+        logits = torch.stack([output.start_logits, output.end_logits], dim=-1) if spans else output.logits
         for number, row in zip(batch, logits, strict=True):
-            found[id(flat[number])] = row[: length(flat[number])] if row.ndim == 2 else row
+            own = row[: length(flat[number])] if row.ndim == 2 else row
+            found[id(flat[number])] = task.digest(flat[number], own)
     answers = [
         task.decode(record, own, [found[id(feature)] for feature in own])
         for record, own in zip(records, windows, strict=True)

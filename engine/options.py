@@ -74,9 +74,7 @@ class TrainingOptions(Recipe):
         if self.cache and self.backbone_dropout:
             raise ValueError("cache keeps states that backbone_dropout would change in each step: give one of them")
         if self.cache and self.packing:
-            raise ValueError(
-                "cache keeps states of windows that packing would join: give one of them"
-            )
+            raise ValueError("cache keeps states of windows that packing would join: give one of them")
         return self
 
 
