@@ -147,15 +147,12 @@ class HuggingFaceBackbone(Backbone):
             )[0]
 
     def _divided(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return inputs in which transformers sees by the positions where a text of several in a row begins.
-
-        It looks only where there is no mask; what padding on the right would see, no text sees.
-        """
-        if "position_ids" not in inputs:
-            return dict(inputs)
-        if not self._takes_positions:
+        """Leave the mask of several texts in a row away: only then transformers divides them by their positions."""
+        if "position_ids" in inputs and not self._takes_positions:
             raise BackboneError(f"{type(self.model).__name__} takes no positions, so a row holds one text only")
-        return {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
+        return {
+            name: given for name, given in inputs.items() if name != "attention_mask" or "position_ids" not in inputs
+        }
 
     def entering(self, inputs: Mapping[str, Tensor], layer: int | None) -> Tensor:
         """Return the hidden states that enter a layer; the first call checks that the model can begin there."""

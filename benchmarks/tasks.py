@@ -5,7 +5,8 @@
 FOLDER holds the data sets by name (wnut17, ud_en_ewt, ...). All sides see the same records, split alike, and the same
 epochs and batch size; ``--sample`` takes that many training records. The metric is the task's own, on the test split.
 Full fine-tuning runs where transformers has a class for the task (tags of words, labels of texts, spans). With
-``--precision bf16`` the adapter's backbone is in bfloat16, and full fine-tuning computes in it (its weights stay in float32).
+``--precision bf16`` the adapter's backbone is in bfloat16, and full fine-tuning computes in it (its weights stay in
+float32).
 """
 
 import argparse

@@ -104,7 +104,9 @@ class QA(Task):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check questions and where their answers stand; what stands elsewhere is repaired or skipped, and listed."""
-        kept, moved, skipped = [], [], []
+        kept: list[Record] = []
+        moved: list[str] = []
+        skipped: list[str] = []
         first: dict[str, str] = {}
         for record in records:
             where = str(record.get("where", split))
