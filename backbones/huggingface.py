@@ -28,15 +28,7 @@ from adaptdock.backbones.language import auto_class, body, device_of, is_languag
 from adaptdock.backbones.probe import Call, Findings, probe
 from adaptdock.backbones.quiet import quiet
 from adaptdock.backbones.roles import attention_role, is_expert, place, role
-from adaptdock.plugins.contracts import (
-    AttentionHandler,
-    Backbone,
-    BackboneFamily,
-    LoadOptions,
-    Port,
-    Ports,
-    Virtual,
-)
+from adaptdock.plugins.contracts import AttentionHandler, Backbone, BackboneFamily, LoadOptions, Port, Ports, Virtual
 from adaptdock.plugins.errors import BackboneError
 
 LONGEST = 8192  # where neither tokenizer nor configuration knows a limit
