@@ -28,15 +28,7 @@ from adaptdock.backbones.language import auto_class, body, device_of, is_languag
 from adaptdock.backbones.probe import Call, Findings, probe
 from adaptdock.backbones.quiet import quiet
 from adaptdock.backbones.roles import attention_role, is_expert, place, role
-from adaptdock.plugins.contracts import (
-    AttentionHandler,
-    Backbone,
-    BackboneFamily,
-    LoadOptions,
-    Port,
-    Ports,
-    Virtual,
-)
+from adaptdock.plugins.contracts import AttentionHandler, Backbone, BackboneFamily, LoadOptions, Port, Ports, Virtual
 from adaptdock.plugins.errors import BackboneError
 
 LONGEST = 8192  # where neither tokenizer nor configuration knows a limit
@@ -128,7 +120,7 @@ class HuggingFaceBackbone(Backbone):
     ) -> Tensor:
         """Return the last hidden states, of the encoder alone where only that is read."""
         read = {name: tensor for name, tensor in inputs.items() if not name.startswith("decoder_")}
-        given = read if virtual is None else self.with_virtual(read, virtual)
+        given = self._divided(read) if virtual is None else self.with_virtual(read, virtual)
         with self._attention_kernel():
             if not self.encoder_decoder:
                 extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
@@ -145,6 +137,14 @@ class HuggingFaceBackbone(Backbone):
                 decoder_input_ids=self._shift_right(inputs["input_ids"]) if ids is None else ids,
                 use_cache=False,
             )[0]
+
+    def _divided(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Leave the mask of several texts in a row away: only then transformers divides them by their positions."""
+        if "position_ids" in inputs and not self._takes_positions:
+            raise BackboneError(f"{type(self.model).__name__} takes no positions, so a row holds one text only")
+        return {
+            name: given for name, given in inputs.items() if name != "attention_mask" or "position_ids" not in inputs
+        }
 
     def entering(self, inputs: Mapping[str, Tensor], layer: int | None) -> Tensor:
         """Return the hidden states that enter a layer; the first call checks that the model can begin there."""

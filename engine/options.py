@@ -56,6 +56,8 @@ class TrainingOptions(Recipe):
     """Epochs without a better validation metric after which training stops; 0 never stops early."""
     max_length: int = Field(256, gt=0)
     """Longest window in tokens; longer texts are read in overlapping windows, or cut where they are to be answered."""
+    packing: bool = False
+    """Let short examples share a window, each seeing itself alone; for tasks that learn each next token."""
     cache: bool = False
     """Keep on disk what the backbone computes beneath the lowest adapter, so that it is computed once."""
     on: str | None = None
@@ -108,6 +110,8 @@ class TrainingOptions(Recipe):
     def _kept_states_do_not_change(self) -> Self:
         if self.cache and self.backbone_dropout:
             raise ValueError("cache keeps states that backbone_dropout would change in each step: give one of them")
+        if self.cache and self.packing:
+            raise ValueError("cache keeps states of windows that packing would join: give one of them")
         return self
 
 

@@ -18,7 +18,7 @@ from uuid import uuid4
 from adaptdock.engine.dock import Dock
 from adaptdock.engine.prediction import digests_of
 from adaptdock.engine.report import write_report
-from adaptdock.engine.training import BEST, Plan, Progress, Result, Run, identify, units
+from adaptdock.engine.training import BEST, Plan, Progress, Result, Run, identify, make_units
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Record
 from adaptdock.plugins.errors import FileError
@@ -96,7 +96,7 @@ class SelfTraining:
             return replace(self.plan, unlabelled=[])
         records = {**self.plan.records, "train": [*self.plan.records["train"], *added]}
         made = replace(self.plan, records=records, added={**self.plan.added, PSEUDO: len(added)}, unlabelled=[])
-        made.units = units(made)
+        made.units = make_units(made)
         return made
 
     def _finish(self, results: Sequence[Result], interrupted: bool, seconds: float) -> Result:

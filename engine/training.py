@@ -23,6 +23,7 @@ from adaptdock.engine.data import Reader, Source, load_splits
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.engine.options import DTYPES, PLACES, STORES, TrainingOptions, merge_options, with_precision
+from adaptdock.engine.packing import begun, pack
 from adaptdock.hub.card import BackboneEntry, BaseEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
@@ -191,10 +192,13 @@ def plan(
     made = Plan(
         backbone, fitted, task, entries, on, assembly, chosen, source, records, [], notes, augmented.added, unlabelled
     )
-    made.units = units(made)
+    made.units = make_units(made)
     if not made.units:
         raise DataError("the training data has no token that is labelled")
     made.notes += _cut(made.units)
+    if chosen.packing:
+        packed = sum(begun(feature) for unit in made.units for feature in unit)
+        made.notes.append(f"{packed} training examples packed into {len(made.units)} windows")
     return made
 
 
@@ -209,13 +213,16 @@ def _unlabelled(options: TrainingOptions, source: Source, task: Task, name: str)
     return Reader(type(task), source).unlabelled(options.unlabelled, task)
 
 
-def units(plan: Plan) -> list[list[Feature]]:
+def make_units(plan: Plan) -> list[list[Feature]]:
     """Return what batches are drawn from; a window in which nothing is labelled has nothing to teach."""
     units = []
     for record in plan.records["train"]:
         own = [found for found in plan.task.encode(record, plan.reading, True) if counts(found.labels)]
         units += [own] if own and plan.task.together else [[feature] for feature in own]
-    return units
+    if not plan.options.packing:
+        return units
+    examples = [feature for unit in units for feature in unit]
+    return [[window] for window in pack(plan.backbone, plan.assembly, examples, plan.reading.max_length)]
 
 
 def _cut(units: Sequence[Sequence[Feature]]) -> list[str]:

@@ -78,6 +78,7 @@ class Backbone(ABC):
         masked of them, and padding on the left, comes first: a row's own stand directly before its text.
         ``encoded`` is what the same inputs gave for the encoder, which is then not computed again. The decoder
         reads ``decoder_input_ids``, or where there are none the text itself, after its start token.
+        Where there are ``position_ids`` (R, T), a text begins at each 0 and sees nothing of those before it.
         """
 
     def entering(self, inputs: "Mapping[str, Tensor]", layer: int | None) -> "Tensor":
