@@ -22,6 +22,7 @@ from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.engine.options import DTYPES, STORES, TrainingOptions, merge_options, with_precision
+from adaptdock.engine.schedules import check as check_schedules
 from adaptdock.hub.card import BackboneEntry, BaseEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
@@ -178,6 +179,7 @@ def plan(
     made.units = _units(made)
     if not made.units:
         raise DataError("the training data has no token that is labelled")
+    check_schedules(made)
     made.notes += _cut(made.units)
     return made
 
