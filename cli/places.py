@@ -10,7 +10,7 @@ from adaptdock.hub.file import read_card, read_file
 from adaptdock.plugins.errors import FileError, UsageError
 
 LOG = "train.log"
-WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png")
+WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png", "folds.json")
 """What a run leaves in its folder, beside the checkpoints."""
 
 
@@ -48,6 +48,8 @@ def clear(folder: Path) -> None:
     for name in WRITTEN:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for fold in folder.glob("fold-*"):
+        shutil.rmtree(fold, ignore_errors=True)
 
 
 def _check_unfinished(folder: Path) -> None:

@@ -66,6 +66,7 @@ class Distances:
         Raises :class:`UsageError` where weights at several distances come from one parameter.
         """
         found: dict[nn.Parameter, int] = {weight: 0 for weight in trainable.head.values() if weight.requires_grad}
+        module: Any
         for module in trainable.parts:
             weights = [weight for weight in module.parameters() if weight.requires_grad]
             for distance, total in self._totals(module).items():
@@ -81,12 +82,13 @@ class Distances:
 
     def _totals(self, module: Any) -> dict[int, torch.Tensor]:
         """Return the sum of a method's trained tensors at each distance."""
-        part, totals = module.part, {}
+        part = module.part
+        totals: dict[int, torch.Tensor] = {}
         for name, tensor in module().items():
             if tensor.requires_grad:
                 place = name.removeprefix(part.prefix).rpartition(".")[0]
                 distance = self.of_port(part.by_port[place].port)
-                totals[distance] = totals.get(distance, 0) + tensor.sum()
+                totals[distance] = tensor.sum() + totals.get(distance, 0)
         return totals
 
 
@@ -148,6 +150,6 @@ def check(plan: "Plan") -> None:
     if last >= options.epochs:
         raise UsageError(
             f"--unfreeze-epochs {options.unfreeze_epochs:g} lets the lowest of {len(distances.all())} parts (head and "
-            f"layers) learn from epoch {last:g} on, and there are {options.epochs}: give more --epochs, fewer --layers, "
+            f"layers) learn from epoch {last:g} on, and there are {options.epochs}: give more --epochs, fewer --layers "
             f"or less than {options.epochs / (len(distances.all()) - 1):.2g} epochs a layer"
         )

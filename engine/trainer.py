@@ -62,6 +62,7 @@ class AdapterTrainer(Trainer):
     """A Trainer whose evaluation goes through the dock and whose steps must have a finite loss."""
 
     control: Any
+    lr_scheduler: Any
 
     def __init__(self, run: "Run", **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -176,7 +176,7 @@ def plan(
     on, beneath = members.beneath(Path(chosen.on), backbone) if chosen.on else ([], [])
     assembly = put_together(backbone, methods, fitted, beneath)
     made = Plan(backbone, fitted, task, entries, on, assembly, chosen, source, records, [], notes)
-    made.units = _units(made)
+    made.units = make_units(made)
     if not made.units:
         raise DataError("the training data has no token that is labelled")
     check_schedules(made)
@@ -184,7 +184,7 @@ def plan(
     return made
 
 
-def _units(plan: Plan) -> list[list[Feature]]:
+def make_units(plan: Plan) -> list[list[Feature]]:
     """Return what batches are drawn from; a window in which nothing is labelled has nothing to teach."""
     units = []
     for record in plan.records["train"]:
