@@ -35,16 +35,10 @@ def try_folds(made: Plan, settings: Settings, count: int, as_json: bool) -> dict
 def _show(folds: list[Fold], metric: str) -> None:
     found = summary(folds)
     names = list(found["mean"])
-    rows = [
-        [
-            str(fold.number),
-            fold.train,
-            fold.held_out,
-            f"{fold.epochs:g}",
-            *(fold.metrics.get(name, "") for name in names),
-        ]
-        for fold in folds
-    ]
+    rows = []
+    for fold in folds:
+        sizes = str(fold.number), fold.train, fold.held_out, f"{fold.epochs:g}"
+        rows.append([*sizes, *(fold.metrics.get(name, "") for name in names)])
     rows.append(["mean", "", "", "", *found["mean"].values()])
     rows.append(["deviation", "", "", "", *found["deviation"].values()])
     show_table(["fold", "trained on", "held out", "epochs", *names], rows)

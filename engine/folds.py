@@ -61,15 +61,10 @@ def _numbers(plan: Plan, records: Sequence[Record], count: int) -> list[tuple[li
         raise DataError(f"{count} folds of {len(set(groups))} training records that stand alone: that is too few")
     if labels is not None and max(Counter(labels).values()) < count:
         labels = None  # no label has a record for each fold
-    if labels is None:
-        kind = KFold if alone else GroupKFold
-    else:
-        kind = StratifiedKFold if alone else StratifiedGroupKFold
-    splitter = kind(count, shuffle=True, random_state=plan.options.seed)
+    kinds = (KFold, GroupKFold) if labels is None else (StratifiedKFold, StratifiedGroupKFold)
+    splitter = kinds[not alone](count, shuffle=True, random_state=plan.options.seed)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # of labels with fewer records than folds: they stay where they are
+        warnings.simplefilter("ignore", UserWarning)  # of labels with fewer records than folds
         return [(list(train), list(held)) for train, held in splitter.split(records, labels, None if alone else groups)]
 
 

@@ -87,7 +87,8 @@ def judge(points: Sequence[Mapping[str, float]], best: int, result: Result) -> l
         sentences.append(f"The last epoch was the best by {metric}; more epochs may help. No sign of overfitting.")
     else:
         sentences.append(f"No sign of overfitting; the best epoch by {metric} was {points[best]['epoch']:g}.")
-    sentences.append(_gap(points[best]))
+    if math.isfinite(points[best]["train_loss"]):
+        sentences.append(_gap(points[best]))
     if result.ending == "early":
         sentences.append(f"Training stopped early, at epoch {points[-1]['epoch']:g}, as {metric} got no better.")
     return sentences
