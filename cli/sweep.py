@@ -9,15 +9,16 @@ from typing import Any
 import click
 
 from adaptdock.cli.config import check_keys
-from adaptdock.cli.flags import LOADING, FieldFlags, Flag, SectionedCommand
+from adaptdock.cli.flags import LOADING, FieldFlags, Flag, SectionedCommand, field_flags
 from adaptdock.cli.output import note, show_json, show_metrics, show_pairs, show_table
 from adaptdock.cli.places import LOG, check_places, clear
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings, decide
 from adaptdock.cli.train import BACKBONE, METHOD, NOT_IN_CONFIG, Chosen, choose, peek, what_flags
+from adaptdock.engine.assembly import validated
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import evaluate
-from adaptdock.engine.sweep import SAMPLERS, Finished, Pruned, Report, Space, Sweep, Trial, ranked
+from adaptdock.engine.sweep import Finished, Pruned, Report, SearchOptions, Space, Sweep, Trial, ranked
 from adaptdock.engine.training import BEST, CHECKPOINTS, Plan, Progress, Run, fresh_folder, plan
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
@@ -26,7 +27,8 @@ from adaptdock.plugins.errors import AdaptError, UnknownNameError
 
 CONFIG, TRIAL = "best.yaml", "trial-{:04d}"
 SEARCH, OUTPUT = "Search", "Where it goes"
-OWN = {"search", "trials", "sampler", "prune", "study"}
+SEARCHING = field_flags(SearchOptions, "search", SEARCH)
+OWN = {"search", *SEARCHING.fields}
 NOT_IN_BEST = {*OWN, *NOT_IN_CONFIG, "output", "overwrite", "run_dir"}
 FIXED = {"precision"}
 """The backbone is loaded once, for all trials."""
@@ -93,7 +95,8 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
     of_methods = {flag.name: flag for flags in searched.methods.values() for flag in flags.flags}
     flags = [
         *(flag for flag in what_flags() if flag.name not in ("resume", "dry_run", "folds", "folds_only")),
-        *_search_flags(),
+        _search_flag(),
+        *SEARCHING.flags,
         *of_methods.values(),
         *chosen.task.flags,
         *chosen.training.flags,
@@ -125,39 +128,15 @@ def _listed(value: Any) -> list[str]:
     return list(value) if isinstance(value, list | tuple) else [value] if value else []
 
 
-def _search_flags() -> list[Flag]:
-    return [
-        Flag(
-            ["--search"],
-            section=SEARCH,
-            multiple=True,
-            metavar="KEY=VALUES",
-            help="What is tried: KEY=A,B,C (divided by | if values hold commas), KEY=LOW..HIGH or KEY=LOW..HIGH:log. "
-            "May be repeated.",
-        ),
-        Flag(
-            ["--trials"],
-            section=SEARCH,
-            type=click.IntRange(min=1),
-            help="Trainings in all, those in --study included.",
-            shown="default: 20, or the whole grid",
-        ),
-        Flag(
-            ["--sampler"],
-            section=SEARCH,
-            type=click.Choice(SAMPLERS),
-            help="Settings like those that did well (tpe), at random, or every combination.",
-            shown="default: tpe",
-        ),
-        Flag(
-            ["--prune/--no-prune"],
-            section=SEARCH,
-            default=None,
-            help="End a trial that is worse than half of the others after as many epochs.",
-            shown="default: on",
-        ),
-        Flag(["--study"], section=SEARCH, metavar="FILE.db", help="Keep the trials there, or go on from those in it."),
-    ]
+def _search_flag() -> Flag:
+    return Flag(
+        ["--search"],
+        section=SEARCH,
+        multiple=True,
+        metavar="KEY=VALUES",
+        help="What is tried: KEY=A,B,C (divided by | if values hold commas), KEY=LOW..HIGH or KEY=LOW..HIGH:log. "
+        "May be repeated.",
+    )
 
 
 def _output_flags() -> list[Flag]:
@@ -189,6 +168,8 @@ def _sweep(values: dict[str, Any], searched: Searched) -> int:
     config = searched.chosen.config
     values = {name: config.get(name) if value in (None, ()) else value for name, value in values.items()}
     space = searched.with_owners(Space.parse(_listed(values["search"])))
+    options = validated(SearchOptions, SEARCHING.given(values), "search")
+    assert isinstance(options, SearchOptions)
     method = next(iter(searched.methods))
     values |= {"method": method, "backbone": values["backbone"] or BACKBONE, "columns": values["columns"] or ()}
     if not values["run_dir"] and values["task"]:
@@ -201,17 +182,8 @@ def _sweep(values: dict[str, Any], searched: Searched) -> int:
     trials = Trials(searched, values, load_backbone(common.backbone, common.load))
     for name in searched.methods:
         trials.plan({"method": name})  # what is wrong with the data is wrong with every trial
-    sweep = Sweep(
-        space,
-        method,
-        trials.lower_is_better,
-        values["sampler"] or "tpe",
-        int(values["trials"]) if values["trials"] else None,
-        int(common.training["seed"]),
-        values["prune"] is not False,
-        Path(values["study"]) if values["study"] else None,
-        trials.identity(space),
-    )
+    seed = int(common.training["seed"])
+    sweep = Sweep(space, method, trials.lower_is_better, options, seed, trials.identity(space))
     _clear(common)
     ending = sweep.run(trials, _tell(sweep, trials.metric))
     return _end(sweep, trials, common, ending == "interrupted", values["as_json"])

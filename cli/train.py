@@ -15,7 +15,9 @@ from adaptdock.cli.places import LOG, check_places, clear
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings, decide, recall
 from adaptdock.cli.summary import show_plan, show_result
+from adaptdock.engine.assembly import validated
 from adaptdock.engine.dock import load_backbone
+from adaptdock.engine.folds import FoldOptions
 from adaptdock.engine.options import TrainingOptions, merge_options
 from adaptdock.engine.training import Plan, Result, Run, plan
 from adaptdock.hub.file import write_file
@@ -26,6 +28,7 @@ METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKB
 WITH_RESUME = {"resume", "output", "overwrite", "as_json"}
 NOT_IN_CONFIG = {"config", "resume", "dry_run", "as_json", "help"}
 MAIN, OUTPUT = "What to train", "Where it goes"
+FOLDING = field_flags(FoldOptions, "folds", DATA)
 HELP = """Train an adapter on a frozen backbone and save it as one file.
 
 With no data named, the sample data of the task is used. What is not given comes from the task's
@@ -124,14 +127,7 @@ def what_flags() -> list[Flag]:
         Flag(["--resume"], section=MAIN, metavar="RUN_DIR", help="Go on with a run that was interrupted."),
         Flag(["--dry-run"], section=MAIN, is_flag=True, help="Show what would be trained, and write nothing."),
         *data_flags(splits),
-        Flag(
-            ["--folds"],
-            section=DATA,
-            type=click.IntRange(min=2),
-            metavar="K",
-            help="First try the settings K times, a K-th of the training data held out each time; then train as ever.",
-        ),
-        Flag(["--folds-only"], section=DATA, is_flag=True, default=None, help="Do not train after that."),
+        *FOLDING.flags,
     ]
 
 
@@ -166,8 +162,8 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
     values = {name: chosen.config.get(name) if value in (None, ()) else value for name, value in values.items()}
     values = {**values, "method": values["method"] or METHOD, "backbone": values["backbone"] or BACKBONE}
     values["columns"] = values["columns"] or ()
-    if values["folds_only"] and not values["folds"]:
-        raise UsageError("--folds-only says that nothing is trained after --folds, which is missing")
+    folding = validated(FoldOptions, FOLDING.given(values), "folds")
+    assert isinstance(folding, FoldOptions)
     settings = decide(values, chosen.training, chosen.method, chosen.task)
     if not values["dry_run"]:
         check_places(settings, resume=False)
@@ -177,8 +173,8 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
         return 0
     clear(settings.run_dir)
     settings.write()
-    folds = try_folds(made, settings, int(values["folds"]), values["as_json"]) if values["folds"] else None
-    if folds is not None and values["folds_only"]:
+    folds = try_folds(made, settings, folding.folds, values["as_json"]) if folding.folds else None
+    if folding.folds_only:
         if values["as_json"]:
             show_json(folds)
         return 0

@@ -8,14 +8,31 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import Field, model_validator
 
 from adaptdock.engine.data import NOT_GIVEN
 from adaptdock.engine.training import Plan, Progress, Result, Run, make_units
-from adaptdock.plugins.contracts import Record
+from adaptdock.plugins.contracts import Options, Record
 from adaptdock.plugins.errors import DataError
 
 FOLDS = "folds.json"
+
+
+class FoldOptions(Options):
+    """Whether settings are tried on folds of the training data first."""
+
+    folds: int | None = Field(None, ge=2)
+    """First try the settings so many times, with as many parts of the training data held out in turn; then train."""
+    folds_only: bool = False
+    """Do not train after that."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.folds_only and self.folds is None:
+            raise ValueError("folds_only says that nothing is trained after the folds, but folds is missing")
+        return self
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
+from adaptdock.plugins.contracts import Options
 from adaptdock.plugins.errors import AdaptError, DataError, UsageError
 
-Sampler = Literal["tpe", "random", "grid"]
-SAMPLERS: tuple[Sampler, ...] = ("tpe", "random", "grid")
 State = Literal["complete", "pruned", "failed", "interrupted"]
 WRITE_SO = "write KEY=A,B,C, KEY=LOW..HIGH or KEY=LOW..HIGH:log"
-TRIALS, UNJUDGED = 20, 4
-"""Trials of a sweep, unless it is told; trials that come to their end before any is ended early."""
+TRIALS, UNJUDGED, UNJUDGED_EPOCHS = 20, 4, 2
+"""Trials of a sweep, unless it is told; trials that come to their end before any is ended early; the epoch
+from which on one may be."""
+
+
+class SearchOptions(Options):
+    """How settings are searched."""
+
+    trials: int | None = Field(None, gt=0)
+    """Trainings in all, those in --study included; 20, or the whole grid, unless given."""
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """Settings like those that did well (tpe), at random, or every combination."""
+    prune: bool = True
+    """End a trial that is worse than half of the others after as many epochs."""
+    study: str | None = None
+    """Data base (FILE.db) that keeps the trials; those in it are gone on from."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +201,7 @@ Report = Callable[[float, float], None]
 class Sweep:
     """Trials, one after the other, each proposed by what the ones before have shown.
 
-    ``identity`` is what all trials have in common; with ``file``, a SQLite data base, the trials are kept, and
+    ``identity`` is what all trials have in common; with a study, a SQLite data base, the trials are kept, and
     another sweep with the same identity goes on from them. Raises :class:`UsageError` where Optuna is
     not installed, or the file belongs to another sweep.
     """
@@ -197,25 +211,21 @@ class Sweep:
         space: Space,
         method: str,
         lower_is_better: bool,
-        sampler: Sampler = "tpe",
-        trials: int | None = None,
+        options: SearchOptions,
         seed: int = 0,
-        prune: bool = True,
-        file: Path | None = None,
         identity: str = "",
     ) -> None:
         optuna = _optuna()
-        self.space, self.method, self.lower_is_better, self.prune = space, method, lower_is_better, prune
-        grid = space.grid(method) if sampler == "grid" else []
-        self.trials = min(trials or TRIALS, len(grid)) if trials and grid else trials or len(grid) or TRIALS
+        self.space, self.method, self.lower_is_better, self.prune = space, method, lower_is_better, options.prune
+        grid = space.grid(method) if options.sampler == "grid" else []
+        self.trials = min(options.trials or math.inf, len(grid)) if grid else options.trials or TRIALS
         self._optuna = optuna
-        self._study = self._open(file, identity)
+        self._study = self._open(Path(options.study) if options.study else None, identity)
         self._drop_unfinished()
         known = seed + len(self._study.get_trials(deepcopy=False))  # one that goes on must not draw the same again
         samplers = optuna.samplers
-        self._study.sampler = (
-            samplers.TPESampler(seed=known) if sampler == "tpe" else samplers.RandomSampler(seed=known)
-        )
+        kind = samplers.TPESampler if options.sampler == "tpe" else samplers.RandomSampler
+        self._study.sampler = kind(seed=known)
         self._enqueue(grid)
 
     def _open(self, file: Path | None, identity: str) -> Any:
@@ -224,7 +234,7 @@ class Sweep:
             study = optuna.create_study(
                 storage=f"sqlite:///{file.absolute()}" if file else None,
                 study_name="adaptdock",
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=UNJUDGED, n_warmup_steps=1),
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=UNJUDGED, n_warmup_steps=UNJUDGED_EPOCHS),
                 direction="minimize" if self.lower_is_better else "maximize",
                 load_if_exists=True,
             )

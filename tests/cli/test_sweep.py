@@ -113,7 +113,7 @@ def test_ctrl_c_ends_a_sweep_with_the_best_so_far_and_a_study_goes_on(sweep, tmp
         (("--search", "rank=0,4"), ("rank", "greater than 0")),
         (("--search", "epochs=a,b"), ("epochs", "valid integer")),
         (("--search", "learning_rate=1e-4..1e-3", "--sampler", "grid"), ("grid tries every value",)),
-        (("--search", "seed=1", "--sampler", "best"), ("--sampler",)),
+        (("--search", "seed=1", "--sampler", "best"), ("sampler", "found 'best'")),
         ((), ("--search is missing",)),
     ],
 )

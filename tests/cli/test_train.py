@@ -464,5 +464,5 @@ def test_after_folds_alone_there_is_no_adapter(train, tmp_path):
     assert ran.status == 0, ran.err
     assert len(json.loads(ran.out)["folds"]) == 2
     assert not (tmp_path / "ner.safetensors").exists()
-    train("--folds-only").failed(2, "--folds", "missing")
-    train("--folds", 1).failed(2, "--folds")
+    train("--folds-only").failed(2, "folds is missing")
+    train("--folds", 1).failed(2, "folds", "greater than or equal to 2")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from adaptdock.engine.sweep import Dimension, Finished, Report, Space, Sweep, Trial
+from adaptdock.engine.sweep import Dimension, Finished, Report, SearchOptions, Space, Sweep, Trial
 from adaptdock.plugins.errors import AdaptError, DataError, UsageError
 
 pytest.importorskip("optuna")
@@ -19,8 +19,8 @@ def quadratic(number: int, values: Mapping[str, Any], report: Report) -> Finishe
     return Finished(-((math.log10(values["learning_rate"]) + 3) ** 2), 1.0, 0.1, Path("trial"))
 
 
-def sweep(*texts: str, lower: bool = False, **options: Any) -> Sweep:
-    return Sweep(Space.parse(texts), "lora", lower, **options)
+def sweep(*texts: str, lower: bool = False, identity: str = "", **options: Any) -> Sweep:
+    return Sweep(Space.parse(texts), "lora", lower, SearchOptions(**options), identity=identity)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_setting_is_tried_only_with_methods_that_have_it() -> None:
         tried.append(values)
         return Finished(1.0, 1, 1, Path())
 
-    Sweep(space, "lora", False, "random", 12).run(one, lambda trial: None)
+    Sweep(space, "lora", False, SearchOptions(sampler="random", trials=12)).run(one, lambda trial: None)
     assert {frozenset(values) for values in tried} == {frozenset({"method", "rank"}), frozenset({"method", "length"})}
 
 
@@ -152,7 +152,7 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
             raise KeyboardInterrupt
         return Finished(float(values["seed"]), 1.5, 2.5, tmp_path / values["seed"])
 
-    first = sweep(seeds, sampler="grid", file=file, identity="a")
+    first = sweep(seeds, sampler="grid", study=str(file), identity="a")
     assert first.run(broken, lambda trial: None) == "interrupted"
     assert [trial.state for trial in first.found()] == ["complete", "complete", "interrupted"]
     tried: list[str] = []
@@ -161,16 +161,16 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
         tried.append(values["seed"])
         return Finished(0.5, 1, 1, tmp_path)
 
-    second = sweep(seeds, sampler="grid", file=file, identity="a")
+    second = sweep(seeds, sampler="grid", study=str(file), identity="a")
     assert second.run(whole, lambda trial: None) == "complete"
     assert sorted(tried) == ["3", "4"]
     best = second.best()
     assert best == Trial(1, {"seed": "2"}, "complete", 2.0, 1.5, 2.5, tmp_path / "2")
     with pytest.raises(UsageError, match="name another --study"):
-        sweep(seeds, file=file, identity="b")
+        sweep(seeds, study=str(file), identity="b")
     (tmp_path / "no.db").write_text("not a data base, but long enough to be one " * 50)
     with pytest.raises(DataError, match="cannot be used as a study"):
-        sweep(seeds, file=tmp_path / "no.db")
+        sweep(seeds, study=str(tmp_path / "no.db"))
 
 
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
