@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from adaptdock.engine.data import NOT_GIVEN
+from adaptdock.engine.data import NOT_GIVEN, load_splits
 from adaptdock.engine.training import Plan, Progress, Result, Run, make_units
 from adaptdock.plugins.contracts import Options, Record
 from adaptdock.plugins.errors import DataError
@@ -56,7 +56,8 @@ def divide(plan: Plan, count: int) -> list[Plan]:
     """
     records = list(plan.records["train"])
     if any(line.startswith(NOT_GIVEN) for line in plan.notes):
-        records += plan.records["validation"]
+        raw, _ = load_splits(plan.source, type(plan.task), plan.options.seed)
+        records = plan.task.clean([*raw["train"], *raw["validation"]], "train").records
     return [_planned(plan, records, *numbers) for numbers in _numbers(plan, records, count)]
 
 

@@ -437,10 +437,10 @@ def test_the_documents_name_every_key_of_a_configuration(adapt):
     from pathlib import Path
 
     from adaptdock.cli.flags import LOADING
-    from adaptdock.cli.train import NOT_IN_CONFIG, _choose, _fixed_flags, _output_flags
+    from adaptdock.cli.train import NOT_IN_CONFIG, _output_flags, choose, what_flags
 
     text = (Path(__file__).parents[2] / "docs/commands.md").read_text()
-    for flag in [*_fixed_flags(), *_output_flags(), *LOADING.flags, *_choose([]).training.flags]:
+    for flag in [*what_flags(), *_output_flags(), *LOADING.flags, *choose([]).training.flags]:
         if flag.name not in NOT_IN_CONFIG:
             assert f"`{flag.name.replace('_', '-')}`" in text
 

@@ -57,11 +57,11 @@ def test_a_label_with_fewer_records_than_folds_does_not_hinder(backbone: Backbon
 
 
 def test_what_belongs_together_is_held_out_together(backbone: Backbone, tmp_path: Path) -> None:
-    rows = [{"text": f"anchor {number // 3}", "positive": f"like {number}"} for number in range(24)]
+    rows = [{"text": f"anchor {number // 3}", "positive": f"like {number}"} for number in range(60)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     plans = divide(made(backbone, "embedding", Source(train=str(tmp_path / "train.jsonl"))), 4)
     folds = [set(fold) for fold in held(plans)]
-    assert sum(map(len, folds)) == len(set().union(*folds)) == 8
+    assert sum(map(len, folds)) == len(set().union(*folds)) == 20
 
 
 def test_the_seed_chooses_the_folds(backbone: Backbone, data: Path) -> None:
