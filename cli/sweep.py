@@ -180,11 +180,12 @@ def _sweep(values: dict[str, Any], searched: Searched) -> int:
             searched.settings({**values, "method": name, **sample})
     check_places(common, resume=False)
     trials = Trials(searched, values, load_backbone(common.backbone, common.load))
-    for name in searched.methods:
-        trials.plan({"method": name})  # what is wrong with the data is wrong with every trial
+    plans = [trials.plan({"method": name}) for name in searched.methods]  # what is wrong here is wrong in every trial
+    for line in plans[0].notes:
+        note(line)
     seed = int(common.training["seed"])
     sweep = Sweep(space, method, trials.lower_is_better, options, seed, trials.identity(space))
-    _clear(common)
+    _clear(common, keep_trials=options.study is not None)
     ending = sweep.run(trials, _tell(sweep, trials.metric))
     return _end(sweep, trials, common, ending == "interrupted", values["as_json"])
 
@@ -262,10 +263,10 @@ class Trials:
         return AdapterFile(adapter.card.model_copy(update=update), adapter.tensors)
 
 
-def _clear(common: Settings) -> None:
-    """Make the sweep's folder, without the trials of an earlier one."""
+def _clear(common: Settings, keep_trials: bool) -> None:
+    """Make the sweep's folder, without the trials of an earlier one unless a study goes on from them."""
     clear(common.run_dir)
-    for folder in common.run_dir.glob("trial-*"):
+    for folder in () if keep_trials else common.run_dir.glob("trial-*"):
         shutil.rmtree(folder)
     common.write()
 
