@@ -11,6 +11,7 @@ from adaptdock.plugins.errors import PluginError, UnknownNameError
 
 COMMANDS = {
     "train": ("adaptdock.cli.train", "Train an adapter and save it as one file."),
+    "sweep": ("adaptdock.cli.sweep", "Search settings: many trainings, the best one kept."),
     "predict": ("adaptdock.cli.predict", "Run an adapter on texts."),
     "eval": ("adaptdock.cli.eval", "Measure an adapter on labelled data."),
     "inspect": ("adaptdock.cli.inspect", "Show what an adapter file holds."),

@@ -10,7 +10,7 @@ from adaptdock.hub.file import read_card, read_file
 from adaptdock.plugins.errors import FileError, UsageError
 
 LOG = "train.log"
-WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png")
+WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png", "folds.json")
 """What a run leaves in its folder, beside the checkpoints."""
 
 
@@ -47,7 +47,7 @@ def clear(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in WRITTEN:
         (folder / name).unlink(missing_ok=True)
-    for old in (folder / "checkpoints", *folder.glob("round-*")):
+    for old in (folder / "checkpoints", *folder.glob("round-*"), *folder.glob("fold-*")):
         shutil.rmtree(old, ignore_errors=True)
 
 

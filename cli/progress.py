@@ -20,8 +20,8 @@ LINES = 10
 class Watch:
     """Shows what a run reports; called by it with each :class:`Progress`."""
 
-    def __init__(self, metric: str, log: TextIO, bar: "Bar | None") -> None:
-        self.metric, self.log, self.bar = metric, log, bar
+    def __init__(self, metric: str, log: TextIO, bar: "Bar | None", silent: bool = False) -> None:
+        self.metric, self.log, self.bar, self.silent = metric, log, bar, silent
         self.task = bar.add_task("", total=None, epoch="", loss="", metric="") if bar else None
         self.first: tuple[float, int] | None = None
         self.shown = self.newest = 0
@@ -34,6 +34,8 @@ class Watch:
         line = self._line(progress)
         self.log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
         self.log.flush()
+        if self.silent:
+            return
         if self.bar is not None:
             self._advance(progress)
         elif progress.metrics is not None or progress.step * LINES >= (self.shown + 1) * progress.steps:
@@ -68,11 +70,11 @@ class Watch:
 
 
 @contextmanager
-def watching(metric: str, log: Path) -> Iterator[Watch]:
-    """Show progress while the context is open; ``log`` is added to."""
+def watching(metric: str, log: Path, silent: bool = False) -> Iterator[Watch]:
+    """Show progress while the context is open, unless ``silent``; ``log`` is added to."""
     with log.open("a", encoding="utf-8") as stream:
-        if not sys.stderr.isatty():
-            yield Watch(metric, stream, None)
+        if silent or not sys.stderr.isatty():
+            yield Watch(metric, stream, None, silent)
             return
         with _bar() as bar:
             yield Watch(metric, stream, bar)

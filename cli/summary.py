@@ -1,6 +1,6 @@
 """What ``adapt train`` prints of a plan and of a finished run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,20 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     )
 
 
-def show_result(plan: Plan, result: Result, output: Path, folder: Path, verdict: Sequence[str], as_json: bool) -> None:
+def show_result(
+    plan: Plan,
+    result: Result,
+    output: Path,
+    folder: Path,
+    verdict: Sequence[str],
+    as_json: bool,
+    folds: Mapping[str, Any] | None = None,
+) -> None:
     """Print how a run ended, what it reached, and where everything is."""
     metrics, summary = result.adapter.card.metrics, plan.summary()
     curves = folder / "curves.png"
     if as_json:
-        show_json(_document(summary, result, output, folder, verdict))
+        show_json(_document(summary, result, output, folder, verdict) | ({"folds": folds} if folds else {}))
         return
     if metrics:
         show_metrics(metrics)

@@ -14,6 +14,7 @@ from adaptdock.plugins.errors import DataError, UnknownNameError
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "eval")}
 HELD_OUT = 0.1
 """Share of the training data that becomes the validation data where none is given."""
+NOT_GIVEN = "no validation data given"
 DOCUMENTS = (".txt", ".text", ".md")
 
 
@@ -63,7 +64,7 @@ def load_splits(source: Source, task: type[Task], seed: int = 0) -> tuple[dict[s
     if "train" in splits and "validation" not in splits:
         splits |= _hold_out(splits["train"], seed, task)
         share = f"{len(splits['validation'])} of {len(splits['validation']) + len(splits['train'])}"
-        notes.append(f"no validation data given: {share} training records held out for it (seed {seed})")
+        notes.append(f"{NOT_GIVEN}: {share} training records held out for it (seed {seed})")
     return splits, notes
 
 

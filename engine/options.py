@@ -40,8 +40,14 @@ class TrainingOptions(Recipe):
     """Weight decay."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
-    scheduler: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after that."""
+    scheduler: Literal["linear", "cosine", "constant", "slanted_triangular"] = "linear"
+    """How the learning rate falls after that; constant does not rise either."""
+    scheduler_ratio: float = Field(32.0, gt=1)
+    """Highest learning rate of slanted_triangular, as a multiple of its lowest."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Learning rate of each layer as a share of that of the one above; the head, on top, has the whole."""
+    unfreeze_epochs: float = Field(0.0, ge=0)
+    """Epochs after which one more layer learns, from the top down, the head first; 0 lets all learn at once."""
     gradient_accumulation: int = Field(1, gt=0)
     """Batches that are added up to one step."""
     max_grad_norm: float = Field(1.0, gt=0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -16,6 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from adaptdock.engine.batches import collate, collate_labels, length, shuffled_by_length
 from adaptdock.engine.caching import Cache
 from adaptdock.engine.options import OPTIMIZERS
+from adaptdock.engine.schedules import Distances, Unfreezing, decayed, frozen_until, slanted_triangular
 from adaptdock.engine.trainable import Trainable
 from adaptdock.plugins.errors import FileError
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from adaptdock.engine.training import Progress, Run
 
 REPORTS_PER_EPOCH = 20
+SCHEDULERS = {"slanted_triangular": "constant"}
+"""What transformers is told of schedules that are made here."""
 
 
 class LossIsNotFinite(ArithmeticError):
@@ -58,12 +62,41 @@ class AdapterTrainer(Trainer):
     """A Trainer whose evaluation goes through the dock and whose steps must have a finite loss."""
 
     control: Any
+    lr_scheduler: Any
 
     def __init__(self, run: "Run", **arguments: Any) -> None:
         super().__init__(**arguments)
         self._run = run
         self._last_good: Mapping[str, Tensor] = self.model.tensors()
         self.model_accepts_loss_kwargs = False
+        self._distances: dict[Any, int] = {}
+        self._unfreezing: Unfreezing | None = None
+        options = run.plan.options
+        if options.layer_decay != 1 or options.unfreeze_epochs:
+            self._distances = Distances(run.plan.backbone, run.plan.assembly).of_parameters(self.model)
+        if options.unfreeze_epochs:
+            self._unfreezing = Unfreezing(self._distances, options.unfreeze_epochs)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Make the optimiser; layers below learn slower, if the options say so."""
+        made = super().create_optimizer(model)
+        decay = self._run.plan.options.layer_decay
+        if decay != 1:
+            made.param_groups[:] = decayed(made.param_groups, self._distances, decay)
+        return made
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Make the schedule of the learning rate: one of transformers' own, or the slanted triangle."""
+        options = self._run.plan.options
+        if options.scheduler != "slanted_triangular" or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+
+        def share(step: int) -> float:
+            return slanted_triangular(step, num_training_steps, options.warmup, options.scheduler_ratio)
+
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         options = self._run.plan.options
@@ -72,6 +105,8 @@ class AdapterTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Do one step; raise :class:`LossIsNotFinite` instead of going on with broken weights."""
+        if self._unfreezing is not None:
+            self._unfreezing.begin(self.state.global_step, self.state.max_steps / self.args.num_train_epochs)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise LossIsNotFinite(loss.item(), self.state.global_step + 1, self._last_good)
@@ -141,15 +176,19 @@ class Watch(TrainerCallback):
 
 
 def judge(run: "Run", history: Sequence[Mapping[str, Any]]) -> tuple[bool, bool]:
-    """Tell whether the newest validation is the best so far, and whether the best is too long ago."""
+    """Tell whether the newest validation is the best so far, and whether the best is too long ago.
+
+    Validations of an adapter of which layers still wait to learn are not counted as waiting in vain.
+    """
     key = f"eval_{type(run.plan.task).metric}"
     values = [entry[key] for entry in history if key in entry]
     if not values:
         return False, False
     best = min(values) if type(run.plan.task).lower_is_better else max(values)
     since = len(values) - 1 - values.index(best)
-    patience = run.plan.options.patience
-    return since == 0, bool(patience) and since >= patience
+    patience, frozen = run.plan.options.patience, frozen_until(run.plan)
+    whole = sum(key in entry and entry["epoch"] > frozen for entry in history)
+    return since == 0, bool(patience) and min(since, whole) >= patience
 
 
 def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress], None] | None") -> AdapterTrainer:
@@ -166,7 +205,7 @@ def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress
         optim=OPTIMIZERS[options.optimizer],
         weight_decay=options.weight_decay,
         warmup_steps=options.warmup,
-        lr_scheduler_type=options.scheduler,
+        lr_scheduler_type=SCHEDULERS.get(options.scheduler, options.scheduler),
         max_grad_norm=options.max_grad_norm,
         seed=options.seed,
         fp16=options.precision == "fp16",

@@ -24,6 +24,7 @@ from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.engine.options import DTYPES, PLACES, STORES, TrainingOptions, merge_options, with_precision
 from adaptdock.engine.packing import begun, pack
+from adaptdock.engine.schedules import check as check_schedules
 from adaptdock.hub.card import BackboneEntry, BaseEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
@@ -58,6 +59,11 @@ class Plan:
     def reading(self) -> Reading:
         """How the backbone reads in this run."""
         return reading(self.backbone, self.options.max_length, self.assembly.positions)
+
+    @property
+    def given(self) -> list[Record]:
+        """The training records without those that were added to them."""
+        return self.records["train"][: len(self.records["train"]) - sum(self.added.values())]
 
     def identity(self) -> dict[str, str]:
         """Return fingerprints of everything that a resumed run must find unchanged."""
@@ -195,6 +201,7 @@ def plan(
     made.units = make_units(made)
     if not made.units:
         raise DataError("the training data has no token that is labelled")
+    check_schedules(made)
     made.notes += _cut(made.units)
     if chosen.packing:
         packed = sum(begun(feature) for unit in made.units for feature in unit)

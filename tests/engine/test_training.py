@@ -246,6 +246,18 @@ def test_the_curves_are_put_into_words(losses: list, words: str) -> None:
     assert words in " ".join(judge(points, best_of(points, "f1", lower_is_better=False), result))
 
 
+def test_how_far_the_losses_lie_apart_stands_in_words_and_in_the_metrics(
+    backbone: Backbone, data: Path, tmp_path: Path
+) -> None:
+    run = make_run(backbone, data, tmp_path)
+    verdict = write_report(tmp_path, run.plan, run())
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    best = max(report["epochs"], key=lambda point: point["f1"])
+    assert report["gap"] == pytest.approx(best["validation_loss"] - best["train_loss"], abs=1e-4)
+    side = "above" if report["gap"] > 0 else "below"
+    assert f"{abs(report['gap']):.3f} {side} the training loss" in " ".join(verdict)
+
+
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_weights_that_blow_up_in_the_last_step_of_an_epoch_are_not_kept(
     backbone: Backbone, data: Path, tmp_path: Path, epochs: int
