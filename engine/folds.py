@@ -50,9 +50,9 @@ class Fold:
 def divide(plan: Plan, count: int) -> list[Plan]:
     """Return a plan for each fold: trained on the others (and altered copies of those), validated on it.
 
-    Test data stays out. Validation data that was held out of the training data belongs to it; such as was given does not. Folds
-    have like shares of each label where a record has one label, and keep together what the task says belongs
-    together. What the task has learnt from the training data (the label names) holds in all folds.
+    Test data stays out. Validation data that was held out of the training data belongs to it; such as was given
+    does not. Folds have like shares of each label where a record has one label, and keep together what the task
+    says belongs together. What the task has learnt from the training data (the label names) holds in all folds.
     Raises :class:`DataError` where there is too little for so many folds.
     """
     records = plan.given
