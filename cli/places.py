@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from adaptdock.cli.settings import CONFIG, Settings
-from adaptdock.engine.training import BEST
+from adaptdock.engine.course import BEST
 from adaptdock.hub.file import read_card, read_file
 from adaptdock.plugins.errors import FileError, UsageError
 

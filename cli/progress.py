@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from adaptdock.engine.training import Progress
+from adaptdock.engine.course import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

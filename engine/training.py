@@ -3,32 +3,30 @@
 import hashlib
 import json
 import platform
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adaptdock.engine import members
 from adaptdock.engine.assembly import Assembly, entry, make_methods, make_task, put_together
-from adaptdock.engine.batches import counts, length, reading
+from adaptdock.engine.batches import collate, collate_labels, counts, length, reading
+from adaptdock.engine.caching import Cache
+from adaptdock.engine.course import Course, Ending, Validated, since_best
 from adaptdock.engine.data import Source, load_splits
-from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.engine.dock import load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.engine.options import DTYPES, STORES, TrainingOptions, merge_options, with_precision
 from adaptdock.hub.card import BackboneEntry, BaseEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Reading, Record, Task, Writer
-from adaptdock.plugins.errors import AdaptError, DataError, UsageError
-
-BEST, CHECKPOINTS, IDENTITY = "best.safetensors", "checkpoints", "identity.json"
+from adaptdock.plugins.errors import DataError, UsageError
 
 
 @dataclass
@@ -72,6 +70,15 @@ class Plan:
         kept = members.fingerprint(self.assembly)
         return found if kept is None else {**found, "members": kept}
 
+    def class_weights(self) -> Tensor | None:
+        """Return a weight per class, if that is asked for; raise :class:`UsageError` where there are no classes."""
+        if self.options.class_weights != "balanced":
+            return None
+        found = self.task.class_weights(self.records["train"])
+        if found is None:
+            raise UsageError(f"the task {self.task_name!r} has no classes to weigh")
+        return torch.tensor(found)
+
     def trained_parameters(self) -> int:
         """Return the number of weights that are trained: the methods' and the head's."""
         return self.assembly.count()
@@ -113,17 +120,6 @@ def _numel(parameter: Tensor) -> int:
 
 
 @dataclass
-class Progress:
-    """What a run tells those who watch it."""
-
-    step: int
-    steps: int
-    epoch: float
-    loss: float | None = None
-    metrics: Mapping[str, Any] | None = None
-
-
-@dataclass
 class Result:
     """What a run leaves: the adapter, its metrics, and how it ended."""
 
@@ -133,7 +129,7 @@ class Result:
     epochs: float
     seconds: float
     history: list[dict[str, Any]]
-    ending: Literal["complete", "early", "interrupted"] = "complete"
+    ending: Ending = "complete"
 
 
 def plan(
@@ -239,75 +235,92 @@ def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]
     return {} if found is None else {"before": {metric: found[f"eval_{metric}"], "loss": found["eval_loss"]}}
 
 
-class Run:
-    """One training run: a plan carried out in a folder of its own."""
+class Run(Course[Result]):
+    """One training run: a plan carried out in a folder of its own.
 
-    def __init__(self, plan: Plan, folder: Path, name: str | None = None) -> None:
-        self.plan, self.folder = plan, folder
+    ``together`` is what its card tells of other tasks that it is trained with.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: Path, name: str | None = None, together: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(plan.backbone, plan.options, folder)
+        self.plan = plan
         self.name = name or plan.task_name
-        self.dock = Dock(plan.backbone)
-        self.started = time.monotonic()
+        self.together = dict(together or {})
         self.best: AdapterFile | None = None
         self._newest: Evaluation | None = None
         self._best_found: Evaluation | None = None
 
-    def __call__(self, progress: Callable[[Progress], None] | None = None, resume: bool = False) -> Result:
-        """Train and return the best adapter, stored in ``folder / best.safetensors``.
+    @property
+    def assemblies(self) -> Sequence[Assembly]:
+        """The adapter."""
+        return [self.plan.assembly]
 
-        With ``resume`` the run goes on from its last complete checkpoint. Ctrl-C ends it with the best
-        adapter so far. Raises :class:`AdaptError` where the loss is no longer a number; the last good
-        weights are stored all the same.
-        """
-        from adaptdock.engine.trainer import LossIsNotFinite, make_trainer
+    @property
+    def units(self) -> Sequence[list[Feature]]:
+        """Windows, or records of several whose loss compares them."""
+        return self.plan.units
 
-        self._settle(resume)
-        trainable = self.trainable()
-        trainer = make_trainer(self, trainable, progress)
-        ending: Literal["complete", "early", "interrupted"] = "complete"
-        self.dock.ports.acquire(self.plan.assembly.sites)
-        try:
-            checkpoint = trainer.last_checkpoint() if resume else None
-            trainer.args.eval_on_start = type(self.plan.task).measured_before and checkpoint is None
-            if not trainer.had_stopped(checkpoint):
-                trainer.train(resume_from_checkpoint=checkpoint)
-            if trainer.state.epoch is not None and trainer.state.epoch < self.plan.options.epochs - 0.01:
-                ending = "early"
-        except KeyboardInterrupt:
-            ending = "interrupted"
-        except LossIsNotFinite as error:
-            self._keep_if_none(error.last_good)
-            raise AdaptError(
-                f"the loss became {error.loss} in step {error.step}, so training stopped; the last good weights are in "
-                f"{self.folder / BEST}. A smaller learning rate than {self.plan.options.learning_rate:g} mostly helps."
-            ) from None
-        finally:
-            self.dock.ports.release(self.plan.assembly.sites)
-        self._keep_if_none(trainable.tensors())
-        return self._finish(trainer, ending)
+    @property
+    def measured_before(self) -> bool:
+        """Whether the bare backbone can do without training what the task asks."""
+        return type(self.plan.task).measured_before
 
-    def _settle(self, resume: bool) -> None:
-        """Make the folder this run's own; a resumed one must have been made by the same decisions."""
-        identity, file = self.plan.identity(), self.folder / IDENTITY
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if resume:
-            before = json.loads(file.read_text()) if file.exists() else identity
-            changed = sorted(key for key in identity if before.get(key) != identity[key])
-            if changed:
-                raise UsageError(
-                    f"the run in {self.folder} was begun with other {' and '.join(changed)}; start a new run, or "
-                    f"resume it with what it was begun with"
-                )
-            if (self.folder / BEST).exists():
-                self.best = read_file(self.folder / BEST)
-        else:
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
-        file.write_text(json.dumps(identity, indent=2) + "\n")
+    @property
+    def metric(self) -> str:
+        """The metric that decides, as the history calls it."""
+        return f"eval_{type(self.plan.task).metric}"
+
+    def lengths(self) -> list[int]:
+        """Return the longest window of each unit."""
+        return [max(map(length, unit)) for unit in self.plan.units]
+
+    def identity(self) -> dict[str, str]:
+        """Return the plan's fingerprints."""
+        return self.plan.identity()
+
+    def recall(self) -> None:
+        """Take the file of an earlier run."""
+        if self.kept_in.exists():
+            self.best = read_file(self.kept_in)
+
+    def collator(self) -> Callable[[Sequence[Any]], dict[str, Any]]:
+        """Return what puts windows into one batch, with their labels and what is known of their states."""
+        plan, cache = self.plan, None
+        if plan.options.cache:
+            cache = Cache(plan.backbone, plan.assembly, [feature for unit in plan.units for feature in unit])
+
+        def collated(batch: Sequence[Any]) -> dict[str, Any]:
+            features = [feature for unit in batch for feature in unit]
+            labels = collate_labels(features, plan.backbone.device)
+            given = {**collate(plan.backbone, features), "labels": labels}
+            return given if cache is None else {**given, "entering": cache.states(features)}
+
+        return collated
+
+    def check(self, tensors: Mapping[str, Tensor]) -> Validated:
+        """Measure weights, and name the numbers as the history does."""
+        found = self.validate(tensors)
+        numbers = {f"eval_{key}": value for key, value in found.metrics.items() if isinstance(value, int | float)}
+        name = type(self.plan.task).metric
+        return Validated({**numbers, "eval_loss": round(found.loss, 5)}, found.metrics, {name: found.metrics[name]})
+
+    def keep_best(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor], found: Validated) -> None:
+        """Store the newest weights if their metric is the best so far."""
+        if since_best(history, self.metric, type(self.plan.task).lower_is_better) == 0:
+            self.keep(tensors, history[-1]["epoch"], found.metrics)
+
+    def stalled(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Tell whether patience is at its end."""
+        since = since_best(history, self.metric, type(self.plan.task).lower_is_better)
+        return bool(self.options.patience) and since is not None and since >= self.options.patience
 
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
         """Store these weights as the best so far, with what validation found."""
         self._best_found = self._newest
         self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
-        write_file(self.folder / BEST, self.best)
+        write_file(self.kept_in, self.best)
 
     def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
         """Measure weights, as they would be stored, on the validation data."""
@@ -330,6 +343,7 @@ class Run:
             "best_epoch": round(epoch, 3),
             "precision": str(plan.backbone.dtype).removeprefix("torch."),
             "quantized": plan.backbone.quantized,
+            **({"together": self.together} if self.together else {}),
             "libraries": {name: version(name) for name in ("adaptdock", "torch", "transformers", "accelerate")},
             "python": platform.python_version(),
         }
@@ -361,19 +375,15 @@ class Run:
         """Return the adapter with its start weights, as a module to train."""
         from adaptdock.engine.trainable import Trainable
 
-        plan, weights = self.plan, None
-        if plan.options.class_weights == "balanced":
-            found = plan.task.class_weights(plan.records["train"])
-            if found is None:
-                raise UsageError(f"the task {plan.task_name!r} has no classes to weigh")
-            weights = torch.tensor(found)
-        options = plan.options
+        plan, options = self.plan, self.options
+        weights = plan.class_weights()
         return Trainable(plan.backbone, self.dock.ports, plan.assembly, options.seed, weights, options.backbone_dropout)
 
-    def _keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
+    def keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
+        """Store these weights where there are none; nothing is known of them."""
         if self.best is None:
             self.best = AdapterFile(self.card(0, {}), self.stored(tensors))
-            write_file(self.folder / BEST, self.best)
+            write_file(self.kept_in, self.best)
 
     def _evaluate(self, adapter: AdapterFile, split: str, write: bool = True) -> Evaluation:
         return evaluate(self.dock, adapter, self.plan.records[split], self.plan.options.batch_size * 2, write)
@@ -394,10 +404,11 @@ class Run:
         card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
         return AdapterFile(card, adapter.tensors)
 
-    def _finish(self, trainer: Any, ending: Literal["complete", "early", "interrupted"]) -> Result:
+    def _finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Result:
         assert self.best is not None
-        seconds = time.monotonic() - self.started
-        metrics = {**_before(trainer.state.log_history, type(self.plan.task).metric), **self.best.card.metrics}
+        seconds = self.seconds
+        before = _before(history, type(self.plan.task).metric) if self.measured_before else {}
+        metrics = {**before, **self.best.card.metrics}
         if ending != "interrupted":
             try:
                 self.best = self._settled(self.best)
@@ -406,21 +417,12 @@ class Run:
                 ending = "interrupted"
         training = {
             **self.best.card.training,
-            "epochs_run": round(trainer.state.epoch or 0, 3),
+            "epochs_run": round(epochs, 3),
             "seconds": round(seconds, 1),
             "ending": ending,
         }
         card = self.best.card.model_copy(update={"metrics": metrics, "training": training})
         self.best = AdapterFile(card, self.best.tensors)
-        size = write_file(self.folder / BEST, self.best)
-        if ending != "interrupted":
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
-        return Result(
-            adapter=self.best,
-            file=self.folder / BEST,
-            size=size,
-            epochs=trainer.state.epoch or 0,
-            seconds=seconds,
-            history=trainer.state.log_history,
-            ending=ending,
-        )
+        size = write_file(self.kept_in, self.best)
+        self._tidy(ending)
+        return Result(self.best, self.kept_in, size, epochs, seconds, [dict(entry) for entry in history], ending)

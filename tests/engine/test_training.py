@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from adaptdock.engine.course import Progress
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock
 from adaptdock.engine.report import write_report
-from adaptdock.engine.training import Progress, Result, Run, plan, train
+from adaptdock.engine.training import Result, Run, plan, train
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import AdaptError, FileError, UsageError
