@@ -69,10 +69,10 @@ def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldF
     return Settings(
         task=task,
         method=method,
-        backbone=_absolute(values["backbone"]),
+        backbone=absolute_backbone(values["backbone"]),
         source=_source(values),
         load=with_precision(load_options(values), chosen.precision),
-        training=_with_absolute_base(chosen.model_dump(mode="json", exclude={"method_options"})),
+        training=with_absolute_base(chosen.model_dump(mode="json", exclude={"method_options"})),
         method_options=method_options,
         task_options=task_options,
         name=name,
@@ -122,11 +122,12 @@ def _source(values: Mapping[str, Any]) -> Source:
     return Source(data=values["data"], **files, **layout)
 
 
-def _with_absolute_base(training: dict[str, Any]) -> dict[str, Any]:
+def with_absolute_base(training: dict[str, Any]) -> dict[str, Any]:
+    """Return training options in which the path of the adapter beneath holds in any folder."""
     return training if training["on"] is None else {**training, "on": str(Path(training["on"]).absolute())}
 
 
-def _absolute(backbone: str) -> str:
+def absolute_backbone(backbone: str) -> str:
     """Return a path that holds in any folder; names of other kinds as they are."""
     path = Path(backbone).expanduser()
     is_path = ("/" in backbone or backbone.endswith(".gguf")) and path.exists()

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from adaptdock.cli import together
 from adaptdock.cli.config import check_keys, read_config
-from adaptdock.cli.flags import LOADING, FieldFlags, Flag, SectionedCommand, data_flags, field_flags
+from adaptdock.cli.flags import LOADING, FieldFlags, Flag, SectionedCommand, data_flags, field_flags, peek
 from adaptdock.cli.output import note
 from adaptdock.cli.places import LOG, check_places, clear
 from adaptdock.cli.progress import watching
@@ -59,7 +60,13 @@ class Chosen:
 
 
 def _build(arguments: Sequence[str]) -> SectionedCommand:
-    chosen, fixed = _choose(arguments), _fixed_flags()
+    config = peek(arguments, "config")
+    path = Path(config) if config else None
+    from_file = read_config(path) if path else {}
+    tasks = peek(arguments, "tasks") or from_file.get("tasks")
+    if tasks:
+        return together.build(arguments, from_file, path, tasks)
+    chosen, fixed = _choose(arguments, from_file, path), _fixed_flags()
     flags = [*fixed, *chosen.method.flags, *chosen.task.flags, *chosen.training.flags, *LOADING.flags, *_output_flags()]
 
     def callback(**values: Any) -> int:
@@ -72,11 +79,9 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
     return real
 
 
-def _choose(arguments: Sequence[str]) -> Chosen:
-    path = _peek(arguments, "config")
-    config = read_config(Path(path)) if path else {}
-    method = _peek(arguments, "method") or config.get("method") or METHOD
-    given = _peek(arguments, "task") or config.get("task")
+def _choose(arguments: Sequence[str], config: dict[str, Any], path: Path | None) -> Chosen:
+    method = peek(arguments, "method") or config.get("method") or METHOD
+    given = peek(arguments, "task") or config.get("task")
     task = given or EXAMPLE_TASK
     recipe = merge_options(task, method, {})
     training = field_flags(TrainingOptions, "training", "Training", shown=recipe.model_dump())
@@ -86,18 +91,7 @@ def _choose(arguments: Sequence[str]) -> Chosen:
     )
     title = f"Task {task}" if given else f"Task {task} (for example; --task chooses)"
     of_task = field_flags(registry.load("task", task).Options, "task", title, reserved | of_method.fields.keys())
-    return Chosen(config, Path(path) if path else None, training, of_method, of_task)
-
-
-def _peek(arguments: Sequence[str], name: str) -> str | None:
-    """Return the value of an option before the arguments are parsed."""
-    found = None
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
-        if argument == f"--{name}":
-            found = following
-        elif argument.startswith(f"--{name}="):
-            found = argument.partition("=")[2]
-    return found
+    return Chosen(config, path, training, of_method, of_task)
 
 
 def _fixed_flags() -> list[Flag]:
@@ -118,6 +112,12 @@ def _fixed_flags() -> list[Flag]:
             shown=f"default: {BACKBONE}",
         ),
         Flag(["--config"], section=MAIN, metavar="FILE", help="YAML or TOML file with flags; those given here win."),
+        Flag(
+            ["--tasks"],
+            section=MAIN,
+            metavar="FILE",
+            help="Several tasks in place of one, named in a YAML or TOML file: adapt train --tasks FILE --help.",
+        ),
         Flag(["--resume"], section=MAIN, metavar="RUN_DIR", help="Go on with a run that was interrupted."),
         Flag(["--dry-run"], section=MAIN, is_flag=True, help="Show what would be trained, and write nothing."),
         *data_flags(splits),
@@ -172,6 +172,8 @@ def _resume(values: dict[str, Any]) -> int:
     if others:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
+    if together.is_together(Path(values["resume"])):
+        return together.resume(Path(values["resume"]), values["output"], bool(values["overwrite"]), values["as_json"])
     settings = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
     check_places(settings, resume=True)
     made = _plan(settings)
@@ -199,7 +201,7 @@ def _plan(settings: Settings) -> Plan:
 
 
 def _run(made: Plan, settings: Settings, as_json: bool, resume: bool) -> int:
-    with watching(type(made.task).metric, settings.run_dir / LOG) as watch:
+    with watching(settings.run_dir / LOG) as watch:
         result = Run(made, settings.run_dir, settings.name)(watch, resume=resume)
     write_file(settings.output, result.adapter)
     verdict = _report(settings.run_dir, made, result)

@@ -440,6 +440,6 @@ def test_the_documents_name_every_key_of_a_configuration(adapt):
     from adaptdock.cli.train import NOT_IN_CONFIG, _choose, _fixed_flags, _output_flags
 
     text = (Path(__file__).parents[2] / "docs/commands.md").read_text()
-    for flag in [*_fixed_flags(), *_output_flags(), *LOADING.flags, *_choose([]).training.flags]:
+    for flag in [*_fixed_flags(), *_output_flags(), *LOADING.flags, *_choose([], {}, None).training.flags]:
         if flag.name not in NOT_IN_CONFIG:
             assert f"`{flag.name.replace('_', '-')}`" in text

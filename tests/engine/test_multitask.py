@@ -1,14 +1,17 @@
 """Several tasks trained together: one adapter with a head each, or an adapter each in the same passes."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from adaptdock.engine.batches import collate, collate_labels
-from adaptdock.engine.course import Progress
+from adaptdock.engine.course import Course, Progress
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.multitask import SharingOptions, TaskEntry, TogetherRun, plan_together
@@ -44,6 +47,17 @@ def make_run(
     given = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 8, "seed": 3, "backbone_dropout": False, **options}
     made = plan_together(backbone, entries, method, SharingOptions(sharing=sharing, **chosen), given, of_method)  # type: ignore[arg-type]
     return TogetherRun(made, folder)
+
+
+@contextmanager
+def opened(run: Course[Any]) -> Iterator[None]:
+    for assembly in run.assemblies:
+        run.dock.ports.acquire(assembly.sites)
+    try:
+        yield
+    finally:
+        for assembly in run.assemblies:
+            run.dock.ports.release(assembly.sites)
 
 
 def acting(result: Result) -> dict[str, Tensor]:
@@ -109,9 +123,8 @@ def test_a_step_on_own_adapters_is_the_step_that_each_takes_alone(
     together = run.trainable().train()
     rows = [run.units[place] for place in (0, 60, 1, 61, 62)]
     optimiser = torch.optim.SGD(together.parameters(), lr=0.1)
-    for assembly in run.assemblies:
-        run.dock.ports.acquire(assembly.sites)
-    together(**run.collator()(rows))["loss"].backward()
+    with opened(run):
+        together(**run.collator()(rows))["loss"].backward()
     for group in run.clipped(together):
         torch.nn.utils.clip_grad_norm_(group, 0.1)
     optimiser.step()
@@ -119,20 +132,17 @@ def test_a_step_on_own_adapters_is_the_step_that_each_takes_alone(
     for number, (own, weights) in enumerate(found):
         alone = Run(own.plan, tmp_path / own.name)
         single = alone.trainable().train()
-        alone.dock.ports.acquire(own.plan.assembly.sites)
         features = [feature for task, unit in rows if task == number for feature in unit]
         labels = collate_labels(features, backbone.device)
         step = torch.optim.SGD(single.parameters(), lr=0.1)
-        single(labels=labels, **collate(backbone, features))["loss"].backward()
+        with opened(alone):
+            single(labels=labels, **collate(backbone, features))["loss"].backward()
         torch.nn.utils.clip_grad_norm_(single.parameters(), 0.1)
         step.step()
-        alone.dock.ports.release(own.plan.assembly.sites)
         start = alone.trainable().tensors()
         assert any(not torch.equal(weights[name], start[name]) for name in weights)
         for name, tensor in single.tensors().items():
             torch.testing.assert_close(weights[name], tensor, atol=1e-6, rtol=1e-4, msg=name)
-    for assembly in run.assemblies:
-        run.dock.ports.release(assembly.sites)
 
 
 def test_no_gradient_reaches_an_adapter_without_a_row(
@@ -140,14 +150,11 @@ def test_no_gradient_reaches_an_adapter_without_a_row(
 ) -> None:
     run = make_run(backbone, data, topics, tmp_path, "passes")
     together = run.trainable().train()
-    for assembly in run.assemblies:
-        run.dock.ports.acquire(assembly.sites)
-    together(**run.collator()([run.units[0], run.units[1]]))["loss"].backward()
+    with opened(run):
+        together(**run.collator()([run.units[0], run.units[1]]))["loss"].backward()
     mine, other = run.clipped(together)
     assert all(parameter.grad is not None for parameter in mine)
     assert all(parameter.grad is None for parameter in other)
-    for assembly in run.assemblies:
-        run.dock.ports.release(assembly.sites)
 
 
 def test_the_loss_of_a_shared_adapter_is_the_mean_over_rows(
@@ -156,12 +163,8 @@ def test_the_loss_of_a_shared_adapter_is_the_mean_over_rows(
     run = make_run(backbone, data, topics, tmp_path, "adapter")
     together, collated = run.trainable().eval(), run.collator()
     rows = [run.units[place] for place in (0, 60, 61)]
-    for assembly in run.assemblies:
-        run.dock.ports.acquire(assembly.sites)
-    whole = float(together(**collated(rows))["loss"])
-    ner, topic = (float(together(**collated(part))["loss"]) for part in (rows[:1], rows[1:]))
-    for assembly in run.assemblies:
-        run.dock.ports.release(assembly.sites)
+    with opened(run), torch.no_grad():
+        whole, ner, topic = (float(together(**collated(part))["loss"]) for part in (rows, rows[:1], rows[1:]))
     assert whole == pytest.approx(ner / 3 + topic * 2 / 3, abs=1e-5)
 
 
