@@ -146,6 +146,24 @@ class HuggingFaceBackbone(Backbone):
                 use_cache=False,
             )[0]
 
+    def layers(
+        self,
+        inputs: Mapping[str, Tensor],
+        reads: str = "encoder",
+        virtual: Virtual | None = None,
+        encoded: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Return the states that enter each layer, with what adapters have done to them, and the last ones."""
+        with Blocks(self.model).seen() as seen:
+            last = self.forward(inputs, reads, virtual, encoded)
+        odd = next((state for state in seen if state.shape != last.shape), None)
+        if odd is not None:
+            raise BackboneError(
+                f"the layers of {type(self.model).__name__} hand on states of the shape {tuple(odd.shape)}, and the "
+                f"last ones are {tuple(last.shape)}: they cannot be mixed"
+            )
+        return [*(state.to(last.device) for state in seen), last]
+
     def entering(self, inputs: Mapping[str, Tensor], layer: int | None) -> Tensor:
         """Return the hidden states that enter a layer; the first call checks that the model can begin there."""
         if layer is None:
@@ -351,6 +369,10 @@ def _open_ports(backbone: HuggingFaceBackbone, width: int, shown: Findings) -> t
                 attending[module] = port
     if "embedding" not in closed:
         ports["embeddings"] = _embedding_port(backbone)
+    try:
+        ports["layers"] = _layers_port(backbone.model)
+    except BackboneError as error:
+        closed["layers"] = str(error)
     if not any(port.kind == "linear" and port.role != "other" for port in ports.values()):
         raise BackboneError(_nothing_open(backbone, closed))
     return Ports(ports.values(), backbone.architecture, closed), attending
@@ -419,6 +441,11 @@ def _embedding_port(backbone: HuggingFaceBackbone) -> Port:
     stack = "encoder" if backbone.encoder_decoder else ""
     width = int(embeddings.weight.shape[-1])
     return Port("embeddings", "embedding", "embeddings", 0, stack, path, outputs=width)
+
+
+def _layers_port(model: PreTrainedModel) -> Port:
+    blocks = Blocks(model)
+    return Port("layers", "layers", "layers", len(blocks), "", blocks.path)
 
 
 def _attention_port(backbone: HuggingFaceBackbone, path: str, call: Call) -> Port | None:

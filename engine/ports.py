@@ -31,12 +31,12 @@ class Sites:
 
     @cached_property
     def needs(self) -> tuple[tuple[Port, Act], ...]:
-        """Each port that has to be open, with what is done there; prompts need none."""
+        """Each port that has to be open, with what is done there; what acts around the model needs none."""
         found: dict[tuple[Port, Act], None] = {}
         for site in self.sites:
             if site.port.kind == "attention":
                 found[site.port, "attend"] = None
-            elif site.port.kind != "embedding":
+            elif site.port.kind not in ("embedding", "layers"):
                 found[site.port, "transform" if site.side == "output" else "enter"] = None
             if site.source is not None:
                 found[site.source, "read"] = None
