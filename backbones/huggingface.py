@@ -4,7 +4,6 @@ Ports are read from the module tree and from one small batch that goes through t
 which each module shows its shapes. No architecture has code of its own here.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
@@ -19,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.pytorch_utils import Conv1D
 
-from adaptdock.backbones import attention, front, quantization, saving
+from adaptdock.backbones import attention, front, limits, quantization, saving
 from adaptdock.backbones.blocks import Blocks, check_resuming
 from adaptdock.backbones.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.drawing import drawing
@@ -38,8 +37,6 @@ from adaptdock.plugins.contracts import (
     Virtual,
 )
 from adaptdock.plugins.errors import BackboneError
-
-LONGEST = 8192  # where neither tokenizer nor configuration knows a limit
 
 
 class HuggingFace(BackboneFamily):
@@ -91,14 +88,14 @@ class HuggingFaceBackbone(Backbone):
         self.model = body(model).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
-        self.decoder_start = _decoder_start(model.config) if self.encoder_decoder else None
-        self.vocabulary = _vocabulary(tokenizer)
+        self.decoder_start = limits.decoder_start(model.config) if self.encoder_decoder else None
+        self.vocabulary = limits.vocabulary(tokenizer)
         self._resumed: set[int] = set()
         self._encoder_output: type[Any] = BaseModelOutput  # some encoders have one of their own
-        self._position_offset = _position_offset(self.model)
+        self._position_offset = limits.position_offset(self.model)
         reader = self.model.get_encoder() if self.encoder_decoder else self.model
         self._takes_positions = "position_ids" in signature(reader.forward).parameters
-        self.max_length = _max_length(self.model, self._position_offset, tokenizer)
+        self.max_length = limits.max_length(self.model, self._position_offset, tokenizer)
         shown = _probe(self)
         self.width = shown.width
         self.causal = shown.causal and not self.encoder_decoder
@@ -484,37 +481,3 @@ def _widths(module: nn.Module) -> tuple[int, int] | None:
 
 def _at_port(handler: AttentionHandler, port: Port) -> attention.Handler:
     return lambda key, value: handler(port, key.shape[0])
-
-
-def _vocabulary(tokenizer: Any) -> str:
-    """Return a hash of which token has which number: with another vocabulary the same weights mean nothing."""
-    if tokenizer is None:
-        return ""
-    tokens = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
-    return hashlib.sha256("\n".join(f"{number} {token}" for token, number in tokens).encode()).hexdigest()[:32]
-
-
-def _decoder_start(config: Any) -> int:
-    named = (getattr(config, "decoder_start_token_id", None), config.pad_token_id, 0)
-    return next(token for token in named if token is not None)
-
-
-def _position_offset(model: PreTrainedModel) -> int:
-    """Return the number of the first position: where a table of positions has one for padding, the next."""
-    offsets = [
-        module.padding_idx + 1
-        for path, module in model.named_modules()
-        if path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-    ]
-    return max(offsets, default=0)
-
-
-def _max_length(model: PreTrainedModel, position_offset: int, tokenizer: Any) -> int:
-    config = model.config.get_text_config()
-    limits = [LONGEST]
-    if tokenizer is not None and tokenizer.model_max_length < 10**9:
-        limits.append(int(tokenizer.model_max_length))
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions - position_offset)
-    return min(limits)

@@ -165,7 +165,7 @@ def plan(
         notes += cleaned.notes
     if "train" not in records:
         raise DataError("no training data: name it with --data or --train")
-    fitted = blank.fit(records["train"])
+    fitted = blank.fit(records["train"]).suit(reading(backbone, chosen.max_length, 0))
     for split in records.keys() - {"train"}:
         fitted.check(records[split], split)
     on, beneath = members.beneath(Path(chosen.on), backbone) if chosen.on else ([], [])
