@@ -113,7 +113,9 @@ def build(
 
     def callback(**values: Any) -> int:
         given = {name: config.get(name) if value in (None, ()) else value for name, value in values.items()}
-        return _train(_decide(given, entries, sharing, training, of_method), given["dry_run"], given["as_json"])
+        return _train(
+            _decide(given, entries, sharing, training, of_method), bool(given["dry_run"]), bool(given["as_json"])
+        )
 
     if config_path is not None:
         names = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]

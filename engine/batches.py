@@ -80,7 +80,7 @@ def shuffled(lengths: Sequence[int], rows: int, seed: int, grouped: bool) -> lis
     """Return a random order for training; ``grouped`` puts what is of like length into one batch of ``rows``."""
     if grouped:
         return shuffled_by_length(lengths, rows, seed)
-    return torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()  # type: ignore[no-any-return]
+    return torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def shuffled_by_length(lengths: Sequence[int], rows: int, seed: int) -> list[int]:

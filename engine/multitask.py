@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -198,11 +198,19 @@ class Together(nn.Module):
         self._outside = (backbone, ports)  # a tuple, so that they do not become part of this module
         self._backbone_dropout = options.backbone_dropout
 
+    @property
+    def _acting(self) -> list[Acting]:
+        return cast("list[Acting]", list(self.adapters))
+
+    @property
+    def _answering(self) -> list[Answering]:
+        return cast("list[Answering]", list(self.heads))
+
     def tensors(self) -> dict[str, Tensor]:
         """Return a copy of the weights; those that are shared stand under the name of each task."""
-        acting = [copied(adapter.tensors()) for adapter in self.adapters]
+        acting = [copied(adapter.tensors()) for adapter in self._acting]
         found = {}
-        for number, head in enumerate(self.heads):
+        for number, head in enumerate(self._answering):
             mine = {**acting[0 if self.shared else number], **copied(head.tensors())}
             found.update({f"{number}.{name}": tensor for name, tensor in mine.items()})
         return found
@@ -215,10 +223,10 @@ class Together(nn.Module):
         backbone, ports = self._outside
         inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
         tasks = owners.tolist()
-        head = self.heads[tasks[0]].assembly.head  # all of them read the same half
+        head = self._answering[tasks[0]].assembly.head  # all of them read the same half
         mask = mask_for(head, inputs)
         acting = [0] * len(tasks) if self.shared else tasks
-        rows = TrainedRows(backbone, list(self.adapters), acting, dropout=self.training)
+        rows = TrainedRows(backbone, self._acting, acting, dropout=self.training)
         with dropping(backbone.model, self._backbone_dropout and self.training):
             hidden = states(backbone, ports, rows, inputs, head.reads)
         hidden = hidden[:, -mask.shape[1] :]

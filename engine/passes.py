@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from adaptdock.engine.ports import OpenPorts
@@ -65,7 +66,7 @@ def resumed(
     None says that nothing has to be computed: they are the last states, or side by side those of all layers.
     """
     if layer is None:
-        return mixed(backbone, rows, hidden.split(backbone.width, dim=-1))
+        return mixed(backbone, rows, torch.split(hidden, backbone.width, dim=-1))
     with ports.routed(rows, {hidden.shape[1]}):
         return backbone.resumed(inputs, layer, hidden)
 

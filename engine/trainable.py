@@ -152,12 +152,12 @@ class TrainedRows:
     def __init__(self, backbone: Backbone, adapters: Sequence[Acting], owners: Sequence[int], dropout: bool) -> None:
         """Take, for each row, the number of its adapter among those given."""
         self.count, self._owners = len(owners), tuple(owners)
-        self._actions: dict[Side, dict[str, list[Action]]] = {"output": {}, "input": {}}
+        self._actions: dict[Side, dict[str, list[_TrainedAction]]] = {"output": {}, "input": {}}
         alike: dict[Hashable, _TrainedAction] = {}
         there = sorted(set(owners))
         acting = [(order, owner) for owner in there for order in range(len(adapters[owner]))]
         for order, owner in sorted(acting):  # an adapter's methods act in its own order
-            weights = adapters[owner][order]
+            weights: Any = adapters[owner][order]
             part: Part = weights.part
             for place, folded in part.folded(weights(), backbone).items():
                 key = (order, place, part.name, part.prefix, part.method.options.model_dump_json(), _shapes(folded))

@@ -79,7 +79,7 @@ class AdapterTrainer(Trainer):
         self._last_good = tensors
         found = self._run.check(tensors)
         self.log(dict(found.numbers))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)  # type: ignore[arg-type]
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return dict(found.numbers)
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:

@@ -111,7 +111,7 @@ class MaskedVerbalizerHead(MaskedLanguageHead):
         """Return the mean logit of each class's words (R, T, classes); no other word is computed."""
         wanted = [token for own in self.words for token in own]
         logits = super().apply(parameters, Tied(hidden.states, hidden.embeddings[wanted]), mask)
-        parts = logits.split([len(own) for own in self.words], dim=-1)
+        parts = torch.split(logits, [len(own) for own in self.words], dim=-1)
         return torch.stack([part.mean(-1) for part in parts], dim=-1)
 
 
