@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from adaptdock.engine.ports import OpenPorts
+from adaptdock.engine.ports import OpenPorts, joined
 from adaptdock.engine.rows import Rows, virtual
 from adaptdock.plugins.contracts import Backbone, Head, Port, PortKind, Tied, Virtual
 
@@ -26,7 +26,12 @@ def mixed(backbone: Backbone, rows: Rows, layers: Sequence[Tensor]) -> Tensor:
     """Return what heads read (R, L + T, W): the last states, or what the rows' adapters make of those of all layers."""
     port, out = _only_port(backbone, "layers"), layers[-1]
     for action in () if port is None else rows.at(port):
-        out = action.method.mix(action.parameters(out), layers, out)
+        span, parameters = action.span, action.parameters(out)
+        if span is None:
+            out = action.method.mix(parameters, layers, out)
+        else:
+            changed = action.method.mix(parameters, [layer[span] for layer in layers], out[span])
+            out = joined(out, span, changed)
     return out
 
 
