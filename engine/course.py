@@ -122,7 +122,7 @@ class Course(ABC, Generic[Left]):
         """Return the parameters whose gradients are measured, and shortened, together."""
         return [list(trainable.parameters())]
 
-    def told(self, logs: Mapping[str, float]) -> Mapping[str, float]:
+    def told(self) -> Mapping[str, float]:
         """Return what stands in the history beside a training loss."""
         return {}
 

@@ -364,7 +364,7 @@ class TogetherRun(Course[list[Result]]):
         patience = self.options.patience
         return bool(patience) and all(found is not None and found >= patience for found in since)
 
-    def told(self, logs: Mapping[str, float]) -> Mapping[str, float]:
+    def told(self) -> Mapping[str, float]:
         """Return the mean loss of each task since it was last told."""
         assert self._together is not None
         found = {}

@@ -84,7 +84,7 @@ class AdapterTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
         """Add what the run tells of itself to each training loss."""
-        super().log({**logs, **(self._run.told(logs) if "loss" in logs else {})}, *arguments, **named)
+        super().log({**logs, **(self._run.told() if "loss" in logs else {})}, *arguments, **named)
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         try:
