@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -69,11 +70,13 @@ class Blocks:
 
     @contextmanager
     def seen(self) -> Iterator[list[Tensor]]:
-        """Let the list that is given fill with each block's input (R, T, W), while the context is open."""
+        """Let the list that is given fill with each block's input (R, T, W), of this thread's pass alone."""
         states: list[Tensor] = []
+        mine = get_ident()
 
         def see(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            states.append(args[0] if args else named["hidden_states"])
+            if get_ident() == mine:
+                states.append(args[0] if args else named["hidden_states"])
 
         handles = [block.register_forward_pre_hook(see, with_kwargs=True, prepend=True) for block in self.modules]
         try:

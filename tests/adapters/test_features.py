@@ -1,5 +1,6 @@
 """A mix of layers: what transformers says the layers are, mixed as ELMo does, beside rows without a mix."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,20 @@ def test_a_bare_row_is_bit_for_bit_what_it_is_in_a_batch_without_a_mix(backbone:
     inputs = collate(backbone, features(dock, name))
     with dock.boarding([None, None, None]) as bare, dock.boarding([None, name, None]) as rows:
         assert torch.equal(dock.hidden(bare, inputs)[[0, 2]], dock.hidden(rows, inputs)[[0, 2]])
+
+
+def test_threads_do_not_see_the_layers_of_each_other(backbone: Backbone, dock: Dock) -> None:
+    names = [dock.dock(adapter(backbone, seed=seed)) for seed in range(4)]
+    given = [features(dock, names[0])[seed % 3] for seed in range(4)]
+
+    def ask(number: int) -> list[torch.Tensor]:
+        with dock.boarding([names[number]]) as rows:
+            return [dock.logits(rows, [given[number]])[0] for _ in range(20)]
+
+    expected = [ask(number)[0] for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for one, found in zip(expected, pool.map(ask, range(4)), strict=True):
+            assert all(torch.equal(one, other) for other in found)
 
 
 def test_its_weights_learn_and_a_reloaded_file_gives_the_same_logits(
