@@ -4,7 +4,6 @@ Ports are read from the module tree and from one small batch that goes through t
 which each module shows its shapes. No architecture has code of its own here.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
@@ -19,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.pytorch_utils import Conv1D
 
-from adaptdock.backbones import attention, front, quantization, saving
+from adaptdock.backbones import attention, front, limits, quantization, saving
 from adaptdock.backbones.blocks import Blocks, check_resuming
 from adaptdock.backbones.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.drawing import drawing
@@ -30,8 +29,6 @@ from adaptdock.backbones.quiet import quiet
 from adaptdock.backbones.roles import attention_role, is_expert, place, role
 from adaptdock.plugins.contracts import AttentionHandler, Backbone, BackboneFamily, LoadOptions, Port, Ports, Virtual
 from adaptdock.plugins.errors import BackboneError
-
-LONGEST = 8192  # where neither tokenizer nor configuration knows a limit
 
 
 class HuggingFace(BackboneFamily):
@@ -83,14 +80,14 @@ class HuggingFaceBackbone(Backbone):
         self.model = body(model).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
-        self.decoder_start = _decoder_start(model.config) if self.encoder_decoder else None
-        self.vocabulary = _vocabulary(tokenizer)
+        self.decoder_start = limits.decoder_start(model.config) if self.encoder_decoder else None
+        self.vocabulary = limits.vocabulary(tokenizer)
         self._resumed: set[int] = set()
         self._encoder_output: type[Any] = BaseModelOutput  # some encoders have one of their own
-        self._position_offset = _position_offset(self.model)
+        self._position_offset = limits.position_offset(self.model)
         reader = self.model.get_encoder() if self.encoder_decoder else self.model
         self._takes_positions = "position_ids" in signature(reader.forward).parameters
-        self.max_length = _max_length(self.model, self._position_offset, tokenizer)
+        self.max_length = limits.max_length(self.model, self._position_offset, tokenizer)
         shown = _probe(self)
         self.width = shown.width
         self.causal = shown.causal and not self.encoder_decoder
@@ -145,6 +142,24 @@ class HuggingFaceBackbone(Backbone):
         return {
             name: given for name, given in inputs.items() if name != "attention_mask" or "position_ids" not in inputs
         }
+
+    def layers(
+        self,
+        inputs: Mapping[str, Tensor],
+        reads: str = "encoder",
+        virtual: Virtual | None = None,
+        encoded: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Return the states that enter each layer, with what adapters have done to them, and the last ones."""
+        with Blocks(self.model).seen() as seen:
+            last = self.forward(inputs, reads, virtual, encoded)
+        odd = next((state for state in seen if state.shape != last.shape), None)
+        if odd is not None:
+            raise BackboneError(
+                f"the layers of {type(self.model).__name__} hand on states of the shape {tuple(odd.shape)}, and the "
+                f"last ones are {tuple(last.shape)}: they cannot be mixed"
+            )
+        return [*(state.to(last.device) for state in seen), last]
 
     def entering(self, inputs: Mapping[str, Tensor], layer: int | None) -> Tensor:
         """Return the hidden states that enter a layer; the first call checks that the model can begin there."""
@@ -351,6 +366,10 @@ def _open_ports(backbone: HuggingFaceBackbone, width: int, shown: Findings) -> t
                 attending[module] = port
     if "embedding" not in closed:
         ports["embeddings"] = _embedding_port(backbone)
+    try:
+        ports["layers"] = _layers_port(backbone.model)
+    except BackboneError as error:
+        closed["layers"] = str(error)
     if not any(port.kind == "linear" and port.role != "other" for port in ports.values()):
         raise BackboneError(_nothing_open(backbone, closed))
     return Ports(ports.values(), backbone.architecture, closed), attending
@@ -421,6 +440,11 @@ def _embedding_port(backbone: HuggingFaceBackbone) -> Port:
     return Port("embeddings", "embedding", "embeddings", 0, stack, path, outputs=width)
 
 
+def _layers_port(model: PreTrainedModel) -> Port:
+    blocks = Blocks(model)
+    return Port("layers", "layers", "layers", len(blocks), "", blocks.path)
+
+
 def _attention_port(backbone: HuggingFaceBackbone, path: str, call: Call) -> Port | None:
     where = place(path, backbone.encoder_decoder)
     if where is None:
@@ -457,37 +481,3 @@ def _widths(module: nn.Module) -> tuple[int, int] | None:
 
 def _at_port(handler: AttentionHandler, port: Port) -> attention.Handler:
     return lambda key, value: handler(port, key.shape[0])
-
-
-def _vocabulary(tokenizer: Any) -> str:
-    """Return a hash of which token has which number: with another vocabulary the same weights mean nothing."""
-    if tokenizer is None:
-        return ""
-    tokens = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
-    return hashlib.sha256("\n".join(f"{number} {token}" for token, number in tokens).encode()).hexdigest()[:32]
-
-
-def _decoder_start(config: Any) -> int:
-    named = (getattr(config, "decoder_start_token_id", None), config.pad_token_id, 0)
-    return next(token for token in named if token is not None)
-
-
-def _position_offset(model: PreTrainedModel) -> int:
-    """Return the number of the first position: where a table of positions has one for padding, the next."""
-    offsets = [
-        module.padding_idx + 1
-        for path, module in model.named_modules()
-        if path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-    ]
-    return max(offsets, default=0)
-
-
-def _max_length(model: PreTrainedModel, position_offset: int, tokenizer: Any) -> int:
-    config = model.config.get_text_config()
-    limits = [LONGEST]
-    if tokenizer is not None and tokenizer.model_max_length < 10**9:
-        limits.append(int(tokenizer.model_max_length))
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions - position_offset)
-    return min(limits)

@@ -43,7 +43,8 @@ from adaptdock.engine.batches import by_length, collate, collate_labels, length
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import load_backbone
 from adaptdock.engine.options import DTYPES
-from adaptdock.engine.training import Plan, Run, plan
+from adaptdock.engine.planning import Plan, plan
+from adaptdock.engine.training import Run
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, LoadOptions, Record
 from adaptdock.tasks.qa import END, START

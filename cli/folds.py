@@ -7,14 +7,15 @@ from adaptdock.cli.output import note, show_table
 from adaptdock.cli.places import LOG
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings
+from adaptdock.engine.course import Progress
 from adaptdock.engine.folds import Fold, cross_validate, summary
-from adaptdock.engine.training import Plan, Progress
+from adaptdock.engine.planning import Plan
 
 
 def try_folds(made: Plan, settings: Settings, count: int, as_json: bool) -> dict[str, Any]:
     """Train on all folds but one, for each fold; show a table of what was found, and return it for JSON."""
     metric = type(made.task).metric
-    with watching(metric, settings.run_dir / LOG, silent=True) as watch:
+    with watching(settings.run_dir / LOG, silent=True) as watch:
 
         def progress(number: int) -> Any:
             note(f"fold {number} of {count}")

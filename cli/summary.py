@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.cli.output import count, show_json, show_metrics, show_pairs
-from adaptdock.engine.training import Plan, Result
+from adaptdock.engine.planning import Plan
+from adaptdock.engine.training import Result
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:

@@ -9,17 +9,19 @@ from typing import Any
 import click
 
 from adaptdock.cli.config import check_keys
-from adaptdock.cli.flags import LOADING, FieldFlags, Flag, SectionedCommand, field_flags
+from adaptdock.cli.flags import LOADING, FieldFlags, Flag, SectionedCommand, field_flags, peek
 from adaptdock.cli.output import note, show_json, show_metrics, show_pairs, show_table
 from adaptdock.cli.places import LOG, check_places, clear
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings, decide
-from adaptdock.cli.train import BACKBONE, METHOD, NOT_IN_CONFIG, Chosen, choose, peek, what_flags
+from adaptdock.cli.train import BACKBONE, METHOD, NOT_IN_CONFIG, Chosen, choose, what_flags
 from adaptdock.engine.assembly import validated
+from adaptdock.engine.course import BEST, CHECKPOINTS, Progress
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import evaluate
+from adaptdock.engine.planning import Plan, plan
 from adaptdock.engine.sweep import Finished, Pruned, Report, SearchOptions, Space, Sweep, Trial, ranked
-from adaptdock.engine.training import BEST, CHECKPOINTS, Plan, Progress, Run, fresh_folder, plan
+from adaptdock.engine.training import Run, fresh_folder
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
@@ -231,7 +233,7 @@ class Trials:
         made.records.pop("test", None)
         clear(folder)
         settings.write()
-        with watching(self.metric, folder / LOG, silent=True) as watch:
+        with watching(folder / LOG, silent=True) as watch:
 
             def hear(progress: Progress) -> None:
                 watch(progress)

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from adaptdock.cli import together
 from adaptdock.cli.config import check_keys, read_config
-from adaptdock.cli.flags import DATA, LOADING, FieldFlags, Flag, SectionedCommand, data_flags, field_flags
+from adaptdock.cli.flags import DATA, LOADING, FieldFlags, Flag, SectionedCommand, data_flags, field_flags, peek
 from adaptdock.cli.folds import try_folds
 from adaptdock.cli.output import note, show_json
 from adaptdock.cli.places import LOG, check_places, clear
@@ -19,7 +20,8 @@ from adaptdock.engine.assembly import validated
 from adaptdock.engine.dock import load_backbone
 from adaptdock.engine.folds import FoldOptions
 from adaptdock.engine.options import TrainingOptions, merge_options
-from adaptdock.engine.training import Plan, Result, carry_out, plan
+from adaptdock.engine.planning import Plan, plan
+from adaptdock.engine.training import Result, carry_out
 from adaptdock.hub.file import write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import UsageError
@@ -63,6 +65,10 @@ class Chosen:
 
 
 def _build(arguments: Sequence[str]) -> SectionedCommand:
+    config, path = _configured(arguments)
+    tasks = peek(arguments, "tasks") or config.get("tasks")
+    if tasks:
+        return together.build(arguments, config, path, tasks)
     chosen, fixed = choose(arguments), what_flags()
     flags = [*fixed, *chosen.method.flags, *chosen.task.flags, *chosen.training.flags, *LOADING.flags, *_output_flags()]
 
@@ -78,8 +84,7 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
 
 def choose(arguments: Sequence[str], method: str | None = None) -> Chosen:
     """Return the flags that arguments make possible, with a method other than theirs where one is named."""
-    path = peek(arguments, "config")
-    config = read_config(Path(path)) if path else {}
+    config, path = _configured(arguments)
     method = method or peek(arguments, "method") or config.get("method") or METHOD
     given = peek(arguments, "task") or config.get("task")
     task = given or EXAMPLE_TASK
@@ -91,18 +96,13 @@ def choose(arguments: Sequence[str], method: str | None = None) -> Chosen:
     )
     title = f"Task {task}" if given else f"Task {task} (for example; --task chooses)"
     of_task = field_flags(registry.load("task", task).Options, "task", title, reserved | of_method.fields.keys())
-    return Chosen(config, Path(path) if path else None, training, of_method, of_task)
+    return Chosen(config, path, training, of_method, of_task)
 
 
-def peek(arguments: Sequence[str], name: str) -> str | None:
-    """Return the value of an option before the arguments are parsed."""
-    found = None
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
-        if argument == f"--{name}":
-            found = following
-        elif argument.startswith(f"--{name}="):
-            found = argument.partition("=")[2]
-    return found
+def _configured(arguments: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
+    """Return what the file of ``--config`` says, and its path; nothing where none is named."""
+    named = peek(arguments, "config")
+    return ({}, None) if named is None else (read_config(Path(named)), Path(named))
 
 
 def what_flags() -> list[Flag]:
@@ -124,6 +124,12 @@ def what_flags() -> list[Flag]:
             shown=f"default: {BACKBONE}",
         ),
         Flag(["--config"], section=MAIN, metavar="FILE", help="YAML or TOML file with flags; those given here win."),
+        Flag(
+            ["--tasks"],
+            section=MAIN,
+            metavar="FILE",
+            help="Several tasks in place of one, named in a YAML or TOML file: adapt train --tasks FILE --help.",
+        ),
         Flag(["--resume"], section=MAIN, metavar="RUN_DIR", help="Go on with a run that was interrupted."),
         Flag(["--dry-run"], section=MAIN, is_flag=True, help="Show what would be trained, and write nothing."),
         *data_flags(splits),
@@ -186,6 +192,8 @@ def _resume(values: dict[str, Any]) -> int:
     if others:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
+    if together.is_together(Path(values["resume"])):
+        return together.resume(Path(values["resume"]), values["output"], bool(values["overwrite"]), values["as_json"])
     settings = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
     check_places(settings, resume=True)
     made = _plan(settings)
@@ -213,7 +221,7 @@ def _plan(settings: Settings) -> Plan:
 
 
 def _run(made: Plan, settings: Settings, as_json: bool, resume: bool, folds: Mapping[str, Any] | None = None) -> int:
-    with watching(type(made.task).metric, settings.run_dir / LOG) as watch:
+    with watching(settings.run_dir / LOG) as watch:
         result = carry_out(made, settings.run_dir, settings.name, watch, resume)
     write_file(settings.output, result.adapter)
     verdict = _report(settings.run_dir, made, result)

@@ -76,6 +76,13 @@ def by_length(lengths: Sequence[int], rows: int, tokens: int) -> Iterator[list[i
         yield batch
 
 
+def shuffled(lengths: Sequence[int], rows: int, seed: int, grouped: bool) -> list[int]:
+    """Return a random order for training; ``grouped`` puts what is of like length into one batch of ``rows``."""
+    if grouped:
+        return shuffled_by_length(lengths, rows, seed)
+    return torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
 def shuffled_by_length(lengths: Sequence[int], rows: int, seed: int) -> list[int]:
     """Return an order for training: random, but with neighbours of like length within each batch.
 

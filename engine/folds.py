@@ -13,8 +13,10 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from adaptdock.engine.augmentation import augment
+from adaptdock.engine.course import Progress
 from adaptdock.engine.data import NOT_GIVEN, load_splits
-from adaptdock.engine.training import Plan, Progress, Result, Run, make_units
+from adaptdock.engine.planning import Plan, make_units
+from adaptdock.engine.training import Result, Run
 from adaptdock.plugins.contracts import Options, Record
 from adaptdock.plugins.errors import DataError
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from adaptdock.engine.passes import in_front
+from adaptdock.engine.passes import in_front, mixes
 from adaptdock.engine.rows import places
 from adaptdock.plugins.contracts import Options
 from adaptdock.plugins.errors import BackboneError, UsageError
@@ -73,6 +73,10 @@ def generate_ids(dock: "Dock", rows: "Sequence[Row]", inputs: dict[str, Tensor],
     mine, order = dock.backbone, dock.order(rows)
     inputs = {name: tensor[order] for name, tensor in inputs.items()}
     mixed = dock.mixed([rows[number] for number in order])
+    if mixes(mine, mixed):
+        raise UsageError(
+            "an adapter that mixes layers for its head cannot write: the language model reads the last ones"
+        )
     prompts = in_front(mine, mixed)
     length = inputs["input_ids"].shape[1] + (0 if prompts is None else prompts.mask.shape[1])
     seeds = None

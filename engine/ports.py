@@ -31,12 +31,12 @@ class Sites:
 
     @cached_property
     def needs(self) -> tuple[tuple[Port, Act], ...]:
-        """Each port that has to be open, with what is done there; prompts need none."""
+        """Each port that has to be open, with what is done there; what acts around the model needs none."""
         found: dict[tuple[Port, Act], None] = {}
         for site in self.sites:
             if site.port.kind == "attention":
                 found[site.port, "attend"] = None
-            elif site.port.kind != "embedding":
+            elif site.port.kind not in ("embedding", "layers"):
                 found[site.port, "transform" if site.side == "output" else "enter"] = None
             if site.source is not None:
                 found[site.source, "read"] = None
@@ -188,7 +188,7 @@ def _entered(batch: _Pass, port: Port, args: tuple[Any, ...]) -> tuple[Any, ...]
         if span is None:
             x = action.method.enter(action.parameters(x), x)
         else:
-            x = _joined(x, span, action.method.enter(action.parameters(x), x[span]))
+            x = joined(x, span, action.method.enter(action.parameters(x), x[span]))
     return x.reshape(args[0].shape), *args[1:]
 
 
@@ -210,10 +210,10 @@ def _transformed(batch: _Pass, port: Port, x: Tensor, out: Tensor) -> Tensor | N
             part = result[span]
             changed = action.method.transform(parameters, read[span], part, action.dropout)
             if changed is not part:  # else it was written into its place
-                result = _joined(result, span, changed)
+                result = joined(result, span, changed)
     return result if result.shape == out.shape else result.reshape(out.shape)
 
 
-def _joined(whole: Tensor, span: slice, part: Tensor) -> Tensor:
+def joined(whole: Tensor, span: slice, part: Tensor) -> Tensor:
     """Return rows of which those of a span are others."""
     return torch.cat([whole[: span.start], part, whole[span.stop :]])

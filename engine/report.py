@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptdock.engine.training import Plan, Result
+from adaptdock.engine.planning import Plan
+from adaptdock.engine.training import Result
 
 RISING = 2
 """Validations in a row after which a rising validation loss counts as overfitting."""

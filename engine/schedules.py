@@ -15,12 +15,12 @@ from torch import nn
 
 from adaptdock.engine.assembly import Assembly
 from adaptdock.engine.ports import OpenPorts
-from adaptdock.engine.trainable import Trainable
+from adaptdock.engine.trainable import Acting, Trainable
 from adaptdock.plugins.contracts import Backbone, Port
 from adaptdock.plugins.errors import UsageError
 
 if TYPE_CHECKING:
-    from adaptdock.engine.training import Plan
+    from adaptdock.engine.planning import Plan
 
 
 def slanted_triangular(step: int, steps: int, rise: float, ratio: float) -> float:
@@ -44,10 +44,13 @@ class Distances:
         self.head = any(parameter.trained for parameter in head)
         self._top: dict[str, int] = defaultdict(int)
         for port in backbone.ports:
-            self._top[port.stack] = max(self._top[port.stack], port.layer)
+            if port.kind != "layers":
+                self._top[port.stack] = max(self._top[port.stack], port.layer)
 
     def of_port(self, port: Port) -> int:
-        """Return the distance of what acts at a port."""
+        """Return the distance of what acts at a port; what mixes layers stands above them, as the head does."""
+        if port.kind == "layers":
+            return 0
         layer = -1 if port.kind == "embedding" else port.layer
         return self._top[port.stack] - layer + self.head
 
@@ -60,14 +63,14 @@ class Distances:
                     found.add(self.of_port(part.by_port[place].port))
         return sorted(found)
 
-    def of_parameters(self, trainable: Trainable) -> dict[nn.Parameter, int]:
+    def of_parameters(self, head: nn.Module, acting: Acting) -> dict[nn.Parameter, int]:
         """Return the distance of each parameter that is trained, whatever detour it takes to its port.
 
         Raises :class:`UsageError` where weights at several distances come from one parameter.
         """
-        found: dict[nn.Parameter, int] = {weight: 0 for weight in trainable.head.values() if weight.requires_grad}
+        found: dict[nn.Parameter, int] = {weight: 0 for weight in head.parameters() if weight.requires_grad}
         module: Any
-        for module in trainable.parts:
+        for module in acting:
             weights = [weight for weight in module.parameters() if weight.requires_grad]
             for distance, total in self._totals(module).items():
                 reached = torch.autograd.grad(total, weights, retain_graph=True, allow_unused=True)
@@ -145,7 +148,8 @@ def check(plan: "Plan") -> None:
             "--layer-decay and --unfreeze-epochs tell layers apart, and this adapter is trained at one place only: "
             "leave them off"
         )
-    distances.of_parameters(Trainable(plan.backbone, OpenPorts(plan.backbone), plan.assembly, options.seed))
+    trial = Trainable(plan.backbone, OpenPorts(plan.backbone), plan.assembly, options.seed)
+    distances.of_parameters(trial.head, trial.parts)
     last = frozen_until(plan)
     if last >= options.epochs:
         raise UsageError(

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
+from adaptdock.engine.course import BEST, Progress, identify
 from adaptdock.engine.dock import Dock
+from adaptdock.engine.planning import Plan, make_units
 from adaptdock.engine.prediction import digests_of
 from adaptdock.engine.report import write_report
-from adaptdock.engine.training import BEST, Plan, Progress, Result, Run, identify, make_units
+from adaptdock.engine.training import Result, Run
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Record
 from adaptdock.plugins.errors import FileError

@@ -148,6 +148,13 @@ class Task(ABC):
     def fit(self, records: Sequence[Record]) -> Self:
         """Return this task with what it learns from the training records (the label names)."""
 
+    def suit(self, reading: Reading) -> Self:
+        """Return this task, after :meth:`fit`, with what it learns from the backbone's tokenizer.
+
+        Raises :class:`BackboneError` or :class:`UsageError` where they do not go together.
+        """
+        return self
+
     @abstractmethod
     def check(self, records: Sequence[Record], split: str) -> None:
         """Raise :class:`DataError` where records do not go with what :meth:`fit` has learnt."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.plugins.contracts import Cleaned, Options, Record
+from adaptdock.plugins.contracts import Cleaned, Head, Options, Record
 from adaptdock.plugins.errors import DataError
 from adaptdock.plugins.heads import SequenceHead
 from adaptdock.tasks.sequences import TEXT, SequenceTask, mean
@@ -130,7 +130,7 @@ class Classification(SequenceTask):
 
     # ------------------------------------------------------------------------------------ model
 
-    def head(self) -> SequenceHead:
+    def head(self) -> Head:
         """Return a linear map from the mean state to the classes."""
         return SequenceHead(len(self.options.labels))
 

@@ -17,7 +17,8 @@ from adaptdock.engine.augmentation import RATES, Augmented, augment, parse
 from adaptdock.engine.backtranslation import Translator, back_translated
 from adaptdock.engine.data import Source
 from adaptdock.engine.options import TrainingOptions
-from adaptdock.engine.training import Run, plan
+from adaptdock.engine.planning import plan
+from adaptdock.engine.training import Run
 from adaptdock.hub.file import write_file
 from adaptdock.plugins.contracts import Backbone, Record, Task
 from adaptdock.plugins.errors import AdaptError, DataError, UnknownNameError, UsageError

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from adaptdock.engine.course import Progress
 from adaptdock.engine.data import Source
 from adaptdock.engine.folds import cross_validate, divide, summary
-from adaptdock.engine.training import Plan, Progress, plan
+from adaptdock.engine.planning import Plan, plan
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import DataError
 

@@ -12,7 +12,8 @@ from writers import writing_backbone, writing_tokenizer
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.batches import collate, collate_labels
 from adaptdock.engine.data import Source
-from adaptdock.engine.training import Plan, Run, plan
+from adaptdock.engine.planning import Plan, plan
+from adaptdock.engine.training import Run
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import BackboneError, UsageError
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine import trainer as trainers
+from adaptdock.engine.course import Progress
 from adaptdock.engine.data import Source
+from adaptdock.engine.planning import plan
 from adaptdock.engine.schedules import Distances, slanted_triangular
-from adaptdock.engine.training import Progress, Result, Run, plan
+from adaptdock.engine.training import Result, Run
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import UsageError
 
@@ -111,7 +113,7 @@ def test_each_layer_has_its_share_of_the_rate_of_the_one_above(
     made(backbone, data, tmp_path, epochs=1, **given)()
     found, trainer = traced[0].rates, traced[0]
     groups = trainer.optimizer.param_groups
-    distances = Distances(backbone, trainer.model.assembly).of_parameters(trainer.model)
+    distances = Distances(backbone, trainer.model.assembly).of_parameters(trainer.model.head, trainer.model.parts)
     for step, rates in enumerate(found):
         whole = rate * slanted_triangular(step, STEPS, 0.1, 32)
         for group, own in zip(groups, rates, strict=True):

@@ -12,8 +12,9 @@ from adaptdock.engine import selftraining
 from adaptdock.engine.assembly import make_task
 from adaptdock.engine.data import Reader, Source
 from adaptdock.engine.dock import Dock
+from adaptdock.engine.planning import Plan, plan
 from adaptdock.engine.selftraining import SelfTraining, pseudo_labelled
-from adaptdock.engine.training import Plan, Result, Run, plan, train
+from adaptdock.engine.training import Result, Run, train
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone, Feature, Record, Task
 from adaptdock.plugins.errors import DataError, UsageError

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from adaptdock.engine.course import Progress
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock
+from adaptdock.engine.planning import plan
 from adaptdock.engine.report import write_report
-from adaptdock.engine.training import Progress, Result, Run, plan, train
+from adaptdock.engine.training import Result, Run, train
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import AdaptError, FileError, UsageError
@@ -178,7 +180,8 @@ from pathlib import Path
 import torch; torch.set_num_threads(1)
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import load_backbone
-from adaptdock.engine.training import Run, plan
+from adaptdock.engine.planning import plan
+from adaptdock.engine.training import Run
 from adaptdock.plugins.contracts import LoadOptions
 
 model, data, folder, kill = sys.argv[1:]

@@ -15,7 +15,8 @@ from writers import writing_backbone
 from adaptdock.engine.batches import collate_labels
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import Dock
-from adaptdock.engine.training import Run, plan
+from adaptdock.engine.planning import plan
+from adaptdock.engine.training import Run
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone, Feature, Reading
 from adaptdock.plugins.errors import DataError
