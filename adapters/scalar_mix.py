@@ -1,8 +1,8 @@
 """ELMo's scalar mix (Peters et al. 2018, arXiv:1802.05365, section 3.2): learned weights for the layers of a backbone.
 
 ``gamma * sum_j s_j h_j`` with s = softmax(w), for layers h_j that lie side by side in what enters the port. The
-backbone puts out their mean, which is this at w = 0 and gamma = 1; gamma is kept as its difference from one, so that zeros
-are the identity. What acts is ``out + sum_j (gamma s_j - 1/N) h_j``.
+backbone puts out their mean, which is this at w = 0 and gamma = 1; gamma is kept as its difference from one, so that
+zeros are the identity. What acts is ``out + sum_j (gamma s_j - 1/N) h_j``.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class ScalarMix(Method):
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
         """Add what other shares make of the layers, (R, T, layers * W) -> (R, T, W)."""
         change = parameters["share_change"]
-        layers = x.unflatten(-1, (change.shape[-1], -1))  # (R, T, layers, W)
+        layers = x.reshape(*x.shape[:-1], change.shape[-1], -1)  # (R, T, layers, W)
         return out + (layers * change[:, None, :, None]).sum(-2)
 
     def reparameterise(self, start: Mapping[str, Tensor], generator: object) -> nn.Module | None:

@@ -1,13 +1,14 @@
 """AWD-LSTM (Merity et al. 2018, arXiv:1708.02182), the network of ULMFiT (Howard and Ruder 2018, arXiv:1801.06146).
 
-Layers of LSTMs in one direction; the last is as wide as the embeddings, which also map to the vocabulary. While it trains it
-drops whole words from the table of embeddings, recurrent weights, and of each row the same channels at every step.
-What is dropped, and where, is as in fastai's ``AWD_LSTM``.
+Layers of LSTMs in one direction; the last is as wide as the embeddings, which also map to the vocabulary. While it
+trains it drops whole words from the table of embeddings, recurrent weights, and of each row the same channels at every
+step. What is dropped, and where, is as in fastai's ``AWD_LSTM``.
 
 Shapes are written with these letters: R rows, T steps, E the width of the embeddings, V words of the vocabulary.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -93,9 +94,7 @@ class AWDLSTM(nn.Module):
         self.embeddings = Embeddings(vocabulary, width, padding_idx=padding)
         self.embeddings.share = dropout.embedding
         widths = [width, *[hidden] * (layers - 1), width]
-        self.layers = nn.ModuleList(
-            Layer(inputs, outputs, dropout.weight) for inputs, outputs in zip(widths, widths[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(Layer(inputs, outputs, dropout.weight) for inputs, outputs in pairwise(widths))
         self.input_dropout = Variational(dropout.input)
         self.hidden_dropout = Variational(dropout.hidden)
         self.output_dropout = Variational(dropout.output)

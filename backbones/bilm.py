@@ -62,7 +62,7 @@ class Highway(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (R, T, F)."""
         carry = self.carry(x).sigmoid()
-        return carry * self.transform(x).relu() + (1 - carry) * x
+        return carry * self.transform(x).relu() + (1 - carry) * x  # type: ignore[no-any-return]
 
 
 class CharacterCNN(nn.Module):
@@ -84,7 +84,7 @@ class CharacterCNN(nn.Module):
         x = torch.cat(seen, dim=-1).view(rows, words, -1)
         for highway in self.highways:
             x = highway(x)
-        return x if self.projection is None else self.projection(x)  # type: ignore[no-any-return]
+        return x if self.projection is None else self.projection(x)
 
 
 class Both(nn.Module):
@@ -122,7 +122,7 @@ class Mix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean."""
-        return x.unflatten(-1, (self.layers, -1)).mean(-2)
+        return x.reshape(*x.shape[:-1], self.layers, -1).mean(-2)
 
 
 class BiLM(nn.Module):
@@ -143,8 +143,8 @@ class BiLM(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor, states: "list[list[State]] | None" = None) -> list[Tensor]:
         """Return each layer's outputs (R, T, 2 O), that of the token vectors (R, T, P), twice side by side, first.
 
-        ``states`` holds a list for each layer (an empty one where its directions begin with zeros), which is filled with
-        the states after each row's last word: given again with the next words, they are read on from there.
+        ``states`` holds a list for each layer (an empty one where its directions begin with zeros), which is filled
+        with the states after each row's last word: given again with the next words, they are read on from there.
         """
         x = torch.cat([tokens, tokens], dim=-1)
         found = [x]

@@ -4,9 +4,9 @@
     c_t = sigmoid(f) * c_(t-1) + sigmoid(i) * tanh(g)
     h_t = W_p (sigmoid(o) * tanh(c_t))
 
-(Hochreiter and Schmidhuber 1997, the projection W_p of Sak et al. 2014; gates in torch's order.) ``torch.nn.LSTM`` computes
-the same in one kernel, into which nothing reaches. Here the map of the inputs is one product over all steps,
-those of the state and the projection one product a step.
+(Hochreiter and Schmidhuber 1997, the projection W_p of Sak et al. 2014; gates in torch's order.) ``torch.nn.LSTM``
+computes the same in one kernel, into which nothing reaches. Here the map of the inputs is one product over all
+steps, those of the state and the projection one product a step.
 
 Shapes are written with these letters: R rows, T steps, I inputs, H the width of the cell, O that of the output.
 """
@@ -41,8 +41,9 @@ class RecurrentMap(nn.Linear):
 class LSTM(nn.Module):
     """One direction of a layer. ``projection`` is the width O, if it is not that of the cell.
 
-    ``cell_clip`` and ``projection_clip`` bound the cell and what the projection puts out. Of the recurrent weights
-    the share ``weight_dropout`` is dropped while training, once for a whole pass (Merity et al. 2018, arXiv:1708.02182).
+    ``cell_clip`` and ``projection_clip`` bound the cell and what the projection puts out. Of the recurrent
+    weights the share ``weight_dropout`` is dropped while training, once for a whole pass (Merity et al. 2018,
+    arXiv:1708.02182).
     """
 
     def __init__(

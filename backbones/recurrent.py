@@ -111,7 +111,7 @@ def check_options(name: str, options: LoadOptions) -> None:
 
 def chosen_dtype(options: LoadOptions) -> torch.dtype:
     """Return the precision that the options name; float32 for ``auto``."""
-    return torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)  # type: ignore[no-any-return]
+    return torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
 
 
 def place(state: Mapping[str, Tensor], model: nn.Module, name: str) -> None:

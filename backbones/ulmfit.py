@@ -1,7 +1,7 @@
 """ULMFiT (Howard and Ruder 2018, arXiv:1801.06146): an AWD-LSTM from the files of fastai.
 
 A folder with the weights (``.pth`` as fastai's ``learn.save`` and ``save_encoder`` write them, or the same tensors as
-``.safetensors``) and the vocabulary (``itos`` or ``vocab`` as ``.json``, ``.txt`` or ``.pkl``). Sizes are read from the tensors.
+``.safetensors``) and the vocabulary (``itos`` or ``vocab`` as ``.json``, ``.txt`` or ``.pkl``). The tensors tell the sizes.
 A ``.pth`` file is opened with ``torch.load(weights_only=True)``, which reads tensors and containers of them and
 executes nothing of the file; what wants more is refused.
 """
@@ -78,7 +78,8 @@ class ULMFiTBackbone(RecurrentBackbone):
         for number in range(len(model.layers)):
             at = f"layers.{number}"
             maps = [
-                linear_port(model, f"{at}.{role}", role, number, f"{at}.ahead.{role}") for role in ("input", "recurrent")
+                linear_port(model, f"{at}.{role}", role, number, f"{at}.ahead.{role}")
+                for role in ("input", "recurrent")
             ]
             ports += maps
             outputs = maps[1].inputs

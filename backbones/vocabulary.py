@@ -1,6 +1,6 @@
 """The vocabulary of fastai's language models (``itos``): a list of words, and a tokenizer by its rules.
 
-A list is read from JSON, from text with a word a line, or from a pickle of one flat list of strings, which fastai writes.
+A list is read from JSON, from text with a word a line, or from a pickle of one flat list of strings, as fastai writes it.
 The pickle is not loaded: its operations are read off, and any but those that such a list consists of is refused.
 """
 
@@ -97,8 +97,8 @@ class VocabularyTokenizer(WordTokenizer):
     """Turns words into the numbers that a list gives them, by the rules of fastai.
 
     Where the vocabulary has ``xxmaj`` and ``xxup``, words are read in lower case behind these marks; with ``xxrep`` and
-    ``xxwrep`` what is a long run of one character, or of one word, is written as a number. fastai divides texts by spaCy; here it is
-    done by one pattern, which divides contractions as spaCy does.
+    ``xxwrep`` what is a long run of one character, or of one word, is written as a number. fastai divides texts by
+    spaCy; here it is done by one pattern, which divides contractions as spaCy does.
     """
 
     def __init__(self, words: Sequence[str]) -> None:

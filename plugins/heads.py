@@ -45,8 +45,8 @@ Pooling = Literal["mean", "concat"]
 class SequenceHead(Head):
     """A linear map from one vector for a row to the classes: (R, T, W) -> (R, classes).
 
-    The vector is the mean hidden state or, as in ULMFiT (Howard and Ruder 2018, section 3.3), the last one, the greatest
-    value of each channel and the mean side by side (``concat``, 3 W).
+    The vector is the mean hidden state or, as in ULMFiT (Howard and Ruder 2018, section 3.3), the last one, the
+    greatest value of each channel and the mean side by side (``concat``, 3 W).
     """
 
     grows = {"weight": 0, "bias": 0}

@@ -3,8 +3,8 @@
     python scripts/pretrain_ulmfit.py FOLDER_OF_TXT --output general-lm
 
 writes a folder that ``--backbone`` takes: weights (fastai's names, safetensors), vocabulary, and what training reached.
-The recipe is that of AWD-LSTM with fastai's regularisers (activations, and their change from step to step) and Adam under a
-slanted triangular rate. Stages two and three are ``adapt train --task clm`` and ``--task classification --on``.
+The recipe is that of AWD-LSTM with fastai's regularisers (activations, and their change from step to step) and Adam
+under a slanted triangular rate. Stages two and three are ``adapt train --task clm`` and ``--task classification --on``.
 """
 
 import argparse
@@ -41,7 +41,9 @@ def main() -> None:
     words = vocabulary(splits["train"], options.min_count)
     tokenizer = VocabularyTokenizer(words)
     streams = {name: torch.tensor(stream(texts, tokenizer)) for name, texts in splits.items()}
-    print(f"{len(files)} texts, {len(words):,} words, " + ", ".join(f"{n} {len(s):,} tokens" for n, s in streams.items()))
+    print(
+        f"{len(files)} texts, {len(words):,} words, " + ", ".join(f"{n} {len(s):,} tokens" for n, s in streams.items())
+    )
     share = float((streams["validation"] == tokenizer.unknown).float().mean())
     print(f"{100 * share:.1f} % of the validation tokens are not in the vocabulary")
     model = AWDLSTM(

@@ -39,7 +39,7 @@ class ClassificationOptions(Options):
     threshold: float = Field(0.5, gt=0, lt=1)
     """Score from which one of several labels is given."""
     pooling: Pooling = "mean"
-    """What stands for a text: the mean hidden state, or last, greatest and mean side by side (ULMFiT's concat pooling)."""
+    """What stands for a text: the mean hidden state, or (ULMFiT's concat pooling) last, greatest and mean together."""
     reject_below: float = Field(0.0, ge=0, lt=1)
     """Score beneath which a text is out of scope and gets no label."""
     calibrate: bool = False

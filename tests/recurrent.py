@@ -1,7 +1,8 @@
 """Tiny recurrent backbones in the published formats, and ELMo's equations in plain numpy, written for reading."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,7 @@ def token_vector(ids: Sequence[int], options: Mapping[str, Any], weights: Arrays
     parts = []
     for number, (size, _) in enumerate(cnn["filters"]):
         kernel, bias = weights[f"CNN/W_cnn_{number}"][0], weights[f"CNN/b_cnn_{number}"]
-        seen = [
-            np.einsum("sd,sdf->f", letters[start : start + size], kernel) for start in range(len(ids) - size + 1)
-        ]
+        seen = [np.einsum("sd,sdf->f", letters[start : start + size], kernel) for start in range(len(ids) - size + 1)]
         parts.append(activation(np.max(seen, axis=0) + bias))
     x = np.concatenate(parts)
     for number in range(cnn.get("n_highway") or 0):
@@ -125,7 +124,7 @@ def run_direction(
 
 
 def elmo_layers(sentence: Sequence[str], options: Mapping[str, Any], weights: Arrays, carried: Carried) -> np.ndarray:
-    """Every layer (N + 1, T, 2 O) of one sentence in float64; ``carried`` goes on from the sentence before in its row."""
+    """Every layer (N + 1, T, 2 O) of one sentence in float64; ``carried`` is where the sentence before has ended."""
     weights = {name: array.astype(np.float64) for name, array in weights.items()}
     lstm, longest = options["lstm"], options["char_cnn"]["max_characters_per_token"]
     outputs = min(lstm["projection_dim"], lstm["dim"])
@@ -159,17 +158,13 @@ def awd_state(vocabulary: int = len(WORDS), width: int = 12, hidden: int = 20, l
     state = {"0.encoder.weight": random(vocabulary, width)}
     state["0.encoder_dp.emb.weight"] = state["0.encoder.weight"]
     widths = [width, *[hidden] * (layers - 1), width]
-    for number, (inputs, outputs) in enumerate(pairs(widths)):
+    for number, (inputs, outputs) in enumerate(pairwise(widths)):
         at = f"0.rnns.{number}"
         state[f"{at}.weight_hh_l0_raw"] = random(4 * outputs, outputs)
         state[f"{at}.module.weight_ih_l0"] = random(4 * outputs, inputs)
         state[f"{at}.module.bias_ih_l0"] = random(4 * outputs)
         state[f"{at}.module.bias_hh_l0"] = random(4 * outputs)
     return {**state, "1.decoder.weight": state["0.encoder.weight"], "1.decoder.bias": random(vocabulary)}
-
-
-def pairs(widths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    yield from zip(widths, widths[1:], strict=False)
 
 
 def write_ulmfit(folder: Path, words: Sequence[str] = WORDS, state: Any = None, name: str = "weights.pth") -> Path:

@@ -1,4 +1,4 @@
-"""ELMo: equal to its equations in plain numpy, whatever its options; what cannot be loaded is refused with the reason."""
+"""ELMo: equal to its equations in plain numpy, whatever its options; what cannot be loaded is refused with a reason."""
 
 import json
 import os
@@ -131,7 +131,9 @@ def test_a_pair_stands_in_one_row_each_between_its_marks() -> None:
 # -------------------------------------------------------------------------------------- loading
 
 
-def test_a_folder_or_its_options_file_is_recognised_and_other_models_are_not(tmp_path: Path, model_folder: Path) -> None:
+def test_a_folder_or_its_options_file_is_recognised_and_other_models_are_not(
+    tmp_path: Path, model_folder: Path
+) -> None:
     folder = write_elmo(tmp_path / "elmo")
     for name in (folder, folder / "options.json"):
         found = load_backbone(str(name), CPU)
@@ -168,7 +170,10 @@ def test_the_fingerprint_tells_weights_and_options_apart(tmp_path: Path) -> None
         ({"lstm": {"n_layers": 3}}, r"lacks 'RNN_0/RNN/MultiRNNCell/Cell2"),
         ({"lstm": {"n_layers": 1}}, r"holds 'RNN_0/RNN/MultiRNNCell/Cell1/LSTMCell/B' \(6 such\)"),
         ({"lstm": {"dim": 21}}, r"have the shape \(24, 80\); its options ask for 84 columns"),
-        ({"cnn": {"filters": [[1, 4], [2, 7], [3, 10]]}}, r"convolutions.1.weight has the shape \(6, 4, 2\).* ask for \(7,"),
+        (
+            {"cnn": {"filters": [[1, 4], [2, 7], [3, 10]]}},
+            r"convolutions.1.weight has the shape \(6, 4, 2\).* ask for \(7,",
+        ),
         ({"cnn": {"activation": "gelu"}}, "the activation of its character CNN is 'gelu'"),
         ({"cnn": {"embedding": {}}}, "it lacks 'dim'"),
     ],

@@ -110,15 +110,26 @@ def test_every_way_in_which_fastai_has_named_its_weights_gives_the_same_model(tm
     state = awd_state()
     expected = loaded(tmp_path / "now", state).forward(batch())
     older = {
-        key.replace(".weight_hh_l0_raw", ".module.weight_hh_l0_raw").replace("encoder_dp.emb", "encoder_with_dropout.embed"): tensor
+        key.replace(".weight_hh_l0_raw", ".module.weight_hh_l0_raw").replace(
+            "encoder_dp.emb", "encoder_with_dropout.embed"
+        ): tensor
         for key, tensor in state.items()
     }
     plain = {key.replace(".weight_hh_l0_raw", ".module.weight_hh_l0"): tensor for key, tensor in state.items()}
-    dropped = {f"0.rnns.{n}.module.weight_hh_l0": torch.zeros_like(state[f"0.rnns.{n}.weight_hh_l0_raw"]) for n in range(3)}
+    dropped = {
+        f"0.rnns.{n}.module.weight_hh_l0": torch.zeros_like(state[f"0.rnns.{n}.weight_hh_l0_raw"]) for n in range(3)
+    }
     classifier = {key.replace("0.", "0.module.", 1): tensor for key, tensor in state.items() if key.startswith("0.")}
     classifier["1.layers.0.0.weight"] = torch.ones(36)
     for number, given in enumerate(
-        (older, plain, {**dropped, **state}, {**state, **dropped}, classifier, {"model": OrderedDict(state), "opt": {"lr": 0.1}})
+        (
+            older,
+            plain,
+            {**dropped, **state},
+            {**state, **dropped},
+            classifier,
+            {"model": OrderedDict(state), "opt": {"lr": 0.1}},
+        )
     ):
         found = loaded(tmp_path / str(number), given)
         assert torch.equal(found.forward(batch()), expected), number
@@ -185,7 +196,10 @@ def test_a_weight_file_that_is_more_than_tensors_is_refused_and_not_executed(tmp
     [
         (lambda state: state.pop("0.rnns.1.module.bias_ih_l0"), r"lacks the weights of layers.1.ahead.input.bias"),
         (lambda state: state.pop("0.encoder.weight"), r"has no 'encoder.weight': it is no AWD-LSTM"),
-        (lambda state: state.update({"0.rnns.0.module.weight_ih_l0_reverse": torch.ones(1)}), "no LSTM in one direction"),
+        (
+            lambda state: state.update({"0.rnns.0.module.weight_ih_l0_reverse": torch.ones(1)}),
+            "no LSTM in one direction",
+        ),
         (lambda state: state.update({"0.rnns.0.layers.0.linear.weight": torch.ones(1)}), "no LSTM in one direction"),
         (lambda state: state.update({"0.transformer.h.0": torch.ones(1)}), "is no weight of an AWD-LSTM"),
         (lambda state: state.update({"0.encoder.weight": torch.ones(9, 12)}), "decoder.* has the shape"),
@@ -226,11 +240,22 @@ def tokens(text: str, words: list[str] = WORDS) -> list[str]:
 
 def test_capitals_and_runs_are_written_as_marks() -> None:
     words = [*WORDS, "!", "4", "do", "n't", "'s"]
-    assert tokens("Ada met BOB in Oslo.", words) == "xxbos xxmaj ada met xxup bob in xxmaj oslo .".split()
-    assert tokens("rain !!!!", words) == "xxbos rain xxrep 4 !".split()
-    assert tokens("rain rain rain rain in", words) == "xxbos xxwrep 4 rain in".split()
-    assert tokens("rain rain in", words) == "xxbos rain rain in".split()
-    assert tokens("Ada's rain don't zebra", words) == "xxbos xxmaj ada 's rain do n't xxunk".split()
+    assert tokens("Ada met BOB in Oslo.", words) == [
+        "xxbos",
+        "xxmaj",
+        "ada",
+        "met",
+        "xxup",
+        "bob",
+        "in",
+        "xxmaj",
+        "oslo",
+        ".",
+    ]
+    assert tokens("rain !!!!", words) == ["xxbos", "rain", "xxrep", "4", "!"]
+    assert tokens("rain rain rain rain in", words) == ["xxbos", "xxwrep", "4", "rain", "in"]
+    assert tokens("rain rain in", words) == ["xxbos", "rain", "rain", "in"]
+    assert tokens("Ada's rain don't zebra", words) == ["xxbos", "xxmaj", "ada", "'s", "rain", "do", "n't", "xxunk"]
 
 
 def test_marks_stand_for_no_character_and_words_for_their_own() -> None:
