@@ -1,9 +1,9 @@
 """ULMFiT (Howard and Ruder 2018, arXiv:1801.06146): an AWD-LSTM from the files of fastai.
 
 A folder with the weights (``.pth`` as fastai's ``learn.save`` and ``save_encoder`` write them, or the same tensors as
-``.safetensors``) and the vocabulary (``itos`` or ``vocab`` as ``.json``, ``.txt`` or ``.pkl``). The tensors tell the sizes.
-A ``.pth`` file is opened with ``torch.load(weights_only=True)``, which reads tensors and containers of them and
-executes nothing of the file; what wants more is refused.
+``.safetensors``) and the vocabulary (``itos`` or ``vocab`` as ``.json``, ``.txt`` or ``.pkl``).
+Sizes are those of the tensors. A ``.pth`` file is opened with ``torch.load(weights_only=True)``, which reads tensors
+and containers of them and executes nothing of the file; what wants more is refused.
 """
 
 import re

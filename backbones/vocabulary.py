@@ -1,6 +1,6 @@
 """The vocabulary of fastai's language models (``itos``): a list of words, and a tokenizer by its rules.
 
-A list is read from JSON, from text with a word a line, or from a pickle of one flat list of strings, as fastai writes it.
+A list is read from JSON, from text with a word a line, or from a pickle of one flat list of strings, as of fastai.
 The pickle is not loaded: its operations are read off, and any but those that such a list consists of is refused.
 """
 

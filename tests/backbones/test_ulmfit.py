@@ -215,7 +215,7 @@ def test_the_weights_of_another_network_are_refused(change: Any, message: str, t
 def test_a_vocabulary_of_another_size_is_refused(tmp_path: Path) -> None:
     folder = write_ulmfit(tmp_path / "lm")
     (folder / "itos.json").write_text(json.dumps(WORDS[:-1]))
-    with pytest.raises(BackboneError, match="has 13 words.* has 14 embeddings: they do not belong together"):
+    with pytest.raises(BackboneError, match=r"has 13 words.* has 14 embeddings: they do not belong together"):
         ULMFiT().load(str(folder), CPU)
 
 
@@ -240,18 +240,7 @@ def tokens(text: str, words: list[str] = WORDS) -> list[str]:
 
 def test_capitals_and_runs_are_written_as_marks() -> None:
     words = [*WORDS, "!", "4", "do", "n't", "'s"]
-    assert tokens("Ada met BOB in Oslo.", words) == [
-        "xxbos",
-        "xxmaj",
-        "ada",
-        "met",
-        "xxup",
-        "bob",
-        "in",
-        "xxmaj",
-        "oslo",
-        ".",
-    ]
+    assert tokens("Ada met BOB.", words) == ["xxbos", "xxmaj", "ada", "met", "xxup", "bob", "."]
     assert tokens("rain !!!!", words) == ["xxbos", "rain", "xxrep", "4", "!"]
     assert tokens("rain rain rain rain in", words) == ["xxbos", "xxwrep", "4", "rain", "in"]
     assert tokens("rain rain in", words) == ["xxbos", "rain", "rain", "in"]
