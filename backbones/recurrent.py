@@ -81,6 +81,19 @@ class RecurrentBackbone(Backbone):
             return torch.zeros(port.outputs, device=self.device)
         return found.bias.detach()  # type: ignore[no-any-return]
 
+    def generate(
+        self,
+        inputs: Mapping[str, Tensor],
+        virtual: Virtual | None,
+        options: Mapping[str, Any],
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Refuse: no search is written for recurrent networks."""
+        raise BackboneError(
+            f"the backbone {self.id!r} is recurrent, and recurrent backbones do not write; a causal one measures texts "
+            f"(--task clm). To write, take a causal language model of transformers, such as smollm2."
+        )
+
     def open_attention(self, handler: AttentionHandler) -> AbstractContextManager[None]:
         """Do nothing: there is no attention."""
         return nullcontext()

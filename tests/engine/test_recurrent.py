@@ -13,7 +13,10 @@ from recurrent import write_elmo, write_ulmfit
 from torch import Tensor
 
 from adaptdock.engine.batches import collate
+from adaptdock.engine.assembly import entry
 from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.engine.trainable import Trainable
+from adaptdock.engine.training import plan
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions
 from adaptdock.plugins.errors import AdaptError
@@ -179,6 +182,33 @@ def test_one_word_and_a_long_text_pass_and_so_does_bfloat16(dock: Dock, family: 
 def test_a_prefix_is_refused_because_there_is_no_attention(dock: Dock, family: str, method: str) -> None:
     with pytest.raises(AdaptError, match="no attention port: it is made of LSTMs, which compute no attention"):
         build_adapter(dock.backbone, method)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_writing_is_refused(dock: Dock, family: str) -> None:
+    ids = torch.tensor([[2, 7]])
+    with pytest.raises(AdaptError, match="recurrent backbones do not write"):
+        dock.backbone.generate({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, None, {})
+
+
+@pytest.mark.parametrize("family", ["ulmfit"])
+def test_fused_bottlenecks_give_in_a_mixed_batch_what_they_give_alone(dock: Dock, family: str, tmp_path: Path) -> None:
+    for number in (1, 2):
+        built = adapter(dock.backbone, "parallel", seed=number)
+        write_file(tmp_path / f"{number}.safetensors", built)
+    members = ",".join(str(tmp_path / f"{number}.safetensors") for number in (1, 2))
+    fusion = plan(dock.backbone, "ner", "fusion", method_options={"members": members, "attention_width": 4})
+    weights = Trainable(dock.backbone, dock.ports, fusion.assembly, seed=0).tensors()
+    card = adapter(dock.backbone, "parallel").card.model_copy(
+        update={"methods": fusion.methods, "task": entry("task", "ner", fusion.task.options), "name": "fusion"}
+    )
+    dock.dock(AdapterFile(card, weights))
+    dock.dock(adapter(dock.backbone, "lora"))
+    given = features(dock)
+    alone = [logits(dock, ["fusion"], [feature])[0] for feature in given]
+    for number, row in enumerate(logits(dock, ["fusion", "lora", "fusion", "lora"], given)):
+        if number in (0, 2):
+            assert (row - alone[number]).abs().max() < LIMIT
 
 
 def test_the_scalar_mix_is_refused_where_no_layers_are_mixed(backbones: dict[str, Backbone]) -> None:
