@@ -12,8 +12,8 @@ from one_step import train
 from recurrent import write_elmo, write_ulmfit
 from torch import Tensor
 
-from adaptdock.engine.batches import collate
 from adaptdock.engine.assembly import entry
+from adaptdock.engine.batches import collate
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.trainable import Trainable
 from adaptdock.engine.training import plan
