@@ -22,6 +22,16 @@ class Token:
     special: bool = False
 
 
+class Encoding(dict[str, list[Any]]):
+    """The lists of one or several windows by name; ``owners`` tell for each position which text it is of."""
+
+    owners: list[list[int | None]]
+
+    def sequence_ids(self, number: int = 0) -> list[int | None]:
+        """Return, for each position of a window, 0 or 1 for the first or second text, None for special tokens."""
+        return self.owners[number]
+
+
 class WordTokenizer(ABC):
     """Turns texts into numbers, word by word. ``before`` and ``after`` are the special tokens around each text."""
 
@@ -62,7 +72,7 @@ class WordTokenizer(ABC):
         stride: int = 0,
         return_overflowing_tokens: bool = False,
         **_: Any,
-    ) -> dict[str, list[Any]]:
+    ) -> Encoding:
         """Return lists by name: ``input_ids``, ``attention_mask``, ``offset_mapping`` and what else the model wants.
 
         For a list of texts they have an entry for each, with ``return_overflowing_tokens`` one for each window; windows
@@ -71,7 +81,7 @@ class WordTokenizer(ABC):
         """
         alone = isinstance(text, str)
         texts, seconds = [text] if isinstance(text, str) else text, _listed(text_pair)
-        found: dict[str, list[Any]] = {}
+        found, owners = Encoding(), []
         for number, one in enumerate(texts):
             first = self.read(one, split_words(one) if words is None else words)
             second = None if seconds is None else self.read(seconds[number], split_words(seconds[number]))
@@ -79,20 +89,25 @@ class WordTokenizer(ABC):
             if truncation and max_length is not None:
                 special = self.num_special_tokens_to_add(second is not None) if add_special_tokens else 0
                 room = max_length - special - (0 if second is None else len(first))
-            for tokens in self._windows(first, second, room, stride, add_special_tokens):
+            for tokens, count in self._windows(first, second, room, stride, add_special_tokens):
+                owners.append([None if token.special else int(n >= count) for n, token in enumerate(tokens)])
                 for name, values in self._named(tokens).items():
                     found.setdefault(name, []).append(values)
                 if not return_overflowing_tokens:
                     break
-        return {name: values[0] for name, values in found.items()} if alone else found
+        answer = Encoding({name: values[0] for name, values in found.items()}) if alone else found
+        answer.owners = owners
+        return answer
 
     def _windows(
         self, first: list[Token], second: list[Token] | None, room: int | None, stride: int, special: bool
-    ) -> Iterator[list[Token]]:
+    ) -> Iterator[tuple[list[Token], int]]:
+        """Yield the tokens of each window, and how many of them belong to the first text."""
         before, after = (self.before, self.after) if special else ((), ())
         for part in _overlapping(first if second is None else second, room, stride):
             whole = [*before, *part, *after]
-            yield whole if second is None else [*before, *first, *after, *whole]
+            lead = [] if second is None else [*before, *first, *after]
+            yield [*lead, *whole], len(whole if second is None else lead)
 
     def _named(self, tokens: Sequence[Token]) -> dict[str, list[Any]]:
         return {

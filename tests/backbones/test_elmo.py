@@ -17,7 +17,7 @@ from adaptdock.engine.batches import collate
 from adaptdock.engine.dock import load_backbone
 from adaptdock.plugins.contracts import Feature, LoadOptions, Reading
 from adaptdock.plugins.errors import BackboneError
-from adaptdock.plugins.words import align, windows
+from adaptdock.plugins.words import align, located_windows, windows
 
 CASES: dict[str, dict[str, Any]] = {
     "skip connections": elmo_options(),
@@ -126,6 +126,17 @@ def test_long_texts_become_overlapping_windows_that_hold_every_word() -> None:
 def test_a_pair_stands_in_one_row_each_between_its_marks() -> None:
     (feature,) = windows("ada met bob", "rain", Reading(CharacterTokenizer(50), 40))
     assert feature.inputs["input_ids"] == [2, 1, 1, 1, 3, 2, 1, 3]
+
+
+def test_the_parts_of_a_second_text_are_found_in_each_of_its_windows() -> None:
+    text = "it rains in oslo and it rains in rome"
+    features = located_windows("who rains", text, Reading(CharacterTokenizer(50), 12), 2)
+    assert len(features) > 1
+    for feature in features:
+        inner = [None if span is None else text[slice(*span)] for span in feature.alignment]
+        assert inner[:5] == [None] * 5
+        assert inner[-1] is None
+        assert set(inner[5:-1]) <= set(text.split())
 
 
 # -------------------------------------------------------------------------------------- loading
