@@ -9,14 +9,16 @@ import pytest
 import torch
 from builders import build_adapter
 from one_step import train
-from recurrent import write_elmo, write_ulmfit
+from recurrent import WORDS, write_elmo, write_ulmfit
 from torch import Tensor
 
 from adaptdock.engine.assembly import entry
 from adaptdock.engine.batches import collate
+from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.trainable import Trainable
 from adaptdock.engine.training import plan
+from adaptdock.engine.training import train as run
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions
 from adaptdock.plugins.errors import AdaptError
@@ -267,3 +269,60 @@ def test_a_pass_can_begin_at_a_layer(dock: Dock, family: str) -> None:
         entering = dock.backbone.entering(inputs, layer)
         assert torch.equal(dock.backbone.resumed(inputs, layer, entering), whole)
     assert torch.equal(dock.backbone.entering(inputs, None), whole)
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "options"),
+    [("elmo", "lora", {"roles": "all"}), ("ulmfit", "bottleneck", {"reduction_factor": 2})],
+)
+def test_names_are_learnt_and_the_file_that_training_leaves_finds_them(
+    family: str, method: str, options: dict[str, Any], folders: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    words = [*WORDS, "eve", "joe", "runs", "the", "and", "sings"]
+    folder = folders["elmo"] if family == "elmo" else write_ulmfit(tmp_path / "lm", words)
+    mine = loaded(folder)
+    result = run(
+        "ner",
+        method,
+        mine,
+        str(data),
+        tmp_path / "run",
+        options,
+        learning_rate=0.02,
+        epochs=12,
+        batch_size=4,
+        precision="fp32",
+    )
+    assert result.adapter.card.metrics["test"]["f1"] > 90
+    dock = Dock(mine)
+    dock.load(result.file, "names")
+    (found,) = dock.predict("names", ["ada sings in the rain and joe runs"])
+    assert [entity["text"] for entity in found["entities"]] == ["ada", "joe"]
+
+
+def test_a_domain_is_learnt_without_labels_and_a_classifier_on_top_of_it(tmp_path: Path) -> None:
+    mine = loaded(write_ulmfit(tmp_path / "lm"))
+    texts = ["ada met bob in oslo .", "bob met ada .", "rain in oslo .", "oslo in rain ."] * 12
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+    source = Source(train=str(tmp_path / "texts.txt"), validation=str(tmp_path / "texts.txt"), format="lines")
+    chosen = {"learning_rate": 0.02, "precision": "fp32", "max_length": 32, "batch_size": 2}
+    domain = run("clm", "full", mine, source, tmp_path / "domain", epochs=8, **chosen)
+    metrics = domain.adapter.card.metrics
+    assert metrics["validation"]["perplexity"] < 0.75 * metrics["before"]["perplexity"]
+    labelled = "".join(f"{'people' if 'met' in text else 'weather'}\t{text}\n" for text in texts)
+    (tmp_path / "labels.tsv").write_text("label\ttext\n" + labelled)
+    source = Source(train=str(tmp_path / "labels.tsv"), validation=str(tmp_path / "labels.tsv"))
+    found = run(
+        "classification",
+        "full",
+        mine,
+        source,
+        tmp_path / "classifier",
+        task_options={"pooling": "concat"},
+        epochs=2,
+        on=str(domain.file),
+        **chosen,
+    )
+    assert found.adapter.card.metrics["validation"]["accuracy"] == 100
+    assert found.adapter.tensors["head.weight"].shape == (2, 36)
+    assert any(name.startswith("on.0.layers.2.recurrent") for name in found.adapter.tensors)
