@@ -23,12 +23,12 @@ Record = dict[str, Any]
 class Feature:
     """One window of a record, ready for the backbone.
 
-    ``inputs`` are the model's inputs by name (lists of integers), ``labels`` what the loss needs
-    (None when predicting), ``alignment`` whatever the task needs to read predictions back, ``cut`` the
-    number of tokens for which there was no room.
+    ``inputs`` are the model's inputs by name, for each position an integer or a list of them, always as many
+    (the characters of a word), ``labels`` what the loss needs (None when predicting), ``alignment`` whatever the
+    task needs to read predictions back, ``cut`` the number of tokens for which there was no room.
     """
 
-    inputs: dict[str, list[int]]
+    inputs: dict[str, list[Any]]
     labels: Any = None
     alignment: Any = None
     cut: int = 0
@@ -37,6 +37,9 @@ class Feature:
 @dataclass(frozen=True)
 class Reading:
     """How a backbone reads: its tokenizer, the longest window in tokens, and whether it is causal.
+
+    A tokenizer is one of transformers' fast ones, or has the part of their interface that tasks use; one whose
+    ``takes_words`` is true is told the ``words`` of a text, as spans, where they are known.
 
     ``decoder_start`` is the token with which the answer of an encoder-decoder begins; None for other models.
     """

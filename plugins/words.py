@@ -32,7 +32,7 @@ def align(text: str, words: Sequence[Span], reading: Reading) -> list[Feature]:
     """
     if not words:
         return []
-    windows = _tokenised(text, None, reading)
+    windows = _tokenised(text, None, reading, words=words)
     starts = [start for start, _ in words]
     owner: dict[int, tuple[tuple[bool, int], int, int]] = {}  # word -> worth, window, position
     for number, offsets in enumerate(windows["offset_mapping"]):
@@ -95,7 +95,13 @@ def _features(found: Any, reading: Reading) -> list[Feature]:
     ]
 
 
-def _tokenised(text: str, second: str | None, reading: Reading, overlap: int | None = None) -> Any:
+def _tokenised(
+    text: str,
+    second: str | None,
+    reading: Reading,
+    overlap: int | None = None,
+    words: Sequence[Span] | None = None,
+) -> Any:
     tokenizer = reading.tokenizer
     if not tokenizer.is_fast:
         raise BackboneError(f"{type(tokenizer).__name__} does not tell which characters a token stands for")
@@ -104,6 +110,7 @@ def _tokenised(text: str, second: str | None, reading: Reading, overlap: int | N
         raise BackboneError(f"windows of {reading.max_length} tokens have no room for text")
     if second is not None:
         room //= 2
+    known = {} if words is None or not getattr(tokenizer, "takes_words", False) else {"words": words}
     return tokenizer(
         [text],
         None if second is None else [second],
@@ -113,6 +120,7 @@ def _tokenised(text: str, second: str | None, reading: Reading, overlap: int | N
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
         return_attention_mask=True,
+        **known,
     )
 
 
