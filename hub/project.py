@@ -27,20 +27,12 @@ PROJECTS: dict[ProjectKind, Kind] = {
 TEMPLATES, ENDING = Path(__file__).parent / "templates", ".template"
 NAME = re.compile(r"[a-z](?:-?[a-z0-9]+)*")
 LONGEST = 60
-OF_CODE = """
+PACKAGING = """
 [tool.setuptools.packages.find]
 where = ["src"]
 
 [tool.setuptools.package-data]
-"{package}" = ["sample/*"]
-"""
-OF_FILES = """
-[tool.setuptools]
-packages = ["{package}.files"]
-package-dir = {{ "" = "src" }}
-
-[tool.setuptools.package-data]
-"{package}.files" = ["*.safetensors", "README.md"]
+"{}" = ["{}"]
 """
 
 
@@ -81,6 +73,7 @@ class Project:
     def words(self) -> dict[str, str]:
         """Return what the templates' names stand for."""
         kind, is_backbone = PROJECTS[self.kind], self.kind == "backbone"
+        data = (f"{self.package}.files", f"*{SUFFIX}") if self.kind == "adapters" else (self.package, "sample/*")
         check = f"adapt plugin check {self.name} --kind {kind}"
         summary = f"The {self.kind} {self.name} for adaptdock"
         if self.kind == "adapters":
@@ -97,7 +90,7 @@ class Project:
             "target": self.target,
             "summary": summary,
             "release": version("adaptdock"),
-            "packaging": (OF_FILES if self.kind == "adapters" else OF_CODE).format(package=self.package).rstrip("\n"),
+            "packaging": PACKAGING.format(*data).rstrip("\n"),
             "check": f"python -m {self.package}.{self.module} model && {check} --model model" if is_backbone else check,
         }
 

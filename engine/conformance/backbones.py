@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from adaptdock.engine.batches import collate
 from adaptdock.engine.conformance.bench import TOLERANCE
 from adaptdock.engine.conformance.check import Check, NotAsked, expect
-from adaptdock.engine.conformance.methods import Trial
+from adaptdock.engine.conformance.methods import EVERYWHERE, Trial, acts_somewhere
 from adaptdock.engine.conformance.models import ON_CPU, POSITIONS, tiny_model
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, BackboneFamily, Feature
@@ -37,7 +37,8 @@ def backbone_checks(name: str, model: str | None) -> list[Check]:
     }
     checks = [Check(title, act) for title, act in acts.items()]
     method = registry.DEFAULT_METHOD
-    return checks + Trial(method, f"with {method}", lambda: loaded.backbone).checks()
+    trial = Trial(method, f"with {method}", lambda: loaded.backbone, EVERYWHERE)
+    return [*checks, Check(f"the method {method} acts on it", partial(acts_somewhere, [trial])), *trial.checks()]
 
 
 @dataclass

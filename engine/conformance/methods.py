@@ -1,7 +1,7 @@
 """The checks of a method: the identity untrained; in a batch what it is alone; trained, stored, gone without trace."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -22,19 +22,22 @@ from adaptdock.plugins.errors import AdaptError
 ON: tuple[Shape, ...] = ("encoder", "decoder")
 UNTRAINED = 1e-3
 """Largest difference that an untrained adapter may make: a gate that is almost closed makes a little one."""
+EVERYWHERE = {"roles": ["all"]}
+"""Options of the default method with which it acts wherever a backbone has linear maps."""
 LONG_TEXT = " ".join(["word"] * 500)
 
 
 def method_checks(name: str, model: str | None) -> list[Check]:
     """Return the checks of a method on an encoder and on a decoder; ``model`` has no meaning here."""
-    trials = [Trial(name, shape, lambda shape=shape: tiny_backbone(shape)) for shape in ON]  # type: ignore[misc]
+    trials = [Trial(name, shape, partial(tiny_backbone, shape)) for shape in ON]
     return [
         *(check for trial in trials for check in trial.checks()),
-        Check("it acts on an encoder or on a decoder", partial(_acts_somewhere, trials)),
+        Check("it acts on an encoder or on a decoder", partial(acts_somewhere, trials)),
     ]
 
 
-def _acts_somewhere(trials: list["Trial"]) -> None:
+def acts_somewhere(trials: list["Trial"]) -> None:
+    """Raise :class:`Unmet` with the reasons where a method acts on none of the backbones."""
     refused = []
     for trial in trials:
         try:
@@ -50,8 +53,10 @@ def _acts_somewhere(trials: list["Trial"]) -> None:
 class Trial:
     """A method on one backbone, which is loaded when the first check asks for it."""
 
-    def __init__(self, method: str, place: str, backbone: Any) -> None:
-        self.method, self.place, self._backbone = method, place, backbone
+    def __init__(
+        self, method: str, place: str, backbone: Callable[[], Backbone], options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.method, self.place, self._backbone, self._options = method, place, backbone, dict(options or {})
 
     def checks(self) -> list[Check]:
         """Return the checks that need a backbone."""
@@ -70,14 +75,13 @@ class Trial:
     @cached_property
     def bench(self) -> Bench:
         """The backbone with the example task."""
-        backbone: Backbone = self._backbone()
-        return Bench.of(backbone, registry.EXAMPLE_TASK)
+        return Bench.of(self._backbone(), registry.EXAMPLE_TASK)
 
     def entries(self, options: Mapping[str, Any] | None = None) -> list[PluginEntry]:
         """Return what a card says of the method; raise :class:`NotAsked` for one that is made of trained adapters."""
         if issubclass(registry.load("method", self.method), Composite):
             raise NotAsked("it is made of trained adapters; tests of its own have to give it some")
-        return method_entries(self.method, options or {})
+        return method_entries(self.method, {**self._options, **(options or {})})
 
     def _ask(self, act: Any) -> None:
         entries = self.entries()
@@ -112,7 +116,7 @@ class Trial:
     def _mixed(self, entries: list[PluginEntry]) -> None:
         """Put bare rows, another method, and this one with other weights, sizes and options into one batch."""
         given = self.bench.features(entries)
-        neighbour = method_entries(registry.DEFAULT_METHOD, {})
+        neighbour = method_entries(registry.DEFAULT_METHOD, EVERYWHERE)
         adapters = [("as it is", entries), ("with other weights", entries), (registry.DEFAULT_METHOD, neighbour)]
         adapters += self._variants()
         with self.bench.dock() as dock:
