@@ -1,4 +1,4 @@
-"""Adapters that are there by name: those that installed distributions carry."""
+"""Adapters that are there by name: those that were installed from a registry, and those that distributions carry."""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +11,10 @@ from adaptdock.plugins.files import SUFFIX, adapter_files
 
 @dataclass(frozen=True)
 class Installed:
-    """An adapter file, by the name that it has without its suffix, and the distribution that brought it."""
+    """An adapter file by its name, and the distribution (or the registry) that brought it.
+
+    In a distribution the name is that of the file, without its suffix.
+    """
 
     name: str
     path: Path
@@ -25,11 +28,16 @@ class Installed:
 
 
 def installed() -> list[Installed]:
-    """Return the adapters that there are, by name; only metadata and the names of files are read.
+    """Return the adapters that there are, by name; only records, metadata and the names of files are read.
 
     An entry point that leads nowhere brings none; :func:`registry.state` tells why.
     """
-    found: dict[Path, Installed] = {}
+    from adaptdock.hub import store  # reads indices and signatures, which a path does without
+
+    found = {
+        record.path: Installed(record.entry.name, record.path, record.source, record.entry.version)
+        for record in store.installed()
+    }
     for plugin in registry.discover("files"):
         if registry.state(plugin, check=True).usable:
             for path in adapter_files(registry.load_plugin(plugin)):

@@ -121,7 +121,7 @@ class Bench:
         try:
             for _ in range(STEPS):
                 optimiser.zero_grad()
-                    _loss(model, self.backbone, given).backward()  # type: ignore[no-untyped-call]
+                _loss(model, self.backbone, given).backward()  # type: ignore[no-untyped-call]
                 for name, weight in trained.items():
                     expect(weight.grad is not None, f"the weight {name} has no gradient: nothing depends on it")
                     expect(weight.grad is None or weight.grad.isfinite().all(), f"the gradient of {name} is not finite")
