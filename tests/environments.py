@@ -22,6 +22,7 @@ class Environment:
             **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")},
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "VIRTUAL_ENV": str(self.folder),
+            "ADAPTDOCK_HOME": str(self.folder / "home"),
             "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it the other way round: isolation is off
             "PIP_NO_DEPS": "1",
             "PIP_QUIET": "1",

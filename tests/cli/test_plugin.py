@@ -36,8 +36,9 @@ def failures(ran) -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def _forget_modules(monkeypatch):
-    """Let each test import the plugin of its own distribution."""
+def _alone(monkeypatch, tmp_path):
+    """Let each test have nothing installed, and import the plugin of its own distribution."""
+    monkeypatch.setenv("ADAPTDOCK_HOME", str(tmp_path / "home"))
     yield
     for name in [name for name in sys.modules if name.startswith("acme_")]:
         del sys.modules[name]

@@ -1,16 +1,21 @@
 """Adapters by name: found by the metadata of what is installed, without any of it being run."""
 
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from builders import build_adapter
+from publishing import Publish
 
 from adaptdock.engine.dock import Dock
+from adaptdock.hub import store
 from adaptdock.hub.file import read_card, write_file
 from adaptdock.hub.installed import find, installed, locate
-from adaptdock.plugins import registry
+from adaptdock.hub.publishing import build_wheel
+from adaptdock.hub.sources import Sources, open_source
+from adaptdock.plugins import registry as plugins
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import FileError, PluginError, UnknownNameError
 
@@ -35,12 +40,12 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: Backbone)
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.0\n")
         (info / "entry_points.txt").write_text(f"[adaptdock.files]\n{name} = {value or package + '.files'}\n")
-        registry.refresh()
+        plugins.refresh()
         return folder
 
     yield make
     monkeypatch.undo()
-    registry.refresh()
+    plugins.refresh()
 
 
 def test_an_installed_adapter_is_found_by_the_name_of_its_file_and_nothing_is_imported(install: Install) -> None:
@@ -96,9 +101,27 @@ def test_an_entry_point_that_leads_nowhere_is_set_aside_and_breaks_nothing(insta
     install("acme-names", "people", value=value)
     install("other-names", "places")
     assert [one.name for one in installed()] == ["places"]
-    state = registry.state(registry.find("files", "acme-names"), check=True)
+    state = plugins.state(plugins.find("files", "acme-names"), check=True)
     assert not state.usable
     assert "acme-names 2.0 cannot be used" in state.reason
+
+
+def test_the_wheel_of_a_published_adapter_is_found_by_its_name(
+    published: Publish, install: Install, tmp_path: Path
+) -> None:
+    wheel = build_wheel(published(name="legal-places"), "acme-legal-places", tmp_path)
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")  # as pip does with a wheel of no scripts
+    plugins.refresh()
+    found = find("legal-places")
+    assert found.distribution == "acme-legal-places"
+    assert read_card(found.path).name == "legal-places"
+
+
+def test_an_adapter_from_a_registry_is_found_by_its_name(published: Publish, registry: Path) -> None:
+    published(name="legal-places", version="1.2")
+    store.install(Sources([open_source(str(registry))]), "legal-places")
+    found = find("legal-places")
+    assert (found.version, found.path.is_file()) == ("1.2", True)
 
 
 def test_a_link_out_of_the_folder_is_no_adapter(install: Install, tmp_path: Path) -> None:
