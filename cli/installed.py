@@ -12,7 +12,7 @@ COLUMNS = ("name", "distribution", "version", "path")
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
-    """List the installed adapters, of distributions and of registries: they can be given by name where a file is expected.
+    """List the installed adapters, of distributions and registries: names for where a file is expected.
 
     Only metadata and the names of files are read. adapt inspect NAME shows what is in one.
     """
