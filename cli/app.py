@@ -17,6 +17,7 @@ COMMANDS = {
     "inspect": ("adaptdock.cli.inspect", "Show what an adapter file holds."),
     "merge": ("adaptdock.cli.merge", "Fold an adapter into a copy of its backbone."),
     "combine": ("adaptdock.cli.combine", "Add, subtract or average adapters: one new file."),
+    "list": ("adaptdock.cli.installed", "List the adapters that are installed."),
     "search": ("adaptdock.cli.search", "Search published adapters."),
     "install": ("adaptdock.cli.install", "Install published adapters, verified."),
     "update": ("adaptdock.cli.update", "Bring installed adapters to their newest version."),
@@ -26,6 +27,7 @@ COMMANDS = {
     "key": ("adaptdock.cli.key", "Make and show keys for signing."),
     "trust": ("adaptdock.cli.trust", "Say whose signatures count on this machine."),
     "plugins": ("adaptdock.cli.plugins", "List methods, tasks, backbones and other plugins."),
+    "plugin": ("adaptdock.cli.plugin", "Write a plugin, or check one."),
 }
 """Name -> module (its ``command`` is the click command) and the line that --help shows."""
 

@@ -26,7 +26,7 @@ from adaptdock.hub.file import write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import UsageError
 
-METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE, "ner"
+METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE, registry.EXAMPLE_TASK
 WITH_RESUME = {"resume", "output", "overwrite", "as_json"}
 NOT_IN_CONFIG = {"config", "resume", "dry_run", "as_json", "help"}
 MAIN, OUTPUT = "What to train", "Where it goes"

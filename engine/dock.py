@@ -20,6 +20,7 @@ from adaptdock.engine.rows import Docked, MixedRows, arranged, places
 from adaptdock.engine.slots import Gathered, Slot, Stack, Stacks, Tensors
 from adaptdock.hub.card import Card
 from adaptdock.hub.file import AdapterFile, read_file
+from adaptdock.hub.installed import locate
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, BackboneFamily, Feature, LoadOptions, Reading
 from adaptdock.plugins.errors import BackboneError, MismatchError, UnknownNameError, UsageError
@@ -132,7 +133,7 @@ class Dock:
     # --------------------------------------------------------------------------- dock and undock
 
     def load(self, path: str | Path, name: str | None = None, replace: bool = False) -> str:
-        """Dock the adapter in a file and return its name.
+        """Dock the adapter in a file, or an installed one by its name, and return its name here.
 
         ``name`` is the card's unless given. A name that is taken is refused unless ``replace`` is
         set: then the new version takes over between two batches.
@@ -140,7 +141,7 @@ class Dock:
         Raises :class:`FileError` for a damaged file, :class:`MismatchError` for another backbone
         or for tensors that do not fit, :class:`UsageError` for a taken name.
         """
-        return self.dock(read_file(path), name, replace)
+        return self.dock(read_file(locate(path)), name, replace)
 
     def dock(self, adapter: AdapterFile | Prepared, name: str | None = None, replace: bool = False) -> str:
         """Dock an adapter that is in memory; see :meth:`load`."""
