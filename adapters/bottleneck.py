@@ -3,7 +3,8 @@
 ``out + scale * (up f(down h))``: down (width / reduction factor, inputs), up starts at zero.
 Houlsby placement acts after attention and after the feed-forward block, Pfeiffer placement after
 the feed-forward block only; both before the residual sum. Sequential adapters read the block's
-output, parallel ones (He et al. 2022, arXiv:2110.04366) the block's input.
+output, parallel ones (He et al. 2022, arXiv:2110.04366) the block's input. In a recurrent backbone, which has no such
+blocks, they act after each layer, whatever the placement.
 """
 
 from collections.abc import Hashable, Mapping
@@ -18,6 +19,9 @@ from adaptdock.plugins.activations import ACTIVATIONS
 from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Port, Ports, Site
 from adaptdock.plugins.errors import BackboneError
 from adaptdock.plugins.rowwise import linear
+
+LAYER = "layer"
+"""The role of a hidden port at the output of a whole layer."""
 
 
 class BottleneckOptions(Options):
@@ -52,14 +56,16 @@ class Bottleneck(Method):
         return self.options.activation, self.options.parallel
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
-        """Act at the maps that end the attention and feed-forward blocks."""
+        """Act at the maps that end the attention and feed-forward blocks, or at the layers of a recurrent backbone."""
+        if LAYER in ports.roles("hidden"):
+            return tuple(Site(port) for port in ports.select("hidden", (LAYER,), self.options.layers))
         roles = ("ffn_down",) if self.options.placement == "pfeiffer" else ("attention_output", "ffn_down")
         chosen = ports.select("linear", roles, self.options.layers)
         return tuple(Site(port, _block_start(ports, port) if self.options.parallel else None) for port in chosen)
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
         """Keep two maps with biases; the second starts at zero."""
-        inputs = site.source.inputs if site.source else site.port.outputs
+        inputs = (site.source or site.port).inputs if self.options.parallel else site.port.outputs
         width = max(1, int(site.port.outputs / self.options.reduction_factor))
         return {
             "down": Parameter((width, inputs), _normal),

@@ -110,7 +110,7 @@ class Fusion(Composite):
         width = site.port.outputs
         narrow = self.options.attention_width or width
         units, count = sum(self._widths(site)), len(self._members)
-        inputs = site.source.inputs if site.source else width
+        inputs = self._members[0].parameters(site)["down"].shape[1]
         found = {
             "down": self._kept(site, "down", (units, inputs)),
             "down_bias": self._kept(site, "down_bias", (units,)),

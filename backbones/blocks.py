@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class Blocks:
         if len(found) != 1:
             raise BackboneError(f"no stack of {count} layers was recognised in {type(model).__name__}")
         path, self.modules = found[0]
+        self.path = path
         parent, _, self.name = path.rpartition(".")
         self.parent, self.model = model.get_submodule(parent), model
 
@@ -65,6 +67,23 @@ class Blocks:
         finally:
             handle.remove()
             setattr(self.parent, self.name, whole)
+
+    @contextmanager
+    def seen(self) -> Iterator[list[Tensor]]:
+        """Let the list that is given fill with each block's input (R, T, W), of this thread's pass alone."""
+        states: list[Tensor] = []
+        mine = get_ident()
+
+        def see(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if get_ident() == mine:
+                states.append(args[0] if args else named["hidden_states"])
+
+        handles = [block.register_forward_pre_hook(see, with_kwargs=True, prepend=True) for block in self.modules]
+        try:
+            yield states
+        finally:
+            for handle in handles:
+                handle.remove()
 
     @contextmanager
     def stopping(self, first: int) -> Iterator[list[Tensor]]:

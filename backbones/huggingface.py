@@ -6,6 +6,7 @@ which each module shows its shapes. No architecture has code of its own here.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,35 +19,16 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.pytorch_utils import Conv1D
 
-from adaptdock.backbones import attention, front, quantization, saving, stepping
+from adaptdock.backbones import attention, front, limits, quantization, saving, stepping
 from adaptdock.backbones.blocks import Blocks, check_resuming
 from adaptdock.backbones.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.drawing import drawing
 from adaptdock.backbones.fingerprint import fingerprint
-from adaptdock.backbones.language import (
-    auto_class,
-    body,
-    decoder_start,
-    device_of,
-    endings,
-    is_language_model,
-    language_logits,
-    vocabulary,
-)
-from adaptdock.backbones.limits import max_length, position_offset
+from adaptdock.backbones.language import auto_class, body, device_of, endings, is_language_model, language_logits
 from adaptdock.backbones.probe import Call, Findings, probe
 from adaptdock.backbones.quiet import quiet
 from adaptdock.backbones.roles import attention_role, is_expert, place, role
-from adaptdock.plugins.contracts import (
-    AttentionHandler,
-    Backbone,
-    BackboneFamily,
-    Continuation,
-    LoadOptions,
-    Port,
-    Ports,
-    Virtual,
-)
+from adaptdock.plugins.contracts import AttentionHandler, Backbone, BackboneFamily, LoadOptions, Port, Ports, Virtual
 from adaptdock.plugins.errors import BackboneError
 
 
@@ -86,7 +68,6 @@ class HuggingFaceBackbone(Backbone):
     model: PreTrainedModel
     generator: PreTrainedModel | None
     """The whole language model, of which :attr:`model` is the body; None where it is none."""
-    _steps: bool | None = None
     positions_counted = False
     """Whether the model numbers tokens by its mask, leaving padding out; found by the probe."""
 
@@ -100,14 +81,14 @@ class HuggingFaceBackbone(Backbone):
         self.model = body(model).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
-        self.decoder_start = decoder_start(model.config) if self.encoder_decoder else None
-        self.vocabulary = vocabulary(tokenizer)
+        self.decoder_start = limits.decoder_start(model.config) if self.encoder_decoder else None
+        self.vocabulary = limits.vocabulary(tokenizer)
         self._resumed: set[int] = set()
         self._encoder_output: type[Any] = BaseModelOutput  # some encoders have one of their own
-        self._position_offset = position_offset(self.model)
+        self._position_offset = limits.position_offset(self.model)
         reader = self.model.get_encoder() if self.encoder_decoder else self.model
         self._takes_positions = "position_ids" in signature(reader.forward).parameters
-        self.max_length = max_length(self.model, self._position_offset, tokenizer)
+        self.max_length = limits.max_length(self.model, self._position_offset, tokenizer)
         shown = _probe(self)
         self.width = shown.width
         self.causal = shown.causal and not self.encoder_decoder
@@ -137,7 +118,7 @@ class HuggingFaceBackbone(Backbone):
     ) -> Tensor:
         """Return the last hidden states, of the encoder alone where only that is read."""
         read = {name: tensor for name, tensor in inputs.items() if not name.startswith("decoder_")}
-        given = read if virtual is None else self.with_virtual(read, virtual)
+        given = self._divided(read) if virtual is None else self.with_virtual(read, virtual)
         with self._attention_kernel():
             if not self.encoder_decoder:
                 extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
@@ -154,6 +135,32 @@ class HuggingFaceBackbone(Backbone):
                 decoder_input_ids=self._shift_right(inputs["input_ids"]) if ids is None else ids,
                 use_cache=False,
             )[0]
+
+    def _divided(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Leave the mask of several texts in a row away: only then transformers divides them by their positions."""
+        if "position_ids" in inputs and not self._takes_positions:
+            raise BackboneError(f"{type(self.model).__name__} takes no positions, so a row holds one text only")
+        return {
+            name: given for name, given in inputs.items() if name != "attention_mask" or "position_ids" not in inputs
+        }
+
+    def layers(
+        self,
+        inputs: Mapping[str, Tensor],
+        reads: str = "encoder",
+        virtual: Virtual | None = None,
+        encoded: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Return the states that enter each layer, with what adapters have done to them, and the last ones."""
+        with Blocks(self.model).seen() as seen:
+            last = self.forward(inputs, reads, virtual, encoded)
+        odd = next((state for state in seen if state.shape != last.shape), None)
+        if odd is not None:
+            raise BackboneError(
+                f"the layers of {type(self.model).__name__} hand on states of the shape {tuple(odd.shape)}, and the "
+                f"last ones are {tuple(last.shape)}: they cannot be mixed"
+            )
+        return [*(state.to(last.device) for state in seen), last]
 
     def entering(self, inputs: Mapping[str, Tensor], layer: int | None) -> Tensor:
         """Return the hidden states that enter a layer; the first call checks that the model can begin there."""
@@ -255,17 +262,15 @@ class HuggingFaceBackbone(Backbone):
         """The end tokens of the generation configuration."""
         return frozenset() if self.generator is None else endings(self.generator)
 
-    @property
+    @cached_property
     def steps(self) -> bool:
         """Whether this is a decoder that keeps keys and values alone; found by a short text."""
-        if self._steps is None:
-            self._steps = self.generator is not None and not self.encoder_decoder and stepping.possible(self.model)
-        return self._steps
+        return self.generator is not None and not self.encoder_decoder and stepping.possible(self.model)
 
-    def begin(self, inputs: Mapping[str, Tensor], virtual: Virtual | None) -> tuple[Tensor, Continuation]:
+    def begin(self, inputs: Mapping[str, Tensor], virtual: Virtual | None) -> tuple[Tensor, stepping.Cached]:
         """Read prompts into a cache of keys and values."""
         if not self.steps:
-            return super().begin(inputs, virtual)
+            raise BackboneError(f"the backbone {self.id!r} does not write in steps")
         given = dict(inputs) if virtual is None else self.with_virtual(inputs, virtual)
         return stepping.begin(self.model, given, self.vocabulary_logits, self._takes_positions)
 
@@ -379,6 +384,10 @@ def _open_ports(backbone: HuggingFaceBackbone, width: int, shown: Findings) -> t
                 attending[module] = port
     if "embedding" not in closed:
         ports["embeddings"] = _embedding_port(backbone)
+    try:
+        ports["layers"] = _layers_port(backbone.model)
+    except BackboneError as error:
+        closed["layers"] = str(error)
     if not any(port.kind == "linear" and port.role != "other" for port in ports.values()):
         raise BackboneError(_nothing_open(backbone, closed))
     return Ports(ports.values(), backbone.architecture, closed), attending
@@ -447,6 +456,11 @@ def _embedding_port(backbone: HuggingFaceBackbone) -> Port:
     stack = "encoder" if backbone.encoder_decoder else ""
     width = int(embeddings.weight.shape[-1])
     return Port("embeddings", "embedding", "embeddings", 0, stack, path, outputs=width)
+
+
+def _layers_port(model: PreTrainedModel) -> Port:
+    blocks = Blocks(model)
+    return Port("layers", "layers", "layers", len(blocks), "", blocks.path)
 
 
 def _attention_port(backbone: HuggingFaceBackbone, path: str, call: Call) -> Port | None:

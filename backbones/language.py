@@ -1,6 +1,5 @@
 """Language models: a body that gives hidden states, and the frozen map from them to the vocabulary."""
 
-import hashlib
 from typing import Any
 
 import torch
@@ -71,20 +70,6 @@ def device_of(module: nn.Module) -> torch.device:
     if execution is not None:
         return torch.device(execution)
     return next((p.device for p in module.parameters()), torch.device("cpu"))
-
-
-def vocabulary(tokenizer: Any) -> str:
-    """Return a hash of which token has which number: with another vocabulary the same weights mean nothing."""
-    if tokenizer is None:
-        return ""
-    tokens = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
-    return hashlib.sha256("\n".join(f"{number} {token}" for token, number in tokens).encode()).hexdigest()[:32]
-
-
-def decoder_start(config: Any) -> int:
-    """Return the token with which the answer of an encoder-decoder begins."""
-    named = (getattr(config, "decoder_start_token_id", None), config.pad_token_id, 0)
-    return next(token for token in named if token is not None)
 
 
 def endings(generator: PreTrainedModel) -> frozenset[int]:

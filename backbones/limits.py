@@ -1,10 +1,25 @@
-"""Limits: the first position of a model, and the longest text it reads."""
+"""What tokenizer and configuration say of how a model reads: its vocabulary, its positions, where an answer begins."""
 
+import hashlib
 from typing import Any
 
 from transformers import PreTrainedModel
 
 LONGEST = 8192  # where neither tokenizer nor configuration knows a limit
+
+
+def vocabulary(tokenizer: Any) -> str:
+    """Return a hash of which token has which number: with another vocabulary the same weights mean nothing."""
+    if tokenizer is None:
+        return ""
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    return hashlib.sha256("\n".join(f"{number} {token}" for token, number in tokens).encode()).hexdigest()[:32]
+
+
+def decoder_start(config: Any) -> int:
+    """Return the token with which the answer of an encoder-decoder begins."""
+    named = (getattr(config, "decoder_start_token_id", None), config.pad_token_id, 0)
+    return next(token for token in named if token is not None)
 
 
 def position_offset(model: PreTrainedModel) -> int:
@@ -17,13 +32,13 @@ def position_offset(model: PreTrainedModel) -> int:
     return max(offsets, default=0)
 
 
-def max_length(model: PreTrainedModel, offset: int, tokenizer: Any) -> int:
-    """Return the longest text in tokens, of what the tokenizer and the configuration know."""
+def max_length(model: PreTrainedModel, position_offset: int, tokenizer: Any) -> int:
+    """Return the longest text in tokens, by the tokenizer's limit and the positions that there are."""
     config = model.config.get_text_config()
     limits = [LONGEST]
     if tokenizer is not None and tokenizer.model_max_length < 10**9:
         limits.append(int(tokenizer.model_max_length))
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
-        limits.append(positions - offset)
+        limits.append(positions - position_offset)
     return min(limits)

@@ -34,7 +34,7 @@ def possible(model: PreTrainedModel) -> bool:
 
 def begin(
     model: PreTrainedModel, given: Mapping[str, Tensor], logits: Logits, takes_positions: bool
-) -> tuple[Tensor, Continuation]:
+) -> tuple[Tensor, "Cached"]:
     """Read prompts (R, T), or their embeddings, and return the logits (R, V) of the next token."""
     mask = given["attention_mask"]
     found = Cached(model, DynamicCache(), mask, logits, takes_positions)

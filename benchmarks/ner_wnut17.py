@@ -34,7 +34,8 @@ from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import evaluate
 from adaptdock.engine.options import fast_precision, merge_options
-from adaptdock.engine.training import Run, plan
+from adaptdock.engine.planning import plan
+from adaptdock.engine.training import Run
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 from adaptdock.tasks.ner import NER, NEROptions

@@ -4,13 +4,16 @@
 
 FOLDER holds the data sets by name (wnut17, ud_en_ewt, ...). All sides see the same records, split alike, and the same
 epochs and batch size; ``--sample`` takes that many training records. The metric is the task's own, on the test split.
-Full fine-tuning runs where transformers has a class for the task (tags of words, labels of texts).
+Full fine-tuning runs where transformers has a class for the task (tags of words, labels of texts, spans). With
+``--precision bf16`` the adapter's backbone is in bfloat16, and full fine-tuning computes in it (its weights stay in
+float32).
 """
 
 import argparse
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 import warnings
@@ -26,18 +29,28 @@ warnings.simplefilter("ignore")
 
 import torch
 from machine import machine
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones.checkpoint import resolve
-from adaptdock.engine.batches import collate, collate_labels
+from adaptdock.engine.batches import by_length, collate, collate_labels, length
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import load_backbone
-from adaptdock.engine.training import Plan, Run, plan
+from adaptdock.engine.options import DTYPES
+from adaptdock.engine.planning import Plan, plan
+from adaptdock.engine.training import Run
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, LoadOptions, Record
+from adaptdock.tasks.qa import END, START
 
 TEST_SHARE = 0.1
+TEST_ROWS, TEST_TOKENS = 32, 4096
 Baseline = Callable[[Any, Sequence[Record], Sequence[Record]], float]
 
 
@@ -53,7 +66,9 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     baseline: Baseline | None = None
     kind: str = ""
-    """What transformers' own class for it labels: tokens or sequences; none where it has no such class."""
+    """What transformers' own class for it labels: tokens, sequences or spans; none where it has no such class."""
+    groups: bool = False
+    """Whether test data that is not given is held out by the task's groups (articles)."""
 
 
 @dataclass
@@ -90,6 +105,17 @@ def most_frequent_tag(task: Any, train: Sequence[Record], test: Sequence[Record]
     (common, _), *_ = sum(seen.values(), Counter()).most_common(1)
     tagged = [[(seen.get(w.lower()) or Counter([common])).most_common(1)[0][0] for w in r["tokens"]] for r in test]
     answers = [{"tags": tags, "words": [{"tag": tag} for tag in tags]} for tags in tagged]
+    return float(task.score(test, answers)[task.metric])
+
+
+def most_similar_sentence(task: Any, train: Sequence[Record], test: Sequence[Record]) -> float:
+    """Answer with the sentence of the context that has most words in common with the question."""
+    answers = []
+    for record in test:
+        asked = set(re.findall(r"\w+", record["question"].lower()))
+        sentences = re.split(r"(?<=[.!?])\s+", record["context"])
+        best = max(sentences, key=lambda sentence: len(asked & set(re.findall(r"\w+", sentence.lower()))))
+        answers.append({"answer": best})
     return float(task.score(test, answers)[task.metric])
 
 
@@ -131,6 +157,7 @@ ROWS = {
         baseline=most_frequent_class,
         kind="sequences",
     ),
+    "qa": Row("qa", "xquad_en", {"train": "xquad.en.json"}, baseline=most_similar_sentence, kind="spans", groups=True),
     "embedding": Row("embedding", "banking77", {"train": "train.csv", "test": "test.csv"}),
     "mlm": Row(
         "mlm",
@@ -169,14 +196,21 @@ def divided(row: Row, root: Path, sample: int | None, folder: Path) -> Source:
     source = Source(**(files or {"data": str(root / row.data)}), **row.layout)
     splits, _ = load_splits(source, task)
     if "test" not in splits:
-        cut = int(len(splits["train"]) * TEST_SHARE)
-        splits["test"], splits["train"] = splits["train"][:cut], splits["train"][cut:]
+        splits["test"], splits["train"] = held_out(splits["train"], task.group if row.groups else None)
     splits["train"] = splits["train"][:sample]
     for split, records in splits.items():
         lines = [json.dumps({key: value for key, value in record.items() if key != "where"}) for record in records]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     columns = {name: name for name in splits["train"][0] if name in task.columns}
     return Source(data=str(folder), columns=columns)
+
+
+def held_out(records: list[Record], group: Callable[[Record], Any] | None) -> tuple[list[Record], list[Record]]:
+    """Return the first records, up to the end of the group in which their share is reached, and the others."""
+    cut = int(len(records) * TEST_SHARE)
+    while group is not None and group(records[cut - 1]) == group(records[cut]):
+        cut += 1
+    return records[:cut], records[cut:]
 
 
 def ours(made: Plan, folder: Path) -> tuple[float, int, float]:
@@ -188,15 +222,21 @@ def ours(made: Plan, folder: Path) -> tuple[float, int, float]:
     return float(found[type(made.task).metric]), result.size, seconds
 
 
-def full(made: Plan, row: Row, rate: float, folder: Path) -> tuple[float, float]:
+def full(made: Plan, row: Row, rate: float, folder: Path, precision: str) -> tuple[float, float]:
     """Train all weights with transformers' own class and Trainer, on the same windows and labels."""
-    kinds = {"tokens": AutoModelForTokenClassification, "sequences": AutoModelForSequenceClassification}
+    kinds = {
+        "tokens": AutoModelForTokenClassification,
+        "sequences": AutoModelForSequenceClassification,
+        "spans": AutoModelForQuestionAnswering,
+    }
     checkpoint, task = resolve(row.backbone, LoadOptions()), made.task
     model = kinds[row.kind].from_pretrained(checkpoint.folder, num_labels=task.head().classes)
     backbone = made.backbone
 
     def collator(features: Any) -> dict[str, Any]:
-        return {**collate(backbone, features), "labels": collate_labels(features, backbone.device)}
+        labels = collate_labels(features, backbone.device)
+        named = bounds(labels) if row.kind == "spans" else {"labels": labels}
+        return {**collate(backbone, features), **named}
 
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -210,6 +250,7 @@ def full(made: Plan, row: Row, rate: float, folder: Path) -> tuple[float, float]
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=True,
+        bf16=precision == "bf16",
         logging_strategy="no",
         dataloader_pin_memory=False,
     )
@@ -220,14 +261,31 @@ def full(made: Plan, row: Row, rate: float, folder: Path) -> tuple[float, float]
     return measured(model.eval(), backbone, made), seconds
 
 
+def bounds(labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what transformers calls the labels of qa: the first and the last position of each answer."""
+    given = labels.clamp(min=0)
+    starts, ends = ((given & part).argmax(1) for part in (START, END))
+    return {"start_positions": starts, "end_positions": ends}
+
+
 @torch.inference_mode()
 def measured(model: Any, backbone: Backbone, made: Plan) -> float:
-    task, answers = made.task, []
-    for record in made.records["test"]:
-        features = task.encode(record, made.reading, labelled=False)
-        logits = list(model(**collate(backbone, features)).logits) if features else []
-        answers.append(task.decode(record, features, logits))
-    return float(task.score(made.records["test"], answers)[type(task).metric])
+    task, records = made.task, made.records["test"]
+    windows = [task.encode(record, made.reading, labelled=False) for record in records]
+    flat = [feature for own in windows for feature in own]
+    found: dict[int, torch.Tensor] = {}
+    for batch in by_length([length(feature) for feature in flat], TEST_ROWS, TEST_TOKENS):
+        output = model(**collate(backbone, [flat[number] for number in batch]))
+        spans = "start_logits" in output
+        logits = torch.stack([output.start_logits, output.end_logits], dim=-1) if spans else output.logits
+        for number, row in zip(batch, logits, strict=True):
+            own = row[: length(flat[number])] if row.ndim == 2 else row
+            found[id(flat[number])] = task.digest(flat[number], own)
+    answers = [
+        task.decode(record, own, [found[id(feature)] for feature in own])
+        for record, own in zip(records, windows, strict=True)
+    ]
+    return float(task.score(records, answers)[type(task).metric])
 
 
 def main() -> None:
@@ -239,6 +297,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--full-rate", type=float, default=1e-4)
     parser.add_argument("--no-full", action="store_true")
+    parser.add_argument("--precision", choices=list(DTYPES), default="fp32")
     arguments = parser.parse_args()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -247,7 +306,7 @@ def main() -> None:
     for name in arguments.rows.split(","):
         row = ROWS[name]
         backbones[row.backbone] = backbones.get(row.backbone) or load_backbone(
-            row.backbone, LoadOptions(dtype="float32")
+            row.backbone, LoadOptions(dtype=DTYPES[arguments.precision])
         )
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
@@ -259,9 +318,9 @@ def main() -> None:
             trivial = None
             if row.baseline:
                 trivial = row.baseline(made.task, made.records["train"], made.records["test"])
-            other = (
-                full(made, row, arguments.full_rate, folder / "full") if row.kind and not arguments.no_full else None
-            )
+            other = None
+            if row.kind and not arguments.no_full:
+                other = full(made, row, arguments.full_rate, folder / "full", arguments.precision)
         line = Found(
             row=f"{name} ({row.data or 'sample'})",
             metric=type(made.task).metric,

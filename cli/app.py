@@ -11,13 +11,24 @@ from adaptdock.plugins.errors import PluginError, UnknownNameError
 
 COMMANDS = {
     "train": ("adaptdock.cli.train", "Train an adapter and save it as one file."),
+    "sweep": ("adaptdock.cli.sweep", "Search settings: many trainings, the best one kept."),
     "predict": ("adaptdock.cli.predict", "Run an adapter on texts."),
     "eval": ("adaptdock.cli.eval", "Measure an adapter on labelled data."),
     "inspect": ("adaptdock.cli.inspect", "Show what an adapter file holds."),
     "merge": ("adaptdock.cli.merge", "Fold an adapter into a copy of its backbone."),
     "combine": ("adaptdock.cli.combine", "Add, subtract or average adapters: one new file."),
     "serve": ("adaptdock.cli.serve", "Answer for a folder of adapters over HTTP."),
+    "list": ("adaptdock.cli.installed", "List the adapters that are installed."),
+    "search": ("adaptdock.cli.search", "Search published adapters."),
+    "install": ("adaptdock.cli.install", "Install published adapters, verified."),
+    "update": ("adaptdock.cli.update", "Bring installed adapters to their newest version."),
+    "verify": ("adaptdock.cli.verify", "Check that installed adapters are what was installed."),
+    "remove": ("adaptdock.cli.remove", "Remove installed adapters."),
+    "publish": ("adaptdock.cli.publish", "Add an adapter to a registry; sign it, pack it as a wheel."),
+    "key": ("adaptdock.cli.key", "Make and show keys for signing."),
+    "trust": ("adaptdock.cli.trust", "Say whose signatures count on this machine."),
     "plugins": ("adaptdock.cli.plugins", "List methods, tasks, backbones and other plugins."),
+    "plugin": ("adaptdock.cli.plugin", "Write a plugin, or check one."),
 }
 """Name -> module (its ``command`` is the click command) and the line that --help shows."""
 

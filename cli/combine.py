@@ -7,19 +7,21 @@ import click
 
 from adaptdock.cli.adapters import open_backbone
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, field_flags, load_options
+from adaptdock.cli.names import ADAPTER
 from adaptdock.cli.output import count, show_json, show_pairs
 from adaptdock.engine.arithmetic import AVERAGE, check, combine
 from adaptdock.engine.assembly import validated
 from adaptdock.engine.combining import CombineOptions
 from adaptdock.hub.card import Card
 from adaptdock.hub.file import read_file, write_file
+from adaptdock.hub.installed import locate
 from adaptdock.plugins.errors import UsageError
 
 OPTIONS = field_flags(CombineOptions, "combine", "Arithmetic")
 
 
 @click.command("combine", cls=SectionedCommand)
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=ADAPTER)
 @click.option(
     "--weights", cls=Flag, metavar="A,B,...", required=True, help="A number for each file; negative ones subtract."
 )
@@ -57,7 +59,7 @@ def command(
     called = name or output.stem
     _check_output(output, overwrite, called)
     adapters, numbers = [read_file(file) for file in files], _numbers(weights)
-    of_head = None if head == AVERAGE else read_file(head)
+    of_head = None if head == AVERAGE else read_file(locate(head))
     check(adapters, numbers, options, of_head)
     backbone = open_backbone(adapters[0].card, values["backbone"], load_options(values))
     made = combine(backbone, adapters, numbers, options, of_head, called)

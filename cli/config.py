@@ -14,6 +14,23 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises :class:`DataError` for a file that cannot be read, :class:`UsageError` for values that no
     flag could have.
     """
+    return {key.replace("-", "_"): _value(path, key, value) for key, value in _table(path).items()}
+
+
+def read_tables(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the tables of a file by their names; ``-`` in their keys turned into ``_``, values as they are.
+
+    Raises what :func:`read_config` raises.
+    """
+    found = {}
+    for name, table in _table(path).items():
+        if not isinstance(table, Mapping):
+            raise UsageError(f"{path}: {name} has to be a table of keys and values, found {table!r:.60}")
+        found[name] = {str(key).replace("-", "_"): value for key, value in table.items() if value is not None}
+    return found
+
+
+def _table(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -23,7 +40,7 @@ def read_config(path: Path) -> dict[str, Any]:
     found = _parsed(path, text)
     if not isinstance(found, Mapping):
         raise UsageError(f"{path}: a configuration is a table of flags and values, this is a {type(found).__name__}")
-    return {str(key).replace("-", "_"): _value(path, key, value) for key, value in found.items() if value is not None}
+    return {str(key): value for key, value in found.items() if value is not None}
 
 
 def check_keys(path: Path, config: Mapping[str, Any], known: Iterable[str], owners: str) -> None:

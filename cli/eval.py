@@ -7,6 +7,7 @@ import click
 
 from adaptdock.cli.adapters import open_dock
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
+from adaptdock.cli.names import ADAPTER
 from adaptdock.cli.output import note, show_json, show_metrics
 from adaptdock.engine.assembly import make_task
 from adaptdock.engine.data import SPLITS, Source, load_splits, parse_columns
@@ -19,7 +20,7 @@ from adaptdock.plugins.errors import DataError, UnknownNameError, UsageError
 
 
 @click.command("eval", cls=SectionedCommand)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=ADAPTER)
 @click.option(
     "--split", cls=Flag, default="test", show_default=True, metavar=f"[{'|'.join(SPLITS)}]", help="Split of --data."
 )
@@ -35,7 +36,7 @@ from adaptdock.plugins.errors import DataError, UnknownNameError, UsageError
 )
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
 def command(file: Path, split: str, batch_size: int, bootstrap: int | None, as_json: bool, **values: Any) -> None:
-    """Measure the adapter in FILE on labelled data.
+    """Measure the adapter in FILE, a path or the name of an installed one, on labelled data.
 
     --data names a folder or hub data set, of which the test split is measured unless --split says
     otherwise, or one file, which is measured whole; --test names a file too. With neither, the

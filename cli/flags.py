@@ -1,6 +1,6 @@
 """Flags made of the fields of options models, and commands whose help shows them in sections."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -107,6 +107,17 @@ def _metavar(annotation: Any) -> str:
     if origin in (tuple, list):
         return "A,B,..."
     return NUMBERS.get(annotation, "VALUE")
+
+
+def peek(arguments: Sequence[str], name: str) -> str | None:
+    """Return the value of an option before the arguments are parsed."""
+    found = None
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
+        if argument == f"--{name}":
+            found = following
+        elif argument.startswith(f"--{name}="):
+            found = argument.partition("=")[2]
+    return found
 
 
 # ----------------------------------------------------------------------- options of several commands

@@ -6,16 +6,19 @@ from typing import Any
 
 import click
 
+from adaptdock.cli.names import ADAPTER
 from adaptdock.cli.output import count, show_json, show_metrics, show_pairs
 from adaptdock.hub.file import Header, read_header
 
 
 @click.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=ADAPTER)
 @click.option("--tensors", is_flag=True, help="List every tensor with its type and shape.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the whole card, and every tensor.")
 def command(file: Path, tensors: bool, as_json: bool) -> None:
     """Show what an adapter FILE holds: its card, tensors, parameters and sizes.
+
+    FILE is a path, or the name of an installed adapter (adapt list).
 
     Reads the header only, so it needs no backbone and takes no time. (predict and eval check the
     contents against the checksum too.)

@@ -7,6 +7,7 @@ import click
 
 from adaptdock.cli.adapters import open_backbone
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.names import ADAPTER
 from adaptdock.cli.output import count, note, show_json, show_pairs
 from adaptdock.engine.merging import CARD_FILE, HEAD_FILE, check_folder, merge
 from adaptdock.hub.file import read_file
@@ -18,7 +19,7 @@ LEFT_OUT = ("quantizer", "device_map", QUANTIZE)
 
 
 @click.command("merge", cls=SectionedCommand)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=ADAPTER)
 @click.option(
     "--output", "-o", cls=Flag, type=click.Path(path_type=Path), metavar="FOLDER", required=True, help="The model."
 )

@@ -2,15 +2,16 @@
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from adaptdock.cli.settings import CONFIG, Settings
-from adaptdock.engine.training import BEST
+from adaptdock.engine.course import BEST
 from adaptdock.hub.file import read_card, read_file
 from adaptdock.plugins.errors import FileError, UsageError
 
 LOG = "train.log"
-WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png")
+WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png", "folds.json")
 """What a run leaves in its folder, beside the checkpoints."""
 
 
@@ -19,27 +20,31 @@ def check_places(settings: Settings, resume: bool) -> None:
 
     Raises :class:`UsageError` for what exists already, :class:`FileError` for what cannot be written.
     """
-    output, folder = settings.output, settings.run_dir
     if resume:
-        _check_unfinished(folder)
+        check_unfinished(settings.run_dir, [settings.run_dir / BEST])
+    check_output(settings.output, settings.run_dir / BEST, settings.overwrite, resume)
+    check_folder(settings.run_dir, settings.overwrite, resume)
+
+
+def check_output(output: Path, best: Path, overwrite: bool, resume: bool) -> None:
+    """Refuse an adapter file that is there already (other than the run's own), or cannot be written."""
     if output.is_dir():
         raise UsageError(f"{output} is a folder; --output names the adapter file")
-    if output.exists() and not settings.overwrite and not (resume and _same(output, folder / BEST)):
+    if output.exists() and not overwrite and not (resume and _same(output, best)):
         raise UsageError(f"{output} exists already: give another --output, or --overwrite to replace it")
+    _check_writable(output.parent)
+
+
+def check_folder(folder: Path, overwrite: bool, resume: bool) -> None:
+    """Refuse a run's folder in which there is something else, or nothing can be written."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --run-dir names a folder")
-    if (
-        not resume
-        and folder.exists()
-        and any(folder.iterdir())
-        and not (settings.overwrite and (folder / CONFIG).is_file())
-    ):
+    if not resume and folder.exists() and any(folder.iterdir()) and not (overwrite and (folder / CONFIG).is_file()):
         raise UsageError(
             f"the folder {folder} is not empty: give another --run-dir, go on with the run in it by --resume {folder}, "
             f"or replace that run by --overwrite"
         )
-    for place in (output.parent, folder):
-        _check_writable(place)
+    _check_writable(folder)
 
 
 def clear(folder: Path) -> None:
@@ -47,13 +52,17 @@ def clear(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in WRITTEN:
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for old in (folder / "checkpoints", *folder.glob("round-*"), *folder.glob("fold-*")):
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_unfinished(folder: Path) -> None:
-    best = folder / BEST
-    if best.exists() and read_card(best).training.get("ending") in ("complete", "early"):
-        raise UsageError(f"the run in {folder} came to its end; its adapter is {best}")
+def check_unfinished(folder: Path, best: Sequence[Path]) -> None:
+    """Refuse a run all of whose adapters were trained to the end."""
+    if all(file.exists() and read_card(file).training.get("ending") in ("complete", "early") for file in best):
+        files = " and ".join(map(str, best))
+        raise UsageError(
+            f"the run in {folder} came to its end; {'its adapter is' if len(best) == 1 else 'see'} {files}"
+        )
 
 
 def _check_writable(folder: Path) -> None:

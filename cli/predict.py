@@ -11,6 +11,7 @@ import click
 
 from adaptdock.cli.adapters import open_dock
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.names import ADAPTER
 from adaptdock.cli.output import note, to_json
 from adaptdock.cli.texts import Format, Item, from_arguments, from_lines
 from adaptdock.engine.dock import Dock
@@ -24,7 +25,7 @@ MARKED = r"\[[^\[\]|]+\|[^\[\]|]+\]"
 
 
 @click.command("predict", cls=SectionedCommand)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=ADAPTER)
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @click.option("--input", "source", cls=Flag, metavar="FILE", help="Read inputs from a file; - is standard input.")
 @click.option(
@@ -39,6 +40,8 @@ MARKED = r"\[[^\[\]|]+\|[^\[\]|]+\]"
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print one JSON object a line.")
 def command(file: Path, texts: tuple[str, ...], source: str | None, layout: Format, **values: Any) -> None:
     """Run the adapter in FILE on texts, and print one answer for each, in order.
+
+    FILE is a path, or the name of an installed adapter (adapt list).
 
     Without a TEXT and --input, standard input is read: a text or a JSON object a line.
     """

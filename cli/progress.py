@@ -2,13 +2,13 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from adaptdock.engine.training import Progress
+from adaptdock.engine.course import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -20,21 +20,25 @@ LINES = 10
 class Watch:
     """Shows what a run reports; called by it with each :class:`Progress`."""
 
-    def __init__(self, metric: str, log: TextIO, bar: "Bar | None") -> None:
-        self.metric, self.log, self.bar = metric, log, bar
+    def __init__(self, log: TextIO, bar: "Bar | None", silent: bool = False) -> None:
+        self.log, self.bar, self.silent = log, bar, silent
         self.task = bar.add_task("", total=None, epoch="", loss="", metric="") if bar else None
         self.first: tuple[float, int] | None = None
-        self.shown = 0
+        self.shown = self.newest = 0
 
     def __call__(self, progress: Progress) -> None:
         """Show one report."""
-        self.first = self.first or (time.monotonic(), progress.step)
+        if self.first is None or progress.step < self.newest:  # another round begins
+            self.first, self.shown = (time.monotonic(), progress.step), 0
+        self.newest = progress.step
         line = self._line(progress)
         self.log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
         self.log.flush()
+        if self.silent:
+            return
         if self.bar is not None:
             self._advance(progress)
-        elif progress.metrics is not None or progress.step * LINES >= (self.shown + 1) * progress.steps:
+        elif progress.shown is not None or progress.step * LINES >= (self.shown + 1) * progress.steps:
             self.shown = progress.step * LINES // max(1, progress.steps)
             print(f"{line}{self._left(progress)}", file=sys.stderr, flush=True)
 
@@ -42,8 +46,8 @@ class Watch:
         line = f"epoch {progress.epoch:.2f} step {progress.step}/{progress.steps}"
         if progress.loss is not None:
             line += f" loss {progress.loss:.4f}"
-        if progress.metrics is not None:
-            line += f" validation {self.metric} {progress.metrics[self.metric]:.2f}"
+        if progress.shown is not None:
+            line += f" validation {_named(progress.shown)}"
         return line
 
     def _left(self, progress: Progress) -> str:
@@ -59,21 +63,21 @@ class Watch:
         fields = {"epoch": f"epoch {progress.epoch:.1f}"}
         if progress.loss is not None:
             fields["loss"] = f"loss {progress.loss:.3f}"
-        if progress.metrics is not None:
-            fields["metric"] = f"{self.metric} {progress.metrics[self.metric]:.2f}"
+        if progress.shown is not None:
+            fields["metric"] = _named(progress.shown)
             self.bar.console.print(self._line(progress), highlight=False)
         self.bar.update(self.task, total=progress.steps, completed=progress.step, **fields)  # type: ignore[arg-type]
 
 
 @contextmanager
-def watching(metric: str, log: Path) -> Iterator[Watch]:
-    """Show progress while the context is open; ``log`` is added to."""
+def watching(log: Path, silent: bool = False) -> Iterator[Watch]:
+    """Show progress while the context is open, unless ``silent``; ``log`` is added to."""
     with log.open("a", encoding="utf-8") as stream:
-        if not sys.stderr.isatty():
-            yield Watch(metric, stream, None)
+        if silent or not sys.stderr.isatty():
+            yield Watch(stream, None, silent)
             return
         with _bar() as bar:
-            yield Watch(metric, stream, bar)
+            yield Watch(stream, bar)
 
 
 def _bar() -> "Bar":
@@ -90,6 +94,10 @@ def _bar() -> "Bar":
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
+
+
+def _named(shown: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
 
 
 def _duration(seconds: float) -> str:

@@ -69,10 +69,10 @@ def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldF
     return Settings(
         task=task,
         method=method,
-        backbone=_absolute(values["backbone"]),
+        backbone=absolute_backbone(values["backbone"]),
         source=_source(values),
         load=with_precision(load_options(values), chosen.precision),
-        training=_with_absolute_base(chosen.model_dump(mode="json", exclude={"method_options"})),
+        training=with_absolute_places(chosen.model_dump(mode="json", exclude={"method_options"})),
         method_options=method_options,
         task_options=task_options,
         name=name,
@@ -122,11 +122,15 @@ def _source(values: Mapping[str, Any]) -> Source:
     return Source(data=values["data"], **files, **layout)
 
 
-def _with_absolute_base(training: dict[str, Any]) -> dict[str, Any]:
-    return training if training["on"] is None else {**training, "on": str(Path(training["on"]).absolute())}
+def with_absolute_places(training: dict[str, Any]) -> dict[str, Any]:
+    """Return training options in which the paths of files hold in any folder."""
+    files = {name: training[name] for name in ("on", "synonyms", "unlabelled") if training[name] is not None}
+    absolute = {name: str(Path(file).absolute()) for name, file in files.items()}
+    translators = [str(Path(name).absolute()) if Path(name).exists() else name for name in training["back_translation"]]
+    return {**training, **absolute, "back_translation": translators}
 
 
-def _absolute(backbone: str) -> str:
+def absolute_backbone(backbone: str) -> str:
     """Return a path that holds in any folder; names of other kinds as they are."""
     path = Path(backbone).expanduser()
     is_path = ("/" in backbone or backbone.endswith(".gguf")) and path.exists()

@@ -1,11 +1,12 @@
 """What ``adapt train`` prints of a plan and of a finished run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from adaptdock.cli.output import count, show_json, show_metrics, show_pairs
-from adaptdock.engine.training import Plan, Result
+from adaptdock.engine.planning import Plan
+from adaptdock.engine.training import Result
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:
@@ -26,6 +27,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             "ports": f"{len(summary['ports'])}: {_ports(summary['ports'])}",
             **{f"task: {name}": value for name, value in summary["task_options"].items()},
             **{split: _counts(found) for split, found in summary["data"].items()},
+            **_added(summary),
             "windows": f"{count(summary['windows'])} to train on; tokens: median {tokens['median']}, "
             f"longest {tokens['longest']}, limit {tokens['limit']}",
             **{name.replace("_", " "): str(value) for name, value in summary["options"].items()},
@@ -33,12 +35,20 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     )
 
 
-def show_result(plan: Plan, result: Result, output: Path, folder: Path, verdict: Sequence[str], as_json: bool) -> None:
+def show_result(
+    plan: Plan,
+    result: Result,
+    output: Path,
+    folder: Path,
+    verdict: Sequence[str],
+    as_json: bool,
+    folds: Mapping[str, Any] | None = None,
+) -> None:
     """Print how a run ended, what it reached, and where everything is."""
     metrics, summary = result.adapter.card.metrics, plan.summary()
     curves = folder / "curves.png"
     if as_json:
-        show_json(_document(summary, result, output, folder, verdict))
+        show_json(_document(summary, result, output, folder, verdict) | ({"folds": folds} if folds else {}))
         return
     if metrics:
         show_metrics(metrics)
@@ -47,6 +57,7 @@ def show_result(plan: Plan, result: Result, output: Path, folder: Path, verdict:
         {
             "trained": _share(summary),
             **_kept(summary),
+            **_rounds(result),
             "time": f"{result.seconds:.0f} s, {result.epochs:.2f} epochs",
             "adapter": f"{output} ({count(result.size)} bytes)",
             **({"curves": curves} if curves.exists() else {}),
@@ -68,6 +79,7 @@ def _document(
         "epochs": result.epochs,
         "seconds": result.seconds,
         "metrics": result.adapter.card.metrics,
+        **{key: value for key, value in result.adapter.card.training.items() if key == "self_training"},
         "trained_parameters": summary["trained_parameters"],
         "share_of_backbone": summary["share_of_backbone"],
         "verdict": list(verdict),
@@ -82,6 +94,31 @@ def _kept(summary: dict[str, Any]) -> dict[str, str]:
     """Say what is stored without being trained: of most methods nothing."""
     kept = summary["kept_parameters"]
     return {"stored besides": f"{count(kept)} parameters that are not trained"} if kept else {}
+
+
+def _added(summary: dict[str, Any]) -> dict[str, str]:
+    """Say what augmentations have added to the training data, and how many texts wait for labels."""
+    added = {f"added by {name}": f"{count(number)} records" for name, number in summary["added"].items()}
+    return added | ({"unlabelled": f"{count(summary['unlabelled'])} texts"} if summary["unlabelled"] else {})
+
+
+def _rounds(result: Result) -> dict[str, str]:
+    """Say of each round of self-training what it added and reached."""
+    found = result.adapter.card.training.get("self_training")
+    if found is None:
+        return {}
+    lines = {}
+    for one in found["rounds"]:
+        metrics = {split: values for split, values in one["metrics"].items() if split in ("validation", "test")}
+        reached = [f"{split} {_first(values)}" for split, values in metrics.items()]
+        best = " (the best)" if one["number"] == found["best"] else ""
+        parts = [f"{count(one['added'])} texts added", _counts(one["labels"]), *reached]
+        lines[f"round {one['number']}{best}"] = "; ".join(part for part in parts if part)
+    return lines
+
+
+def _first(metrics: dict[str, Any]) -> str:
+    return next(f"{name} {value}" for name, value in metrics.items() if isinstance(value, int | float))
 
 
 def _ports(names: Sequence[str]) -> str:

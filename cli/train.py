@@ -1,30 +1,36 @@
 """``adapt train``: an adapter trained on a frozen backbone, and saved as one file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from adaptdock.cli import together
 from adaptdock.cli.config import check_keys, read_config
-from adaptdock.cli.flags import LOADING, FieldFlags, Flag, SectionedCommand, data_flags, field_flags
-from adaptdock.cli.output import note
+from adaptdock.cli.flags import DATA, LOADING, FieldFlags, Flag, SectionedCommand, data_flags, field_flags, peek
+from adaptdock.cli.folds import try_folds
+from adaptdock.cli.output import note, show_json
 from adaptdock.cli.places import LOG, check_places, clear
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings, decide, recall
 from adaptdock.cli.summary import show_plan, show_result
+from adaptdock.engine.assembly import validated
 from adaptdock.engine.dock import load_backbone
+from adaptdock.engine.folds import FoldOptions
 from adaptdock.engine.options import TrainingOptions, merge_options
-from adaptdock.engine.training import Plan, Result, Run, plan
+from adaptdock.engine.planning import Plan, plan
+from adaptdock.engine.training import Result, carry_out
 from adaptdock.hub.file import write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import UsageError
 
-METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE, "ner"
+METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE, registry.EXAMPLE_TASK
 WITH_RESUME = {"resume", "output", "overwrite", "as_json"}
 NOT_IN_CONFIG = {"config", "resume", "dry_run", "as_json", "help"}
 MAIN, OUTPUT = "What to train", "Where it goes"
+FOLDING = field_flags(FoldOptions, "folds", DATA)
 HELP = """Train an adapter on a frozen backbone and save it as one file.
 
 With no data named, the sample data of the task is used. What is not given comes from the task's
@@ -59,7 +65,11 @@ class Chosen:
 
 
 def _build(arguments: Sequence[str]) -> SectionedCommand:
-    chosen, fixed = _choose(arguments), _fixed_flags()
+    config, path = _configured(arguments)
+    tasks = peek(arguments, "tasks") or config.get("tasks")
+    if tasks:
+        return together.build(arguments, config, path, tasks)
+    chosen, fixed = choose(arguments), what_flags()
     flags = [*fixed, *chosen.method.flags, *chosen.task.flags, *chosen.training.flags, *LOADING.flags, *_output_flags()]
 
     def callback(**values: Any) -> int:
@@ -72,35 +82,31 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
     return real
 
 
-def _choose(arguments: Sequence[str]) -> Chosen:
-    path = _peek(arguments, "config")
-    config = read_config(Path(path)) if path else {}
-    method = _peek(arguments, "method") or config.get("method") or METHOD
-    given = _peek(arguments, "task") or config.get("task")
+def choose(arguments: Sequence[str], method: str | None = None) -> Chosen:
+    """Return the flags that arguments make possible, with a method other than theirs where one is named."""
+    config, path = _configured(arguments)
+    method = method or peek(arguments, "method") or config.get("method") or METHOD
+    given = peek(arguments, "task") or config.get("task")
     task = given or EXAMPLE_TASK
     recipe = merge_options(task, method, {})
     training = field_flags(TrainingOptions, "training", "Training", shown=recipe.model_dump())
-    reserved = {flag.name for flag in [*_fixed_flags(), *LOADING.flags, *_output_flags(), *training.flags] if flag.name}
+    reserved = {flag.name for flag in [*what_flags(), *LOADING.flags, *_output_flags(), *training.flags] if flag.name}
     of_method = field_flags(
         registry.load("method", method).Options, "method", f"Method {method}", reserved, recipe.method_options
     )
     title = f"Task {task}" if given else f"Task {task} (for example; --task chooses)"
     of_task = field_flags(registry.load("task", task).Options, "task", title, reserved | of_method.fields.keys())
-    return Chosen(config, Path(path) if path else None, training, of_method, of_task)
+    return Chosen(config, path, training, of_method, of_task)
 
 
-def _peek(arguments: Sequence[str], name: str) -> str | None:
-    """Return the value of an option before the arguments are parsed."""
-    found = None
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
-        if argument == f"--{name}":
-            found = following
-        elif argument.startswith(f"--{name}="):
-            found = argument.partition("=")[2]
-    return found
+def _configured(arguments: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
+    """Return what the file of ``--config`` says, and its path; nothing where none is named."""
+    named = peek(arguments, "config")
+    return ({}, None) if named is None else (read_config(Path(named)), Path(named))
 
 
-def _fixed_flags() -> list[Flag]:
+def what_flags() -> list[Flag]:
+    """Return the options that say what is trained, and on what."""
     splits = {
         "train": "Training data, as a file.",
         "validation": "Validation data; a tenth of the training data is held out unless given.",
@@ -118,9 +124,16 @@ def _fixed_flags() -> list[Flag]:
             shown=f"default: {BACKBONE}",
         ),
         Flag(["--config"], section=MAIN, metavar="FILE", help="YAML or TOML file with flags; those given here win."),
+        Flag(
+            ["--tasks"],
+            section=MAIN,
+            metavar="FILE",
+            help="Several tasks in place of one, named in a YAML or TOML file: adapt train --tasks FILE --help.",
+        ),
         Flag(["--resume"], section=MAIN, metavar="RUN_DIR", help="Go on with a run that was interrupted."),
         Flag(["--dry-run"], section=MAIN, is_flag=True, help="Show what would be trained, and write nothing."),
         *data_flags(splits),
+        *FOLDING.flags,
     ]
 
 
@@ -155,6 +168,8 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
     values = {name: chosen.config.get(name) if value in (None, ()) else value for name, value in values.items()}
     values = {**values, "method": values["method"] or METHOD, "backbone": values["backbone"] or BACKBONE}
     values["columns"] = values["columns"] or ()
+    folding = validated(FoldOptions, FOLDING.given(values), "folds")
+    assert isinstance(folding, FoldOptions)
     settings = decide(values, chosen.training, chosen.method, chosen.task)
     if not values["dry_run"]:
         check_places(settings, resume=False)
@@ -164,7 +179,12 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
         return 0
     clear(settings.run_dir)
     settings.write()
-    return _run(made, settings, values["as_json"], resume=False)
+    folds = try_folds(made, settings, folding.folds, values["as_json"]) if folding.folds else None
+    if folding.folds_only:
+        if values["as_json"]:
+            show_json(folds)
+        return 0
+    return _run(made, settings, values["as_json"], resume=False, folds=folds)
 
 
 def _resume(values: dict[str, Any]) -> int:
@@ -172,6 +192,8 @@ def _resume(values: dict[str, Any]) -> int:
     if others:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
+    if together.is_together(Path(values["resume"])):
+        return together.resume(Path(values["resume"]), values["output"], bool(values["overwrite"]), values["as_json"])
     settings = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
     check_places(settings, resume=True)
     made = _plan(settings)
@@ -198,12 +220,12 @@ def _plan(settings: Settings) -> Plan:
     return made
 
 
-def _run(made: Plan, settings: Settings, as_json: bool, resume: bool) -> int:
-    with watching(type(made.task).metric, settings.run_dir / LOG) as watch:
-        result = Run(made, settings.run_dir, settings.name)(watch, resume=resume)
+def _run(made: Plan, settings: Settings, as_json: bool, resume: bool, folds: Mapping[str, Any] | None = None) -> int:
+    with watching(settings.run_dir / LOG) as watch:
+        result = carry_out(made, settings.run_dir, settings.name, watch, resume)
     write_file(settings.output, result.adapter)
     verdict = _report(settings.run_dir, made, result)
-    show_result(made, result, settings.output, settings.run_dir, verdict, as_json)
+    show_result(made, result, settings.output, settings.run_dir, verdict, as_json, folds)
     if result.ending != "interrupted":
         return 0
     note(f"Interrupted: the best adapter so far is in {settings.output}. Go on with --resume {settings.run_dir}")

@@ -137,7 +137,12 @@ class Assembly:
 
 def lowest_layer(assembly: Assembly) -> int | None:
     """Return the first layer in which an adapter acts; None if none acts anywhere."""
-    return min((site.port.layer for site in assembly.sites.sites), default=None)
+    return min((site.port.layer for site in assembly.sites.sites if site.port.kind != "layers"), default=None)
+
+
+def mixes_layers(assembly: Assembly) -> bool:
+    """Tell whether its head reads the states of all layers."""
+    return any(site.port.kind == "layers" for site in assembly.sites.sites)
 
 
 def assemble(backbone: Backbone, methods: Sequence[PluginEntry], task: Task, on: Sequence[BaseEntry] = ()) -> Assembly:
@@ -175,6 +180,11 @@ def put_together(
     twice = next((name for name, count in names.items() if count > 1), None)
     if twice is not None:
         raise UsageError(f"two methods of the adapter keep a tensor named {twice!r}; one of them has to act elsewhere")
+    if mixes_layers(made) and head.over == "vocabulary":
+        raise UsageError(
+            "the map of a frozen language model reads the last states and no mix of layers: take another method, or a "
+            "task with a head of its own"
+        )
     if made.positions >= backbone.max_length:
         raise UsageError(
             f"the adapter takes {made.positions} positions from each text, and the backbone {backbone.id!r} reads "

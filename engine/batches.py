@@ -20,7 +20,8 @@ def length(feature: Feature) -> int:
 def collate(backbone: Backbone, features: Sequence[Feature]) -> dict[str, Tensor]:
     """Pad the inputs of features on the right and return tensors (R, T) on the backbone's device.
 
-    Each input is as long as its longest; of one that a feature does not have, all is padding.
+    Each input is as long as its longest; of one that a feature does not have, all is padding. Inputs with a list of
+    integers for each position, always as many, become tensors (R, T, integers).
     """
     tokenizer = backbone.tokenizer
     pad = tokenizer.pad_token_id or 0
@@ -31,9 +32,11 @@ def collate(backbone: Backbone, features: Sequence[Feature]) -> dict[str, Tensor
     }
 
 
-def _padded(lists: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
+def _padded(lists: Sequence[Sequence[Any]], pad: int, device: torch.device) -> Tensor:
     longest = max(map(len, lists))
-    return torch.tensor([[*given, *[pad] * (longest - len(given))] for given in lists], device=device)
+    first = next((given[0] for given in lists if given), pad)
+    nothing = [pad] * len(first) if isinstance(first, list) else pad
+    return torch.tensor([[*given, *[nothing] * (longest - len(given))] for given in lists], device=device)
 
 
 def reading(backbone: Backbone, max_length: int, taken: int) -> Reading:
@@ -74,6 +77,13 @@ def by_length(lengths: Sequence[int], rows: int, tokens: int) -> Iterator[list[i
         batch.append(index)
     if batch:
         yield batch
+
+
+def shuffled(lengths: Sequence[int], rows: int, seed: int, grouped: bool) -> list[int]:
+    """Return a random order for training; ``grouped`` puts what is of like length into one batch of ``rows``."""
+    if grouped:
+        return shuffled_by_length(lengths, rows, seed)
+    return torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def shuffled_by_length(lengths: Sequence[int], rows: int, seed: int) -> list[int]:

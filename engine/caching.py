@@ -6,8 +6,7 @@ no adapter acts at all (the feature-based way) that is all of it.
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,21 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from adaptdock.engine.assembly import Assembly, lowest_layer
+from adaptdock.engine.assembly import Assembly, lowest_layer, mixes_layers
 from adaptdock.engine.batches import by_length, collate, length
+from adaptdock.hub import places
 from adaptdock.plugins.contracts import Backbone, Feature
 from adaptdock.plugins.errors import FileError, UsageError
 
 ROWS, TOKENS = 64, 8192
 
 
-def home() -> Path:
-    """Return the folder of what can be computed again: ``ADAPTDOCK_CACHE``, or ``~/.cache/adaptdock``."""
-    return Path(os.environ.get("ADAPTDOCK_CACHE") or Path.home() / ".cache" / "adaptdock")
-
-
 class Cache:
     """The states that enter the lowest adapted layer, of every feature: (T, W) each, in the backbone's precision.
+
+    Where a head reads a mix of all layers their states stand side by side, as wide as they are together.
 
     A file belongs to one backbone, layer, precision and sequence of texts; another run with the same finds it.
     Raises :class:`UsageError` where nothing can be saved, and :class:`FileError` where nothing can be written.
@@ -42,14 +39,23 @@ class Cache:
                 "--cache: the adapter acts in the first layer already, so nothing beneath it could be kept. Choose "
                 "higher ones by --layers, or train the head alone by --method features."
             )
+        self._mixed = mixes_layers(assembly)
+        if self._mixed and self.layer is not None:
+            raise UsageError(
+                f"--cache: the head reads a mix of all layers, and an adapter acts in layer {self.layer}: what it "
+                f"changes cannot be kept"
+            )
         self._backbone = backbone
+        self._width = backbone.width
+        if self._mixed:
+            self._width *= 1 + next(port.layer for port in backbone.ports if port.kind == "layers")
         self._start: dict[int, tuple[int, int]] = {}
         total = 0
         for feature in features:
             self._start[id(feature)] = (total, total + length(feature))
             total += length(feature)
         self._features = features  # alive as long as their ids are used
-        self.file = home() / "states" / f"{self._key()}.bin"
+        self.file = places.cache() / "states" / f"{self._key()}.bin"
         if not self.file.exists():
             self._fill(total)
         self._states = self._opened(self.file, total)
@@ -68,14 +74,19 @@ class Cache:
         mine = self._backbone
         told = {
             "backbone": [mine.fingerprint, str(mine.dtype), mine.quantized],
-            "layer": self.layer,
+            "layer": "all" if self._mixed else self.layer,
             "texts": [feature.inputs for feature in self._features],
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
     def _opened(self, file: Path, positions: int) -> Tensor:
-        width, dtype = self._backbone.width, self._backbone.dtype
+        width, dtype = self._width, self._backbone.dtype
         return torch.from_file(str(file), shared=True, size=positions * width, dtype=dtype).view(positions, width)
+
+    def _computed(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        if self._mixed:
+            return torch.cat(self._backbone.layers(inputs), dim=-1)
+        return self._backbone.entering(inputs, self.layer)
 
     @torch.inference_mode()
     def _fill(self, positions: int) -> None:
@@ -86,7 +97,7 @@ class Cache:
             states = self._opened(unfinished, positions)
             for batch in by_length([length(feature) for feature in self._features], ROWS, TOKENS):
                 chosen = [self._features[number] for number in batch]
-                found = self._backbone.entering(collate(self._backbone, chosen), self.layer)
+                found = self._computed(collate(self._backbone, chosen))
                 for feature, row in zip(chosen, found, strict=True):
                     states[slice(*self._start[id(feature)])] = row[: length(feature)].to(states.device)
             unfinished.replace(self.file)

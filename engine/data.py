@@ -14,6 +14,7 @@ from adaptdock.plugins.errors import DataError, UnknownNameError
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "eval")}
 HELD_OUT = 0.1
 """Share of the training data that becomes the validation data where none is given."""
+NOT_GIVEN = "no validation data given"
 DOCUMENTS = (".txt", ".text", ".md")
 
 
@@ -63,7 +64,7 @@ def load_splits(source: Source, task: type[Task], seed: int = 0) -> tuple[dict[s
     if "train" in splits and "validation" not in splits:
         splits |= _hold_out(splits["train"], seed, task)
         share = f"{len(splits['validation'])} of {len(splits['validation']) + len(splits['train'])}"
-        notes.append(f"no validation data given: {share} training records held out for it (seed {seed})")
+        notes.append(f"{NOT_GIVEN}: {share} training records held out for it (seed {seed})")
     return splits, notes
 
 
@@ -83,14 +84,42 @@ class Reader:
             if missing is not None:
                 raise DataError(f"{missing}: there is no such file")
             return self._records(self._parallel(parts))
-        layout = self.source.format or FORMATS.get(path.suffix.lower()) or self.task.layout
+        return self._records(
+            self._rows(path, self.source.format or FORMATS.get(path.suffix.lower()) or self.task.layout)
+        )
+
+    def unlabelled(self, name: str, task: Task) -> list[Record]:
+        """Return what the task reads of each row of a file without labels; its suffix tells the format.
+
+        Without a telling suffix each line is a text. Raises :class:`DataError` naming the place.
+        """
+        path = Path(name)
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such file (--unlabelled)")
+        records = []
+        for row, place in self._rows(path, FORMATS.get(path.suffix.lower(), "lines")):
+            columns = {field: self._column(row, field) for field in self.task.columns}
+            named = {field: row[column] for field, column in columns.items() if column is not None}
+            try:
+                records.append({**task.read({**row, **named}), "where": place})
+            except DataError as error:
+                raise DataError(f"{place}: {error}") from None
+        if not records:
+            raise DataError(f"{path}: there is no text in it (--unlabelled)")
+        return records
+
+    def _rows(self, path: Path, layout: str) -> Iterable[Row]:
         if layout == "parquet":
-            return self._records(parquet(path))
+            return parquet(path)
         wanted = self.source.columns.values()
         if layout == "conllu":
             self._check_conllu(wanted)
-        numbered = any(_is_number(column) for column in wanted)
-        return self._records(rows(path, layout, self.texts, numbered))
+        return rows(path, layout, self.texts, numbered=any(_is_number(column) for column in wanted))
+
+    def _column(self, row: Mapping[str, Any], field: str) -> str | None:
+        """Return the column of a row that holds a field of the task, or None."""
+        wanted = (self.source.columns[field],) if field in self.source.columns else self.task.columns[field]
+        return next((column for column in wanted if column in row), None)
 
     def folder(self, folder: Path) -> dict[str, list[Record]]:
         """Return the records of the splits that a folder's files are named after.
@@ -150,11 +179,11 @@ class Reader:
     def _record(self, row: Mapping[str, Any], place: str) -> Record:
         record: Record = {"where": place}
         for name, accepted in self.task.columns.items():
-            wanted = (self.source.columns[name],) if name in self.source.columns else accepted
-            column = next((column for column in wanted if column in row), None)
+            column = self._column(row, name)
             if column is not None:
                 record[name] = row[column]
             elif name in self.source.columns or name not in self.task.optional:
+                wanted = (self.source.columns[name],) if name in self.source.columns else accepted
                 raise DataError(self._lacking(row, place, name, wanted))
         if "id" not in record and isinstance(row.get("id"), str | int):  # CoNLL-U numbers its words
             record["id"] = row["id"]

@@ -16,10 +16,11 @@ from adaptdock.engine.generation import GenerationOptions, generate
 from adaptdock.engine.passes import for_head, mask_for, states
 from adaptdock.engine.ports import OpenPorts
 from adaptdock.engine.prediction import predict
-from adaptdock.engine.rows import Docked, MixedRows
+from adaptdock.engine.rows import Docked, MixedRows, arranged, places
 from adaptdock.engine.slots import Gathered, Slot, Stack, Stacks, Tensors
 from adaptdock.hub.card import Card
 from adaptdock.hub.file import AdapterFile, read_file
+from adaptdock.hub.installed import locate
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, BackboneFamily, Feature, LoadOptions, Reading
 from adaptdock.plugins.errors import BackboneError, MismatchError, UnknownNameError, UsageError
@@ -136,7 +137,7 @@ class Dock:
     # --------------------------------------------------------------------------- dock and undock
 
     def load(self, path: str | Path, name: str | None = None, replace: bool = False) -> str:
-        """Dock the adapter in a file and return its name.
+        """Dock the adapter in a file, or an installed one by its name, and return its name here.
 
         ``name`` is the card's unless given. A name that is taken is refused unless ``replace`` is
         set: then the new version takes over between two batches.
@@ -144,7 +145,7 @@ class Dock:
         Raises :class:`FileError` for a damaged file, :class:`MismatchError` for another backbone
         or for tensors that do not fit, :class:`UsageError` for a taken name.
         """
-        return self.dock(read_file(path), name, replace)
+        return self.dock(read_file(locate(path)), name, replace)
 
     def dock(self, adapter: AdapterFile | Prepared, name: str | None = None, replace: bool = False) -> str:
         """Dock an adapter that is in memory; see :meth:`load`."""
@@ -180,7 +181,7 @@ class Dock:
                 self._packed(
                     adapter,
                     ("method", part.name, part.method.stack_key),
-                    part.folded(adapter.tensors, self.backbone),
+                    self._computed(part.folded(adapter.tensors, self.backbone)),
                     part.method.grows,
                 ),
                 part.by_port,
@@ -199,6 +200,14 @@ class Dock:
             (name for name, tensor in adapter.tensors.items() if not tensor.isfinite().all()), "a scaled weight"
         )
         raise MismatchError(f"the adapter {adapter.card.name!r}: {broken!r} holds something else than finite numbers")
+
+    def _computed(self, tensors: Tensors) -> Tensors:
+        """Return weights as the backbone computes, where that takes no more bytes: no batch has to convert them."""
+        dtype = self.backbone.dtype
+        return {
+            place: {name: part.to(dtype) if part.itemsize == dtype.itemsize else part for name, part in named.items()}
+            for place, named in tensors.items()
+        }
 
     def _on_device(self, prepared: Prepared) -> Prepared:
         """Copy weights to where they are used, beside what the device computes meanwhile."""
@@ -295,35 +304,44 @@ class Dock:
         except UnknownNameError as error:
             raise UnknownNameError("adapter", error.name, error.known, f"It is asked for in row {number}.") from None
 
+    def order(self, rows: Sequence[Row]) -> list[int]:
+        """Return the order in which rows are best computed: those with adapters of the same kind are neighbours."""
+        return arranged([_parts(row) for row in rows])
+
     def mixed(self, rows: Sequence[Row]) -> MixedRows:
         """Lay a batch out by port."""
-        made = MixedRows([[resident.adapter.parts for resident in row] for row in rows], self.backbone.dtype)
-        if self.backbone.model._compiled_call_impl is not None:
+        compiled = self.backbone.model._compiled_call_impl is not None
+        made = MixedRows([_parts(row) for row in rows], self.backbone.dtype, whole=compiled)
+        if compiled:
             made.gather()
         return made
 
     @torch.inference_mode()
     def hidden(self, rows: Sequence[Row], inputs: Mapping[str, Tensor], reads: str = "encoder") -> Tensor:
         """Return the last hidden states (R, T, W) of a batch whose rows have adapters of their own."""
-        found = states(self.backbone, self.ports, self.mixed(rows), inputs, reads)
-        return found[:, -inputs["attention_mask"].shape[1] :]
+        order = self.order(rows)
+        given = {name: tensor[order] for name, tensor in inputs.items()}
+        found = states(self.backbone, self.ports, self.mixed([rows[number] for number in order]), given, reads)
+        return found[places(order), -inputs["attention_mask"].shape[1] :]
 
     @torch.inference_mode()
     def logits(self, rows: Sequence[Row], features: Sequence[Feature]) -> list[Tensor]:
         """Run a batch and return each row's logits, from the head of its topmost adapter, on the CPU."""
+        order = self.order(rows)
+        rows, features = [rows[number] for number in order], [features[number] for number in order]
         answers: dict[int, Tensor] = {}
         for numbers, hidden, inputs in self._halves(rows, features):
             for members in _by_head(rows, numbers):
-                places = [numbers.index(number) for number in members]
+                chosen = [numbers.index(number) for number in members]
                 head = rows[members[0]][-1].assembly.head
-                mask = mask_for(head, inputs)[places]
+                mask = mask_for(head, inputs)[chosen]
                 weights = Gathered([rows[number][-1].head for number in members], torch.float32).at(HEAD)
-                given = for_head(self.backbone, head, hidden[places], mask)
+                given = for_head(self.backbone, head, hidden[chosen], mask)
                 answers.update(zip(members, head.apply(weights, given, mask), strict=True))
         heads = [row[-1].assembly.head for row in rows]
         return [
-            head.trim(answers[number], length_read(head, feature)).cpu()
-            for number, (head, feature) in enumerate(zip(heads, features, strict=True))
+            heads[place].trim(answers[place], length_read(heads[place], features[place])).cpu()
+            for place in places(order)
         ]
 
     def _halves(
@@ -374,6 +392,10 @@ class Dock:
                 part = slice(start, start + batch_size)
                 answers += generate(self, rows[part], texts[part], chosen)
         return answers
+
+
+def _parts(row: Row) -> list[tuple[Docked, ...]]:
+    return [resident.adapter.parts for resident in row]
 
 
 def _one_each(names: Any, inputs: Sequence[Any], what: str) -> list[Any]:

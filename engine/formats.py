@@ -226,7 +226,7 @@ def _squad(article: Mapping[str, Any], path: Path) -> Iterator[Row]:
                         "answer_start": [answer["answer_start"] for answer in answers],
                     },
                 }
-                yield row, f"{path}: question {question['id']}"
+                yield row, f"{path}: {row['title']!r}, question {question['id']}"
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: not SQuAD's layout: {error!r} in {article.get('title', 'an article')!r}") from None
 

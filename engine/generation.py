@@ -12,7 +12,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from adaptdock.engine.passes import in_front
+from adaptdock.engine.passes import in_front, mixes
+from adaptdock.engine.rows import places
 from adaptdock.plugins.contracts import Options
 from adaptdock.plugins.errors import BackboneError, UsageError
 
@@ -76,15 +77,21 @@ def generate_ids(dock: "Dock", rows: "Sequence[Row]", inputs: dict[str, Tensor],
     ``inputs`` are ``input_ids`` and ``attention_mask`` (R, T), padded on the left for a decoder. Raises
     :class:`BackboneError` where the backbone cannot write.
     """
-    mine = dock.backbone
-    mixed = dock.mixed(rows)
+    mine, order = dock.backbone, dock.order(rows)
+    inputs = {name: tensor[order] for name, tensor in inputs.items()}
+    mixed = dock.mixed([rows[number] for number in order])
+    if mixes(mine, mixed):
+        raise UsageError(
+            "an adapter that mixes layers for its head cannot write: the language model reads the last ones"
+        )
     prompts = in_front(mine, mixed)
     length = inputs["input_ids"].shape[1] + (0 if prompts is None else prompts.mask.shape[1])
     seeds = None
     if options.do_sample:
         seeds = [secrets.randbits(63) if options.seed is None else options.seed for _ in rows]
     with dock.ports.routed(mixed, {1, length}, copies=options.num_beams):
-        return mine.generate(inputs, prompts, options.model_dump(), seeds)
+        found = mine.generate(inputs, prompts, options.model_dump(), seeds)
+    return found[places(order)]
 
 
 def lay_out(dock: "Dock", prompts: Sequence[Sequence[int]], room: int) -> dict[str, Tensor]:

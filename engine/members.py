@@ -9,6 +9,7 @@ from adaptdock.engine.assembly import HEAD, ON, Assembly, Part, make_task, parts
 from adaptdock.engine.dock import Dock
 from adaptdock.hub.card import BaseEntry
 from adaptdock.hub.file import AdapterFile, read_file
+from adaptdock.hub.installed import locate
 from adaptdock.plugins.contracts import Backbone, Composite, Method, Trained
 from adaptdock.plugins.errors import MismatchError
 
@@ -53,7 +54,7 @@ def _trained(path: Path, backbone: Backbone) -> Trained:
 
 
 def _verified(path: Path, backbone: Backbone) -> AdapterFile:
-    adapter = read_file(path)
+    adapter = read_file(locate(path))
     try:
         Dock(backbone).prepare(adapter)  # verifies fingerprint, shapes and numbers; nothing is docked
     except MismatchError as error:

@@ -9,7 +9,7 @@ from torch import Tensor
 from adaptdock.engine.assembly import HEAD, Assembly
 from adaptdock.engine.dock import Dock
 from adaptdock.hub.file import AdapterFile
-from adaptdock.hub.folder import whole_folder
+from adaptdock.hub.whole import whole_folder
 from adaptdock.plugins.contracts import Backbone, Port
 from adaptdock.plugins.errors import UsageError
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
 from adaptdock.engine.assembly import validated
+from adaptdock.engine.augmentation import BACK_TRANSLATE, parse
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions, Recipe
 from adaptdock.plugins.errors import UsageError
@@ -22,6 +24,8 @@ OPTIMIZERS = {
 }
 """The names that transformers' Trainer has for them."""
 OF_BITSANDBYTES = ("adamw_8bit", "lion")
+PLACES = ("on", "synonyms", "back_translation", "unlabelled")
+"""The options that name files, whose contents count and not where they lie."""
 STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -36,8 +40,14 @@ class TrainingOptions(Recipe):
     """Weight decay."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
-    scheduler: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after that."""
+    scheduler: Literal["linear", "cosine", "constant", "slanted_triangular"] = "linear"
+    """How the learning rate falls after that; constant does not rise either."""
+    scheduler_ratio: float = Field(32.0, gt=1)
+    """Highest learning rate of slanted_triangular, as a multiple of its lowest."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Learning rate of each layer as a share of that of the one above; the head, on top, has the whole."""
+    unfreeze_epochs: float = Field(0.0, ge=0)
+    """Epochs after which one more layer learns, from the top down, the head first; 0 lets all learn at once."""
     gradient_accumulation: int = Field(1, gt=0)
     """Batches that are added up to one step."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -52,10 +62,29 @@ class TrainingOptions(Recipe):
     """Epochs without a better validation metric after which training stops; 0 never stops early."""
     max_length: int = Field(256, gt=0)
     """Longest window in tokens; longer texts are read in overlapping windows, or cut where they are to be answered."""
+    packing: bool = False
+    """Let short examples share a window, each seeing itself alone; for tasks that learn each next token."""
     cache: bool = False
     """Keep on disk what the backbone computes beneath the lowest adapter, so that it is computed once."""
     on: str | None = None
     """Trained adapter, as a file, that stays as it is beneath the new one and becomes part of its file."""
+    augment: tuple[str, ...] = ()
+    """Altered copies of the training records, NAME or NAME:RATE: swap, delete, typos, case, synonyms, wordnet,
+    lemmatize, stem, back_translate."""
+    augment_copies: int = Field(1, gt=0)
+    """Copies of a record that each augmentation makes."""
+    augment_language: str = "en"
+    """Code of the language of lemmatize and stem."""
+    synonyms: str | None = None
+    """File of synonyms: words of one line, divided by commas or tabs, mean the same."""
+    back_translation: tuple[str, ...] = ()
+    """What back_translate writes with: two adapter files, or two backbones that translate, there and back."""
+    unlabelled: str | None = None
+    """File of texts without labels: those that the adapter labels surely are trained on in further rounds."""
+    confidence: float = Field(0.9, ge=0, le=1)
+    """How sure a label has to be; those above this are trained on."""
+    self_training_rounds: int = Field(1, gt=0)
+    """Rounds of training with unlabelled texts, after the one without."""
     checkpoint_steps: int = Field(100, gt=0)
     """Steps between two checkpoints to resume from."""
     store: Literal["float16", "bfloat16", "float32"] = "float16"
@@ -68,9 +97,27 @@ class TrainingOptions(Recipe):
         return self
 
     @model_validator(mode="after")
+    def _augmentations_have_what_they_need(self) -> Self:
+        names = [one.name for one in parse(self.augment)]
+        if ("synonyms" in names) != (self.synonyms is not None):
+            raise ValueError("augment synonyms and synonyms FILE go together: give both")
+        if (BACK_TRANSLATE in names) != bool(self.back_translation) or len(self.back_translation) not in (0, 2):
+            raise ValueError(f"augment {BACK_TRANSLATE} and back_translation THERE,BACK go together: give both")
+        return self
+
+    def described(self) -> dict[str, Any]:
+        """Return the options as a card shows them: of files the names alone."""
+        shown = self.model_dump(mode="json", exclude={"method_options", "on"})
+        for name in ("synonyms", "unlabelled"):
+            shown[name] = shown[name] and Path(shown[name]).name
+        return {**shown, "back_translation": [Path(name).name for name in self.back_translation]}
+
+    @model_validator(mode="after")
     def _kept_states_do_not_change(self) -> Self:
         if self.cache and self.backbone_dropout:
             raise ValueError("cache keeps states that backbone_dropout would change in each step: give one of them")
+        if self.cache and self.packing:
+            raise ValueError("cache keeps states of windows that packing would join: give one of them")
         return self
 
 

@@ -1,18 +1,42 @@
 """One pass of a batch through the backbone, the same for trained and for docked adapters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
-from adaptdock.engine.ports import OpenPorts
+from adaptdock.engine.ports import OpenPorts, joined
 from adaptdock.engine.rows import Rows, virtual
-from adaptdock.plugins.contracts import Backbone, Head, Tied, Virtual
+from adaptdock.plugins.contracts import Backbone, Head, Port, PortKind, Tied, Virtual
 
 
 def in_front(backbone: Backbone, rows: Rows) -> Virtual | None:
     """Return what the rows' adapters put in front of the input embeddings, or None."""
-    port = next((port for port in backbone.ports if port.kind == "embedding"), None)
+    port = _only_port(backbone, "embedding")
     return None if port is None else virtual(rows, port)
+
+
+def mixes(backbone: Backbone, rows: Rows) -> bool:
+    """Tell whether heads read more than the last hidden states of any row."""
+    port = _only_port(backbone, "layers")
+    return port is not None and bool(rows.at(port))
+
+
+def mixed(backbone: Backbone, rows: Rows, layers: Sequence[Tensor]) -> Tensor:
+    """Return what heads read (R, L + T, W): the last states, or what the rows' adapters make of those of all layers."""
+    port, out = _only_port(backbone, "layers"), layers[-1]
+    for action in () if port is None else rows.at(port):
+        span, parameters = action.span, action.parameters(out)
+        if span is None:
+            out = action.method.mix(parameters, layers, out)
+        else:
+            changed = action.method.mix(parameters, [layer[span] for layer in layers], out[span])
+            out = joined(out, span, changed)
+    return out
+
+
+def _only_port(backbone: Backbone, kind: PortKind) -> Port | None:
+    return next((port for port in backbone.ports if port.kind == kind), None)
 
 
 def states(
@@ -23,7 +47,7 @@ def states(
     reads: str,
     encoded: Tensor | None = None,
 ) -> Tensor:
-    """Return the last hidden states (R, L + T, W) of a batch; L is the longest prompt among its rows.
+    """Return what heads read (R, L + T, W) of a batch, mostly the last states; L is the longest prompt of its rows.
 
     ``encoded`` is what this gave for the encoder half, if it has been run before; with other rows, their prompts
     may have been longer, and what these rows do not have stands at the very front.
@@ -34,15 +58,20 @@ def states(
     if encoded is not None:
         encoded = encoded[:, -(inputs["attention_mask"].shape[1] + extra) :]
     with ports.routed(rows, lengths):
+        if mixes(backbone, rows):
+            return mixed(backbone, rows, backbone.layers(inputs, reads, prompts, encoded))
         return backbone.forward(inputs, reads, prompts, encoded)
 
 
 def resumed(
     backbone: Backbone, ports: OpenPorts, rows: Rows, inputs: Mapping[str, Tensor], layer: int | None, hidden: Tensor
 ) -> Tensor:
-    """Return the last hidden states (R, T, W), from those that enter a layer; None says that they are the last ones."""
+    """Return what heads read (R, T, W), from the states that enter a layer.
+
+    None says that nothing has to be computed: they are the last states, or side by side those of all layers.
+    """
     if layer is None:
-        return hidden
+        return mixed(backbone, rows, torch.split(hidden, backbone.width, dim=-1))
     with ports.routed(rows, {hidden.shape[1]}):
         return backbone.resumed(inputs, layer, hidden)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -30,12 +31,12 @@ class Sites:
 
     @cached_property
     def needs(self) -> tuple[tuple[Port, Act], ...]:
-        """Each port that has to be open, with what is done there; prompts need none."""
+        """Each port that has to be open, with what is done there; what acts around the model needs none."""
         found: dict[tuple[Port, Act], None] = {}
         for site in self.sites:
             if site.port.kind == "attention":
                 found[site.port, "attend"] = None
-            elif site.port.kind != "embedding":
+            elif site.port.kind not in ("embedding", "layers"):
                 found[site.port, "transform" if site.side == "output" else "enter"] = None
             if site.source is not None:
                 found[site.source, "read"] = None
@@ -183,7 +184,11 @@ def _entered(batch: _Pass, port: Port, args: tuple[Any, ...]) -> tuple[Any, ...]
         return None
     rows, x = batch.as_rows(port, args[0])
     for action in rows.at(port, "input"):
-        x = action.method.enter(action.parameters(x), x)
+        span = action.span
+        if span is None:
+            x = action.method.enter(action.parameters(x), x)
+        else:
+            x = joined(x, span, action.method.enter(action.parameters(x), x[span]))
     return x.reshape(args[0].shape), *args[1:]
 
 
@@ -198,5 +203,17 @@ def _transformed(batch: _Pass, port: Port, x: Tensor, out: Tensor) -> Tensor | N
             read = batch.as_rows(port, batch.inputs[source.name].to(out.dtype))[1]
         else:
             read = own = batch.as_rows(port, x.to(out.dtype))[1] if own is None else own
-        result = action.method.transform(action.parameters(out), read, result, action.dropout)
+        span, parameters = action.span, action.parameters(out)
+        if span is None:
+            result = action.method.transform(parameters, read, result, action.dropout)
+        else:
+            part = result[span]
+            changed = action.method.transform(parameters, read[span], part, action.dropout)
+            if changed is not part:  # else it was written into its place
+                result = joined(result, span, changed)
     return result if result.shape == out.shape else result.reshape(out.shape)
+
+
+def joined(whole: Tensor, span: slice, part: Tensor) -> Tensor:
+    """Return rows of which those of a span are others."""
+    return torch.cat([whole[: span.start], part, whole[span.stop :]])

@@ -1,11 +1,13 @@
 """The report of a run: metrics, log and learning curves in its folder, and what the curves say."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptdock.engine.training import Plan, Result
+from adaptdock.engine.planning import Plan
+from adaptdock.engine.training import Result
 
 RISING = 2
 """Validations in a row after which a rising validation loss counts as overfitting."""
@@ -24,12 +26,19 @@ def write_report(folder: Path, plan: Plan, result: Result) -> list[str]:
         "plan": plan.summary(),
         "file_bytes": result.size,
         "verdict": verdict,
+        "epochs": [{key: _number(value) for key, value in point.items()} for point in points],
+        "gap": _number(points[best]["validation_loss"] - points[best]["train_loss"]) if points else None,
     }
     (folder / "metrics.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in result.history))
     if points:
         _draw(folder / "curves.png", result.history, points, points[best], task.metric)
     return verdict
+
+
+def _number(value: float) -> float | None:
+    """Return a number as JSON can hold it."""
+    return round(value, 5) if math.isfinite(value) else None
 
 
 def best_of(points: Sequence[Mapping[str, float]], metric: str, lower_is_better: bool) -> int:
@@ -79,9 +88,21 @@ def judge(points: Sequence[Mapping[str, float]], best: int, result: Result) -> l
         sentences.append(f"The last epoch was the best by {metric}; more epochs may help. No sign of overfitting.")
     else:
         sentences.append(f"No sign of overfitting; the best epoch by {metric} was {points[best]['epoch']:g}.")
+    if math.isfinite(points[best]["train_loss"]):
+        sentences.append(_gap(points[best]))
     if result.ending == "early":
         sentences.append(f"Training stopped early, at epoch {points[-1]['epoch']:g}, as {metric} got no better.")
     return sentences
+
+
+def _gap(point: Mapping[str, float]) -> str:
+    """Say how far the losses of training and validation lie apart in the epoch whose weights are kept."""
+    training, validation = point["train_loss"], point["validation_loss"]
+    apart = f"{abs(validation - training):.3f} {'above' if validation > training else 'below'}"
+    return (
+        f"In epoch {point['epoch']:g} the validation loss ({validation:.3f}) is {apart} the training loss "
+        f"({training:.3f}, the mean of the epoch)."
+    )
 
 
 def _draw(

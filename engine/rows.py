@@ -26,8 +26,12 @@ class Action(Protocol):
     def dropout(self) -> bool:
         """Whether it is being trained."""
 
+    @property
+    def span(self) -> slice | None:
+        """The rows of the batch that it acts on; None is all of them."""
+
     def parameters(self, like: Tensor | None) -> Mapping[str, Tensor]:
-        """Return the rows' folded parameters (R or 1, ...), in the dtype of ``like`` if that is given."""
+        """Return the folded parameters of its rows (R or 1, ...), in the dtype of ``like`` if that is given."""
 
 
 class Rows(Protocol):
@@ -51,6 +55,10 @@ class Docked:
     sites: Mapping[str, Site]
 
 
+Parts = Sequence[Sequence[Docked]]
+"""What a batch sees of a row: the parts of each of its adapters, from bottom to top."""
+
+
 @dataclass(frozen=True)
 class GatheredAction:
     """A method acting with parameters that are gathered from the slots of the rows."""
@@ -58,6 +66,7 @@ class GatheredAction:
     method: Method
     site: Site
     gathered: Gathered
+    span: slice | None = None
     dropout: bool = False
 
     def parameters(self, like: Tensor | None) -> Mapping[str, Tensor]:
@@ -72,13 +81,17 @@ class MixedRows:
     """A batch in which each row has adapters of its own: a bare row has none, a stack several.
 
     Adapters of one stack act in the order given; the number of operations depends on how many kinds
-    of adapter there are and how deep they are stacked, not on how many adapters there are.
+    of adapter there are and how deep they are stacked, not on how many adapters there are. A kind acts on the
+    rows from its first to its last, which :func:`arranged` makes few.
     """
 
-    def __init__(self, rows: Sequence[Sequence[Sequence[Docked]]], dtype: torch.dtype) -> None:
-        """Take, for each row, for each adapter from bottom to top, the parts of that adapter."""
+    def __init__(self, rows: Sequence[Parts], dtype: torch.dtype, whole: bool = False) -> None:
+        """Take the parts of each row's adapters.
+
+        ``whole`` lets every kind act on all rows, so that what is computed does not depend on where they are.
+        """
         self.count = len(rows)
-        self._rows, self._dtype = rows, dtype
+        self._rows, self._dtype, self._whole = rows, dtype, whole
         self._actions: dict[Side, dict[str, list[Action]]] = {"output": {}, "input": {}}
         self._gathered: list[Gathered] = []
         self._repeated: dict[int, MixedRows] = {1: self}
@@ -101,7 +114,7 @@ class MixedRows:
         """Return these rows, each ``copies`` times in succession."""
         if copies not in self._repeated:
             rows = [row for row in self._rows for _ in range(copies)]
-            self._repeated[copies] = MixedRows(rows, self._dtype)
+            self._repeated[copies] = MixedRows(rows, self._dtype, self._whole)
         return self._repeated[copies]
 
     def _add_level(self, level: Sequence[Sequence[Docked]]) -> None:
@@ -111,16 +124,37 @@ class MixedRows:
                 groups.setdefault((order, part.slot.stack), []).append((row, part))
         for group in sorted(groups, key=lambda key: (key[0], key[1].number)):  # whatever the order of the rows
             stack, members = group[1], groups[group]
+            sites = {name: site for _, part in members for name, site in part.sites.items()}
+            span = None if self._whole else self._span([row for row, _ in members], sites)
             slots = [stack.identity] * self.count
-            sites: dict[str, Site] = {}
             for row, part in members:
                 slots[row] = part.slot
-                sites.update(part.sites)
-            gathered, first = Gathered(slots, self._dtype), members[0][1]
+            gathered, first = Gathered(slots if span is None else slots[span], self._dtype), members[0][1]
             self._gathered.append(gathered)
             for name, site in sites.items():
-                action = GatheredAction(first.method, site, gathered)
+                action = GatheredAction(first.method, site, gathered, span)
                 self._actions[site.side].setdefault(name, []).append(action)
+
+    def _span(self, members: Sequence[int], sites: Mapping[str, Site]) -> slice | None:
+        """Return the rows from the first to the last member; None where all rows are concerned.
+
+        What stands in front of keys, values or embeddings has to be there for every row.
+        """
+        if any(site.port.kind in ("attention", "embedding") for site in sites.values()):
+            return None
+        span = slice(members[0], members[-1] + 1)
+        return None if span == slice(0, self.count) else span
+
+
+def arranged(rows: Sequence[Parts]) -> list[int]:
+    """Return an order of rows in which those with adapters of the same kind are neighbours."""
+    kinds = [[[part.slot.stack.number for part in parts] for parts in adapters] for adapters in rows]
+    return sorted(range(len(rows)), key=kinds.__getitem__)
+
+
+def places(order: Sequence[int]) -> list[int]:
+    """Return where each row is found in an order."""
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def virtual(rows: Rows, port: Port) -> Virtual | None:

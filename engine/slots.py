@@ -173,7 +173,7 @@ class Gathered:
         self._slots, self.dtype, self._stack = slots, dtype, slots[0].stack
         self._uniform = all(slot is slots[0] for slot in slots)
         self._pages: dict[int, dict[str, dict[str, Tensor]]] = {}
-        self._kept = 0
+        self._kept, self._keeps_all = 0, False
 
     def at(self, place: str) -> dict[str, Tensor]:
         """Return each parameter at a place, (R or 1, ...)."""
@@ -185,7 +185,8 @@ class Gathered:
         return self._pages[number][place]
 
     def all(self) -> None:
-        """Stack every page now."""
+        """Stack every page now, and keep them all."""
+        self._keeps_all = True
         for page in self._stack.pages:
             self.at(page.shapes[0][0])
 
@@ -193,7 +194,7 @@ class Gathered:
         pages = self._slots[:1] if self._uniform else self._slots
         stacked = torch.cat([slot.pages[number] for slot in pages]).view(len(pages), -1)
         self._kept += stacked.numel()
-        if self._kept > KEPT_ELEMENTS:
+        if not self._keeps_all and self._kept > KEPT_ELEMENTS:
             self._pages.clear()
             self._kept = stacked.numel()
         return self._stack.pages[number].views(stacked.to(self.dtype))

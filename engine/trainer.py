@@ -2,27 +2,29 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from adaptdock.engine.batches import collate, collate_labels, length, shuffled_by_length
-from adaptdock.engine.caching import Cache
 from adaptdock.engine.options import OPTIMIZERS
-from adaptdock.engine.trainable import Trainable
+from adaptdock.engine.schedules import Unfreezing, decayed, slanted_triangular
 from adaptdock.plugins.errors import FileError
 
 if TYPE_CHECKING:
-    from adaptdock.engine.training import Progress, Run
+    from adaptdock.engine.course import Course, Progress, Validated
 
 REPORTS_PER_EPOCH = 20
+SCHEDULERS = {"slanted_triangular": "constant"}
+"""What transformers is told of schedules that are made here."""
 
 
 class LossIsNotFinite(ArithmeticError):
@@ -34,44 +36,71 @@ class LossIsNotFinite(ArithmeticError):
 
 
 class EpochSampler(Sampler[int]):
-    """An order of the data that depends on seed and epoch alone, so that a resumed run repeats it."""
+    """The order of a run's units, which depends on seed and epoch alone, so that a resumed run repeats it."""
 
-    def __init__(self, lengths: list[int], rows: int, seed: int, grouped: bool) -> None:
-        self.lengths, self.rows, self.seed, self.grouped = lengths, rows, seed, grouped
-        self.epoch = 0
+    def __init__(self, run: "Course[Any]") -> None:
+        self.run, self.epoch = run, 0
+        self.drawn = run.draw(0)
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.drawn)
 
     def __iter__(self) -> Iterator[int]:
-        seed = self.seed * 100_003 + self.epoch
-        if self.grouped:
-            return iter(shuffled_by_length(self.lengths, self.rows, seed))
-        return iter(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist())
+        return iter(self.drawn)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.drawn = epoch, self.run.draw(epoch)
 
 
 class AdapterTrainer(Trainer):
     """A Trainer whose evaluation goes through the dock and whose steps must have a finite loss."""
 
     control: Any
+    lr_scheduler: Any
 
-    def __init__(self, run: "Run", **arguments: Any) -> None:
+    def __init__(self, run: "Course[Any]", **arguments: Any) -> None:
         super().__init__(**arguments)
         self._run = run
         self._last_good: Mapping[str, Tensor] = self.model.tensors()
         self.model_accepts_loss_kwargs = False
+        self._distances: Mapping[Any, int] = {}
+        self._unfreezing: Unfreezing | None = None
+        options = run.options
+        if options.layer_decay != 1 or options.unfreeze_epochs:
+            self._distances = run.distances(self.model)
+        if options.unfreeze_epochs:
+            self._unfreezing = Unfreezing(self._distances, options.unfreeze_epochs)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Make the optimiser; layers below learn slower, if the options say so."""
+        made = super().create_optimizer(model)
+        decay = self._run.options.layer_decay
+        if decay != 1:
+            made.param_groups[:] = decayed(made.param_groups, self._distances, decay)
+        return made
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Make the schedule of the learning rate: one of transformers' own, or the slanted triangle."""
+        options = self._run.options
+        if options.scheduler != "slanted_triangular" or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+
+        def share(step: int) -> float:
+            return slanted_triangular(step, num_training_steps, options.warmup, options.scheduler_ratio)
+
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        options = self._run.plan.options
-        lengths = [max(map(length, unit)) for unit in self._run.plan.units]
-        return EpochSampler(lengths, options.batch_size, options.seed, options.group_by_length)
+        return EpochSampler(self._run)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Do one step; raise :class:`LossIsNotFinite` instead of going on with broken weights."""
+        if self._unfreezing is not None:
+            self._unfreezing.begin(self.state.global_step, self.state.max_steps / self.args.num_train_epochs)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise LossIsNotFinite(loss.item(), self.state.global_step + 1, self._last_good)
@@ -83,12 +112,14 @@ class AdapterTrainer(Trainer):
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise LossIsNotFinite(math.nan, self.state.global_step, self._last_good)
         self._last_good = tensors
-        found = self._run.validate(tensors)
-        numbers = {f"eval_{key}": value for key, value in found.metrics.items() if isinstance(value, int | float)}
-        numbers["eval_loss"] = round(found.loss, 5)
-        self.log(dict(numbers))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found.metrics)
-        return numbers
+        found = self._run.check(tensors)
+        self.log(dict(found.numbers))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return dict(found.numbers)
+
+    def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
+        """Add what the run tells of itself to each training loss."""
+        super().log({**logs, **(self._run.told() if "loss" in logs else {})}, *arguments, **named)
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         try:
@@ -108,7 +139,7 @@ class AdapterTrainer(Trainer):
         if checkpoint is None:
             return False
         state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        if not judge(self._run, state.log_history)[1]:
+        if not self._run.stalled(state.log_history):
             return False
         self.state = state
         return True
@@ -117,46 +148,50 @@ class AdapterTrainer(Trainer):
 class Watch(TrainerCallback):
     """Keeps the best weights, stops when they get no better, reports progress."""
 
-    def __init__(self, run: "Run", trainable: Trainable, progress: "Callable[[Progress], None] | None") -> None:
+    def __init__(self, run: "Course[Any]", trainable: Any, progress: "Callable[[Progress], None] | None") -> None:
         self.run, self.trainable, self.progress = run, trainable, progress
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         """Compare with the evaluations before; a resumed run has them in its state."""
-        newest_is_best, control.should_training_stop = judge(self.run, state.log_history)
-        if newest_is_best:
-            self.run.keep(self.trainable.tensors(), state.epoch, metrics)
+        self.run.keep_best(state.log_history, self.trainable.tensors(), metrics)
+        control.should_training_stop = self.run.stalled(state.log_history)
         control.should_save = True  # a run resumed at the end of an epoch must know what its validation found
-        self._report(state, metrics=metrics)
+        self._report(state, found=metrics)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Report the training loss."""
         if logs and "loss" in logs:
             self._report(state, loss=float(logs["loss"]))
 
-    def _report(self, state: Any, loss: float | None = None, metrics: Any = None) -> None:
-        if self.progress is not None:
-            from adaptdock.engine.training import Progress
+    def _report(self, state: Any, loss: float | None = None, found: "Validated | None" = None) -> None:
+        if self.progress is None:
+            return
+        from adaptdock.engine.course import Progress
 
-            self.progress(Progress(state.global_step, state.max_steps, state.epoch or 0.0, loss, metrics))
-
-
-def judge(run: "Run", history: Sequence[Mapping[str, Any]]) -> tuple[bool, bool]:
-    """Tell whether the newest validation is the best so far, and whether the best is too long ago."""
-    key = f"eval_{type(run.plan.task).metric}"
-    values = [entry[key] for entry in history if key in entry]
-    if not values:
-        return False, False
-    best = min(values) if type(run.plan.task).lower_is_better else max(values)
-    since = len(values) - 1 - values.index(best)
-    patience = run.plan.options.patience
-    return since == 0, bool(patience) and since >= patience
+        metrics, shown = (None, None) if found is None else (found.metrics, found.shown)
+        self.progress(Progress(state.global_step, state.max_steps, state.epoch or 0.0, loss, metrics, shown))
 
 
-def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress], None] | None") -> AdapterTrainer:
+class ClipEach(TrainerCallback):
+    """Shortens the gradients of each adapter by its own norm; the one of all would let them disturb each other."""
+
+    def __init__(self, run: "Course[Any]", longest: float) -> None:
+        self.run, self.longest = run, longest
+        self.trainer: Trainer | None = None
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Shorten what is too long."""
+        assert self.trainer is not None
+        self.trainer.accelerator.unscale_gradients()
+        for group in self.run.clipped(model):
+            clip_grad_norm_(group, self.longest)
+
+
+def make_trainer(run: "Course[Any]", trainable: Any, progress: "Callable[[Progress], None] | None") -> AdapterTrainer:
     """Return a Trainer for a run; checkpoints go to ``folder / checkpoints``."""
-    options, backbone = run.plan.options, run.plan.backbone
-    units = run.plan.units
-    steps_per_epoch = math.ceil(len(units) / (options.batch_size * options.gradient_accumulation))
+    options, units = run.options, run.units
+    alone = len(run.clipped(trainable)) == 1
+    steps_per_epoch = math.ceil(len(run.draw(0)) / (options.batch_size * options.gradient_accumulation))
     arguments = TrainingArguments(
         output_dir=str(run.folder / "checkpoints"),
         num_train_epochs=options.epochs,
@@ -166,8 +201,8 @@ def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress
         optim=OPTIMIZERS[options.optimizer],
         weight_decay=options.weight_decay,
         warmup_steps=options.warmup,
-        lr_scheduler_type=options.scheduler,
-        max_grad_norm=options.max_grad_norm,
+        lr_scheduler_type=SCHEDULERS.get(options.scheduler, options.scheduler),
+        max_grad_norm=options.max_grad_norm if alone else 0.0,
         seed=options.seed,
         fp16=options.precision == "fp16",
         eval_strategy="epoch",
@@ -175,7 +210,7 @@ def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress
         save_steps=options.checkpoint_steps,
         save_total_limit=2,
         logging_steps=max(1, steps_per_epoch // REPORTS_PER_EPOCH),
-        use_cpu=backbone.device.type == "cpu",
+        use_cpu=run.backbone.device.type == "cpu",
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         label_names=["labels"],
@@ -184,25 +219,20 @@ def make_trainer(run: "Run", trainable: Trainable, progress: "Callable[[Progress
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # the backbone is placed already; it is never replicated
 
-    cache = None
-    if options.cache:
-        cache = Cache(backbone, run.plan.assembly, [feature for unit in units for feature in unit])
-
-    def collator(batch: Any) -> dict[str, Tensor]:
-        features = [feature for unit in batch for feature in unit]
-        given = {**collate(backbone, features), "labels": collate_labels(features, backbone.device)}
-        return given if cache is None else {**given, "entering": cache.states(features)}
-
     trainer = AdapterTrainer(
         run,
         model=trainable,
         args=arguments,
-        data_collator=collator,
+        data_collator=run.collator(),
         train_dataset=units,
         eval_dataset=units[:1],
         callbacks=[Watch(run, trainable, progress)],
     )
     trainer.remove_callback(PrinterCallback)
+    if not alone:
+        clip = ClipEach(run, options.max_grad_norm)
+        clip.trainer = trainer
+        trainer.add_callback(clip)
     return trainer
 
 

@@ -1,126 +1,30 @@
 """Training: an adapter and its head, through the ports of a frozen backbone, by transformers' Trainer."""
 
-import hashlib
-import json
 import platform
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from adaptdock.engine import members
-from adaptdock.engine.assembly import Assembly, entry, make_methods, make_task, put_together
-from adaptdock.engine.batches import counts, length, reading
-from adaptdock.engine.data import Source, load_splits
-from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.engine.assembly import Assembly, entry
+from adaptdock.engine.batches import collate, collate_labels, length
+from adaptdock.engine.caching import Cache
+from adaptdock.engine.course import Course, Ending, Progress, Validated, since_best, waited_in_vain
+from adaptdock.engine.data import Source
+from adaptdock.engine.dock import load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
-from adaptdock.engine.options import DTYPES, STORES, TrainingOptions, merge_options, with_precision
-from adaptdock.hub.card import BackboneEntry, BaseEntry, Card, PluginEntry, Preprocessing
+from adaptdock.engine.options import STORES, with_precision
+from adaptdock.engine.planning import Plan, plan
+from adaptdock.engine.schedules import Distances, frozen_until
+from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Reading, Record, Task, Writer
-from adaptdock.plugins.errors import AdaptError, DataError, UsageError
-
-BEST, CHECKPOINTS, IDENTITY = "best.safetensors", "checkpoints", "identity.json"
-
-
-@dataclass
-class Plan:
-    """Everything that is decided before the first step."""
-
-    backbone: Backbone
-    task: Task
-    task_name: str
-    methods: list[PluginEntry]
-    on: list[BaseEntry]
-    assembly: Assembly
-    options: TrainingOptions
-    source: Source
-    records: dict[str, list[Record]]
-    units: list[list[Feature]]
-    """What is drawn for a batch: a window each, or all windows of a record where the loss compares them."""
-    notes: list[str]
-
-    @property
-    def reading(self) -> Reading:
-        """How the backbone reads in this run."""
-        return reading(self.backbone, self.options.max_length, self.assembly.positions)
-
-    def identity(self) -> dict[str, str]:
-        """Return fingerprints of everything that a resumed run must find unchanged."""
-        parts = {
-            "data": {
-                split: [{key: value for key, value in record.items() if key != "where"} for record in records]
-                for split, records in self.records.items()
-            },
-            "backbone": self.backbone.fingerprint,
-            "methods": [method.model_dump(mode="json") for method in self.methods],
-            "task options": self.task.options.model_dump(mode="json"),
-            "training options": self.options.model_dump(mode="json", exclude={"on"}),
-        }
-        found = {
-            name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()
-            for name, part in parts.items()
-        }
-        kept = members.fingerprint(self.assembly)
-        return found if kept is None else {**found, "members": kept}
-
-    def trained_parameters(self) -> int:
-        """Return the number of weights that are trained: the methods' and the head's."""
-        return self.assembly.count()
-
-    def summary(self) -> dict[str, Any]:
-        """Return what would be trained, on what, for ``--dry-run`` and the run's folder."""
-        lengths = sorted(length(feature) for unit in self.units for feature in unit)
-        frozen = sum(map(_numel, self.backbone.model.parameters()))
-        return {
-            "backbone": self.backbone.id,
-            "architecture": self.backbone.architecture,
-            "task": self.task_name,
-            "methods": [method.name for method in self.methods],
-            "trained_parameters": self.trained_parameters(),
-            "kept_parameters": self.assembly.count(trained=False),
-            "head_parameters": sum(
-                torch.Size(parameter.shape).numel()
-                for parameter in self.assembly.head.parameters(self.assembly.width).values()
-            ),
-            "share_of_backbone": self.trained_parameters() / frozen,
-            "ports": [site.port.name for site in self.assembly.sites.sites],
-            "task_options": self.task.options.model_dump(mode="json"),
-            "data": {split: self.task.describe(records) for split, records in self.records.items()},
-            "windows": len(lengths),
-            "tokens_per_window": {
-                "median": lengths[len(lengths) // 2],
-                "longest": lengths[-1],
-                "limit": self.reading.max_length,
-            },
-            "options": self.options.model_dump(mode="json", exclude={"method_options"}),
-            "notes": self.notes,
-        }
-
-
-def _numel(parameter: Tensor) -> int:
-    """Count the weights of a parameter; bitsandbytes packs two of 4 bit into one element."""
-    state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else torch.Size(state.shape).numel()
-
-
-@dataclass
-class Progress:
-    """What a run tells those who watch it."""
-
-    step: int
-    steps: int
-    epoch: float
-    loss: float | None = None
-    metrics: Mapping[str, Any] | None = None
+from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Task, Writer
 
 
 @dataclass
@@ -133,71 +37,7 @@ class Result:
     epochs: float
     seconds: float
     history: list[dict[str, Any]]
-    ending: Literal["complete", "early", "interrupted"] = "complete"
-
-
-def plan(
-    backbone: Backbone,
-    task: str,
-    method: str = registry.DEFAULT_METHOD,
-    source: Source | None = None,
-    options: Mapping[str, Any] | None = None,
-    method_options: Mapping[str, Any] | None = None,
-    task_options: Mapping[str, Any] | None = None,
-) -> Plan:
-    """Read and check the data, fit the task, and put the adapter together; nothing is trained yet.
-
-    Raises :class:`DataError` and :class:`UsageError` for whatever in them cannot work, and what
-    :func:`members.adopted` raises for trained adapters that the method wants.
-    """
-    source = source or Source()
-    chosen = merge_options(task, method, options or {})
-    dtype = str(backbone.dtype).removeprefix("torch.")
-    if chosen.precision != "auto" and DTYPES[chosen.precision] != dtype:
-        raise UsageError(f"precision {chosen.precision} is asked for, but the backbone was loaded in {dtype}")
-    blank = make_task(task, task_options or {})
-    methods = [
-        (name, members.adopted(made, backbone))
-        for name, made in make_methods(method, {**chosen.method_options, **(method_options or {})})
-    ]
-    entries = [entry("method", name, made.options) for name, made in methods]
-    raw, notes = load_splits(source, type(blank), chosen.seed)
-    records: dict[str, list[Record]] = {}
-    for split, given in raw.items():
-        cleaned = blank.clean(given, split)
-        records[split] = cleaned.records
-        notes += cleaned.notes
-    if "train" not in records:
-        raise DataError("no training data: name it with --data or --train")
-    fitted = blank.fit(records["train"])
-    for split in records.keys() - {"train"}:
-        fitted.check(records[split], split)
-    on, beneath = members.beneath(Path(chosen.on), backbone) if chosen.on else ([], [])
-    assembly = put_together(backbone, methods, fitted, beneath)
-    made = Plan(backbone, fitted, task, entries, on, assembly, chosen, source, records, [], notes)
-    made.units = _units(made)
-    if not made.units:
-        raise DataError("the training data has no token that is labelled")
-    made.notes += _cut(made.units)
-    return made
-
-
-def _units(plan: Plan) -> list[list[Feature]]:
-    """Return what batches are drawn from; a window in which nothing is labelled has nothing to teach."""
-    units = []
-    for record in plan.records["train"]:
-        own = [found for found in plan.task.encode(record, plan.reading, True) if counts(found.labels)]
-        units += [own] if own and plan.task.together else [[feature] for feature in own]
-    return units
-
-
-def _cut(units: Sequence[Sequence[Feature]]) -> list[str]:
-    cut = [feature.cut for unit in units for feature in unit if feature.cut]
-    if not cut:
-        return []
-    return [
-        f"{len(cut)} training texts are longer than a window: {sum(cut)} of their tokens are cut off (--max-length)"
-    ]
+    ending: Ending = "complete"
 
 
 def train(
@@ -219,7 +59,21 @@ def train(
         backbone = load_backbone(backbone, with_precision(LoadOptions(), options.get("precision", "auto")))
     source = data if isinstance(data, Source) else Source(data=data)
     made = plan(backbone, task, method, source, options, method_options, task_options)
-    return Run(made, Path(folder) if folder else fresh_folder(task, method))()
+    return carry_out(made, Path(folder) if folder else fresh_folder(task, method))
+
+
+def carry_out(
+    made: Plan,
+    folder: Path,
+    name: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    resume: bool = False,
+) -> Result:
+    """Train what a plan says: in one run, or in several where there are texts without labels."""
+    from adaptdock.engine.selftraining import SelfTraining
+
+    run = SelfTraining(made, folder, name) if made.unlabelled else Run(made, folder, name)
+    return run(progress, resume)
 
 
 def fresh_folder(task: str, method: str) -> Path:
@@ -239,75 +93,97 @@ def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]
     return {} if found is None else {"before": {metric: found[f"eval_{metric}"], "loss": found["eval_loss"]}}
 
 
-class Run:
-    """One training run: a plan carried out in a folder of its own."""
+class Run(Course[Result]):
+    """One training run: a plan carried out in a folder of its own.
 
-    def __init__(self, plan: Plan, folder: Path, name: str | None = None) -> None:
-        self.plan, self.folder = plan, folder
+    ``together`` is what its card tells of other tasks that it is trained with.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: Path, name: str | None = None, together: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(plan.backbone, plan.options, folder)
+        self.plan = plan
         self.name = name or plan.task_name
-        self.dock = Dock(plan.backbone)
-        self.started = time.monotonic()
+        self.together = dict(together or {})
         self.best: AdapterFile | None = None
         self._newest: Evaluation | None = None
         self._best_found: Evaluation | None = None
 
-    def __call__(self, progress: Callable[[Progress], None] | None = None, resume: bool = False) -> Result:
-        """Train and return the best adapter, stored in ``folder / best.safetensors``.
+    @property
+    def assemblies(self) -> Sequence[Assembly]:
+        """The adapter."""
+        return [self.plan.assembly]
 
-        With ``resume`` the run goes on from its last complete checkpoint. Ctrl-C ends it with the best
-        adapter so far. Raises :class:`AdaptError` where the loss is no longer a number; the last good
-        weights are stored all the same.
-        """
-        from adaptdock.engine.trainer import LossIsNotFinite, make_trainer
+    @property
+    def units(self) -> Sequence[list[Feature]]:
+        """Windows, or records of several whose loss compares them."""
+        return self.plan.units
 
-        self._settle(resume)
-        trainable = self.trainable()
-        trainer = make_trainer(self, trainable, progress)
-        ending: Literal["complete", "early", "interrupted"] = "complete"
-        self.dock.ports.acquire(self.plan.assembly.sites)
-        try:
-            checkpoint = trainer.last_checkpoint() if resume else None
-            trainer.args.eval_on_start = type(self.plan.task).measured_before and checkpoint is None
-            if not trainer.had_stopped(checkpoint):
-                trainer.train(resume_from_checkpoint=checkpoint)
-            if trainer.state.epoch is not None and trainer.state.epoch < self.plan.options.epochs - 0.01:
-                ending = "early"
-        except KeyboardInterrupt:
-            ending = "interrupted"
-        except LossIsNotFinite as error:
-            self._keep_if_none(error.last_good)
-            raise AdaptError(
-                f"the loss became {error.loss} in step {error.step}, so training stopped; the last good weights are in "
-                f"{self.folder / BEST}. A smaller learning rate than {self.plan.options.learning_rate:g} mostly helps."
-            ) from None
-        finally:
-            self.dock.ports.release(self.plan.assembly.sites)
-        self._keep_if_none(trainable.tensors())
-        return self._finish(trainer, ending)
+    @property
+    def measured_before(self) -> bool:
+        """Whether the bare backbone can do without training what the task asks."""
+        return type(self.plan.task).measured_before
 
-    def _settle(self, resume: bool) -> None:
-        """Make the folder this run's own; a resumed one must have been made by the same decisions."""
-        identity, file = self.plan.identity(), self.folder / IDENTITY
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if resume:
-            before = json.loads(file.read_text()) if file.exists() else identity
-            changed = sorted(key for key in identity if before.get(key) != identity[key])
-            if changed:
-                raise UsageError(
-                    f"the run in {self.folder} was begun with other {' and '.join(changed)}; start a new run, or "
-                    f"resume it with what it was begun with"
-                )
-            if (self.folder / BEST).exists():
-                self.best = read_file(self.folder / BEST)
-        else:
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
-        file.write_text(json.dumps(identity, indent=2) + "\n")
+    @property
+    def metric(self) -> str:
+        """The metric that decides, as the history calls it."""
+        return f"eval_{type(self.plan.task).metric}"
+
+    def lengths(self) -> list[int]:
+        """Return the longest window of each unit."""
+        return [max(map(length, unit)) for unit in self.plan.units]
+
+    def identity(self) -> dict[str, str]:
+        """Return the plan's fingerprints."""
+        return self.plan.identity()
+
+    def recall(self) -> None:
+        """Take the file of an earlier run."""
+        if self.kept_in.exists():
+            self.best = read_file(self.kept_in)
+
+    def distances(self, trainable: Any) -> Mapping[nn.Parameter, int]:
+        """Return how far from the top each parameter acts."""
+        return Distances(self.plan.backbone, self.plan.assembly).of_parameters(trainable.head, trainable.parts)
+
+    def collator(self) -> Callable[[Sequence[Any]], dict[str, Any]]:
+        """Return what puts windows into one batch, with their labels and what is known of their states."""
+        plan, cache = self.plan, None
+        if plan.options.cache:
+            cache = Cache(plan.backbone, plan.assembly, [feature for unit in plan.units for feature in unit])
+
+        def collated(batch: Sequence[Any]) -> dict[str, Any]:
+            features = [feature for unit in batch for feature in unit]
+            labels = collate_labels(features, plan.backbone.device)
+            given = {**collate(plan.backbone, features), "labels": labels}
+            return given if cache is None else {**given, "entering": cache.states(features)}
+
+        return collated
+
+    def check(self, tensors: Mapping[str, Tensor]) -> Validated:
+        """Measure weights, and name the numbers as the history does."""
+        found = self.validate(tensors)
+        numbers = {f"eval_{key}": value for key, value in found.metrics.items() if isinstance(value, int | float)}
+        name = type(self.plan.task).metric
+        return Validated({**numbers, "eval_loss": round(found.loss, 5)}, found.metrics, {name: found.metrics[name]})
+
+    def keep_best(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor], found: Validated) -> None:
+        """Store the newest weights if their metric is the best so far."""
+        if since_best(history, self.metric, type(self.plan.task).lower_is_better) == 0:
+            self.keep(tensors, history[-1]["epoch"], found.metrics)
+
+    def stalled(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Tell whether patience is at its end."""
+        frozen = frozen_until(self.plan)
+        since = waited_in_vain(history, self.metric, type(self.plan.task).lower_is_better, frozen)
+        return bool(self.options.patience) and since is not None and since >= self.options.patience
 
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
         """Store these weights as the best so far, with what validation found."""
         self._best_found = self._newest
         self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
-        write_file(self.folder / BEST, self.best)
+        write_file(self.kept_in, self.best)
 
     def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
         """Measure weights, as they would be stored, on the validation data."""
@@ -326,10 +202,12 @@ class Run:
         training = {
             "data": plan.source.describe(),
             "splits": {split: len(records) for split, records in plan.records.items()},
-            "options": plan.options.model_dump(mode="json", exclude={"method_options", "on"}),
+            **({"added": plan.added} if plan.added else {}),
+            "options": plan.options.described(),
             "best_epoch": round(epoch, 3),
             "precision": str(plan.backbone.dtype).removeprefix("torch."),
             "quantized": plan.backbone.quantized,
+            **({"together": self.together} if self.together else {}),
             "libraries": {name: version(name) for name in ("adaptdock", "torch", "transformers", "accelerate")},
             "python": platform.python_version(),
         }
@@ -361,19 +239,15 @@ class Run:
         """Return the adapter with its start weights, as a module to train."""
         from adaptdock.engine.trainable import Trainable
 
-        plan, weights = self.plan, None
-        if plan.options.class_weights == "balanced":
-            found = plan.task.class_weights(plan.records["train"])
-            if found is None:
-                raise UsageError(f"the task {plan.task_name!r} has no classes to weigh")
-            weights = torch.tensor(found)
-        options = plan.options
+        plan, options = self.plan, self.options
+        weights = plan.class_weights()
         return Trainable(plan.backbone, self.dock.ports, plan.assembly, options.seed, weights, options.backbone_dropout)
 
-    def _keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
+    def keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
+        """Store these weights where there are none; nothing is known of them."""
         if self.best is None:
             self.best = AdapterFile(self.card(0, {}), self.stored(tensors))
-            write_file(self.folder / BEST, self.best)
+            write_file(self.kept_in, self.best)
 
     def _evaluate(self, adapter: AdapterFile, split: str, write: bool = True) -> Evaluation:
         return evaluate(self.dock, adapter, self.plan.records[split], self.plan.options.batch_size * 2, write)
@@ -394,10 +268,11 @@ class Run:
         card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
         return AdapterFile(card, adapter.tensors)
 
-    def _finish(self, trainer: Any, ending: Literal["complete", "early", "interrupted"]) -> Result:
+    def _finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Result:
         assert self.best is not None
-        seconds = time.monotonic() - self.started
-        metrics = {**_before(trainer.state.log_history, type(self.plan.task).metric), **self.best.card.metrics}
+        seconds = self.seconds
+        before = _before(history, type(self.plan.task).metric) if self.measured_before else {}
+        metrics = {**before, **self.best.card.metrics}
         if ending != "interrupted":
             try:
                 self.best = self._settled(self.best)
@@ -406,21 +281,12 @@ class Run:
                 ending = "interrupted"
         training = {
             **self.best.card.training,
-            "epochs_run": round(trainer.state.epoch or 0, 3),
+            "epochs_run": round(epochs, 3),
             "seconds": round(seconds, 1),
             "ending": ending,
         }
         card = self.best.card.model_copy(update={"metrics": metrics, "training": training})
         self.best = AdapterFile(card, self.best.tensors)
-        size = write_file(self.folder / BEST, self.best)
-        if ending != "interrupted":
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
-        return Result(
-            adapter=self.best,
-            file=self.folder / BEST,
-            size=size,
-            epochs=trainer.state.epoch or 0,
-            seconds=seconds,
-            history=trainer.state.log_history,
-            ending=ending,
-        )
+        size = write_file(self.kept_in, self.best)
+        self._tidy(ending)
+        return Result(self.best, self.kept_in, size, epochs, seconds, [dict(entry) for entry in history], ending)

@@ -4,17 +4,17 @@ Header metadata: ``format``, ``format_version``, ``card`` (JSON) and ``sha256`` 
 """
 
 import hashlib
+import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydantic import ValidationError
 
 from adaptdock.hub.card import Card
+from adaptdock.hub.whole import whole_file
 from adaptdock.plugins.errors import FileError
 
 if TYPE_CHECKING:
@@ -70,6 +70,12 @@ def read_header(path: str | Path) -> Header:
     return _header(path, head, data_size)
 
 
+def read_header_of(blob: bytes, where: object) -> Header:
+    """Read the header of an adapter file that is in memory; raise :class:`FileError`, naming ``where``."""
+    head, data_size = _parsed_head(io.BytesIO(blob), len(blob), where)
+    return _header(where, head, data_size)
+
+
 def read_file(path: str | Path) -> AdapterFile:
     """Read and verify an adapter file; raise :class:`FileError` where its content is damaged."""
     from safetensors import SafetensorError
@@ -105,25 +111,10 @@ def write_file(path: str | Path, adapter: AdapterFile) -> int:
     head = {**json.loads(plain[8 : len(plain) - len(data)]), "__metadata__": metadata}
     blob = save(tensors, metadata={**metadata, "sha256": _checksum(head, data)})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, blob)
+        whole_file(path, blob)
     except OSError as error:
         raise FileError(path, f"the adapter could not be saved: {error.strerror or error}") from error
     return len(blob)
-
-
-def _replace(path: Path, blob: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(blob)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _checksum(head: Mapping[str, Any], data: bytes) -> str:
@@ -138,33 +129,38 @@ def _read_head(path: Path) -> tuple[dict[str, Any], int]:
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
-            start = stream.read(9)
-            _refuse_pickle(path, start)
-            length = int.from_bytes(start[:8], "little")
-            if len(start) < 8 or length > size - 8:
-                raise FileError(path, "it is truncated, or not an adapter file")
-            if length > HEADER_LIMIT:
-                raise FileError(path, f"its header claims {length:,} bytes; an adapter's has at most {HEADER_LIMIT:,}")
-            stream.seek(8)
-            head = json.loads(stream.read(length))
+            return _parsed_head(stream, size, path)
     except FileNotFoundError:
         raise FileError(path, "there is no such file") from None
     except OSError as error:
         raise FileError(path, f"it cannot be read: {error.strerror or error}") from error
+
+
+def _parsed_head(stream: BinaryIO, size: int, where: object) -> tuple[dict[str, Any], int]:
+    start = stream.read(9)
+    _refuse_pickle(where, start)
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or length > size - 8:
+        raise FileError(where, "it is truncated, or not an adapter file")
+    if length > HEADER_LIMIT:
+        raise FileError(where, f"its header claims {length:,} bytes; an adapter's has at most {HEADER_LIMIT:,}")
+    stream.seek(8)
+    try:
+        head = json.loads(stream.read(length))
     except (ValueError, RecursionError):
-        raise FileError(path, "its header is not JSON: it is damaged, or not an adapter file") from None
+        raise FileError(where, "its header is not JSON: it is damaged, or not an adapter file") from None
     if not isinstance(head, dict):
-        raise FileError(path, "its header is not a table: it is not an adapter file")
+        raise FileError(where, "its header is not a table: it is not an adapter file")
     return head, size - 8 - length
 
 
-def _refuse_pickle(path: Path, start: bytes) -> None:
+def _refuse_pickle(where: object, start: bytes) -> None:
     # the length of a safetensors header may begin with the same bytes, but its ninth byte opens the JSON
     if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):
-        raise FileError(path, "this is a pickle (a torch.save file), whatever it is called; pickles are never loaded")
+        raise FileError(where, "this is a pickle (a torch.save file), whatever it is called; pickles are never loaded")
 
 
-def _header(path: Path, head: Mapping[str, Any], data_size: int) -> Header:
+def _header(path: object, head: Mapping[str, Any], data_size: int) -> Header:
     metadata = head.get("__metadata__")
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise FileError(path, "it is a safetensors file, but not an adapter of this project: its header has no card")

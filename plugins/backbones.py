@@ -94,7 +94,21 @@ class Backbone(ABC):
         masked of them, and padding on the left, comes first: a row's own stand directly before its text.
         ``encoded`` is what the same inputs gave for the encoder, which is then not computed again. The decoder
         reads ``decoder_input_ids``, or where there are none the text itself, after its start token.
+        Where there are ``position_ids`` (R, T), a text begins at each 0 and sees nothing of those before it.
         """
+
+    def layers(
+        self,
+        inputs: "Mapping[str, Tensor]",
+        reads: str = "encoder",
+        virtual: Virtual | None = None,
+        encoded: "Tensor | None" = None,
+    ) -> "list[Tensor]":
+        """Return the hidden states (R, L + T, W) that enter each layer, and after them what :meth:`forward` gives.
+
+        Raises :class:`BackboneError` where they cannot be seen; such a backbone has no port of the kind ``layers``.
+        """
+        raise BackboneError(f"the backbone {self.id!r} does not show the states of its layers")
 
     def entering(self, inputs: "Mapping[str, Tensor]", layer: int | None) -> "Tensor":
         """Return the hidden states (R, T, W) that enter a layer, computing none above; the last ones for None.

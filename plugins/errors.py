@@ -50,6 +50,18 @@ class MismatchError(AdaptError):
     """An adapter and a backbone that do not belong together."""
 
 
+class TrustError(AdaptError):
+    """A published adapter that is refused: by its hash, its signature, the policy or a revocation."""
+
+
+class SourceError(AdaptError):
+    """A source of published adapters that cannot be reached or read. Attribute: ``source``."""
+
+    def __init__(self, source: object, problem: str) -> None:
+        self.source = str(source)
+        super().__init__(f"{source}: {problem}")
+
+
 class PluginError(AdaptError):
     """A plugin that is broken, registered twice, or speaks another version of the contracts."""
 

@@ -1,6 +1,7 @@
 """The heads that tasks share: a label a position, a label a row, a span, the next or a masked token, an embedding."""
 
 from collections.abc import Hashable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,23 +39,35 @@ class SpanHead(TokenHead):
         super().__init__(2)
 
 
+Pooling = Literal["mean", "concat"]
+
+
 class SequenceHead(Head):
-    """A linear map from the mean hidden state of a row to the classes: (R, T, W) -> (R, classes)."""
+    """A linear map from one vector for a row to the classes: (R, T, W) -> (R, classes).
+
+    The vector is the mean hidden state or, as in ULMFiT (Howard and Ruder 2018, section 3.3), the last one, the
+    greatest value of each channel and the mean side by side (``concat``, 3 W).
+    """
 
     grows = {"weight": 0, "bias": 0}
 
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
+    def __init__(self, classes: int, pooling: Pooling = "mean") -> None:
+        self.classes, self.pooling = classes, pooling
+
+    @property
+    def stack_key(self) -> Hashable:
+        """What is pooled differently has weights of another width."""
+        return type(self).__name__, self.pooling
 
     def parameters(self, width: int) -> dict[str, Parameter]:
-        """Keep a weight (classes, W) and a bias (classes)."""
-        return {"weight": Parameter((self.classes, width), _normal), "bias": Parameter((self.classes,))}
+        """Keep a weight (classes, W or 3 W) and a bias (classes)."""
+        inputs = 3 * width if self.pooling == "concat" else width
+        return {"weight": Parameter((self.classes, inputs), _normal), "bias": Parameter((self.classes,))}
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return logits (R, classes) from the mean over the positions that the mask names."""
-        kept = mask.unsqueeze(-1).to(hidden.dtype)
-        mean = (hidden * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
-        return linear(mean, parameters["weight"], parameters["bias"]).squeeze(1)
+        """Return logits (R, classes) from the positions that the mask names."""
+        pooled = mean_state(hidden, mask) if self.pooling == "mean" else _concatenated(hidden, mask)
+        return linear(pooled, parameters["weight"], parameters["bias"]).squeeze(1)
 
     def trim(self, logits: Tensor, length: int) -> Tensor:
         """Return (classes) of a row's (padded classes)."""
@@ -129,13 +142,27 @@ class EmbeddingHead(Head):
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
         """Return the vectors (R, W or dimension), not normalised, of the positions that the mask names."""
-        kept = mask.unsqueeze(-1).to(hidden.dtype)
-        mean = (hidden * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
+        mean = mean_state(hidden, mask)
         return (linear(mean, parameters["weight"]) if parameters else mean).squeeze(1)
 
     def trim(self, logits: Tensor, length: int) -> Tensor:
         """Return (W or dimension) of a row's (padded dimension)."""
         return logits[: self.dimension]
+
+
+def mean_state(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean (R, 1, W) of the hidden states (R, T, W) at the positions that the mask (R, T) names."""
+    kept = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
+
+
+def _concatenated(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the last state, the greatest value of each channel and the mean (R, 1, 3 W) of the positions named."""
+    places = torch.arange(hidden.shape[1], device=hidden.device)
+    last = (mask * places).argmax(1)
+    last_state = hidden[torch.arange(len(hidden), device=hidden.device), last].unsqueeze(1)
+    greatest = hidden.masked_fill(mask.unsqueeze(-1) == 0, -torch.inf).amax(1, keepdim=True)
+    return torch.cat([last_state, greatest, mean_state(hidden, mask)], dim=-1)
 
 
 def _normal(tensor: Tensor, generator: torch.Generator) -> None:

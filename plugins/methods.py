@@ -79,7 +79,7 @@ class Method(ABC):
     Adapters of a method that have the same :attr:`stack_key` are stacked and computed together. Therefore
     two things must hold of what :meth:`fold` gives: *zeros are the identity* (all zero leaves the output
     as it was), and *padding with zeros is exact* in the dimensions that :attr:`grows` names. ``transform``,
-    ``enter``, ``prepend`` and ``embed`` may look at the stack key's options and at what they are given, at
+    ``enter``, ``prepend``, ``embed`` and ``mix`` may look at the stack key's options and at what they are given, at
     nothing else: the rows belong to many adapters.
     """
 
@@ -136,6 +136,14 @@ class Method(ABC):
     def embed(self, parameters: "Mapping[str, Tensor]") -> Virtual:
         """Return what stands in front of the input embeddings."""
         raise NotImplementedError(f"{type(self).__name__} does not act at the input embeddings")
+
+    def mix(self, parameters: "Mapping[str, Tensor]", layers: "Sequence[Tensor]", out: "Tensor") -> "Tensor":
+        """Return what a head reads (R, T, W), at the port of the kind ``layers``.
+
+        ``layers`` are the states (R, T, W) that enter each layer, and after them the last ones; ``out`` is what a
+        head reads so far, of the last ones unless something else has acted.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not act on what a head reads")
 
     def merge(
         self, site: Site, folded: "Mapping[str, Tensor]", weight: "Tensor", bias: "Tensor"

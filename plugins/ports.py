@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from adaptdock.plugins.errors import BackboneError, UnknownNameError, UsageError
 
-PortKind = Literal["linear", "attention", "embedding", "hidden"]
+PortKind = Literal["linear", "attention", "embedding", "hidden", "layers"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Port:
 
     ``name`` is stable and unique (``layers.3.query``, ``decoder.layers.0.cross_attention``); it
     names the tensors in an adapter file. ``inputs`` and ``outputs`` are the widths before and
-    after; an attention port has ``heads`` key/value heads of ``key_width`` and ``value_width``.
+    after; an attention port has ``heads`` key/value heads of ``key_width`` and ``value_width``. The port of the kind
+    ``layers`` lies between the backbone and the heads; ``layer`` is the number of layers beneath it.
     """
 
     name: str

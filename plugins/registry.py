@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import invalidate_caches
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Literal
 
 from adaptdock.plugins.errors import PluginError, UnknownNameError
+from adaptdock.plugins.files import folder_of
 
 Kind = Literal["method", "task", "backbone", "files", "command"]
 GROUPS: dict[Kind, str] = {
@@ -21,6 +23,8 @@ GROUPS: dict[Kind, str] = {
 }
 DEFAULT_METHOD, DEFAULT_BACKBONE = "lora", "minilm"
 """What is used where a person names none."""
+EXAMPLE_TASK = "ner"
+"""What stands for a task where any would do."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,12 @@ def load(kind: Kind, name: str) -> Any:
 
 
 def load_plugin(plugin: Plugin) -> Any:
-    """Import one plugin; raise :class:`PluginError` that names it where it is broken."""
+    """Import one plugin; raise :class:`PluginError` that names it where it is broken.
+
+    Of adapter files the folder is returned, and nothing is imported.
+    """
+    if plugin.kind == "files":
+        return _folder(plugin)
     from adaptdock.plugins.contracts import API_VERSION, BackboneFamily, Combination, Method, Task
 
     try:
@@ -129,6 +138,13 @@ def load_plugin(plugin: Plugin) -> Any:
             f"{plugin.target} is a {type(loaded).__name__}"
         )
     return loaded
+
+
+def _folder(plugin: Plugin) -> Path:
+    try:
+        return folder_of(plugin.entry_point)
+    except PluginError as error:
+        raise PluginError(f"the adapter files {plugin.name!r} of {plugin.source} cannot be used: {error}") from None
 
 
 def state(plugin: Plugin, check: bool = False) -> State:

@@ -23,12 +23,12 @@ Record = dict[str, Any]
 class Feature:
     """One window of a record, ready for the backbone.
 
-    ``inputs`` are the model's inputs by name (lists of integers), ``labels`` what the loss needs
-    (None when predicting), ``alignment`` whatever the task needs to read predictions back, ``cut`` the
-    number of tokens for which there was no room.
+    ``inputs`` are the model's inputs by name, for each position an integer or a list of them, always as many
+    (the characters of a word), ``labels`` what the loss needs (None when predicting), ``alignment`` whatever the
+    task needs to read predictions back, ``cut`` the number of tokens for which there was no room.
     """
 
-    inputs: dict[str, list[int]]
+    inputs: dict[str, list[Any]]
     labels: Any = None
     alignment: Any = None
     cut: int = 0
@@ -37,6 +37,9 @@ class Feature:
 @dataclass(frozen=True)
 class Reading:
     """How a backbone reads: its tokenizer, the longest window in tokens, and whether it is causal.
+
+    A tokenizer is one of transformers' fast ones, or has the part of their interface that tasks use; one whose
+    ``takes_words`` is true is told the ``words`` of a text, as spans, where they are known.
 
     ``decoder_start`` is the token with which the answer of an encoder-decoder begins; None for other models.
     """
@@ -106,7 +109,9 @@ class Task(ABC):
     optional: ClassVar[frozenset[str]] = frozenset()
     """The fields of those that a data set may lack."""
     texts: ClassVar[tuple[str, ...]] = ()
-    """The fields that hold a text whose words augmentation may change."""
+    """The fields that hold a text whose words augmentation may change: none into which labels point by offsets.
+
+    An altered copy of a record holds its number, 1 or more, under ``copy``."""
     words: ClassVar[tuple[str, str] | None] = None
     """The field with words that augmentation may change, and the field with a tag for each."""
     layout: ClassVar[str] = "lines"
@@ -146,6 +151,13 @@ class Task(ABC):
     def fit(self, records: Sequence[Record]) -> Self:
         """Return this task with what it learns from the training records (the label names)."""
 
+    def suit(self, reading: Reading) -> Self:
+        """Return this task, after :meth:`fit`, with what it learns from the backbone's tokenizer.
+
+        Raises :class:`BackboneError` or :class:`UsageError` where they do not go together.
+        """
+        return self
+
     @abstractmethod
     def check(self, records: Sequence[Record], split: str) -> None:
         """Raise :class:`DataError` where records do not go with what :meth:`fit` has learnt."""
@@ -170,6 +182,10 @@ class Task(ABC):
     def loss(self, logits: "Tensor", labels: "Tensor", weights: "Tensor | None") -> "Tensor":
         """Return the mean loss of a batch; positions labelled -100 do not count."""
 
+    def without(self, record: Record, kept: Sequence[int]) -> Record:
+        """Return a record of which only these of its :attr:`words` are left, with tags that go together still."""
+        return {**record, **{name: [record[name][place] for place in kept] for name in type(self).words or ()}}
+
     def class_weights(self, records: Sequence[Record]) -> list[float] | None:
         """Return a weight per class that evens out the classes, or None if the task has no classes."""
         return None
@@ -188,6 +204,15 @@ class Task(ABC):
     @abstractmethod
     def decode(self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]") -> dict[str, Any]:
         """Turn what :meth:`digest` gave for each window of a record into a prediction that JSON can hold."""
+
+    def pseudo(
+        self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]"
+    ) -> tuple[Record, float] | None:
+        """Return a record that :meth:`read` gave with the labels that the model finds, and how sure it is, 0 to 1.
+
+        None where it finds none. A task that does not override this has no pseudo-labels.
+        """
+        return None
 
     @abstractmethod
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

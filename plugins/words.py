@@ -32,7 +32,7 @@ def align(text: str, words: Sequence[Span], reading: Reading) -> list[Feature]:
     """
     if not words:
         return []
-    windows = _tokenised(text, None, reading)
+    windows = _tokenised(text, None, reading, words=words)
     starts = [start for start, _ in words]
     owner: dict[int, tuple[tuple[bool, int], int, int]] = {}  # word -> worth, window, position
     for number, offsets in enumerate(windows["offset_mapping"]):
@@ -41,10 +41,7 @@ def align(text: str, words: Sequence[Span], reading: Reading) -> list[Feature]:
             worth = whole, min(first, len(offsets) - 1 - last)
             if word not in owner or worth > owner[word][0]:
                 owner[word] = (worth, number, last if reading.causal else first)
-    features = [
-        Feature({name: windows[name][number] for name in reading.tokenizer.model_input_names if name in windows})
-        for number in range(len(windows["input_ids"]))
-    ]
+    features = _features(windows, reading)
     for feature in features:
         feature.alignment = []
     for word, (_, number, position) in sorted(owner.items()):
@@ -60,21 +57,51 @@ def windows(text: str, second: str | None, reading: Reading) -> list[Feature]:
     """
     cut = 0
     if second is not None:
-        half = reading.max_length // 2
-        ids = reading.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        if len(ids["input_ids"]) > half:
-            cut = len(ids["input_ids"]) - half
-            text = text[: ids["offset_mapping"][half - 1][1]]
-    found = _tokenised(text, second, reading)
-    features = [
-        Feature({name: found[name][number] for name in reading.tokenizer.model_input_names if name in found})
-        for number in range(len(found["input_ids"]))
-    ]
+        text, cut = _halved(text, reading)
+    features = _features(_tokenised(text, second, reading), reading)
     features[0].cut = cut
     return features
 
 
-def _tokenised(text: str, second: str | None, reading: Reading) -> dict[str, list[Any]]:
+def located_windows(first: str, second: str, reading: Reading, overlap: int) -> list[Feature]:
+    """Tokenise a pair as :func:`windows` does, and tell which characters of the second text each token stands for.
+
+    ``alignment`` of a feature has for each position their span, or None where the token is not of the second text.
+    Two windows have ``overlap`` of its tokens in common, or half of a window's where that is less.
+    """
+    first, cut = _halved(first, reading)
+    found = _tokenised(first, second, reading, overlap)
+    features = _features(found, reading)
+    for number, feature in enumerate(features):
+        spans = zip(found["offset_mapping"][number], found.sequence_ids(number), strict=True)
+        feature.alignment = [span if owner == 1 and span[0] < span[1] else None for span, owner in spans]
+    features[0].cut = cut
+    return features
+
+
+def _halved(text: str, reading: Reading) -> tuple[str, int]:
+    """Return a text, cut to half of a window where it is longer, and the number of tokens that are cut off."""
+    half = reading.max_length // 2
+    found = reading.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    if len(found["input_ids"]) <= half:
+        return text, 0
+    return text[: found["offset_mapping"][half - 1][1]], len(found["input_ids"]) - half
+
+
+def _features(found: Any, reading: Reading) -> list[Feature]:
+    return [
+        Feature({name: found[name][number] for name in reading.tokenizer.model_input_names if name in found})
+        for number in range(len(found["input_ids"]))
+    ]
+
+
+def _tokenised(
+    text: str,
+    second: str | None,
+    reading: Reading,
+    overlap: int | None = None,
+    words: Sequence[Span] | None = None,
+) -> Any:
     tokenizer = reading.tokenizer
     if not tokenizer.is_fast:
         raise BackboneError(f"{type(tokenizer).__name__} does not tell which characters a token stands for")
@@ -83,15 +110,17 @@ def _tokenised(text: str, second: str | None, reading: Reading) -> dict[str, lis
         raise BackboneError(f"windows of {reading.max_length} tokens have no room for text")
     if second is not None:
         room //= 2
-    return tokenizer(  # type: ignore[no-any-return]
+    known = {} if words is None or not getattr(tokenizer, "takes_words", False) else {"words": words}
+    return tokenizer(
         [text],
         None if second is None else [second],
         truncation=True if second is None else "only_second",
         max_length=reading.max_length,
-        stride=room // OVERLAP,
+        stride=room // OVERLAP if overlap is None else min(overlap, room // 2),
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
         return_attention_mask=True,
+        **known,
     )
 
 

@@ -20,7 +20,7 @@ def main() -> None:
     for name in ("__init__.py", "py.typed"):
         (TYPED / name).symlink_to(ROOT / "src" / "adaptdock" / name)
     for package, folder in rooms.items():
-        if package:
+        if package.count(".") == 1:  # a folder in a room comes with it
             (TYPED / package.removeprefix("adaptdock.")).symlink_to(ROOT / folder)
 
 

@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.plugins.contracts import Cleaned, Options, Record
+from adaptdock.plugins.contracts import Cleaned, Head, Options, Record
 from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import SequenceHead
+from adaptdock.plugins.heads import Pooling, SequenceHead
 from adaptdock.tasks.sequences import TEXT, SequenceTask, mean
 
 IMBALANCE = 10
@@ -38,6 +38,8 @@ class ClassificationOptions(Options):
     """What divides the labels of a text, where they are written as one."""
     threshold: float = Field(0.5, gt=0, lt=1)
     """Score from which one of several labels is given."""
+    pooling: Pooling = "mean"
+    """What stands for a text: the mean hidden state, or (ULMFiT's concat pooling) last, greatest and mean together."""
     reject_below: float = Field(0.0, ge=0, lt=1)
     """Score beneath which a text is out of scope and gets no label."""
     calibrate: bool = False
@@ -130,9 +132,9 @@ class Classification(SequenceTask):
 
     # ------------------------------------------------------------------------------------ model
 
-    def head(self) -> SequenceHead:
-        """Return a linear map from the mean state to the classes."""
-        return SequenceHead(len(self.options.labels))
+    def head(self) -> Head:
+        """Return a linear map from the pooled states to the classes."""
+        return SequenceHead(len(self.options.labels), self.options.pooling)
 
     def target(self, record: Record) -> Any:
         """Return the number of the class, or a list of ones and zeros."""
@@ -169,6 +171,17 @@ class Classification(SequenceTask):
         best, score = self.options.labels[order[0]], scores[order[0]].item()
         label = best if score >= self.options.reject_below else None
         return {**texts, "label": label, "score": round(score, 4), "scores": named}
+
+    def pseudo(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> tuple[Record, float]:
+        """Return the most probable class with its probability; of several labels that of the least sure one."""
+        logits = mean(digests) / self.options.temperature
+        names = self.options.labels
+        if not self.options.multi_label:
+            probability, number = logits.softmax(-1).max(-1)
+            return {**record, "label": names[int(number)]}, probability.item()
+        scores = logits.sigmoid()
+        label = sorted(name for name, score in zip(names, scores, strict=True) if score >= self.options.threshold)
+        return {**record, "label": label}, torch.maximum(scores, 1 - scores).min().item()
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return accuracy, macro F1 and MCC, and precision, recall and F1 by class, in percent (scikit-learn).

@@ -192,12 +192,13 @@ class Embedding(Task):
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
         """Tokenise each text of a record as one window, labelled with number, role and unit."""
         features = []
+        unit = -record["copy"] if "copy" in record else record.get("unit")  # an altered copy is a pair of its own
         for name in TEXTS:
             feature = _window(record[name], reading) if name in record else None
             if feature is not None:
                 feature.alignment = name
                 if labelled:
-                    feature.labels = [record["numbers"][name], self._role(record, name), record["unit"]]
+                    feature.labels = [record["numbers"][name], self._role(record, name), unit]
                 features.append(feature)
         return features
 

@@ -103,13 +103,26 @@ class NER(Tagging):
         tokens = sum(len(record["tokens"]) for record in records)
         return {"sentences": len(records), "tokens": tokens, "entities": dict(sorted(types.items()))}
 
+    def without(self, record: Record, kept: Sequence[int]) -> Record:
+        """Leave words out; an entity that loses its first word begins with the next."""
+        tags = list(record["tags"])
+        for _, first, last in entity_spans(tags):
+            left = next((place for place in kept if first <= place < last), None)
+            if left is not None:
+                tags[left] = f"B{tags[left][1:]}"
+        return super().without({**record, "tags": tags}, kept)
+
     # ------------------------------------------------------------------------------------ model
+
+    def best(self, scores: Tensor) -> list[int]:
+        """Return the most probable legal sequence."""
+        return best_path(scores.clamp_min(1e-9).log(), self.tags)
 
     def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
         """Return the entities with their text, label, character offsets and score."""
         text, spans = text_of(record)
         scores = self.scores(len(spans), features, digests)
-        tags = [self.tags[number] for number in best_path(scores.clamp_min(1e-9).log(), self.tags)]
+        tags = [self.tags[number] for number in self.best(scores)]
         entities = []
         for label, first, last in entity_spans(tags):
             chosen = [scores[word, self.tags.index(tags[word])].item() for word in range(first, last)]

@@ -80,7 +80,7 @@ class POS(Tagging):
     def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
         """Return the words with their tag, character offsets and score."""
         text, spans = text_of(record)
-        best, numbers = self.scores(len(spans), features, digests).max(-1)
+        scores = self.scores(len(spans), features, digests)
         words = [
             {
                 "text": text[start:end],
@@ -89,7 +89,7 @@ class POS(Tagging):
                 "end": end,
                 "score": round(score, 4),
             }
-            for (start, end), number, score in zip(spans, numbers.tolist(), best.tolist(), strict=True)
+            for (start, end), number, score in zip(spans, self.best(scores), scores.amax(-1).tolist(), strict=True)
         ]
         return {"text": text, "words": words}
 

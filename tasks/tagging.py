@@ -65,6 +65,21 @@ class Tagging(Task):
         """Return the cross entropy over the labelled positions."""
         return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weights)
 
+    def best(self, scores: Tensor) -> list[int]:
+        """Return the number of each word's tag, from probabilities (words, tags): the most probable one."""
+        return [int(number) for number in scores.argmax(-1)]
+
+    def pseudo(
+        self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]
+    ) -> tuple[Record, float] | None:
+        """Return the sentence with the tags that are predicted, and the probability of the least sure one."""
+        if not record["tokens"]:
+            return None
+        scores = self.scores(len(record["tokens"]), features, digests)
+        numbers = self.best(scores)
+        sure = scores.gather(1, torch.tensor(numbers).unsqueeze(1)).min().item()
+        return {**record, "tags": [self.tags[number] for number in numbers]}, sure
+
     def scores(self, words: int, features: Sequence[Feature], digests: Sequence[Tensor]) -> Tensor:
         """Return the probabilities of the tags (words, tags); a word that has no token gets the first tag."""
         scores = torch.zeros(words, len(self.tags))

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from environments import environment
+
 ROOT = Path(__file__).parent.parent
-README, MIXED = ((ROOT / name).read_text() for name in ("README.md", "docs/mixed.md"))
+README, MIXED, PLUGINS = ((ROOT / name).read_text() for name in ("README.md", "docs/mixed.md", "docs/plugins.md"))
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -38,6 +41,25 @@ def test_the_commands_of_the_readme_run_and_the_python_that_uses_what_they_made(
     assert len(found.splitlines()) == 2
     (program,) = blocks("python", MIXED)
     run([sys.executable, "-c", program], tmp_path)
+
+
+@pytest.mark.slow
+def test_the_plugins_of_the_document_are_written_checked_installed_and_used(tmp_path: Path) -> None:
+    made = environment(tmp_path / "env")
+    for language, block in re.findall(r"```(bash|python)\n(.*?)```", PLUGINS, flags=re.DOTALL):
+        path = re.match(r"# (\S+\.py)\n", block)
+        if path:
+            (tmp_path / path[1]).write_text(block.removeprefix(path[0]))
+        elif language == "python":
+            (tmp_path / "program.py").write_text(block)
+            made.run("python program.py", tmp_path)
+        else:
+            for command in block.splitlines():
+                made.run(command, tmp_path)
+    names = {line.split()[0] for line in made.run("adapt list", tmp_path).stdout.splitlines()[1:]}
+    assert names == {"tone", "topic"}
+    assert (tmp_path / "dist").is_dir()
+    made.run("python -m pytest -q adaptdock-gain/tests", tmp_path)
 
 
 def test_the_make_targets_that_the_readme_names_exist() -> None:

@@ -12,8 +12,9 @@ from adaptdock.engine.batches import collate, collate_labels
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock
 from adaptdock.engine.merging import merged_maps
+from adaptdock.engine.planning import plan
 from adaptdock.engine.trainable import Trainable
-from adaptdock.engine.training import Run, plan
+from adaptdock.engine.training import Run
 from adaptdock.plugins.contracts import Backbone
 
 
@@ -30,7 +31,7 @@ def test_its_gradients_are_those_of_the_weights_themselves(backbone: Backbone, d
 
     plain = copy.deepcopy(backbone.model).requires_grad_(True)
     inputs = collate(backbone, features)
-    head = {name: tensor.detach().unsqueeze(0) for name, tensor in trainable.head.items()}
+    head = {name: tensor.detach().unsqueeze(0) for name, tensor in trainable.head.weights.items()}
     hidden = plain(**inputs)[0]
     logits = made.assembly.head.apply(head, hidden, inputs["attention_mask"])
     made.task.loss(logits, batch["labels"], None).backward()

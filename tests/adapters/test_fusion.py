@@ -18,8 +18,9 @@ from adaptdock.engine.assembly import Assembly, entry, make_method, make_task, p
 from adaptdock.engine.batches import collate, collate_labels
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock
+from adaptdock.engine.planning import Plan, plan
 from adaptdock.engine.trainable import Trainable
-from adaptdock.engine.training import Plan, Run, plan
+from adaptdock.engine.training import Run
 from adaptdock.hub.card import BackboneEntry
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Composite, Feature, Method, Site

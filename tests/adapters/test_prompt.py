@@ -9,7 +9,7 @@ from builders import build_adapter
 
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock
-from adaptdock.engine.training import plan
+from adaptdock.engine.planning import plan
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import BackboneError, UsageError
 

@@ -437,9 +437,32 @@ def test_the_documents_name_every_key_of_a_configuration(adapt):
     from pathlib import Path
 
     from adaptdock.cli.flags import LOADING
-    from adaptdock.cli.train import NOT_IN_CONFIG, _choose, _fixed_flags, _output_flags
+    from adaptdock.cli.train import NOT_IN_CONFIG, _output_flags, choose, what_flags
 
     text = (Path(__file__).parents[2] / "docs/commands.md").read_text()
-    for flag in [*_fixed_flags(), *_output_flags(), *LOADING.flags, *_choose([]).training.flags]:
+    for flag in [*what_flags(), *_output_flags(), *LOADING.flags, *choose([]).training.flags]:
         if flag.name not in NOT_IN_CONFIG:
             assert f"`{flag.name.replace('_', '-')}`" in text
+
+
+# ------------------------------------------------------------------------------------------- folds
+
+
+def test_folds_are_shown_with_their_mean_before_the_adapter_is_trained_as_ever(train, tmp_path):
+    ran = train("--folds", 3, "--run-dir", "run", "-o", "folded.safetensors")
+    assert ran.status == 0, ran.err
+    assert "± " in ran.out
+    assert [line.split()[0] for line in ran.out.splitlines()[1:6]] == ["1", "2", "3", "mean", "deviation"]
+    assert len(json.loads((tmp_path / "run/folds.json").read_text())["folds"]) == 3
+    assert train("-o", "plain.safetensors").status == 0
+    folded, plain = (read_file(tmp_path / f"{name}.safetensors") for name in ("folded", "plain"))
+    assert all(torch.equal(tensor, folded.tensors[name]) for name, tensor in plain.tensors.items())
+
+
+def test_after_folds_alone_there_is_no_adapter(train, tmp_path):
+    ran = train("--folds", 2, "--folds-only", "--json")
+    assert ran.status == 0, ran.err
+    assert len(json.loads(ran.out)["folds"]) == 2
+    assert not (tmp_path / "ner.safetensors").exists()
+    train("--folds-only").failed(2, "folds is missing")
+    train("--folds", 1).failed(2, "folds", "greater than or equal to 2")

@@ -156,6 +156,8 @@ def test_the_widths_of_ports_are_those_of_the_modules(architecture: str) -> None
     for port in mine.ports:
         if port.kind == "embedding":
             assert port.outputs == mine.model.get_input_embeddings().weight.shape[1]
+        elif port.kind == "layers":
+            assert len(mine.model.get_submodule(port.module)) == port.layer
         elif port.kind == "attention":
             heads = 2 if shared or architecture == "phi3" else 4
             assert (port.heads, port.key_width, port.value_width) == (heads, 8, 8), port

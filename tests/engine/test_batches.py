@@ -45,3 +45,10 @@ def test_padding_is_on_the_right_and_its_labels_do_not_count(backbone: Backbone)
     assert inputs["input_ids"].tolist()[0] == [2, 7, 3, 0, 0]
     assert inputs["attention_mask"].tolist()[0] == [1, 1, 1, 0, 0]
     assert collate_labels([short, long], torch.device("cpu")).tolist()[0] == [-100, 1, -100, NOT_COUNTED, NOT_COUNTED]
+
+
+def test_lists_for_each_position_are_padded_with_lists_as_long(backbone: Backbone) -> None:
+    short = Feature({"input_ids": [2], "characters": [[5, 6]]})
+    long = Feature({"input_ids": [2, 7], "characters": [[5, 6], [7, 8]]})
+    assert collate(backbone, [short, long])["characters"].tolist() == [[[5, 6], [0, 0]], [[5, 6], [7, 8]]]
+    assert collate(backbone, [Feature({"input_ids": [2]}), long])["characters"].shape == (2, 2, 2)

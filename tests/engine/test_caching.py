@@ -10,7 +10,8 @@ from torch import nn
 from adaptdock.engine.caching import Cache
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock, load_backbone
-from adaptdock.engine.training import Plan, Run, plan
+from adaptdock.engine.planning import Plan, plan
+from adaptdock.engine.training import Run
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions
 from adaptdock.plugins.errors import BackboneError, MismatchError, UsageError

@@ -4,15 +4,16 @@ import gc
 import itertools
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 from builders import build_adapter
 
 from adaptdock.engine.batches import collate
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.hub.file import AdapterFile, read_file, write_file
-from adaptdock.plugins.contracts import Backbone, Feature
+from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions
 from adaptdock.plugins.errors import BackboneError, MismatchError, UnknownNameError, UsageError
 
 TEXTS = ["ada met bob in oslo", "rain", "the quick brown fox jumps over 13 lazy dogs, twice!", "a b c d e f"]
@@ -288,3 +289,15 @@ def test_docking_in_inference_mode_leaves_a_dock_that_works(dock: Dock, adapters
 def test_a_bare_row_cannot_be_asked_for_a_prediction(full_dock: Dock) -> None:
     with pytest.raises(UsageError, match="needs the name of an adapter"):
         full_dock.predict([None, "lora"], TEXTS[:2])  # type: ignore[list-item]
+
+
+def test_weights_of_16_bit_wait_in_the_16_bit_that_the_backbone_computes_in(
+    model_folder: Path, backbone: Backbone, adapters: dict[str, AdapterFile]
+) -> None:
+    halved = AdapterFile(adapters["lora"].card, {name: t.half() for name, t in adapters["lora"].tensors.items()})
+    bfloat = load_backbone(str(model_folder), LoadOptions(device="cpu", dtype="bfloat16"))
+    (in_bfloat,), (in_float,) = (Dock(one).prepare(halved).parts for one in (bfloat, backbone))
+    assert in_bfloat.slot.stack.dtype == torch.bfloat16
+    assert in_float.slot.stack.dtype == torch.float16
+    assert in_bfloat.slot.nbytes == in_float.slot.nbytes
+    assert torch.equal(in_bfloat.slot.flats[0], in_float.slot.flats[0].bfloat16())

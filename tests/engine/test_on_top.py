@@ -7,7 +7,8 @@ import torch
 
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock
-from adaptdock.engine.training import Run, plan
+from adaptdock.engine.planning import plan
+from adaptdock.engine.training import Run
 from adaptdock.hub.file import AdapterFile, read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import FileError, MismatchError, UsageError

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from adaptdock.engine.data import Source
+from adaptdock.engine.planning import plan
 from adaptdock.engine.trainer import make_trainer
-from adaptdock.engine.training import Run, plan
+from adaptdock.engine.training import Run
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import UsageError
 

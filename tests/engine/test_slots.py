@@ -78,6 +78,8 @@ def test_large_adapters_are_stacked_page_by_page(monkeypatch: pytest.MonkeyPatch
         for number, name in enumerate("pqrs"):
             assert gathered.at(name)["a"][0].eq(number).all()
             assert len(gathered._pages) == 1
+    gathered.all()
+    assert len(gathered._pages) == 4
 
 
 def test_a_page_lies_on_one_device() -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from adaptdock.engine.course import Progress
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock
+from adaptdock.engine.planning import plan
 from adaptdock.engine.report import write_report
-from adaptdock.engine.training import Progress, Result, Run, plan, train
+from adaptdock.engine.training import Result, Run, train
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import AdaptError, FileError, UsageError
@@ -178,7 +180,8 @@ from pathlib import Path
 import torch; torch.set_num_threads(1)
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import load_backbone
-from adaptdock.engine.training import Run, plan
+from adaptdock.engine.planning import plan
+from adaptdock.engine.training import Run
 from adaptdock.plugins.contracts import LoadOptions
 
 model, data, folder, kill = sys.argv[1:]
@@ -244,6 +247,18 @@ def test_the_curves_are_put_into_words(losses: list, words: str) -> None:
     result = Result(None, Path(), 0, 0, 0, [])  # type: ignore[arg-type]
     points = validations(fake_history(losses), "f1")
     assert words in " ".join(judge(points, best_of(points, "f1", lower_is_better=False), result))
+
+
+def test_how_far_the_losses_lie_apart_stands_in_words_and_in_the_metrics(
+    backbone: Backbone, data: Path, tmp_path: Path
+) -> None:
+    run = make_run(backbone, data, tmp_path)
+    verdict = write_report(tmp_path, run.plan, run())
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    best = max(report["epochs"], key=lambda point: point["f1"])
+    assert report["gap"] == pytest.approx(best["validation_loss"] - best["train_loss"], abs=1e-4)
+    side = "above" if report["gap"] > 0 else "below"
+    assert f"{abs(report['gap']):.3f} {side} the training loss" in " ".join(verdict)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock
-from adaptdock.engine.training import Run, plan
+from adaptdock.engine.planning import plan
+from adaptdock.engine.training import Run
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import DataError

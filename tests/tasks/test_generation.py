@@ -17,7 +17,7 @@ from adaptdock.engine.assembly import make_task
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import Dock
 from adaptdock.engine.evaluation import evaluate
-from adaptdock.engine.training import plan
+from adaptdock.engine.planning import plan
 from adaptdock.plugins.contracts import Feature, Reading
 from adaptdock.plugins.errors import BackboneError, DataError, UsageError
 from adaptdock.tasks.generation import Generation, GenerationOptions

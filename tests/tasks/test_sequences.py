@@ -11,7 +11,8 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import Dock
-from adaptdock.engine.training import Run, plan
+from adaptdock.engine.planning import plan
+from adaptdock.engine.training import Run
 from adaptdock.hub.file import read_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, Reading

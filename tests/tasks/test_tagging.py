@@ -8,7 +8,8 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from adaptdock.engine.data import Reader, Source
 from adaptdock.engine.dock import Dock
-from adaptdock.engine.training import Run, plan
+from adaptdock.engine.planning import plan
+from adaptdock.engine.training import Run
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import DataError

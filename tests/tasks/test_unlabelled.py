@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import Dock
-from adaptdock.engine.training import Run, plan
+from adaptdock.engine.planning import plan
+from adaptdock.engine.training import Run
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone, Reading
 from adaptdock.plugins.errors import BackboneError, DataError

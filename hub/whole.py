@@ -1,4 +1,4 @@
-"""A folder that is there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 import os
 import shutil
@@ -8,6 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adaptdock.plugins.errors import FileError
+
+
+def whole_file(path: Path, blob: bytes) -> None:
+    """Write a file that takes the place of ``path`` when it is complete and on the disk; raises :class:`OSError`.
+
+    When anything fails, what stood there is untouched and nothing half-written is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(blob)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

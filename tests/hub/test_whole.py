@@ -2,7 +2,7 @@
 
 import pytest
 
-from adaptdock.hub.folder import whole_folder
+from adaptdock.hub.whole import whole_folder
 from adaptdock.plugins.errors import FileError
 
 

@@ -1,0 +1,46 @@
+"""What ``adapt train --folds`` does before the training: the same settings tried on each fold of the data."""
+
+from dataclasses import asdict
+from typing import Any
+
+from adaptdock.cli.output import note, show_table
+from adaptdock.cli.places import LOG
+from adaptdock.cli.progress import watching
+from adaptdock.cli.settings import Settings
+from adaptdock.engine.course import Progress
+from adaptdock.engine.folds import Fold, cross_validate, summary
+from adaptdock.engine.planning import Plan
+
+
+def try_folds(made: Plan, settings: Settings, count: int, as_json: bool) -> dict[str, Any]:
+    """Train on all folds but one, for each fold; show a table of what was found, and return it for JSON."""
+    metric = type(made.task).metric
+    with watching(settings.run_dir / LOG, silent=True) as watch:
+
+        def progress(number: int) -> Any:
+            note(f"fold {number} of {count}")
+
+            def hear(now: Progress) -> None:
+                watch(now)
+                if now.metrics is not None:
+                    note(f"fold {number}, epoch {now.epoch:.0f}: validation {metric} {now.metrics[metric]:.2f}")
+
+            return hear
+
+        folds = cross_validate(made, count, settings.run_dir, progress)
+    if not as_json:
+        _show(folds, metric)
+    return {**summary(folds), "folds": [asdict(fold) for fold in folds]}
+
+
+def _show(folds: list[Fold], metric: str) -> None:
+    found = summary(folds)
+    names = list(found["mean"])
+    rows = []
+    for fold in folds:
+        sizes = str(fold.number), fold.train, fold.held_out, f"{fold.epochs:g}"
+        rows.append([*sizes, *(fold.metrics.get(name, "") for name in names)])
+    rows.append(["mean", "", "", "", *found["mean"].values()])
+    rows.append(["deviation", "", "", "", *found["deviation"].values()])
+    show_table(["fold", "trained on", "held out", "epochs", *names], rows)
+    print(f"{metric} {found['mean'][metric]:.2f} ± {found['deviation'][metric]:.2f} over {len(folds)} folds\n")

@@ -1,0 +1,68 @@
+"""Options that several commands have: which sources are asked, and which rules hold."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adaptdock.cli.output import note
+from adaptdock.hub.index import Entry
+from adaptdock.hub.sources import Sources, open_source, usual
+from adaptdock.hub.store import Rules
+from adaptdock.hub.trust import read_policy
+from adaptdock.plugins.errors import UsageError
+
+COLUMNS = ("name", "version", "task", "method", "backbone", "languages", "licence", "publisher", "kB")
+
+SOURCE = click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="SOURCE",
+    help="Folder, registry.json, https address, hf:OWNER/NAME or wheels:FOLDER; may be repeated, the first that has an "
+    "adapter gives it. The project's own index, or $ADAPTDOCK_SOURCES, unless given.",
+)
+
+
+def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that :func:`rules` reads."""
+    options = (
+        click.option("--policy", type=click.Path(path_type=Path), help="Policy file (TOML) instead of this machine's."),
+        click.option("--allow-downgrade", is_flag=True, help="Replace an installed version by an older one."),
+        click.option("--allow-lookalike", is_flag=True, help="Take a name that looks like another publisher's."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def rules(policy: Path | None, allow_downgrade: bool, allow_lookalike: bool) -> Rules:
+    """Return the rules that were given."""
+    return Rules(read_policy(policy), allow_downgrade, allow_lookalike)
+
+
+def ask(names: Sequence[str]) -> Sources:
+    """Return the sources of these names, or the usual ones."""
+    return Sources([open_source(name) for name in names or usual()])
+
+
+def say_notes(sources: Sources) -> None:
+    """Print what the sources have noted, each remark once."""
+    for line in dict.fromkeys(sources.notes):
+        note(line)
+
+
+def named(text: str) -> tuple[str, str | None]:
+    """Return name and version of ``NAME`` or ``NAME@VERSION``; raise :class:`UsageError` for what is neither."""
+    name, at, version = text.partition("@")
+    if not name or (at and not version):
+        raise UsageError(f"{text!r}: write NAME or NAME@VERSION")
+    return name, version or None
+
+
+def row(entry: Entry) -> list[Any]:
+    """Return the cells of an entry, as in :data:`COLUMNS`."""
+    languages, methods = ", ".join(entry.languages), ", ".join(entry.methods)
+    head = [entry.name, entry.version, entry.task, methods, entry.backbone.id, languages]
+    return [*head, entry.licence, entry.publisher, round(entry.size / 1000)]

@@ -1,0 +1,351 @@
+"""``adapt sweep``: settings searched by many trainings, the best adapter kept."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adaptdock.cli.config import check_keys
+from adaptdock.cli.flags import LOADING, FieldFlags, Flag, SectionedCommand, field_flags, peek
+from adaptdock.cli.output import note, show_json, show_metrics, show_pairs, show_table
+from adaptdock.cli.places import LOG, check_places, clear
+from adaptdock.cli.progress import watching
+from adaptdock.cli.settings import Settings, decide
+from adaptdock.cli.train import BACKBONE, METHOD, NOT_IN_CONFIG, Chosen, choose, what_flags
+from adaptdock.engine.assembly import validated
+from adaptdock.engine.course import BEST, CHECKPOINTS, Progress
+from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.engine.evaluation import evaluate
+from adaptdock.engine.planning import Plan, plan
+from adaptdock.engine.sweep import Finished, Pruned, Report, SearchOptions, Space, Sweep, Trial, ranked
+from adaptdock.engine.training import Run, fresh_folder
+from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.errors import AdaptError, UnknownNameError
+
+CONFIG, TRIAL = "best.yaml", "trial-{:04d}"
+SEARCH, OUTPUT = "Search", "Where it goes"
+SEARCHING = field_flags(SearchOptions, "search", SEARCH)
+OWN = {"search", *SEARCHING.fields}
+NOT_IN_BEST = {*OWN, *NOT_IN_CONFIG, "output", "overwrite", "run_dir"}
+FIXED = {"precision"}
+"""The backbone is loaded once, for all trials."""
+HELP = """Search settings: train an adapter many times, and keep the best by the validation metric.
+
+--search names what is tried: learning_rate=1e-4..5e-3:log, rank=4,8,16, method=lora,bottleneck, or any other
+option of adapt train that stands beneath; what is not searched is as given, or as in the task's recipe. Test
+data is measured once, with the adapter that is kept."""
+
+
+class SweepCommand(click.Command):
+    """Stands for the command until its arguments say which methods and task it has flags for."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Build the command that fits the arguments, and parse them with it."""
+        real = _build(args)
+        real.params += [parameter for parameter in self.params if parameter not in real.params]
+        return real.make_context(info_name, args, parent, **extra)
+
+
+command = SweepCommand("sweep", help=HELP)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The flags of a sweep: of training and task, and of each method that is tried."""
+
+    chosen: Chosen
+    methods: Mapping[str, FieldFlags]
+
+    def keys(self) -> set[str]:
+        """Return what can be searched."""
+        of_methods = {key for flags in self.methods.values() for key in flags.fields}
+        return {"method", *self.chosen.training.fields, *self.chosen.task.fields, *of_methods} - FIXED
+
+    def with_owners(self, space: Space) -> Space:
+        """Return a space that knows which method has which setting; raise :class:`UnknownNameError` for one of none."""
+        owners = {}
+        general = {"method", *self.chosen.training.fields, *self.chosen.task.fields}
+        for dimension in space.dimensions:
+            if dimension.key not in self.keys():
+                hint = f"These are the options of {', '.join(self.methods)}, of the task and of training."
+                raise UnknownNameError("key in --search:", dimension.key, self.keys(), hint)
+            if dimension.key not in general:
+                owners[dimension.key] = frozenset(
+                    name for name, flags in self.methods.items() if dimension.key in flags.fields
+                )
+        return Space(space.dimensions, owners)
+
+    def settings(self, values: Mapping[str, Any]) -> Settings:
+        """Return the settings of one training."""
+        return decide(values, self.chosen.training, self.methods[values["method"]], self.chosen.task)
+
+
+def _build(arguments: Sequence[str]) -> SectionedCommand:
+    first = choose(arguments)
+    texts = _all(arguments, "search") or _listed(first.config.get("search"))
+    given = peek(arguments, "method") or first.config.get("method") or METHOD
+    names = Space.parse(texts).methods(given) if texts else (given,)
+    chosen = choose(arguments, names[0])
+    searched = Searched(chosen, {name: choose(arguments, name).method for name in names})
+    of_methods = {flag.name: flag for flags in searched.methods.values() for flag in flags.flags}
+    flags = [
+        *(flag for flag in what_flags() if flag.name not in ("resume", "dry_run", "folds", "folds_only")),
+        _search_flag(),
+        *SEARCHING.flags,
+        *of_methods.values(),
+        *chosen.task.flags,
+        *chosen.training.flags,
+        *LOADING.flags,
+        *_output_flags(),
+    ]
+
+    def callback(**values: Any) -> int:
+        return _sweep(values, searched)
+
+    if chosen.config_path is not None:
+        known = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]
+        check_keys(chosen.config_path, chosen.config, known, "adapt sweep with this task and these methods")
+    return SectionedCommand("sweep", help=HELP, params=list(flags), callback=callback)
+
+
+def _all(arguments: Sequence[str], name: str) -> list[str]:
+    """Return every value of an option before the arguments are parsed."""
+    found = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == f"--{name}":
+            found.append(following)
+        elif argument.startswith(f"--{name}="):
+            found.append(argument.partition("=")[2])
+    return found
+
+
+def _listed(value: Any) -> list[str]:
+    return list(value) if isinstance(value, list | tuple) else [value] if value else []
+
+
+def _search_flag() -> Flag:
+    return Flag(
+        ["--search"],
+        section=SEARCH,
+        multiple=True,
+        metavar="KEY=VALUES",
+        help="What is tried: KEY=A,B,C (divided by | if values hold commas), KEY=LOW..HIGH or KEY=LOW..HIGH:log. "
+        "May be repeated.",
+    )
+
+
+def _output_flags() -> list[Flag]:
+    return [
+        Flag(
+            ["--output", "-o"],
+            section=OUTPUT,
+            metavar="FILE",
+            help="The adapter file of the best trial.",
+            shown="default: TASK.safetensors",
+        ),
+        Flag(["--overwrite"], section=OUTPUT, is_flag=True, default=None, help="Replace what is there."),
+        Flag(
+            ["--run-dir"],
+            section=OUTPUT,
+            metavar="FOLDER",
+            help="Folder of the sweep: a run's folder for each trial, all trials, a picture, the best settings.",
+            shown="default: runs/sweep-TASK-TIME",
+        ),
+        Flag(["--name"], section=OUTPUT, help="Name of the adapter, in its card.", shown="default: the task's"),
+        Flag(["--json", "as_json"], section=OUTPUT, is_flag=True, help="Print JSON."),
+    ]
+
+
+# ------------------------------------------------------------------------------------------- the work
+
+
+def _sweep(values: dict[str, Any], searched: Searched) -> int:
+    config = searched.chosen.config
+    values = {name: config.get(name) if value in (None, ()) else value for name, value in values.items()}
+    space = searched.with_owners(Space.parse(_listed(values["search"])))
+    options = validated(SearchOptions, SEARCHING.given(values), "search")
+    assert isinstance(options, SearchOptions)
+    method = next(iter(searched.methods))
+    values |= {"method": method, "backbone": values["backbone"] or BACKBONE, "columns": values["columns"] or ()}
+    if not values["run_dir"] and values["task"]:
+        values["run_dir"] = str(fresh_folder("sweep", values["task"]))
+    common = searched.settings(values)
+    for name in searched.methods:
+        for sample in space.samples(name):
+            searched.settings({**values, "method": name, **sample})
+    check_places(common, resume=False)
+    trials = Trials(searched, values, load_backbone(common.backbone, common.load))
+    plans = [trials.plan({"method": name}) for name in searched.methods]  # what is wrong here is wrong in every trial
+    for line in plans[0].notes:
+        note(line)
+    seed = int(common.training["seed"])
+    sweep = Sweep(space, method, trials.lower_is_better, options, seed, trials.identity(space))
+    _clear(common, keep_trials=options.study is not None)
+    ending = sweep.run(trials, _tell(sweep, trials.metric))
+    return _end(sweep, trials, common, ending == "interrupted", values["as_json"])
+
+
+class Trials:
+    """Trains an adapter with the settings of a trial; the backbone is loaded once for all."""
+
+    def __init__(self, searched: Searched, values: Mapping[str, Any], backbone: Backbone) -> None:
+        self.searched, self.values, self.backbone = searched, values, backbone
+        task = registry.load("task", values["task"])
+        self.metric: str = task.metric
+        self.lower_is_better: bool = task.lower_is_better
+
+    def settings(self, tried: Mapping[str, Any]) -> Settings:
+        """Return the settings of a trial."""
+        return self.searched.settings({**self.values, **tried})
+
+    def plan(self, tried: Mapping[str, Any]) -> Plan:
+        """Return the plan of a trial, test data included."""
+        mine = self.settings(tried)
+        options = mine.training, mine.method_options, mine.task_options
+        return plan(self.backbone, mine.task, mine.method, mine.source, *options)
+
+    def identity(self, space: Space) -> str:
+        """Return what trials must have in common to be compared."""
+        made = self.plan({})
+        searched = {dimension.key for dimension in space.dimensions}
+        found = made.identity()
+        fixed = {
+            key: value
+            for key, value in sorted(self.values.items())
+            if value is not None and key not in NOT_IN_BEST and key not in searched
+        }
+        return repr((found["data"], found["backbone"], sorted(searched), fixed, self.metric))
+
+    def __call__(self, number: int, tried: Mapping[str, Any], report: Report) -> Finished:
+        """Train with the settings of a trial, and without the test data."""
+        from adaptdock.engine.report import write_report
+
+        folder = Path(self.values["run_dir"]) / TRIAL.format(number)
+        settings = self.searched.settings({**self.values, **tried, "run_dir": str(folder)})
+        made = self.plan(tried)
+        made.records.pop("test", None)
+        clear(folder)
+        settings.write()
+        with watching(folder / LOG, silent=True) as watch:
+
+            def hear(progress: Progress) -> None:
+                watch(progress)
+                if progress.metrics is not None and 0 < progress.step < progress.steps:
+                    report(progress.epoch, float(progress.metrics[self.metric]))
+
+            try:
+                result = Run(made, folder, settings.name)(hear)
+            except (AdaptError, Pruned):
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+                raise
+        write_report(folder, made, result)
+        found = result.adapter.card.metrics.get("validation", {}).get(self.metric, float("nan"))
+        return Finished(float(found), result.epochs, result.seconds, folder.absolute(), result.ending == "interrupted")
+
+    def winner(self, best: Trial) -> AdapterFile:
+        """Return the adapter of a trial, measured on the test data if there is any."""
+        assert best.folder is not None
+        adapter = read_file(best.folder / BEST)
+        made = self.plan(best.values)
+        if "test" not in made.records:
+            return adapter
+        found = evaluate(Dock(self.backbone), adapter, made.records["test"], made.options.batch_size * 2)
+        splits = {**adapter.card.training["splits"], "test": len(made.records["test"])}
+        update = {
+            "metrics": {**adapter.card.metrics, "test": found.metrics},
+            "training": {**adapter.card.training, "splits": splits},
+        }
+        return AdapterFile(adapter.card.model_copy(update=update), adapter.tensors)
+
+
+def _clear(common: Settings, keep_trials: bool) -> None:
+    """Make the sweep's folder, without the trials of an earlier one unless a study goes on from them."""
+    clear(common.run_dir)
+    for folder in () if keep_trials else common.run_dir.glob("trial-*"):
+        shutil.rmtree(folder)
+    common.write()
+
+
+def _tell(sweep: Sweep, metric: str) -> Any:
+    def done(trial: Trial) -> None:
+        shown = ", ".join(f"{key} {_short(value)}" for key, value in trial.values.items())
+        score = "" if trial.score is None else f": {metric} {trial.score:.2f}"
+        reason = f" ({trial.reason})" if trial.reason and trial.state != "interrupted" else ""
+        note(f"trial {trial.number} of {sweep.trials}, {trial.state}{score}; {shown}{reason}")
+
+    return done
+
+
+def _end(sweep: Sweep, trials: Trials, common: Settings, interrupted: bool, as_json: bool) -> int:
+    from adaptdock.engine.sweep_report import write_sweep
+
+    found = ranked(sweep.found(), trials.lower_is_better)
+    write_sweep(common.run_dir, found, sweep.space.dimensions, trials.metric, trials.lower_is_better)
+    best = sweep.best()
+    if not as_json:
+        _show(found, sweep.space, trials.metric)
+    if best is None:
+        if interrupted:
+            note("Interrupted before any trial came to its end: there is no adapter.")
+            return 130
+        reason = next((trial.reason for trial in found if trial.state == "failed"), "all were ended early")
+        raise AdaptError(
+            f"no trial of {len(found)} came to its end, so there is no adapter; one of them says: {reason}"
+        )
+    adapter = trials.winner(best)
+    write_file(common.output, adapter)
+    _write_config(common.run_dir / CONFIG, trials.values, best)
+    places = {"adapter": common.output, "settings": common.run_dir / CONFIG, "folder": common.run_dir}
+    if as_json:
+        document = {"metric": trials.metric, "best": best.number, "metrics": adapter.card.metrics}
+        rows = [{**asdict(trial), "folder": str(trial.folder or "")} for trial in found]
+        show_json({**document, **{key: str(place) for key, place in places.items()}, "trials": rows})
+    else:
+        print()
+        show_metrics(adapter.card.metrics)
+        print()
+        show_pairs({"best": f"trial {best.number}", **places, "picture": common.run_dir / "sweep.png"})
+    if interrupted:
+        note(f"Interrupted: the best of the trials so far is in {common.output}.")
+    return 130 if interrupted else 0
+
+
+def _show(found: Sequence[Trial], space: Space, metric: str) -> None:
+    keys = [dimension.key for dimension in space.dimensions]
+    header = ["trial", "state", *(key.replace("_", " ") for key in keys), f"validation {metric}", "epochs", "seconds"]
+    rows = [
+        [
+            trial.number,
+            trial.state,
+            *(_short(trial.values.get(key, "")) for key in keys),
+            "" if trial.score is None else trial.score,
+            trial.epochs or "",
+            round(trial.seconds) or "",
+        ]
+        for trial in found
+    ]
+    show_table(header, rows)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _write_config(path: Path, values: Mapping[str, Any], best: Trial) -> None:
+    """Write settings that ``adapt train --config`` takes."""
+    import yaml
+
+    given = {key: value for key, value in {**values, **best.values}.items() if key not in NOT_IN_BEST}
+    kept = {
+        key.replace("_", "-"): list(value) if isinstance(value, tuple) else value
+        for key, value in given.items()
+        if value not in (None, ())
+    }
+    path.write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")

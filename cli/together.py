@@ -1,0 +1,386 @@
+"""``adapt train --tasks``: several tasks trained together, and a complete adapter file for each."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptdock.cli.config import check_keys, read_tables
+from adaptdock.cli.flags import LOADING, FieldFlags, Flag, SectionedCommand, field_flags, load_options, peek
+from adaptdock.cli.output import count, note, show_json, show_pairs, show_table
+from adaptdock.cli.places import LOG, check_folder, check_output, check_unfinished, clear
+from adaptdock.cli.progress import watching
+from adaptdock.cli.settings import CONFIG, absolute_backbone, with_absolute_places
+from adaptdock.engine.assembly import checked_options, make_methods, make_task, validated
+from adaptdock.engine.course import BEST
+from adaptdock.engine.data import parse_columns
+from adaptdock.engine.dock import load_backbone
+from adaptdock.engine.multitask import (
+    SharingOptions,
+    TaskEntry,
+    TogetherPlan,
+    TogetherRun,
+    check_names,
+    plan_together,
+)
+from adaptdock.engine.options import TrainingOptions, merge_options, with_precision
+from adaptdock.engine.training import Result, fresh_folder
+from adaptdock.hub.file import write_file
+from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import LoadOptions
+from adaptdock.plugins.errors import DataError, UsageError
+
+METHOD, BACKBONE = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE
+MAIN, OUTPUT = "What to train", "Where it goes"
+SPLITS = ("data", "train", "validation", "test")
+NOT_IN_CONFIG = {"config", "dry_run", "as_json", "help"}
+HELP = """Train several tasks together, and save an adapter file for each.
+
+The file behind --tasks is a table: a name for each task, under it task (the name unless given), data or train,
+validation and test, columns, format, encoding, options (of the task) and weight. What is not given comes from the
+recipe of the first task for the method."""
+
+
+@dataclass(frozen=True)
+class TogetherSettings:
+    """What is trained, on what, how, and where it goes; a run's folder keeps it in config.json."""
+
+    tasks: Mapping[str, TaskEntry]
+    sharing: SharingOptions
+    method: str
+    backbone: str
+    load: LoadOptions
+    training: Mapping[str, Any]
+    method_options: Mapping[str, Any]
+    output: Path
+    run_dir: Path
+    overwrite: bool = False
+
+    def write(self) -> None:
+        """Keep the settings in the run's folder."""
+        content = {
+            "tasks": {name: _in_any_folder(entry).model_dump(mode="json") for name, entry in self.tasks.items()},
+            "sharing": self.sharing.model_dump(mode="json"),
+            **{key: getattr(self, key) for key in ("method", "backbone", "overwrite")},
+            "load": self.load.model_dump(mode="json"),
+            "training": dict(self.training),
+            "method_options": dict(self.method_options),
+            "output": str(self.output.absolute()),
+        }
+        (self.run_dir / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def file(self, name: str) -> Path:
+        """Return where the adapter of a task goes."""
+        return self.output / f"{name}.safetensors"
+
+    def check_places(self, resume: bool) -> None:
+        """Refuse to go on where files or folder are taken or cannot be written."""
+        best = {name: self.run_dir / name / BEST for name in self.tasks}
+        if resume:
+            check_unfinished(self.run_dir, list(best.values()))
+        for name in self.tasks:
+            check_output(self.file(name), best[name], self.overwrite, resume)
+        check_folder(self.run_dir, self.overwrite, resume)
+
+
+def _in_any_folder(entry: TaskEntry) -> TaskEntry:
+    paths = {key: Path(getattr(entry, key)) for key in SPLITS if getattr(entry, key)}
+    return entry.model_copy(update={key: str(path.absolute()) for key, path in paths.items() if path.exists()})
+
+
+# ------------------------------------------------------------------------------------------ command
+
+
+def build(
+    arguments: Sequence[str], config: Mapping[str, Any], config_path: Path | None, tasks: str
+) -> SectionedCommand:
+    """Return the command for several tasks; the method's flags are those of the method that arguments choose."""
+    entries = read_tasks(Path(tasks))
+    method = peek(arguments, "method") or config.get("method") or METHOD
+    recipe = merge_options(next(iter(entries.values())).task, method, {})
+    sharing = field_flags(SharingOptions, "sharing", "Several tasks")
+    training = field_flags(TrainingOptions, "training", "Training", sharing.fields, recipe.model_dump())
+    known = [*_main_flags(), *sharing.flags, *training.flags, *LOADING.flags, *_output_flags()]
+    of_method = field_flags(
+        registry.load("method", method).Options,
+        "method",
+        f"Method {method}",
+        {str(flag.name) for flag in known},
+        recipe.method_options,
+    )
+    flags = [*_main_flags(), *sharing.flags, *of_method.flags, *training.flags, *LOADING.flags, *_output_flags()]
+
+    def callback(**values: Any) -> int:
+        given = {name: config.get(name) if value in (None, ()) else value for name, value in values.items()}
+        return _train(
+            _decide(given, entries, sharing, training, of_method), bool(given["dry_run"]), bool(given["as_json"])
+        )
+
+    if config_path is not None:
+        names = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]
+        check_keys(config_path, config, names, "adapt train --tasks with this method")
+    return SectionedCommand("train", help=HELP, params=list(flags), callback=callback)
+
+
+def read_tasks(path: Path) -> dict[str, TaskEntry]:
+    """Return the tasks that a YAML, TOML or JSON file names, in its order.
+
+    Raises :class:`DataError` for a file that cannot be read, :class:`UsageError` for what no task could be.
+    """
+    found = {}
+    for name, table in read_tables(path).items():
+        columns = table.get("columns")
+        if isinstance(columns, list):
+            columns = parse_columns([str(pair) for pair in columns])
+        if isinstance(columns, Mapping):
+            table = {**table, "columns": {str(key): str(column) for key, column in columns.items()}}
+        entry = validated(TaskEntry, {"task": name, **table}, f"{path}: {name}")
+        assert isinstance(entry, TaskEntry)
+        _check_source(entry, f"{path}: {name}")
+        make_task(entry.task, entry.options)
+        found[name] = entry
+    check_names(found)
+    return found
+
+
+def _check_source(entry: TaskEntry, where: str) -> None:
+    named = [split for split in SPLITS[1:] if getattr(entry, split)]
+    if entry.data and named:
+        raise UsageError(f"{where}: there are data and {', '.join(named)}: give the one or the others")
+    if named and not entry.train:
+        raise UsageError(f"{where}: there is {', '.join(named)} but no train: what shall it learn from?")
+
+
+def _main_flags() -> list[Flag]:
+    methods = "|".join(registry.names("method"))
+    shown = {"method": f"default: {METHOD}", "backbone": f"default: {BACKBONE}"}
+    return [
+        Flag(["--tasks"], section=MAIN, metavar="FILE", help="YAML or TOML file that names the tasks."),
+        Flag(["--method"], section=MAIN, metavar=f"[{methods}]", help="How it adapts.", shown=shown["method"]),
+        Flag(
+            ["--backbone"],
+            section=MAIN,
+            metavar="NAME|PATH",
+            help="Alias, model folder, GGUF file or hub id.",
+            shown=shown["backbone"],
+        ),
+        Flag(["--config"], section=MAIN, metavar="FILE", help="YAML or TOML file with flags; those given here win."),
+        Flag(["--dry-run"], section=MAIN, is_flag=True, help="Show what would be trained, and write nothing."),
+    ]
+
+
+def _output_flags() -> list[Flag]:
+    return [
+        Flag(
+            ["--output", "-o"],
+            section=OUTPUT,
+            metavar="FOLDER",
+            help="Where a file for each task goes, NAME.safetensors.",
+            shown="default: this folder",
+        ),
+        Flag(["--overwrite"], section=OUTPUT, is_flag=True, default=None, help="Replace what is there."),
+        Flag(
+            ["--run-dir"],
+            section=OUTPUT,
+            metavar="FOLDER",
+            help="Folder of the run, with one for each task in it.",
+            shown="default: runs/NAMES-METHOD-TIME",
+        ),
+        Flag(["--json", "as_json"], section=OUTPUT, is_flag=True, help="Print JSON."),
+    ]
+
+
+def _decide(
+    values: Mapping[str, Any],
+    entries: Mapping[str, TaskEntry],
+    of_sharing: FieldFlags,
+    of_training: FieldFlags,
+    of_method: FieldFlags,
+) -> TogetherSettings:
+    method = values["method"] or METHOD
+    chosen = merge_options(next(iter(entries.values())).task, method, of_training.given(values))
+    sharing = validated(SharingOptions, of_sharing.given(values), "several tasks")
+    assert isinstance(sharing, SharingOptions)
+    method_options = checked_options("method", method, {**chosen.method_options, **of_method.given(values)})
+    make_methods(method, method_options)
+    return TogetherSettings(
+        tasks=entries,
+        sharing=sharing,
+        method=method,
+        backbone=absolute_backbone(values["backbone"] or BACKBONE),
+        load=with_precision(load_options(values), chosen.precision),
+        training=with_absolute_places(chosen.model_dump(mode="json", exclude={"method_options"})),
+        method_options=method_options,
+        output=Path(values["output"] or "."),
+        run_dir=Path(values["run_dir"]) if values["run_dir"] else fresh_folder("-".join(entries), method),
+        overwrite=bool(values["overwrite"]),
+    )
+
+
+# ------------------------------------------------------------------------------------------ the work
+
+
+def is_together(folder: Path) -> bool:
+    """Tell whether a run's folder is one of several tasks."""
+    try:
+        return "tasks" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def resume(folder: Path, output: str | None, overwrite: bool, as_json: bool) -> int:
+    """Go on with a run of several tasks."""
+    path = folder / CONFIG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = TogetherSettings(
+            tasks={name: TaskEntry.model_validate(entry) for name, entry in found["tasks"].items()},
+            sharing=SharingOptions.model_validate(found["sharing"]),
+            load=LoadOptions.model_validate(found["load"]),
+            training=TrainingOptions.model_validate(found["training"]).model_dump(exclude={"method_options"}),
+            **{key: found[key] for key in ("method", "backbone", "method_options")},
+            output=Path(output or found["output"]),
+            run_dir=folder,
+            overwrite=overwrite or found["overwrite"],
+        )
+    except KeyError as error:
+        raise DataError(f"{path}: it is damaged: {error} is missing") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: it is damaged: {error}") from None
+    settings.check_places(resume=True)
+    return _run(_plan(settings), settings, as_json, resume=True)
+
+
+def _train(settings: TogetherSettings, dry_run: bool, as_json: bool) -> int:
+    if not dry_run:
+        settings.check_places(resume=False)
+    made = _plan(settings)
+    if dry_run:
+        _show_plan(made, as_json)
+        return 0
+    for folder in (settings.run_dir, *(settings.run_dir / name for name in settings.tasks)):
+        clear(folder)
+    settings.write()
+    return _run(made, settings, as_json, resume=False)
+
+
+def _plan(settings: TogetherSettings) -> TogetherPlan:
+    made = plan_together(
+        load_backbone(settings.backbone, settings.load),
+        settings.tasks,
+        settings.method,
+        settings.sharing,
+        settings.training,
+        settings.method_options,
+    )
+    for line in made.notes:
+        note(line)
+    return made
+
+
+def _run(made: TogetherPlan, settings: TogetherSettings, as_json: bool, resume: bool) -> int:
+    run = TogetherRun(made, settings.run_dir)
+    with watching(settings.run_dir / LOG) as watch:
+        results = dict(zip(settings.tasks, run(watch, resume=resume), strict=True))
+    settings.output.mkdir(parents=True, exist_ok=True)
+    for name, result in results.items():
+        write_file(settings.file(name), result.adapter)
+    verdicts = {name: _report(settings.run_dir / name, made, name, result) for name, result in results.items()}
+    _show(made, settings, results, verdicts, as_json)
+    if not any(result.ending == "interrupted" for result in results.values()):
+        return 0
+    note(f"Interrupted: the best adapters so far are saved. Go on with --resume {settings.run_dir}")
+    return 130
+
+
+def _report(folder: Path, made: TogetherPlan, name: str, result: Result) -> list[str]:
+    from adaptdock.engine.report import write_report
+
+    try:
+        return write_report(folder, made.plans[name], result)
+    except OSError as error:  # the adapter is saved; a full disk must not hide that
+        return [f"The report in {folder} could not be written: {error.strerror or error}."]
+
+
+# ------------------------------------------------------------------------------------------ printing
+
+
+def _show_plan(made: TogetherPlan, as_json: bool) -> None:
+    summary = made.summary()
+    if as_json:
+        show_json(summary)
+        return
+    shown, records = summary["sharing"], {name: len(plan.records["train"]) for name, plan in made.plans.items()}
+    show_pairs(
+        {
+            "sharing": f"{shown['sharing']}, sampling {shown['sampling']}",
+            "trained": f"{count(summary['trained_parameters'])} parameters",
+        }
+    )
+    print()
+    show_table(
+        ["name", "task", "training records", "windows", "drawn in an epoch", "head parameters"],
+        [
+            [name, found["task"], records[name], found["windows"], drawn, found["head_parameters"]]
+            for (name, found), drawn in zip(summary["tasks"].items(), made.counts, strict=True)
+        ],
+    )
+
+
+def _show(
+    made: TogetherPlan,
+    settings: TogetherSettings,
+    results: Mapping[str, Result],
+    verdicts: Mapping[str, Sequence[str]],
+    as_json: bool,
+) -> None:
+    rows = [_row(made, settings, name, result) for name, result in results.items()]
+    if as_json:
+        show_json(
+            {
+                "run_dir": str(settings.run_dir),
+                "sharing": settings.sharing.model_dump(mode="json"),
+                "trained_parameters": made.trained_parameters(),
+                "tasks": [{**row, "verdict": list(verdicts[row["name"]])} for row in rows],
+            }
+        )
+        return
+    show_table(
+        ["name", "task", "metric", "validation", "test", "best epoch", "adapter", "bytes"],
+        [
+            [
+                *(row[key] for key in ("name", "task", "metric")),
+                *(row["metrics"].get(split, {}).get(row["metric"], "") for split in ("validation", "test")),
+                *(row[key] for key in ("best_epoch", "output", "bytes")),
+            ]
+            for row in rows
+        ],
+    )
+    print()
+    longest = max(results.values(), key=lambda result: result.seconds)
+    show_pairs(
+        {
+            "trained": f"{count(made.trained_parameters())} parameters",
+            "time": f"{longest.seconds:.0f} s, {longest.epochs:.2f} epochs",
+            "folder": settings.run_dir,
+        }
+    )
+    for name, sentences in verdicts.items():
+        for sentence in sentences:
+            print(f"{name}: {sentence}")
+
+
+def _row(made: TogetherPlan, settings: TogetherSettings, name: str, result: Result) -> dict[str, Any]:
+    card, task = result.adapter.card, made.plans[name].task
+    return {
+        "name": name,
+        "task": card.task.name,
+        "metric": type(task).metric,
+        "best_epoch": card.training["best_epoch"],
+        "metrics": card.metrics,
+        "output": str(settings.file(name)),
+        "bytes": result.size,
+        "ending": result.ending,
+        "seconds": result.seconds,
+    }

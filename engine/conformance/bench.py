@@ -1,0 +1,186 @@
+"""A backbone with a fitted task, on which adapters are built, docked, compared and trained."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from adaptdock.engine.assembly import Assembly, assemble, entry, make_task
+from adaptdock.engine.batches import collate, collate_labels, counts, length
+from adaptdock.engine.batches import reading as read_by
+from adaptdock.engine.conformance.check import Unmet, expect
+from adaptdock.engine.data import Source, load_splits
+from adaptdock.engine.dock import Dock
+from adaptdock.engine.ports import OpenPorts
+from adaptdock.engine.trainable import Trainable
+from adaptdock.hub.card import BackboneEntry, Card, PluginEntry, Preprocessing
+from adaptdock.hub.file import AdapterFile
+from adaptdock.plugins.contracts import Backbone, Feature, Record, Task
+
+TOLERANCE = 1e-5
+"""Largest difference of float32 results that count as equal."""
+RECORDS, WINDOWS, STEPS, RATE = 4, 8, 4, 0.05
+"""Records of the sample that are computed, the shortest, and windows of them; steps of training, learning rate."""
+NOISE = 0.1
+SLACK = 1e-3
+"""Largest relative difference of a loss that is computed by two paths."""
+
+
+@dataclass
+class Bench:
+    """A backbone, a task that has been fitted on its sample data, and a few records of that."""
+
+    backbone: Backbone
+    task_name: str
+    task: Task
+    raw: list[Record]
+    """The shortest records of the sample, as they are read."""
+
+    @classmethod
+    def of(cls, backbone: Backbone, task_name: str) -> "Bench":
+        """Fit a task on its sample data."""
+        task, _ = fitted(task_name)
+        raw, _ = load_splits(Source(), type(task))
+        shortest = sorted(raw["train"], key=lambda record: len(str(record)))[:RECORDS]
+        return cls(backbone, task_name, task, shortest)
+
+    @property
+    def records(self) -> list[Record]:
+        """The records as the task wants them."""
+        return self.task.clean(self.raw, "train").records
+
+    @contextmanager
+    def dock(self) -> Iterator[Dock]:
+        """Open a dock, and leave the backbone as it was."""
+        opened = Dock(self.backbone)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    def assembly(self, methods: Sequence[PluginEntry]) -> Assembly:
+        """Put an adapter together; raise what the methods raise where they cannot act on this backbone."""
+        return assemble(self.backbone, methods, self.task)
+
+    def adapter(self, methods: Sequence[PluginEntry], name: str, seed: int = 0, noise: float = NOISE) -> AdapterFile:
+        """Return an adapter with its start weights, to which noise is added so that it acts."""
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {
+            key: tensor + noise * torch.randn(tensor.shape, generator=generator)
+            for key, tensor in self.assembly(methods).start(generator).items()
+        }
+        mine = self.backbone
+        card = Card(
+            name=name,
+            task=entry("task", self.task_name, self.task.options),
+            methods=list(methods),
+            backbone=BackboneEntry(id=mine.id, architecture=mine.architecture, fingerprint=mine.fingerprint),
+            preprocessing=Preprocessing(max_length=mine.max_length),
+        )
+        return AdapterFile(card, tensors)
+
+    def features(self, methods: Sequence[PluginEntry]) -> list[Feature]:
+        """Return windows of the records, with labels, as an adapter with these methods reads them."""
+        reading = read_by(self.backbone, self.backbone.max_length, self.assembly(methods).positions)
+        found = [feature for record in self.records for feature in self.task.encode(record, reading, labelled=True)]
+        kept = [feature for feature in found if counts(feature.labels)]
+        expect(kept, "no window of the sample has a label that counts")
+        longest = max(map(length, kept))
+        expect(longest <= reading.max_length, f"a window has {longest} tokens; there is room for {reading.max_length}")
+        return kept[:WINDOWS]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return a copy of the backbone's weights."""
+        return {name: tensor.clone() for name, tensor in self.backbone.model.state_dict().items()}
+
+    def hidden(self, dock: Dock, names: Sequence[str | None], given: Sequence[Feature]) -> list[Tensor]:
+        """Return the hidden states (T, W) of each row's own positions."""
+        inputs = collate(self.backbone, [_read(feature) for feature in given])
+        with dock.boarding(names) as rows:
+            found = dock.hidden(rows, inputs)
+        return [states[mask.bool()] for states, mask in zip(found, inputs["attention_mask"], strict=True)]
+
+    def logits(self, dock: Dock, name: str, given: Sequence[Feature]) -> list[Tensor]:
+        """Return what the head of a docked adapter makes of each row."""
+        with dock.boarding([name] * len(given)) as rows:
+            return dock.logits(rows, given)
+
+    def train(self, adapter: AdapterFile) -> dict[str, Tensor]:
+        """Take a few steps and return the weights; raise :class:`Unmet` where gradients are not as they should be."""
+        methods, ports = adapter.card.methods, OpenPorts(self.backbone)
+        assembly, given = self.assembly(methods), self.features(methods)
+        model = Trainable(self.backbone, ports, assembly, seed=0).train()
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        if not trained:
+            return model.tensors()
+        optimiser = torch.optim.AdamW(trained.values(), lr=RATE)
+        before, frozen = model.tensors(), self.state()
+        ports.acquire(assembly.sites)
+        try:
+            for _ in range(STEPS):
+                optimiser.zero_grad()
+                _loss(model, self.backbone, given).backward()  # type: ignore[no-untyped-call]
+                for name, weight in trained.items():
+                    expect(weight.grad is not None, f"the weight {name} has no gradient: nothing depends on it")
+                    expect(weight.grad is None or weight.grad.isfinite().all(), f"the gradient of {name} is not finite")
+                optimiser.step()
+        finally:
+            ports.release(assembly.sites)
+        after = model.tensors()
+        _check_moved(assembly, before, after)
+        expect(same(frozen, self.state()), "training has changed the backbone")
+        return after
+
+    def losses(self, adapter: AdapterFile) -> tuple[float, float]:
+        """Return the loss of an adapter's start with noise, as training computes it and as the dock does."""
+        ports, given = OpenPorts(self.backbone), self.features(adapter.card.methods)
+        assembly = self.assembly(adapter.card.methods)
+        model = Trainable(self.backbone, ports, assembly, seed=0).eval()
+        generator = torch.Generator().manual_seed(1)
+        ports.acquire(assembly.sites)
+        try:
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.add_(NOISE * torch.randn(weight.shape, generator=generator))
+                trained = _loss(model, self.backbone, given).item()
+        finally:
+            ports.release(assembly.sites)
+        with self.dock() as dock:
+            logits = self.logits(dock, dock.dock(replace(adapter, tensors=model.tensors())), given)
+        padded = torch.nn.utils.rnn.pad_sequence([found.float() for found in logits], batch_first=True)
+        return trained, float(self.task.loss(padded, collate_labels(given, torch.device("cpu")), None))
+
+
+def fitted(task_name: str) -> tuple[Task, dict[str, list[Record]]]:
+    """Return a task that has been fitted on its sample data, and the sample's cleaned splits."""
+    blank = make_task(task_name, {})
+    raw, _ = load_splits(Source(), type(blank))
+    splits = {split: blank.clean(records, split).records for split, records in raw.items()}
+    task = blank.fit(splits["train"])
+    for split, records in splits.items():
+        task.check(records, split)
+    return task, splits
+
+
+def _read(feature: Feature) -> Feature:
+    return Feature({name: given for name, given in feature.inputs.items() if not name.startswith("decoder_")})
+
+
+def _loss(model: Trainable, backbone: Backbone, given: Sequence[Feature]) -> Tensor:
+    loss: Tensor = model(labels=collate_labels(given, backbone.device), **collate(backbone, given))["loss"]
+    expect(loss.ndim == 0 and loss.isfinite(), f"the loss has to be one finite number, found {loss}")
+    return loss
+
+
+def _check_moved(assembly: Assembly, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
+    trained = [f"{place}.{name}" for place, name, declared in assembly.declared() if declared.trained]
+    still = [name for name in trained if torch.equal(before[name], after[name])]
+    if still:
+        raise Unmet(f"{STEPS} steps have not moved {still[0]} ({len(still)} tensors in all)")
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Tell whether two sets of weights are equal, bit by bit."""
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())

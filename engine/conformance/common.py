@@ -1,0 +1,67 @@
+"""What every plugin has to keep to: found without being imported, of this version of the contracts, options sound."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from typing import Any
+
+from pydantic import ValidationError
+
+from adaptdock.engine.conformance.check import Check, expect
+from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import API_VERSION, Options
+from adaptdock.plugins.registry import Kind
+
+DISCOVERY = """
+import json, sys
+from adaptdock.plugins import registry
+registry.discover()
+print(json.dumps([name for name in sys.argv[1:] if name in sys.modules]))
+"""
+HEAVY = ("torch", "transformers")
+
+
+def common_checks(kind: Kind, name: str) -> list[Check]:
+    """Return the checks that do not depend on what a plugin does."""
+    found = [Check("it is found without being imported, and nothing heavy is", partial(_discovered, kind, name))]
+    found.append(Check("it can be imported, and is of its kind", lambda: registry.load(kind, name)))
+    if kind != "files":
+        found.append(Check("it is built for this version of the contracts", partial(_version, kind, name)))
+    if kind in ("method", "task"):
+        found.append(Check("its options have defaults, words and a JSON form", partial(_options, kind, name)))
+    return found
+
+
+def _discovered(kind: Kind, name: str) -> None:
+    plugin = registry.find(kind, name)
+    package = plugin.entry_point.module.partition(".")[0]
+    asked = [*HEAVY, plugin.entry_point.module, *([package] if package != "adaptdock" else [])]
+    done = subprocess.run([sys.executable, "-c", DISCOVERY, *asked], capture_output=True, text=True, check=False)
+    expect(done.returncode == 0, f"discovery ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    expect(not loaded, f"discovery alone imports {', '.join(loaded)}: does the distribution install a .pth file?")
+
+
+def _version(kind: Kind, name: str) -> None:
+    declared = getattr(registry.load(kind, name), "api_version", None)
+    expect(declared == API_VERSION, f"it declares api_version {declared}; this is version {API_VERSION}")
+
+
+def _options(kind: Kind, name: str) -> None:
+    model = getattr(registry.load(kind, name), "Options", None)
+    is_model = isinstance(model, type) and issubclass(model, Options)
+    expect(is_model, "it has no class Options that is one of the contracts'")
+    assert model is not None
+    required = [field for field, info in model.model_fields.items() if info.is_required()]
+    expect(not required, f"the options {required} have no default, so nobody could do without them")
+    silent = [field for field, info in model.model_fields.items() if not (info.description or "").strip()]
+    expect(not silent, f"the options {silent} have no docstring, so --help would say nothing of them")
+    made = model()
+    again: Any = model.model_validate(json.loads(made.model_dump_json()))
+    expect(again == made, "options that went through JSON, as in a card, are no longer the same")
+    try:
+        model.model_validate({"no_such_option": 1})
+    except ValidationError:
+        return
+    expect(False, "an option that does not exist is accepted; extra fields have to be forbidden")

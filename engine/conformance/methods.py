@@ -1,0 +1,208 @@
+"""The checks of a method: the identity untrained; in a batch what it is alone; trained, stored, gone without trace."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import torch
+from torch import nn
+
+from adaptdock.engine.assembly import method_entries
+from adaptdock.engine.conformance.bench import SLACK, TOLERANCE, Bench, same
+from adaptdock.engine.conformance.check import Check, NotAsked, Unmet, expect
+from adaptdock.engine.conformance.models import Shape, tiny_backbone
+from adaptdock.hub.card import PluginEntry
+from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import Backbone, Composite, Options
+from adaptdock.plugins.errors import AdaptError
+
+ON: tuple[Shape, ...] = ("encoder", "decoder")
+UNTRAINED = 1e-3
+"""Largest difference that an untrained adapter may make: a gate that is almost closed makes a little one."""
+EVERYWHERE = {"roles": ["all"]}
+"""Options of the default method with which it acts wherever a backbone has linear maps."""
+LONG_TEXT = " ".join(["word"] * 500)
+
+
+def method_checks(name: str, model: str | None) -> list[Check]:
+    """Return the checks of a method on an encoder and on a decoder; ``model`` has no meaning here."""
+    trials = [Trial(name, shape, partial(tiny_backbone, shape)) for shape in ON]
+    return [
+        *(check for trial in trials for check in trial.checks()),
+        Check("it acts on an encoder or on a decoder", partial(acts_somewhere, trials)),
+    ]
+
+
+def acts_somewhere(trials: list["Trial"]) -> None:
+    """Raise :class:`Unmet` with the reasons where a method acts on none of the backbones."""
+    refused = []
+    for trial in trials:
+        try:
+            trial.bench.assembly(trial.entries())
+            return
+        except NotAsked:
+            raise
+        except AdaptError as error:
+            refused.append(f"{trial.place}: {error}")
+    raise Unmet("; ".join(refused))
+
+
+class Trial:
+    """A method on one backbone, which is loaded when the first check asks for it."""
+
+    def __init__(
+        self, method: str, place: str, backbone: Callable[[], Backbone], options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.method, self.place, self._backbone, self._options = method, place, backbone, dict(options or {})
+
+    def checks(self) -> list[Check]:
+        """Return the checks that need a backbone."""
+        acts = {
+            "untrained it leaves the hidden states as they were": self._untrained,
+            "with other weights it changes them": self._acts,
+            "in a mixed batch each row is what it is alone": self._mixed,
+            "gone, it has left the backbone as it was, to the bit": self._undocked,
+            "saved and read, it gives the same bits": self._saved,
+            "every weight that is trained has a gradient and moves": self._trained,
+            "trained and docked it computes the same": self._both_paths,
+            "texts that are longer than the model reads go through": self._long,
+        }
+        return [Check(f"{self.place}: {title}", partial(self._ask, act)) for title, act in acts.items()]
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The backbone with the example task."""
+        return Bench.of(self._backbone(), registry.EXAMPLE_TASK)
+
+    def entries(self, options: Mapping[str, Any] | None = None) -> list[PluginEntry]:
+        """Return what a card says of the method; raise :class:`NotAsked` for one that is made of trained adapters."""
+        if issubclass(registry.load("method", self.method), Composite):
+            raise NotAsked("it is made of trained adapters; tests of its own have to give it some")
+        return method_entries(self.method, {**self._options, **(options or {})})
+
+    def _ask(self, act: Any) -> None:
+        entries = self.entries()
+        try:
+            self.bench.assembly(entries)
+        except AdaptError as refusal:
+            raise NotAsked(f"it refuses this backbone: {refusal}") from None
+        act(entries)
+
+    # ------------------------------------------------------------------------------------------ acts
+
+    def _untrained(self, entries: list[PluginEntry]) -> None:
+        if any(site.port.kind == "embedding" for site in self.bench.assembly(entries).sites.sites):
+            raise NotAsked("it puts embeddings in front of a text, which changes what is read after them")
+        largest = self._change(entries, noise=0.0)
+        expect(largest <= UNTRAINED, f"the hidden states differ by {largest:.2g}; {UNTRAINED:g} is allowed")
+
+    def _acts(self, entries: list[PluginEntry]) -> None:
+        if not self.bench.assembly(entries).sites.sites:
+            raise NotAsked("it acts nowhere: the head alone is trained")
+        largest = self._change(entries, noise=0.5)
+        expect(largest > TOLERANCE, "noise on every weight changes nothing: what is trained has no effect")
+
+    def _change(self, entries: list[PluginEntry], noise: float) -> float:
+        given = self.bench.features(entries)
+        with self.bench.dock() as dock:
+            bare = self.bench.hidden(dock, [None] * len(given), given)
+            name = dock.dock(self.bench.adapter(entries, "tried", noise=noise))
+            found = self.bench.hidden(dock, [name] * len(given), given)
+        return max(float((one - other).abs().max()) for one, other in zip(found, bare, strict=True))
+
+    def _mixed(self, entries: list[PluginEntry]) -> None:
+        """Put bare rows, another method, and this one with other weights, sizes and options into one batch."""
+        given = self.bench.features(entries)
+        neighbour = method_entries(registry.DEFAULT_METHOD, EVERYWHERE)
+        adapters = [("as it is", entries), ("with other weights", entries), (registry.DEFAULT_METHOD, neighbour)]
+        adapters += self._variants()
+        with self.bench.dock() as dock:
+            told: dict[str | None, str] = {None: "a bare row"}
+            for seed, (words, methods) in enumerate(adapters):
+                told[dock.dock(self.bench.adapter(methods, f"row-{seed}", seed))] = words
+            names = [*told, *list(told)[:2]]
+            rows = [given[number % len(given)] for number in range(len(names))]
+            together = self.bench.hidden(dock, names, rows)
+            for name, row, found in zip(names, rows, together, strict=True):
+                (alone,) = self.bench.hidden(dock, [name], [row])
+                largest = float((found - alone).abs().max())
+                expect(largest <= TOLERANCE, f"the row {told[name]!r} differs by {largest:.2g} from that row alone")
+
+    def _variants(self) -> Iterator[tuple[str, list[PluginEntry]]]:
+        """Yield the method with one option changed, for every option whose other value can be guessed."""
+        model: type[Options] = registry.load("method", self.method).Options
+        for field, info in model.model_fields.items():
+            for value in _others(info.annotation, info.default):
+                try:
+                    entries = self.entries({field: value})
+                    self.bench.assembly(entries)
+                except AdaptError:  # not every value goes with the others, nor with every backbone
+                    continue
+                yield f"with {field}={value}", entries
+
+    def _undocked(self, entries: list[PluginEntry]) -> None:
+        given, model = self.bench.features(entries), self.bench.backbone.model
+        bare: list[str | None] = [None] * len(given)
+        weights, modules = self.bench.state(), _modules(model)
+        with self.bench.dock() as dock:
+            before = self.bench.hidden(dock, bare, given)
+            name = dock.dock(self.bench.adapter(entries, "tried"))
+            self.bench.hidden(dock, [name] * len(given), given)
+            dock.unload(name)
+            after = self.bench.hidden(dock, bare, given)
+        expect(all(map(torch.equal, before, after)), "the bare hidden states are not what they were")
+        expect(same(weights, self.bench.state()), "the backbone's weights are not what they were")
+        expect(_modules(model) == modules, "the backbone's modules and their hooks are not what they were")
+
+    def _saved(self, entries: list[PluginEntry]) -> None:
+        adapter, given = self.bench.adapter(entries, "tried"), self.bench.features(entries)
+        again = stored(adapter)
+        expect(again.card == adapter.card, "the card is not what it was")
+        found = []
+        for one in (adapter, again):
+            with self.bench.dock() as dock:
+                found.append(self.bench.logits(dock, dock.dock(one), given))
+        expect(all(map(torch.equal, *found)), "the logits are not the same bits")
+
+    def _trained(self, entries: list[PluginEntry]) -> None:
+        adapter = self.bench.adapter(entries, "tried", noise=0.0)
+        self.bench.assembly(entries).check(self.bench.train(adapter), "what training leaves")
+
+    def _both_paths(self, entries: list[PluginEntry]) -> None:
+        trained, docked = self.bench.losses(self.bench.adapter(entries, "tried"))
+        close = abs(trained - docked) <= SLACK * max(1.0, abs(docked))
+        expect(close, f"the loss is {trained:g} where it is trained and {docked:g} where it is docked")
+
+    def _long(self, entries: list[PluginEntry]) -> None:
+        with self.bench.dock() as dock:
+            name = dock.dock(self.bench.adapter(entries, "tried"))
+            expect(len(dock.predict(name, [LONG_TEXT])) == 1, "a long text has no answer")
+
+
+def stored(adapter: AdapterFile) -> AdapterFile:
+    """Return an adapter as it is when it has been written to a file and read again."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tried.safetensors"
+        write_file(path, adapter)
+        return read_file(path)
+
+
+def _modules(model: nn.Module) -> list[tuple[str, int]]:
+    """Return the names of a model's modules, each with how many hooks it has."""
+    return [(name, len(found._forward_hooks) + len(found._forward_pre_hooks)) for name, found in model.named_modules()]
+
+
+def _others(annotation: Any, default: Any) -> list[Any]:
+    """Return other values that an option of this type could have."""
+    if get_origin(annotation) is Literal:
+        return [value for value in get_args(annotation) if value != default]
+    if isinstance(default, bool):
+        return [not default]
+    if isinstance(default, int) and default > 1:
+        return [default // 2, default + 1]
+    if isinstance(default, float):
+        return [default / 2, default * 2]
+    return []

@@ -1,0 +1,82 @@
+"""Tiny random models of transformers, loaded as any backbone is: an encoder, a decoder, and one with both halves."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from adaptdock.engine.dock import load_backbone
+from adaptdock.plugins.contracts import Backbone, LoadOptions
+
+Shape = Literal["encoder", "decoder", "encoder-decoder"]
+SHAPES: tuple[Shape, ...] = ("encoder", "decoder", "encoder-decoder")
+POSITIONS, WIDTH, HEADS, LAYERS = 256, 32, 4, 2
+NOISE = 0.08
+"""Added to the usual start, which is so small that attention is even and mistakes stay invisible."""
+PAD, START, END, MASK, UNKNOWN = SPECIAL = ("<pad>", "<start>", "<end>", "<mask>", "<unknown>")
+ON_CPU = LoadOptions(device="cpu", dtype="float32")
+
+
+@cache
+def tiny_backbone(shape: Shape) -> Backbone:
+    """Return a loaded model of that shape; there is one in a process."""
+    return load_backbone(str(tiny_model(shape)), ON_CPU)
+
+
+@cache
+def tiny_model(shape: Shape) -> Path:
+    """Save a random model with a tokenizer of bytes, which can read any text, and return its folder."""
+    import torch
+
+    folder = Path(_root().name) / shape
+    tokenizer = _tokenizer(bidirectional=shape == "encoder")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(SHAPES.index(shape))
+        model = _model(shape, len(tokenizer))
+        for parameter in model.parameters():
+            parameter.add_(NOISE * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@cache
+def _root() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="adaptdock-check-")  # removed when the process ends
+
+
+def _model(shape: Shape, words: int) -> Any:
+    from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    named = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    sizes = {"vocab_size": words, "intermediate_size": 2 * WIDTH, "max_position_embeddings": POSITIONS}
+    if shape == "encoder":
+        return BertModel(BertConfig(**named, **sizes, pad_token_id=0))
+    if shape == "decoder":
+        return LlamaForCausalLM(LlamaConfig(**named, **sizes, **ids, num_key_value_heads=HEADS // 2))
+    halves = {"d_model": WIDTH, "d_kv": WIDTH // HEADS, "d_ff": 2 * WIDTH, "num_layers": LAYERS, "num_heads": HEADS}
+    return T5ForConditionalGeneration(
+        T5Config(**halves, vocab_size=words, pad_token_id=0, eos_token_id=2, decoder_start_token_id=0)
+    )
+
+
+def _tokenizer(bidirectional: bool) -> Any:
+    from tokenizers import Tokenizer
+    from tokenizers.decoders import ByteLevel as Decoder
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [*SPECIAL, *sorted(ByteLevel.alphabet())]
+    made = Tokenizer(BPE({piece: number for number, piece in enumerate(pieces)}, [], unk_token=UNKNOWN))
+    made.pre_tokenizer, made.decoder = ByteLevel(add_prefix_space=False), Decoder()
+    if bidirectional:
+        made.post_processor = TemplateProcessing(
+            single=f"{START} $A {END}",
+            pair=f"{START} $A {END} $B:1 {END}:1",
+            special_tokens=[(piece, SPECIAL.index(piece)) for piece in (START, END)],
+        )
+    names = {"pad_token": PAD, "bos_token": START, "eos_token": END, "mask_token": MASK, "unk_token": UNKNOWN}
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=POSITIONS, **names)

@@ -1,0 +1,173 @@
+"""The checks of a task: its sample reads; on a backbone records become windows, a loss, predictions and metrics."""
+
+import json
+import math
+from functools import cache, partial
+from typing import Any
+
+from adaptdock.engine.assembly import make_methods, make_task, method_entries
+from adaptdock.engine.conformance.bench import Bench, fitted
+from adaptdock.engine.conformance.check import Check, NotAsked, Unmet, expect
+from adaptdock.engine.conformance.methods import stored
+from adaptdock.engine.conformance.models import SHAPES, Shape, tiny_backbone
+from adaptdock.engine.evaluation import evaluate
+from adaptdock.hub.card import PluginEntry
+from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import Recipe, Task
+from adaptdock.plugins.errors import BackboneError, DataError, UsageError
+
+METHOD = registry.DEFAULT_METHOD
+
+
+def task_checks(name: str, model: str | None) -> list[Check]:
+    """Return the checks of a task; ``model`` has no meaning here."""
+    checks = [
+        Check("it names its fields, and a metric", partial(_declared, name)),
+        Check("its sample reads: every split is clean, is fitted and fits", partial(_sample, name)),
+        Check("its options, once fitted, have a JSON form", partial(_fitted_options, name)),
+        Check("its recipes are valid for every method there is", partial(_recipes, name)),
+        Check("a record with nothing in its fields is refused as data", partial(_refuses, name)),
+    ]
+    for shape in SHAPES:
+        acts = {
+            "records become windows, and training moves every weight": _trained,
+            "predictions are JSON, and are scored by the metric": _predicted,
+            "an input without labels is read, answered and shown": _answered,
+            "saved and read, it answers the same": _saved,
+        }
+        checks += [Check(f"{shape}: {title}", partial(_ask, act, name, shape)) for title, act in acts.items()]
+    checks.append(Check("it works on an encoder, a decoder or an encoder-decoder", partial(_works_somewhere, name)))
+    return checks
+
+
+def _declared(name: str) -> None:
+    task: type[Task] = registry.load("task", name)
+    expect(task.columns and all(task.columns.values()), "columns has to name each field, and what it is called in data")
+    stray = [field for field in (*task.optional, *task.texts) if field not in task.columns]
+    expect(not stray, f"optional and texts name {stray}, which columns does not")
+    expect(isinstance(getattr(task, "metric", None), str) and task.metric, "metric has to name one")
+
+
+def _sample(name: str) -> None:
+    folder = registry.load("task", name).sample()
+    expect(folder.is_dir(), f"sample() names {folder}, which is no folder; is it in the wheel?")
+    task, splits = fitted(name)
+    for split, records in splits.items():
+        expect(records, f"the {split} split of the sample is empty")
+        json.dumps(task.describe(records), allow_nan=False)
+
+
+def _fitted_options(name: str) -> None:
+    options = fitted(name)[0].options
+    again = type(options).model_validate(json.loads(options.model_dump_json()))
+    expect(again == options, "options that went through JSON, as in a card, are no longer the same")
+
+
+def _recipes(name: str) -> None:
+    task: type[Task] = registry.load("task", name)
+    for method in (*registry.names("method"), "a method that nobody has written yet"):
+        recipe = task.recipe(method)
+        expect(isinstance(recipe, Recipe), f"recipe({method!r}) gives a {type(recipe).__name__}")
+        if recipe.method_options:
+            make_methods(method, recipe.method_options)
+
+
+def _refuses(name: str) -> None:
+    task = make_task(name, {})
+    try:
+        task.clean([{"where": "sample.txt:1", **dict.fromkeys(task.columns)}], "train")
+    except DataError as error:
+        expect("sample.txt:1" in str(error), f"the message does not say where: {error}")
+        return
+    raise Unmet("clean() accepts it; it has to raise a DataError that says where it stands")
+
+
+# ------------------------------------------------------------------------------------ on a backbone
+
+
+def _ask(act: Any, name: str, shape: Shape) -> None:
+    refusal = _refusal(name, shape)
+    if refusal:
+        raise NotAsked(f"it refuses this backbone: {refusal}")
+    act(_bench(name, shape))
+
+
+@cache
+def _bench(name: str, shape: Shape) -> Bench:
+    return Bench.of(tiny_backbone(shape), name)
+
+
+@cache
+def _refusal(name: str, shape: Shape) -> str:
+    """Return why a task cannot be used on a backbone; empty if it can."""
+    bench = _bench(name, shape)
+    try:
+        bench.train(bench.adapter(_methods(), name, noise=0.0))
+    except (BackboneError, UsageError) as refusal:
+        return str(refusal)
+    except Exception:  # the checks show it
+        return ""
+    return ""
+
+
+def _works_somewhere(name: str) -> None:
+    refusals = {shape: _refusal(name, shape) for shape in SHAPES}
+    if all(refusals.values()):
+        raise Unmet("; ".join(f"{shape}: {refusal}" for shape, refusal in refusals.items()))
+
+
+def _methods() -> list[PluginEntry]:
+    return method_entries(METHOD, {})
+
+
+def _trained(bench: Bench) -> None:
+    bench.train(bench.adapter(_methods(), "tried", noise=0.0))
+
+
+def _predicted(bench: Bench) -> None:
+    with bench.dock() as dock:
+        found = evaluate(dock, bench.adapter(_methods(), "tried"), bench.records)
+    json.dumps(found.predictions, allow_nan=False)
+    json.dumps(found.metrics, allow_nan=False)
+    value = found.metrics.get(type(bench.task).metric)
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    expect(is_number, f"score() gives {value!r} for the metric {type(bench.task).metric!r}")
+    expect(math.isfinite(found.loss), f"the loss is {found.loss}")
+
+
+def _answered(bench: Bench) -> None:
+    with bench.dock() as dock:
+        answers = dock.predict(dock.dock(bench.adapter(_methods(), "tried")), _inputs(bench))
+    json.dumps(answers, allow_nan=False)
+    for answer in answers:
+        expect(isinstance(bench.task.render(answer), str), "render() has to give a text")
+    try:
+        bench.task.read(None)
+    except DataError:
+        return
+    raise Unmet("read(None) is accepted; what is no input has to be refused by a DataError")
+
+
+def _inputs(bench: Bench) -> list[Any]:
+    """Return the records as a person would give them: as objects, or only their texts."""
+    inputs: list[Any] = []
+    for record in bench.raw:
+        given = {name: value for name, value in record.items() if name in bench.task.columns}
+        texts = [value for value in given.values() if isinstance(value, str)]
+        inputs.append(next((item for item in (given, *texts) if _is_read(bench.task, item)), given))
+    return inputs
+
+
+def _is_read(task: Task, item: Any) -> bool:
+    try:
+        task.read(item)
+    except DataError:
+        return False
+    return True
+
+
+def _saved(bench: Bench) -> None:
+    adapter, given = bench.adapter(_methods(), "tried"), _inputs(bench)
+    with bench.dock() as dock:
+        before, after = dock.dock(adapter, "before"), dock.dock(stored(adapter), "after")
+        expect(dock.predict(before, given) == dock.predict(after, given), "the answers are not the same")

@@ -1,0 +1,1 @@
+"""Keyphrase extraction, a task for adaptdock."""

@@ -1,0 +1,174 @@
+"""Keyphrase extraction: which phrases of a text say what it is about.
+
+Each word begins a keyphrase, continues one, or stands outside (B, I, O). A record's keyphrases are looked for in its
+text, word by word, whatever their case; one that does not occur in it can't be extracted, and is left out with a note.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
+from adaptdock.plugins.errors import DataError
+from adaptdock.plugins.heads import TokenHead
+from adaptdock.plugins.words import Span, align, split_words
+
+OUTSIDE, BEGINS, INSIDE = range(3)
+NOT_COUNTED = -100
+
+
+class KeyphraseOptions(Options):
+    """Options of ``keyphrase``."""
+
+    threshold: float = 0.5
+    """How probable it has to be that a word belongs to a keyphrase."""
+
+
+class Keyphrase(Task):
+    """Extracts the keyphrases of a text."""
+
+    Options = KeyphraseOptions
+    options: KeyphraseOptions
+    columns = {"text": ("text", "abstract", "document"), "keyphrases": ("keyphrases", "keywords")}
+    layout = "jsonl"
+    metric = "f1"
+
+    @classmethod
+    def sample(cls) -> Path:
+        """Return the folder of the sample data, written for this package."""
+        return Path(__file__).parent / "sample"
+
+    @classmethod
+    def recipe(cls, method: str) -> Recipe:
+        """Return the same defaults for every method."""
+        return Recipe(learning_rate=2e-3, epochs=12, batch_size=8)
+
+    def clean(self, records: Iterable[Record], split: str) -> Cleaned:
+        """Check texts and keyphrases; leave out, and count, keyphrases that are not in their text."""
+        found, absent = [], 0
+        for record in records:
+            phrases = _phrases(record)
+            there = [phrase for phrase in phrases if _occurrences(record["text"], phrase)]
+            absent += len(phrases) - len(there)
+            found.append({**record, "keyphrases": there})
+        return Cleaned(found, [f"{split}: {absent} keyphrases are not in their text"] if absent else [])
+
+    def fit(self, records: Sequence[Record]) -> Self:
+        """Learn nothing: the classes are always the same."""
+        return self
+
+    def check(self, records: Sequence[Record], split: str) -> None:
+        """Refuse data in which there is nothing to find."""
+        if not any(record["keyphrases"] for record in records):
+            raise DataError(f"the {split} split has no keyphrase that occurs in its text")
+
+    def describe(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Count texts and keyphrases."""
+        return {"texts": len(records), "keyphrases": sum(len(record["keyphrases"]) for record in records)}
+
+    def head(self) -> TokenHead:
+        """Return a linear map to the three classes."""
+        return TokenHead(3)
+
+    def read(self, item: Any) -> Record:
+        """Read a text, or an object with ``text``."""
+        text = item.get("text") if isinstance(item, Mapping) else item
+        if not isinstance(text, str):
+            raise DataError(f"keyphrases are found in a text, or an object with 'text'; found {type(item).__name__}")
+        return {"text": text}
+
+    def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
+        """Tokenise in overlapping windows; each word is labelled in one of them."""
+        words = split_words(record["text"])
+        features = align(record["text"], words, reading)
+        if labelled:
+            classes = [OUTSIDE] * len(words)
+            for start, end in (
+                span for phrase in record["keyphrases"] for span in _occurrences(record["text"], phrase)
+            ):
+                classes[start:end] = [BEGINS] + [INSIDE] * (end - start - 1)
+            for feature in features:
+                feature.labels = [NOT_COUNTED] * len(feature.inputs["input_ids"])
+                for word, position in feature.alignment:
+                    feature.labels[position] = classes[word]
+        return features
+
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the cross entropy over the labelled positions."""
+        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weights)
+
+    def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
+        """Return each phrase once, in the order of the text, with the place and the score of its best occurrence."""
+        text = record["text"]
+        words = split_words(text)
+        shares = torch.zeros(len(words), 3)
+        for feature, logits in zip(features, digests, strict=True):
+            for word, position in feature.alignment:
+                shares[word] = logits[position].float().softmax(-1)
+        best: dict[str, dict[str, Any]] = {}
+        for first, last in _runs(shares, self.options.threshold):
+            start, end = words[first][0], words[last - 1][1]
+            score = round(float(1 - shares[first:last, OUTSIDE].mean()), 4)
+            known = best.get(text[start:end].lower())
+            if known is None or known["score"] < score:
+                best[text[start:end].lower()] = {"text": text[start:end], "start": start, "end": end, "score": score}
+        return {"text": text, "keyphrases": sorted(best.values(), key=lambda phrase: phrase["start"])}
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return precision, recall and F1 of the phrases, compared without case, in percent."""
+        gold = [{_key(phrase) for phrase in record["keyphrases"]} for record in records]
+        found = [{_key(phrase["text"]) for phrase in prediction["keyphrases"]} for prediction in predictions]
+        right = sum(len(want & got) for want, got in zip(gold, found, strict=True))
+        precision = right / max(1, sum(map(len, found)))
+        recall = right / max(1, sum(map(len, gold)))
+        f1 = 2 * precision * recall / (precision + recall) if right else 0.0
+        return {
+            "f1": round(100 * f1, 2),
+            "precision": round(100 * precision, 2),
+            "recall": round(100 * recall, 2),
+        }
+
+    def render(self, prediction: Mapping[str, Any]) -> str:
+        """Write the phrases, divided by semicolons."""
+        return "; ".join(phrase["text"] for phrase in prediction["keyphrases"])
+
+
+def _phrases(record: Record) -> list[str]:
+    """Return a record's keyphrases, a list or one text divided by semicolons; raise :class:`DataError` if neither."""
+    if not isinstance(record["text"], str):
+        raise DataError(f"{record['where']}: the text has to be a text, found {record['text']!r:.60}")
+    given = record["keyphrases"]
+    phrases = given.split(";") if isinstance(given, str) else given
+    if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
+        raise DataError(
+            f"{record['where']}: keyphrases are a list of texts, or one divided by semicolons: {given!r:.60}"
+        )
+    return [phrase.strip() for phrase in phrases if phrase.strip()]
+
+
+def _key(phrase: str) -> tuple[str, ...]:
+    return tuple(phrase[start:end].lower() for start, end in split_words(phrase))
+
+
+def _occurrences(text: str, phrase: str) -> list[Span]:
+    """Return where a phrase stands in a text, as spans of word numbers."""
+    words, wanted = _key(text), _key(phrase)
+    places = range(len(words) - len(wanted) + 1)
+    return [(start, start + len(wanted)) for start in places if wanted and words[start : start + len(wanted)] == wanted]
+
+
+def _runs(shares: Tensor, threshold: float) -> list[Span]:
+    """Return runs of words (words, 3) that belong together; a word that begins a phrase ends the one before."""
+    runs: list[list[int]] = []
+    for word, (outside, begins, inside) in enumerate(shares.tolist()):
+        if begins + inside < threshold or outside + begins + inside == 0:
+            continue
+        if runs and runs[-1][1] == word and inside >= begins:
+            runs[-1][1] = word + 1
+        else:
+            runs.append([word, word + 1])
+    return [(first, last) for first, last in runs]

@@ -1,0 +1,1 @@
+"""VeRA, a method for adaptdock."""

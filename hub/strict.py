@@ -1,0 +1,58 @@
+"""JSON from outside, read without leniency: nothing twice, nothing that JSON does not have, nothing without end."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from adaptdock.plugins.errors import FileError
+
+LIMIT = 64 * 2**20
+"""No index or record comes near this many bytes."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse(text: str | bytes, where: object, model: type[Model]) -> Model:
+    """Return a validated model from JSON.
+
+    Raises :class:`FileError`, naming ``where``, for what is no JSON, for a key that stands twice in one table (which
+    of the two counts would depend on the reader), for NaN and infinity, and for what the model does not allow.
+    """
+    if len(text) > LIMIT:
+        raise FileError(where, f"it has {len(text):,} bytes; at most {LIMIT:,} are read")
+    try:
+        found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+        return model.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise FileError(where, f"it is not valid: {place}: {first['msg'].removeprefix('Value error, ')}") from None
+    except UnicodeDecodeError as error:
+        raise FileError(where, f"not valid UTF-8 ({error.reason} at byte {error.start})") from None
+    except (ValueError, RecursionError) as error:
+        raise FileError(where, f"not JSON that could be trusted: {error}") from None
+
+
+def read(path: Path, model: type[Model]) -> Model:
+    """Return what :func:`parse` makes of a file; raise :class:`FileError` where it cannot be read."""
+    try:
+        if path.stat().st_size > LIMIT:
+            raise FileError(path, f"it has {path.stat().st_size:,} bytes; at most {LIMIT:,} are read")
+        return parse(path.read_bytes(), path, model)
+    except OSError as error:
+        raise FileError(path, f"it cannot be read: {error.strerror or error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one table")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")

@@ -1,0 +1,112 @@
+"""Publishing and installing from the command line: one person's adapter on another's machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adaptdock.hub.file import AdapterFile, read_file, write_file
+
+CARD = [
+    "--publisher",
+    "acme",
+    "--test-set",
+    "towns",
+    "--licence",
+    "CC0-1.0",
+    "--language",
+    "en",
+    "--description",
+    "Places.",
+]
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPTDOCK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ADAPTDOCK_SOURCES", str(tmp_path / "registry"))
+
+
+@pytest.fixture
+def measured(adapter: Path, tmp_path: Path) -> Path:
+    """The adapter ``places``, with metrics on test data."""
+    given = read_file(adapter)
+    write_file(
+        tmp_path / "m.safetensors",
+        AdapterFile(given.card.model_copy(update={"metrics": {"test": {"f1": 50.0}}}), given.tensors),
+    )
+    return tmp_path / "m.safetensors"
+
+
+def test_what_one_publishes_another_finds_installs_updates_and_removes(adapt, measured, tmp_path):
+    ran = adapt("publish", measured, "--registry", "registry", *CARD)
+    assert ran.status == 0, ran
+    assert "places@1 in registry" in ran.out
+    assert "it is not signed" in ran.err
+    assert [row["name"] for row in json.loads(adapt("search", "places", "--task", "ner", "--json").out)] == ["places"]
+    assert json.loads(adapt("search", "--task", "pos", "--json").out) == []
+    ran = adapt("install", "places", "--lock", "adapters.lock")
+    assert ran.status == 0, ran
+    assert "(not signed)" in ran.out
+    assert adapt("verify").out.splitlines()[1].split() == ["places@1", "as", "installed"]
+    adapt("publish", measured, "--registry", "registry", "--version", "2", *CARD)
+    assert "places@1 is now 2" in adapt("update").err
+    assert adapt("update").out == ""
+    assert adapt("install", "--locked", "adapters.lock").status == 0
+    assert adapt("remove", "places").status == 0
+    adapt("remove", "places").failed(2, "unknown adapter 'places'")
+
+
+def test_a_signed_adapter_passes_a_policy_that_wants_one(adapt, measured, tmp_path):
+    key = adapt("key", "new", "mine").out.strip()
+    assert adapt("key", "show").out.split() == ["mine", key]
+    assert adapt("publish", measured, "--registry", "registry", "--sign", "mine", *CARD).status == 0
+    Path("strict.toml").write_text("signed_only = true\n")
+    adapt("install", "places", "--policy", "strict.toml").failed(1, "adapt trust add")
+    assert adapt("trust", "add", "acme", key).status == 0
+    assert "who is trusted here" in adapt("install", "places", "--policy", "strict.toml").out
+    assert adapt("trust", "revoke", "--key", key, "--reason", "lost").status == 0
+    assert "revoked: lost" in adapt("trust", "list").out
+    assert adapt("verify").status == 1
+    assert adapt("trust", "remove", "acme").status == 0
+    adapt("trust", "remove", "acme").failed(2, "unknown publisher")
+
+
+def test_a_damaged_file_is_told_by_verify(adapt, measured, tmp_path):
+    adapt("publish", measured, "--registry", "registry", *CARD)
+    (path,) = (row["path"] for row in json.loads(adapt("install", "places", "--json").out))
+    Path(path).write_bytes(b"no adapter")
+    ran = adapt("verify", "places")
+    assert ran.status == 1
+    assert "was changed" in ran.out
+
+
+def test_a_wheel_is_built_beside_the_registry(adapt, measured, tmp_path):
+    found = json.loads(
+        adapt("publish", measured, "--registry", "registry", "--wheel", "acme-places", "--json", *CARD).out
+    )
+    assert found["wheel"] == "registry/wheels/acme_places-1-py3-none-any.whl"
+    assert adapt("install", "places", "--source", "wheels:registry/wheels").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["install"], ["give a NAME, or --locked FILE"]),
+        (["install", "@1"], ["write NAME or NAME@VERSION"]),
+        (["install", "x", "--source", "http://host"], ["begins with https://"]),
+        (["trust", "add", "acme", "nonsense"], ["is no public key"]),
+        (["trust", "revoke", "--reason", "x"], ["give --key or --sha256"]),
+        (["publish", "missing.safetensors", "--publisher", "a", "--test-set", "b", "--sign", "x"], ["no such file"]),
+    ],
+)
+def test_bad_input_gets_one_paragraph(adapt, arguments, words):
+    ran = adapt(*arguments)
+    ran.failed(ran.status, *words)
+    assert ran.status in (1, 2)
+
+
+def test_a_policy_with_an_unknown_field_is_refused(adapt, measured):
+    adapt("publish", measured, "--registry", "registry", *CARD)
+    Path("policy.toml").write_text("singed_only = true\n")
+    adapt("install", "places", "--policy", "policy.toml").failed(1, "policy.toml", "singed_only")

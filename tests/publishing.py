@@ -1,0 +1,7 @@
+"""What tests of publishing share."""
+
+from collections.abc import Callable
+
+from adaptdock.hub.publishing import Published
+
+Publish = Callable[..., Published]
