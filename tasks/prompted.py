@@ -45,7 +45,7 @@ Words = tuple[tuple[int, ...], ...]
 class PromptedOptions(ClassificationOptions):
     """Options of ``prompted``."""
 
-    template: str = "{text}\\nCategory:"
+    template: str = Field("{text}\\nCategory:", validate_default=True)
     """Prompt with {text} (and {second}); [MASK] is the blank for a backbone that reads both ways, else what follows."""
     verbalizer: tuple[str, ...] = ()
     """Words of each class, such as positive=great|good,negative=terrible; its own name unless given."""

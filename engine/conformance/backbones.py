@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from adaptdock.engine.batches import collate
+from adaptdock.engine.batches import collate, reading
 from adaptdock.engine.conformance.bench import TOLERANCE
 from adaptdock.engine.conformance.check import Check, NotAsked, expect
 from adaptdock.engine.conformance.methods import EVERYWHERE, Trial, acts_somewhere
 from adaptdock.engine.conformance.models import ON_CPU, POSITIONS, tiny_model
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, BackboneFamily, Feature
+from adaptdock.plugins.contracts import Backbone, BackboneFamily
 from adaptdock.plugins.errors import BackboneError
+from adaptdock.plugins.words import windows
 
 TEXTS = ("ada met bob in oslo", "rain", "a quick brown fox jumps over the fence")
 NO_MODEL = "a model that nobody has"
@@ -148,9 +148,8 @@ class Loaded:
         expect(found == first, f"it was {first}, and is {found}")
 
     def _inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        tokenizer, limit = self.backbone.tokenizer, min(POSITIONS, self.backbone.max_length)
-        given: list[Any] = [tokenizer(text, truncation=True, max_length=limit) for text in texts]
-        return collate(self.backbone, [Feature({name: list(ids) for name, ids in one.items()}) for one in given])
+        how = reading(self.backbone, POSITIONS, 0)
+        return collate(self.backbone, [windows(text, None, how)[0] for text in texts])
 
     @torch.inference_mode()
     def _states(self, texts: Sequence[str]) -> Tensor:

@@ -41,7 +41,7 @@ class Bench:
     @classmethod
     def of(cls, backbone: Backbone, task_name: str) -> "Bench":
         """Fit a task on its sample data."""
-        task, _ = fitted(task_name)
+        task = fitted(task_name)[0].suit(read_by(backbone, backbone.max_length, 0))
         raw, _ = load_splits(Source(), type(task))
         shortest = sorted(raw["train"], key=lambda record: len(str(record)))[:RECORDS]
         return cls(backbone, task_name, task, shortest)

@@ -100,6 +100,9 @@ def _bench(name: str, shape: Shape) -> Bench:
 @cache
 def _refusal(name: str, shape: Shape) -> str:
     """Return why a task cannot be used on a backbone; empty if it can."""
+    unsuited = _unsuited(name, shape)
+    if unsuited:
+        return unsuited
     bench = _bench(name, shape)
     try:
         bench.train(bench.adapter(_methods(), name, noise=0.0))
@@ -110,10 +113,21 @@ def _refusal(name: str, shape: Shape) -> str:
     return ""
 
 
+@cache
+def _unsuited(name: str, shape: Shape) -> str:
+    """Return why a task does not go with the vocabulary of a tiny model, which is of bytes; empty if it does."""
+    try:
+        _bench(name, shape)
+    except (BackboneError, UsageError) as refusal:
+        return str(refusal)
+    return ""
+
+
 def _works_somewhere(name: str) -> None:
     refusals = {shape: _refusal(name, shape) for shape in SHAPES}
     if all(refusals.values()):
-        raise Unmet("; ".join(f"{shape}: {refusal}" for shape, refusal in refusals.items()))
+        told = "; ".join(f"{shape}: {refusal}" for shape, refusal in refusals.items())
+        raise NotAsked(told) if any(_unsuited(name, shape) for shape in SHAPES) else Unmet(told)
 
 
 def _methods() -> list[PluginEntry]:
