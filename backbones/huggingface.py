@@ -263,13 +263,13 @@ class HuggingFaceBackbone(Backbone):
         return frozenset() if self.generator is None else endings(self.generator)
 
     @cached_property
-    def steps(self) -> bool:
+    def writes_in_steps(self) -> bool:
         """Whether this is a decoder that keeps keys and values alone; found by a short text."""
         return self.generator is not None and not self.encoder_decoder and stepping.possible(self.model)
 
     def begin(self, inputs: Mapping[str, Tensor], virtual: Virtual | None) -> tuple[Tensor, stepping.Cached]:
         """Read prompts into a cache of keys and values."""
-        if not self.steps:
+        if not self.writes_in_steps:
             raise BackboneError(f"the backbone {self.id!r} does not write in steps")
         given = dict(inputs) if virtual is None else self.with_virtual(inputs, virtual)
         return stepping.begin(self.model, given, self.vocabulary_logits, self._takes_positions)
@@ -434,10 +434,8 @@ def _nothing_open(backbone: HuggingFaceBackbone, closed: Mapping[str, str]) -> s
     if "linear" in closed:
         return f"nothing can be adapted in the architecture {backbone.architecture!r}: {closed['linear']}"
     seen = sorted({type(module).__name__ for module in backbone.model.modules()})
-    return (
-        f"no role was recognised in the architecture {backbone.architecture!r}; its modules are of the types "
-        f"{', '.join(seen)}"
-    )
+    found = ", ".join(seen)
+    return f"no role was recognised in the architecture {backbone.architecture!r}; its modules are of the types {found}"
 
 
 def _linear_port(backbone: HuggingFaceBackbone, path: str, module: nn.Module, width: int) -> Port | None:

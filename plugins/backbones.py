@@ -158,7 +158,7 @@ class Backbone(ABC):
         return frozenset()
 
     @property
-    def steps(self) -> bool:
+    def writes_in_steps(self) -> bool:
         """Whether :meth:`begin` can be called: the model writes, and keeps nothing but what rows can leave with."""
         return False
 

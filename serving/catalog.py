@@ -9,81 +9,14 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adaptdock.engine.assembly import Assembly
 from adaptdock.engine.residency import Residency, Tier
-from adaptdock.hub.card import Card
 from adaptdock.hub.file import read_card, read_file
 from adaptdock.plugins.errors import AdaptError, MismatchError, UnknownNameError, UsageError
 from adaptdock.serving.store import Store, hash_of
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-VERSION = re.compile(r"(?P<name>[^@]+)@(?P<number>[1-9][0-9]{0,8})")
-
-
-@dataclass(eq=False)
-class Version:
-    """One version of an adapter; ``users`` are the inputs that were taken for it and not answered yet."""
-
-    name: str
-    number: int
-    sha256: str
-    path: Path
-    card: Card
-    assembly: Assembly
-    users: int = 0
-    leaving: bool = False
-
-    @property
-    def key(self) -> str:
-        """Its name in the dock."""
-        return f"{self.name}@{self.number}"
-
-
-@dataclass(eq=False)
-class Served:
-    """An adapter: its versions, which of them answer with what weight, and what answered before."""
-
-    name: str
-    versions: dict[int, Version] = field(default_factory=dict)
-    split: dict[int, float] = field(default_factory=dict)
-    mirror: int | None = None
-    earlier: list[int] = field(default_factory=list)
-    """Versions that answered alone before, the last one at the end."""
-    pinned: bool = False
-    next_number: int = 1
-    seen: str = ""
-    """Hash of the file that was last seen in the folder; one that was unloaded comes back when it changes."""
-
-    def record(self) -> dict[str, Any]:
-        """Return what a restart needs, as JSON."""
-        return {
-            "versions": {str(number): version.sha256 for number, version in self.versions.items()},
-            "split": {str(number): weight for number, weight in self.split.items()},
-            "mirror": self.mirror,
-            "earlier": self.earlier,
-            "pinned": self.pinned,
-            "next_number": self.next_number,
-            "seen": self.seen,
-        }
-
-    @property
-    def current(self) -> Version:
-        """The version that answers, or the one with the largest weight."""
-        return self.versions[max(self.split, key=lambda number: self.split[number])]
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The versions that an input was given to, from the lowest of a stack to the one that answers."""
-
-    name: str
-    parts: tuple[Version, ...]
-    mirrored: tuple[Version, ...] = ()
-    """The version that gets the input too, and whose answer is compared and thrown away."""
+from adaptdock.serving.versions import VERSION, Chosen, Served, Version, checked_name
 
 
 class Catalog:
@@ -496,13 +429,3 @@ class Catalog:
     def _used(self) -> set[str]:
         served = [version for one in list(self._served.values()) for version in one.versions.values()]
         return {version.sha256 for version in (*served, *self._leaving)}
-
-
-def checked_name(name: str) -> str:
-    """Return a name that can be an adapter's; raise :class:`UsageError` for any other."""
-    if NAME.fullmatch(name) is None:
-        raise UsageError(
-            f"the name {name[:150]!r} cannot be used: give 1 to 128 letters, digits, dots, dashes and underscores, "
-            f"of which the first is a letter or a digit"
-        )
-    return name

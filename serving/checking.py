@@ -8,10 +8,10 @@ from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import AdaptError, UsageError
-from adaptdock.serving.catalog import checked_name
 from adaptdock.serving.options import ServingOptions
 from adaptdock.serving.process import listen
 from adaptdock.serving.tokens import read_tokens
+from adaptdock.serving.versions import checked_name
 from adaptdock.serving.watcher import SUFFIX
 
 

@@ -18,12 +18,12 @@ from pydantic import Field
 from adaptdock.plugins.contracts import Writer
 from adaptdock.plugins.errors import AdaptError, UsageError
 from adaptdock.plugins.heads import EmbeddingHead, LanguageModelHead
-from adaptdock.serving.catalog import Version
 from adaptdock.serving.envelope import explained
 from adaptdock.serving.predicting import ERRORS
 from adaptdock.serving.schemas import AdapterName
 from adaptdock.serving.schemas import Request as Body
 from adaptdock.serving.service import Answered, InputError, Service
+from adaptdock.serving.versions import Version
 
 OWNER = "adaptdock"
 DONE = "data: [DONE]\n\n"

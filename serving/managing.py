@@ -6,7 +6,6 @@ from fastapi import APIRouter, Path, Request
 
 from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.bodies import BINARY
-from adaptdock.serving.catalog import Served, Version
 from adaptdock.serving.compatible import abilities
 from adaptdock.serving.predicting import ERRORS
 from adaptdock.serving.schemas import (
@@ -21,6 +20,7 @@ from adaptdock.serving.schemas import (
     VersionState,
 )
 from adaptdock.serving.service import Service
+from adaptdock.serving.versions import Served, Version
 
 Name = Annotated[str, Path(max_length=128)]
 FILE_BODY = {"requestBody": {"required": True, "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}}}

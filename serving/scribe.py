@@ -47,7 +47,7 @@ class Scribe:
 
     def takes(self, work: Work) -> bool:
         """Tell whether an input is a text that can be written in steps."""
-        return work.search is not None and work.search.num_beams == 1 and self._dock.backbone.steps
+        return work.search is not None and work.search.num_beams == 1 and self._dock.backbone.writes_in_steps
 
     def put(self, work: Work) -> None:
         """Let a text wait until it can join."""

@@ -10,16 +10,19 @@ from typing import Any, Literal, TypeVar
 
 from starlette.requests import Request
 
+from adaptdock.engine.batches import collate
 from adaptdock.engine.dock import Dock
 from adaptdock.engine.residency import Residency
+from adaptdock.plugins.contracts import Feature
 from adaptdock.plugins.errors import AdaptError
 from adaptdock.serving.batcher import Batcher
-from adaptdock.serving.catalog import Catalog, Chosen
+from adaptdock.serving.catalog import Catalog
 from adaptdock.serving.errors import BusyError, LateError, LimitError, StoppingError
 from adaptdock.serving.logs import log, log_error
 from adaptdock.serving.metrics import Metrics
 from adaptdock.serving.options import ServingOptions
 from adaptdock.serving.store import Store
+from adaptdock.serving.versions import Chosen
 from adaptdock.serving.watcher import Watcher
 from adaptdock.serving.work import Outcome, Work
 
@@ -66,13 +69,15 @@ class Service:
         self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._watching: asyncio.Task[None] | None = None
-        self._ready = self._stopping = False
+        self._ready = self._stopping = self._failed = False
 
     @property
     def status(self) -> Status:
         """How the process is."""
         if self._stopping:
             return "stopping"
+        if self._failed:
+            return "broken"
         if not self._ready:
             return "starting"
         return "ok" if self.batcher.alive else "broken"
@@ -85,7 +90,12 @@ class Service:
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
-        await self.loading(self._restore)
+        try:
+            await self.loading(self._restore)
+        except Exception as error:
+            self._failed = True
+            log_error("starting failed", error)
+            return
         self._ready = True
         log("ready", adapters=len(self.catalog.names), backbone=self.dock.backbone.id)
         while self.watcher is not None:
@@ -96,27 +106,26 @@ class Service:
                 log_error("watching failed", error)
 
     def _restore(self) -> None:
-        try:
-            self.catalog.restore()
-            if self.watcher is not None:
-                self.watcher.look(first=True)
-            if self.options.warm_up:
-                self._warm()
-        except Exception as error:
-            log_error("starting failed", error)
+        self.catalog.restore()
+        if self.watcher is not None:
+            self.watcher.look(first=True)
+        if self.options.warm_up:
+            self._warm()
 
     def _warm(self) -> None:
-        """Dock what answers, as far as there is room, and run a batch."""
-        limit = self.options.device_bytes
+        """Dock what answers, as far as there is room, and send a text through the bare backbone."""
+        limit, backbone = self.options.device_bytes, self.dock.backbone
         for served in self.catalog.all().values():
             for number in served.split:
-                key = served.versions[number].key
                 try:
                     if limit is None or self.residency.resident_bytes < limit // 2:
-                        with self.residency.present([key]):
-                            pass
+                        with self.residency.present([served.versions[number].key]):
+                            continue
                 except AdaptError as error:
                     log("not warm", adapter=served.name, version=number, reason=str(error))
+        given = backbone.tokenizer(WARM_TEXT)
+        inputs = {name: list(given[name]) for name in backbone.tokenizer.model_input_names if name in given}
+        self.dock.hidden([()], collate(backbone, [Feature(inputs)]))
 
     def stopping(self) -> None:
         """Take no more requests."""

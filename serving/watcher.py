@@ -7,9 +7,10 @@ unchanged, so that one that is being copied is left alone; one that cannot be us
 from pathlib import Path
 
 from adaptdock.plugins.errors import AdaptError, BudgetError, UnknownNameError
-from adaptdock.serving.catalog import Catalog, checked_name
+from adaptdock.serving.catalog import Catalog
 from adaptdock.serving.errors import StoreError
 from adaptdock.serving.logs import log, log_error
+from adaptdock.serving.versions import checked_name
 
 SUFFIX = ".safetensors"
 Mark = tuple[int, int, int]

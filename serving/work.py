@@ -13,8 +13,8 @@ from adaptdock.engine.batches import length, reading
 from adaptdock.engine.generation import GenerationOptions
 from adaptdock.plugins.contracts import Backbone, Feature, Record, Task, Writer
 from adaptdock.plugins.errors import UsageError
-from adaptdock.serving.catalog import Version
 from adaptdock.serving.errors import LimitError
+from adaptdock.serving.versions import Version
 
 
 @dataclass(frozen=True)
