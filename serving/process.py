@@ -1,6 +1,7 @@
 """The process: a server with its limits and signals around the application."""
 
 import asyncio
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ class Server(uvicorn.Server):
         self._service = service
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Take note of a signal."""
+        """End in order; a second Ctrl-C waits for nothing."""
         log("stopping", signal=sig)
         self._service.stopping()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def serve(options: ServingOptions, load: LoadOptions) -> None:
