@@ -5,20 +5,27 @@ Houlsby placement acts after attention and after the feed-forward block, Pfeiffe
 the feed-forward block only; both before the residual sum. Sequential adapters read the block's
 output, parallel ones (He et al. 2022, arXiv:2110.04366) the block's input. In a recurrent backbone, which has no such
 blocks, they act after each layer, whatever the placement.
+
+With ``stream`` they read the residual stream r: sequential ones what the block's output is added to make,
+``norm(out + r)``, where the backbone has its layer norm after the sum (BERT), else ``out + r``; parallel ones r itself.
+That is how the adapters of Pfeiffer et al. and of He et al. are computed in AdapterHub (Poth et al. 2023,
+arXiv:2311.11077), as is ``onto``: what the adapter's output is added to, in place of ``out``.
 """
 
 from collections.abc import Hashable, Mapping
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.plugins.activations import ACTIVATIONS
+from adaptdock.plugins.activations import ACTIVATIONS, Activation
 from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Port, Ports, Site
 from adaptdock.plugins.errors import BackboneError
-from adaptdock.plugins.rowwise import linear
+from adaptdock.plugins.rowwise import layer_norm, linear
+
+ENDS = {"pfeiffer": ("ffn_down",), "houlsby": ("attention_output", "ffn_down")}
 
 LAYER = "layer"
 """The role of a hidden port at the output of a whole layer."""
@@ -29,11 +36,19 @@ class BottleneckOptions(Options):
 
     placement: Literal["houlsby", "pfeiffer"] = "houlsby"
     """houlsby: after attention and feed-forward; pfeiffer: after feed-forward only."""
+    roles: tuple[str, ...] = ()
+    """Maps to act after, by role, instead of those of a placement."""
     parallel: bool = False
     """Read the block's input instead of its output."""
+    stream: bool = False
+    """Read the sum of the output and what it is added to; if parallel, only that which it is added to."""
+    onto: Literal["output", "sum", "norm"] = "output"
+    """What is added to: the output, its sum with the residual stream, or the norm of that sum."""
     reduction_factor: float = Field(16.0, ge=1)
     """Width of the backbone divided by the width of the bottleneck."""
-    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    width: int | None = Field(None, gt=0)
+    """Width of the bottleneck, whatever the reduction factor."""
+    activation: Activation = "relu"
     """Function between the two maps."""
     scale: float = Field(1.0, gt=0)
     """Factor on what the adapter adds."""
@@ -41,6 +56,12 @@ class BottleneckOptions(Options):
     """Share of the inputs that is dropped while training."""
     layers: str | None = None
     """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+
+    @model_validator(mode="after")
+    def _onto_what_is_read(self) -> Self:
+        if self.onto != "output" and (self.parallel or not self.stream):
+            raise ValueError("onto is for adapters that read the sum: give stream, and leave parallel out")
+        return self
 
 
 class Bottleneck(Method):
@@ -52,40 +73,74 @@ class Bottleneck(Method):
 
     @property
     def stack_key(self) -> Hashable:
-        """The activation and what is read: they cannot differ within one operation."""
-        return self.options.activation, self.options.parallel
+        """The activation, what is read and what is added to: they cannot differ within one operation."""
+        own = self.options
+        return own.activation, own.parallel, own.stream, own.onto
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act at the maps that end the attention and feed-forward blocks, or at the layers of a recurrent backbone."""
         if LAYER in ports.roles("hidden"):
             return tuple(Site(port) for port in ports.select("hidden", (LAYER,), self.options.layers))
-        roles = ("ffn_down",) if self.options.placement == "pfeiffer" else ("attention_output", "ffn_down")
+        roles = self.options.roles or ENDS[self.options.placement]
         chosen = ports.select("linear", roles, self.options.layers)
-        return tuple(Site(port, _block_start(ports, port) if self.options.parallel else None) for port in chosen)
+        return tuple(Site(port, self._source(ports, port)) for port in chosen)
+
+    def _source(self, ports: Ports, port: Port) -> Port | None:
+        if self.options.stream:
+            return ports.residual(port).port
+        return _block_start(ports, port) if self.options.parallel else None
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
         """Keep two maps with biases; the second starts at zero."""
-        inputs = (site.source or site.port).inputs if self.options.parallel else site.port.outputs
-        width = max(1, int(site.port.outputs / self.options.reduction_factor))
+        outputs, beside = site.port.outputs, self.options.parallel and not self.options.stream
+        inputs = (site.source or site.port).inputs if beside else outputs
+        width = self.options.width or max(1, int(outputs / self.options.reduction_factor))
         return {
             "down": Parameter((width, inputs), _normal),
             "down_bias": Parameter((width,)),
-            "up": Parameter((site.port.outputs, width)),
-            "up_bias": Parameter((site.port.outputs,)),
+            "up": Parameter((outputs, width)),
+            "up_bias": Parameter((outputs,)),
         }
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-        """Put the scale into the second map."""
-        scaled = {name: parameters[name] * self.options.scale for name in ("up", "up_bias")}
-        return {**parameters, **scaled}
+        """Put the scale into the second map; add the frozen layer norm, and a mark of those that move their sum."""
+        own, like = self.options, parameters["up_bias"]
+        folded = {**parameters, **{name: parameters[name] * own.scale for name in ("up", "up_bias")}}
+        if own.onto != "output":
+            folded["moves"] = like.new_ones(1)
+        norm = backbone.ports.residual(site.port).norm if self._sums else None
+        if norm is not None:
+            weight, bias, epsilon = backbone.norm(norm)
+            folded |= {"norm_weight": weight.to(like), "norm_bias": bias.to(like)}
+            folded["norm_epsilon"] = like.new_full((1,), epsilon, dtype=torch.float32)
+        elif own.onto == "norm":
+            raise BackboneError(f"onto norm: in {backbone.architecture!r} no layer norm follows {site.port.name}")
+        return folded
+
+    @property
+    def _sums(self) -> bool:
+        return self.options.stream and not self.options.parallel
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
         """Add the bottleneck's output, (R, T, W) -> (R, T, W / reduction) -> (R, T, W)."""
-        read = x if self.options.parallel else out
-        if dropout and self.options.dropout:
-            read = functional.dropout(read, self.options.dropout)
-        inner = ACTIVATIONS[self.options.activation](linear(read, parameters["down"], parameters["down_bias"]))
+        own, read = self.options, x if self.options.parallel else out
+        if self._sums:
+            added = out + x
+            read = normed = _normed(parameters, added)
+        if dropout and own.dropout:
+            read = functional.dropout(read, own.dropout)
+        inner = ACTIVATIONS[own.activation](linear(read, parameters["down"], parameters["down_bias"]))
+        if own.onto != "output":
+            other = added if own.onto == "sum" else normed
+            out = torch.lerp(out, other, parameters["moves"].unsqueeze(-1).to(out.dtype))
         return linear(inner, parameters["up"], parameters["up_bias"], onto=out)
+
+
+def _normed(parameters: Mapping[str, Tensor], added: Tensor) -> Tensor:
+    """Return the frozen layer norm of a sum, or the sum where no norm follows it."""
+    if "norm_weight" not in parameters:
+        return added
+    return layer_norm(added, *(parameters[f"norm_{part}"] for part in ("weight", "bias", "epsilon")))
 
 
 def _block_start(ports: Ports, port: Port) -> Port:

@@ -10,7 +10,7 @@ In a stack it scales what the adapters below have added, too. Dropout, which the
 here, drops what goes into A.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import torch
 from pydantic import Field
@@ -33,6 +33,8 @@ class DoRAOptions(Options):
     """Scale of the update, before it is divided by the rank."""
     rslora: bool = False
     """Divide alpha by the square root of the rank instead of the rank."""
+    bias: bool = False
+    """Learn a change of the bias of each map, too."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the inputs of the update that is dropped while training."""
     roles: tuple[str, ...] = ("query", "value")
@@ -48,18 +50,27 @@ class DoRA(Method):
     options: DoRAOptions
     grows = {"lora_a": 0, "lora_b": 1}
 
+    @property
+    def stack_key(self) -> Hashable:
+        """With and without a change of the bias are different operations."""
+        return self.options.bias
+
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act at the linear ports with the chosen roles."""
         return tuple(Site(port) for port in ports.select("linear", self.options.roles, self.options.layers))
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Keep A (rank, inputs), Kaiming-uniform at the start, B (outputs, rank) and d (outputs), zero."""
+        """Keep A (rank, inputs), Kaiming-uniform at the start, B (outputs, rank) and d (outputs), zero.
+
+        With ``bias`` there is a change of the bias (outputs), which has no part in the lengths.
+        """
         rank, port = self.options.rank, site.port
-        return {
+        kept = {
             "lora_a": Parameter((rank, port.inputs), kaiming),
             "lora_b": Parameter((port.outputs, rank)),
             "magnitude_change": Parameter((port.outputs,)),
         }
+        return kept | {"bias_change": Parameter((port.outputs,))} if self.options.bias else kept
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         """Put scale and factor into B; add f - 1 and the bias, which is in what the frozen map puts out."""
@@ -73,12 +84,16 @@ class DoRA(Method):
             "change": change,
             "bias": backbone.bias(site.port),
         }
+        if self.options.bias:
+            folded["bias_change"] = parameters["bias_change"]
         return {name: tensor.to(parameters["lora_a"]) for name, tensor in folded.items()}
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
         """Give the rows their length and add the update, (R, T, inputs) -> (R, T, rank) -> (R, T, outputs)."""
         change, bias = parameters["change"].unsqueeze(1), parameters["bias"].unsqueeze(1)
         out = torch.addcmul(out, out - bias, change)
+        if "bias_change" in parameters:
+            out = out + parameters["bias_change"].unsqueeze(1)
         if dropout and self.options.dropout:
             x = functional.dropout(x, self.options.dropout)
         return linear(linear(x, parameters["lora_a"]), parameters["lora_b"], onto=out)
@@ -87,7 +102,7 @@ class DoRA(Method):
         """Return f (W + s B A) and the bias."""
         change = folded["change"]
         merged = weight + change.unsqueeze(1) * weight + folded["lora_b"] @ folded["lora_a"]
-        return merged, bias + change * (bias - folded["bias"])
+        return merged, bias + change * (bias - folded["bias"]) + folded.get("bias_change", 0)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ from adaptdock.plugins.errors import UsageError
 from adaptdock.plugins.rowwise import linear
 
 MEMBER = "bottleneck"
-ALIKE = ("activation", "parallel", "placement")
+ALIKE = ("activation", "parallel", "placement", "roles", "stream", "onto")
 """Options that all members must have in common."""
 STD = 0.02  # of BERT's own weights, as in the authors' code
 
@@ -196,6 +196,11 @@ def _check_number(members: Sequence[Any]) -> None:
 
 
 def _check_alike(names: Mapping[str, Any], members: Sequence[Any]) -> None:
+    for name, member in zip(names, members, strict=True):
+        if member.options.stream or member.options.onto != "output":
+            raise UsageError(
+                f"fusion: the member {name!r} reads the residual stream, which fusion does not; leave it out"
+            )
     for (name, one), (other, next_one) in pairwise(zip(names, members, strict=True)):
         for option in ALIKE:
             here, there = getattr(one.options, option), getattr(next_one.options, option)

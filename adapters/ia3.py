@@ -29,6 +29,8 @@ class IA3Options(Options):
     """Linear maps whose output has factors, by role; "all" for every one."""
     feed_forward: bool = True
     """Have factors on what goes into the map that ends the feed-forward block, too; not on what comes out."""
+    input_roles: tuple[str, ...] = ()
+    """Other linear maps whose input has factors, by role."""
     learning_rate_factor: float = Field(10.0, gt=0)
     """Learning rate of the factors, as a multiple of the head's: they want to be moved further."""
     layers: str | None = None
@@ -44,8 +46,10 @@ class IA3(Method):
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act after the linear ports with the chosen roles, and before those that end the feed-forward block."""
         layers = self.options.layers
-        entered = ports.select("linear", (FEED_FORWARD,), layers) if self.options.feed_forward else ()
-        left = [port for port in ports.select("linear", self.options.roles, layers) if port not in entered]
+        inner = (FEED_FORWARD,) if self.options.feed_forward else ()
+        entering, leaving = (*inner, *self.options.input_roles), self.options.roles
+        entered = ports.select("linear", entering, layers) if entering else ()
+        left = [port for port in ports.select("linear", leaving, layers) if port not in entered] if leaving else []
         return (*(Site(port) for port in left), *(Site(port, side="input") for port in entered))
 
     def parameters(self, site: Site) -> dict[str, Parameter]:

@@ -1,10 +1,11 @@
 """LoRA: low-rank adaptation (Hu et al. 2021, arXiv:2106.09685).
 
 ``out + scale * B A x`` with A (rank, inputs), B (outputs, rank); B starts at zero. ``scale`` is
-alpha / rank, or alpha / sqrt(rank) with rank stabilisation (Kalajdzievski 2023, arXiv:2312.03732).
+alpha / rank, or alpha / sqrt(rank) with rank stabilisation (Kalajdzievski 2023, arXiv:2312.03732). With
+``bias`` there is a change b (outputs) of the frozen bias, too, which starts at zero.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -26,6 +27,8 @@ class LoRAOptions(Options):
     """Scale of the update, before it is divided by the rank."""
     rslora: bool = False
     """Divide alpha by the square root of the rank instead of the rank."""
+    bias: bool = False
+    """Learn a change of the bias of each map, too."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the inputs that is dropped while training."""
     learning_rate_factor_b: float = Field(1.0, gt=0)
@@ -43,29 +46,37 @@ class LoRA(LowRank):
     options: LoRAOptions
     grows = {"lora_a": 0, "lora_b": 1}
 
+    @property
+    def stack_key(self) -> Hashable:
+        """With and without a change of the bias are different operations."""
+        return self.options.bias
+
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act at the linear ports with the chosen roles."""
         return tuple(Site(port) for port in ports.select("linear", self.options.roles, self.options.layers))
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Keep A (rank, inputs), Kaiming-uniform at the start, and B (outputs, rank), zero."""
+        """Keep A (rank, inputs), Kaiming-uniform at the start, and B (outputs, rank), zero, as is b (outputs)."""
         rank, port = self.options.rank, site.port
-        return {"lora_a": Parameter((rank, port.inputs), kaiming), "lora_b": Parameter((port.outputs, rank))}
+        kept = {"lora_a": Parameter((rank, port.inputs), kaiming), "lora_b": Parameter((port.outputs, rank))}
+        return kept | {"bias_change": Parameter((port.outputs,))} if self.options.bias else kept
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         """Put the scale into B."""
         factor = scale(self.options.rank, self.options.alpha, self.options.rslora)
-        return {"lora_a": parameters["lora_a"], "lora_b": parameters["lora_b"] * factor}
+        return {**parameters, "lora_b": parameters["lora_b"] * factor}
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
         """Add the update, (R, T, inputs) -> (R, T, rank) -> (R, T, outputs)."""
         if dropout and self.options.dropout:
             x = torch.nn.functional.dropout(x, self.options.dropout)
+        if "bias_change" in parameters:
+            out = out + parameters["bias_change"].unsqueeze(1)
         return linear(linear(x, parameters["lora_a"]), parameters["lora_b"], onto=out)
 
     def merge(self, site: Site, folded: Mapping[str, Tensor], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W + B A and the bias."""
-        return weight + folded["lora_b"] @ folded["lora_a"], bias
+        """Return W + B A and the bias, changed if that is learned."""
+        return weight + folded["lora_b"] @ folded["lora_a"], bias + folded.get("bias_change", 0)
 
     @classmethod
     def unscaled(cls, rank: int, roles: Sequence[str], layers: str | None) -> Self:

@@ -3,7 +3,9 @@
 ``softmax([q P_k' + 2 log|g|, q K']) [P_v; V]`` with P_k, P_v (heads, length, head width). The gate g
 (length) starts close to zero, so that an untrained prefix takes no attention (the idea of the zero-initialised
 attention of LLaMA-Adapter, Zhang et al. 2023, arXiv:2303.16199, here within the one softmax). With
-``gate`` off g is fixed at one, which is the paper's form: its untrained prefix is not the identity.
+``gate`` off g is fixed at one, which is the paper's form: its untrained prefix is not the identity. With
+``move`` a text stands behind the prefix: its positions are counted as if the prefix were tokens, which is what
+putting the prefix into the cache does (the authors' code, and peft).
 """
 
 from collections.abc import Mapping
@@ -25,6 +27,8 @@ class PrefixOptions(Options):
     """Number of learned positions in each attention."""
     gate: bool = True
     """Learn how much attention each position may take, starting from none."""
+    move: bool = False
+    """Count positions as if the prefix were tokens of the text."""
     learning_rate_factor: float = Field(10.0, gt=0)
     """Learning rate of the prefix, as a multiple of the head's: prefixes want to be moved further."""
     reparameterise: bool = False
@@ -43,6 +47,16 @@ class Prefix(Method):
     Options = PrefixOptions
     options: PrefixOptions
     grows = {"prefix_key": 1, "prefix_value": 1, "prefix_gate": 0}
+
+    @property
+    def positions(self) -> int:
+        """The length, where a text stands behind the prefix."""
+        return self.options.length if self.options.move else 0
+
+    @property
+    def shift(self) -> int:
+        """The same: so far a text is moved."""
+        return self.positions
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act at the attention ports."""

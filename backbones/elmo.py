@@ -91,6 +91,7 @@ class ELMoBackbone(RecurrentBackbone):
         reads: str = "encoder",
         virtual: Virtual | None = None,
         encoded: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> list[Tensor]:
         """Return the layers that ELMo mixes, and their mean."""
         found = self.model(*self.steps(inputs, virtual))

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.pytorch_utils import Conv1D
 
 from adaptdock.backbones import attention, front, limits, quantization, saving, stepping
 from adaptdock.backbones.blocks import Blocks, check_resuming
@@ -25,10 +24,23 @@ from adaptdock.backbones.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.drawing import drawing
 from adaptdock.backbones.fingerprint import fingerprint
 from adaptdock.backbones.language import auto_class, body, device_of, endings, is_language_model, language_logits
-from adaptdock.backbones.probe import Call, Findings, probe
+from adaptdock.backbones.placing import attention_port, embedding_port, linear_port, unique, widths
+from adaptdock.backbones.positions import moved, moving_on
+from adaptdock.backbones.probe import Findings, probe
 from adaptdock.backbones.quiet import quiet
-from adaptdock.backbones.roles import attention_role, is_expert, place, role
-from adaptdock.plugins.contracts import AttentionHandler, Backbone, BackboneFamily, LoadOptions, Port, Ports, Virtual
+from adaptdock.backbones.residual import residuals
+from adaptdock.backbones.roles import is_expert, place
+from adaptdock.backbones.tokenizer import load_tokenizer
+from adaptdock.plugins.contracts import (
+    AttentionHandler,
+    Backbone,
+    BackboneFamily,
+    LoadOptions,
+    Port,
+    Ports,
+    Residual,
+    Virtual,
+)
 from adaptdock.plugins.errors import BackboneError
 
 
@@ -49,7 +61,7 @@ class HuggingFace(BackboneFamily):
         with quiet():
             try:
                 model = _load_model(name, checkpoint, options, device)
-                tokenizer = _load_tokenizer(checkpoint, options)
+                tokenizer = load_tokenizer(checkpoint, options)
             except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError) as error:
                 raise BackboneError(f"the backbone {name!r} cannot be loaded: {_first_line(error)}") from error
         if options.drop_layers:
@@ -59,6 +71,8 @@ class HuggingFace(BackboneFamily):
         known_as = str(path.absolute()) if name not in ALIASES and path.exists() else name  # holds in any folder
         backbone = HuggingFaceBackbone(known_as, model, tokenizer, mark, revision=checkpoint.revision)
         backbone.quantized, backbone.dropped = options.quantize, options.drop_layers
+        backbone.files = () if checkpoint.gguf else tuple(checkpoint.weight_files)
+        backbone.hub_id = ALIASES[name].hub_id if name in ALIASES else None
         return backbone
 
 
@@ -84,6 +98,7 @@ class HuggingFaceBackbone(Backbone):
         self.decoder_start = limits.decoder_start(model.config) if self.encoder_decoder else None
         self.vocabulary = limits.vocabulary(tokenizer)
         self._resumed: set[int] = set()
+        self._residuals: dict[str, Residual] | None = None
         self._encoder_output: type[Any] = BaseModelOutput  # some encoders have one of their own
         self._position_offset = limits.position_offset(self.model)
         reader = self.model.get_encoder() if self.encoder_decoder else self.model
@@ -115,10 +130,15 @@ class HuggingFaceBackbone(Backbone):
         reads: str = "encoder",
         virtual: Virtual | None = None,
         encoded: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> Tensor:
         """Return the last hidden states, of the encoder alone where only that is read."""
         read = {name: tensor for name, tensor in inputs.items() if not name.startswith("decoder_")}
-        given = self._divided(read) if virtual is None else self.with_virtual(read, virtual)
+        given = dict(self._divided(read)) if virtual is None else self.with_virtual(read, virtual)
+        if shift is not None:
+            if not self._takes_positions or self.encoder_decoder:
+                raise BackboneError(f"{type(self.model).__name__} takes no positions, so a text cannot be moved in it")
+            given["position_ids"] = moved(given, shift, self.positions_counted, self._position_offset)
         with self._attention_kernel():
             if not self.encoder_decoder:
                 extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
@@ -150,10 +170,11 @@ class HuggingFaceBackbone(Backbone):
         reads: str = "encoder",
         virtual: Virtual | None = None,
         encoded: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> list[Tensor]:
         """Return the states that enter each layer, with what adapters have done to them, and the last ones."""
         with Blocks(self.model).seen() as seen:
-            last = self.forward(inputs, reads, virtual, encoded)
+            last = self.forward(inputs, reads, virtual, encoded, shift)
         odd = next((state for state in seen if state.shape != last.shape), None)
         if odd is not None:
             raise BackboneError(
@@ -187,6 +208,27 @@ class HuggingFaceBackbone(Backbone):
             found = front.positions(virtual, given["attention_mask"], self.positions_counted)
             given["position_ids"] = found + self._position_offset
         return given
+
+    def norm(self, path: str) -> tuple[Tensor, Tensor, float]:
+        """Return factor, bias and epsilon of a layer norm."""
+        module = self.model.get_submodule(path)
+        if not isinstance(module, nn.LayerNorm) or module.weight is None or module.bias is None:
+            raise BackboneError(f"{path} of {self.id!r} is no layer norm with factor and bias: {type(module).__name__}")
+        return module.weight.detach(), module.bias.detach(), module.eps
+
+    def stored(self, name: str) -> Tensor | None:
+        """Return a tensor of the files that the model was loaded from."""
+        for file in self.files:
+            with safe_open(file, "pt") as opened:
+                if name in opened.keys():  # noqa: SIM118
+                    return opened.get_tensor(name)  # type: ignore[no-any-return]
+        return None
+
+    def residual(self, port: Port) -> Residual | None:
+        """Return what the output of a block is added to; found by a pass of a small batch, the first time."""
+        if self._residuals is None:
+            self._residuals = residuals(self, self.ports)
+        return self._residuals.get(port.name)
 
     def weight(self, port: Port) -> Tensor:
         """Return the frozen weight (outputs, inputs) of a linear port, dequantised."""
@@ -231,6 +273,7 @@ class HuggingFaceBackbone(Backbone):
         virtual: Virtual | None,
         options: Mapping[str, Any],
         seeds: Sequence[int] | None = None,
+        shift: Tensor | None = None,
     ) -> Tensor:
         """Return new tokens (R, N), by the search of transformers."""
         if self.generator is None:
@@ -241,7 +284,15 @@ class HuggingFaceBackbone(Backbone):
         if virtual is not None:
             extended = self.with_virtual(inputs, virtual)
             given = {name: extended[name] for name in ("inputs_embeds", "attention_mask")}
-        found: Tensor = self.generator.generate(
+        moving = nullcontext() if shift is None else moving_on(self.model, shift)
+        with moving:
+            found: Tensor = self._search(given, options, seeds)
+        skipped = 1 if self.encoder_decoder else (0 if virtual is not None else inputs["input_ids"].shape[1])
+        return found[:, skipped:]
+
+    def _search(self, given: Mapping[str, Tensor], options: Mapping[str, Any], seeds: Sequence[int] | None) -> Tensor:
+        assert self.generator is not None
+        return self.generator.generate(  # type: ignore[no-any-return]
             **given,
             max_new_tokens=options["max_new_tokens"],
             num_beams=options["num_beams"],
@@ -254,8 +305,6 @@ class HuggingFaceBackbone(Backbone):
             pad_token_id=self.tokenizer.pad_token_id,
             use_cache=True,
         )
-        skipped = 1 if self.encoder_decoder else (0 if virtual is not None else inputs["input_ids"].shape[1])
-        return found[:, skipped:]
 
     @property
     def endings(self) -> frozenset[int]:
@@ -267,12 +316,14 @@ class HuggingFaceBackbone(Backbone):
         """Whether this is a decoder that keeps keys and values alone; found by a short text."""
         return self.generator is not None and not self.encoder_decoder and stepping.possible(self.model)
 
-    def begin(self, inputs: Mapping[str, Tensor], virtual: Virtual | None) -> tuple[Tensor, stepping.Cached]:
+    def begin(
+        self, inputs: Mapping[str, Tensor], virtual: Virtual | None, shift: Tensor | None = None
+    ) -> tuple[Tensor, stepping.Cached]:
         """Read prompts into a cache of keys and values."""
         if not self.writes_in_steps:
             raise BackboneError(f"the backbone {self.id!r} does not write in steps")
         given = dict(inputs) if virtual is None else self.with_virtual(inputs, virtual)
-        return stepping.begin(self.model, given, self.vocabulary_logits, self._takes_positions)
+        return stepping.begin(self.model, given, self.vocabulary_logits, self._takes_positions, shift)
 
     def _attention_kernel(self) -> AbstractContextManager[None]:
         """Choose the attention kernel that trains fast.
@@ -350,16 +401,6 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
     return model
 
 
-def _load_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
-    arguments: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-    tokenizer = AutoTokenizer.from_pretrained(
-        checkpoint.folder, trust_remote_code=options.trust_remote_code, **arguments
-    )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    return tokenizer
-
-
 def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
@@ -374,28 +415,28 @@ def _open_ports(backbone: HuggingFaceBackbone, width: int, shown: Findings) -> t
     for path, module in backbone.model.named_modules():
         port = None
         if shown.rows_told(module) and not is_expert(path):
-            port = _linear_port(backbone, path, module, width)
+            port = linear_port(backbone, path, module, width)
         elif module in shown.attention:
-            port = _attention_port(backbone, path, shown.attention[module])
+            port = attention_port(backbone, path, shown.attention[module])
         if port is not None:
-            port = _unique(port, ports)
+            port = unique(port, ports)
             ports[port.name] = port
             if port.kind == "attention":
                 attending[module] = port
     if "embedding" not in closed:
-        ports["embeddings"] = _embedding_port(backbone)
+        ports["embeddings"] = embedding_port(backbone)
     try:
         ports["layers"] = _layers_port(backbone.model)
     except BackboneError as error:
         closed["layers"] = str(error)
     if not any(port.kind == "linear" and port.role != "other" for port in ports.values()):
         raise BackboneError(_nothing_open(backbone, closed))
-    return Ports(ports.values(), backbone.architecture, closed), attending
+    return Ports(ports.values(), backbone.architecture, closed, backbone.residual), attending
 
 
 def _probe(backbone: HuggingFaceBackbone) -> Findings:
     model = backbone.model
-    linear_maps = [module for module in model.modules() if _widths(module) is not None]
+    linear_maps = [module for module in model.modules() if widths(module) is not None]
     try:
         with quiet():
             return probe(backbone, linear_maps, language_logits)
@@ -438,61 +479,9 @@ def _nothing_open(backbone: HuggingFaceBackbone, closed: Mapping[str, str]) -> s
     return f"no role was recognised in the architecture {backbone.architecture!r}; its modules are of the types {found}"
 
 
-def _linear_port(backbone: HuggingFaceBackbone, path: str, module: nn.Module, width: int) -> Port | None:
-    where = place(path, backbone.encoder_decoder)
-    widths = _widths(module)
-    if where is None or widths is None:
-        return None
-    siblings = backbone.model.get_submodule(path.rpartition(".")[0]).children()
-    found = role(where, *widths, width, [shape for shape in map(_widths, siblings) if shape])
-    return Port(f"{where.prefix}.{found}", "linear", found, where.layer, where.stack, path, *widths)
-
-
-def _embedding_port(backbone: HuggingFaceBackbone) -> Port:
-    embeddings = backbone.model.get_input_embeddings()
-    path = next(path for path, module in backbone.model.named_modules() if module is embeddings)
-    stack = "encoder" if backbone.encoder_decoder else ""
-    width = int(embeddings.weight.shape[-1])
-    return Port("embeddings", "embedding", "embeddings", 0, stack, path, outputs=width)
-
-
 def _layers_port(model: PreTrainedModel) -> Port:
     blocks = Blocks(model)
     return Port("layers", "layers", "layers", len(blocks), "", blocks.path)
-
-
-def _attention_port(backbone: HuggingFaceBackbone, path: str, call: Call) -> Port | None:
-    where = place(path, backbone.encoder_decoder)
-    if where is None:
-        return None
-    found = attention_role(where)
-    return Port(
-        f"{where.prefix}.{found}",
-        "attention",
-        found,
-        where.layer,
-        where.stack,
-        path,
-        heads=call.heads,
-        key_width=call.key_width,
-        value_width=call.value_width,
-    )
-
-
-def _unique(port: Port, taken: Mapping[str, Port]) -> Port:
-    if port.name not in taken:
-        return port
-    number = next(number for number in range(2, len(taken) + 3) if f"{port.name}.{number}" not in taken)
-    return Port(**{**vars(port), "name": f"{port.name}.{number}"})
-
-
-def _widths(module: nn.Module) -> tuple[int, int] | None:
-    """Return (inputs, outputs) of a linear map of whatever type, quantised ones included."""
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    if isinstance(module, Conv1D):
-        return module.nx, module.nf
-    return None
 
 
 def _at_port(handler: AttentionHandler, port: Port) -> attention.Handler:

@@ -61,8 +61,9 @@ class RecurrentBackbone(Backbone):
         reads: str = "encoder",
         virtual: Virtual | None = None,
         encoded: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> Tensor:
-        """Return the last hidden states."""
+        """Return the last hidden states; there are no positions that ``shift`` could move."""
         return self.through(*self.steps(inputs, virtual))
 
     def steps(self, inputs: Mapping[str, Tensor], virtual: Virtual | None) -> tuple[Tensor, Tensor]:
@@ -91,6 +92,7 @@ class RecurrentBackbone(Backbone):
         virtual: Virtual | None,
         options: Mapping[str, Any],
         seeds: Sequence[int] | None = None,
+        shift: Tensor | None = None,
     ) -> Tensor:
         """Refuse: no search is written for recurrent networks."""
         raise BackboneError(

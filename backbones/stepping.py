@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from adaptdock.plugins.contracts import Continuation
+from adaptdock.plugins.errors import BackboneError
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -33,27 +34,43 @@ def possible(model: PreTrainedModel) -> bool:
 
 
 def begin(
-    model: PreTrainedModel, given: Mapping[str, Tensor], logits: Logits, takes_positions: bool
+    model: PreTrainedModel,
+    given: Mapping[str, Tensor],
+    logits: Logits,
+    takes_positions: bool,
+    shift: Tensor | None = None,
 ) -> tuple[Tensor, "Cached"]:
-    """Read prompts (R, T), or their embeddings, and return the logits (R, V) of the next token."""
+    """Read prompts (R, T), or their embeddings, and return the logits (R, V) of the next token.
+
+    ``shift`` (R) moves the positions of each row. Raises :class:`BackboneError` where a model is given none.
+    """
+    if shift is not None and not takes_positions:
+        raise BackboneError(f"{type(model).__name__} is given no positions, so a text cannot be moved in it")
     mask = given["attention_mask"]
-    found = Cached(model, DynamicCache(), mask, logits, takes_positions)
+    by = torch.zeros_like(mask[:, :1]) if shift is None else shift.to(mask.device).unsqueeze(1)
+    found = Cached(model, DynamicCache(), mask, by, logits, takes_positions)
     named = "inputs_embeds" if "inputs_embeds" in given else "input_ids"
     return found.run({named: given[named]}, (mask.cumsum(1) - 1).clamp(min=0)), found
 
 
 class Cached(Continuation):
-    """Keys and values (R, heads, T, width) of every layer, and the mask (R, T) that hides the padding."""
+    """Keys and values (R, heads, T, width) of every layer, the mask (R, T) that hides the padding, and shifts (R, 1)."""
 
     def __init__(
-        self, model: PreTrainedModel, cache: DynamicCache, mask: Tensor, logits: Logits, takes_positions: bool
+        self,
+        model: PreTrainedModel,
+        cache: DynamicCache,
+        mask: Tensor,
+        shift: Tensor,
+        logits: Logits,
+        takes_positions: bool,
     ) -> None:
-        self._model, self._cache, self._mask = model, cache, mask
+        self._model, self._cache, self._mask, self._shift = model, cache, mask, shift
         self._logits, self._takes_positions = logits, takes_positions
 
     def run(self, given: Mapping[str, Any], positions: Tensor) -> Tensor:
         """Send tokens or embeddings through the model, which keeps them, and return the last one's logits (R, V)."""
-        extra = {"position_ids": positions} if self._takes_positions else {}
+        extra = {"position_ids": positions + self._shift} if self._takes_positions else {}
         hidden = self._model(
             **given, **extra, attention_mask=self._mask, past_key_values=self._cache, use_cache=True
         ).last_hidden_state
@@ -69,7 +86,7 @@ class Cached(Continuation):
         index = torch.tensor(list(rows), device=self._mask.device)
         mask = self._mask[index]
         empty = int((mask.cumsum(1) == 0).sum(1).min())
-        self._mask = mask[:, empty:]
+        self._mask, self._shift = mask[:, empty:], self._shift[index]
         for layer in self._cache.layers:
             layer.keys = layer.keys[index.to(layer.keys.device), :, empty:]
             layer.values = layer.values[index.to(layer.values.device), :, empty:]
@@ -79,6 +96,7 @@ class Cached(Continuation):
         assert isinstance(other, Cached)  # of the same model
         length = max(self._mask.shape[1], other._mask.shape[1])
         self._mask = torch.cat([_extended(mask, length, 1) for mask in (self._mask, other._mask)])
+        self._shift = torch.cat([self._shift, other._shift])
         for mine, its in zip(self._cache.layers, other._cache.layers, strict=True):
             mine.keys = torch.cat([_extended(keys, length, 2) for keys in (mine.keys, its.keys)])
             mine.values = torch.cat([_extended(values, length, 2) for values in (mine.values, its.values)])

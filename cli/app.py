@@ -27,6 +27,8 @@ COMMANDS = {
     "publish": ("adaptdock.cli.publish", "Add an adapter to a registry; sign it, pack it as a wheel."),
     "key": ("adaptdock.cli.key", "Make and show keys for signing."),
     "trust": ("adaptdock.cli.trust", "Say whose signatures count on this machine."),
+    "import": ("adaptdock.cli.import_", "Turn an adapter of peft or AdapterHub into one file."),
+    "export": ("adaptdock.cli.export", "Write an adapter as peft or AdapterHub do."),
     "plugins": ("adaptdock.cli.plugins", "List methods, tasks, backbones and other plugins."),
     "plugin": ("adaptdock.cli.plugin", "Write a plugin, or check one."),
 }

@@ -95,6 +95,8 @@ def _check_method(called: str, card: Card, first: Card) -> None:
         raise UsageError(
             f"{called} is {' with '.join(names)}, whose updates cannot be added; those of {', '.join(fitting)} can"
         )
+    if card.methods[0].options.get("bias"):
+        raise UsageError(f"{called} changes biases too, which have no place among low-rank updates")
     if names[0] != first.methods[0].name:
         raise UsageError(
             f"{called} is {names[0]}, {_called(1, first)} is {first.methods[0].name}: combine like with like"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.plugins.contracts import Backbone, Feature, Head, Reading
+from adaptdock.plugins.errors import BackboneError
 
 NOT_COUNTED = -100
 """The label of positions that the loss leaves out, as torch has it."""
@@ -24,8 +25,9 @@ def collate(backbone: Backbone, features: Sequence[Feature]) -> dict[str, Tensor
     integers for each position, always as many, become tensors (R, T, integers).
     """
     tokenizer = backbone.tokenizer
-    pad = tokenizer.pad_token_id or 0
-    pads = {"input_ids": pad, "decoder_input_ids": pad, "token_type_ids": tokenizer.pad_token_type_id}
+    pad = getattr(tokenizer, "pad_token_id", None) or 0
+    pads = {"input_ids": pad, "decoder_input_ids": pad}
+    pads["token_type_ids"] = getattr(tokenizer, "pad_token_type_id", 0)
     return {
         name: _padded([given.inputs.get(name, []) for given in features], pads.get(name, 0), backbone.device)
         for name in dict.fromkeys(name for given in features for name in given.inputs)
@@ -40,7 +42,15 @@ def _padded(lists: Sequence[Sequence[Any]], pad: int, device: torch.device) -> T
 
 
 def reading(backbone: Backbone, max_length: int, taken: int) -> Reading:
-    """Return how a backbone reads, in windows of at most ``max_length`` tokens; ``taken`` positions are not free."""
+    """Return how a backbone reads, in windows of at most ``max_length`` tokens; ``taken`` positions are not free.
+
+    Raises :class:`BackboneError` for a backbone that came without a tokenizer.
+    """
+    if backbone.tokenizer is None:
+        raise BackboneError(
+            f"the backbone {backbone.id!r} has no tokenizer, so it cannot read texts: put the files of its tokenizer "
+            f"(tokenizer.json, tokenizer_config.json) into its folder"
+        )
     limit = min(max_length, backbone.max_length - taken)
     return Reading(backbone.tokenizer, limit, backbone.causal, backbone.decoder_start)
 

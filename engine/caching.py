@@ -39,6 +39,8 @@ class Cache:
                 "--cache: the adapter acts in the first layer already, so nothing beneath it could be kept. Choose "
                 "higher ones by --layers, or train the head alone by --method features."
             )
+        if any(part.method.shift for part in assembly.parts):
+            raise UsageError("--cache: the adapter moves positions, which the lowest layers read: leave out --move")
         self._mixed = mixes_layers(assembly)
         if self._mixed and self.layer is not None:
             raise UsageError(

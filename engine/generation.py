@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from adaptdock.engine.passes import in_front, mixes
-from adaptdock.engine.rows import places
+from adaptdock.engine.rows import moves, places
 from adaptdock.plugins.contracts import Options
 from adaptdock.plugins.errors import BackboneError, UsageError
 
@@ -89,8 +89,10 @@ def generate_ids(dock: "Dock", rows: "Sequence[Row]", inputs: dict[str, Tensor],
     seeds = None
     if options.do_sample:
         seeds = [secrets.randbits(63) if options.seed is None else options.seed for _ in rows]
+    shift = moves(mixed, mine.device)
+    moved = {} if shift is None else {"shift": shift}
     with dock.ports.routed(mixed, {1, length}, copies=options.num_beams):
-        found = mine.generate(inputs, prompts, options.model_dump(), seeds)
+        found = mine.generate(inputs, prompts, options.model_dump(), seeds, **moved)
     return found[places(order)]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.ports import OpenPorts, joined
-from adaptdock.engine.rows import Rows, virtual
+from adaptdock.engine.rows import Rows, moves, virtual
 from adaptdock.plugins.contracts import Backbone, Head, Port, PortKind, Tied, Virtual
 
 
@@ -57,10 +57,12 @@ def states(
     lengths = {tensor.shape[1] + more for tensor in inputs.values() if tensor.ndim > 1 for more in (0, extra)}
     if encoded is not None:
         encoded = encoded[:, -(inputs["attention_mask"].shape[1] + extra) :]
+    shift = moves(rows, backbone.device)
+    moved = {} if shift is None else {"shift": shift}
     with ports.routed(rows, lengths):
         if mixes(backbone, rows):
-            return mixed(backbone, rows, backbone.layers(inputs, reads, prompts, encoded))
-        return backbone.forward(inputs, reads, prompts, encoded)
+            return mixed(backbone, rows, backbone.layers(inputs, reads, prompts, encoded, **moved))
+        return backbone.forward(inputs, reads, prompts, encoded, **moved)
 
 
 def resumed(
@@ -87,7 +89,7 @@ def for_head(backbone: Backbone, head: Head, hidden: Tensor, mask: Tensor) -> Te
 
     ``mask`` (R, T) tells how many positions of ``hidden`` (R, L + T, W) are those of the inputs.
     """
-    own = hidden[:, -mask.shape[1] :]
+    own = hidden[:, -(mask.shape[1] + head.front) :]
     if head.over == "embeddings":
         return Tied(own.float().to(mask.device), backbone.embeddings().to(mask.device))
     given = backbone.vocabulary_logits(own) if head.over == "vocabulary" else own

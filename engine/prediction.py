@@ -60,6 +60,12 @@ def write_records(
 ) -> list[dict[str, Any]]:
     """Return an answer per record, written by the language model; rows that search alike share batches."""
     tasks: list[Writer] = [row[-1].assembly.task for row in rows]  # type: ignore[misc]
+    own = next((row[-1].card.name for row, task in zip(rows, tasks, strict=True) if not _written(task)), None)
+    if own is not None:
+        raise UsageError(
+            f"the adapter {own!r} has a map to the vocabulary of its own, and the backbone writes by the frozen one: "
+            f"such an adapter can be measured, but writes nothing"
+        )
     searches = [GenerationOptions.model_validate(task.search()) for task in tasks]
     prompts = []
     for row, task, search, record in zip(rows, tasks, searches, records, strict=True):
@@ -78,6 +84,10 @@ def write_records(
                 cut = {"cut_tokens": prompts[number].cut} if prompts[number].cut else {}
                 answers[number] = tasks[number].answer(records[number], text) | cut
     return [answers[number] for number in range(len(rows))]
+
+
+def _written(task: Writer) -> bool:
+    return task.head().over == "vocabulary"
 
 
 def digests_of(

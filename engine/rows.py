@@ -39,6 +39,10 @@ class Rows(Protocol):
 
     count: int
 
+    @property
+    def shifts(self) -> Sequence[int]:
+        """By how many positions each row is moved to the right."""
+
     def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
         """Return what acts at a port, on what comes out or goes in, in order."""
 
@@ -102,6 +106,11 @@ class MixedRows:
         """Return what acts at a port, on what comes out or goes in, in order."""
         return self._actions[side].get(port.name, ())
 
+    @property
+    def shifts(self) -> Sequence[int]:
+        """By how many positions each row is moved to the right."""
+        return [sum(part.method.shift for parts in adapters for part in parts) for adapters in self._rows]
+
     def gather(self) -> None:
         """Stack all parameters now.
 
@@ -155,6 +164,12 @@ def arranged(rows: Sequence[Parts]) -> list[int]:
 def places(order: Sequence[int]) -> list[int]:
     """Return where each row is found in an order."""
     return sorted(range(len(order)), key=order.__getitem__)
+
+
+def moves(rows: Rows, device: torch.device) -> Tensor | None:
+    """Return by how many positions each row (R) is moved to the right, or None where none is."""
+    shifts = rows.shifts
+    return torch.tensor(shifts, device=device) if any(shifts) else None
 
 
 def virtual(rows: Rows, port: Port) -> Virtual | None:

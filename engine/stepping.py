@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adaptdock.engine.generation import GenerationOptions, lay_out
 from adaptdock.engine.passes import in_front
-from adaptdock.engine.rows import MixedRows
+from adaptdock.engine.rows import MixedRows, moves
 from adaptdock.plugins.contracts import Continuation
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Steps:
         prompts = in_front(self._mine, mixed)
         length = inputs["input_ids"].shape[1] + (0 if prompts is None else prompts.mask.shape[1])
         with self._dock.ports.routed(mixed, {length}):
-            logits, kept = self._mine.begin(inputs, prompts)
+            logits, kept = self._mine.begin(inputs, prompts, moves(mixed, self._mine.device))
         self._write(texts, logits)
         going = [number for number, text in enumerate(texts) if not text.done]
         if not going:

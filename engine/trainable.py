@@ -153,6 +153,8 @@ class TrainedRows:
     def __init__(self, backbone: Backbone, adapters: Sequence[Acting], owners: Sequence[int], dropout: bool) -> None:
         """Take, for each row, the number of its adapter among those given."""
         self.count, self._owners = len(owners), tuple(owners)
+        parts: list[list[Part]] = [[weights.part for weights in acting] for acting in adapters]  # type: ignore[misc]
+        self._shifts = [sum(part.method.shift for part in own) for own in parts]
         self._actions: dict[Side, dict[str, list[_TrainedAction]]] = {"output": {}, "input": {}}
         alike: dict[Hashable, _TrainedAction] = {}
         there = sorted(set(owners))
@@ -171,6 +173,11 @@ class TrainedRows:
     def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
         """Return what acts at a port, on what comes out or goes in, in order."""
         return self._actions[side].get(port.name, ())
+
+    @property
+    def shifts(self) -> Sequence[int]:
+        """By how many positions each row is moved to the right."""
+        return [self._shifts[owner] for owner in self._owners]
 
     def repeated(self, copies: int) -> "TrainedRows":
         """Return these rows, each ``copies`` times in succession."""

@@ -1,15 +1,23 @@
 """Functions between two maps of a small network, by the names that options give them."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "leaky_relu", "mish", "identity"]
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
     "silu": functional.silu,
     "tanh": torch.tanh,
+    "leaky_relu": functional.leaky_relu,
+    "mish": functional.mish,
+    "identity": lambda x: x,
 }
 """All of them leave zero as it is."""

@@ -47,7 +47,8 @@ class Backbone(ABC):
     states, ``max_length`` in tokens, ``causal`` (a position sees only what stands before it), ``encoder_decoder``
     (it has two halves), ``decoder_start`` (the token with which the answer of the second half begins),
     ``dropped`` (layers that were left off its top), ``vocabulary`` (a hash of which token has which number; empty
-    if not known), ``quantized``.
+    if not known), ``quantized``, ``hub_id`` (the name by which others know it, where ``id`` is an alias),
+    ``files`` (of the checkpoint, which :meth:`stored` reads; none where the model came from memory).
     """
 
     id: str
@@ -65,6 +66,8 @@ class Backbone(ABC):
     dropped: int = 0
     vocabulary: str = ""
     quantized: str | None = None
+    hub_id: str | None = None
+    files: tuple[Path, ...] = ()
 
     @property
     @abstractmethod
@@ -87,6 +90,7 @@ class Backbone(ABC):
         reads: str = "encoder",
         virtual: Virtual | None = None,
         encoded: "Tensor | None" = None,
+        shift: "Tensor | None" = None,
     ) -> "Tensor":
         """Return the last hidden states (R, T, W) of the half of the model that a head reads.
 
@@ -95,6 +99,7 @@ class Backbone(ABC):
         ``encoded`` is what the same inputs gave for the encoder, which is then not computed again. The decoder
         reads ``decoder_input_ids``, or where there are none the text itself, after its start token.
         Where there are ``position_ids`` (R, T), a text begins at each 0 and sees nothing of those before it.
+        ``shift`` (R), which only methods with a :attr:`Method.shift` ask for, moves a row's positions to the right.
         """
 
     def layers(
@@ -103,6 +108,7 @@ class Backbone(ABC):
         reads: str = "encoder",
         virtual: Virtual | None = None,
         encoded: "Tensor | None" = None,
+        shift: "Tensor | None" = None,
     ) -> "list[Tensor]":
         """Return the hidden states (R, L + T, W) that enter each layer, and after them what :meth:`forward` gives.
 
@@ -129,6 +135,14 @@ class Backbone(ABC):
         """Return the frozen bias (outputs) of a linear port; zeros where it has none."""
         raise BackboneError(f"the backbone {self.id!r} does not give its weights away")
 
+    def norm(self, path: str) -> "tuple[Tensor, Tensor, float]":
+        """Return factor (W), bias (W) and epsilon of a frozen layer norm; raise :class:`BackboneError` for another."""
+        raise BackboneError(f"the backbone {self.id!r} does not give its weights away")
+
+    def stored(self, name: str) -> "Tensor | None":
+        """Return a tensor of the checkpoint by its name there, used or not (a head); None where there is none."""
+        return None
+
     def embeddings(self) -> "Tensor":
         """Return the frozen input embeddings (V, W); raise :class:`BackboneError` where they are of another width."""
         raise BackboneError(f"the backbone {self.id!r} does not give its weights away")
@@ -143,12 +157,13 @@ class Backbone(ABC):
         virtual: Virtual | None,
         options: Mapping[str, Any],
         seeds: Sequence[int] | None = None,
+        shift: "Tensor | None" = None,
     ) -> "Tensor":
         """Return new tokens (R, N) after ``inputs`` (R, T), padded on the right.
 
         ``options``: max_new_tokens, num_beams, repetition_penalty, and for draws temperature, top_k and
         top_p. Tokens are drawn where there are ``seeds``, one for each row. A row may stand in the
-        model several times (its beams), one copy after the other.
+        model several times (its beams), one copy after the other. ``shift`` (R) is that of :meth:`forward`.
         """
         raise BackboneError(f"the backbone {self.id!r} is no language model: it cannot write")
 
@@ -162,9 +177,12 @@ class Backbone(ABC):
         """Whether :meth:`begin` can be called: the model writes, and keeps nothing but what rows can leave with."""
         return False
 
-    def begin(self, inputs: "Mapping[str, Tensor]", virtual: Virtual | None) -> "tuple[Tensor, Continuation]":
+    def begin(
+        self, inputs: "Mapping[str, Tensor]", virtual: Virtual | None, shift: "Tensor | None" = None
+    ) -> "tuple[Tensor, Continuation]":
         """Read ``inputs`` (R, T), padded on the left; return the logits (R, V) of the next token, and what was kept.
 
+        ``shift`` (R) moves the positions of each row to the right, of what is written too.
         Raises :class:`BackboneError` where the model cannot write in steps.
         """
         raise BackboneError(f"the backbone {self.id!r} does not write in steps")

@@ -101,6 +101,11 @@ class Method(ABC):
         """How many of the positions that a backbone can read are taken from each text, as by a prompt."""
         return 0
 
+    @property
+    def shift(self) -> int:
+        """By how many positions a text is moved to the right, as it is behind a prefix in a cache."""
+        return 0
+
     @abstractmethod
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Choose where to act; raise :class:`UsageError` or :class:`BackboneError` if nowhere."""

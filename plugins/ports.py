@@ -1,6 +1,6 @@
 """Ports: the places on a backbone where an adapter can act, and how a method chooses among them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, ClassVar, Literal
@@ -33,6 +33,17 @@ class Port:
     value_width: int = 0
 
 
+@dataclass(frozen=True)
+class Residual:
+    """What the output of a block is added to.
+
+    It comes in at ``port``; ``norm`` is the path of the layer norm that the sum goes through at once, if it does.
+    """
+
+    port: Port
+    norm: str | None = None
+
+
 class Ports(Sequence[Port]):
     """The open ports of a backbone, and how a method chooses among them."""
 
@@ -44,8 +55,15 @@ class Ports(Sequence[Port]):
         "ffn_gate": "ffn_gate_up",
     }
 
-    def __init__(self, ports: Iterable[Port], architecture: str, closed: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        ports: Iterable[Port],
+        architecture: str,
+        closed: Mapping[str, str] | None = None,
+        residuals: "Callable[[Port], Residual | None] | None" = None,
+    ) -> None:
         self._ports = tuple(ports)
+        self._residuals = residuals
         self.architecture = architecture
         self.closed = dict(closed or {})  # port kind -> why this backbone has none of it
 
@@ -62,13 +80,14 @@ class Ports(Sequence[Port]):
     def within(self, stack: str) -> "Ports":
         """Return the ports that lie before what a head reads: the encoder's alone, or all there are."""
         kept = [port for port in self._ports if stack == "decoder" or port.stack != "decoder"]
-        return Ports(kept, self.architecture, self.closed)
+        return Ports(kept, self.architecture, self.closed, self._residuals)
 
     def select(self, kind: PortKind, roles: Sequence[str], layers: str | None = None) -> tuple[Port, ...]:
         """Return the ports of one kind with these roles, in these layers (``"3-5"``, ``"0,2"``).
 
-        The role ``all`` stands for every role there is. A backbone that fuses query, key and value
-        (or gate and up) into one map gives that map's port for any of its parts.
+        The role ``all`` stands for every role there is, and the name of a port for that port alone, whatever
+        the layers. A backbone that fuses query, key and value (or gate and up) into one map gives that map's
+        port for any of its parts.
 
         Raises :class:`BackboneError` where the backbone has no such port, and
         :class:`UnknownNameError` / :class:`UsageError` for a role or layer it does not have.
@@ -77,10 +96,11 @@ class Ports(Sequence[Port]):
         if not there:
             reason = self.closed.get(kind, f"no {kind} port was found in it")
             raise BackboneError(f"the backbone architecture {self.architecture!r} has no {kind} port: {reason}")
-        present = self.roles(kind)
-        wanted = set(present) if "all" in roles else {self._resolve(kind, role, present) for role in roles}
+        present, named = self.roles(kind), {port.name for port in there}.intersection(roles)
+        wanted = {self._resolve(kind, role, present) for role in roles if role not in named and role != "all"}
+        wanted = set(present) if "all" in roles else wanted
         numbers = parse_layers(layers, {port.layer for port in there})
-        chosen = tuple(port for port in there if port.role in wanted and port.layer in numbers)
+        chosen = tuple(port for port in there if port.name in named or (port.role in wanted and port.layer in numbers))
         if not chosen:
             raise UsageError(f"no {kind} port with the roles {sorted(wanted)} lies in layers {layers!r}")
         return chosen
@@ -92,6 +112,19 @@ class Ports(Sequence[Port]):
             return self.FUSED[role]
         reason = f"Not open: {self.closed[kind]}." if kind in self.closed else ""
         raise UnknownNameError(f"{kind} role", role, ["all", *present], reason)
+
+    def residual(self, port: Port) -> Residual:
+        """Return what the output of the block that ends at a linear port is added to.
+
+        Raises :class:`BackboneError` where that is not known.
+        """
+        found = self._residuals(port) if self._residuals is not None else None
+        if found is None:
+            raise BackboneError(
+                f"in the backbone architecture {self.architecture!r} it cannot be told what the output of {port.name} "
+                f"is added to, so nothing can read that sum"
+            )
+        return found
 
     def find(self, role: str, near: Port) -> Port | None:
         """Return the port with this role in the layer of another port, fused ones included, or None.

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+SMALLEST = 1e-12
+"""No layer norm divides by less: the epsilon of a row that has none is zero."""
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
     """Apply a linear map per row and return it, added to ``onto`` if that is given.
@@ -23,3 +26,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor |
     if bias is not None:
         onto.add_(bias.unsqueeze(1))
     return onto.baddbmm_(x, weight.mT)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: Tensor) -> Tensor:
+    """Return the layer norm of states (R, T, W), with factor and bias (R, W) and epsilon (R, 1) of each row."""
+    centred = x - x.mean(-1, keepdim=True)
+    spread = centred.square().mean(-1, keepdim=True) + epsilon.unsqueeze(-1).clamp(min=SMALLEST)
+    return torch.addcmul(bias.unsqueeze(1), centred * spread.rsqrt(), weight.unsqueeze(1))

@@ -80,6 +80,8 @@ class Head(ABC):
     with the frozen input embeddings (:class:`Tied`)."""
     grows: ClassVar[Mapping[str, int]] = {}
     """The dimension of a tensor whose extent an option chooses (classes), by its name."""
+    front: int = 0
+    """How many positions in front of the text, which are the adapter's own prompt, it is given too."""
 
     @property
     def stack_key(self) -> Hashable:

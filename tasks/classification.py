@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.plugins.contracts import Cleaned, Head, Options, Record
+from adaptdock.plugins.contracts import Cleaned, Head, Record
 from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import Pooling, SequenceHead
+from adaptdock.plugins.heads import PooledOptions, SequenceHead
 from adaptdock.tasks.sequences import TEXT, SequenceTask, mean
 
 IMBALANCE = 10
@@ -27,7 +27,7 @@ BINS = 15
 NAMED = 20
 
 
-class ClassificationOptions(Options):
+class ClassificationOptions(PooledOptions):
     """Options of ``classification``."""
 
     labels: tuple[str, ...] = ()
@@ -38,8 +38,6 @@ class ClassificationOptions(Options):
     """What divides the labels of a text, where they are written as one."""
     threshold: float = Field(0.5, gt=0, lt=1)
     """Score from which one of several labels is given."""
-    pooling: Pooling = "mean"
-    """What stands for a text: the mean hidden state, or (ULMFiT's concat pooling) last, greatest and mean together."""
     reject_below: float = Field(0.0, ge=0, lt=1)
     """Score beneath which a text is out of scope and gets no label."""
     calibrate: bool = False
@@ -134,7 +132,8 @@ class Classification(SequenceTask):
 
     def head(self) -> Head:
         """Return a linear map from the pooled states to the classes."""
-        return SequenceHead(len(self.options.labels), self.options.pooling)
+        own = self.options
+        return SequenceHead(len(own.labels), own.pooling, own.hidden_layers, own.reads_prompt)
 
     def target(self, record: Record) -> Any:
         """Return the number of the class, or a list of ones and zeros."""

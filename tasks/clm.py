@@ -8,13 +8,13 @@ t + 1 of the stream, so that every token but the very first is predicted once.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
 from adaptdock.plugins.contracts import Feature, Reading, Recipe, Record
 from adaptdock.plugins.errors import BackboneError, DataError
-from adaptdock.plugins.heads import LanguageModelHead
+from adaptdock.plugins.heads import LanguageModelHead, VocabularyHead, VocabularyOptions
 from adaptdock.tasks.language_modelling import (
     RECIPES,
     LanguageModelling,
@@ -29,11 +29,15 @@ from adaptdock.tasks.language_modelling import (
 )
 
 
+class CLMOptions(VocabularyOptions, LanguageModellingOptions):
+    """Options of ``clm``."""
+
+
 class CLM(LanguageModelling):
     """Predicts the next token: a domain adapter for a causal language model."""
 
-    Options = LanguageModellingOptions
-    options: LanguageModellingOptions
+    Options = CLMOptions
+    options: CLMOptions
     measured_before = True
 
     @classmethod
@@ -46,9 +50,14 @@ class CLM(LanguageModelling):
         """Return defaults for a method."""
         return RECIPES.get(method, Recipe(batch_size=8))
 
-    def head(self) -> LanguageModelHead:
-        """Return the frozen map to the vocabulary."""
-        return LanguageModelHead()
+    def fit(self, records: Sequence[Record]) -> Self:
+        """Return this task; a map to the vocabulary of its own is not trained."""
+        self.options.check_trained()
+        return self
+
+    def head(self) -> LanguageModelHead | VocabularyHead:
+        """Return the frozen map to the vocabulary, or one of the adapter's own."""
+        return self.options.language_head()
 
     def read(self, item: Any) -> Record:
         """Read a text, or an object with ``text``, whose perplexity is to be told."""

@@ -13,8 +13,9 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from adaptdock.plugins.contracts import Cleaned, Feature, Options, Recipe, Record
+from adaptdock.plugins.contracts import Cleaned, Feature, Recipe, Record
 from adaptdock.plugins.errors import DataError
+from adaptdock.plugins.heads import LayeredOptions
 from adaptdock.tasks.tagging import Tagging, tagged, text_of
 
 Scheme = Literal["auto", "bio", "iob1", "bioes", "io"]
@@ -22,7 +23,7 @@ STARTS, ENDS, INSIDE = "BSU", "ESLU", "IEML"
 NO_TYPES = frozenset("BIESLUM")
 
 
-class NEROptions(Options):
+class NEROptions(LayeredOptions):
     """Options of ``ner``."""
 
     scheme: Scheme = "auto"

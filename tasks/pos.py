@@ -10,13 +10,14 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from adaptdock.plugins.contracts import Cleaned, Feature, Options, Recipe, Record
+from adaptdock.plugins.contracts import Cleaned, Feature, Recipe, Record
 from adaptdock.plugins.errors import DataError
+from adaptdock.plugins.heads import LayeredOptions
 from adaptdock.tasks.ner import RECIPES
 from adaptdock.tasks.tagging import Tagging, tagged, text_of
 
 
-class POSOptions(Options):
+class POSOptions(LayeredOptions):
     """Options of ``pos``."""
 
     labels: tuple[str, ...] = ()

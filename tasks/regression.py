@@ -13,13 +13,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.plugins.contracts import Options, Record
+from adaptdock.plugins.contracts import Record
 from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import SequenceHead
+from adaptdock.plugins.heads import PooledOptions, SequenceHead
 from adaptdock.tasks.sequences import FIRST, SECOND, TEXT, SequenceTask, mean
 
 
-class RegressionOptions(Options):
+class RegressionOptions(PooledOptions):
     """Options of ``regression``."""
 
     mean: float = 0.0
@@ -80,8 +80,9 @@ class Regression(SequenceTask):
     # ------------------------------------------------------------------------------------ model
 
     def head(self) -> SequenceHead:
-        """Return a linear map from the mean state to one number."""
-        return SequenceHead(1)
+        """Return a linear map from the state that is read to one number."""
+        own = self.options
+        return SequenceHead(1, own.pooling, own.hidden_layers, own.reads_prompt)
 
     def target(self, record: Record) -> float:
         """Return the standardised target."""

@@ -35,7 +35,7 @@ class Tagging(Task):
 
     def head(self) -> TokenHead:
         """Return a linear map to the tags."""
-        return TokenHead(len(self.tags))
+        return TokenHead(len(self.tags), self.options.hidden_layers)
 
     def read(self, item: Any) -> Record:
         """Read a text, or an object with ``tokens`` or ``text``."""

@@ -16,9 +16,9 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.plugins.contracts import Feature, Options, Reading, Recipe, Record, Writer
+from adaptdock.plugins.contracts import Feature, Reading, Recipe, Record, Writer
 from adaptdock.plugins.errors import BackboneError, DataError, UsageError
-from adaptdock.plugins.heads import LanguageModelHead
+from adaptdock.plugins.heads import LanguageModelHead, VocabularyHead, VocabularyOptions
 from adaptdock.tasks.prompts import (
     Asked,
     Script,
@@ -38,7 +38,7 @@ LARGEST = 700.0
 """The greatest loss whose perplexity is a float."""
 
 
-class WritingOptions(Options):
+class WritingOptions(VocabularyOptions):
     """Options of every task whose answers are written."""
 
     named: ClassVar[tuple[str, ...]]
@@ -118,6 +118,7 @@ class Writing(Writer):
 
     def fit(self, records: Sequence[Record]) -> Self:
         """Learn nothing: what is written comes from the language model."""
+        self.options.check_trained()
         return self
 
     def check(self, records: Sequence[Record], split: str) -> None:
@@ -130,9 +131,9 @@ class Writing(Writer):
 
     # ------------------------------------------------------------------------------------ model
 
-    def head(self) -> LanguageModelHead:
-        """Return the frozen language model's own head."""
-        return LanguageModelHead()
+    def head(self) -> LanguageModelHead | VocabularyHead:
+        """Return the frozen language model's own head, or one of the adapter's own."""
+        return self.options.language_head()
 
     def search(self) -> dict[str, Any]:
         """Return the options of the search."""

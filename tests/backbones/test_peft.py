@@ -81,7 +81,8 @@ def test_an_ungated_prefix_is_pefts_prefix_at_the_positions_that_peft_shifts_to(
     )
     noise(model, 0.7)
     backbone = tiny_backbone(architecture)
-    adapter = build_adapter(backbone, "prefix", {"length": length, "gate": False})
+    moved = build_adapter(backbone, "prefix", {"length": length, "gate": False, "move": True})
+    unmoved = build_adapter(backbone, "prefix", {"length": length, "gate": False})
     table = model.prompt_encoder["default"].embedding.weight.detach()
     table = table.view(length, layers, 2, heads, -1).permute(1, 2, 3, 0, 4)  # layers, key or value, heads, L, width
     copied = {
@@ -89,10 +90,9 @@ def test_an_ungated_prefix_is_pefts_prefix_at_the_positions_that_peft_shifts_to(
         for layer in range(layers)
         for number, kind in enumerate(("key", "value"))
     }
-    shifted = torch.arange(IDS.shape[1]).expand(2, -1) + length
     wanted = theirs(model)
-    torch.testing.assert_close(ours(backbone, adapter, copied, position_ids=shifted), wanted, atol=1e-5, rtol=0)
-    assert (ours(backbone, adapter, copied) - wanted).abs().max() > 0.01  # ours leaves positions where they were
+    torch.testing.assert_close(ours(backbone, moved, copied), wanted, atol=1e-5, rtol=0)
+    assert (ours(backbone, unmoved, copied) - wanted).abs().max() > 0.01  # it leaves positions where they were
 
 
 ADAPTED = r".*attention\.(self\.(query|value)|output\.dense)|.*c_attn|.*[qv]_proj|.*o_proj"

@@ -1,0 +1,70 @@
+"""Ports made of the modules of a transformers model: what role each has, and under which name."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from adaptdock.backbones.probe import Call
+from adaptdock.backbones.roles import attention_role, place, role
+from adaptdock.plugins.contracts import Port
+
+if TYPE_CHECKING:
+    from adaptdock.backbones.huggingface import HuggingFaceBackbone
+
+
+def linear_port(backbone: "HuggingFaceBackbone", path: str, module: nn.Module, width: int) -> Port | None:
+    """Return the port at a linear map; None for another module, or one outside the layers."""
+    where, own = place(path, backbone.encoder_decoder), widths(module)
+    if where is None or own is None:
+        return None
+    siblings = backbone.model.get_submodule(path.rpartition(".")[0]).children()
+    found = role(where, *own, width, [shape for shape in map(widths, siblings) if shape])
+    return Port(f"{where.prefix}.{found}", "linear", found, where.layer, where.stack, path, *own)
+
+
+def embedding_port(backbone: "HuggingFaceBackbone") -> Port:
+    """Return the port at the input embeddings."""
+    embeddings = backbone.model.get_input_embeddings()
+    path = next(path for path, module in backbone.model.named_modules() if module is embeddings)
+    stack = "encoder" if backbone.encoder_decoder else ""
+    width = int(embeddings.weight.shape[-1])
+    return Port("embeddings", "embedding", "embeddings", 0, stack, path, outputs=width)
+
+
+def attention_port(backbone: "HuggingFaceBackbone", path: str, call: Call) -> Port | None:
+    """Return the port at an attention call; None outside the layers."""
+    where = place(path, backbone.encoder_decoder)
+    if where is None:
+        return None
+    found = attention_role(where)
+    return Port(
+        f"{where.prefix}.{found}",
+        "attention",
+        found,
+        where.layer,
+        where.stack,
+        path,
+        heads=call.heads,
+        key_width=call.key_width,
+        value_width=call.value_width,
+    )
+
+
+def unique(port: Port, taken: Mapping[str, Port]) -> Port:
+    """Return a port under a name that is not taken."""
+    if port.name not in taken:
+        return port
+    number = next(number for number in range(2, len(taken) + 3) if f"{port.name}.{number}" not in taken)
+    return Port(**{**vars(port), "name": f"{port.name}.{number}"})
+
+
+def widths(module: nn.Module) -> tuple[int, int] | None:
+    """Return a port under a name that is not taken."""
+    """Return (inputs, outputs) of a linear map of whatever type, quantised ones included."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    return None

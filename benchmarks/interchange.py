@@ -1,0 +1,95 @@
+"""The table of docs/interchange.md: every kind of foreign adapter, imported, exported, and the largest difference.
+
+Adapters of peft are made by the real library, which also computes what is compared, before and after; those of
+AdapterHub, whose library wants an older transformers, are the recorded ones of the tests.
+"""
+
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hub")]
+
+import test_adapterhub as hub
+import test_peft_adapters as library
+from logits import difference, ours
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from adaptdock.engine.dock import load_backbone
+from adaptdock.hub.foreign import read_json
+from adaptdock.hub.interchange import export_adapter, import_adapter
+from adaptdock.plugins.contracts import Backbone, LoadOptions
+from adaptdock.plugins.errors import UsageError
+
+Row = tuple[str, str, str, str]
+HIDDEN = ("r", "lora_alpha", "target_modules", "modules_to_save", "exclude_modules")
+
+
+def of_peft(folder: Path) -> Iterator[Row]:
+    for number, case in enumerate(library.CASES):
+        base = library.base_model(folder, case.architecture, case.task, **case.changes)
+        made = library.adapter_folder(case, base, folder / f"{number}")
+        reference = PeftModel.from_pretrained(library.load(base, case.task), made)
+        inputs = library.batch(reference.get_base_model(), case.padded)
+        wanted = library.theirs(reference, inputs)
+        backbone = load_backbone(str(base), LoadOptions(device="cpu"))
+        found = import_adapter(made, backbone, "theirs")
+        export_adapter(found.file, backbone, folder / f"{number}-again", "peft")
+        again = PeftModel.from_pretrained(library.load(base, case.task), folder / f"{number}-again")
+        back = difference(list(library.theirs(again, inputs)), wanted, inputs)
+        if case.task == "FEATURE_EXTRACTION":
+            kept = inputs["attention_mask"].unsqueeze(-1)
+            wanted = (wanted * kept).sum(1) / kept.sum(1)
+        there = difference(ours(backbone, found.file, inputs), wanted, inputs)
+        options = {name: value for name, value in case.options.items() if name not in HIDDEN}
+        told = ", ".join(f"{name} {value}" for name, value in options.items()) or "-"
+        yield (
+            f"{case.config.__name__.removesuffix('Config')}, {case.architecture}, {case.task}",
+            told,
+            _e(there),
+            _e(back),
+        )
+
+
+def of_adapterhub(folder: Path) -> Iterator[Row]:
+    backbones: dict[str, Backbone] = {}
+    for name in sorted([*hub.CARRIED, *hub.REFUSED]):
+        source = hub.FIXTURES / name
+        kind = (source / "base.txt").read_text()
+        told, head = (read_json(source / file)["config"] for file in ("adapter_config.json", "head_config.json"))
+        backbone = backbones.get(kind) or load_backbone(str(hub.FIXTURES / f"base_{kind}"), LoadOptions(device="cpu"))
+        backbones[kind] = backbone
+        what = f"{told.get('architecture') or 'bottleneck'} ({name}), {kind}, {head['head_type']}"
+        try:
+            found = import_adapter(source, backbone, name)
+        except UsageError as error:
+            yield what, str(error), "refused", "-"
+            continue
+        recorded = load_file(source / "reference.safetensors")
+        inputs = {key[3:]: tensor for key, tensor in recorded.items() if key.startswith("in.")}
+        export_adapter(found.file, backbone, folder / f"{name}-back", "adapterhub")
+        again = import_adapter(folder / f"{name}-back", backbone, name)
+        both = [ours(backbone, file, inputs) for file in (found.file, again.file)]
+        there, back = (_e(difference(got, recorded["out.logits"], inputs)) for got in both)
+        yield what, "-", there, back
+
+
+def _e(number: float) -> str:
+    return f"{number:.0e}" if number else "0"
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        for title, rows in (("peft", of_peft), ("AdapterHub", of_adapterhub)):
+            print(f"\n| {title} | options | imported | exported |\n|---|---|---|---|")
+            for row in rows(Path(folder)):
+                print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

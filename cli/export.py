@@ -1,0 +1,64 @@
+"""``adapt export``: one file becomes an adapter of peft or AdapterHub."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adaptdock.cli.adapters import open_backbone
+from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.output import count, note, show_json, show_pairs
+from adaptdock.engine.dock import Dock
+from adaptdock.hub.file import read_file
+from adaptdock.hub.interchange import FORMATS, export_adapter
+from adaptdock.plugins.errors import UsageError
+
+MARK = "adapter_config.json"
+
+
+@click.command("export", cls=SectionedCommand)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--to", "folder", cls=Flag, type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option(
+    "--format", "form", cls=Flag, type=click.Choice(sorted(FORMATS)), default="peft", show_default=True, help="Whose."
+)
+@click.option("--without-head", cls=Flag, is_flag=True, help="Write the adapter alone.")
+@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace the exported adapter that is there.")
+@click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
+def command(
+    file: Path, folder: Path, form: str, without_head: bool, overwrite: bool, as_json: bool, **values: Any
+) -> None:
+    """Write the adapter in FILE as peft or AdapterHub do, so that those libraries load it.
+
+    A LoRA that peft loads is what servers such as vLLM and TGI take. What the other library cannot compute is
+    refused by its name.
+    """
+    adapter = read_file(file)
+    _check_folder(folder, overwrite)
+    backbone = open_backbone(adapter.card, values["backbone"], load_options(values))
+    Dock(backbone).prepare(adapter)
+    notes = export_adapter(adapter, backbone, folder, form, without_head)
+    for line in notes:
+        note(line)
+    size = sum(part.stat().st_size for part in folder.iterdir())
+    if as_json:
+        show_json({"file": str(file), "output": str(folder), "format": form, "bytes": size, "notes": notes})
+        return
+    show_pairs({"adapter": f"{folder} ({count(size)} bytes)", "format": form})
+
+
+command.params += [
+    Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
+    *LOADING.flags,
+]
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; --to names a folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise UsageError(f"{folder} exists already: give another --to, or --overwrite to replace it")
+    if not (folder / MARK).is_file():
+        raise UsageError(f"{folder} holds no exported adapter ({MARK} is missing), so it is not replaced")

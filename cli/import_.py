@@ -1,0 +1,73 @@
+"""``adapt import``: an adapter of peft or AdapterHub becomes one file."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.output import count, note, show_json, show_pairs
+from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.engine.trial import try_out
+from adaptdock.hub.card import Card
+from adaptdock.hub.file import write_file
+from adaptdock.hub.interchange import import_adapter
+from adaptdock.plugins.errors import UsageError
+
+
+@click.command("import", cls=SectionedCommand)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--output", "-o", cls=Flag, type=click.Path(path_type=Path), required=True, help="The adapter file.")
+@click.option("--name", cls=Flag, help="Name of the adapter; that of the output file unless given.")
+@click.option("--labels", cls=Flag, metavar="A,B,...", default="", help="Names of the classes, in the head's order.")
+@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace what is there.")
+@click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
+def command(
+    source: Path, output: Path, name: str | None, labels: str, overwrite: bool, as_json: bool, **values: Any
+) -> None:
+    """Turn the adapter in the folder SOURCE, saved by peft or AdapterHub, into one adapter file.
+
+    The backbone has to be the one that the adapter was trained on; its weights are in no such folder, so nothing
+    but their shapes can be compared. Logits are those of the other library. What cannot be carried over is refused
+    by its name.
+    """
+    called = name or output.stem
+    _check_output(output, overwrite, called)
+    backbone = load_backbone(values["backbone"], load_options(values))
+    names = tuple(part.strip() for part in labels.split(",") if part.strip())
+    found = import_adapter(source, backbone, called, names)
+    try_out(Dock(backbone), found.file)
+    size = write_file(output, found.file)
+    for line in found.notes:
+        note(line)
+    _show(output, size, found.file.card, found.notes, as_json)
+
+
+command.params += [
+    Flag(["--backbone"], section=LOADING.flags[0].section, required=True, help="The backbone it was trained on."),
+    *LOADING.flags,
+]
+
+
+def _check_output(output: Path, overwrite: bool, name: str) -> None:
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder; --output names the adapter file")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists already: give another --output, or --overwrite to replace it")
+    if "+" in name or not 0 < len(name) <= 200:
+        raise UsageError(f"the name {name!r} cannot be used: --name has 1 to 200 characters and no '+'")
+
+
+def _show(output: Path, size: int, card: Card, notes: list[str], as_json: bool) -> None:
+    origin = card.training["imported"]
+    if as_json:
+        show_json({"output": str(output), "bytes": size, "notes": notes, "card": card.model_dump(mode="json")})
+        return
+    show_pairs(
+        {
+            "adapter": f"{output} ({count(size)} bytes)",
+            "imported": " ".join(str(origin[key]) for key in ("library", "version", "type") if origin.get(key)),
+            "method": " and ".join(method.name for method in card.methods),
+            "task": card.task.name,
+        }
+    )

@@ -1,0 +1,67 @@
+"""``adapt import`` and ``adapt export``."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adaptdock.hub.file import read_card
+
+FIXTURES = Path(__file__).parent.parent / "hub" / "fixtures" / "adapterhub"
+BASE = FIXTURES / "base_bert"
+Adapt = Callable[..., Any]
+
+
+@pytest.mark.parametrize("form", ["peft", "adapterhub"])
+def test_an_adapter_is_imported_inspected_exported_and_imported_again(adapt: Adapt, tmp_path: Path, form: str) -> None:
+    done = adapt("import", FIXTURES / "lora", "--backbone", BASE, "-o", "lora.safetensors", "--name", "mood", "--json")
+    assert done.status == 0, done
+    assert json.loads(done.out)["card"]["name"] == "mood"
+    card = read_card(tmp_path / "lora.safetensors")
+    assert card.training["imported"]["library"] == "adapters"
+    assert "mood" in adapt("inspect", "lora.safetensors").out
+    written = adapt("export", "lora.safetensors", "--to", "out", "--format", form)
+    assert written.status == 0, written
+    adapt("export", "lora.safetensors", "--to", "out", "--format", form).failed(2, "--overwrite")
+    assert adapt("export", "lora.safetensors", "--to", "out", "--format", form, "--overwrite").status == 0
+    done = adapt("import", "out", "--backbone", BASE, "-o", "again.safetensors")
+    assert done.status == 0, done
+    assert read_card(tmp_path / "again.safetensors").methods == card.methods
+
+
+def test_a_method_that_the_other_library_lacks_is_refused_and_nothing_is_written(adapt: Adapt, tmp_path: Path) -> None:
+    assert adapt("import", FIXTURES / "double", "--backbone", BASE, "-o", "x.safetensors").status == 0
+    adapt("export", "x.safetensors", "--to", "out").failed(2, "bottleneck", "peft")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["gating"], 2, "gating"),
+        (["nothing"], 1, "no such folder"),
+        (["seqbn", "--labels", "a,b"], 2, "3 classes"),
+    ],
+)
+def test_a_bad_source_is_told_in_one_paragraph_and_leaves_no_file(
+    adapt: Adapt, tmp_path: Path, arguments: list[str], status: int, said: str
+) -> None:
+    source, *more = arguments
+    adapt("import", FIXTURES / source, "--backbone", BASE, "-o", "x.safetensors", *more).failed(status, said)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_folder_of_other_things_is_not_replaced(adapt: Adapt, tmp_path: Path) -> None:
+    assert adapt("import", FIXTURES / "lora", "--backbone", BASE, "-o", "x.safetensors").status == 0
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    adapt("export", "x.safetensors", "--to", "out", "--overwrite").failed(2, "holds no exported adapter")
+    assert (tmp_path / "out" / "thesis.txt").exists()
+    adapt("import", FIXTURES / "lora", "--backbone", BASE, "-o", "x.safetensors").failed(2, "exists already")
+
+
+def test_texts_need_a_tokenizer_and_the_error_says_so(adapt: Adapt) -> None:
+    assert adapt("import", FIXTURES / "lora", "--backbone", BASE, "-o", "x.safetensors").status == 0
+    adapt("predict", "x.safetensors", "a text").failed(1, "has no tokenizer")
