@@ -54,7 +54,7 @@ def begin(
 
 
 class Cached(Continuation):
-    """Keys and values (R, heads, T, width) of every layer, the mask (R, T) that hides the padding, and shifts (R, 1)."""
+    """Keys and values (R, heads, T, width) of every layer, the mask (R, T) that hides padding, and shifts (R, 1)."""
 
     def __init__(
         self,

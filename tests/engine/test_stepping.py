@@ -88,6 +88,27 @@ def test_a_text_that_leaves_early_changes_nothing_for_the_others(opened: Dock) -
     assert opened.backbone.tokenizer.decode(texts[1].tokens, skip_special_tokens=True) == expected
 
 
+def test_a_text_behind_a_prefix_that_moves_its_positions_is_what_it_is_alone() -> None:
+    dock = Dock(writing_backbone("llama"))
+    names = [dock.dock(acting("llama", "prefix", 3, length=3, move=True), "moved"), None]
+    expected = [
+        dock.generate([name], [prompt], max_new_tokens=9)[0] for name, prompt in zip(names, PROMPTS, strict=False)
+    ]
+    steps = Steps(dock)
+    with dock.boarding(names) as rows:
+        texts = [
+            Text(row, dock.backbone.tokenizer(prompt)["input_ids"], GenerationOptions(max_new_tokens=9))
+            for row, prompt in zip(rows, PROMPTS, strict=False)
+        ]
+        for text in texts:
+            steps.join([text])
+            steps.step()
+        while steps.texts:
+            steps.step()
+    assert [dock.backbone.tokenizer.decode(text.tokens, skip_special_tokens=True) for text in texts] == expected
+    dock.close()
+
+
 def test_an_encoder_decoder_says_that_it_does_not_write_in_steps() -> None:
     dock = Dock(writing_backbone("bart"))
     with pytest.raises(BackboneError, match="does not write in steps"), dock.boarding([None]) as rows:
