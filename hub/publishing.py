@@ -134,7 +134,7 @@ def facts(entry: Entry, card: Card) -> dict[str, str]:
         "Licence": entry.licence,
         "Publisher": entry.publisher,
         "File": f"{entry.size:,} bytes, sha256 {entry.sha256}",
-        "Trained on": str(card.training.get("data", "")),
+        "Data": str(card.training.get("data", "")),
         "Labels": ", ".join(map(str, card.task.options.get("labels") or ())),
         "Needs": ", ".join(entry.needs),
         "Signed with": entry.key,

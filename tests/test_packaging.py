@@ -1,6 +1,7 @@
 """The distribution: every room in it, every plugin registered, the index in the wheel."""
 
 import inspect
+import json
 import subprocess
 import sys
 import tomllib
@@ -85,6 +86,8 @@ def test_the_wheel_built_from_the_source_distribution_is_complete(tmp_path: Path
     expected = {f"adaptdock/{room}/{file.name}" for room in ROOMS for file in (ROOT / room).glob("*.py")}
     assert expected <= names
     assert {"adaptdock/registry.json", "adaptdock/py.typed", "adaptdock/tasks/samples/ner/train.conll"} <= names
+    published = json.loads((ROOT / "registry.json").read_text())["adapters"]
+    assert {f"adaptdock/{entry['file']}" for entry in published} <= names
     assert not [name for name in names if name.startswith("tests")]
 
 

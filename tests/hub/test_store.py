@@ -16,7 +16,7 @@ from adaptdock.hub import places, store, trust
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.hub.index import Entry, Revocation
 from adaptdock.hub.publishing import build_wheel
-from adaptdock.hub.sources import Address, Sources, fetched, open_source
+from adaptdock.hub.sources import Address, Sources, fetched, open_source, usual
 from adaptdock.hub.store import Rules, install, install_locked, installed, remove, verify, write_lock
 from adaptdock.hub.trust import Policy, new_key, revoke, sign
 from adaptdock.plugins.errors import FileError, SourceError, TrustError, UnknownNameError, UsageError
@@ -62,6 +62,14 @@ def test_an_unknown_name_is_told_with_the_nearest(published: Publish, registry: 
         install(of(registry), "plaices")
     with pytest.raises(UnknownNameError, match="did you mean places@1"):
         install(of(registry), "places", "7")
+
+
+def test_what_the_project_publishes_can_be_installed() -> None:
+    own = of(*usual())
+    ((_, index),) = own.indices()
+    assert index.adapters
+    for entry in index.adapters:
+        assert install(own, entry.name, entry.version).path.stat().st_size == entry.size
 
 
 # ------------------------------------------------------------------------------------ the red team
