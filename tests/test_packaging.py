@@ -85,6 +85,7 @@ def test_the_wheel_built_from_the_source_distribution_is_complete(tmp_path: Path
     expected = {f"adaptdock/{room}/{file.name}" for room in ROOMS for file in (ROOT / room).glob("*.py")}
     assert expected <= names
     assert {"adaptdock/registry.json", "adaptdock/py.typed", "adaptdock/tasks/samples/ner/train.conll"} <= names
+    assert {f"adaptdock/serving/page/{name}" for name in ("route.py", "index.html", "page.js", "page.css")} <= names
     assert not [name for name in names if name.startswith("tests")]
 
 
