@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types imports unit test-slow bench-ner bench-tasks bench-mixed bench-swap soak bench-serving soak-serving docs clean
+.PHONY: demo test lint types imports unit test-slow test-page bench-ner bench-tasks bench-mixed bench-swap soak bench-serving soak-serving docs clean
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -34,6 +34,9 @@ unit: $(INSTALLED)
 test-slow: $(INSTALLED)  ## minutes: real training runs, killed and resumed
 	$(BIN)/pytest -m slow
 
+test-page: $(VENV)/browser-installed  ## the page of adapt serve in Debian's chromium
+	$(BIN)/pytest tests/serving/test_browser.py
+
 bench-ner: $(INSTALLED)  ## WNUT-17 beside PEFT and full fine-tuning; WNUT17=folder of the data set
 	$(BIN)/python benchmarks/ner_wnut17.py $(WNUT17)
 
@@ -51,6 +54,11 @@ $(INSTALLED): $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps fastai==2.8.12 fastcore==2.2.39 fastdownload==0.0.8 fastprogress==1.0.5 \
 		fasttransform==0.0.5 plum-dispatch==2.10.1 beartype==0.23.1 cloudpickle==3.1.3
 	touch $@ $(VENV)/demo-installed
+
+$(VENV)/browser-installed: $(INSTALLED)
+	command -v chromium || { apt-get update && apt-get install --yes chromium; }
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[browser]"
+	touch $@
 
 bench-tasks: $(INSTALLED)  ## every task beside a trivial baseline and full fine-tuning; DATA=folder of the data sets
 	$(BIN)/python benchmarks/tasks.py $(DATA)

@@ -18,6 +18,7 @@ COMMANDS = {
     "merge": ("adaptdock.cli.merge", "Fold an adapter into a copy of its backbone."),
     "combine": ("adaptdock.cli.combine", "Add, subtract or average adapters: one new file."),
     "serve": ("adaptdock.cli.serve", "Answer for a folder of adapters over HTTP."),
+    "push": ("adaptdock.cli.push", "Send an adapter file to a serving process."),
     "list": ("adaptdock.cli.installed", "List the adapters that are installed."),
     "search": ("adaptdock.cli.search", "Search published adapters."),
     "install": ("adaptdock.cli.install", "Install published adapters, verified."),

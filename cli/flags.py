@@ -9,7 +9,6 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from adaptdock.engine.assembly import validated
 from adaptdock.plugins.contracts import LoadOptions
 
 NUMBERS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
@@ -157,6 +156,8 @@ def data_flags(splits: Mapping[str, str]) -> list[Flag]:
 
 def load_options(values: Mapping[str, Any]) -> LoadOptions:
     """Return the validated load options among the parameters of a command."""
+    from adaptdock.engine.assembly import validated
+
     options = validated(LoadOptions, LOADING.given(values), "backbone")
     assert isinstance(options, LoadOptions)
     return options

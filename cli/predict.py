@@ -1,32 +1,35 @@
 """``adapt predict``: an adapter at work on texts from arguments, a file or standard input."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from adaptdock.cli.adapters import open_dock
+from adaptdock.cli.firstuse import located
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
-from adaptdock.cli.names import ADAPTER
 from adaptdock.cli.output import note, to_json
 from adaptdock.cli.texts import Format, Item, from_arguments, from_lines
-from adaptdock.engine.dock import Dock
-from adaptdock.hub.file import read_file
-from adaptdock.plugins.contracts import Task
-from adaptdock.plugins.errors import AdaptError, DataError, UsageError
+from adaptdock.plugins.errors import SHOWN, AdaptError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from adaptdock.engine.dock import Dock
+    from adaptdock.serving.client import Client
 
 BATCHES_AT_ONCE = 16
 """Batches that are read before any is computed, so that inputs of like length meet."""
+SERVED = "Serving process"
+Answer = Callable[[list[Item]], list[str]]
+"""What gives a line for each input."""
 MARKED = r"\[[^\[\]|]+\|[^\[\]|]+\]"
 
 
 @click.command("predict", cls=SectionedCommand)
-@click.argument("file", type=ADAPTER)
-@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.argument("words", nargs=-1, metavar="FILE [TEXT]...")
 @click.option("--input", "source", cls=Flag, metavar="FILE", help="Read inputs from a file; - is standard input.")
 @click.option(
     "--format",
@@ -37,33 +40,50 @@ MARKED = r"\[[^\[\]|]+\|[^\[\]|]+\]"
     help="What a line of input is; auto takes one that begins with { as JSON.",
 )
 @click.option("--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Batch size.")
+@click.option("--yes", cls=Flag, is_flag=True, help="Install a published adapter that is not installed yet.")
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print one JSON object a line.")
-def command(file: Path, texts: tuple[str, ...], source: str | None, layout: Format, **values: Any) -> None:
+def command(words: tuple[str, ...], source: str | None, layout: Format, **values: Any) -> None:
     """Run the adapter in FILE on texts, and print one answer for each, in order.
 
-    FILE is a path, or the name of an installed adapter (adapt list).
+    FILE is a path, or the name of an installed adapter (adapt list), or of a published one (--yes). With --url there is
+    none: a serving process answers. A token that it wants stands in the variable ADAPTDOCK_TOKEN.
 
     Without a TEXT and --input, standard input is read: a text or a JSON object a line.
     """
+    url = values["url"]
+    _check(words, url, values)
+    texts = words if url else words[1:]
     if texts and source:
         raise UsageError(f"there are texts and --input {source}: give one of them")
-    options = load_options(values)
-    adapter = read_file(file)
+    answer = _by_process(url, values) if url else _by_file(located(words[0], values["yes"]), values)
+    at_once = values["batch_size"] * (1 if url else BATCHES_AT_ONCE)
     with _items(texts, source, layout) as items:
-        first = next(items, None)
-        if first is None:
-            return
-        dock = open_dock(adapter.card, values["backbone"], options)
-        name = dock.dock(adapter)
-        task = dock.assembly(name).task
-        for chunk in _chunks(first, items, values["batch_size"] * BATCHES_AT_ONCE):
-            _show(_predict(dock, name, chunk, values["batch_size"]), task, values["as_json"])
+        while chunk := list(islice(items, at_once)):
+            _show(answer(chunk), values["as_json"])
 
 
 command.params += [
+    Flag(["--url"], section=SERVED, help="Address of a serving process that answers, such as http://127.0.0.1:8000."),
+    Flag(["--adapter"], section=SERVED, metavar="NAME", help="Which of its adapters; not needed where it has one."),
     Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
     *LOADING.flags,
 ]
+
+
+def _check(words: tuple[str, ...], url: str | None, values: dict[str, Any]) -> None:
+    if url is None:
+        if values["adapter"] is not None:
+            raise UsageError("--adapter names an adapter of a serving process: give its address with --url")
+        if not words:
+            raise UsageError("the FILE of an adapter is missing. See adapt predict --help.")
+        return
+    given = [name for name in ("backbone", *LOADING.fields) if values[name] is not None]
+    if given:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{named} is for a backbone that is loaded here; the process at {url} has its own")
+
+
+# ------------------------------------------------------------------------------------------- inputs
 
 
 @contextmanager
@@ -88,14 +108,31 @@ def _opened(path: Path) -> BinaryIO:
         raise DataError(f"{path}: it cannot be read: {error.strerror or error}") from None
 
 
-def _chunks(first: Item, items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    chunk = [first, *islice(items, size - 1)]
-    while chunk:
-        yield chunk
-        chunk = list(islice(items, size))
+# ------------------------------------------------------------------------------------------ answers
 
 
-def _predict(dock: Dock, name: str, items: list[Item], batch_size: int) -> list[dict[str, Any]]:
+def _by_file(file: Path, values: dict[str, Any]) -> Answer:
+    """Return what answers by an adapter file; its backbone is loaded when the first input is there."""
+    from adaptdock.hub.file import read_file
+
+    options, adapter = load_options(values), read_file(file)
+
+    @cache
+    def opened() -> "tuple[Dock, str]":
+        from adaptdock.cli.adapters import open_dock
+
+        dock = open_dock(adapter.card, values["backbone"], options)
+        return dock, dock.dock(adapter)
+
+    def answer(items: list[Item]) -> list[str]:
+        dock, name = opened()
+        render = to_json if values["as_json"] else dock.assembly(name).task.render
+        return [render(found) for found in _predict(dock, name, items, values["batch_size"])]
+
+    return answer
+
+
+def _predict(dock: "Dock", name: str, items: list[Item], batch_size: int) -> list[dict[str, Any]]:
     """Predict; an input that the task cannot read is named by its place."""
     try:
         return dock.predict(name, [item.value for item in items], batch_size)
@@ -109,11 +146,36 @@ def _predict(dock: Dock, name: str, items: list[Item], batch_size: int) -> list[
         raise
 
 
-def _show(predictions: Iterable[dict[str, Any]], task: Task, as_json: bool) -> None:
-    if as_json:
-        lines = [to_json(prediction) for prediction in predictions]
-    else:
-        lines = [task.render(prediction) for prediction in predictions]
+def _by_process(url: str, values: dict[str, Any]) -> Answer:
+    """Return what answers by a serving process."""
+    from adaptdock.serving.client import Client, RequestError
+
+    client = Client(url)
+    name = values["adapter"] or _only(client)
+
+    def answer(items: list[Item]) -> list[str]:
+        inputs = [item.value for item in items]
+        try:
+            if values["as_json"]:
+                return [to_json(found.prediction) for found in client.predict(name, inputs)]
+            return [str(found.rendered) for found in client.render(name, inputs)]
+        except RequestError as error:
+            kind, _, number = (error.param or "").partition(".")
+            if kind != "inputs" or not number.isdigit():
+                raise
+            raise DataError(f"{items[int(number)].place}: {error}") from None
+
+    return answer
+
+
+def _only(client: "Client") -> str:
+    names = [one.name for one in client.adapters().adapters]
+    if len(names) != 1:
+        raise UsageError(f"--adapter NAME is needed: {client.url} serves {', '.join(names[:SHOWN]) or 'none'}")
+    return names[0]
+
+
+def _show(lines: Iterable[str], as_json: bool) -> None:
     if not as_json and sys.stdout.isatty():
         _highlight(lines)
     else:

@@ -110,6 +110,8 @@ class Task(ABC):
     """The fields of a record, each with the column names under which data sets are known to keep it."""
     optional: ClassVar[frozenset[str]] = frozenset()
     """The fields of those that a data set may lack."""
+    asks: ClassVar[tuple[str, ...]] = ("text",)
+    """The fields of an input that a person fills in; where it is one, an input may be the bare text."""
     texts: ClassVar[tuple[str, ...]] = ()
     """The fields that hold a text whose words augmentation may change: none into which labels point by offsets.
 

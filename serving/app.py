@@ -16,6 +16,7 @@ from adaptdock.serving.bodies import Bodies
 from adaptdock.serving.compatible import compatible
 from adaptdock.serving.envelope import Envelope, explained, phrase
 from adaptdock.serving.managing import managing
+from adaptdock.serving.page.route import page
 from adaptdock.serving.predicting import predicting
 from adaptdock.serving.schemas import Health, Problem, Refusal
 from adaptdock.serving.service import ClientGone, InputError, Service
@@ -48,6 +49,7 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     app.include_router(predicting(service))
     app.include_router(managing(service))
     app.include_router(compatible(service))
+    app.include_router(page())
     _tell_errors(app)
     app.add_middleware(Bodies, options=service.options)  # the last one added is the outermost
     app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)

@@ -113,6 +113,7 @@ def state(service: Service, served: Served) -> dict[str, Any]:
     return {
         "name": served.name,
         "task": current.card.task.name,
+        "asks": list(current.assembly.task.asks),
         "methods": [method.name for method in current.card.methods],
         "abilities": abilities(current),
         "description": current.card.description,

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 
 from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.schemas import PredictAnswer, Predicted, PredictRequest, Refusal
-from adaptdock.serving.service import Service
+from adaptdock.serving.service import Answered, Service
 
 ERRORS = {status: {"model": Refusal} for status in (400, 401, 403, 404, 408, 413, 422, 429, 503, 504)}
 
@@ -13,7 +13,7 @@ def predicting(service: Service) -> APIRouter:
     """Return the route."""
     router = APIRouter(tags=["predict"], responses=ERRORS)  # type: ignore[arg-type]
 
-    @router.post("/v1/predict")
+    @router.post("/v1/predict", response_model_exclude_unset=True)
     async def predict(body: PredictRequest, request: Request) -> PredictAnswer:
         """Return a prediction for each input; inputs of different adapters share batches."""
         one = isinstance(body.adapter, str)
@@ -21,10 +21,14 @@ def predicting(service: Service) -> APIRouter:
         if len(names) != len(body.inputs):
             raise UsageError(f"{len(names)} adapters for {len(body.inputs)} inputs: name one, or one for each")
         found = await service.ask(request, names, body.inputs, body.timeout)  # type: ignore[arg-type]  # texts
-        return PredictAnswer(
-            predictions=[
-                Predicted(adapter=one.adapter, version=one.version, prediction=one.outcome.prediction) for one in found
-            ]
-        )
+        return PredictAnswer(predictions=[_told(one, body.render) for one in found])
 
     return router
+
+
+def _told(answered: Answered, render: bool) -> Predicted:
+    prediction = answered.outcome.prediction
+    found = Predicted(adapter=answered.adapter, version=answered.version, prediction=prediction)
+    if render:
+        found.rendered = answered.task.render(prediction)
+    return found

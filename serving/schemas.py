@@ -28,6 +28,8 @@ class PredictRequest(Request):
     """Each is what the adapter's task reads: mostly a text, or an object with its fields."""
     timeout: float | None = Field(None, gt=0)
     """Seconds after which the request is given up, if that is less than what the process allows."""
+    render: bool = False
+    """Give each prediction as text for a person too."""
 
 
 class Predicted(Answer):
@@ -38,6 +40,8 @@ class Predicted(Answer):
     """The version that answered; of a stack that of its topmost adapter."""
     prediction: dict[str, Any]
     """What the adapter's task gives."""
+    rendered: str | None = None
+    """That as text for a person, where the request wants it."""
 
 
 class PredictAnswer(Answer):
@@ -76,6 +80,8 @@ class AdapterState(Answer):
 
     name: str
     task: str
+    asks: list[str]
+    """The fields of an input; where it is one, an input may be the bare text."""
     methods: list[str]
     abilities: list[Literal["predict", "completions", "chat", "embeddings"]]
     description: str

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from adaptdock.engine.batches import collate
 from adaptdock.engine.dock import Dock
 from adaptdock.engine.residency import Residency
-from adaptdock.plugins.contracts import Feature
+from adaptdock.plugins.contracts import Feature, Task
 from adaptdock.plugins.errors import AdaptError
 from adaptdock.serving.batcher import Batcher
 from adaptdock.serving.catalog import Catalog
@@ -37,6 +37,7 @@ class Answered:
 
     adapter: str
     version: int
+    task: Task
     outcome: Outcome
 
 
@@ -218,7 +219,7 @@ class Service:
                 raise InputError(number, outcome)
             if isinstance(outcome, BaseException):
                 raise outcome
-            answered.append(Answered(work.parts[-1].name, work.parts[-1].number, outcome))
+            answered.append(Answered(work.parts[-1].name, work.parts[-1].number, work.task, outcome))
         return answered
 
     def _count(self, work: Work, future: "Future[Outcome]") -> None:

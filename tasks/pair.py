@@ -14,7 +14,7 @@ class Pair(Classification):
         "second": SECOND,
         "label": ("label", "labels", "gold_label", "is_duplicate", "target", "2"),
     }
-    texts = ("text", "second")
+    asks = texts = ("text", "second")
     pair = True
 
     @classmethod

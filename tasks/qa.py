@@ -81,6 +81,7 @@ class QA(Task):
         "title": ("title",),
     }
     optional = frozenset({"title"})
+    asks = ("question", "context")
     texts = ("question",)
     layout = "json"
     metric = "f1"

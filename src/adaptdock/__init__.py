@@ -15,17 +15,21 @@ if TYPE_CHECKING:
     from adaptdock.engine.training import train as train
     from adaptdock.hub.file import read_card as read_card
     from adaptdock.plugins.errors import AdaptError as AdaptError
+    from adaptdock.serving.client import AsyncClient as AsyncClient
+    from adaptdock.serving.client import Client as Client
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AdaptError": "adaptdock.plugins.errors",
+    "AsyncClient": "adaptdock.serving.client",
+    "Client": "adaptdock.serving.client",
     "Dock": "adaptdock.engine.dock",
     "Residency": "adaptdock.engine.residency",
     "read_card": "adaptdock.hub.file",
     "train": "adaptdock.engine.training",
 }
-__all__ = ["AdaptError", "Dock", "Residency", "__version__", "read_card", "train"]
+__all__ = ["AdaptError", "AsyncClient", "Client", "Dock", "Residency", "__version__", "read_card", "train"]
 
 
 def __getattr__(name: str) -> Any:

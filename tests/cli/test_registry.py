@@ -110,3 +110,15 @@ def test_a_policy_with_an_unknown_field_is_refused(adapt, measured):
     adapt("publish", measured, "--registry", "registry", *CARD)
     Path("policy.toml").write_text("singed_only = true\n")
     adapt("install", "places", "--policy", "policy.toml").failed(1, "policy.toml", "singed_only")
+
+
+def test_a_published_adapter_is_installed_on_first_use_when_a_person_says_so(adapt, measured, model_folder):
+    adapt("publish", measured, "--registry", "registry", *CARD)
+    adapt("predict", "places", "ada").failed(2, "not installed", "places@1 of acme", "CC0-1.0", "--yes")
+    assert adapt("list", "--json").out.strip() == "[]"
+    ran = adapt("predict", "places", "ada met bob", "--yes", "--backbone", model_folder)
+    assert ran.status == 0, ran
+    assert "places@1 is installed" in ran.err
+    assert adapt("predict", "places@1", "ada").status == 2
+    assert adapt("predict", "places", "ada met bob", "--backbone", model_folder).out == ran.out
+    adapt("predict", "plaices", "ada").failed(2, "unknown adapter 'plaices'")

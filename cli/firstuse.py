@@ -1,0 +1,37 @@
+"""Adapters that are used by name before they are installed: installed on first use, if a person says so."""
+
+from pathlib import Path
+
+from adaptdock.cli.output import note
+from adaptdock.cli.sourcing import ask, named, say_notes
+from adaptdock.hub.installed import locate
+from adaptdock.hub.store import Rules, install
+from adaptdock.hub.trust import read_policy
+from adaptdock.plugins.errors import FileError, SourceError, UnknownNameError, UsageError
+
+
+def located(given: str, installing: bool) -> Path:
+    """Return the path of an adapter that is given by its path or name; one that is published only is installed.
+
+    Raises :class:`UsageError` with the way to it where ``installing`` is false, what :func:`locate` raises where no
+    source has it, and what :func:`install` raises.
+    """
+    try:
+        return locate(given)
+    except UnknownNameError as missing:
+        name, version = named(given)
+        sources = ask(())
+        try:
+            found = sources.find(name, version)
+        except (UnknownNameError, SourceError, FileError):
+            raise missing from None
+    entry = found.entry
+    if not installing:
+        raise UsageError(
+            f"the adapter {given!r} is not installed. {found.source.name} has {entry.label} of {entry.publisher} "
+            f"({entry.size:,} bytes, {entry.licence}): adapt install {entry.name} installs it, and --yes now"
+        )
+    record = install(sources, name, version, Rules(read_policy()))
+    say_notes(sources)
+    note(f"{record.entry.label} is installed from {record.source} ({record.stands})")
+    return record.path
