@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaptdock.plugins.errors import (
     AdaptError,
+    BackboneError,
     BudgetError,
     DataError,
     FileError,
@@ -45,6 +46,7 @@ STATUS: tuple[tuple[type[AdaptError], int, str], ...] = (
     (LimitError, 413, "too_large_error"),
     (DataError, 422, "invalid_request_error"),
     (UsageError, 422, "invalid_request_error"),
+    (BackboneError, 422, "invalid_request_error"),
     (MismatchError, 422, "invalid_adapter_error"),
     (FileError, 422, "invalid_adapter_error"),
 )
