@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import build_adapter
+from hypothesis import settings
 from models import tiny_bert
 
 from adaptdock.engine.dock import Dock, load_backbone
@@ -13,6 +14,8 @@ from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 
 torch.set_num_threads(1)
+settings.register_profile("any machine", deadline=None)  # a first call may import, and the machine be busy
+settings.load_profile("any machine")
 
 NAMES = ["ada", "bob", "eve", "joe"]
 WORDS = ["runs", "in", "the", "rain", "and", "sings"]

@@ -63,7 +63,7 @@ def test_what_cannot_work_is_told_in_one_paragraph(train, texts):
 def test_the_time_that_is_left_is_that_of_the_round(capsys, monkeypatch):
     clock = iter([0.0, 10.0, 100.0, 104.0])
     monkeypatch.setattr("adaptdock.cli.progress.time.monotonic", lambda: next(clock))
-    watch = Watch("f1", StringIO(), None)
+    watch = Watch(StringIO(), None)
     for step in (1, 6, 1, 3):
         watch(Progress(step, 11, step / 11, loss=0.5))
     left = [line.partition("(")[2] for line in capsys.readouterr().err.splitlines()]
