@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types imports unit test-slow test-page bench-ner bench-tasks bench-mixed bench-swap soak bench-serving soak-serving docs clean
+.PHONY: demo test lint types imports unit test-slow test-page bench-ner bench-tasks bench-mixed bench-swap soak bench-serving soak-serving docs compatibility test-window clean
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -80,6 +80,29 @@ soak-serving: $(INSTALLED)  ## 1,000 swaps during 100,000 requests over HTTP
 
 docs: $(INSTALLED)  ## write the measured tables of docs/mixed.md
 	ADAPTDOCK_WRITE_DOCS=1 $(BIN)/pytest -q tests/engine/test_matrix.py
+
+compatibility: $(INSTALLED)  ## every text model type of transformers with every method, into docs/compatibility.md; ten minutes
+	$(BIN)/python scripts/compatibility.py
+
+test-window: $(VENV)/oldest $(VENV)/newest  ## backbones and engine on the oldest supported release of transformers and on the newest
+	for end in oldest newest; do \
+		export PYTHONPATH=$(abspath $(VENV))/$$end; \
+		$(BIN)/python -c "import transformers; print('transformers', transformers.__version__)" && \
+		$(BIN)/python -m pytest -q -m "not slow" -W "ignore:\`torch.jit.script\` is deprecated:DeprecationWarning" \
+			-W "ignore:\`past_key_values\` is deprecated:FutureWarning" tests/backbones tests/engine || exit 1; \
+	done
+
+# a release of transformers alone, which is found before the installed one
+$(VENV)/oldest: pyproject.toml $(INSTALLED)
+	rm -rf $@
+	$(BIN)/pip install --quiet --no-deps --target $@ \
+		"transformers==$$(sed -n 's/.*"transformers>=\(.*\)".*/\1/p' pyproject.toml).*"
+	touch $@
+
+$(VENV)/newest: pyproject.toml $(INSTALLED)
+	rm -rf $@
+	$(BIN)/pip install --quiet --no-deps --target $@ transformers
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -83,6 +83,7 @@ def _attend(
     rows, _, length, _ = query.shape
     causal = kwargs.pop("is_causal", None)
     causal = getattr(module, "is_causal", True) if causal is None else causal
+    causal = causal and name != "eager"  # which masks what its mask says, and nothing where there is none
     if attention_mask is None and causal and 1 < length < key.shape[2]:
         key, value = key[:, :, :length], value[:, :, :length]  # as sdpa does with a static cache
     bias = _additive(attention_mask, causal, query, key)
@@ -90,7 +91,7 @@ def _attend(
         key = torch.cat([piece.key.to(key.dtype).expand(rows, -1, -1, -1), key], dim=2)
         value = torch.cat([piece.value.to(value.dtype).expand(rows, -1, -1, -1), value], dim=2)
         front = piece.bias.to(bias.dtype)[:, None, None, :].expand(rows, bias.shape[1], length, -1)
-        bias = torch.cat([front, bias.expand(rows, -1, -1, -1)], dim=3)
+        bias = torch.cat([front, bias.expand(rows, -1, length, -1)], dim=3)  # a mask of keys alone has one query
     position_bias = kwargs.pop("position_bias", None)
     if position_bias is not None:  # T5's; the bias becomes one per head
         new = key.shape[2] - position_bias.shape[3]

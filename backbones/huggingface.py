@@ -107,7 +107,7 @@ class HuggingFaceBackbone(Backbone):
         shown = _probe(self)
         self.width = shown.width
         self.causal = shown.causal and not self.encoder_decoder
-        self.ports, self._attention = _open_ports(self, int(config.hidden_size), shown)
+        self.ports, self._attention = _open_ports(self, int(getattr(config, "hidden_size", shown.width)), shown)
         self._vocabulary_closed = shown.vocabulary_closed
 
     @property

@@ -36,7 +36,7 @@ def body(model: PreTrainedModel) -> PreTrainedModel:
     """Return a model without its map to the vocabulary; the parts are shared, not copied.
 
     Some language models (T5) hold the halves themselves, where others hold a model of both: then the
-    parts are put into an empty one.
+    parts are put into an empty one. Llama 4 holds its body under another name than it declares.
     """
     if not is_language_model(model):
         return model
@@ -44,6 +44,9 @@ def body(model: PreTrainedModel) -> PreTrainedModel:
         return model.base_model
     with torch.device("meta"):
         shell: PreTrainedModel = AutoModel.from_config(model.config)
+    held = next((child for child in model.children() if type(child) is type(shell)), None)
+    if held is not None:
+        return held
     for name, _ in list(shell.named_children()):
         setattr(shell, name, getattr(model, name))
     return shell

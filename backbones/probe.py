@@ -74,7 +74,7 @@ def probe(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         for module in linear_maps:
-            stack.callback(module.register_forward_pre_hook(_watch_rows(findings)).remove)
+            stack.callback(module.register_forward_hook(_watch_rows(findings)).remove)
         if attention.implementation(model) in attention.WRAPPED:
             handlers = {module: _watch_attention(findings, module) for module in model.modules()}
             stack.enter_context(attention.intercept(model, handlers))
@@ -146,13 +146,14 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return bool((one.float() - other.float()).abs().max() <= limit * scale)
 
 
-def _watch_rows(findings: Findings) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+def _watch_rows(findings: Findings) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         *leading, _ = args[0].shape
         told = leading == [ROWS * LENGTH] or (len(leading) > 1 and leading[0] == ROWS)
+        told = told and isinstance(out, Tensor)  # PhiMoE's router gives what it has chosen
         findings.seen[module] = told and findings.seen.get(module, True)
 
-    return before
+    return after
 
 
 def _watch_attention(findings: Findings, module: nn.Module) -> attention.Handler:

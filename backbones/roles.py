@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 WORDS: dict[str, dict[str, str]] = {
     "attention": {
-        **dict.fromkeys(("query", "q", "q_proj", "query_proj", "q_lin", "wq", "to_q"), "query"),
-        **dict.fromkeys(("key", "k", "k_proj", "key_proj", "k_lin", "wk", "to_k"), "key"),
-        **dict.fromkeys(("value", "v", "v_proj", "value_proj", "v_lin", "wv", "to_v"), "value"),
+        **dict.fromkeys(("query", "q", "q_proj", "query_proj", "q_lin", "wq", "to_q", "project_q"), "query"),
+        **dict.fromkeys(("key", "k", "k_proj", "key_proj", "k_lin", "wk", "to_k", "project_k"), "key"),
+        **dict.fromkeys(("value", "v", "v_proj", "value_proj", "v_lin", "wv", "to_v", "project_v"), "value"),
         **dict.fromkeys(("wqkv", "c_attn", "qkv", "qkv_proj", "query_key_value", "in_proj"), "qkv"),
         **dict.fromkeys(("dense", "o", "o_proj", "out_proj", "out_lin", "wo", "c_proj"), "attention_output"),
-        **dict.fromkeys(("to_out", "output"), "attention_output"),
+        **dict.fromkeys(("to_out", "output", "attention_out"), "attention_output"),
     },
     "feed-forward": {
         **dict.fromkeys(
@@ -33,6 +33,8 @@ WORDS: dict[str, dict[str, str]] = {
     },
 }
 ATTENTION = re.compile(r"attn|attention")
+WRAPPED = "linear"
+"""The name of a map inside a module that has the telling name (Moshi: ``q_proj.linear``)."""
 NEITHER = re.compile(r"(^|\.)bottleneck(\.|$)")  # MobileBERT's, around both kinds of block
 CROSS = re.compile(r"cross|encdec|encoder_attn|encoder_decoder")
 
@@ -61,13 +63,13 @@ def place(path: str, encoder_decoder: bool) -> Place | None:
     stack = ""
     if encoder_decoder:
         stack = "decoder" if re.search(r"(^|\.)decoder\.", path) else "encoder"
-    inner = path[number.end() + 1 :].lower()
-    attention = bool(ATTENTION.search(inner))
+    inner, listed = path[number.end() + 1 :].lower(), path[: number.start()].lower().rpartition(".")[2]
+    attention = any(map(ATTENTION.search, (inner, listed)))  # XLM lists its attentions: attentions.0.q_lin
     return Place(
         stack=stack,
         layer=int(number.group(1)),
         block="attention" if attention else "feed-forward",
-        cross=attention and bool(CROSS.search(inner)),
+        cross=attention and any(map(CROSS.search, (inner, listed))),
         leaf=inner,
     )
 
@@ -83,7 +85,7 @@ def role(where: Place, inputs: int, outputs: int, width: int, siblings: Sequence
     ``width`` is that of the hidden states, ``siblings`` the (inputs, outputs) of the linear maps beside
     it: where the way down takes in half of what this one puts out, the other half is a gate.
     """
-    parts = where.leaf.split(".")
+    parts = [part for part in where.leaf.split(".") if part != WRAPPED] or [WRAPPED]
     words = WORDS[where.block]
     found = words.get(".".join(parts[-2:])) or words.get(parts[-1])
     if NEITHER.search(where.leaf):

@@ -29,7 +29,7 @@ def tiny_model(shape: Shape) -> Path:
     import torch
 
     folder = Path(_root().name) / shape
-    tokenizer = _tokenizer(bidirectional=shape == "encoder")
+    tokenizer = byte_tokenizer(bidirectional=shape == "encoder")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(SHAPES.index(shape))
         model = _model(shape, len(tokenizer))
@@ -61,7 +61,8 @@ def _model(shape: Shape, words: int) -> Any:
     )
 
 
-def _tokenizer(bidirectional: bool) -> Any:
+def byte_tokenizer(bidirectional: bool) -> Any:
+    """Return a tokenizer of bytes, which can read any text; one for an encoder puts a token at each end."""
     from tokenizers import Tokenizer
     from tokenizers.decoders import ByteLevel as Decoder
     from tokenizers.models import BPE

@@ -29,6 +29,12 @@ WIDTH = 32
         ("layers.0.self_attn.output", 32, 32, "attention_output"),
         ("layers.0.feed_forward.swish_up", 32, 64, "ffn_up"),
         ("layers.0.feed_forward.swish_down", 64, 32, "ffn_down"),
+        ("attentions.0.q_lin", 32, 32, "query"),
+        ("attentions.0.out_lin", 32, 32, "attention_output"),
+        ("ffns.0.lin1", 32, 64, "ffn_up"),
+        ("layers.0.self_attn.v_proj.linear", 32, 32, "value"),
+        ("encoder.layers.0.self_attention.self_attention.project_k", 32, 32, "key"),
+        ("encoder.layers.0.self_attention.self_attention.attention_out", 32, 32, "attention_output"),
         ("layers.0.mlp.gate", 32, 4, "other"),
         ("layers.0.self_attn.relative", 32, 32, "other"),
         ("encoder.layer.0.bottleneck.attention.dense", 32, 32, "other"),
@@ -122,6 +128,11 @@ def test_experts_have_no_port_and_the_refusal_says_why() -> None:
     mixtral = build("mixtral", **{**BERT, **only_sparse})
     with pytest.raises(UnknownNameError, match=r"Not open: the rows of a batch cannot be told apart in .*experts"):
         mixtral.ports.select("linear", ("ffn_down",))
+
+
+def test_a_router_that_gives_its_choice_has_no_port() -> None:
+    sparse = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    assert not [port for port in build("phimoe", **BERT, **sparse).ports if "router" in port.module]
 
 
 def test_maps_that_see_no_rows_have_no_port() -> None:
