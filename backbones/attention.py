@@ -57,7 +57,9 @@ def intercept(model: PreTrainedModel, handlers: dict[nn.Module, Handler]) -> Ite
             if not _opened[model]:
                 model.set_attn_implementation(implementation(model))
             for module, handler in handlers.items():
-                _handlers[module] = tuple(other for other in _handlers[module] if other is not handler)
+                left = tuple(other for other in _handlers.pop(module) if other is not handler)
+                if left:  # modules that nobody asks for are not kept: what is compiled looks them up by their number
+                    _handlers[module] = left
 
 
 def _register(name: str) -> None:

@@ -1,5 +1,6 @@
 """torch.compile: a mixed batch is one graph, which other compositions of the same kinds use again."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,7 @@ INPUTS = {
 @pytest.fixture
 def dock() -> Iterator[Dock]:
     torch._dynamo.reset()
+    gc.collect()  # what other tests left, and goes while a graph is made, would be missed by its guards
     opened = Dock(tiny_backbone("bert"))
     for method in ("lora", "bottleneck", "prefix"):
         for seed in range(6):
