@@ -114,7 +114,8 @@ Written by `make compatibility` (`scripts/compatibility.py`), with {versions}.
 Every model type of transformers' auto mappings whose class takes `input_ids` and neither images nor sound is built
 from a configuration that is its default with small sizes (32 wide, 4 heads, two layers or a few more), with random
 weights. [Backbones](backbones.md) tells how ports are found; no model type has code of its own here. `yes` means that
-all of this holds, with `--roles all` or, where that does not work, the method's default roles (a model of masked words is not asked to write):
+all of this holds, with `--roles all` or, where that does not work, with the method's default roles (a model of masked
+words is not asked to write):
 
 - *trains*: four steps with the head of `ner`; every gradient is there and finite, every weight moves, and the
   backbone does not;
