@@ -1,1 +1,0 @@
-"""Keyphrase extraction, a task for adaptdock."""
