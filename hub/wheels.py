@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from adaptdock.hub.file import read_header_of
 from adaptdock.hub.index import Entry, make_entry
 from adaptdock.plugins.errors import FileError, TrustError
+from adaptdock.plugins.files import SUFFIX
+from adaptdock.plugins.registry import GROUPS
 
-GROUP = "adaptdock.files"
-SUFFIX = ".safetensors"
 CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".pth", ".exe", ".sh", ".bat")
 MEMBER_LIMIT = 2**34
 
@@ -77,7 +77,7 @@ def _declares_files(archive: zipfile.ZipFile, names: list[str]) -> bool:
         return False
     points = configparser.ConfigParser(delimiters=("=",))
     points.read_string(archive.read(name).decode())
-    return points.has_section(GROUP)
+    return points.has_section(GROUPS["files"])
 
 
 def _refuse_code(wheel: Path, archive: zipfile.ZipFile, names: list[str]) -> None:
