@@ -3,8 +3,10 @@
     python benchmarks/tasks.py FOLDER [--rows spam,intent] [--sample 1000] [--method lora] [--epochs 4]
 
 FOLDER holds the data sets by name (wnut17, ud_en_ewt, ...). All sides see the same records, split alike, and the same
-epochs and batch size; ``--sample`` takes that many training records. The metric is the task's own, on the test split.
-Full fine-tuning runs where transformers has a class for the task (tags of words, labels of texts, spans). With
+epochs and batch size; ``--sample`` takes that many training records, and ``--tested`` that many to validate and to
+test on. The metrics are the task's own, on the test split. Full fine-tuning runs where transformers has a class for the task (tags of words,
+labels of texts, spans, masked and next tokens); where that class needs no new head, or the task none, the backbone
+alone is measured too, before it is trained. What these write is written by transformers' own ``generate``. With
 ``--precision bf16`` the adapter's backbone is in bfloat16, and full fine-tuning computes in it (its weights stay in
 float32).
 """
@@ -12,15 +14,20 @@ float32).
 import argparse
 import json
 import logging
+import math
 import os
 import re
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -29,7 +36,11 @@ warnings.simplefilter("ignore")
 
 import torch
 from machine import machine
+from torch.nn import functional
 from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -38,7 +49,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from adaptdock.backbones.checkpoint import resolve
+from adaptdock.backbones.checkpoint import Checkpoint, resolve
 from adaptdock.engine.batches import by_length, collate, collate_labels, length
 from adaptdock.engine.data import Source, load_splits
 from adaptdock.engine.dock import load_backbone
@@ -46,17 +57,23 @@ from adaptdock.engine.options import DTYPES
 from adaptdock.engine.planning import Plan, plan
 from adaptdock.engine.training import Run
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, LoadOptions, Record
+from adaptdock.plugins.contracts import LoadOptions, Record, Writer
 from adaptdock.tasks.qa import END, START
 
 TEST_SHARE = 0.1
 TEST_ROWS, TEST_TOKENS = 32, 4096
-Baseline = Callable[[Any, Sequence[Record], Sequence[Record]], float]
+VOCABULARY_TOKENS = 1024
+"""Of a batch whose logits are as wide as the vocabulary."""
+WORDS = 4096
+"""Places of a hashed bag of words."""
+Metrics = Mapping[str, Any]
+Baseline = Callable[[Plan], Metrics]
+CONVERTER = Path(__file__).parents[1] / "scripts" / "convert_llama2c.py"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a task, its data, and how they are measured."""
+    """One task on one set of data, and how they are measured."""
 
     task: str
     data: str
@@ -64,11 +81,16 @@ class Row:
     layout: Mapping[str, Any] = field(default_factory=dict)
     backbone: str = "minilm"
     options: Mapping[str, Any] = field(default_factory=dict)
+    task_options: Mapping[str, Any] = field(default_factory=dict)
     baseline: Baseline | None = None
     kind: str = ""
-    """What transformers' own class for it labels: tokens, sequences or spans; none where it has no such class."""
+    """What transformers' own class for it labels: tokens, sequences, spans, masked or next tokens; or vectors."""
     groups: bool = False
     """Whether test data that is not given is held out by the task's groups (articles)."""
+    sorted_by: str = ""
+    """What the file is sorted by, if it is: its groups are taken in the order of their hashes then."""
+    metrics: Sequence[str] = ()
+    """What is shown; the task's own metric unless given."""
 
 
 @dataclass
@@ -76,47 +98,104 @@ class Found:
     """What was measured."""
 
     row: str
-    metric: str
-    baseline: float | None
-    ours: float
-    full: float | None
+    trivial: Metrics
+    bare: Metrics
+    ours: Metrics
+    full: Metrics
     file_bytes: int
     seconds: float
     full_seconds: float | None
     train: int
     test: int
+    metrics: Sequence[str]
 
 
 # --------------------------------------------------------------------------------------- baselines
 
 
-def most_frequent_class(task: Any, train: Sequence[Record], test: Sequence[Record]) -> float:
-    (label, _), *_ = Counter(record["label"] for record in train).most_common(1)
+def most_frequent_class(made: Plan) -> Metrics:
+    (label, _), *_ = Counter(record["label"] for record in made.records["train"]).most_common(1)
     answer = {"label": label, "score": 1.0, "scores": {label: 1.0}}
-    return float(task.score(test, [answer] * len(test))[task.metric])
+    return made.task.score(made.records["test"], [answer] * len(made.records["test"]))
 
 
-def most_frequent_tag(task: Any, train: Sequence[Record], test: Sequence[Record]) -> float:
+def most_frequent_tag(made: Plan) -> Metrics:
     """Give each word the tag that it has most often; an unknown word the most frequent of all."""
     seen: dict[str, Counter[str]] = defaultdict(Counter)
-    for record in train:
+    for record in made.records["train"]:
         for word, tag in zip(record["tokens"], record["tags"], strict=True):
             seen[word.lower()][tag] += 1
     (common, _), *_ = sum(seen.values(), Counter()).most_common(1)
+    test = made.records["test"]
     tagged = [[(seen.get(w.lower()) or Counter([common])).most_common(1)[0][0] for w in r["tokens"]] for r in test]
-    answers = [{"tags": tags, "words": [{"tag": tag} for tag in tags]} for tags in tagged]
-    return float(task.score(test, answers)[task.metric])
+    return made.task.score(test, [{"tags": tags, "words": [{"tag": tag} for tag in tags]} for tags in tagged])
 
 
-def most_similar_sentence(task: Any, train: Sequence[Record], test: Sequence[Record]) -> float:
+def most_similar_sentence(made: Plan) -> Metrics:
     """Answer with the sentence of the context that has most words in common with the question."""
     answers = []
-    for record in test:
-        asked = set(re.findall(r"\w+", record["question"].lower()))
-        sentences = re.split(r"(?<=[.!?])\s+", record["context"])
-        best = max(sentences, key=lambda sentence: len(asked & set(re.findall(r"\w+", sentence.lower()))))
+    for record in made.records["test"]:
+        asked = words(record["question"])
+        best = max(sentences(record["context"]), key=lambda sentence: len(asked & words(sentence)))
         answers.append({"answer": best})
-    return float(task.score(test, answers)[task.metric])
+    return made.task.score(made.records["test"], answers)
+
+
+def bags_of_words(made: Plan) -> Metrics:
+    """Embed a text as the words that stand in it, each at a place that its hash gives."""
+    records = made.records["test"]
+    names = {"text": "embedding", "positive": "positive", "negative": "negative"}
+    answers = [{names[name]: bag(record[name]) for name in names if name in record} for record in records]
+    return made.task.score(records, answers)
+
+
+def most_frequent_answer(made: Plan) -> Metrics:
+    (answer, _), *_ = Counter(record["answer"] for record in made.records["train"]).most_common(1)
+    return compared(made, lambda record: str(answer))
+
+
+def first_sentence(made: Plan) -> Metrics:
+    return compared(made, lambda record: sentences(record["source"])[0])
+
+
+def copied(made: Plan) -> Metrics:
+    return compared(made, lambda record: str(record["source"]))
+
+
+def frequencies(made: Plan) -> Metrics:
+    """Predict each token by how often training predicts it, one added to each count."""
+    counts = Counter(label for unit in made.units for feature in unit for label in feature.labels if label >= 0)
+    total = sum(counts.values()) + len(made.backbone.tokenizer)
+    asked = [
+        label
+        for record in made.records["test"]
+        for feature in made.task.encode(record, made.reading, labelled=True)
+        for label in feature.labels
+        if label >= 0
+    ]
+    likelihood = sum(math.log((counts[label] + 1) / total) for label in asked)
+    return {"perplexity": math.exp(-likelihood / len(asked))}
+
+
+def compared(made: Plan, answer: Callable[[Record], str]) -> Metrics:
+    """Return what the task makes of answers to the records for which it has answers written."""
+    records = made.records["test"][: made.task.written]
+    return made.task.compare(records, [{"text": answer(record)} for record in records])
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+def sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.!?])\s+", text)
+
+
+def bag(text: str) -> list[float]:
+    found = torch.zeros(WORDS)
+    for word in words(text):
+        found[int.from_bytes(sha256(word.encode()).digest()[:4]) % WORDS] += 1
+    return functional.normalize(found, dim=0).tolist()
 
 
 ROWS = {
@@ -158,21 +237,64 @@ ROWS = {
         kind="sequences",
     ),
     "qa": Row("qa", "xquad_en", {"train": "xquad.en.json"}, baseline=most_similar_sentence, kind="spans", groups=True),
-    "embedding": Row("embedding", "banking77", {"train": "train.csv", "test": "test.csv"}),
+    "embedding": Row(
+        "embedding",
+        "banking77",
+        {"train": "train.csv", "test": "test.csv"},
+        baseline=bags_of_words,
+        kind="vectors",
+        metrics=("recall@1", "recall@5"),
+    ),
     "mlm": Row(
         "mlm",
         "lm_biomed_linnaeus",
         {"train": "train.tsv", "validation": "devel.tsv", "test": "test.tsv"},
         {"format": "conll", "columns": {"text": "0"}},
+        baseline=frequencies,
+        kind="masked",
     ),
-    "clm": Row("clm", "lm_state_union", {}, {"encoding": "auto"}, backbone="smollm2"),
-    "generation": Row("generation", "", {}, backbone="smollm2"),
+    "clm": Row(
+        "clm",
+        "lm_state_union",
+        {},
+        {"encoding": "auto"},
+        backbone="smollm2",
+        options={"max_length": 256},
+        baseline=frequencies,
+        kind="next",
+    ),
+    "clm-plays": Row(
+        "clm",
+        "tinyshakespeare",
+        {"train": "input.txt"},
+        {"format": "lines"},
+        backbone="stories260k",
+        options={"max_length": 256},
+        task_options={"separator": "line"},
+        baseline=frequencies,
+        kind="next",
+    ),
+    "generation": Row(
+        "generation",
+        "sms_spam",
+        {"train": "SMSSpamCollection"},
+        {"format": "tsv", "columns": {"answer": "0", "prompt": "1"}},
+        backbone="smollm2",
+        task_options={"prompt": r"Message: {prompt}\nIs this message ham or spam?", "max_new_tokens": 4},
+        baseline=most_frequent_answer,
+        kind="next",
+        metrics=("exact_match", "perplexity"),
+    ),
     "summarization": Row(
         "summarization",
         "scitldr",
         {"train": "train.jsonl", "validation": "dev.jsonl", "test": "test.jsonl"},
         backbone="smollm2",
         options={"max_length": 512},
+        task_options={"written": 60},
+        baseline=first_sentence,
+        kind="next",
+        metrics=("rouge1", "rougeL", "perplexity"),
     ),
     "translation": Row(
         "translation",
@@ -180,6 +302,12 @@ ROWS = {
         {"train": "swe.txt"},
         {"format": "tsv", "columns": {"source": "0", "target": "1"}},
         backbone="smollm2",
+        task_options={"max_new_tokens": 32},
+        baseline=copied,
+        kind="next",
+        groups=True,
+        sorted_by="length",
+        metrics=("chrf", "bleu", "perplexity"),
     ),
 }
 
@@ -187,17 +315,19 @@ ROWS = {
 # ------------------------------------------------------------------------------------------- sides
 
 
-def divided(row: Row, root: Path, sample: int | None, folder: Path) -> Source:
+def divided(row: Row, root: Path, folder: Path, sample: int | None, tested: int | None) -> Source:
     """Write the records of each split as JSON lines, so that every side reads the same; hold out what is not given."""
-    if not row.data:
-        return Source()
     task = registry.load("task", row.task)
     files = {split: str(root / row.data / name) for split, name in row.files.items()}
     source = Source(**(files or {"data": str(root / row.data)}), **row.layout)
     splits, _ = load_splits(source, task)
+    if row.sorted_by:
+        splits["train"].sort(key=lambda record: sha256(str(task.group(record)).encode()).digest())
     if "test" not in splits:
         splits["test"], splits["train"] = held_out(splits["train"], task.group if row.groups else None)
     splits["train"] = splits["train"][:sample]
+    for split in splits.keys() - {"train"}:
+        splits[split] = splits[split][:tested]
     for split, records in splits.items():
         lines = [json.dumps({key: value for key, value in record.items() if key != "where"}) for record in records]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
@@ -213,30 +343,74 @@ def held_out(records: list[Record], group: Callable[[Record], Any] | None) -> tu
     return records[:cut], records[cut:]
 
 
-def ours(made: Plan, folder: Path) -> tuple[float, int, float]:
+def placed(row: Row, root: Path, folder: Path) -> str:
+    """Return the backbone as it can be loaded; a checkpoint of llama2.c is converted first."""
+    if not (root / row.backbone).is_dir():
+        return row.backbone
+    weights, pieces, made = (
+        root / row.backbone / "stories260K.bin",
+        root / row.backbone / "tok512.bin",
+        folder / "own",
+    )
+    subprocess.run([sys.executable, CONVERTER, weights, pieces, made], check=True, stdout=subprocess.DEVNULL)
+    return str(made)
+
+
+def ours(made: Plan, folder: Path) -> tuple[Metrics, int, float]:
     started = time.perf_counter()
     result = Run(made, folder)()
     seconds = time.perf_counter() - started
-    metrics = result.adapter.card.metrics
-    found = metrics.get("test", metrics.get("validation", {}))
-    return float(found[type(made.task).metric]), result.size, seconds
+    return result.adapter.card.metrics["test"], result.size, seconds
 
 
-def full(made: Plan, row: Row, rate: float, folder: Path, precision: str) -> tuple[float, float]:
+CLASSES = {
+    "tokens": AutoModelForTokenClassification,
+    "sequences": AutoModelForSequenceClassification,
+    "spans": AutoModelForQuestionAnswering,
+    "masked": AutoModelForMaskedLM,
+    "next": AutoModelForCausalLM,
+}
+
+
+class Means(torch.nn.Module):
+    """The mean hidden state of each text."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Any) -> Any:
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        states = self.model(**inputs).last_hidden_state
+        return SimpleNamespace(logits=(states * mask).sum(1) / mask.sum(1))
+
+
+def untuned(kind: Any, checkpoint: Checkpoint, **arguments: Any) -> Any:
+    """Load a model of transformers, in float32."""
+    gguf = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
+    return kind.from_pretrained(checkpoint.folder, dtype=torch.float32, **gguf, **arguments).eval()
+
+
+def bare(made: Plan, row: Row, checkpoint: Checkpoint) -> Metrics:
+    """Measure the backbone alone, where nothing has to be put on it; nothing is found elsewhere."""
+    if row.kind == "vectors":
+        return measured(Means(untuned(AutoModel, checkpoint)), made)
+    return measured(untuned(AutoModelForCausalLM, checkpoint), made) if row.kind == "next" else {}
+
+
+def full(
+    made: Plan, row: Row, checkpoint: Checkpoint, rate: float, folder: Path, precision: str
+) -> tuple[Metrics, float]:
     """Train all weights with transformers' own class and Trainer, on the same windows and labels."""
-    kinds = {
-        "tokens": AutoModelForTokenClassification,
-        "sequences": AutoModelForSequenceClassification,
-        "spans": AutoModelForQuestionAnswering,
-    }
-    checkpoint, task = resolve(row.backbone, LoadOptions()), made.task
-    model = kinds[row.kind].from_pretrained(checkpoint.folder, num_labels=task.head().classes)
-    backbone = made.backbone
+    headed = {} if row.kind in ("masked", "next") else {"num_labels": made.task.head().classes}
+    model = untuned(CLASSES[row.kind], checkpoint, **headed)
 
     def collator(features: Any) -> dict[str, Any]:
-        labels = collate_labels(features, backbone.device)
+        labels = collate_labels(features, made.backbone.device)
         named = bounds(labels) if row.kind == "spans" else {"labels": labels}
-        return {**collate(backbone, features), **named}
+        if row.kind == "next":
+            named["shift_labels"] = labels  # they stand at the tokens before them already
+        return {**collate(made.backbone, features), **named}
 
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -258,7 +432,7 @@ def full(made: Plan, row: Row, rate: float, folder: Path, precision: str) -> tup
     started = time.perf_counter()
     Trainer(model=model, args=arguments, train_dataset=features, data_collator=collator).train()
     seconds = time.perf_counter() - started
-    return measured(model.eval(), backbone, made), seconds
+    return measured(model.eval(), made), seconds
 
 
 def bounds(labels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -269,14 +443,15 @@ def bounds(labels: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 @torch.inference_mode()
-def measured(model: Any, backbone: Backbone, made: Plan) -> float:
+def measured(model: Any, made: Plan) -> Metrics:
     task, records = made.task, made.records["test"]
-    windows = [task.encode(record, made.reading, labelled=False) for record in records]
+    windows = [task.encode(record, made.reading, labelled=True) for record in records]
     flat = [feature for own in windows for feature in own]
     found: dict[int, torch.Tensor] = {}
-    for batch in by_length([length(feature) for feature in flat], TEST_ROWS, TEST_TOKENS):
-        output = model(**collate(backbone, [flat[number] for number in batch]))
-        spans = "start_logits" in output
+    tokens = TEST_TOKENS if task.head().over == "hidden" else VOCABULARY_TOKENS
+    for batch in by_length([length(feature) for feature in flat], TEST_ROWS, tokens):
+        output = model(**collate(made.backbone, [flat[number] for number in batch]))
+        spans = hasattr(output, "start_logits")
         logits = torch.stack([output.start_logits, output.end_logits], dim=-1) if spans else output.logits
         for number, row in zip(batch, logits, strict=True):
             own = row[: length(flat[number])] if row.ndim == 2 else row
@@ -285,7 +460,19 @@ def measured(model: Any, backbone: Backbone, made: Plan) -> float:
         task.decode(record, own, [found[id(feature)] for feature in own])
         for record, own in zip(records, windows, strict=True)
     ]
-    return float(task.score(records, answers)[type(task).metric])
+    return {**task.score(records, answers), **(written(model, made) if isinstance(task, Writer) else {})}
+
+
+def written(model: Any, made: Plan) -> Metrics:
+    """Return what the task makes of the answers that transformers writes."""
+    task, tokenizer = made.task, made.backbone.tokenizer
+    records = made.records["test"][: task.written]
+    answers = []
+    for record in records:
+        ids = torch.tensor([task.prompt(record, made.reading).inputs["input_ids"]])
+        found = model.generate(ids, attention_mask=torch.ones_like(ids), **task.search())
+        answers.append(task.answer(record, tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)))
+    return task.compare(records, answers)
 
 
 def main() -> None:
@@ -294,6 +481,7 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--method", default="lora")
     parser.add_argument("--sample", type=int, help="training records of each row; all unless given")
+    parser.add_argument("--tested", type=int, help="validation and test records of each row; all unless given")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--full-rate", type=float, default=1e-4)
     parser.add_argument("--no-full", action="store_true")
@@ -302,40 +490,46 @@ def main() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     print(machine())
-    found, backbones = [], {}
+    found: list[Found] = []
     for name in arguments.rows.split(","):
-        row = ROWS[name]
-        backbones[row.backbone] = backbones.get(row.backbone) or load_backbone(
-            row.backbone, LoadOptions(dtype=DTYPES[arguments.precision])
-        )
         with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            (folder / "data").mkdir()
-            source = divided(row, arguments.folder, arguments.sample, folder / "data")
-            options = {**row.options, "patience": 0, **({"epochs": arguments.epochs} if arguments.epochs else {})}
-            made = plan(backbones[row.backbone], row.task, arguments.method, source, options)
-            value, size, seconds = ours(made, folder / "run")
-            trivial = None
-            if row.baseline:
-                trivial = row.baseline(made.task, made.records["train"], made.records["test"])
-            other = None
-            if row.kind and not arguments.no_full:
-                other = full(made, row, arguments.full_rate, folder / "full", arguments.precision)
-        line = Found(
-            row=f"{name} ({row.data or 'sample'})",
-            metric=type(made.task).metric,
-            baseline=trivial,
-            ours=value,
-            full=other[0] if other else None,
-            file_bytes=size,
-            seconds=seconds,
-            full_seconds=other[1] if other else None,
-            train=len(made.records["train"]),
-            test=len(made.records.get("test", ())),
-        )
-        found.append(line)
-        print(json.dumps(asdict(line)), flush=True)
+            found.append(compare(name, ROWS[name], arguments, Path(place)))
+        print(json.dumps(asdict(found[-1])), flush=True)
     show(found, arguments.method)
+
+
+def compare(name: str, row: Row, arguments: argparse.Namespace, folder: Path) -> Found:
+    """Measure every side of a row."""
+    (folder / "data").mkdir()
+    source = divided(row, arguments.folder, folder / "data", arguments.sample, arguments.tested)
+    named = placed(row, arguments.folder, folder)
+    backbone = load_backbone(named, LoadOptions(dtype=DTYPES[arguments.precision]))
+    checkpoint = resolve(named, LoadOptions())
+    options = {
+        **row.options,
+        "patience": 0,
+        **({"epochs": arguments.epochs} if arguments.epochs else {}),
+    }
+    made = plan(backbone, row.task, arguments.method, source, options, task_options=row.task_options)
+    trivial = row.baseline(made) if row.baseline else {}
+    alone = bare(made, row, checkpoint)
+    own, size, seconds = ours(made, folder / "run")
+    theirs: tuple[Metrics, float | None] = ({}, None)
+    if row.kind in CLASSES and not arguments.no_full:
+        theirs = full(made, row, checkpoint, arguments.full_rate, folder / "full", arguments.precision)
+    return Found(
+        row=f"{name} ({row.data})",
+        trivial=trivial,
+        bare=alone,
+        ours=own,
+        full=theirs[0],
+        file_bytes=size,
+        seconds=seconds,
+        full_seconds=theirs[1],
+        train=len(made.records["train"]),
+        test=len(made.records["test"]),
+        metrics=row.metrics or (type(made.task).metric,),
+    )
 
 
 def show(found: Sequence[Found], method: str) -> None:
@@ -343,6 +537,7 @@ def show(found: Sequence[Found], method: str) -> None:
         "task (data)",
         "metric",
         "trivial",
+        "backbone alone",
         method,
         "full fine-tuning",
         "file",
@@ -353,18 +548,18 @@ def show(found: Sequence[Found], method: str) -> None:
     print(f"\n| {' | '.join(head)} |")
     print(f"|{'---|' * len(head)}")
     for line in found:
-        cells = [
-            line.row,
-            line.metric,
-            "" if line.baseline is None else f"{line.baseline:.2f}",
-            f"{line.ours:.2f}",
-            "" if line.full is None else f"{line.full:.2f}",
-            f"{line.file_bytes / 1000:.0f} kB",
-            f"{line.seconds:.0f}",
-            "" if line.full_seconds is None else f"{line.full_seconds:.0f}",
-            f"{line.train} / {line.test}",
-        ]
-        print(f"| {' | '.join(cells)} |")
+        sides = (line.trivial, line.bare, line.ours, line.full)
+        for metric in line.metrics:
+            cells = [
+                line.row,
+                metric,
+                *(f"{side[metric]:.2f}" if metric in side else "" for side in sides),
+                f"{line.file_bytes / 1000:.0f} kB",
+                f"{line.seconds:.0f}",
+                "" if line.full_seconds is None else f"{line.full_seconds:.0f}",
+                f"{line.train} / {line.test}",
+            ]
+            print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
