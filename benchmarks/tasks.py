@@ -4,11 +4,11 @@
 
 FOLDER holds the data sets by name (wnut17, ud_en_ewt, ...). All sides see the same records, split alike, and the same
 epochs and batch size; ``--sample`` takes that many training records, and ``--tested`` that many to validate and to
-test on. The metrics are the task's own, on the test split. Full fine-tuning runs where transformers has a class for the task (tags of words,
-labels of texts, spans, masked and next tokens); where that class needs no new head, or the task none, the backbone
-alone is measured too, before it is trained. What these write is written by transformers' own ``generate``. With
-``--precision bf16`` the adapter's backbone is in bfloat16, and full fine-tuning computes in it (its weights stay in
-float32).
+test on. The metrics are the task's own, on the test split. Full fine-tuning runs where transformers has a class for
+the task (tags of words, labels of texts, spans, masked and next tokens); where that class needs no new head, or the
+task none, the backbone alone is measured too, before it is trained. What these write is written by transformers' own
+``generate``. With ``--precision bf16`` the adapter's backbone is in bfloat16, and full fine-tuning computes in it (its
+weights stay in float32).
 """
 
 import argparse
