@@ -48,6 +48,7 @@ class HuggingFace(BackboneFamily):
     """Loads models of the transformers library from a folder, a GGUF file, an alias or the hub."""
 
     general = True
+    aliases = ALIASES
 
     def accepts(self, name: str) -> bool:
         """Take every name: this is the general family."""

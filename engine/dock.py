@@ -434,11 +434,16 @@ def _by_head(rows: Sequence[Row], numbers: Sequence[int]) -> list[list[int]]:
 
 
 def load_backbone(name: str, options: LoadOptions) -> Backbone:
-    """Load a backbone with the family that accepts it; the general one is asked last.
+    """Load a backbone with the family of which it is an alias, else with the one that accepts it, the general one last.
 
+    Families are imported one after the other, our own first: an alias of ours waits for no plugin of anybody else.
     Raises :class:`BackboneError` where no family does, or loading fails.
     """
-    families: list[type[BackboneFamily]] = [family for _, family in registry.usable("backbone")]
+    families: list[type[BackboneFamily]] = []
+    for _, family in registry.usable("backbone"):
+        if name in family.aliases:
+            return family().load(name, options)
+        families.append(family)
     for family in sorted(families, key=lambda family: family.general):
         if family().accepts(name):
             return family().load(name, options)

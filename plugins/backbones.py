@@ -5,7 +5,7 @@ L positions put in front, V words of the vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -207,6 +207,8 @@ class BackboneFamily(ABC):
     api_version: ClassVar[int] = API_VERSION
     general: ClassVar[bool] = False
     """True for a family that takes any name, which is therefore asked last."""
+    aliases: ClassVar[Collection[str]] = ()
+    """Names that are this family's and no other's."""
 
     @abstractmethod
     def accepts(self, name: str) -> bool:

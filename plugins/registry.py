@@ -3,6 +3,7 @@
 Discovery reads the metadata of the installed distributions and nothing else.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import invalidate_caches
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from adaptdock.plugins.errors import PluginError, UnknownNameError
 from adaptdock.plugins.files import folder_of
 
+OWN = "adaptdock"
 Kind = Literal["method", "task", "backbone", "files", "command"]
 GROUPS: dict[Kind, str] = {
     "method": "adaptdock.adapters",
@@ -160,9 +162,11 @@ def state(plugin: Plugin, check: bool = False) -> State:
     return State(True)
 
 
-def usable(kind: Kind) -> list[tuple[Plugin, Any]]:
-    """Import every plugin of a kind; broken and clashing ones are set aside."""
-    return [(plugin, load_plugin(plugin)) for plugin in discover(kind) if state(plugin, check=True).usable]
+def usable(kind: Kind) -> Iterator[tuple[Plugin, Any]]:
+    """Import the plugins of a kind, each when it is its turn, our own first; broken and clashing ones are set aside."""
+    for plugin in sorted(discover(kind), key=lambda plugin: plugin.distribution != OWN):
+        if state(plugin, check=True).usable:
+            yield plugin, load_plugin(plugin)
 
 
 def refresh() -> None:

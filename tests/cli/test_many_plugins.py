@@ -90,6 +90,12 @@ def test_one_that_is_chosen_is_refused_with_its_reason(site: Path, name: str, re
         assert f"{name}" in printed.splitlines()[-2]
 
 
+def test_a_backbone_that_is_an_alias_waits_for_no_family_that_hangs(site: Path) -> None:
+    put(site, "loom", "backbones", BAD["hangs"])
+    status, imported, _ = run(site, "train", "--task", "ner", "--dry-run", watched="nothing")
+    assert (status, imported) == (0, [])
+
+
 def test_one_that_does_not_work_is_found_by_its_check(site: Path) -> None:
     status, _, printed = run(site, "plugin", "check", "outdated")
     assert status == 1
