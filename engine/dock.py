@@ -439,12 +439,13 @@ def load_backbone(name: str, options: LoadOptions) -> Backbone:
     Families are imported one after the other, our own first: an alias of ours waits for no plugin of anybody else.
     Raises :class:`BackboneError` where no family does, or loading fails.
     """
-    families: list[type[BackboneFamily]] = []
-    for _, family in registry.usable("backbone"):
+    families: list[BackboneFamily] = []
+    for _, plugin in registry.usable("backbone"):
+        family: BackboneFamily = plugin()
         if name in family.aliases:
-            return family().load(name, options)
+            return family.load(name, options)
         families.append(family)
     for family in sorted(families, key=lambda family: family.general):
-        if family().accepts(name):
-            return family().load(name, options)
+        if family.accepts(name):
+            return family.load(name, options)
     raise BackboneError(f"no backbone family accepts {name!r}; there are {registry.names('backbone')}")
