@@ -29,6 +29,7 @@ class Metrics:
         by, space = ["adapter"], "adaptdock"
         self._requests = Counter("requests", "Inputs, by the adapter that was asked", by, space, registry=of)
         self._errors = Counter("errors", "Inputs without an answer", by, space, registry=of)
+        self._abandoned = Counter("abandoned", "Inputs whose client went away", by, space, registry=of)
         self._latency = Histogram("latency_seconds", "From arrival to answer", by, space, registry=of, buckets=SECONDS)
         self._mirrored = Counter("mirrored", "Inputs that a second version heard", by, space, registry=of)
         self._differed = Counter("mirrored_differently", "Those answered differently", by, space, registry=of)
@@ -59,6 +60,13 @@ class Metrics:
             found.answered += not failed
             found.seconds += 0.0 if failed else seconds
 
+    def abandoned(self, name: str) -> None:
+        """Count an input that nobody waits for any more, which says nothing about the adapter."""
+        self._requests.labels(name).inc()
+        self._abandoned.labels(name).inc()
+        with self._lock:
+            self._tallies.setdefault(name, Tally()).requests += 1
+
     def mirrored(self, name: str, differed: bool) -> None:
         """Count an input that a second version heard."""
         self._mirrored.labels(name).inc()
@@ -79,7 +87,7 @@ class Metrics:
         """Drop the series of an adapter that is served no more."""
         with self._lock:
             self._tallies.pop(name, None)
-        for series in (self._requests, self._errors, self._latency, self._mirrored, self._differed):
+        for series in (self._requests, self._errors, self._abandoned, self._latency, self._mirrored, self._differed):
             series.remove_by_labels({"adapter": name})
 
     def text(self, catalog: Catalog, waiting: int) -> bytes:

@@ -205,11 +205,13 @@ class Service:
 
     async def _answers(self, request: Request, works: Sequence[Work], seconds: float) -> list[Answered]:
         futures = [asyncio.wrap_future(work.future) for work in works]
-        together = asyncio.gather(*futures, return_exceptions=True)
         try:
-            found = await unless_gone(request, asyncio.wait_for(together, seconds))
-        except TimeoutError:
-            raise LateError(seconds) from None
+            _, late = await unless_gone(request, asyncio.wait(futures, timeout=seconds))
+            if late:
+                for work in works:
+                    work.fail(LateError(seconds))
+                raise LateError(seconds)
+            found = await asyncio.gather(*futures, return_exceptions=True)
         finally:
             for work in works:
                 work.future.cancel()
@@ -223,8 +225,11 @@ class Service:
         return answered
 
     def _count(self, work: Work, future: "Future[Outcome]") -> None:
-        failed = future.cancelled() or future.exception() is not None
-        self.metrics.answered(work.parts[-1].name, time.monotonic() - work.since, failed)
+        name = work.parts[-1].name
+        if future.cancelled():
+            self.metrics.abandoned(name)
+        else:
+            self.metrics.answered(name, time.monotonic() - work.since, future.exception() is not None)
 
     def _mirror(self, chosen: Mapping[str, Chosen], names: Sequence[str], works: Sequence[Work]) -> None:
         """Let the versions that only hear have the inputs too, where there is room for them."""

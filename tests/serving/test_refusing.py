@@ -244,6 +244,9 @@ def test_a_client_that_goes_away_is_computed_for_no_longer(client: Client) -> No
             until(lambda: client.service.batcher.waiting == 1)
         until(lambda: client.service.batcher.waiting == 0)
     assert client.service.catalog.served("red").current.users == 0
+    tally = client.service.metrics.tally("red")
+    assert (tally.requests, tally.errors, tally.answered) == (1, 0, 0)
+    assert 'adaptdock_abandoned_total{adapter="red"} 1.0' in client.get("/metrics").text
     assert client.label("red") == "RED"
 
 
