@@ -39,10 +39,10 @@ class DataError(AdaptError):
 
 
 class FileError(AdaptError):
-    """An adapter file that is damaged, not one, or could not be written. Attribute: ``path``."""
+    """An adapter file that is damaged, not one, or could not be written. Attributes: ``path``, ``problem``."""
 
     def __init__(self, path: object, problem: str) -> None:
-        self.path = str(path)
+        self.path, self.problem = str(path), problem
         super().__init__(f"{path}: {problem}")
 
 

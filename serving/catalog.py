@@ -14,7 +14,7 @@ from typing import Any
 
 from adaptdock.engine.residency import Residency, Tier
 from adaptdock.hub.file import read_card, read_file
-from adaptdock.plugins.errors import AdaptError, MismatchError, UnknownNameError, UsageError
+from adaptdock.plugins.errors import AdaptError, FileError, MismatchError, UnknownNameError, UsageError
 from adaptdock.serving.store import Store, hash_of
 from adaptdock.serving.versions import VERSION, Chosen, Served, Version, checked_name
 
@@ -322,7 +322,10 @@ class Catalog:
     def _verified(self, name: str, number: int, sha256: str) -> Version:
         """Return a version whose whole content has been checked: hash, card, backbone, shapes, numbers."""
         path, dock = self._store.path(sha256), self.residency.dock
-        adapter = read_file(path)
+        try:
+            adapter = read_file(path)
+        except FileError as error:
+            raise FileError(f"the file of {name!r}", error.problem) from None  # where it was put tells nobody anything
         prepared = dock.prepare(adapter)
         return Version(name, number, sha256, path, prepared.card, prepared.assembly)
 

@@ -85,13 +85,14 @@ def test_a_poisoned_file_is_refused_and_the_running_version_stays(
         (folder / "red.safetensors").write_bytes(content)
         until(lambda: any(record.message == "refused" for record in caplog.records))
     assert client.label("red") == "RED"
-    client.refused(
+    told = client.refused(
         422,
         method="put",
         path="/v1/adapters/red/file",
         content=content,
         headers={"content-type": "application/octet-stream"},
     )
+    assert str(folder) not in told["message"]
     assert client.get("/v1/adapters/red").json()["version"] == 1
     assert len(list((folder / ".serving" / "versions").iterdir())) == 3
     write_file(folder / "red.safetensors", labelled(backbone, "CURED"))
