@@ -71,7 +71,7 @@ def build(folder: Path, count: int, methods: Sequence[str]) -> list[str]:
 # -------------------------------------------------------------------------------------------- sides
 
 
-def ours(port: int, folder: str, names: Sequence[str]) -> None:
+def ours(port: int, folder: str, names: Sequence[str], dtype: str = "float32") -> None:
     """Serve as ``adapt serve`` does."""
     from adaptdock.cli.quiet import quiet
     from adaptdock.plugins.contracts import LoadOptions
@@ -81,7 +81,12 @@ def ours(port: int, folder: str, names: Sequence[str]) -> None:
     quiet()
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # a line a request is not what is measured
     options = ServingOptions(adapters=folder, port=port, queue=100_000, queue_per_adapter=100_000, timeout=120)
-    serve(options, LoadOptions(device="cpu"))
+    serve(options, LoadOptions(device="cpu", dtype=dtype))
+
+
+def fast(port: int, folder: str, names: Sequence[str]) -> None:
+    """Serve in bfloat16, as ``adapt serve --dtype bfloat16`` does."""
+    ours(port, folder, names, "bfloat16")
 
 
 def pipelines(port: int, folder: str, names: Sequence[str]) -> None:
@@ -159,7 +164,12 @@ def _plain_server(port: int, answer: Callable[[str, str], Any]) -> None:
     uvicorn.run(app, port=port, log_level="critical", http="h11")
 
 
-SIDES: dict[str, Callable[[int, str, Sequence[str]], None]] = {"adaptdock": ours, "pipelines": pipelines, "PEFT": peft}
+SIDES: dict[str, Callable[[int, str, Sequence[str]], None]] = {
+    "adaptdock": ours,
+    "adaptdock in bf16": fast,
+    "pipelines": pipelines,
+    "PEFT": peft,
+}
 
 
 # --------------------------------------------------------------------------------------------- load
