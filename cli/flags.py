@@ -9,8 +9,11 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
 
+MAIN, OUTPUT = "What to train", "Where it goes"
+"""Sections of the help of what trains."""
 NUMBERS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
 
@@ -152,6 +155,54 @@ def data_flags(splits: Mapping[str, str]) -> list[Flag]:
             shown="default: utf-8",
         ),
     ]
+
+
+def how_flags() -> list[Flag]:
+    """Return the options that say how something is adapted, and what; and the file that may say it instead."""
+    methods = "|".join(registry.names("method"))
+    default = {"method": f"default: {registry.DEFAULT_METHOD}", "backbone": f"default: {registry.DEFAULT_BACKBONE}"}
+    return [
+        Flag(["--method"], section=MAIN, metavar=f"[{methods}]", help="How it adapts.", shown=default["method"]),
+        Flag(
+            ["--backbone"],
+            section=MAIN,
+            metavar="NAME|PATH",
+            help="Alias, model folder, GGUF file or hub id.",
+            shown=default["backbone"],
+        ),
+        Flag(["--config"], section=MAIN, metavar="FILE", help="YAML or TOML file with flags; those given here win."),
+    ]
+
+
+def dry_run_flag() -> Flag:
+    """Return the option that trains nothing."""
+    return Flag(["--dry-run"], section=MAIN, is_flag=True, help="Show what would be trained, and write nothing.")
+
+
+@dataclass(frozen=True)
+class Place:
+    """An option that says where something goes: its help, what it takes, and what stands for it."""
+
+    help: str
+    default: str
+    metavar: str = "FOLDER"
+
+
+def output_flags(output: Place, run_dir: Place, named: bool = True) -> list[Flag]:
+    """Return the options that say where what is trained goes; ``named``: it is one adapter, which has a name."""
+    name = Flag(["--name"], section=OUTPUT, help="Name of the adapter, in its card.", shown="default: the task's")
+    return [
+        _place(["--output", "-o"], output),
+        Flag(["--overwrite"], section=OUTPUT, is_flag=True, default=None, help="Replace what is there."),
+        _place(["--run-dir"], run_dir),
+        *([name] if named else []),
+        Flag(["--json", "as_json"], section=OUTPUT, is_flag=True, help="Print JSON."),
+    ]
+
+
+def _place(flags: Sequence[str], place: Place) -> Flag:
+    shown = f"default: {place.default}"
+    return Flag(flags, section=OUTPUT, metavar=place.metavar, help=place.help, shown=shown)
 
 
 def load_options(values: Mapping[str, Any]) -> LoadOptions:

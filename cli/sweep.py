@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from adaptdock.cli.config import check_keys
-from adaptdock.cli.flags import LOADING, FieldFlags, Flag, SectionedCommand, field_flags, peek
+from adaptdock.cli.flags import LOADING, FieldFlags, Flag, Place, SectionedCommand, field_flags, output_flags, peek
 from adaptdock.cli.output import note, show_json, show_metrics, show_pairs, show_table
 from adaptdock.cli.places import LOG, check_places, clear
 from adaptdock.cli.progress import watching
@@ -28,7 +28,7 @@ from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import AdaptError, UnknownNameError
 
 CONFIG, TRIAL = "best.yaml", "trial-{:04d}"
-SEARCH, OUTPUT = "Search", "Where it goes"
+SEARCH = "Search"
 SEARCHING = field_flags(SearchOptions, "search", SEARCH)
 OWN = {"search", *SEARCHING.fields}
 NOT_IN_BEST = {*OWN, *NOT_IN_CONFIG, "output", "overwrite", "run_dir"}
@@ -142,25 +142,13 @@ def _search_flag() -> Flag:
 
 
 def _output_flags() -> list[Flag]:
-    return [
-        Flag(
-            ["--output", "-o"],
-            section=OUTPUT,
-            metavar="FILE",
-            help="The adapter file of the best trial.",
-            shown="default: TASK.safetensors",
+    return output_flags(
+        Place("The adapter file of the best trial.", "TASK.safetensors", "FILE"),
+        Place(
+            "Folder of the sweep: a run's folder for each trial, all trials, a picture, the best settings.",
+            "runs/sweep-TASK-TIME",
         ),
-        Flag(["--overwrite"], section=OUTPUT, is_flag=True, default=None, help="Replace what is there."),
-        Flag(
-            ["--run-dir"],
-            section=OUTPUT,
-            metavar="FOLDER",
-            help="Folder of the sweep: a run's folder for each trial, all trials, a picture, the best settings.",
-            shown="default: runs/sweep-TASK-TIME",
-        ),
-        Flag(["--name"], section=OUTPUT, help="Name of the adapter, in its card.", shown="default: the task's"),
-        Flag(["--json", "as_json"], section=OUTPUT, is_flag=True, help="Print JSON."),
-    ]
+    )
 
 
 # ------------------------------------------------------------------------------------------- the work

@@ -7,7 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.cli.config import check_keys, read_tables
-from adaptdock.cli.flags import LOADING, FieldFlags, Flag, SectionedCommand, field_flags, load_options, peek
+from adaptdock.cli.flags import (
+    LOADING,
+    MAIN,
+    FieldFlags,
+    Flag,
+    Place,
+    SectionedCommand,
+    dry_run_flag,
+    field_flags,
+    how_flags,
+    load_options,
+    output_flags,
+    peek,
+)
 from adaptdock.cli.output import count, note, show_json, show_pairs, show_table
 from adaptdock.cli.places import LOG, check_folder, check_output, check_unfinished, clear
 from adaptdock.cli.progress import watching
@@ -32,7 +45,6 @@ from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import DataError, UsageError
 
 METHOD, BACKBONE = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE
-MAIN, OUTPUT = "What to train", "Where it goes"
 SPLITS = ("data", "train", "validation", "test")
 NOT_IN_CONFIG = {"config", "dry_run", "as_json", "help"}
 HELP = """Train several tasks together, and save an adapter file for each.
@@ -153,42 +165,16 @@ def _check_source(entry: TaskEntry, where: str) -> None:
 
 
 def _main_flags() -> list[Flag]:
-    methods = "|".join(registry.names("method"))
-    shown = {"method": f"default: {METHOD}", "backbone": f"default: {BACKBONE}"}
-    return [
-        Flag(["--tasks"], section=MAIN, metavar="FILE", help="YAML or TOML file that names the tasks."),
-        Flag(["--method"], section=MAIN, metavar=f"[{methods}]", help="How it adapts.", shown=shown["method"]),
-        Flag(
-            ["--backbone"],
-            section=MAIN,
-            metavar="NAME|PATH",
-            help="Alias, model folder, GGUF file or hub id.",
-            shown=shown["backbone"],
-        ),
-        Flag(["--config"], section=MAIN, metavar="FILE", help="YAML or TOML file with flags; those given here win."),
-        Flag(["--dry-run"], section=MAIN, is_flag=True, help="Show what would be trained, and write nothing."),
-    ]
+    tasks = Flag(["--tasks"], section=MAIN, metavar="FILE", help="YAML or TOML file that names the tasks.")
+    return [tasks, *how_flags(), dry_run_flag()]
 
 
 def _output_flags() -> list[Flag]:
-    return [
-        Flag(
-            ["--output", "-o"],
-            section=OUTPUT,
-            metavar="FOLDER",
-            help="Where a file for each task goes, NAME.safetensors.",
-            shown="default: this folder",
-        ),
-        Flag(["--overwrite"], section=OUTPUT, is_flag=True, default=None, help="Replace what is there."),
-        Flag(
-            ["--run-dir"],
-            section=OUTPUT,
-            metavar="FOLDER",
-            help="Folder of the run, with one for each task in it.",
-            shown="default: runs/NAMES-METHOD-TIME",
-        ),
-        Flag(["--json", "as_json"], section=OUTPUT, is_flag=True, help="Print JSON."),
-    ]
+    return output_flags(
+        Place("Where a file for each task goes, NAME.safetensors.", "this folder"),
+        Place("Folder of the run, with one for each task in it.", "runs/NAMES-METHOD-TIME"),
+        named=False,
+    )
 
 
 def _decide(

@@ -9,7 +9,21 @@ import click
 
 from adaptdock.cli import together
 from adaptdock.cli.config import check_keys, read_config
-from adaptdock.cli.flags import DATA, LOADING, FieldFlags, Flag, SectionedCommand, data_flags, field_flags, peek
+from adaptdock.cli.flags import (
+    DATA,
+    LOADING,
+    MAIN,
+    FieldFlags,
+    Flag,
+    Place,
+    SectionedCommand,
+    data_flags,
+    dry_run_flag,
+    field_flags,
+    how_flags,
+    output_flags,
+    peek,
+)
 from adaptdock.cli.folds import try_folds
 from adaptdock.cli.output import note, show_json
 from adaptdock.cli.places import LOG, check_places, clear
@@ -29,7 +43,6 @@ from adaptdock.plugins.errors import UsageError
 METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE, registry.EXAMPLE_TASK
 WITH_RESUME = {"resume", "output", "overwrite", "as_json"}
 NOT_IN_CONFIG = {"config", "resume", "dry_run", "as_json", "help"}
-MAIN, OUTPUT = "What to train", "Where it goes"
 FOLDING = field_flags(FoldOptions, "folds", DATA)
 HELP = """Train an adapter on a frozen backbone and save it as one file.
 
@@ -112,18 +125,10 @@ def what_flags() -> list[Flag]:
         "validation": "Validation data; a tenth of the training data is held out unless given.",
         "test": "Test data, measured once at the end.",
     }
-    tasks, methods = "|".join(registry.names("task")), "|".join(registry.names("method"))
+    tasks = "|".join(registry.names("task"))
     return [
         Flag(["--task"], section=MAIN, metavar=f"[{tasks}]", help="What the adapter is for.", shown="required"),
-        Flag(["--method"], section=MAIN, metavar=f"[{methods}]", help="How it adapts.", shown=f"default: {METHOD}"),
-        Flag(
-            ["--backbone"],
-            section=MAIN,
-            metavar="NAME|PATH",
-            help="Alias, model folder, GGUF file or hub id.",
-            shown=f"default: {BACKBONE}",
-        ),
-        Flag(["--config"], section=MAIN, metavar="FILE", help="YAML or TOML file with flags; those given here win."),
+        *how_flags(),
         Flag(
             ["--tasks"],
             section=MAIN,
@@ -131,32 +136,17 @@ def what_flags() -> list[Flag]:
             help="Several tasks in place of one, named in a YAML or TOML file: adapt train --tasks FILE --help.",
         ),
         Flag(["--resume"], section=MAIN, metavar="RUN_DIR", help="Go on with a run that was interrupted."),
-        Flag(["--dry-run"], section=MAIN, is_flag=True, help="Show what would be trained, and write nothing."),
+        dry_run_flag(),
         *data_flags(splits),
         *FOLDING.flags,
     ]
 
 
 def _output_flags() -> list[Flag]:
-    return [
-        Flag(
-            ["--output", "-o"],
-            section=OUTPUT,
-            metavar="FILE",
-            help="The adapter file.",
-            shown="default: TASK.safetensors",
-        ),
-        Flag(["--overwrite"], section=OUTPUT, is_flag=True, default=None, help="Replace what is there."),
-        Flag(
-            ["--run-dir"],
-            section=OUTPUT,
-            metavar="FOLDER",
-            help="Folder of the run: settings, metrics, log, curves, checkpoints.",
-            shown="default: runs/TASK-METHOD-TIME",
-        ),
-        Flag(["--name"], section=OUTPUT, help="Name of the adapter, in its card.", shown="default: the task's"),
-        Flag(["--json", "as_json"], section=OUTPUT, is_flag=True, help="Print JSON."),
-    ]
+    return output_flags(
+        Place("The adapter file.", "TASK.safetensors", "FILE"),
+        Place("Folder of the run: settings, metrics, log, curves, checkpoints.", "runs/TASK-METHOD-TIME"),
+    )
 
 
 # ------------------------------------------------------------------------------------------- the work
