@@ -1,13 +1,19 @@
 """The table of docs/interchange.md: every kind of foreign adapter, imported, exported, and the largest difference.
 
+    python benchmarks/interchange.py [--references FOLDER]
+
 Adapters of peft are made by the real library, which also computes what is compared, before and after; those of
-AdapterHub, whose library wants an older transformers, are the recorded ones of the tests.
+AdapterHub, whose library wants an older transformers, are the recorded ones of the tests. ``--references`` takes
+recorded ones from another folder instead: ``KIND_refs/CASE`` with its files, its reference.safetensors and the backbone
+``base_FAMILY``; and real adapters of PEFT for GPT-2 without a backbone, which are put on a random one.
 """
 
+import argparse
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -15,9 +21,11 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hub")]
 
 import test_adapterhub as hub
 import test_peft_adapters as library
+import torch
 from logits import difference, ours
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from adaptdock.engine.dock import load_backbone
 from adaptdock.hub.foreign import read_json
@@ -78,14 +86,63 @@ def of_adapterhub(folder: Path) -> Iterator[Row]:
         yield what, "-", there, back
 
 
+def of_references(root: Path, folder: Path) -> Iterator[Row]:
+    """Yield recorded adapters: those of PEFT are exported for the real library, others read back."""
+    for recorded in sorted(root.glob("*_refs/*/reference.safetensors")):
+        source, tensors = recorded.parent, load_file(recorded)
+        inputs = {key[3:]: tensor for key, tensor in tensors.items() if key.startswith("in.")}
+        wanted = (
+            tensors["out.logits"]
+            if "out.logits" in tensors
+            else torch.stack([tensors["out.start_logits"], tensors["out.end_logits"]], dim=-1)
+        )
+        base = next(path for path in source.parent.glob("base_*") if f"_{path.name[5:]}_" in f"_{source.name}_")
+        backbone = load_backbone(str(base), LoadOptions(device="cpu"))
+        found = import_adapter(source, backbone, source.name)
+        there = difference(ours(backbone, found.file, inputs), wanted, inputs)
+        again, kind = folder / f"{source.name}-again", source.parent.name.removesuffix("_refs")
+        export_adapter(found.file, backbone, again, kind)
+        if kind == "peft":
+            task = read_json(source / "adapter_config.json")["task_type"]
+            theirs = PeftModel.from_pretrained(library.load(base, task), again)
+            back = difference(list(library.theirs(theirs, inputs)), wanted, inputs)
+        else:
+            reread = import_adapter(again, backbone, source.name).file
+            back = difference(ours(backbone, reread, inputs), wanted, inputs)
+        yield source.name, kind, _e(there), _e(back)
+
+
+def of_real(root: Path, folder: Path) -> Iterator[Row]:
+    """Yield adapters of PEFT that were made for GPT-2, on a random model of its shape."""
+    torch.manual_seed(0)
+    base = folder / "gpt2"
+    GPT2LMHeadModel(GPT2Config(bos_token_id=2, eos_token_id=3)).save_pretrained(base)
+    backbone = load_backbone(str(base), LoadOptions(device="cpu"))
+    for config in sorted(root.glob("*/adapter_config.json")):
+        source, again = config.parent, folder / f"{config.parent.name}-again"
+        inputs = library.batch(library.load(base, "CAUSAL_LM"))
+        wanted = library.theirs(PeftModel.from_pretrained(library.load(base, "CAUSAL_LM"), source), inputs)
+        found = import_adapter(source, backbone, source.name)
+        there = difference(ours(backbone, found.file, inputs), wanted, inputs)
+        export_adapter(found.file, backbone, again, "peft")
+        theirs = PeftModel.from_pretrained(library.load(base, "CAUSAL_LM"), again)
+        yield source.name, "peft, real", _e(there), _e(difference(list(library.theirs(theirs, inputs)), wanted, inputs))
+
+
 def _e(number: float) -> str:
     return f"{number:.0e}" if number else "0"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--references", type=Path)
+    root: Path | None = parser.parse_args().references
     warnings.simplefilter("ignore")
+    tables: dict[str, Callable[[Path], Iterator[Row]]] = {"peft": of_peft, "AdapterHub": of_adapterhub}
+    if root is not None:
+        tables = {"recorded": partial(of_references, root), "real": partial(of_real, root)}
     with tempfile.TemporaryDirectory() as folder:
-        for title, rows in (("peft", of_peft), ("AdapterHub", of_adapterhub)):
+        for title, rows in tables.items():
             print(f"\n| {title} | options | imported | exported |\n|---|---|---|---|")
             for row in rows(Path(folder)):
                 print(f"| {' | '.join(row)} |", flush=True)
