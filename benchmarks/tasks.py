@@ -387,8 +387,13 @@ class Means(torch.nn.Module):
 
 def untuned(kind: Any, checkpoint: Checkpoint, **arguments: Any) -> Any:
     """Load a model of transformers, in float32."""
-    gguf = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-    return kind.from_pretrained(checkpoint.folder, dtype=torch.float32, **gguf, **arguments).eval()
+    if checkpoint.gguf is None:
+        return kind.from_pretrained(checkpoint.folder, dtype=torch.float32, **arguments).eval()
+    read = kind.from_pretrained(checkpoint.folder, dtype=torch.float32, gguf_file=checkpoint.gguf, **arguments)
+    del read.config.quantization_config  # of the file; its weights are floats by now, which Trainer does not believe
+    made = kind.from_config(read.config)
+    made.load_state_dict(read.state_dict())
+    return made.eval()
 
 
 def bare(made: Plan, row: Row, checkpoint: Checkpoint) -> Metrics:

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import torch
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -40,6 +41,7 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
     Raises :class:`UsageError` where the address cannot be listened on, and what loading the backbone raises.
     """
     to_standard_error()
+    torch.set_num_threads(computing_threads(options))
     tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
     listening = listen(options)
     with listening:
@@ -58,6 +60,14 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
         host, port = listening.getsockname()[:2]
         log("listening", host=host, port=port)
         asyncio.run(Server(config, service).serve(sockets=[listening]))
+
+
+def computing_threads(options: ServingOptions) -> int:
+    """Return how many threads share an operation on a CPU: one less than torch would take, for one has to answer.
+
+    Threads that share an operation wait for the slowest, which is the one that has no core to itself.
+    """
+    return options.threads or max(1, torch.get_num_threads() - 1)
 
 
 def listen(options: ServingOptions) -> socket.socket:
