@@ -12,5 +12,5 @@ def test_a_thread_is_left_to_answer_unless_their_number_is_given(
     usual: int, computing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: usual)
-    assert computing_threads(ServingOptions()) == computing
-    assert computing_threads(ServingOptions(threads=5)) == 5
+    assert computing_threads(ServingOptions(adapters="here")) == computing
+    assert computing_threads(ServingOptions(adapters="here", threads=5)) == 5
