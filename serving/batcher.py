@@ -1,8 +1,10 @@
-"""The batcher: inputs of any adapters and tasks, in batches that one thread sends through the backbone.
+"""The batcher: inputs of any adapters and tasks, in batches that go through the backbone.
 
 An input becomes windows; those wait in a queue for each adapter. A batch takes from all queues in turn
 (:class:`FairQueues`), as many windows as a budget of tokens holds, and puts those of like length together. Between
 batches the :class:`Scribe` writes a token of every text. What has been given up meanwhile is left out.
+
+There are one or more threads, of which one at a time takes from the queues while others compute what they took.
 """
 
 import json
@@ -48,7 +50,7 @@ class Window:
 
 
 class Batcher:
-    """One thread that computes, and what waits for it. :meth:`submit` may be called from any thread."""
+    """The threads that compute, and what waits for them. :meth:`submit` may be called from any thread."""
 
     def __init__(self, residency: Residency, options: ServingOptions, watching: Watching | None = None) -> None:
         self._residency, self._dock = residency, residency.dock
@@ -60,16 +62,21 @@ class Batcher:
         self._stopping = self._abandoned = False
         self._rate = 0.0  # inputs a second
         self._scribe = Scribe(residency, options, self._dropped)
-        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self._taking = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"batcher {number}", daemon=True)
+            for number in range(options.workers or 1)
+        ]
 
     def start(self) -> None:
         """Begin to compute."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the thread is there and takes work."""
-        return self._thread.is_alive() and not self._stopping
+        """Whether the threads are there and take work."""
+        return all(thread.is_alive() for thread in self._threads) and not self._stopping
 
     @property
     def waiting(self) -> int:
@@ -104,20 +111,22 @@ class Batcher:
         return max(1, min(60, round(self._waiting.total() / self._rate))) if self._rate else 1
 
     def stop(self) -> None:
-        """Take nothing more, and end the thread when all that was taken has its answer."""
+        """Take nothing more, and end the threads when all that was taken has its answer."""
         with self._condition:
             self._stopping = True
-            self._condition.notify()
+            self._condition.notify_all()
 
     def abandon(self) -> None:
-        """Answer all that waits with :class:`StoppingError`, but for the batch that is being computed."""
+        """Answer all that waits with :class:`StoppingError`, but for what is being computed."""
         self._abandoned = True
         self.stop()
 
     def join(self, seconds: float | None = None) -> bool:
-        """Wait for the thread to end, and tell whether it has."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        """Wait for the threads to end, and tell whether they have."""
+        until = None if seconds is None else time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _left(self, name: str) -> None:
         with self._condition:
@@ -125,13 +134,21 @@ class Batcher:
             if not self._waiting[name]:
                 del self._waiting[name]
 
-    # -------------------------------------------------------------------------------- the thread
+    # ------------------------------------------------------------------------------- the threads
 
     def _run(self) -> None:
-        while self._gather():
-            for batch in self._batches():
+        while (batches := self._taken()) is not None:
+            for batch in batches:
                 self._compute(batch)
+
+    def _taken(self) -> list[list[Window]] | None:
+        """Wait for work, let a token of every text be written, and return batches; None when all is done."""
+        with self._taking:
+            if not self._gather():
+                return None
+            batches = self._batches()
             self._scribe.turn()
+            return batches
 
     def _gather(self) -> bool:
         """Wait for work, then a little for more of it; tell whether there is any."""

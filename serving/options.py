@@ -54,8 +54,8 @@ class ServingOptions(Options):
     """Seconds in which the head of a request has to be complete, and then its body."""
     connections: int = Field(1000, gt=0)
     """Connections at a time; more are answered with 503."""
-    threads: int | None = Field(None, gt=0)
-    """Threads that compute on a CPU; unless given one less than torch would take, for one has to answer."""
+    workers: int | None = Field(None, gt=0)
+    """Batches that are computed at a time; unless given two on a CPU with cores for them, else one."""
     device_bytes: int | None = Field(None, gt=0)
     """Budget of docked weights, in bytes; the least recently used make room."""
     host_bytes: int | None = Field(None, gt=0)

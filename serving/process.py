@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from adaptdock.serving.logs import log, to_standard_error
 from adaptdock.serving.options import ServingOptions
 from adaptdock.serving.service import Service
 from adaptdock.serving.tokens import Tokens, read_tokens
+
+SWITCH_SECONDS = 5e-4
+"""After so long a thread gets Python back, not 5 ms: those that compute need it at every operation."""
 
 
 class Server(uvicorn.Server):
@@ -41,11 +45,12 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
     Raises :class:`UsageError` where the address cannot be listened on, and what loading the backbone raises.
     """
     to_standard_error()
-    torch.set_num_threads(computing_threads(options))
+    sys.setswitchinterval(SWITCH_SECONDS)
     tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
     listening = listen(options)
     with listening:
-        service = Service(Dock(load_backbone(options.backbone, load)), options)
+        backbone = load_backbone(options.backbone, load)
+        service = Service(Dock(backbone), at_work(options, backbone.device))
         config = uvicorn.Config(
             make_app(service, tokens),
             http=patient(options.receive_timeout),
@@ -62,12 +67,15 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
         asyncio.run(Server(config, service).serve(sockets=[listening]))
 
 
-def computing_threads(options: ServingOptions) -> int:
-    """Return how many threads share an operation on a CPU: one less than torch would take, for one has to answer.
+def at_work(options: ServingOptions, device: torch.device) -> ServingOptions:
+    """Decide how many batches are computed at a time, and let each have its share of a CPU's cores.
 
-    Threads that share an operation wait for the slowest, which is the one that has no core to itself.
+    Threads that share an operation wait for the slowest of them; those that have a batch each do not.
     """
-    return options.threads or max(1, torch.get_num_threads() - 1)
+    cores = torch.get_num_threads()
+    workers = options.workers or (2 if device.type == "cpu" and cores > 1 else 1)
+    torch.set_num_threads(max(1, cores // workers))
+    return options.model_copy(update={"workers": workers})
 
 
 def listen(options: ServingOptions) -> socket.socket:

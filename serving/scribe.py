@@ -31,7 +31,7 @@ class Underway:
 
 
 class Scribe:
-    """Used by the thread that computes. ``dropped`` tells of an input whether nobody waits for it any more."""
+    """Used by one thread at a time. ``dropped`` tells of an input whether nobody waits for it any more."""
 
     def __init__(self, residency: Residency, options: ServingOptions, dropped: Callable[[Work], bool]) -> None:
         self._residency, self._dock, self._options = residency, residency.dock, options
