@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from architectures import CONFIGS, tiny_backbone
 from builders import build_adapter
 from one_step import train
@@ -348,6 +349,12 @@ def test_a_prefix_does_the_same_in_eager_attention_as_in_the_fused_one(
     inputs = collate(backbone(architecture), features(TEXTS[:3]))
     inputs = to_the_right(inputs) if side == "left" else inputs
     kept = inputs["attention_mask"].bool()
+    models = [backbone(architecture, implementation).model for implementation in ("eager", None)]
+    if not models[0].config.is_encoder_decoder:
+        with torch.inference_mode():
+            own = [model(**inputs).last_hidden_state[kept] for model in models]
+        if not torch.allclose(*own, atol=1e-5, rtol=0):  # Gemma 2 in 5.20: the fused one caps no logits
+            pytest.skip(f"transformers {transformers.__version__} itself computes something else in each")
     found = []
     for implementation in ("eager", None):
         opened = Dock(backbone(architecture, implementation))
