@@ -56,7 +56,7 @@ class ClientGone(Exception):
 class Service:
     """All that a serving process holds.
 
-    The batcher's thread computes; another one, the ``loader``, reads files and changes the catalogue; the event
+    The batcher's threads compute; another one, the ``loader``, reads files and changes the catalogue; the event
     loop does neither.
     """
 
