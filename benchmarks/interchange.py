@@ -25,6 +25,7 @@ import torch
 from logits import difference, ours
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from adaptdock.engine.dock import load_backbone
@@ -47,8 +48,7 @@ def of_peft(folder: Path) -> Iterator[Row]:
         backbone = load_backbone(str(base), LoadOptions(device="cpu"))
         found = import_adapter(made, backbone, "theirs")
         export_adapter(found.file, backbone, folder / f"{number}-again", "peft")
-        again = PeftModel.from_pretrained(library.load(base, case.task), folder / f"{number}-again")
-        back = difference(list(library.theirs(again, inputs)), wanted, inputs)
+        back = difference(list(loaded(folder / f"{number}-again", base, case.task, inputs)), wanted, inputs)
         if case.task == "FEATURE_EXTRACTION":
             kept = inputs["attention_mask"].unsqueeze(-1)
             wanted = (wanted * kept).sum(1) / kept.sum(1)
@@ -104,8 +104,7 @@ def of_references(root: Path, folder: Path) -> Iterator[Row]:
         export_adapter(found.file, backbone, again, kind)
         if kind == "peft":
             task = read_json(source / "adapter_config.json")["task_type"]
-            theirs = PeftModel.from_pretrained(library.load(base, task), again)
-            back = difference(list(library.theirs(theirs, inputs)), wanted, inputs)
+            back = difference(list(loaded(again, base, task, inputs)), wanted, inputs)
         else:
             reread = import_adapter(again, backbone, source.name).file
             back = difference(ours(backbone, reread, inputs), wanted, inputs)
@@ -121,12 +120,17 @@ def of_real(root: Path, folder: Path) -> Iterator[Row]:
     for config in sorted(root.glob("*/adapter_config.json")):
         source, again = config.parent, folder / f"{config.parent.name}-again"
         inputs = library.batch(library.load(base, "CAUSAL_LM"))
-        wanted = library.theirs(PeftModel.from_pretrained(library.load(base, "CAUSAL_LM"), source), inputs)
+        wanted = loaded(source, base, "CAUSAL_LM", inputs)
         found = import_adapter(source, backbone, source.name)
         there = difference(ours(backbone, found.file, inputs), wanted, inputs)
         export_adapter(found.file, backbone, again, "peft")
-        theirs = PeftModel.from_pretrained(library.load(base, "CAUSAL_LM"), again)
-        yield source.name, "peft, real", _e(there), _e(difference(list(library.theirs(theirs, inputs)), wanted, inputs))
+        back = difference(list(loaded(again, base, "CAUSAL_LM", inputs)), wanted, inputs)
+        yield source.name, "peft, real", _e(there), _e(back)
+
+
+def loaded(adapter: Path, base: Path, task: str, inputs: dict[str, Tensor]) -> Tensor:
+    """Return what the real peft computes with an adapter's folder."""
+    return library.theirs(PeftModel.from_pretrained(library.load(base, task), adapter), inputs)
 
 
 def _e(number: float) -> str:

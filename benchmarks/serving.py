@@ -22,6 +22,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,6 @@ def ours(port: int, folder: str, names: Sequence[str], dtype: str = "float32") -
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # a line a request is not what is measured
     options = ServingOptions(adapters=folder, port=port, queue=100_000, queue_per_adapter=100_000, timeout=120)
     serve(options, LoadOptions(device="cpu", dtype=dtype))
-
-
-def fast(port: int, folder: str, names: Sequence[str]) -> None:
-    """Serve in bfloat16, as ``adapt serve --dtype bfloat16`` does."""
-    ours(port, folder, names, "bfloat16")
 
 
 def pipelines(port: int, folder: str, names: Sequence[str]) -> None:
@@ -166,7 +162,7 @@ def _plain_server(port: int, answer: Callable[[str, str], Any]) -> None:
 
 SIDES: dict[str, Callable[[int, str, Sequence[str]], None]] = {
     "adaptdock": ours,
-    "adaptdock in bf16": fast,
+    "adaptdock in bf16": partial(ours, dtype="bfloat16"),
     "pipelines": pipelines,
     "PEFT": peft,
 }
@@ -227,24 +223,32 @@ def run_load(port: int, names: Sequence[str], rate: float, seconds: float) -> li
 def throughput(port: int, names: Sequence[str], seconds: float, limit: float, start: float) -> dict[str, float]:
     """Look for the highest rate that the server holds, and return what was measured at it."""
     run_load(port, names, start, min(seconds, 5))  # to warm up
-    held: dict[str, float] = {"asked": 0, "rate": 0, "p50": math.nan, "p95": math.nan, "p99": math.nan}
-    rate, refined, missed = start, 0, math.inf
-    while refined <= REFINED:
-        found = run_load(port, names, rate, seconds)
-        good = sorted(one for one in found if one is not None)
-        cuts = statistics.quantiles(good, n=100) if len(good) >= LEAST_ANSWERED * len(found) else [math.inf] * 99
-        if cuts[98] > limit:
-            missed = rate
+    best, missed = {"rate": 0.0, "p50": math.nan, "p95": math.nan, "p99": math.nan}, start
+    while (found := held(port, names, missed, seconds, limit)) is not None:
+        best, missed = found, 2 * missed
+    if not best["rate"]:
+        return best
+    kept = missed / 2
+    for _ in range(REFINED):
+        middle = math.sqrt(kept * missed)
+        found = held(port, names, middle, seconds, limit)
+        if found is None:
+            missed = middle
         else:
-            held = {"asked": rate, "rate": len(good) / seconds, "p50": cuts[49], "p95": cuts[94], "p99": cuts[98]}
-        if not held["asked"]:
-            return held
-        if math.isfinite(missed):
-            refined += 1
-            rate = math.sqrt(held["asked"] * missed)
-        else:
-            rate *= 2
-    return held
+            best, kept = found, middle
+    return best
+
+
+def held(port: int, names: Sequence[str], rate: float, seconds: float, limit: float) -> dict[str, float] | None:
+    """Return what was measured at a rate; None where the server answered too late, or too few."""
+    found = run_load(port, names, rate, seconds)
+    good = sorted(one for one in found if one is not None)
+    if len(good) < LEAST_ANSWERED * len(found):
+        return None
+    cuts = statistics.quantiles(good, n=100)
+    if cuts[98] > limit:
+        return None
+    return {"rate": len(good) / seconds, "p50": cuts[49], "p95": cuts[94], "p99": cuts[98]}
 
 
 def measure(side: str, folder: str, names: Sequence[str], arguments: argparse.Namespace) -> dict[str, float]:

@@ -14,15 +14,12 @@ weights stay in float32).
 import argparse
 import json
 import logging
-import math
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -35,8 +32,18 @@ logging.disable(logging.WARNING)
 warnings.simplefilter("ignore")
 
 import torch
+from baselines import (
+    Metrics,
+    bags_of_words,
+    copied,
+    first_sentence,
+    frequencies,
+    most_frequent_answer,
+    most_frequent_class,
+    most_frequent_tag,
+    most_similar_sentence,
+)
 from machine import machine
-from torch.nn import functional
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -58,16 +65,13 @@ from adaptdock.engine.planning import Plan, plan
 from adaptdock.engine.training import Run
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions, Record, Writer
+from adaptdock.plugins.heads import mean_state
 from adaptdock.tasks.qa import END, START
 
 TEST_SHARE = 0.1
 TEST_ROWS, TEST_TOKENS = 32, 4096
 VOCABULARY_TOKENS = 1024
 """Of a batch whose logits are as wide as the vocabulary."""
-WORDS = 4096
-"""Places of a hashed bag of words."""
-Metrics = Mapping[str, Any]
-Baseline = Callable[[Plan], Metrics]
 CONVERTER = Path(__file__).parents[1] / "scripts" / "convert_llama2c.py"
 
 
@@ -82,13 +86,13 @@ class Row:
     backbone: str = "minilm"
     options: Mapping[str, Any] = field(default_factory=dict)
     task_options: Mapping[str, Any] = field(default_factory=dict)
-    baseline: Baseline | None = None
+    baseline: Callable[[Plan], Metrics] | None = None
     kind: str = ""
     """What transformers' own class for it labels: tokens, sequences, spans, masked or next tokens; or vectors."""
     groups: bool = False
     """Whether test data that is not given is held out by the task's groups (articles)."""
-    sorted_by: str = ""
-    """What the file is sorted by, if it is: its groups are taken in the order of their hashes then."""
+    ordered: bool = False
+    """Whether the file has an order (of length): its groups are taken in that of their hashes then."""
     metrics: Sequence[str] = ()
     """What is shown; the task's own metric unless given."""
 
@@ -108,94 +112,6 @@ class Found:
     train: int
     test: int
     metrics: Sequence[str]
-
-
-# --------------------------------------------------------------------------------------- baselines
-
-
-def most_frequent_class(made: Plan) -> Metrics:
-    (label, _), *_ = Counter(record["label"] for record in made.records["train"]).most_common(1)
-    answer = {"label": label, "score": 1.0, "scores": {label: 1.0}}
-    return made.task.score(made.records["test"], [answer] * len(made.records["test"]))
-
-
-def most_frequent_tag(made: Plan) -> Metrics:
-    """Give each word the tag that it has most often; an unknown word the most frequent of all."""
-    seen: dict[str, Counter[str]] = defaultdict(Counter)
-    for record in made.records["train"]:
-        for word, tag in zip(record["tokens"], record["tags"], strict=True):
-            seen[word.lower()][tag] += 1
-    (common, _), *_ = sum(seen.values(), Counter()).most_common(1)
-    test = made.records["test"]
-    tagged = [[(seen.get(w.lower()) or Counter([common])).most_common(1)[0][0] for w in r["tokens"]] for r in test]
-    return made.task.score(test, [{"tags": tags, "words": [{"tag": tag} for tag in tags]} for tags in tagged])
-
-
-def most_similar_sentence(made: Plan) -> Metrics:
-    """Answer with the sentence of the context that has most words in common with the question."""
-    answers = []
-    for record in made.records["test"]:
-        asked = words(record["question"])
-        best = max(sentences(record["context"]), key=lambda sentence: len(asked & words(sentence)))
-        answers.append({"answer": best})
-    return made.task.score(made.records["test"], answers)
-
-
-def bags_of_words(made: Plan) -> Metrics:
-    """Embed a text as the words that stand in it, each at a place that its hash gives."""
-    records = made.records["test"]
-    names = {"text": "embedding", "positive": "positive", "negative": "negative"}
-    answers = [{names[name]: bag(record[name]) for name in names if name in record} for record in records]
-    return made.task.score(records, answers)
-
-
-def most_frequent_answer(made: Plan) -> Metrics:
-    (answer, _), *_ = Counter(record["answer"] for record in made.records["train"]).most_common(1)
-    return compared(made, lambda record: str(answer))
-
-
-def first_sentence(made: Plan) -> Metrics:
-    return compared(made, lambda record: sentences(record["source"])[0])
-
-
-def copied(made: Plan) -> Metrics:
-    return compared(made, lambda record: str(record["source"]))
-
-
-def frequencies(made: Plan) -> Metrics:
-    """Predict each token by how often training predicts it, one added to each count."""
-    counts = Counter(label for unit in made.units for feature in unit for label in feature.labels if label >= 0)
-    total = sum(counts.values()) + len(made.backbone.tokenizer)
-    asked = [
-        label
-        for record in made.records["test"]
-        for feature in made.task.encode(record, made.reading, labelled=True)
-        for label in feature.labels
-        if label >= 0
-    ]
-    likelihood = sum(math.log((counts[label] + 1) / total) for label in asked)
-    return {"perplexity": math.exp(-likelihood / len(asked))}
-
-
-def compared(made: Plan, answer: Callable[[Record], str]) -> Metrics:
-    """Return what the task makes of answers to the records for which it has answers written."""
-    records = made.records["test"][: made.task.written]
-    return made.task.compare(records, [{"text": answer(record)} for record in records])
-
-
-def words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text.lower()))
-
-
-def sentences(text: str) -> list[str]:
-    return re.split(r"(?<=[.!?])\s+", text)
-
-
-def bag(text: str) -> list[float]:
-    found = torch.zeros(WORDS)
-    for word in words(text):
-        found[int.from_bytes(sha256(word.encode()).digest()[:4]) % WORDS] += 1
-    return functional.normalize(found, dim=0).tolist()
 
 
 ROWS = {
@@ -306,7 +222,7 @@ ROWS = {
         baseline=copied,
         kind="next",
         groups=True,
-        sorted_by="length",
+        ordered=True,
         metrics=("chrf", "bleu", "perplexity"),
     ),
 }
@@ -321,7 +237,7 @@ def divided(row: Row, root: Path, folder: Path, sample: int | None, tested: int 
     files = {split: str(root / row.data / name) for split, name in row.files.items()}
     source = Source(**(files or {"data": str(root / row.data)}), **row.layout)
     splits, _ = load_splits(source, task)
-    if row.sorted_by:
+    if row.ordered:
         splits["train"].sort(key=lambda record: sha256(str(task.group(record)).encode()).digest())
     if "test" not in splits:
         splits["test"], splits["train"] = held_out(splits["train"], task.group if row.groups else None)
@@ -380,9 +296,8 @@ class Means(torch.nn.Module):
         self.model = model
 
     def forward(self, **inputs: Any) -> Any:
-        mask = inputs["attention_mask"].unsqueeze(-1)
         states = self.model(**inputs).last_hidden_state
-        return SimpleNamespace(logits=(states * mask).sum(1) / mask.sum(1))
+        return SimpleNamespace(logits=mean_state(states, inputs["attention_mask"]).squeeze(1))
 
 
 def untuned(kind: Any, checkpoint: Checkpoint, **arguments: Any) -> Any:

@@ -25,9 +25,9 @@ from adaptdock.hub.strict import read
 from adaptdock.hub.trust import sign
 from adaptdock.hub.whole import whole_file
 from adaptdock.plugins.errors import FileError, SourceError, UsageError
+from adaptdock.plugins.registry import GROUPS, OWN
 
 FILES = "published"
-OURS = "adaptdock"
 MEASURED = "test"
 """The split whose metrics are published."""
 
@@ -103,7 +103,7 @@ def publish(
 def needs(card: Card) -> list[str]:
     """Return the distributions, other than this one, whose plugins an adapter needs."""
     plugins = [card.task, *card.methods, *(method for base in card.on for method in base.methods)]
-    return sorted({plugin.distribution for plugin in plugins} - {"", OURS})
+    return sorted({plugin.distribution for plugin in plugins} - {"", OWN})
 
 
 def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -145,7 +145,7 @@ def facts(entry: Entry, card: Card) -> dict[str, str]:
 def markdown(entry: Entry, card: Card) -> str:
     """Return the card as Markdown, with the metadata that model hubs read at its head."""
     head = {
-        "library_name": OURS,
+        "library_name": OWN,
         "license": entry.licence.lower(),
         "language": entry.languages,
         "base_model": entry.backbone.id,
@@ -207,8 +207,8 @@ def build_wheel(published: Published, distribution: str, folder: Path) -> Path:
         f"{package}/{entry.name}.safetensors": published.file.read_bytes(),
         f"{package}/{entry.name}.md": published.card.read_bytes(),
         f"{info}/METADATA": _metadata(entry, distribution, published.card.read_text(encoding="utf-8")).encode(),
-        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: {OURS}\nRoot-Is-Purelib: true\nTag: py3-none-any\n".encode(),
-        f"{info}/entry_points.txt": f"[{OURS}.files]\n{entry.name} = {package}\n".encode(),
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: {OWN}\nRoot-Is-Purelib: true\nTag: py3-none-any\n".encode(),
+        f"{info}/entry_points.txt": f"[{GROUPS['files']}]\n{entry.name} = {package}\n".encode(),
     }
     record = "".join(f"{name},sha256={_digest(blob)},{len(blob)}\n" for name, blob in members.items())
     members[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
@@ -225,7 +225,7 @@ def build_wheel(published: Published, distribution: str, folder: Path) -> Path:
 
 
 def _metadata(entry: Entry, distribution: str, description: str) -> str:
-    needed = "".join(f"Requires-Dist: {name}\n" for name in (OURS, *entry.needs))
+    needed = "".join(f"Requires-Dist: {name}\n" for name in (OWN, *entry.needs))
     return (
         f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {entry.version}\n"
         f"Summary: {' '.join(entry.description.split())[:200]}\nAuthor: {entry.publisher}\nLicense: {entry.licence}\n"

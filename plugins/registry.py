@@ -15,6 +15,7 @@ from adaptdock.plugins.errors import PluginError, UnknownNameError
 from adaptdock.plugins.files import folder_of
 
 OWN = "adaptdock"
+"""This distribution."""
 Kind = Literal["method", "task", "backbone", "files", "command"]
 GROUPS: dict[Kind, str] = {
     "method": "adaptdock.adapters",

@@ -60,7 +60,7 @@ class Batcher:
         self._waiting: Counter[str] = Counter()
         self._condition = threading.Condition()
         self._stopping = self._abandoned = False
-        self._rate = 0.0  # inputs a second
+        self._rate = 0.0  # inputs a second, of one thread
         self._scribe = Scribe(residency, options, self._dropped)
         self._taking = threading.Lock()
         self._threads = [
@@ -108,7 +108,8 @@ class Batcher:
 
     def patience(self) -> int:
         """Return the seconds in which what waits now is likely to be answered."""
-        return max(1, min(60, round(self._waiting.total() / self._rate))) if self._rate else 1
+        rate = self._rate * len(self._threads)
+        return max(1, min(60, round(self._waiting.total() / rate))) if rate else 1
 
     def stop(self) -> None:
         """Take nothing more, and end the threads when all that was taken has its answer."""
