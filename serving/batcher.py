@@ -1,10 +1,10 @@
 """The batcher: inputs of any adapters and tasks, in batches that go through the backbone.
 
-An input becomes windows; those wait in a queue for each adapter. A batch takes from all queues in turn
-(:class:`FairQueues`), as many windows as a budget of tokens holds, and puts those of like length together. Between
-batches the :class:`Scribe` writes a token of every text. What has been given up meanwhile is left out.
+An input becomes windows; those wait in a queue for each adapter. Windows for a few batches are taken from all queues
+in turn (:class:`FairQueues`) and divided into batches of like length, each within a budget of tokens. Between batches
+the :class:`Scribe` writes a token of every text. What has been given up meanwhile is left out.
 
-There are one or more threads, of which one at a time takes from the queues while others compute what they took.
+There are one or more threads, of which one at a time takes the next batch while others compute theirs.
 """
 
 import json
@@ -25,7 +25,7 @@ from adaptdock.serving.options import ServingOptions
 from adaptdock.serving.scribe import Scribe
 from adaptdock.serving.work import Outcome, Work
 
-BATCHES_AT_ONCE = 2
+BATCHES_AT_ONCE = 4
 """Batches that are taken from the queues together, so that windows of like length meet."""
 QUANTUM = 256
 """Tokens that an adapter is given at a time."""
@@ -57,6 +57,7 @@ class Batcher:
         self._options, self._watching = options, watching
         self._arrived: deque[Work] = deque()
         self._queues: FairQueues[Window] = FairQueues(lambda window: window.length, QUANTUM)
+        self._ready: deque[list[Window]] = deque()
         self._waiting: Counter[str] = Counter()
         self._condition = threading.Condition()
         self._stopping = self._abandoned = False
@@ -138,18 +139,20 @@ class Batcher:
     # ------------------------------------------------------------------------------- the threads
 
     def _run(self) -> None:
-        while (batches := self._taken()) is not None:
-            for batch in batches:
+        while (batch := self._taken()) is not None:
+            if batch:
                 self._compute(batch)
 
-    def _taken(self) -> list[list[Window]] | None:
-        """Wait for work, let a token of every text be written, and return batches; None when all is done."""
+    def _taken(self) -> list[Window] | None:
+        """Wait for work, let a token of every text be written, and return a batch; None when all is done."""
         with self._taking:
-            if not self._gather():
-                return None
-            batches = self._batches()
+            if not self._ready:
+                if not self._gather():
+                    return None
+                self._ready.extend(self._batches())
             self._scribe.turn()
-            return batches
+            batch = self._ready.popleft() if self._ready else []
+            return [window for window in batch if not self._dropped(window.work)]
 
     def _gather(self) -> bool:
         """Wait for work, then a little for more of it; tell whether there is any."""
@@ -206,16 +209,18 @@ class Batcher:
 
     def _batches(self) -> list[list[Window]]:
         """Return the next batches: windows that are read off together, texts that are written alike together."""
-        taken = self._queues.take(BATCHES_AT_ONCE * self._options.batch_tokens)
+        options = self._options
+        taken = self._queues.take(max(BATCHES_AT_ONCE * options.batch_tokens, options.write_tokens))
         alike: dict[GenerationOptions | None, list[Window]] = {}
         for window in taken:
-            if not self._dropped(window.work):
-                alike.setdefault(window.work.search, []).append(window)
+            alike.setdefault(window.work.search, []).append(window)
         return [
             [windows[number] for number in batch]
-            for windows in alike.values()
+            for search, windows in alike.items()
             for batch in by_length(
-                [window.length for window in windows], self._options.batch_rows, self._options.batch_tokens
+                [window.length for window in windows],
+                options.batch_rows,
+                options.batch_tokens if search is None else options.write_tokens,
             )
         ]
 

@@ -29,7 +29,9 @@ class ServingOptions(Options):
     tokens: str | None = None
     """File with the hashes of the bearer tokens that are let in."""
     batch_tokens: int = Field(2048, gt=0)
-    """Tokens of a batch, padding included."""
+    """Tokens of a batch that is read, padding included; unless given no more than 384 for each core on a CPU."""
+    write_tokens: int = Field(2048, gt=0)
+    """Tokens that texts which are written together may come to, padding included."""
     batch_rows: int = Field(64, gt=0)
     """Rows of a batch."""
     max_wait: float = Field(2.0, ge=0)

@@ -58,7 +58,7 @@ class Scribe:
         self._leave([one for one in self._underway if self._dropped(one.work)])
         free = self._options.batch_rows - len(self._underway)
         if free > 0 and self._waiting:
-            works = [work for work in self._waiting.take(self._options.batch_tokens, free) if not self._dropped(work)]
+            works = [work for work in self._waiting.take(self._options.write_tokens, free) if not self._dropped(work)]
             self._join(works)
         try:
             self._steps.step()

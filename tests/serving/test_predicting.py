@@ -73,6 +73,20 @@ def test_many_who_ask_at_once_share_batches_and_get_their_own_answers(backbone, 
     assert rows / batches > 1.5
 
 
+def test_batches_of_one_request_are_computed_side_by_side(backbone, folder, monkeypatch) -> None:
+    meeting = threading.Barrier(2, timeout=30)
+    with serving(backbone, adapters=str(folder), workers=2, batch_tokens=1) as client:
+        dock = client.service.dock
+        logits = dock.logits
+
+        def met(*given: Any) -> Any:
+            meeting.wait()
+            return logits(*given)
+
+        monkeypatch.setattr(dock, "logits", met)
+        assert len(client.ask("red", TEXT, TEXT)) == 2
+
+
 def test_a_stack_is_answered_by_its_upper_adapter(client: Client, backbone: Backbone, folder: Path) -> None:
     dock = Dock(backbone)
     for name in ("red", "green"):
