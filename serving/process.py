@@ -1,6 +1,7 @@
 """The process: a server with its limits and signals around the application."""
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -66,6 +67,8 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
         )
         host, port = listening.getsockname()[:2]
         log("listening", host=host, port=port)
+        gc.collect()
+        gc.freeze()  # what is there stays: to look through it for garbage would keep everybody waiting
         asyncio.run(Server(config, service).serve(sockets=[listening]))
 
 
