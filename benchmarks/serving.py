@@ -104,18 +104,18 @@ def pipelines(port: int, folder: str, names: Sequence[str]) -> None:
     _plain_server(port, answer)
 
 
-def peft(port: int, folder: str, names: Sequence[str]) -> None:
+def peft(port: int, folder: str, names: Sequence[str], dtype: torch.dtype = torch.float32) -> None:
     """Serve PEFT LoRA adapters of the same shape, set for each request, with a head each."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModel
 
     source, tokenizer = _minilm()
     config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], init_lora_weights=False)
-    model = get_peft_model(AutoModel.from_pretrained(source), config, names[0])
+    model = get_peft_model(AutoModel.from_pretrained(source, dtype=dtype), config, names[0])
     for name in names[1:]:
         model.add_adapter(name, config)
     model.eval()
-    heads = {name: torch.nn.Linear(384, TASKS[int(name[1:]) % len(TASKS)][1]) for name in names}
+    heads = {name: torch.nn.Linear(384, TASKS[int(name[1:]) % len(TASKS)][1], dtype=dtype) for name in names}
 
     @torch.inference_mode()
     def answer(name: str, text: str) -> Any:
@@ -168,6 +168,7 @@ SIDES: dict[str, Callable[[int, str, Sequence[str]], None]] = {
     "adaptdock in bf16": partial(ours, dtype="bfloat16"),
     "pipelines": pipelines,
     "PEFT": peft,
+    "PEFT in bf16": partial(peft, dtype=torch.bfloat16),
 }
 
 
