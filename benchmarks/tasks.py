@@ -4,11 +4,11 @@
 
 FOLDER holds the data sets by name (wnut17, ud_en_ewt, ...). All sides see the same records, split alike, and the same
 epochs and batch size; ``--sample`` takes that many training records, and ``--tested`` that many to validate and to
-test on. The metrics are the task's own, on the test split. Full fine-tuning runs where transformers has a class for
-the task (tags of words, labels of texts, spans, masked and next tokens); where that class needs no new head, or the
-task none, the backbone alone is measured too, before it is trained. What these write is written by transformers' own
-``generate``. With ``--precision bf16`` the adapter's backbone is in bfloat16, and full fine-tuning computes in it (its
-weights stay in float32).
+test on. The metrics are the task's own, on the test split. Full fine-tuning trains transformers' own class for the
+task (tags of words, labels of texts, spans, masked and next tokens), and for vectors the mean of its model's states,
+with the task's loss. Where no new head is needed, the backbone alone is measured too, before it is trained. What these
+write is written by transformers' own ``generate``. With ``--precision bf16`` the adapter's backbone is in bfloat16, and
+full fine-tuning computes in it (its weights stay in float32).
 """
 
 import argparse
@@ -87,7 +87,7 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     task_options: Mapping[str, Any] = field(default_factory=dict)
     baseline: Callable[[Plan], Metrics] | None = None
-    kind: str = ""
+    kind: str = field(kw_only=True)
     """What transformers' own class for it labels: tokens, sequences, spans, masked or next tokens; or vectors."""
     groups: bool = False
     """Whether test data that is not given is held out by the task's groups (articles)."""
@@ -318,19 +318,30 @@ def bare(made: Plan, row: Row, checkpoint: Checkpoint) -> Metrics:
     return measured(untuned(AutoModelForCausalLM, checkpoint), made) if row.kind == "next" else {}
 
 
+def untrained(row: Row, made: Plan, checkpoint: Checkpoint) -> Any:
+    """Return what full fine-tuning begins with."""
+    if row.kind == "vectors":
+        return Means(untuned(AutoModel, checkpoint))
+    headed = {} if row.kind in ("masked", "next") else {"num_labels": made.task.head().classes}
+    return untuned(CLASSES[row.kind], checkpoint, **headed)
+
+
 def full(
     made: Plan, row: Row, checkpoint: Checkpoint, rate: float, folder: Path, precision: str
 ) -> tuple[Metrics, float]:
     """Train all weights with transformers' own class and Trainer, on the same windows and labels."""
-    headed = {} if row.kind in ("masked", "next") else {"num_labels": made.task.head().classes}
-    model = untuned(CLASSES[row.kind], checkpoint, **headed)
+    model = untrained(row, made, checkpoint)
 
-    def collator(features: Any) -> dict[str, Any]:
+    def collator(units: Any) -> dict[str, Any]:
+        features = [feature for unit in units for feature in unit]
         labels = collate_labels(features, made.backbone.device)
         named = bounds(labels) if row.kind == "spans" else {"labels": labels}
         if row.kind == "next":
             named["shift_labels"] = labels  # they stand at the tokens before them already
         return {**collate(made.backbone, features), **named}
+
+    def ranking(output: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:
+        return made.task.loss(output.logits, labels, None)
 
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -348,10 +359,16 @@ def full(
         logging_strategy="no",
         dataloader_pin_memory=False,
     )
-    features = [feature for unit in made.units for feature in unit]
-    started = time.perf_counter()
-    Trainer(model=model, args=arguments, train_dataset=features, data_collator=collator).train()
-    seconds = time.perf_counter() - started
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=made.units,
+        data_collator=collator,
+        compute_loss_func=ranking if row.kind == "vectors" else None,
+    )
+    begun = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - begun
     return measured(model.eval(), made), seconds
 
 
@@ -435,7 +452,7 @@ def compare(name: str, row: Row, arguments: argparse.Namespace, folder: Path) ->
     alone = bare(made, row, checkpoint)
     own, size, seconds = ours(made, folder / "run")
     theirs: tuple[Metrics, float | None] = ({}, None)
-    if row.kind in CLASSES and not arguments.no_full:
+    if not arguments.no_full:
         theirs = full(made, row, checkpoint, arguments.full_rate, folder / "full", arguments.precision)
     return Found(
         row=f"{name} ({row.data})",
