@@ -18,7 +18,7 @@ def write_report(folder: Path, plan: Plan, result: Result) -> list[str]:
     task = type(plan.task)
     points = validations(result.history, task.metric)
     best = best_of(points, task.metric, task.lower_is_better)
-    verdict = judge(points, best, result)
+    verdict = judge(points, best, result, task.lower_is_better)
     card = result.adapter.card
     report = {
         "metrics": card.metrics,
@@ -67,8 +67,8 @@ def validations(history: Sequence[Mapping[str, Any]], metric: str) -> list[dict[
     return points
 
 
-def judge(points: Sequence[Mapping[str, float]], best: int, result: Result) -> list[str]:
-    """Say in words what the curves show: overfitting, training too short, or neither."""
+def judge(points: Sequence[Mapping[str, float]], best: int, result: Result, lower_is_better: bool) -> list[str]:
+    """Say in words what the curves show: nothing learnt, overfitting, training too short, or none of these."""
     if not points:
         return ["There was no validation, so nothing can be said about overfitting."]
     sentences = []
@@ -78,7 +78,12 @@ def judge(points: Sequence[Mapping[str, float]], best: int, result: Result) -> l
         rising += 1
     falling = len(points) > rising and points[-1]["train_loss"] < points[-1 - rising]["train_loss"]
     metric = next(key for key in points[0] if key not in ("epoch", "train_loss", "validation_loss"))
-    if rising >= RISING and falling:
+    if not lower_is_better and points[best][metric] == 0:
+        sentences.append(
+            f"The best {metric} is 0: what was learnt changes no answer for the better yet. More epochs, a smaller "
+            f"batch size, more labelled data or another learning rate may help."
+        )
+    elif rising >= RISING and falling:
         sentences.append(
             f"Overfitting: since epoch {points[-1 - rising]['epoch']:g} the validation loss has risen "
             f"({last[-1 - rising]:.3f} to {last[-1]:.3f}) while the training loss fell; "

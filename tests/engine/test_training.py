@@ -238,6 +238,7 @@ def fake_history(losses: list[tuple[float, float, float]]) -> list[dict]:
         ([(1.0, 0.5, 10), (0.5, 0.4, 30), (0.3, 0.5, 29), (0.1, 0.7, 28)], "Overfitting: since epoch 2"),
         ([(1.0, 0.5, 10), (0.5, 0.4, 30), (0.3, 0.3, 40)], "more epochs may help"),
         ([(1.0, 0.5, 10), (0.5, 0.4, 30), (0.3, 0.3, 29)], "No sign of overfitting; the best epoch by f1 was 2"),
+        ([(1.0, 0.5, 0), (0.5, 0.4, 0), (0.3, 0.5, 0), (0.1, 0.7, 0)], "The best f1 is 0"),
         ([], "no validation"),
     ],
 )
@@ -246,7 +247,15 @@ def test_the_curves_are_put_into_words(losses: list, words: str) -> None:
 
     result = Result(None, Path(), 0, 0, 0, [])  # type: ignore[arg-type]
     points = validations(fake_history(losses), "f1")
-    assert words in " ".join(judge(points, best_of(points, "f1", lower_is_better=False), result))
+    assert words in " ".join(judge(points, best_of(points, "f1", lower_is_better=False), result, lower_is_better=False))
+
+
+def test_an_error_of_0_is_the_best_there_is() -> None:
+    from adaptdock.engine.report import judge, validations
+
+    result = Result(None, Path(), 0, 0, 0, [])  # type: ignore[arg-type]
+    points = validations(fake_history([(1.0, 0.5, 0), (0.5, 0.4, 0)]), "f1")
+    assert "No sign of overfitting" in " ".join(judge(points, 0, result, lower_is_better=True))
 
 
 def test_how_far_the_losses_lie_apart_stands_in_words_and_in_the_metrics(
