@@ -311,19 +311,17 @@ def untuned(kind: Any, checkpoint: Checkpoint, **arguments: Any) -> Any:
     return made.eval()
 
 
-def bare(made: Plan, row: Row, checkpoint: Checkpoint) -> Metrics:
-    """Measure the backbone alone, where nothing has to be put on it; nothing is found elsewhere."""
-    if row.kind == "vectors":
-        return measured(Means(untuned(AutoModel, checkpoint)), made)
-    return measured(untuned(AutoModelForCausalLM, checkpoint), made) if row.kind == "next" else {}
-
-
 def untrained(row: Row, made: Plan, checkpoint: Checkpoint) -> Any:
     """Return what full fine-tuning begins with."""
     if row.kind == "vectors":
         return Means(untuned(AutoModel, checkpoint))
     headed = {} if row.kind in ("masked", "next") else {"num_labels": made.task.head().classes}
     return untuned(CLASSES[row.kind], checkpoint, **headed)
+
+
+def bare(made: Plan, row: Row, checkpoint: Checkpoint) -> Metrics:
+    """Measure the backbone alone, where nothing has to be put on it; nothing is found elsewhere."""
+    return measured(untrained(row, made, checkpoint), made) if row.kind in ("vectors", "next") else {}
 
 
 def full(
@@ -366,9 +364,9 @@ def full(
         data_collator=collator,
         compute_loss_func=ranking if row.kind == "vectors" else None,
     )
-    begun = time.perf_counter()
+    started = time.perf_counter()
     trainer.train()
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     return measured(model.eval(), made), seconds
 
 
