@@ -2,18 +2,20 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from adaptdock.cli.firstuse import located
-from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
 from adaptdock.cli.output import note, to_json
-from adaptdock.cli.texts import Format, Item, from_arguments, from_lines
+from adaptdock.cli.texts import LAYOUTS, LINES, from_arguments, from_file, from_lines
+from adaptdock.engine.data import Input, Reader, Source, parse_columns
+from adaptdock.plugins import registry
 from adaptdock.plugins.errors import SHOWN, AdaptError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -23,49 +25,63 @@ if TYPE_CHECKING:
 BATCHES_AT_ONCE = 16
 """Batches that are read before any is computed, so that inputs of like length meet."""
 SERVED = "Serving process"
-Answer = Callable[[list[Item]], list[str]]
-"""What gives a line for each input."""
 MARKED = r"\[[^\[\]|]+\|[^\[\]|]+\]"
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What answers: it gives a line for each input, and knows the name of its task."""
+
+    answer: Callable[[list[Input]], list[str]]
+    task: Callable[[], str]
 
 
 @click.command("predict", cls=SectionedCommand)
 @click.argument("words", nargs=-1, metavar="FILE [TEXT]...")
-@click.option("--input", "source", cls=Flag, metavar="FILE", help="Read inputs from a file; - is standard input.")
+@click.option(
+    "--input",
+    "source",
+    cls=Flag,
+    metavar="FILE",
+    help="Read inputs from a file, in the format of its suffix; without one a line is a text. - is standard input.",
+)
 @click.option(
     "--format",
     "layout",
     cls=Flag,
-    type=click.Choice(["auto", "text", "jsonl"]),
+    type=click.Choice(LAYOUTS),
     default="auto",
-    help="What a line of input is; auto takes one that begins with { as JSON.",
+    help="Format of the input; auto goes by the suffix, and takes a line of text that begins with { as JSON.",
 )
 @click.option("--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Batch size.")
 @click.option("--yes", cls=Flag, is_flag=True, help="Install a published adapter that is not installed yet.")
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print one JSON object a line.")
-def command(words: tuple[str, ...], source: str | None, layout: Format, **values: Any) -> None:
+def command(words: tuple[str, ...], source: str | None, layout: str, **values: Any) -> None:
     """Run the adapter in FILE on texts, and print one answer for each, in order.
 
     FILE is a path, or the name of an installed adapter (adapt list), or of a published one (--yes). With --url there is
     none: a serving process answers. A token that it wants stands in the variable ADAPTDOCK_TOKEN.
 
-    Without a TEXT and --input, standard input is read: a text or a JSON object a line.
+    With neither TEXT nor --input, standard input is read: one text or JSON object per line.
     """
     url = values["url"]
     _check(words, url, values)
     texts = words if url else words[1:]
     if texts and source:
         raise UsageError(f"there are texts and --input {source}: give one of them")
-    answer = _by_process(url, values) if url else _by_file(located(words[0], values["yes"]), values)
+    _check_input(source, layout, values)
+    answering = _by_process(url, values) if url else _by_file(located(words[0], values["yes"]), values)
     at_once = values["batch_size"] * (1 if url else BATCHES_AT_ONCE)
-    with _items(texts, source, layout) as items:
-        while chunk := list(islice(items, at_once)):
-            _show(answer(chunk), values["as_json"])
+    items = _items(texts, source, layout, lambda: _reader(answering, values))
+    while chunk := list(islice(items, at_once)):
+        _show(answering.answer(chunk), values["as_json"])
 
 
 command.params += [
     Flag(["--url"], section=SERVED, help="Address of a serving process that answers, such as http://127.0.0.1:8000."),
     Flag(["--adapter"], section=SERVED, metavar="NAME", help="Which of its adapters; not needed where it has one."),
     Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
+    *(flag for flag in data_flags({}) if flag.name in ("columns", "encoding")),
     *LOADING.flags,
 ]
 
@@ -86,32 +102,41 @@ def _check(words: tuple[str, ...], url: str | None, values: dict[str, Any]) -> N
 # ------------------------------------------------------------------------------------------- inputs
 
 
-@contextmanager
-def _items(texts: tuple[str, ...], source: str | None, layout: Format) -> Iterator[Iterator[Item]]:
+def _check_input(source: str | None, layout: str, values: dict[str, Any]) -> None:
+    """Raise :class:`UsageError` for what only a file can have."""
+    if source not in (None, "-"):
+        return
+    if layout not in LINES:
+        raise UsageError(f"--format {layout} is for a file (--input FILE); other input is {', '.join(LINES)}")
+    given = [f"--{name}" for name in ("columns", "encoding") if values[name]]
+    if given:
+        raise UsageError(f"{' and '.join(given)} say how a file is read: name it with --input FILE")
+
+
+def _items(texts: tuple[str, ...], source: str | None, layout: str, reader: Callable[[], Reader]) -> Iterator[Input]:
     if texts and layout == "jsonl":
-        yield from_lines((text.encode("utf-8", "surrogateescape") for text in texts), "text", layout)
-    elif texts:
-        yield from_arguments(texts)
-    elif source in (None, "-"):
-        if sys.stdin.isatty():
-            note("Reading texts from the terminal, one a line; end with Ctrl-D.")
-        yield from_lines(sys.stdin.buffer, "standard input", layout)
-    else:
-        with _opened(Path(str(source))) as stream:
-            yield from_lines(stream, str(source), layout)
+        return from_lines((text.encode("utf-8", "surrogateescape") for text in texts), "text", layout)
+    if texts:
+        return from_arguments(texts)
+    if source not in (None, "-"):
+        return from_file(Path(str(source)), layout, reader)
+    if sys.stdin.isatty():
+        note("Reading texts from the terminal, one a line; end with Ctrl-D.")
+    return from_lines(sys.stdin.buffer, "standard input", layout)
 
 
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: it cannot be read: {error.strerror or error}") from None
+def _reader(answering: Answering, values: dict[str, Any]) -> Reader:
+    """Return what reads a file as the task that answers needs it."""
+    columns = parse_columns(values["columns"])
+    return Reader(
+        registry.load("task", answering.task()), Source(columns=columns, encoding=values["encoding"] or "utf-8")
+    )
 
 
 # ------------------------------------------------------------------------------------------ answers
 
 
-def _by_file(file: Path, values: dict[str, Any]) -> Answer:
+def _by_file(file: Path, values: dict[str, Any]) -> Answering:
     """Return what answers by an adapter file; its backbone is loaded when the first input is there."""
     from adaptdock.hub.file import read_file
 
@@ -124,15 +149,15 @@ def _by_file(file: Path, values: dict[str, Any]) -> Answer:
         dock = open_dock(adapter.card, values["backbone"], options)
         return dock, dock.dock(adapter)
 
-    def answer(items: list[Item]) -> list[str]:
+    def answer(items: list[Input]) -> list[str]:
         dock, name = opened()
         render = to_json if values["as_json"] else dock.assembly(name).task.render
         return [render(found) for found in _predict(dock, name, items, values["batch_size"])]
 
-    return answer
+    return Answering(answer, lambda: adapter.card.task.name)
 
 
-def _predict(dock: "Dock", name: str, items: list[Item], batch_size: int) -> list[dict[str, Any]]:
+def _predict(dock: "Dock", name: str, items: list[Input], batch_size: int) -> list[dict[str, Any]]:
     """Predict; an input that the task cannot read is named by its place."""
     try:
         return dock.predict(name, [item.value for item in items], batch_size)
@@ -142,18 +167,18 @@ def _predict(dock: "Dock", name: str, items: list[Item], batch_size: int) -> lis
             try:
                 task.read(item.value)
             except AdaptError as error:
-                raise DataError(f"{item.place}: {error}") from None
+                raise DataError(f"{item.place}: {error}{item.hint}") from None
         raise
 
 
-def _by_process(url: str, values: dict[str, Any]) -> Answer:
+def _by_process(url: str, values: dict[str, Any]) -> Answering:
     """Return what answers by a serving process."""
     from adaptdock.serving.client import Client, RequestError
 
     client = Client(url)
     name = values["adapter"] or _only(client)
 
-    def answer(items: list[Item]) -> list[str]:
+    def answer(items: list[Input]) -> list[str]:
         inputs = [item.value for item in items]
         try:
             if values["as_json"]:
@@ -163,9 +188,10 @@ def _by_process(url: str, values: dict[str, Any]) -> Answer:
             kind, _, number = (error.param or "").partition(".")
             if kind != "inputs" or not number.isdigit():
                 raise
-            raise DataError(f"{items[int(number)].place}: {error}") from None
+            item = items[int(number)]
+            raise DataError(f"{item.place}: {error}{item.hint}") from None
 
-    return answer
+    return Answering(answer, lambda: client.adapter(name.partition("@")[0].partition("+")[0]).task)
 
 
 def _only(client: "Client") -> str:

@@ -1,31 +1,70 @@
 """The inputs of ``adapt predict``: texts and JSON objects, each with the place it came from."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
 
+from adaptdock.cli.output import note
+from adaptdock.engine.data import Input, Reader
+from adaptdock.engine.formats import READERS, parsed
 from adaptdock.plugins.errors import DataError
 
-Format = Literal["auto", "text", "jsonl"]
+LINES = ("auto", "text", "jsonl")
+"""How lines of standard input are read."""
+LAYOUTS = (*LINES, *(name for name in READERS if name not in (*LINES, "lines", "document")))
+"""How a file is read."""
 
 
-@dataclass(frozen=True)
-class Item:
-    """One input, and where it stands."""
-
-    place: str
-    value: Any
-
-
-def from_arguments(texts: Sequence[str]) -> Iterator[Item]:
+def from_arguments(texts: Sequence[str]) -> Iterator[Input]:
     """Yield the texts given on the command line."""
     for number, text in enumerate(texts, 1):
         _check_characters(f"text {number}", text)
-        yield Item(f"text {number}", text)
+        yield Input(text, f"text {number}")
 
 
-def from_lines(lines: Iterable[bytes], name: str, layout: Format = "auto") -> Iterator[Item]:
+def from_file(path: Path, layout: str, reader: Callable[[], Reader]) -> Iterator[Input]:
+    """Yield what a task is asked of each row of a file, in the format that is named or that its suffix tells.
+
+    Lines of any other file are read as those of standard input are. What was decided on the way is printed.
+    """
+    if not path.is_file():  # such as a pipe
+        with _opened(path) as stream:
+            yield from from_lines(stream, str(path), layout)
+        return
+    reading = reader()
+    told = reading.suffix_layout(path, "text") if layout == "auto" else layout
+    items = _of_lines(path, layout, reading) if told == "text" else reading.inputs(path, told)
+    said: set[str] = set()
+    for number, item in enumerate(items):
+        if number == 0:
+            _say(reading, said)
+        yield item
+    _say(reading, said)
+
+
+def _of_lines(path: Path, layout: str, reader: Reader) -> Iterator[Input]:
+    if layout == "auto":
+        reader.note_table(path)
+    for number, line in reader.texts.lines(path):
+        yield from _read(line, f"{path}:{number}", layout)
+
+
+def _say(reader: Reader, said: set[str]) -> None:
+    for line in reader.notes():
+        if line not in said:
+            note(line)
+    said.update(reader.notes())
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: it cannot be read: {error.strerror or error}") from None
+
+
+def from_lines(lines: Iterable[bytes], name: str, layout: str = "auto") -> Iterator[Input]:
     """Yield a text or a JSON object for each line, as it is read.
 
     A line of text that is empty gives an empty text, so that answers stay beside their lines; in
@@ -36,23 +75,22 @@ def from_lines(lines: Iterable[bytes], name: str, layout: Format = "auto") -> It
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise DataError(f"{place}: not valid UTF-8 ({error.reason} at byte {error.start} of the line)") from None
-        if layout == "jsonl" or (layout == "auto" and line.lstrip().startswith("{")):
-            if line.strip():
-                yield Item(place, _parsed(place, line, layout))
-        else:
-            yield Item(place, line)
+            raise DataError(
+                f"{place}: not valid UTF-8 ({error.reason} at byte {error.start} of the line). For a file (--input "
+                f"FILE) --encoding names another"
+            ) from None
+        yield from _read(line, place, layout)
 
 
-def _parsed(place: str, line: str, layout: Format) -> Any:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+def _read(line: str, place: str, layout: str) -> Iterator[Input]:
+    if layout != "jsonl" and not (layout == "auto" and line.lstrip().startswith("{")):
+        yield Input(line, place)
+    elif line.strip():
         hint = "; --format text reads lines that begin with { as text" if layout == "auto" else ""
-        raise DataError(f"{place}: not JSON: {error}{hint}") from None
-    if "\\u" in line:
-        _check_characters(place, json.dumps(value, ensure_ascii=False))
-    return value
+        value = parsed(line, place, hint)
+        if "\\u" in line:
+            _check_characters(place, json.dumps(value, ensure_ascii=False))
+        yield Input(value, place)
 
 
 def _check_characters(place: str, text: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from adaptdock.engine.formats import Texts
+from adaptdock.engine.texts import Texts
 from adaptdock.plugins.errors import DataError, UnknownNameError, UsageError
 
 Alteration = Callable[[Sequence[str], Sequence[Hashable], float, Random], list[str | None]]

@@ -164,7 +164,7 @@ def plan(
     fitted = blank.fit(records["train"]).suit(reading(backbone, chosen.max_length, 0))
     for split in records.keys() - {"train"}:
         fitted.check(records[split], split)
-    unlabelled = _unlabelled(chosen, source, fitted, task)
+    unlabelled = _unlabelled(chosen, source, fitted, task, notes)
     augmented = augment(records["train"], fitted, chosen, backbone)
     records["train"] = [*records["train"], *augmented.records]
     notes += augmented.notes
@@ -184,15 +184,21 @@ def plan(
     return made
 
 
-def _unlabelled(options: TrainingOptions, source: Source, task: Task, name: str) -> list[Record]:
-    """Return the texts that self-training may label; raise :class:`UsageError` where the task cannot label any."""
+def _unlabelled(options: TrainingOptions, source: Source, task: Task, name: str, notes: list[str]) -> list[Record]:
+    """Return the texts that self-training may label; raise :class:`UsageError` where the task cannot label any.
+
+    How they were read is added to ``notes``.
+    """
     if options.unlabelled is None:
         return []
     if type(task).pseudo is Task.pseudo:
         raise UsageError(
             f"the task {name!r} has no pseudo-labels, for it does not say how sure it is: train without --unlabelled"
         )
-    return Reader(type(task), source).unlabelled(options.unlabelled, task)
+    reader = Reader(type(task), source)
+    records = reader.unlabelled(options.unlabelled, task)
+    notes += reader.notes()
+    return records
 
 
 def make_units(plan: Plan) -> list[list[Feature]]:

@@ -33,6 +33,7 @@ from adaptdock.plugins.ports import PortKind as PortKind
 from adaptdock.plugins.ports import Ports as Ports
 from adaptdock.plugins.ports import Residual as Residual
 from adaptdock.plugins.tasks import Cleaned as Cleaned
+from adaptdock.plugins.tasks import ColumnInspector as ColumnInspector
 from adaptdock.plugins.tasks import Feature as Feature
 from adaptdock.plugins.tasks import Head as Head
 from adaptdock.plugins.tasks import Reading as Reading

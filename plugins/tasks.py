@@ -227,6 +227,23 @@ class Task(ABC):
         """Return a prediction as text for a person."""
 
 
+class ColumnInspector(Task):
+    """A task that can tell by the values of a column what it holds, and what data is that it cannot read."""
+
+    @classmethod
+    def locate(cls, sentences: Sequence[Sequence[Sequence[str]]]) -> dict[str, int]:
+        """Return field -> column, counted from 0, of sentences whose columns have no names.
+
+        ``sentences`` hold columns of words. Fields that the values do not tell are left out: :attr:`columns` tells.
+        """
+        return {}
+
+    @classmethod
+    def explain(cls, row: Mapping[str, Any]) -> str:
+        """Say what a row is that lacks a field, and the way out; return an empty text where nothing is known."""
+        return ""
+
+
 class Writer(Task):
     """A task whose answers the backbone's language model writes.
 

@@ -1,8 +1,10 @@
 """Chunking: phrases without overlap (noun, verb, prepositional, ...), as spans of the text; in all else as ``ner``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from adaptdock.tasks.ner import NER
+from adaptdock.tasks.tagging_columns import phrase_column
 
 
 class Chunking(NER):
@@ -17,3 +19,8 @@ class Chunking(NER):
     def sample(cls) -> Path:
         """Return the folder of the sample corpus, written for this project."""
         return Path(__file__).parent / "samples" / "chunking"
+
+    @classmethod
+    def column_of_tags(cls, columns: Sequence[Sequence[str]]) -> int | None:
+        """Return the column whose words have tags of phrases."""
+        return phrase_column(columns)

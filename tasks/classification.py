@@ -7,7 +7,8 @@ likelihood (Guo et al. 2017, arXiv:1706.04599).
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,12 +20,23 @@ from torch.nn import functional
 from adaptdock.plugins.contracts import Cleaned, Head, Record
 from adaptdock.plugins.errors import DataError
 from adaptdock.plugins.heads import PooledOptions, SequenceHead
+from adaptdock.tasks.labels import (
+    check_missing,
+    check_number_of_classes,
+    class_name,
+    count_printed,
+    divided,
+    label_notes,
+    one_hot,
+)
 from adaptdock.tasks.sequences import TEXT, SequenceTask, mean
 
 IMBALANCE = 10
 """The largest class has this many times the records of the smallest: a note says so."""
 BINS = 15
 NAMED = 20
+OUT_OF_SCOPE = ""
+"""What stands for no answer where answers are compared; it is no class."""
 
 
 class ClassificationOptions(PooledOptions):
@@ -35,7 +47,7 @@ class ClassificationOptions(PooledOptions):
     multi_label: bool = False
     """A text may have several labels, or none."""
     label_separator: str = Field("|", min_length=1)
-    """What divides the labels of a text, where they are written as one."""
+    """What divides the labels of a text, where they are written as one; printed lists are read as lists."""
     threshold: float = Field(0.5, gt=0, lt=1)
     """Score from which one of several labels is given."""
     reject_below: float = Field(0.0, ge=0, lt=1)
@@ -64,9 +76,17 @@ class Classification(SequenceTask):
 
     # ------------------------------------------------------------------------------------- data
 
-    def clean(self, records: Any, split: str) -> Cleaned:
-        """Check texts and labels; say how uneven the classes are."""
-        cleaned = super().clean(records, split)
+    @classmethod
+    def explain(cls, row: Mapping[str, Any]) -> str:
+        """Tell a table that has a column for each class."""
+        return one_hot(row)
+
+    def clean(self, records: Iterable[Record], split: str) -> Cleaned:
+        """Check texts and labels; say how uneven the classes are, and what looks like a wrong column."""
+        given = list(records)
+        if not self.options.multi_label:
+            check_missing(given, split)
+        cleaned = super().clean(given, split)
         counts = self._counts(cleaned.records)
         if split == "train" and counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
             (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
@@ -74,18 +94,20 @@ class Classification(SequenceTask):
                 f"the classes are uneven: {most!r} has {largest} records, {least!r} {smallest}. --class-weights "
                 f"balanced weighs them in the loss; macro F1 tells how the small ones fare"
             )
+        if self.options.multi_label:
+            cleaned.notes.extend(count_printed(given, split))
+            return cleaned
+        cleaned.notes.extend(label_notes(given, cleaned.records, split))
+        if split == "train" and not self.options.labels:
+            cleaned.notes.extend(check_number_of_classes(cleaned.records))
         return cleaned
 
     def label(self, given: Any, where: str) -> Any:
         """Return a name, or for several labels a sorted list of names; numbers and truth values are their text."""
         if not self.options.multi_label:
-            return _name(given, where)
-        parts = given.split(self.options.label_separator) if isinstance(given, str) else given
-        if not isinstance(parts, list | tuple):
-            raise DataError(
-                f"{where}: several labels are a list, or a text divided by label_separator; found {given!r}"
-            )
-        return sorted({_name(part, where) for part in parts if part != ""})
+            return class_name(given, where, self.options.labels)
+        parts = divided(given, self.options.label_separator, where)
+        return sorted({class_name(part, where, self.options.labels) for part in parts if part != ""})
 
     def fit(self, records: Sequence[Record]) -> Self:
         """Learn the classes."""
@@ -106,7 +128,7 @@ class Classification(SequenceTask):
             if unknown is not None:
                 raise DataError(
                     f"{record.get('where', split)}: the label {unknown!r} occurs in {split} but is none of those that "
-                    f"training has or options name: {', '.join(sorted(known)[:NAMED])}"
+                    f"training has or options name: {', '.join(sorted(known)[:NAMED])}{_nearest(unknown, known)}"
                 )
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
@@ -185,6 +207,7 @@ class Classification(SequenceTask):
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return accuracy, macro F1 and MCC, and precision, recall and F1 by class, in percent (scikit-learn).
 
+        Macro F1 is the mean over the classes that occur among labels or answers, as scikit-learn has it.
         A text that is out of scope counts as wrong; ``answered`` is the share of the others, and
         ``accuracy_of_answered`` theirs. ``ece`` is the expected calibration error over 15 bins. For several
         labels accuracy is that of whole sets.
@@ -192,7 +215,8 @@ class Classification(SequenceTask):
         if self.options.multi_label:
             return _score_sets(self.options.labels, records, predictions)
         gold = [record["label"] for record in records]
-        found = [prediction["label"] if prediction["label"] is not None else "" for prediction in predictions]
+        answers = [prediction["label"] for prediction in predictions]
+        found = [OUT_OF_SCOPE if label is None else label for label in answers]
         metrics = _score_classes(self.options.labels, gold, found)
         metrics["ece"] = _calibration_error(gold, predictions)
         if self.options.reject_below:
@@ -215,12 +239,11 @@ class Classification(SequenceTask):
 # ------------------------------------------------------------------------------------------ helpers
 
 
-def _name(given: Any, where: str) -> str:
-    if isinstance(given, str) and given.strip():
-        return given.strip()
-    if isinstance(given, bool | int) or (isinstance(given, float) and math.isfinite(given)):
-        return str(given)
-    raise DataError(f"{where}: a label is a name or a number, found {given!r:.60}")
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known label differs in upper case or a letter or two."""
+    plain = {label.casefold(): label for label in known}
+    near = get_close_matches(name.casefold(), plain, n=1, cutoff=0.8)
+    return f". Is {plain[near[0]]!r} meant?" if near else ""
 
 
 def _listed(label: Any) -> list[str]:
@@ -239,15 +262,16 @@ def _best_temperature(loss: Any) -> float:
 
 
 def _score_classes(labels: Sequence[str], gold: Sequence[str], found: Sequence[str]) -> dict[str, Any]:
-    from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_recall_fscore_support
 
-    rows = precision_recall_fscore_support(gold, found, labels=list(labels), zero_division=0)
-    present = [number for number, support in enumerate(rows[3]) if support]
+    occurring = sorted({*gold, *found} - {OUT_OF_SCOPE})
     return {
         "accuracy": _percent(accuracy_score(gold, found)),
-        "macro_f1": _percent(sum(rows[2][number] for number in present) / len(present)),
-        "mcc": _percent(matthews_corrcoef(gold, found)),
-        "by_class": _by_class(labels, rows),
+        "macro_f1": _percent(f1_score(gold, found, labels=occurring, average="macro", zero_division=0)),
+        "mcc": _percent(matthews_corrcoef(gold, found)) if len({*gold, *found}) > 1 else 0.0,
+        "by_class": _by_class(
+            labels, precision_recall_fscore_support(gold, found, labels=list(labels), zero_division=0)
+        ),
     }
 
 

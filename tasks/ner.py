@@ -1,6 +1,6 @@
 """Named entity recognition: one tag a word, entities as spans of the text.
 
-Tags of the schemes BIO, IOB1, BIOES (BILOU) and IO are read and turned into BIO. Each word is
+Tags of the schemes BIO, IOB1, BIOES (BILOU), IOE1, IOE2 and IO are read and turned into BIO. Each word is
 labelled at one of its tokens: the first, or the last where a backbone only looks back. Predicted tag
 sequences are the most probable legal ones (an I- follows a B- or I- of its type; Viterbi's algorithm).
 """
@@ -16,11 +16,12 @@ from torch import Tensor
 from adaptdock.plugins.contracts import Cleaned, Feature, Recipe, Record
 from adaptdock.plugins.errors import DataError
 from adaptdock.plugins.heads import LayeredOptions
-from adaptdock.tasks.tagging import Tagging, tagged, text_of
+from adaptdock.tasks.tagging import Tagging, read_sentences, text_of
+from adaptdock.tasks.tagging_columns import entity_column
+from adaptdock.tasks.tags import NO_TYPES, as_written
 
-Scheme = Literal["auto", "bio", "iob1", "bioes", "io"]
+Scheme = Literal["auto", "bio", "iob1", "bioes", "ioe", "io"]
 STARTS, ENDS, INSIDE = "BSU", "ESLU", "IEML"
-NO_TYPES = frozenset("BIESLUM")
 
 
 class NEROptions(LayeredOptions):
@@ -61,9 +62,15 @@ class NER(Tagging):
 
     # ------------------------------------------------------------------------------------- data
 
+    @classmethod
+    def column_of_tags(cls, columns: Sequence[Sequence[str]]) -> int | None:
+        """Return the column whose words have tags of entities."""
+        return entity_column(columns)
+
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Turn tags of any scheme into BIO; say how many were converted and how many repaired."""
-        records = [_checked(record) for record in records]
+        sentences = read_sentences(records, split)
+        records, read = as_written(sentences.records, split, plain_types=self.options.scheme == "io")
         scheme = self.options.scheme
         if scheme == "auto":
             scheme = detect_scheme([record["tags"] for record in records])
@@ -72,7 +79,8 @@ class NER(Tagging):
             tags, mended = to_bio(record["tags"], scheme, str(record.get("where", split)))
             repaired += mended
             converted.append({**record, "tags": tags})
-        notes = [f"{split}: tags read as {scheme.upper()}"] if scheme != "bio" else []
+        notes = [*sentences.notes, *read]
+        notes += [f"{split}: tags read as {scheme.upper()}"] if scheme != "bio" else []
         if repaired:
             notes.append(f"{split}: {repaired} tags repaired that no {scheme.upper()} sequence can have")
         return Cleaned(converted, notes)
@@ -84,7 +92,9 @@ class NER(Tagging):
             return self
         labels = sorted({tag[2:] for record in records for tag in record["tags"] if tag != "O"})
         if not labels:
-            raise DataError("the training data has no entity: every tag is O")
+            raise DataError(
+                "the training data has no entity: every tag is O. --columns tags=COLUMN names another column of tags"
+            )
         return type(self)(self.options.model_copy(update={"labels": tuple(labels)}))
 
     def check(self, records: Sequence[Record], split: str) -> None:
@@ -196,7 +206,7 @@ RECIPES = {
 # -------------------------------------------------------------------------------------- tag schemes
 
 
-def detect_scheme(sequences: Iterable[Sequence[str]]) -> Literal["bio", "iob1", "bioes", "io"]:
+def detect_scheme(sequences: Iterable[Sequence[str]]) -> Literal["bio", "iob1", "bioes", "ioe", "io"]:
     """Tell which scheme tags follow; BIO where nothing speaks against it."""
     prefixes: set[str] = set()
     plain = b_elsewhere = False
@@ -211,6 +221,8 @@ def detect_scheme(sequences: Iterable[Sequence[str]]) -> Literal["bio", "iob1", 
             before = tag
     if plain and not prefixes & {"B", "I"}:
         return "io"
+    if "E" in prefixes and not prefixes & set("BSLUM"):
+        return "ioe"
     if prefixes & set("ESLU"):
         return "bioes"
     if "I" in prefixes and not b_elsewhere:
@@ -236,7 +248,10 @@ def to_bio(tags: Sequence[str], scheme: str, where: str) -> tuple[list[str], int
         if scheme == "io" and (not dash or prefix not in NO_TYPES):
             prefix, kind = "I", tag
         elif not dash or prefix not in NO_TYPES or not kind:
-            raise DataError(f"{where}: {tag!r} is no entity tag: write O, or B-TYPE, I-TYPE and so on")
+            raise DataError(
+                f"{where}: {tag!r} is no entity tag: write O, or B-TYPE, I-TYPE and so on; --scheme io "
+                f"takes tags as names of types"
+            )
         goes_on = kind == open_type and not closed and prefix not in STARTS
         if not goes_on and prefix in INSIDE and scheme in ("bio", "bioes"):
             repaired += 1
@@ -280,15 +295,6 @@ def best_path(scores: Tensor, tags: Sequence[str]) -> list[int]:
 
 
 # ------------------------------------------------------------------------------------------ helpers
-
-
-def _checked(record: Record) -> Record:
-    checked = tagged(record)
-    bare = next((tag for tag in checked["tags"] if tag in NO_TYPES or tag.isdigit()), None)
-    if bare is not None:
-        where = record.get("where", "a record")
-        raise DataError(f"{where}: the tag {bare!r} names no type: write B-PER or PER, no number or letter alone")
-    return checked
 
 
 def _percent(key: str, value: float) -> float:

@@ -14,7 +14,8 @@ from adaptdock.plugins.contracts import Cleaned, Feature, Recipe, Record
 from adaptdock.plugins.errors import DataError
 from adaptdock.plugins.heads import LayeredOptions
 from adaptdock.tasks.ner import RECIPES
-from adaptdock.tasks.tagging import Tagging, tagged, text_of
+from adaptdock.tasks.tagging import Tagging, read_sentences, text_of
+from adaptdock.tasks.tagging_columns import word_class_column
 
 
 class POSOptions(LayeredOptions):
@@ -53,13 +54,18 @@ class POS(Tagging):
 
     # ------------------------------------------------------------------------------------- data
 
+    @classmethod
+    def column_of_tags(cls, columns: Sequence[Sequence[str]]) -> int | None:
+        """Return the column whose words have parts of speech, of the Universal Dependencies or the Penn Treebank."""
+        return word_class_column(columns)
+
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check that each word has a tag."""
-        checked = [tagged(record) for record in records]
-        for record in checked:
+        sentences = read_sentences(records, split)
+        for record in sentences.records:
             if "" in record["tags"]:
                 raise DataError(f"{record.get('where', split)}: a word has no tag")
-        return Cleaned(checked)
+        return sentences
 
     def fit(self, records: Sequence[Record]) -> Self:
         """Learn the tags, sorted by name, unless they were given."""
@@ -97,9 +103,10 @@ class POS(Tagging):
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return accuracy and macro F1 over the words, and each tag's own figures, in percent (scikit-learn).
 
-        Words whose tag training has not seen are wrong; ``unknown_tags`` counts them.
+        Macro F1 is the mean over the tags that occur among the words' own or the answers. Words whose tag training
+        has not seen are wrong; ``unknown_tags`` counts them.
         """
-        from sklearn.metrics import precision_recall_fscore_support
+        from sklearn.metrics import f1_score, precision_recall_fscore_support
 
         gold = [tag for record in records for tag in record["tags"]]
         found = [word["tag"] for prediction in predictions for word in prediction["words"]]
@@ -108,7 +115,7 @@ class POS(Tagging):
         right = sum(want == got for want, got in zip(gold, found, strict=True))
         return {
             "accuracy": round(100 * right / len(gold), 2),
-            "macro_f1": round(100 * float(rows[2].mean()), 2),
+            "macro_f1": round(100 * float(f1_score(gold, found, average="macro", zero_division=0)), 2),
             "unknown_tags": sum(tag not in self.tags for tag in gold),
             "by_tag": {
                 name: {

@@ -21,14 +21,14 @@ from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Reci
 from adaptdock.plugins.errors import DataError
 from adaptdock.plugins.heads import SpanHead
 from adaptdock.plugins.words import Span, located_windows
+from adaptdock.tasks.answers import Places, given_answers
+from adaptdock.tasks.answers import required as _text
 from adaptdock.tasks.prompts import closing
 from adaptdock.tasks.squad import exact_match, f1
 
 NOT_COUNTED = -100
 OTHER, START, END = 0, 1, 2
 """What a position is to the answer; the only one of it is START + END."""
-SHOWN = 10
-"""So many places stand in a note."""
 AROUND = 120
 """Characters of a context that are shown on each side of an answer."""
 
@@ -77,10 +77,12 @@ class QA(Task):
     columns = {
         "question": ("question", "query"),
         "context": ("context", "passage", "paragraph"),
-        "answers": ("answers", "answer"),
+        "answers": ("answers", "answer", "answer_text"),
+        "start": ("answer_start", "start"),
+        "impossible": ("is_impossible", "impossible"),
         "title": ("title",),
     }
-    optional = frozenset({"title"})
+    optional = frozenset({"start", "impossible", "title"})
     asks = ("question", "context")
     texts = ("question",)
     layout = "json"
@@ -104,42 +106,45 @@ class QA(Task):
     # ------------------------------------------------------------------------------------- data
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Check questions and where their answers stand; what stands elsewhere is repaired or skipped, and listed."""
+        """Check questions and where their answers stand; say what is located, repaired, skipped or left out."""
         kept: list[Record] = []
-        moved: list[str] = []
-        skipped: list[str] = []
+        places = Places()
         first: dict[str, str] = {}
         for record in records:
             where = str(record.get("where", split))
             _check_new(record, where, first)
             texts = {name: _text(record.get(name), name, where) for name in ("question", "context")}
-            given = _answers(record["answers"], where)
-            found = [self._stood(answer, texts["context"]) for answer in given]
+            given = given_answers(record, where, places)
+            found = [self._stood(answer, texts["context"], where, places) for answer in given]
             answers = [answer for answer in found if answer is not None]
-            if answers != given:
-                (skipped if None in found else moved).append(where)
+            if None in found:
+                places.skipped.append(where)
             if answers or not given:
-                kept.append({**record, **texts, "answers": answers})
+                rest = {name: value for name, value in record.items() if name not in ("start", "impossible")}
+                kept.append({**rest, **texts, "answers": answers})
         if not kept:
-            raise DataError(f"{split}: no question is left of {len(skipped)}: no answer stands where its offset says")
-        ways = "; repair=true moves those whose text stands elsewhere" if not self.options.repair else ""
-        notes = [f"{split}: {len(moved)} questions had answers moved to where they stand: {_some(moved)}"] * bool(moved)
-        if skipped:
-            notes.append(
-                f"{split}: answers of {len(skipped)} questions were skipped, as they do not stand where their offset "
-                f"says, and the question with the last of them{ways}: {_some(skipped)}"
-            )
-        return Cleaned(kept, notes)
+            raise DataError(places.nothing_left(split, self.options.repair))
+        return Cleaned(kept, places.notes(split, self.options.repair))
 
-    def _stood(self, answer: Record, context: str) -> Record | None:
-        """Return an answer that stands in a context, moved if that is allowed; None if it does not stand there."""
+    def _stood(self, answer: Record, context: str, where: str, places: Places) -> Record | None:
+        """Return an answer that stands in a context, moved if that is allowed; None if it does not stand there.
+
+        One without an offset stands where its text does first.
+        """
         text, start = answer["text"], answer["start"]
-        if start is not None and start >= 0 and context[start : start + len(text)] == text:
+        if start is None:
+            first = context.find(text)
+            if first < 0:
+                return None
+            (places.several if context.find(text, first + 1) >= 0 else places.located).append(where)
+            return {"text": text, "start": first}
+        if start >= 0 and context[start : start + len(text)] == text:
             return answer
-        places = [place for place in range(len(context)) if context.startswith(text, place)]
-        if not self.options.repair or not places:
+        starts = [place for place in range(len(context)) if context.startswith(text, place)]
+        if not self.options.repair or not starts:
             return None
-        return {"text": text, "start": min(places, key=lambda place: abs(place - (start or 0)))}
+        places.moved.append(where)
+        return {"text": text, "start": min(starts, key=lambda place: abs(place - start))}
 
     def fit(self, records: Sequence[Record]) -> Self:
         """Learn whether a question may have no answer."""
@@ -293,42 +298,6 @@ def _check_new(record: Record, where: str, first: dict[str, str]) -> None:
     if name in first:
         raise DataError(f"{where}: the id {name!r} is that of {first[name]} already; each question has its own")
     first[name] = where
-
-
-def _text(value: Any, name: str, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        found = "missing" if value is None else f"no text: {value!r:.60}"
-        raise DataError(f"{where}: the {name} is {found}")
-    return value
-
-
-def _answers(given: Any, where: str) -> list[Record]:
-    """Return text and start of each answer, from the forms that data sets give them in; a start may be unknown."""
-    if isinstance(given, Mapping):
-        texts, starts = given.get("text", []), given.get("answer_start", given.get("start"))
-        texts = [texts] if isinstance(texts, str) else texts
-        starts = [starts] * len(texts) if starts is None or isinstance(starts, int) else starts
-        if not isinstance(texts, list | tuple) or not isinstance(starts, list | tuple) or len(texts) != len(starts):
-            raise DataError(f"{where}: each answer has a text and a start; found {given!r:.80}")
-        given = [{"text": text, "start": start} for text, start in zip(texts, starts, strict=True)]
-    if given is None or given == "":
-        return []
-    return [_answer(part, where) for part in ([given] if isinstance(given, str) else given)]
-
-
-def _answer(given: Any, where: str) -> Record:
-    if isinstance(given, str):
-        given = {"text": given}
-    if not isinstance(given, Mapping):
-        raise DataError(f"{where}: an answer is an object with 'text' and 'answer_start'; found {given!r:.60}")
-    start = given.get("answer_start", given.get("start"))
-    if isinstance(start, bool) or not isinstance(start, int | None):
-        raise DataError(f"{where}: answer_start is the number of a character; found {start!r:.60}")
-    return {"text": _text(given.get("text"), "answer", where), "start": start}
-
-
-def _some(places: Sequence[str]) -> str:
-    return ", ".join(places[:SHOWN]) + (", ..." if len(places) > SHOWN else "")
 
 
 def _references(record: Record) -> list[str]:

@@ -1,5 +1,6 @@
 """What tasks share that give a whole text, or a pair of texts, something: windows, a pooled head, mean of windows."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -7,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adaptdock.plugins.contracts import Cleaned, Feature, Reading, Recipe, Record, Task
+from adaptdock.plugins.contracts import Cleaned, ColumnInspector, Feature, Reading, Recipe, Record
 from adaptdock.plugins.errors import DataError
 from adaptdock.plugins.words import windows
 
@@ -33,12 +34,15 @@ RECIPES = {
     "features": Recipe(learning_rate=5e-3, epochs=20, batch_size=16),
     "full": Recipe(learning_rate=1e-4, epochs=5, batch_size=16, backbone_dropout=True),
 }
+NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*")
+ENOUGH = 10
+"""Texts from which it is no chance that all are numbers, or the same."""
 TEXT = ("text", "sentence", "content", "review", "tweet", "question", "utterance", "sms", "headline", "0")
 FIRST = ("premise", "sentence1", "question1", "text1", "text", "sentence", "first", "0")
 SECOND = ("hypothesis", "sentence2", "question2", "text2", "text_pair", "second", "1")
 
 
-class SequenceTask(Task):
+class SequenceTask(ColumnInspector):
     """A task with one answer for a text, or for a pair of texts.
 
     A text that is longer than a window becomes several; each is trained on the text's label, and the answer is that
@@ -58,11 +62,11 @@ class SequenceTask(Task):
     # ------------------------------------------------------------------------------------- data
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Check texts and labels; count empty texts."""
+        """Check texts and labels; count empty texts, and say where texts look like another column."""
         checked = [self._checked(record) for record in records]
         empty = [str(record.get("where", split)) for record in checked if not record["text"].strip()]
         notes = [f"{split}: {len(empty)} texts are empty, such as {empty[0]}"] if empty else []
-        return Cleaned(checked, notes)
+        return Cleaned(checked, [*notes, *_odd_texts(checked, split)])
 
     def _checked(self, record: Record) -> Record:
         where = str(record.get("where", "a record"))
@@ -107,6 +111,19 @@ class SequenceTask(Task):
             for feature in features:
                 feature.labels = self.target(record)
         return features
+
+
+def _odd_texts(records: Sequence[Record], split: str) -> list[str]:
+    """Say that each text is a number, or that all are the same: another column is meant, most probably."""
+    texts = [record["text"].strip() for record in records]
+    if len(texts) < ENOUGH:
+        return []
+    meant = "if this is not the column of the text, --columns text=COLUMN names it"
+    if all(NUMBER.fullmatch(text) for text in texts):
+        return [f"{split}: each text is a number, such as {texts[0]!r}: {meant}"]
+    if len(set(texts)) == 1:
+        return [f"{split}: all {len(texts)} texts are the same, {texts[0][:60]!r}: {meant}"]
+    return []
 
 
 def mean(digests: Sequence[Tensor]) -> Tensor:

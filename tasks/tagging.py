@@ -2,22 +2,26 @@
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.plugins.contracts import Feature, Reading, Record, Task
+from adaptdock.plugins.contracts import Cleaned, ColumnInspector, Feature, Reading, Record
 from adaptdock.plugins.errors import DataError
 from adaptdock.plugins.heads import TokenHead
 from adaptdock.plugins.words import align, split_words
+from adaptdock.tasks.printed import printed_list
+from adaptdock.tasks.tagging_columns import SPANS, marks_spans, token_column
 
 NOT_COUNTED = -100
+ENOUGH = 20
+"""Rows of a table from which it is no chance that each has one word."""
 
 
-class Tagging(Task):
+class Tagging(ColumnInspector):
     """A task with a tag for each word. Each is labelled at one of its tokens (see :func:`align`)."""
 
     words = ("tokens", "tags")
@@ -26,6 +30,28 @@ class Tagging(Task):
     @abstractmethod
     def tags(self) -> list[str]:
         """The classes of the head."""
+
+    @classmethod
+    @abstractmethod
+    def column_of_tags(cls, columns: Sequence[Sequence[str]]) -> int | None:
+        """Return which of the columns of all words has the tags; None if their values do not tell."""
+
+    @classmethod
+    def locate(cls, sentences: Sequence[Sequence[Sequence[str]]]) -> dict[str, int]:
+        """Tell the column of the words, which no counter or name of a document is, and that of the tags."""
+        width = len(sentences[0]) if sentences else 0
+        if width < 2:
+            return {}
+        columns = [[cell for sentence in sentences for cell in sentence[number]] for number in range(width)]
+        tags = cls.column_of_tags(columns)
+        tokens = token_column(sentences, tags)
+        located = {"tokens": tokens, "tags": tags}
+        return {field: column for field, column in located.items() if column is not None}
+
+    @classmethod
+    def explain(cls, row: Mapping[str, Any]) -> str:
+        """Tell texts in which spans of characters are marked."""
+        return SPANS if any(map(marks_spans, row.values())) else ""
 
     def class_weights(self, records: Sequence[Record]) -> list[float] | None:
         """Return weights that would give every tag the same sum."""
@@ -91,9 +117,28 @@ class Tagging(Task):
         return scores
 
 
-def tagged(record: Record) -> Record:
-    """Return a record whose tokens and tags are lists of texts, one tag a token; raise :class:`DataError` if not."""
-    where = record.get("where", "a record")
+def read_sentences(records: Iterable[Record], split: str) -> Cleaned:
+    """Return records whose tokens and tags are lists of texts, one tag a token.
+
+    A text is divided by spaces, unless it is the print of a list. Raises :class:`DataError` where tokens and tags do
+    not go together, and where a table has a row for each word.
+    """
+    given = list(records)
+    sentences = [_sentence(record, split) for record in given]
+    texts = [record for record in given if isinstance(record["tokens"], str)]
+    if len(texts) >= ENOUGH and all(len(sentence["tokens"]) == 1 for sentence in sentences):
+        raise DataError(
+            f"{given[0].get('where', split)}: each row has one word, so no word has a sentence around it: a row of a "
+            f"table has to hold all tokens and tags of a sentence. A word a line, with an empty line after each "
+            f"sentence, is read from a file with the suffix .conll."
+        )
+    printed = sum(printed_list(str(record["tokens"])) is not None for record in texts)
+    notes = [f"{split}: tokens of {printed} records are printed lists, and were read as lists"] if printed else []
+    return Cleaned(sentences, notes)
+
+
+def _sentence(record: Record, split: str) -> Record:
+    where = str(record.get("where", split))
     tokens, tags = strings(record["tokens"], "tokens", where), strings(record["tags"], "tags", where)
     if len(tokens) != len(tags):
         raise DataError(f"{where}: {len(tokens)} tokens but {len(tags)} tags")
@@ -103,10 +148,32 @@ def tagged(record: Record) -> Record:
 def strings(given: Any, name: str, where: str) -> list[str]:
     """Return a list of texts, or the parts of a text that is divided by spaces; raise :class:`DataError` else."""
     if isinstance(given, str):
-        return given.split()
+        parts = printed_list(given)
+        if parts is None or (name == "tokens" and not all(isinstance(part, str) for part in parts)):
+            return given.split()
+        given = parts
     if not isinstance(given, list | tuple) or not all(isinstance(part, str) for part in given):
-        raise DataError(f"{where}: {name} are a list of texts, or one text divided by spaces; found {given!r:.60}")
+        wanted = f"{name} are a list of texts, or one text divided by spaces"
+        raise DataError(f"{where}: {wanted}; found {given!r:.60}{_instead(given, name)}")
     return list(given)
+
+
+def _instead(given: Any, name: str) -> str:
+    """Say what a list holds in place of texts, and the way out."""
+    if marks_spans(given):
+        return f". {SPANS}"
+    if not isinstance(given, list | tuple):
+        return ""
+    if any(isinstance(part, int | float) for part in given):
+        return (
+            f". The {name} are numbers, and the file does not say what they stand for: write their names, such as "
+            f"B-PER, or save the data set with ClassLabel, as Parquet"
+        )
+    if None in given:
+        return (
+            f". Some {name} are missing (None; in data sets also -1 and -100): fill them in, or leave such records out"
+        )
+    return ""
 
 
 def text_of(record: Record) -> tuple[str, list[tuple[int, int]]]:

@@ -46,6 +46,67 @@ def test_a_file_of_inputs_is_read(adapt, adapter, tmp_path):
     adapt("predict", adapter, "--input", "in.txt", "a text").failed(2, "--input in.txt")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("in.csv", 'text,label\n"ada\nlives in rome",x\nbob,y\n'),
+        ("in.csv", 'label;Text\nx;"ada\nlives in rome"\ny;bob\n'),
+        ("in.jsonl", '{"text": "ada\\nlives in rome", "label": "x"}\n\n{"tokens": ["bob"], "tags": ["O"]}\n'),
+        ("in.json", '[{"text": "ada\\nlives in rome"}, {"text": "bob"}]'),
+    ],
+)
+def test_a_file_with_columns_is_read_by_its_suffix(adapt, adapter, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    answers = predicted(adapt("predict", adapter, "--json", "--input", name))
+    assert [answer["text"] for answer in answers] == ["ada\nlives in rome", "bob"]
+
+
+def test_sentences_with_tags_are_read_as_adapt_eval_reads_them(adapt, adapter, tmp_path):
+    import datasets
+
+    for name, content in (
+        ("in.conll", "ada B-PER\nruns O\n\nbob B-PER\n"),
+        ("in.tsv", "ada\tB-PER\nruns\tO\n\nbob\tB-PER\n"),
+        ("in.iob2", "# sent_id = 1\n1\tada\tO\t-\ts\n2\truns\tO\t-\ts\n\n1\tbob\tO\t-\ts\n"),
+    ):
+        (tmp_path / name).write_text(content)
+    datasets.Dataset.from_list([{"tokens": ["ada", "runs"]}, {"tokens": ["bob"]}]).to_parquet("in.parquet")
+    for name in ("in.conll", "in.tsv", "in.iob2", "in.parquet"):
+        answers = predicted(adapt("predict", adapter, "--json", "--input", name))
+        assert [answer["tokens"] for answer in answers] == [["ada", "runs"], ["bob"]]
+    ran = adapt("predict", adapter, "--input", "in.iob2")
+    assert "tokens from column 1" in ran.err
+
+
+def test_a_column_that_is_not_known_is_named_and_the_advice_works(adapt, adapter, tmp_path):
+    (tmp_path / "in.csv").write_text("words of it,label\nada,x\n")
+    ran = adapt("predict", adapter, "--input", "in.csv")
+    ran.failed(2, "in.csv:2", "The columns are words of it, label", "--columns text=COLUMN")
+    read = adapt("predict", adapter, "--json", "--input", "in.csv", "--columns", "text=words of it")
+    assert [answer["text"] for answer in predicted(read)] == ["ada"]
+    (tmp_path / "in.csv").write_text("x,ada\ny,bob\n")
+    read = adapt("predict", adapter, "--json", "--input", "in.csv", "--columns", "text=1")
+    assert [answer["text"] for answer in predicted(read)] == ["ada", "bob"]
+
+
+def test_lines_that_begin_like_a_table_are_read_as_lines_and_a_note_says_so(adapt, adapter, tmp_path):
+    (tmp_path / "in.txt").write_text("text,label\nada,x\n")
+    ran = adapt("predict", adapter, "--json", "--input", "in.txt")
+    assert [answer["text"] for answer in predicted(ran)] == ["text,label", "ada,x"]
+    assert "begins like a table with the columns text, label" in ran.err
+    assert len(predicted(adapt("predict", adapter, "--json", "--input", "in.txt", "--format", "csv"))) == 1
+
+
+def test_a_file_of_another_encoding_is_read(adapt, adapter, tmp_path):
+    (tmp_path / "in.txt").write_bytes("ada\nzoë\n".encode("utf-16"))
+    (tmp_path / "latin.txt").write_bytes("ada\nzoë\n".encode("latin-1"))
+    for given in (("in.txt",), ("latin.txt", "--encoding", "latin-1")):
+        answers = predicted(adapt("predict", adapter, "--json", "--input", *given))
+        assert [answer["text"] for answer in answers] == ["ada", "zoë"]
+    adapt("predict", adapter, "--encoding", "latin-1", "ada").failed(2, "--encoding", "--input FILE")
+    adapt("predict", adapter, "--format", "csv", stdin=b"ada\n").failed(2, "--format csv", "--input FILE")
+
+
 def test_no_input_gives_no_output(adapt, adapter):
     ran = adapt("predict", adapter)
     assert (ran.status, ran.out, ran.err) == (0, "", "")

@@ -38,6 +38,15 @@ def test_texts_that_go_to_a_process_are_answered_as_by_the_file(adapt, process, 
     assert adapt("predict", "--url", process, "ada", "bob").out == "[ada|PER]\n[bob|PER]\n"
 
 
+def test_a_file_with_columns_goes_to_a_process_as_its_task_reads_it(adapt, process, tmp_path):
+    (tmp_path / "in.csv").write_text("label,Text\nx,ada\ny,bob\n")
+    ran = adapt("predict", "--url", process, "--input", "in.csv")
+    assert ran.out == "[ada|PER]\n[bob|PER]\n"
+    assert "text is read from the column 'Text'" in ran.err
+    (tmp_path / "in.csv").write_text("word\nada\n")
+    adapt("predict", "--url", process, "--input", "in.csv").failed(2, "in.csv:2", "--columns text=COLUMN")
+
+
 def test_more_texts_than_a_request_may_have_go_in_several(adapt, process):
     ran = adapt("predict", "--url", process, "--batch-size", 200, stdin=b"ada\n" * 450)
     assert ran.out == "[ada|PER]\n" * 450

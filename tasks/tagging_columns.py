@@ -1,0 +1,257 @@
+"""Which column of sentences without a header holds the words, and which their tags, judged by the values.
+
+Files of the CoNLL shared tasks have the words first and the tags last, with parts of speech and phrases between them.
+Others begin with a counter, and end with nested entities (GermEval) or with names of annotators (Universal NER).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adaptdock.tasks.tags import is_prefixed, is_tag, type_of
+
+SHARE = 0.95
+"""Share of a column's values that have to be tags: some are misspelt."""
+TYPES_AT_MOST = 60
+"""Types of entities without a letter for the place; more are words."""
+SPANS = (
+    "A text with spans of characters, as doccano, Prodigy and other annotation tools write it, cannot be read: write "
+    "the words of each sentence as tokens, and a tag for each as tags (spaCy turns spans into such tags: "
+    "spacy.training.offsets_to_biluo_tags)."
+)
+PHRASES = frozenset(
+    [
+        "NP",
+        "VP",
+        "PP",
+        "ADVP",
+        "ADJP",
+        "AP",
+        "SBAR",
+        "PRT",
+        "CONJP",
+        "INTJ",
+        "LST",
+        "UCP",
+        "NC",
+        "VC",
+        "PC",
+        "NX",
+        "VX",
+        "PX",
+        "AVP",
+        "NM",
+        "QP",
+        "WHNP",
+        "WHPP",
+        "WHADVP",
+    ]
+)
+"""Types of phrases in the chunked corpora of several languages."""
+NESTED_SUFFIXES = ("deriv", "part")
+"""What GermEval adds to a type for words that are derived from a name, or hold one."""
+ENTITIES = frozenset(
+    [
+        "PER",
+        "PERS",
+        "PERSON",
+        "LOC",
+        "LOCATION",
+        "ORG",
+        "ORGANIZATION",
+        "ORGANISATION",
+        "MISC",
+        "OTH",
+        "GPE",
+        "FAC",
+        "PRO",
+        "PROD",
+        "EVT",
+        "EVENT",
+        "TIME",
+        "DATE",
+    ]
+)
+WORD_CLASSES = frozenset(
+    [
+        "ADJ",
+        "ADP",
+        "ADV",
+        "AUX",
+        "CCONJ",
+        "CONJ",
+        "DET",
+        "INTJ",
+        "NOUN",
+        "NUM",
+        "PART",
+        "PRON",
+        "PROPN",
+        "PUNCT",
+        "SCONJ",
+        "SYM",
+        "VERB",
+        "X",
+        "CC",
+        "CD",
+        "DT",
+        "EX",
+        "FW",
+        "IN",
+        "JJ",
+        "JJR",
+        "JJS",
+        "LS",
+        "MD",
+        "NN",
+        "NNS",
+        "NNP",
+        "NNPS",
+        "PDT",
+        "POS",
+        "PRP",
+        "PRP$",
+        "RB",
+        "RBR",
+        "RBS",
+        "RP",
+        "TO",
+        "UH",
+        "VB",
+        "VBD",
+        "VBG",
+        "VBN",
+        "VBP",
+        "VBZ",
+        "WDT",
+        "WP",
+        "WP$",
+        "WRB",
+        "HYPH",
+        "NFP",
+        "ADD",
+        "AFX",
+        "GW",
+        "XX",
+        "-LRB-",
+        "-RRB-",
+        ".",
+        ",",
+        ":",
+        ";",
+        "(",
+        ")",
+        "``",
+        "''",
+        '"',
+        "#",
+        "$",
+        "!",
+        "?",
+        "-",
+    ]
+)
+
+
+def token_column(sentences: Sequence[Sequence[Sequence[str]]], tags: int | None) -> int | None:
+    """Return the first column that is no counter, no name of a document and not the tags; None if there is none."""
+    for number in range(len(sentences[0])):
+        column = [sentence[number] for sentence in sentences]
+        if number != tags and not _counts(column) and not _is_constant(column):
+            return number
+    return None
+
+
+def entity_column(columns: Sequence[Sequence[str]]) -> int | None:
+    """Return the column with tags of entities: of several the outer ones, or the last, and no phrases.
+
+    None where no column looks like it. Phrases are taken where there is nothing else.
+    """
+    tagged = [number for number, column in enumerate(columns) if _follows_scheme(column)]
+    entities = [number for number in tagged if not _are_phrases(columns[number])]
+    if not entities:
+        plain = _plain_column({number: column for number, column in enumerate(columns) if number not in tagged})
+        return plain if plain is not None else tagged[-1] if tagged else None
+    last = entities[-1]
+    nested = [number for number in entities if _share_types(columns[number], columns[last])]
+    return max(nested, key=lambda number: sum(bool(type_of(tag)) for tag in columns[number]))
+
+
+def phrase_column(columns: Sequence[Sequence[str]]) -> int | None:
+    """Return the last column with tags of phrases; None where no column looks like it."""
+    phrases = [number for number, column in enumerate(columns) if _follows_scheme(column) and _are_phrases(column)]
+    return phrases[-1] if phrases else None
+
+
+def word_class_column(columns: Sequence[Sequence[str]]) -> int | None:
+    """Return the last column with parts of speech; None where no column has well-known ones."""
+    classes = [number for number, column in enumerate(columns) if _mostly(column, WORD_CLASSES)]
+    return classes[-1] if classes else None
+
+
+def marks_spans(value: Any) -> bool:
+    """Tell spans of characters with labels: [[0, 9, "PER"]], or objects with a start and a label."""
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    first = value[0]
+    if isinstance(first, Mapping):
+        return any(name.startswith("start") for name in map(str, first)) and len(first) > 1
+    is_triple = isinstance(first, list | tuple) and len(first) >= 3
+    return is_triple and all(isinstance(part, int) for part in first[:2])
+
+
+def _follows_scheme(column: Sequence[str]) -> bool:
+    """Tell a column whose values are O or have a letter for the place and a type."""
+    counts = Counter(column)
+    tags = sum(count for tag, count in counts.items() if is_tag(tag))
+    return tags >= SHARE * len(column) and any(map(is_prefixed, counts))
+
+
+def _are_phrases(column: Sequence[str]) -> bool:
+    return _mostly([kind.upper() for kind in map(type_of, column) if kind], PHRASES)
+
+
+def _mostly(values: Sequence[str], known: frozenset[str]) -> bool:
+    return bool(values) and sum(value in known for value in values) >= 0.8 * len(values)
+
+
+def _plain_column(columns: Mapping[int, Sequence[str]]) -> int | None:
+    """Return the last column of few values of which one is O, and preferably another is the name of a type."""
+    plain = [
+        number for number, column in columns.items() if {"O", "o"} & set(column) and len(set(column)) <= TYPES_AT_MOST
+    ]
+    named = [number for number in plain if len(set(columns[number])) > 1]
+    return max(named or plain, default=None)
+
+
+def _share_types(column: Sequence[str], last: Sequence[str]) -> bool:
+    """Tell two layers of nested entities: they have a type in common, or both have well-known ones."""
+    if column is last:
+        return True
+    types = [{_stem(type_of(tag)) for tag in layer} - {""} for layer in (column, last)]
+    return bool(types[0] & types[1]) or all(layer & ENTITIES for layer in types)
+
+
+def _stem(kind: str) -> str:
+    for suffix in NESTED_SUFFIXES:
+        kind = kind.removesuffix(suffix)
+    return kind.upper()
+
+
+def _counts(column: Sequence[Sequence[str]]) -> bool:
+    """Tell a counter of words: whole numbers, each one more than the one before it in its sentence."""
+    if not any(len(sentence) > 1 for sentence in column):
+        return False
+    for sentence in column:
+        if not all(cell.isdecimal() for cell in sentence):
+            return False
+        numbers = list(map(int, sentence))
+        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            return False
+    return True
+
+
+def _is_constant(column: Sequence[Sequence[str]]) -> bool:
+    """Tell the name of a document or sentence: the same for all words of each sentence."""
+    longer = [sentence for sentence in column if len(sentence) > 1]
+    return len(longer) > 1 and all(len(set(sentence)) == 1 for sentence in longer)

@@ -1,0 +1,117 @@
+"""Labels: printed lists, numbers, empty cells, wrong columns; macro F1 is scikit-learn's."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
+
+from adaptdock.plugins.errors import DataError
+from adaptdock.tasks.classification import Classification
+from adaptdock.tasks.pos import POS
+from adaptdock.tasks.printed import printed_list
+from adaptdock.tasks.regression import Regression
+
+
+def clean(*labels: Any, split: str = "train", texts: Any = None, **options: Any) -> Any:
+    rows = [
+        {"where": f"a.csv:{number}", "text": texts[number - 2] if texts else f"text {number}", "label": label}
+        for number, label in enumerate(labels, 2)
+    ]
+    return Classification(Classification.Options(**options)).clean(rows, split)
+
+
+def labels(cleaned: Any) -> list[Any]:
+    return [record["label"] for record in cleaned.records]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("['a', 'b']", ["a", "b"]),
+        ('["a", "b"]', ["a", "b"]),
+        ("('a', 'b')", ["a", "b"]),
+        ("{'b', 'a'}", ["a", "b"]),
+        ("['a' 'b']", ["a", "b"]),
+        ("[0 1]", ["0", "1"]),
+        ("[]", []),
+        ("[spam]", None),
+        ("a;b", None),
+        ("(good)", None),
+        ("[UNK] x [y]", None),
+    ],
+)
+def test_a_printed_list_is_one(text: str, expected: list[str] | None) -> None:
+    assert printed_list(text) == expected
+
+
+@pytest.mark.parametrize("label", ["['a', 'b']", '["a"]', "[]", ["a", "b"]])
+def test_several_labels_are_refused_and_the_advice_works(label: Any) -> None:
+    with pytest.raises(DataError, match=r"a\.csv:3: .*--multi-label"):
+        clean("a", label)
+    expected = [] if label == "[]" else ["a"] if label == '["a"]' else ["a", "b"]
+    assert labels(clean("a", label, multi_label=True)) == [["a"], expected]
+
+
+def test_lists_of_spans_are_no_labels() -> None:
+    with pytest.raises(DataError, match="spans of characters"):
+        clean([[0, 9, "PER"]])
+
+
+@pytest.mark.parametrize("label", ["", " ", "nan", "NaN", "<NA>", None, math.nan])
+def test_records_without_a_label_are_counted(label: Any) -> None:
+    with pytest.raises(DataError, match=r"a\.csv:3: .*; 2 of 4 records of train have none"):
+        clean("a", label, label, "b")
+
+
+def test_whole_numbers_are_the_same_class_however_they_are_written() -> None:
+    cleaned = clean("1.0", "1", 1.0, 1, "0.0", "1.5")
+    assert labels(cleaned) == ["1", "1", "1", "1", "0", "1.5"]
+    assert cleaned.notes == ["train: 3 labels are whole numbers with a fraction, such as '1.0', read as '1'"]
+    assert labels(clean("1.0", "0.0", labels=("0.0", "1.0"))) == ["1.0", "0.0"]  # as an adapter has learnt them
+
+
+def test_names_that_differ_in_case_or_stand_for_nothing_are_said() -> None:
+    notes = clean("Pos", "pos", "None").notes
+    assert "'None' is taken as a class, of 1 records" in notes[0]
+    assert "the labels 'Pos' (1) and 'pos' (1) differ in upper case" in notes[1]
+    task = Classification(Classification.Options(labels=("neg", "pos")))
+    with pytest.raises(DataError, match="Is 'pos' meant"):
+        task.check([{"where": "a", "label": "Pos"}], "test")
+
+
+def test_a_class_for_nearly_each_record_is_refused_unless_they_are_listed() -> None:
+    names = [f"n{number}" for number in range(20)]
+    with pytest.raises(DataError, match=r"20 different labels in 20 training records.*--labels lists them"):
+        clean(*names)
+    assert len(clean(*names, labels=tuple(names)).records) == 20
+    with pytest.raises(DataError, match="--task regression learns numbers"):
+        clean(*range(20))
+    assert "--columns label=COLUMN" in clean(*names[:10] * 2).notes[0]
+    assert clean(*names[:4] * 5).notes == clean(*names, split="test").notes == []
+
+
+def test_texts_that_are_numbers_or_all_the_same_are_said() -> None:
+    assert "each text is a number, such as '1'" in clean(*"ab" * 5, texts=[str(n) for n in range(1, 11)]).notes[0]
+    assert "all 10 texts are the same, 'x'" in clean(*"ab" * 5, texts=["x"] * 10).notes[0]
+    rows = [{"text": "7", "label": number} for number in range(10)]
+    assert "each text is a number" in Regression(Regression.Options()).clean(rows, "train").notes[0]
+
+
+def test_a_column_for_each_class_is_told() -> None:
+    row = {"text": "a", "red": "1", "green": "0"}
+    assert "The columns red, green hold 0 or 1" in Classification.explain(row)
+    assert Classification.explain({"text": "a", "red": "1"}) == ""
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1, max_size=12))
+def test_macro_f1_is_that_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+    gold, found = [want for want, _ in pairs], [got for _, got in pairs]
+    expected = pytest.approx(100 * f1_score(gold, found, average="macro", zero_division=0), abs=0.01)
+    predictions = [{"label": name, "score": 1.0, "scores": {name: 1.0}} for name in found]
+    task = Classification(Classification.Options(labels=("a", "b", "c", "d")))
+    assert task.score([{"label": name} for name in gold], predictions)["macro_f1"] == expected
+    words = [{"words": [{"tag": name} for name in found]}]
+    assert POS(POS.Options(labels=("a", "b"))).score([{"tags": gold}], words)["macro_f1"] == expected
