@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -13,6 +12,7 @@ import click
 from adaptdock.cli.firstuse import located
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
 from adaptdock.cli.output import note, to_json
+from adaptdock.cli.streaming import Arriving, arrives, lines, take
 from adaptdock.cli.texts import Format, Item, from_arguments, from_lines
 from adaptdock.plugins.errors import SHOWN, AdaptError, DataError, UsageError
 
@@ -48,7 +48,8 @@ def command(words: tuple[str, ...], source: str | None, layout: Format, **values
     FILE is a path, or the name of an installed adapter (adapt list), or of a published one (--yes). With --url there is
     none: a serving process answers. A token that it wants stands in the variable ADAPTDOCK_TOKEN.
 
-    Without a TEXT and --input, standard input is read: a text or a JSON object a line.
+    Without a TEXT and --input, standard input is read: a text or a JSON object a line. A line of a pipe or terminal is
+    answered when it is there.
     """
     url = values["url"]
     _check(words, url, values)
@@ -57,8 +58,8 @@ def command(words: tuple[str, ...], source: str | None, layout: Format, **values
         raise UsageError(f"there are texts and --input {source}: give one of them")
     answer = _by_process(url, values) if url else _by_file(located(words[0], values["yes"]), values)
     at_once = values["batch_size"] * (1 if url else BATCHES_AT_ONCE)
-    with _items(texts, source, layout) as items:
-        while chunk := list(islice(items, at_once)):
+    with _items(texts, source, layout, at_once) as items:
+        while chunk := take(items, at_once):
             _show(answer(chunk), values["as_json"])
 
 
@@ -87,7 +88,9 @@ def _check(words: tuple[str, ...], url: str | None, values: dict[str, Any]) -> N
 
 
 @contextmanager
-def _items(texts: tuple[str, ...], source: str | None, layout: Format) -> Iterator[Iterator[Item]]:
+def _items(
+    texts: tuple[str, ...], source: str | None, layout: Format, at_once: int
+) -> Iterator[Iterator[Item] | Arriving]:
     if texts and layout == "jsonl":
         yield from_lines((text.encode("utf-8", "surrogateescape") for text in texts), "text", layout)
     elif texts:
@@ -95,7 +98,11 @@ def _items(texts: tuple[str, ...], source: str | None, layout: Format) -> Iterat
     elif source in (None, "-"):
         if sys.stdin.isatty():
             note("Reading texts from the terminal, one a line; end with Ctrl-D.")
-        yield from_lines(sys.stdin.buffer, "standard input", layout)
+        stream = sys.stdin.buffer
+        if arrives(stream):
+            yield Arriving(from_lines(lines(stream), "standard input", layout), at_once)
+        else:
+            yield from_lines(stream, "standard input", layout)
     else:
         with _opened(Path(str(source))) as stream:
             yield from_lines(stream, str(source), layout)
