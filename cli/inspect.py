@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from adaptdock.cli.names import ADAPTER
-from adaptdock.cli.output import count, show_json, show_metrics, show_pairs
+from adaptdock.cli.output import brief, count, show_json, show_metrics, show_pairs
 from adaptdock.hub.file import Header, read_header
 
 
@@ -84,7 +84,7 @@ def _combined(training: dict[str, Any]) -> str:
 
 def _plugin(entry: dict[str, Any]) -> str:
     options = ", ".join(
-        f"{name}={'/'.join(map(str, value)) if isinstance(value, list) else value}"
+        f"{name}={'/'.join(map(str, value)) if isinstance(value, list) else brief(value)}"
         for name, value in entry["options"].items()
         if value is not None
     )

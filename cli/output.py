@@ -5,6 +5,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+ROOM = 120
+"""Characters of a mapping that a table shows."""
+
 
 def note(message: str) -> None:
     """Print a remark on standard error."""
@@ -64,6 +67,14 @@ def show_metrics(splits: Mapping[str, Mapping[str, Any]]) -> None:
 def count(number: int) -> str:
     """Return a number with its thousands divided."""
     return f"{number:,}"
+
+
+def brief(value: Any) -> Any:
+    """Return a value for one line of a table: of a mapping what is not empty, as far as there is room."""
+    if not isinstance(value, Mapping):
+        return value
+    text = ", ".join(f"{key} {_text(inner)}" for key, inner in value.items() if inner not in (None, False, "", [], {}))
+    return text if len(text) <= ROOM else f"{text[: ROOM - 3]}..."
 
 
 def _rich_table(header: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:

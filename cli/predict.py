@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import click
 from adaptdock.cli.firstuse import located
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
 from adaptdock.cli.output import note, to_json
+from adaptdock.cli.streaming import Arriving, arrives, lines, take
 from adaptdock.cli.texts import LAYOUTS, LINES, from_arguments, from_file, from_lines
 from adaptdock.engine.data import Input, Reader, Source, parse_columns
 from adaptdock.plugins import registry
@@ -62,7 +62,8 @@ def command(words: tuple[str, ...], source: str | None, layout: str, **values: A
     FILE is a path, or the name of an installed adapter (adapt list), or of a published one (--yes). With --url there is
     none: a serving process answers. A token that it wants stands in the variable ADAPTDOCK_TOKEN.
 
-    With neither TEXT nor --input, standard input is read: one text or JSON object per line.
+    With neither TEXT nor --input, read standard input: one text or JSON object per line. A line of a pipe or
+    terminal is answered when it arrives.
     """
     url = values["url"]
     _check(words, url, values)
@@ -72,8 +73,8 @@ def command(words: tuple[str, ...], source: str | None, layout: str, **values: A
     _check_input(source, layout, values)
     answering = _by_process(url, values) if url else _by_file(located(words[0], values["yes"]), values)
     at_once = values["batch_size"] * (1 if url else BATCHES_AT_ONCE)
-    items = _items(texts, source, layout, lambda: _reader(answering, values))
-    while chunk := list(islice(items, at_once)):
+    items = _items(texts, source, layout, lambda: _reader(answering, values), at_once)
+    while chunk := take(items, at_once):
         _show(answering.answer(chunk), values["as_json"])
 
 
@@ -113,7 +114,9 @@ def _check_input(source: str | None, layout: str, values: dict[str, Any]) -> Non
         raise UsageError(f"{' and '.join(given)} say how a file is read: name it with --input FILE")
 
 
-def _items(texts: tuple[str, ...], source: str | None, layout: str, reader: Callable[[], Reader]) -> Iterator[Input]:
+def _items(
+    texts: tuple[str, ...], source: str | None, layout: str, reader: Callable[[], Reader], at_once: int
+) -> Iterator[Input] | Arriving:
     if texts and layout == "jsonl":
         return from_lines((text.encode("utf-8", "surrogateescape") for text in texts), "text", layout)
     if texts:
@@ -122,7 +125,10 @@ def _items(texts: tuple[str, ...], source: str | None, layout: str, reader: Call
         return from_file(Path(str(source)), layout, reader)
     if sys.stdin.isatty():
         note("Reading texts from the terminal, one a line; end with Ctrl-D.")
-    return from_lines(sys.stdin.buffer, "standard input", layout)
+    stream = sys.stdin.buffer
+    if not arrives(stream):
+        return from_lines(stream, "standard input", layout)
+    return Arriving(from_lines(lines(stream), "standard input", layout), at_once)
 
 
 def _reader(answering: Answering, values: dict[str, Any]) -> Reader:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptdock.cli.output import count, show_json, show_metrics, show_pairs
+from adaptdock.cli.output import brief, count, show_json, show_metrics, show_pairs
 from adaptdock.engine.planning import Plan
 from adaptdock.engine.training import Result
 
@@ -25,7 +25,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             "of these the head": count(summary["head_parameters"]),
             **_kept(summary),
             "ports": f"{len(summary['ports'])}: {_ports(summary['ports'])}",
-            **{f"task: {name}": value for name, value in summary["task_options"].items()},
+            **{f"task: {name}": brief(value) for name, value in summary["task_options"].items()},
             **{split: _counts(found) for split, found in summary["data"].items()},
             **_added(summary),
             "windows": f"{count(summary['windows'])} to train on; tokens: median {tokens['median']}, "

@@ -24,9 +24,15 @@ from adaptdock.hub.installed import locate
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, BackboneFamily, Feature, LoadOptions, Reading
 from adaptdock.plugins.errors import BackboneError, MismatchError, UnknownNameError, UsageError
+from adaptdock.plugins.sequences import listed, size, text
 
 HOST = torch.device("cpu")
 KNOWN_ASSEMBLIES = 1000
+NAMES = "adapter names", "['ner', 'topic']"
+INPUTS = "inputs", "['a text', 'another text']"
+TEXTS = "texts", INPUTS[1]
+ROWS = "rows", "those of boarding(['ner'])"
+FEATURES = "features", "those that a task's encode() gives"
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +155,7 @@ class Dock:
 
     def dock(self, adapter: AdapterFile | Prepared, name: str | None = None, replace: bool = False) -> str:
         """Dock an adapter that is in memory; see :meth:`load`."""
-        name = name or adapter.card.name
+        name = adapter.card.name if name is None else text(name, "the name of an adapter")
         if "+" in name:
             raise UsageError(f"the name {name!r} contains '+', which divides the adapters of a stack; give another")
         if name in self._residents and not replace:
@@ -269,7 +275,7 @@ class Dock:
 
     def _resident(self, name: str) -> Resident:
         try:
-            return self._residents[name]
+            return self._residents[text(name, "the name of an adapter")]
         except KeyError:
             raise UnknownNameError("adapter", name, self._residents) from None
 
@@ -282,8 +288,9 @@ class Dock:
         A name is an adapter's, ``lower+upper`` for a stack, or None for a bare row. Raises
         :class:`UnknownNameError` with the row.
         """
+        listed_names = listed(names, *NAMES)
         with self._lock:
-            rows = [self._row(number, name) for number, name in enumerate(names)]
+            rows = [self._row(number, name) for number, name in enumerate(listed_names)]
             aboard = {id(resident): resident for row in rows for resident in row}
             for resident in aboard.values():
                 resident.batches += 1
@@ -300,7 +307,7 @@ class Dock:
         if name is None:
             return ()
         try:
-            return tuple(self._resident(part) for part in name.split("+"))
+            return tuple(self._resident(part) for part in text(name, f"the adapter name of row {number}").split("+"))
         except UnknownNameError as error:
             raise UnknownNameError("adapter", error.name, error.known, f"It is asked for in row {number}.") from None
 
@@ -319,6 +326,7 @@ class Dock:
     @torch.inference_mode()
     def hidden(self, rows: Sequence[Row], inputs: Mapping[str, Tensor], reads: str = "encoder") -> Tensor:
         """Return the last hidden states (R, T, W) of a batch whose rows have adapters of their own."""
+        rows = listed(rows, *ROWS)
         order = self.order(rows)
         given = {name: tensor[order] for name, tensor in inputs.items()}
         found = states(self.backbone, self.ports, self.mixed([rows[number] for number in order]), given, reads)
@@ -326,7 +334,13 @@ class Dock:
 
     @torch.inference_mode()
     def logits(self, rows: Sequence[Row], features: Sequence[Feature]) -> list[Tensor]:
-        """Run a batch and return each row's logits, from the head of its topmost adapter, on the CPU."""
+        """Run a batch and return each row's logits, from the head of its topmost adapter, on the CPU.
+
+        ``rows`` are those that :meth:`boarding` gives for names.
+        """
+        rows, features = _checked(rows, features)
+        if not rows:
+            return []
         order = self.order(rows)
         rows, features = [rows[number] for number in order], [features[number] for number in order]
         answers: dict[int, Tensor] = {}
@@ -368,12 +382,14 @@ class Dock:
         """Return a prediction for each input: a text, or whatever the adapter's task reads.
 
         ``name`` is one adapter's, or one for each input; ``lower+upper`` names a stack, whose upper
-        adapter answers. Inputs of different adapters share batches.
+        adapter answers. Inputs of different adapters share batches. A single text is given as a list of one. Raises
+        :class:`UsageError` for what is no list.
         """
-        names = _one_each(name, inputs, "inputs")
-        if not all(isinstance(given, str) for given in names):
+        items = listed(inputs, *INPUTS)
+        names = _one_each(name, items, "inputs")
+        if None in names:
             raise UsageError("each input needs the name of an adapter: a bare row has no head that could answer")
-        return predict(self, names, inputs, batch_size)
+        return predict(self, names, items, size(batch_size, "batch size"))
 
     def generate(
         self, names: str | Sequence[str | None] | None, texts: Sequence[str], batch_size: int = 8, **options: Any
@@ -385,12 +401,13 @@ class Dock:
         """
         chosen = validated(GenerationOptions, options, "writing")
         assert isinstance(chosen, GenerationOptions)
-        listed = _one_each(names, texts, "texts")
+        given = [text(item, f"text {number}") for number, item in enumerate(listed(texts, *TEXTS))]
+        batch = size(batch_size, "batch size")
         answers: list[str] = []
-        with self.boarding(listed) as rows:
-            for start in range(0, len(texts), batch_size):
-                part = slice(start, start + batch_size)
-                answers += generate(self, rows[part], texts[part], chosen)
+        with self.boarding(_one_each(names, given, "texts")) as rows:
+            for start in range(0, len(given), batch):
+                part = slice(start, start + batch)
+                answers += generate(self, rows[part], given[part], chosen)
         return answers
 
 
@@ -399,10 +416,24 @@ def _parts(row: Row) -> list[tuple[Docked, ...]]:
 
 
 def _one_each(names: Any, inputs: Sequence[Any], what: str) -> list[Any]:
-    listed = [names] * len(inputs) if names is None or isinstance(names, str) else list(names)
-    if len(listed) != len(inputs):
-        raise UsageError(f"{len(listed)} adapter names for {len(inputs)} {what}: give one name, or one for each")
-    return listed
+    every = [names] * len(inputs) if names is None or isinstance(names, str) else listed(names, *NAMES)
+    if len(every) != len(inputs):
+        raise UsageError(f"{len(every)} adapter names for {len(inputs)} {what}: give one name, or one for each")
+    return every
+
+
+def _checked(rows: Any, features: Any) -> tuple[Sequence[Row], Sequence[Feature]]:
+    """Return the rows and features of a batch; raise :class:`UsageError` where they are something else."""
+    rows, features = listed(rows, *ROWS), listed(features, *FEATURES)
+    if len(rows) != len(features):
+        raise UsageError(f"{len(rows)} rows for {len(features)} features: each row has one")
+    wrong = next((row for row in rows if not isinstance(row, tuple) or not row), None)
+    if wrong is not None:
+        raise UsageError(f"a row is what boarding() gives for the name of an adapter; found {wrong!r:.60}")
+    wrong = next((feature for feature in features if not isinstance(feature, Feature)), None)
+    if wrong is not None:
+        raise UsageError(f"a feature is what a task's encode() gives; found {wrong!r:.60}")
+    return rows, features
 
 
 def _encoded(feature: Feature) -> Feature:

@@ -162,6 +162,7 @@ def plan(
     if "train" not in records:
         raise DataError("no training data: name it with --data or --train")
     fitted = blank.fit(records["train"]).suit(reading(backbone, chosen.max_length, 0))
+    notes += fitted.notes()
     for split in records.keys() - {"train"}:
         fitted.check(records[split], split)
     unlabelled = _unlabelled(chosen, source, fitted, task, notes)

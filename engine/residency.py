@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from adaptdock.engine.dock import Dock, Prepared
+from adaptdock.engine.dock import NAMES, Dock, Prepared
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.errors import BudgetError, UnknownNameError, UsageError
+from adaptdock.plugins.sequences import listed, text
 
 Tier = Literal["device", "host", "disk"]
 
@@ -69,7 +70,7 @@ class Residency:
 
         A name that is known already gets a new version: batches under way keep the old one.
         """
-        if "+" in name or not name:
+        if "+" in text(name, "the name of an adapter") or not name:
             raise UsageError(f"the name {name!r} cannot be used: give one without '+', which divides a stack")
         with self._lock:
             known = self._known.setdefault(name, _Known(Path(path)))
@@ -113,9 +114,10 @@ class Residency:
         Raises :class:`UnknownNameError` with the row, :class:`BudgetError`, and what :meth:`Dock.load` raises.
         """
         leased: dict[str, _Known] = {}
+        rows = [None if name is None else text(name, "the name of an adapter") for name in listed(names, *NAMES)]
         try:
             with self._lock:
-                for row, name in enumerate(names):
+                for row, name in enumerate(rows):
                     for part in name.split("+") if name is not None else ():
                         if part not in leased:
                             leased[part] = self._find(part, f"It is asked for in row {row}.")
@@ -130,21 +132,23 @@ class Residency:
 
     def predict(self, name: str | Sequence[str], inputs: Sequence[Any], batch_size: int = 32) -> list[dict[str, Any]]:
         """Predict as :meth:`Dock.predict` does, with any of the known adapters."""
-        with self.present([name] if isinstance(name, str) else name):
-            return self.dock.predict(name, inputs, batch_size)
+        names = _names(name)
+        with self.present(names if isinstance(names, list) else [names]):
+            return self.dock.predict(names, inputs, batch_size)
 
     def generate(
         self, names: str | Sequence[str | None] | None, texts: Sequence[str], batch_size: int = 8, **options: Any
     ) -> list[str]:
         """Generate as :meth:`Dock.generate` does, with any of the known adapters."""
-        with self.present([names] if names is None or isinstance(names, str) else names):
-            return self.dock.generate(names, texts, batch_size, **options)
+        every = _names(names)
+        with self.present(every if isinstance(every, list) else [every]):
+            return self.dock.generate(every, texts, batch_size, **options)
 
     # ------------------------------------------------------------------------------------ inside
 
     def _find(self, name: str, hint: str = "") -> _Known:
         try:
-            return self._known[name]
+            return self._known[text(name, "the name of an adapter")]
         except KeyError:
             raise UnknownNameError("adapter", name, self._known, hint) from None
 
@@ -202,3 +206,8 @@ class Residency:
             assert oldest.waiting is not None  # only those that have it are listed
             there -= oldest.waiting.nbytes
             oldest.waiting = None
+
+
+def _names(given: Any) -> Any:
+    """Return one name, or none, as it is, and several as a list, which can be gone through twice."""
+    return given if given is None or isinstance(given, str) else listed(given, *NAMES)

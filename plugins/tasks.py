@@ -155,6 +155,10 @@ class Task(ABC):
     def fit(self, records: Sequence[Record]) -> Self:
         """Return this task with what it learns from the training records (the label names)."""
 
+    def notes(self) -> list[str]:
+        """Return, after :meth:`fit`, what it has guessed and a person should know."""
+        return []
+
     def suit(self, reading: Reading) -> Self:
         """Return this task, after :meth:`fit`, with what it learns from the backbone's tokenizer.
 

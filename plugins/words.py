@@ -22,6 +22,15 @@ def split_words(text: str) -> list[Span]:
     return [match.span() for match in WORD.finditer(text)]
 
 
+def joined(words: Sequence[str]) -> tuple[str, list[Span]]:
+    """Return words as one text, one space apart, and their spans in it."""
+    spans, start = [], 0
+    for word in words:
+        spans.append((start, start + len(word)))
+        start += len(word) + 1
+    return " ".join(words), spans
+
+
 def align(text: str, words: Sequence[Span], reading: Reading) -> list[Feature]:
     """Tokenise a text in windows and find, for each word, one token in one window.
 

@@ -1,5 +1,6 @@
 """What a client asks of a serving process: each request, and how what comes back is read."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import httpx2
 from pydantic import ValidationError
 
 from adaptdock.plugins.errors import FileError, UsageError
+from adaptdock.plugins.sequences import listed, text
 from adaptdock.serving.answers import OverloadedError, UnreachableError, problem_of
 from adaptdock.serving.schemas import AdapterDetail, Adapters, Changed, PredictAnswer, Predicted
 
@@ -20,6 +22,7 @@ Names = str | Sequence[str]
 Asked = str | Sequence[Mapping[str, Any]]
 TOKEN = "ADAPTDOCK_TOKEN"
 """The variable of the environment whose token is sent where none is given."""
+TEXTS, MESSAGES = "['a text', 'another text']", "[{'role': 'user', 'content': 'a text'}]"
 LONGEST_PAUSE = 30.0
 """Seconds before another attempt, at most."""
 BINARY = "application/octet-stream"
@@ -37,12 +40,12 @@ class Call(Generic[Found]):
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of a request of httpx2."""
+        """Return the arguments of a request of httpx2; raise :class:`UsageError` for what JSON cannot hold."""
         found: dict[str, Any] = {"method": self.method, "url": self.path, "params": self.params}
         if self.content is not None:
             found |= {"content": self.content, "headers": {"content-type": BINARY}}
         elif self.json is not None:
-            found["json"] = self.json
+            found |= {"content": _encoded(self.json), "headers": {"content-type": "application/json"}}
         return found
 
 
@@ -52,8 +55,9 @@ class Call(Generic[Found]):
 def predicting(
     names: Names, inputs: Sequence[Any], timeout: float | None, render: bool = False
 ) -> Call[list[Predicted]]:
-    """Ask for predictions."""
-    body: dict[str, Any] = {"adapter": names if isinstance(names, str) else list(names), "inputs": list(inputs)}
+    """Ask for predictions; raise :class:`UsageError` for names or inputs that are no list."""
+    named = names if isinstance(names, str) else listed(names, "adapter names", "['ner', 'topic']")
+    body: dict[str, Any] = {"adapter": named, "inputs": listed(inputs, "inputs", TEXTS)}
     body |= {} if timeout is None else {"timeout": timeout}
     body |= {"render": True} if render else {}
     return Call("POST", "v1/predict", _predictions, body)
@@ -61,7 +65,7 @@ def predicting(
 
 def embedding(adapter: str, texts: Sequence[str]) -> Call[list[list[float]]]:
     """Ask for vectors."""
-    return Call("POST", "v1/embeddings", _vectors, {"model": adapter, "input": list(texts)})
+    return Call("POST", "v1/embeddings", _vectors, {"model": adapter, "input": listed(texts, "texts", TEXTS)})
 
 
 def writing(adapter: str, prompt: Asked, wishes: Mapping[str, Any]) -> Call[str]:
@@ -69,7 +73,7 @@ def writing(adapter: str, prompt: Asked, wishes: Mapping[str, Any]) -> Call[str]
     body = {"model": adapter, **wishes}
     if isinstance(prompt, str):
         return Call("POST", "v1/completions", _text, {**body, "prompt": prompt})
-    return Call("POST", "v1/chat/completions", _text, {**body, "messages": list(prompt)})
+    return Call("POST", "v1/chat/completions", _text, {**body, "messages": listed(prompt, "messages", MESSAGES)})
 
 
 def adapters_of() -> Call[Adapters]:
@@ -183,8 +187,15 @@ def _nothing(_: Any) -> None:
     return None
 
 
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"what is sent cannot be written as JSON: {error}") from None
+
+
 def _place(name: str, among: str = "adapters") -> str:
-    return f"v1/{among}/{quote(name, safe='')}"
+    return f"v1/{among}/{quote(text(name, 'the name of an adapter'), safe='')}"
 
 
 def _content(file: Path | str | bytes) -> bytes:

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from adaptdock.plugins.contracts import Cleaned, Feature, Recipe, Record
 from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import LayeredOptions
-from adaptdock.tasks.tagging import Tagging, read_sentences, text_of
+from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import entity_column
 from adaptdock.tasks.tags import NO_TYPES, as_written
 
@@ -24,7 +23,7 @@ Scheme = Literal["auto", "bio", "iob1", "bioes", "ioe", "io"]
 STARTS, ENDS, INSIDE = "BSU", "ESLU", "IEML"
 
 
-class NEROptions(LayeredOptions):
+class NEROptions(TaggingOptions):
     """Options of ``ner``."""
 
     scheme: Scheme = "auto"
@@ -89,13 +88,13 @@ class NER(Tagging):
         """Learn the entity types, sorted by name, unless they were given."""
         if self.options.labels:
             self.check(records, "train")
-            return self
+            return self.learnt(records, self.options.labels)
         labels = sorted({tag[2:] for record in records for tag in record["tags"] if tag != "O"})
         if not labels:
             raise DataError(
                 "the training data has no entity: every tag is O. --columns tags=COLUMN names another column of tags"
             )
-        return type(self)(self.options.model_copy(update={"labels": tuple(labels)}))
+        return self.learnt(records, labels)
 
     def check(self, records: Sequence[Record], split: str) -> None:
         """Refuse an entity type that training has not seen."""

@@ -12,17 +12,13 @@ from torch import Tensor
 
 from adaptdock.plugins.contracts import Cleaned, Feature, Recipe, Record
 from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import LayeredOptions
 from adaptdock.tasks.ner import RECIPES
-from adaptdock.tasks.tagging import Tagging, read_sentences, text_of
+from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import word_class_column
 
 
-class POSOptions(LayeredOptions):
+class POSOptions(TaggingOptions):
     """Options of ``pos``."""
-
-    labels: tuple[str, ...] = ()
-    """Tags; learnt from the training data unless given."""
 
 
 class POS(Tagging):
@@ -72,7 +68,7 @@ class POS(Tagging):
         labels = self.options.labels or tuple(sorted({tag for record in records for tag in record["tags"]}))
         if len(labels) < 2:
             raise DataError(f"the training data has one tag only ({', '.join(labels)}): there is nothing to tell apart")
-        return type(self)(self.options.model_copy(update={"labels": labels}))
+        return self.learnt(records, labels)
 
     def check(self, records: Sequence[Record], split: str) -> None:
         """Accept a tag that training has not seen: some are rare. :meth:`score` counts its words as wrong."""

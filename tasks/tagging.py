@@ -3,16 +3,18 @@
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.plugins.contracts import Cleaned, ColumnInspector, Feature, Reading, Record
+from adaptdock.plugins.division import Division, divide
+from adaptdock.plugins.division_learning import learn_division
 from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import TokenHead
-from adaptdock.plugins.words import align, split_words
+from adaptdock.plugins.heads import LayeredOptions, TokenHead
+from adaptdock.plugins.words import align, joined, split_words
 from adaptdock.tasks.printed import printed_list
 from adaptdock.tasks.tagging_columns import SPANS, marks_spans, token_column
 
@@ -21,9 +23,22 @@ ENOUGH = 20
 """Rows of a table from which it is no chance that each has one word."""
 
 
-class Tagging(ColumnInspector):
-    """A task with a tag for each word. Each is labelled at one of its tokens (see :func:`align`)."""
+class TaggingOptions(LayeredOptions):
+    """Options of every task that tags words."""
 
+    labels: tuple[str, ...] = ()
+    """Tags; learnt from the training data unless given."""
+    division: Division | None = None
+    """How a text is divided into words: spaces, words or characters; learnt from the training data unless given."""
+
+
+class Tagging(ColumnInspector):
+    """A task with a tag for each word. Each is labelled at one of its tokens (see :func:`align`).
+
+    An adapter without a division is of a release that divided every text by :func:`split_words`, and goes on so.
+    """
+
+    options: TaggingOptions
     words = ("tokens", "tags")
 
     @property
@@ -53,6 +68,18 @@ class Tagging(ColumnInspector):
         """Tell texts in which spans of characters are marked."""
         return SPANS if any(map(marks_spans, row.values())) else ""
 
+    def learnt(self, records: Sequence[Record], labels: Sequence[str]) -> Self:
+        """Return this task with its labels, and with the division of the training records into words."""
+        division = self.options.division
+        if division is None or division == Division(kind=division.kind):
+            kind = None if division is None else division.kind
+            division = learn_division([record["tokens"] for record in records], kind)
+        return type(self)(self.options.model_copy(update={"labels": tuple(labels), "division": division}))
+
+    def notes(self) -> list[str]:
+        """Say how texts are divided into words, where that is unusual."""
+        return [] if self.options.division is None else self.options.division.notes()
+
     def class_weights(self, records: Sequence[Record]) -> list[float] | None:
         """Return weights that would give every tag the same sum."""
         counts = Counter(tag for record in records for tag in record["tags"])
@@ -72,12 +99,18 @@ class Tagging(ColumnInspector):
             raise DataError(
                 f"words are tagged in a text, or an object with 'text' or 'tokens'; found {type(item).__name__}"
             )
-        spans = split_words(text)
-        return {"text": text, "spans": spans, "tokens": [text[start:end] for start, end in spans]}
+        if self.options.division is None:
+            spans = split_words(text)
+            return {"text": text, "spans": spans, "tokens": [text[start:end] for start, end in spans]}
+        words = divide(text, self.options.division)
+        return {"text": text, "spans": [span for span, _ in words], "tokens": [word for _, word in words]}
 
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
-        """Tokenise the sentence in overlapping windows; each word is labelled in one of them."""
-        text, spans = text_of(record)
+        """Tokenise the sentence in overlapping windows; each word is labelled in one of them.
+
+        The words of a text are read as those of the training data are: one space apart.
+        """
+        text, spans = text_of(record) if self.options.division is None else joined(record["tokens"])
         features = align(text, spans, reading)
         if labelled:
             numbers = {tag: number for number, tag in enumerate(self.tags)}
@@ -180,8 +213,4 @@ def text_of(record: Record) -> tuple[str, list[tuple[int, int]]]:
     """Return the text of a record and the spans of its words; words without a text stand one space apart."""
     if "spans" in record:
         return record["text"], record["spans"]
-    spans, start = [], 0
-    for token in record["tokens"]:
-        spans.append((start, start + len(token)))
-        start += len(token) + 1
-    return " ".join(record["tokens"]), spans
+    return joined(record["tokens"])

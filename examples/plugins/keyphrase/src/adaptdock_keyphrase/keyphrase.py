@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
+from adaptdock.plugins.division import Division, divide
 from adaptdock.plugins.errors import DataError
 from adaptdock.plugins.heads import TokenHead
-from adaptdock.plugins.words import Span, align, split_words
+from adaptdock.plugins.words import Span, align, joined, split_words
 
 OUTSIDE, BEGINS, INSIDE = range(3)
 NOT_COUNTED = -100
@@ -26,6 +27,8 @@ class KeyphraseOptions(Options):
 
     threshold: float = 0.5
     """How probable it has to be that a word belongs to a keyphrase."""
+    division: Division | None = None
+    """How a text is divided into words: spaces, words or characters; words unless given."""
 
 
 class Keyphrase(Task):
@@ -49,17 +52,18 @@ class Keyphrase(Task):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check texts and keyphrases; leave out, and count, keyphrases that are not in their text."""
-        found, absent = [], 0
+        found, absent, fitted = [], 0, self.fit([])
         for record in records:
             phrases = _phrases(record)
-            there = [phrase for phrase in phrases if _occurrences(record["text"], phrase)]
+            there = [phrase for phrase in phrases if fitted._occurrences(record, phrase)]
             absent += len(phrases) - len(there)
             found.append({**record, "keyphrases": there})
         return Cleaned(found, [f"{split}: {absent} keyphrases are not in their text"] if absent else [])
 
     def fit(self, records: Sequence[Record]) -> Self:
-        """Learn nothing: the classes are always the same."""
-        return self
+        """Fix how texts are divided; the classes are always the same."""
+        division = self.options.division or Division()
+        return type(self)(self.options.model_copy(update={"division": division}))
 
     def check(self, records: Sequence[Record], split: str) -> None:
         """Refuse data in which there is nothing to find."""
@@ -83,13 +87,14 @@ class Keyphrase(Task):
 
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
         """Tokenise in overlapping windows; each word is labelled in one of them."""
-        words = split_words(record["text"])
-        features = align(record["text"], words, reading)
+        words, text = self._words(record["text"]), record["text"]
+        spans = [span for span, _ in words]
+        if self.options.division is not None:
+            text, spans = joined([word for _, word in words])
+        features = align(text, spans, reading)
         if labelled:
-            classes = [OUTSIDE] * len(words)
-            for start, end in (
-                span for phrase in record["keyphrases"] for span in _occurrences(record["text"], phrase)
-            ):
+            classes = [OUTSIDE] * len(spans)
+            for start, end in (span for phrase in record["keyphrases"] for span in self._occurrences(record, phrase)):
                 classes[start:end] = [BEGINS] + [INSIDE] * (end - start - 1)
             for feature in features:
                 feature.labels = [NOT_COUNTED] * len(feature.inputs["input_ids"])
@@ -104,7 +109,7 @@ class Keyphrase(Task):
     def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
         """Return each phrase once, in the order of the text, with the place and the score of its best occurrence."""
         text = record["text"]
-        words = split_words(text)
+        words = [span for span, _ in self._words(text)]
         shares = torch.zeros(len(words), 3)
         for feature, logits in zip(features, digests, strict=True):
             for word, position in feature.alignment:
@@ -120,8 +125,8 @@ class Keyphrase(Task):
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return precision, recall and F1 of the phrases, compared without case, in percent."""
-        gold = [{_key(phrase) for phrase in record["keyphrases"]} for record in records]
-        found = [{_key(phrase["text"]) for phrase in prediction["keyphrases"]} for prediction in predictions]
+        gold = [{self._key(phrase) for phrase in record["keyphrases"]} for record in records]
+        found = [{self._key(phrase["text"]) for phrase in prediction["keyphrases"]} for prediction in predictions]
         right = sum(len(want & got) for want, got in zip(gold, found, strict=True))
         precision = right / max(1, sum(map(len, found)))
         recall = right / max(1, sum(map(len, gold)))
@@ -136,6 +141,23 @@ class Keyphrase(Task):
         """Write the phrases, divided by semicolons."""
         return "; ".join(phrase["text"] for phrase in prediction["keyphrases"])
 
+    def _words(self, text: str) -> list[tuple[Span, str]]:
+        """Return the words of a text; adapters without a division are of a release that divided as split_words does."""
+        if self.options.division is None:
+            return [((start, end), text[start:end]) for start, end in split_words(text)]
+        return divide(text, self.options.division)
+
+    def _key(self, phrase: str) -> tuple[str, ...]:
+        return tuple(word.lower() for _, word in self._words(phrase))
+
+    def _occurrences(self, record: Record, phrase: str) -> list[Span]:
+        """Return where a phrase stands in a record's text, as spans of word numbers."""
+        words, wanted = self._key(record["text"]), self._key(phrase)
+        places = range(len(words) - len(wanted) + 1)
+        return [
+            (start, start + len(wanted)) for start in places if wanted and words[start : start + len(wanted)] == wanted
+        ]
+
 
 def _phrases(record: Record) -> list[str]:
     """Return a record's keyphrases, a list or one text divided by semicolons; raise :class:`DataError` if neither."""
@@ -148,17 +170,6 @@ def _phrases(record: Record) -> list[str]:
             f"{record['where']}: keyphrases are a list of texts, or one divided by semicolons: {given!r:.60}"
         )
     return [phrase.strip() for phrase in phrases if phrase.strip()]
-
-
-def _key(phrase: str) -> tuple[str, ...]:
-    return tuple(phrase[start:end].lower() for start, end in split_words(phrase))
-
-
-def _occurrences(text: str, phrase: str) -> list[Span]:
-    """Return where a phrase stands in a text, as spans of word numbers."""
-    words, wanted = _key(text), _key(phrase)
-    places = range(len(words) - len(wanted) + 1)
-    return [(start, start + len(wanted)) for start in places if wanted and words[start : start + len(wanted)] == wanted]
 
 
 def _runs(shares: Tensor, threshold: float) -> list[Span]:
