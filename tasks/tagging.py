@@ -27,6 +27,10 @@ class Tagging(Task):
     def tags(self) -> list[str]:
         """The classes of the head."""
 
+    def labels(self, record: Record) -> list[str]:
+        """Return the tags of the words, each once."""
+        return sorted(set(tagged(record)["tags"]))
+
     def class_weights(self, records: Sequence[Record]) -> list[float] | None:
         """Return weights that would give every tag the same sum."""
         counts = Counter(tag for record in records for tag in record["tags"])
