@@ -258,7 +258,7 @@ def _score_classes(labels: Sequence[str], gold: Sequence[str], found: Sequence[s
     return {
         "accuracy": _percent(accuracy_score(gold, found)),
         "macro_f1": _percent(sum(rows[2][number] for number in present) / len(present)),
-        "mcc": _percent(matthews_corrcoef(gold, found)),
+        "mcc": _percent(matthews_corrcoef(gold, found)) if len({*gold, *found}) > 1 else 0.0,
         "by_class": _by_class(labels, rows),
     }
 
