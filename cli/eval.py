@@ -80,7 +80,7 @@ def _source(split: str, values: dict[str, Any]) -> Source:
 
 def _records(source: Source, task: Task, split: str, card: Card) -> list[Record]:
     seed = card.training.get("options", {}).get("seed", 0)  # what was held out in training is held out again
-    splits, notes = load_splits(source, type(task), seed)
+    splits, notes = load_splits(source, type(task), seed, None if split == "test" else task)
     if split not in splits:
         raise DataError(
             f"{source.describe()}: there is no {split} split; there is {', '.join(splits)}. Choose by --split."

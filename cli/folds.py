@@ -28,12 +28,17 @@ def try_folds(made: Plan, settings: Settings, count: int, as_json: bool) -> dict
             return hear
 
         folds = cross_validate(made, count, settings.run_dir, progress)
+    if not all(fold.decisive for fold in folds):
+        note("the folds are too small to tell epochs apart: the weights of the last epoch of each are measured")
     if not as_json:
         _show(folds, metric)
     return {**summary(folds), "folds": [asdict(fold) for fold in folds]}
 
 
 def _show(folds: list[Fold], metric: str) -> None:
+    for fold in folds:
+        if fold.shortfall:
+            print(f"fold {fold.number}: {fold.shortfall}")
     found = summary(folds)
     names = list(found["mean"])
     rows = []

@@ -50,6 +50,8 @@ def show_result(
     if as_json:
         show_json(_document(summary, result, output, folder, verdict) | ({"folds": folds} if folds else {}))
         return
+    if result.shortfall:
+        print(f"{result.shortfall}\n")
     if metrics:
         show_metrics(metrics)
         print()
@@ -72,6 +74,7 @@ def _document(
     summary: dict[str, Any], result: Result, output: Path, folder: Path, verdict: Sequence[str]
 ) -> dict[str, Any]:
     return {
+        "shortfall": result.shortfall or None,
         "output": str(output),
         "bytes": result.size,
         "run_dir": str(folder),

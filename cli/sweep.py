@@ -173,6 +173,9 @@ def _sweep(values: dict[str, Any], searched: Searched) -> int:
     plans = [trials.plan({"method": name}) for name in searched.methods]  # what is wrong here is wrong in every trial
     for line in plans[0].notes:
         note(line)
+    if options.prune and not plans[0].criterion.decisive:
+        note("validation data is too few to tell trials apart: no trial is ended early, and the choice is by chance")
+        options = options.model_copy(update={"prune": False})
     seed = int(common.training["seed"])
     sweep = Sweep(space, method, trials.lower_is_better, options, seed, trials.identity(space))
     _clear(common, keep_trials=options.study is not None)
@@ -235,7 +238,15 @@ class Trials:
                 raise
         write_report(folder, made, result)
         found = result.adapter.card.metrics.get("validation", {}).get(self.metric, float("nan"))
-        return Finished(float(found), result.epochs, result.seconds, folder.absolute(), result.ending == "interrupted")
+        best = made.criterion.best(result.history)
+        return Finished(
+            float(found),
+            result.epochs,
+            result.seconds,
+            folder.absolute(),
+            result.ending == "interrupted",
+            None if best is None else best["eval_loss"],
+        )
 
     def winner(self, best: Trial) -> AdapterFile:
         """Return the adapter of a trial, measured on the test data if there is any."""

@@ -332,6 +332,9 @@ def _show(
             }
         )
         return
+    for name, result in results.items():
+        if result.shortfall:
+            print(f"{name}: {result.shortfall}")
     show_table(
         ["name", "task", "metric", "validation", "test", "best epoch", "adapter", "bytes"],
         [
@@ -367,6 +370,7 @@ def _row(made: TogetherPlan, settings: TogetherSettings, name: str, result: Resu
         "metrics": card.metrics,
         "output": str(settings.file(name)),
         "bytes": result.size,
+        "shortfall": result.shortfall or None,
         "ending": result.ending,
         "seconds": result.seconds,
     }

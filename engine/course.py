@@ -93,6 +93,10 @@ class Course(ABC, Generic[Left]):
         """Return fingerprints of everything that a resumed run must find unchanged."""
 
     @abstractmethod
+    def begin_with(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember the start weights, to tell at the end whether training has moved them."""
+
+    @abstractmethod
     def recall(self) -> None:
         """Take what an earlier run has left in the folder as the best so far."""
 
@@ -122,6 +126,16 @@ class Course(ABC, Generic[Left]):
         seed = options.seed * 100_003 + epoch
         return shuffled(self.lengths(), options.batch_size, seed, options.group_by_length)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """The optimiser steps of an epoch."""
+        return self.options.steps_of(len(self.draw(0)))
+
+    @property
+    def patient_from(self) -> float:
+        """The epoch up to which patience does not count: that of the fewest steps of a run."""
+        return self.options.min_steps / self.steps_per_epoch
+
     def clipped(self, trainable: nn.Module) -> list[list[nn.Parameter]]:
         """Return the parameters whose gradients are measured, and shortened, together."""
         return [list(trainable.parameters())]
@@ -145,6 +159,7 @@ class Course(ABC, Generic[Left]):
         trainable = self.trainable()
         if not any(parameter.requires_grad for parameter in trainable.parameters()):
             return self._measure_only(trainable.tensors())
+        self.begin_with(trainable.tensors())
         trainer = make_trainer(self, trainable, progress)
         ending: Ending = "complete"
         for assembly in self.assemblies:
@@ -213,26 +228,3 @@ def identify(folder: Path, identity: Mapping[str, str], resume: bool) -> None:
             f"what it was begun with"
         )
     file.write_text(json.dumps(identity, indent=2) + "\n")
-
-
-def since_best(history: Sequence[Mapping[str, Any]], key: str, lower_is_better: bool) -> int | None:
-    """Return the number of validations since the best, 0 if it is the newest; None where there was none."""
-    values = [entry[key] for entry in history if key in entry]
-    if not values:
-        return None
-    best = min(values) if lower_is_better else max(values)
-    return len(values) - 1 - values.index(best)
-
-
-def waited_in_vain(
-    history: Sequence[Mapping[str, Any]], key: str, lower_is_better: bool, frozen: float = 0.0
-) -> int | None:
-    """Return the number of validations since the best; those up to the epoch ``frozen`` do not count.
-
-    Until then layers of the adapter still wait to learn. None where there was no validation.
-    """
-    since = since_best(history, key, lower_is_better)
-    if since is None:
-        return None
-    whole = [entry for entry in history if key in entry and entry["epoch"] > frozen]
-    return min(since, len(whole))

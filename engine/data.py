@@ -1,8 +1,7 @@
 """Data: records of a task from files, folders and hub data sets, divided into splits."""
 
-import random
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,13 +11,12 @@ from adaptdock.engine.columns import Columns, located
 from adaptdock.engine.folders import SPLITS as SPLITS
 from adaptdock.engine.folders import is_saved, named_splits, saved_splits, split_files
 from adaptdock.engine.formats import CONLLU, FORMATS, of_dataset, parallel, parquet, parsed, rows
+from adaptdock.engine.holdout import hold_out
 from adaptdock.engine.tables import Row, header_of, plain
 from adaptdock.engine.texts import Texts
 from adaptdock.plugins.contracts import ColumnInspector, Record, Task
 from adaptdock.plugins.errors import DataError, UnknownNameError
 
-HELD_OUT = 0.1
-"""Share of the training data that becomes the validation data where none is given."""
 NOT_GIVEN = "no validation data given"
 DOCUMENTS = (".txt", ".text", ".md")
 LOOKED_AT = 1000
@@ -55,9 +53,12 @@ class Source:
         return self.data or ", ".join(named) or "the sample data of the task"
 
 
-def load_splits(source: Source, task: type[Task], seed: int = 0) -> tuple[dict[str, list[Record]], list[str]]:
+def load_splits(
+    source: Source, task: type[Task], seed: int = 0, labeller: Task | None = None
+) -> tuple[dict[str, list[Record]], list[str]]:
     """Return the records of each split, and notes on what was decided.
 
+    ``labeller`` is the task with its options: the last training example of a label that it knows is never held out.
     Raises :class:`DataError` naming file and line for whatever cannot be read.
     """
     reader = Reader(task, source)
@@ -78,9 +79,13 @@ def load_splits(source: Source, task: type[Task], seed: int = 0) -> tuple[dict[s
             raise DataError(f"the {split} split is empty")
         notes += _repeated(split, records)
     if "train" in splits and "validation" not in splits:
-        splits |= _hold_out(splits["train"], seed, task)
-        share = f"{len(splits['validation'])} of {len(splits['validation']) + len(splits['train'])}"
-        notes.append(f"{NOT_GIVEN}: {share} training records held out for it (seed {seed})")
+        whole = len(splits["train"])
+        parts, lacking = hold_out(splits["train"], seed, task, labeller)
+        splits |= parts
+        notes.append(
+            f"{NOT_GIVEN}: {len(parts['validation'])} of {whole} training records held out for it (seed {seed})"
+        )
+        notes += lacking
     return splits, notes
 
 
@@ -350,22 +355,6 @@ def _repeated(split: str, records: Iterable[Record]) -> list[str]:
         return []
     places = [str(record["where"]) for record in records if str(record.get("id")) == twice[0]]
     return [f"{split}: {len(twice)} ids occur more than once, such as {twice[0]!r} at {' and '.join(places[:3])}"]
-
-
-def _hold_out(records: list[Record], seed: int, task: type[Task]) -> dict[str, list[Record]]:
-    """Hold out a share of the records, whole groups of them; those without a group stand for themselves."""
-    groups: dict[Hashable, list[Record]] = {}
-    for number, record in enumerate(records):
-        group = task.group(record)
-        groups.setdefault(("alone", number) if group is None else ("group", group), []).append(record)
-    shuffled = random.Random(seed).sample(list(groups.values()), len(groups))
-    wanted = max(1, int(len(records) * HELD_OUT))
-    if len(groups) < 2:
-        raise DataError(f"{len(records)} training records are too few to hold any out for validation")
-    held: list[Record] = []
-    while len(held) < wanted and len(shuffled) > 1:
-        held += shuffled.pop(0)
-    return {"train": [record for group in shuffled for record in group], "validation": held}
 
 
 def parse_columns(pairs: Iterable[str]) -> dict[str, str]:

@@ -47,6 +47,9 @@ class Fold:
     held_out: int
     epochs: float
     metrics: dict[str, Any]
+    shortfall: str = ""
+    decisive: bool = True
+    """Whether the part held out could tell which epoch is best; else the last one was measured."""
 
 
 def divide(plan: Plan, count: int) -> list[Plan]:
@@ -123,7 +126,8 @@ def cross_validate(
         if result.ending == "interrupted":
             raise KeyboardInterrupt
         sizes = len(own.records["train"]), len(own.records["validation"])
-        found.append(Fold(number, *sizes, result.epochs, dict(result.adapter.card.metrics["validation"])))
+        metrics = dict(result.adapter.card.metrics["validation"])
+        found.append(Fold(number, *sizes, result.epochs, metrics, result.shortfall, own.criterion.decisive))
     document = {**summary(found), "folds": [asdict(fold) for fold in found]}
     (folder / FOLDS).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return found

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, cast
 
 import torch
@@ -18,14 +19,16 @@ from torch import Tensor, nn
 
 from adaptdock.engine.assembly import HEAD, Assembly
 from adaptdock.engine.batches import collate, collate_labels, length, shuffled
-from adaptdock.engine.course import Course, Ending, Validated, waited_in_vain
+from adaptdock.engine.course import Course, Ending, Validated
 from adaptdock.engine.data import Source
-from adaptdock.engine.options import merge_options
+from adaptdock.engine.options import lengthened, merge_options
 from adaptdock.engine.passes import mask_for, states
-from adaptdock.engine.planning import Plan, plan
+from adaptdock.engine.planning import Plan, draft
 from adaptdock.engine.ports import OpenPorts
 from adaptdock.engine.sampling import Sampling, drawn, draws, shares
 from adaptdock.engine.schedules import Distances, frozen_until
+from adaptdock.engine.schedules import check as check_schedules
+from adaptdock.engine.selection import LAST_KEPT, Criterion, too_few
 from adaptdock.engine.trainable import Acting, Answering, TrainedRows, copied, dropping
 from adaptdock.engine.training import Result, Run
 from adaptdock.plugins import registry
@@ -123,7 +126,7 @@ def plan_together(
 ) -> TogetherPlan:
     """Plan several tasks; what is not given comes from the recipe that the first of them has for the method.
 
-    Raises what :func:`plan` raises, with the task's name in front, and :class:`UsageError` for tasks that cannot
+    Raises what :func:`draft` raises, with the task's name in front, and :class:`UsageError` for tasks that cannot
     be trained together.
     """
     sharing = sharing or SharingOptions()
@@ -138,11 +141,28 @@ def plan_together(
     plans: dict[str, Plan] = {}
     notes = []
     for name, entry in tasks.items():
-        made = plan(backbone, entry.task, method, entry.source, given, None, entry.options)
+        made = draft(backbone, entry.task, method, entry.source, given, None, entry.options)
         plans[name] = made
         notes += [f"{name}: {line}" for line in made.notes]
     _check_together(plans, sharing)
-    return TogetherPlan(plans, sharing, [entry.weight for entry in tasks.values()], notes)
+    together = TogetherPlan(plans, sharing, [entry.weight for entry in tasks.values()], notes)
+    longer, few = lengthened(next(iter(plans.values())).options, sum(together.counts))
+    for made in plans.values():
+        made.options = longer
+        check_schedules(made)
+    together.notes += [*few, *_too_few(together)]
+    return together
+
+
+def _too_few(made: TogetherPlan) -> list[str]:
+    """Say which tasks have too little validation data to choose an epoch by."""
+    others_choose = made.sharing.shared and any(own.criterion.decisive for own in made.plans.values())
+    instead = "the other tasks choose it" if others_choose else LAST_KEPT
+    return [
+        f"{name}: {line}"
+        for name, own in made.plans.items()
+        for line in too_few(own.task, own.records["validation"], instead)
+    ]
 
 
 def check_names(names: Collection[str]) -> None:
@@ -338,6 +358,11 @@ class TogetherRun(Course[list[Result]]):
         found = {f"{part} of {run.name}": mark for run in self.runs for part, mark in run.identity().items()}
         return {**found, "tasks and their shares": f"{self.plan.sharing.model_dump_json()} {self.plan.weights}"}
 
+    def begin_with(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember the start weights of each task."""
+        for run, own in self._divided(tensors):
+            run.begin_with(own)
+
     def recall(self) -> None:
         """Take the files of an earlier run."""
         for run in self.runs:
@@ -353,8 +378,8 @@ class TogetherRun(Course[list[Result]]):
             metrics[run.name] = found.metrics
             shown.update({f"{run.name} {metric}": value for metric, value in found.shown.items()})
         numbers["eval_loss"] = round(sum(numbers[_own(run.name, "eval_loss")] for run in self.runs), 5)
-        numbers["eval_mean"] = sum(_worth(run, numbers[_own(run.name, run.metric)]) for run in self.runs) / len(
-            self.runs
+        numbers["eval_mean"] = fmean(
+            _worth(run, numbers[run.criterion.of_task(run.name).metric]) for run in self._judges
         )
         return Validated(numbers, metrics, shown)
 
@@ -372,7 +397,7 @@ class TogetherRun(Course[list[Result]]):
 
     def stalled(self, history: Sequence[Mapping[str, Any]]) -> bool:
         """Tell whether patience is at its end with every task."""
-        since = [self._since(run, history, frozen_until(run.plan)) for run in self.runs]
+        since = [self._since(run, history, max(frozen_until(run.plan), self.patient_from)) for run in self.runs]
         patience = self.options.patience
         return bool(patience) and all(found is not None and found >= patience for found in since)
 
@@ -386,10 +411,16 @@ class TogetherRun(Course[list[Result]]):
             losses.clear()
         return found
 
-    def _since(self, run: Run, history: Sequence[Mapping[str, Any]], frozen: float = -1.0) -> int | None:
+    @property
+    def _judges(self) -> list[Run]:
+        """The tasks whose validation can tell which weights of a shared adapter are best; all where none can."""
+        return [run for run in self.runs if run.criterion.decisive] or self.runs
+
+    def _since(self, run: Run, history: Sequence[Mapping[str, Any]], start: float = -1.0) -> int | None:
         if self.plan.sharing.shared:
-            return waited_in_vain(history, "eval_mean", False, frozen)
-        return waited_in_vain(history, _own(run.name, run.metric), type(run.plan.task).lower_is_better, frozen)
+            decisive = any(run.criterion.decisive for run in self.runs)
+            return Criterion("eval_mean", decisive=decisive).since_best(history, start)
+        return run.criterion.of_task(run.name).since_best(history, start)
 
     def _divided(self, tensors: Mapping[str, Tensor]) -> list[tuple[Run, dict[str, Tensor]]]:
         """Return each task's run with its weights under the names they have in its file."""

@@ -1,5 +1,6 @@
 """How an adapter is trained: the options, the recipe that fills them, the precision that fits the device."""
 
+import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,11 +30,18 @@ PLACES = ("on", "synonyms", "back_translation", "unlabelled")
 STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
+STEPS = 50
+"""Fewest optimiser steps of a run whose epochs are not chosen: few-sample training with the usual three epochs stops
+before it has converged (Zhang et al. 2021, arXiv:2006.05987; Mosbach et al. 2021, arXiv:2006.04884)."""
+
+
 class TrainingOptions(Recipe):
     """How an adapter is trained; what is not given comes from the task's recipe for the method."""
 
     seed: int = 0
     """Seed of the start weights, the order of the data and dropout."""
+    min_steps: int = Field(STEPS, ge=0)
+    """Fewest steps of a run: small data gets more epochs than the recipe says; 0 where epochs is given."""
     optimizer: Literal["adamw", "adamw_8bit", "adafactor", "sgd", "lion"] = "adamw"
     """What takes the steps; adamw_8bit and lion are of bitsandbytes."""
     weight_decay: float = Field(0.01, ge=0)
@@ -105,6 +113,10 @@ class TrainingOptions(Recipe):
             raise ValueError(f"augment {BACK_TRANSLATE} and back_translation THERE,BACK go together: give both")
         return self
 
+    def steps_of(self, units: int) -> int:
+        """Return the optimiser steps in which so many units are gone through once."""
+        return math.ceil(units / (self.batch_size * self.gradient_accumulation))
+
     def described(self) -> dict[str, Any]:
         """Return the options as a card shows them: of files the names alone."""
         shown = self.model_dump(mode="json", exclude={"method_options", "on"})
@@ -152,12 +164,36 @@ def with_precision(load: LoadOptions, precision: str = "auto") -> LoadOptions:
     return load.model_copy(update={"dtype": DTYPES[precision]})
 
 
+def lengthened(options: TrainingOptions, units: int) -> tuple[TrainingOptions, list[str]]:
+    """Return options with as many epochs as the fewest steps need, and a note on few steps.
+
+    ``units`` are gone through in an epoch.
+    """
+    per_epoch = options.steps_of(units)
+    steps = per_epoch * options.epochs
+    if not options.min_steps and steps < STEPS:
+        return options, [
+            f"{steps} training steps in {options.epochs} epochs are few. Without --epochs "
+            f"there are {math.ceil(STEPS / per_epoch)} epochs"
+        ]
+    if steps >= options.min_steps:
+        return options, []
+    epochs = math.ceil(options.min_steps / per_epoch)
+    note = (
+        f"little training data: {epochs} epochs in place of {options.epochs}, so that there are {options.min_steps} "
+        f"training steps (--min-steps, --epochs)"
+    )
+    return options.model_copy(update={"epochs": epochs}), [note]
+
+
 def merge_options(task: str, method: str, given: Mapping[str, Any]) -> TrainingOptions:
     """Return training options: those given, over the task's recipe for the method."""
     recipe: Recipe = registry.load("task", task).recipe(method)
     defaults = recipe.model_dump(exclude_unset=True)
     if given.get("cache"):
         defaults.pop("backbone_dropout", None)  # kept states cannot change from step to step
+    if "epochs" in given:
+        defaults["min_steps"] = 0  # the number of epochs that a person chooses stays
     options = validated(TrainingOptions, {**defaults, **given}, "training")
     assert isinstance(options, TrainingOptions)
     return options

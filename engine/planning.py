@@ -15,9 +15,10 @@ from adaptdock.engine.assembly import Assembly, entry, make_methods, make_task, 
 from adaptdock.engine.augmentation import augment
 from adaptdock.engine.batches import counts, length, reading
 from adaptdock.engine.data import Reader, Source, load_splits
-from adaptdock.engine.options import DTYPES, PLACES, TrainingOptions, merge_options
+from adaptdock.engine.options import DTYPES, PLACES, TrainingOptions, lengthened, merge_options
 from adaptdock.engine.packing import begun, pack
 from adaptdock.engine.schedules import check as check_schedules
+from adaptdock.engine.selection import Criterion, too_few
 from adaptdock.hub.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, Reading, Record, Task
@@ -54,6 +55,11 @@ class Plan:
     def given(self) -> list[Record]:
         """The training records without those that were added to them."""
         return self.records["train"][: len(self.records["train"]) - sum(self.added.values())]
+
+    @property
+    def criterion(self) -> Criterion:
+        """What decides which weights are best."""
+        return Criterion.of(self.task, self.records["validation"])
 
     def identity(self) -> dict[str, str]:
         """Return fingerprints of everything that a resumed run must find unchanged."""
@@ -137,6 +143,26 @@ def plan(
     method_options: Mapping[str, Any] | None = None,
     task_options: Mapping[str, Any] | None = None,
 ) -> Plan:
+    """Plan a training by itself: what :func:`draft` decides, and the number of epochs.
+
+    Raises what :func:`draft` raises, and :class:`UsageError` for layers that would never learn.
+    """
+    made = draft(backbone, task, method, source, options, method_options, task_options)
+    made.options, notes = lengthened(made.options, len(made.units))
+    check_schedules(made)
+    made.notes += [*notes, *too_few(made.task, made.records["validation"])]
+    return made
+
+
+def draft(
+    backbone: Backbone,
+    task: str,
+    method: str = registry.DEFAULT_METHOD,
+    source: Source | None = None,
+    options: Mapping[str, Any] | None = None,
+    method_options: Mapping[str, Any] | None = None,
+    task_options: Mapping[str, Any] | None = None,
+) -> Plan:
     """Read and check the data, fit the task, and put the adapter together; nothing is trained yet.
 
     Raises :class:`DataError` and :class:`UsageError` for whatever in them cannot work, and what
@@ -153,7 +179,7 @@ def plan(
         for name, made in make_methods(method, {**chosen.method_options, **(method_options or {})})
     ]
     entries = [entry("method", name, made.options) for name, made in methods]
-    raw, notes = load_splits(source, type(blank), chosen.seed)
+    raw, notes = load_splits(source, type(blank), chosen.seed, blank)
     records: dict[str, list[Record]] = {}
     for split, given in raw.items():
         cleaned = blank.clean(given, split)
@@ -177,7 +203,6 @@ def plan(
     made.units = make_units(made)
     if not made.units:
         raise DataError("the training data has no token that is labelled")
-    check_schedules(made)
     made.notes += _cut(made.units)
     if chosen.packing:
         packed = sum(begun(feature) for unit in made.units for feature in unit)

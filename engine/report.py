@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.planning import Plan
+from adaptdock.engine.selection import Criterion
 from adaptdock.engine.training import Result
 
 RISING = 2
@@ -17,10 +18,16 @@ def write_report(folder: Path, plan: Plan, result: Result) -> list[str]:
     """Write metrics.json, log.jsonl and curves.png into a run's folder; return the verdict in sentences."""
     task = type(plan.task)
     points = validations(result.history, task.metric)
-    best = best_of(points, task.metric, task.lower_is_better)
-    verdict = judge(points, best, result, task.lower_is_better)
+    criterion = plan.criterion
+    stored = result.adapter.card.training.get("best_epoch")
+    best = next(
+        (number for number, point in enumerate(points) if round(point["epoch"], 3) == stored),
+        best_of(points, task.metric, task.lower_is_better, criterion.decisive),
+    )
+    verdict = judge(points, best, result, task.lower_is_better, criterion.decisive, result.shortfall)
     card = result.adapter.card
     report = {
+        "shortfall": result.shortfall or None,
         "metrics": card.metrics,
         "training": card.training,
         "plan": plan.summary(),
@@ -41,10 +48,10 @@ def _number(value: float) -> float | None:
     return round(value, 5) if math.isfinite(value) else None
 
 
-def best_of(points: Sequence[Mapping[str, float]], metric: str, lower_is_better: bool) -> int:
-    """Return the number of the best validation, the first among equals."""
-    sign = -1 if lower_is_better else 1
-    return max(range(len(points)), key=lambda number: (sign * points[number][metric], -number), default=0)
+def best_of(points: Sequence[Mapping[str, float]], metric: str, lower_is_better: bool, decisive: bool = True) -> int:
+    """Return the number of the validation whose weights are kept (:class:`Criterion`)."""
+    best = Criterion(metric, lower_is_better, "validation_loss", decisive).best(points)
+    return next((number for number, point in enumerate(points) if point is best), 0)
 
 
 def validations(history: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, float]]:
@@ -67,37 +74,67 @@ def validations(history: Sequence[Mapping[str, Any]], metric: str) -> list[dict[
     return points
 
 
-def judge(points: Sequence[Mapping[str, float]], best: int, result: Result, lower_is_better: bool) -> list[str]:
-    """Say in words what the curves show: nothing learnt, overfitting, training too short, or none of these."""
+def judge(
+    points: Sequence[Mapping[str, float]],
+    best: int,
+    result: Result,
+    lower_is_better: bool,
+    decisive: bool = True,
+    shortfall: str = "",
+) -> list[str]:
+    """Say in words what the curves show: nothing learnt, overfitting, training too short, or none of these.
+
+    Where validation data is too few (not ``decisive``) they show nothing; of an adapter with a ``shortfall`` no good is
+    said.
+    """
     if not points:
         return ["There was no validation, so nothing can be said about overfitting."]
-    sentences = []
+    if not decisive:
+        sentence = (
+            f"The validation data is too small to tell overfitting, or which epoch is best: the file holds the weights "
+            f"of epoch {points[best]['epoch']:g}, chosen without it."
+        )
+        return [sentence, *_of_best(points, best)]
+    sentences = _seen(points, best, result, lower_is_better, shortfall) + _of_best(points, best)
+    if result.ending == "early":
+        metric = _metric(points)
+        sentences.append(f"Training stopped early, at epoch {points[-1]['epoch']:g}, as {metric} got no better.")
+    return sentences
+
+
+def _seen(
+    points: Sequence[Mapping[str, float]], best: int, result: Result, lower_is_better: bool, shortfall: str
+) -> list[str]:
     last = [point["validation_loss"] for point in points]
     rising = 0
     while rising + 1 < len(last) and last[-1 - rising] > last[-2 - rising]:
         rising += 1
     falling = len(points) > rising and points[-1]["train_loss"] < points[-1 - rising]["train_loss"]
-    metric = next(key for key in points[0] if key not in ("epoch", "train_loss", "validation_loss"))
+    metric = _metric(points)
     if not lower_is_better and points[best][metric] == 0:
-        sentences.append(
+        return [
             f"The best {metric} is 0: what was learnt changes no answer for the better yet. More epochs, a smaller "
             f"batch size, more labelled data or another learning rate may help."
-        )
-    elif rising >= RISING and falling:
-        sentences.append(
+        ]
+    if rising >= RISING and falling:
+        return [
             f"Overfitting: since epoch {points[-1 - rising]['epoch']:g} the validation loss has risen "
             f"({last[-1 - rising]:.3f} to {last[-1]:.3f}) while the training loss fell; "
             f"the file holds the weights of epoch {points[best]['epoch']:g}, the best by {metric}."
-        )
-    elif best == len(points) - 1 and result.ending == "complete" and len(points) > 1:
-        sentences.append(f"The last epoch was the best by {metric}; more epochs may help. No sign of overfitting.")
-    else:
-        sentences.append(f"No sign of overfitting; the best epoch by {metric} was {points[best]['epoch']:g}.")
-    if math.isfinite(points[best]["train_loss"]):
-        sentences.append(_gap(points[best]))
-    if result.ending == "early":
-        sentences.append(f"Training stopped early, at epoch {points[-1]['epoch']:g}, as {metric} got no better.")
-    return sentences
+        ]
+    if shortfall:
+        return [f"The best epoch by {metric} was {points[best]['epoch']:g}; nothing can be said about overfitting."]
+    if best == len(points) - 1 and result.ending == "complete" and len(points) > 1:
+        return [f"The last epoch was the best by {metric}; more epochs may help. No sign of overfitting."]
+    return [f"No sign of overfitting; the best epoch by {metric} was {points[best]['epoch']:g}."]
+
+
+def _metric(points: Sequence[Mapping[str, float]]) -> str:
+    return next(key for key in points[0] if key not in ("epoch", "train_loss", "validation_loss"))
+
+
+def _of_best(points: Sequence[Mapping[str, float]], best: int) -> list[str]:
+    return [_gap(points[best])] if math.isfinite(points[best]["train_loss"]) else []
 
 
 def _gap(point: Mapping[str, float]) -> str:

@@ -1,13 +1,14 @@
-"""How fast the parts of an adapter learn, and from when on: the three ways of ULMFiT (Howard & Ruder 2018).
+"""How fast an adapter and its parts learn in each step, and from when on.
 
-Slanted triangular rates (section 3.2, equation 3), lower rates for lower layers and gradual unfreezing
-(section 3.3; arXiv:1801.06146). What counts is the distance from the top: the head is 0, the topmost layer
-1, and so on down each stack, the embeddings last. Where a task has no head to train, the topmost layer is 0.
+With the three ways of ULMFiT (Howard & Ruder 2018): slanted triangular rates (section 3.2, equation 3), lower rates for
+lower layers and gradual unfreezing (section 3.3; arXiv:1801.06146). What counts is the distance from the top: the head
+is 0, the topmost layer 1, and so on down each stack, the embeddings last. Where a task has no head to train, the
+topmost layer is 0.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from adaptdock.plugins.contracts import Backbone, Port
 from adaptdock.plugins.errors import UsageError
 
 if TYPE_CHECKING:
+    from adaptdock.engine.options import TrainingOptions
     from adaptdock.engine.planning import Plan
 
 
@@ -33,6 +35,29 @@ def slanted_triangular(step: int, steps: int, rise: float, ratio: float) -> floa
     cut = math.floor(steps * rise)
     share = step / cut if step < cut else 1 - (step - cut) / max(1, steps - cut)
     return (1 + share * (ratio - 1)) / ratio
+
+
+FALLS: Mapping[str, Callable[[float], float]] = {
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+}
+"""The share of the highest learning rate after the warm-up, by the part of the remaining steps that are done."""
+
+
+def rate(options: "TrainingOptions", step: int, steps: int) -> float:
+    """Return the share of the highest learning rate with which a step, counted from 0, is taken; never 0.
+
+    In the warm-up step i of w has (i + 1) / (w + 1). The schedules of transformers have i / w there, so that the first
+    step changes no weight.
+    """
+    if options.scheduler == "slanted_triangular":
+        return slanted_triangular(step, steps, options.warmup, options.scheduler_ratio)
+    if options.scheduler == "constant":
+        return 1.0
+    rising = math.ceil(steps * options.warmup)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return FALLS[options.scheduler]((step - rising) / max(1, steps - rising))
 
 
 class Distances:

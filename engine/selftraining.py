@@ -3,7 +3,7 @@
 Round 0 trains on the labelled records alone. Each further round lets the adapter of the round before label all
 texts anew, adds those above the confidence to the labelled records, and trains from the start weights, so that a
 wrong label is not kept because it was learnt before (Yarowsky 1995; Lee 2013, "Pseudo-Label"). The best round by
-validation wins, the earliest among equals.
+validation wins, the earliest among equals; the last one where validation data is too few to tell.
 """
 
 import json
@@ -116,11 +116,15 @@ class SelfTraining:
         return replace(best, adapter=adapter, file=self.folder / BEST, size=size, seconds=seconds, ending=ending)
 
     def _best(self, results: Sequence[Result]) -> int:
-        """Return the number of the best round by validation; one that was interrupted before it has none."""
-        task = type(self.plan.task)
-        sign = -1 if task.lower_is_better else 1
-        found = [result.adapter.card.metrics.get("validation", {}).get(task.metric) for result in results]
-        reached = {number: sign * value for number, value in enumerate(found) if value is not None}
+        """Return the number of the best round by validation, the last one where validation cannot tell.
+
+        A round that was interrupted before its first validation is not compared.
+        """
+        criterion = self.plan.criterion
+        found = {number: criterion.best(result.history) for number, result in enumerate(results)}
+        reached = {number: criterion.worth(entry) for number, entry in found.items() if entry is not None}
+        if not criterion.decisive:
+            return max(reached, default=0)
         return max(reached, key=reached.__getitem__, default=0)
 
 

@@ -177,6 +177,8 @@ class Trial:
     seconds: float = 0.0
     folder: Path | None = None
     reason: str = ""
+    loss: float | None = None
+    """The validation loss, which decides between trials with the same score."""
 
 
 class Pruned(Exception):
@@ -192,6 +194,7 @@ class Finished:
     seconds: float
     folder: Path
     interrupted: bool = False
+    loss: float | None = None
 
 
 Report = Callable[[float, float], None]
@@ -291,7 +294,7 @@ class Sweep:
         return [trial for trial in self.found() if trial.state != "interrupted"]
 
     def best(self) -> Trial | None:
-        """Return the trial with the best validation metric; the first among equals; None if none came to its end."""
+        """Return the trial with the best validation metric, then the lowest loss; None if none is complete."""
         complete = [trial for trial in ranked(self.found(), self.lower_is_better) if trial.state == "complete"]
         return complete[0] if complete else None
 
@@ -312,7 +315,7 @@ class Sweep:
         if not math.isfinite(found.score):
             return Trial(number, values, "failed", reason=f"the validation metric is {found.score}")
         state: State = "interrupted" if found.interrupted else "complete"
-        return Trial(number, values, state, found.score, found.epochs, found.seconds, found.folder)
+        return Trial(number, values, state, found.score, found.epochs, found.seconds, found.folder, loss=found.loss)
 
     def _keep(self, asked: Any, found: Trial) -> None:
         states = self._optuna.trial.TrialState
@@ -322,7 +325,12 @@ class Sweep:
             "score": found.score,
             "epochs": found.epochs,
         }
-        kept |= {"seconds": found.seconds, "folder": str(found.folder or ""), "reason": found.reason}
+        kept |= {
+            "seconds": found.seconds,
+            "folder": str(found.folder or ""),
+            "reason": found.reason,
+            "loss": found.loss,
+        }
         asked.set_user_attr("trial", kept)
         if found.state == "complete":
             self._study.tell(asked, found.score)
@@ -331,12 +339,19 @@ class Sweep:
 
 
 def ranked(trials: Sequence[Trial], lower_is_better: bool) -> list[Trial]:
-    """Return trials from the best to the worst; then those ended early; then those without a metric."""
+    """Return trials from the best to the worst; then those ended early; then those without a metric.
+
+    Trials with the same metric are ordered by their validation loss.
+    """
     order = ("complete", "pruned", "interrupted", "failed")
     sign = 1 if lower_is_better else -1
     return sorted(
         trials,
-        key=lambda trial: (order.index(trial.state), sign * trial.score if trial.score is not None else math.inf),
+        key=lambda trial: (
+            order.index(trial.state),
+            sign * trial.score if trial.score is not None else math.inf,
+            trial.loss if trial.loss is not None else math.inf,
+        ),
     )
 
 

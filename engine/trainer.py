@@ -16,15 +16,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from adaptdock.engine.options import OPTIMIZERS
-from adaptdock.engine.schedules import Unfreezing, decayed, slanted_triangular
+from adaptdock.engine.schedules import Unfreezing, decayed, rate
 from adaptdock.plugins.errors import FileError
 
 if TYPE_CHECKING:
     from adaptdock.engine.course import Course, Progress, Validated
 
 REPORTS_PER_EPOCH = 20
-SCHEDULERS = {"slanted_triangular": "constant"}
-"""What transformers is told of schedules that are made here."""
 
 
 class LossIsNotFinite(ArithmeticError):
@@ -82,16 +80,13 @@ class AdapterTrainer(Trainer):
         return made
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Make the schedule of the learning rate: one of transformers' own, or the slanted triangle."""
+        """Make the schedule of the learning rate (:func:`rate`)."""
         options = self._run.options
-        if options.scheduler != "slanted_triangular" or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
-
-        def share(step: int) -> float:
-            return slanted_triangular(step, num_training_steps, options.warmup, options.scheduler_ratio)
-
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
-        self._created_lr_scheduler = True
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer, lambda step: rate(options, step, num_training_steps)
+            )
+            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -191,7 +186,6 @@ def make_trainer(run: "Course[Any]", trainable: Any, progress: "Callable[[Progre
     """Return a Trainer for a run; checkpoints go to ``folder / checkpoints``."""
     options, units = run.options, run.units
     alone = len(run.clipped(trainable)) == 1
-    steps_per_epoch = math.ceil(len(run.draw(0)) / (options.batch_size * options.gradient_accumulation))
     arguments = TrainingArguments(
         output_dir=str(run.folder / "checkpoints"),
         num_train_epochs=options.epochs,
@@ -200,8 +194,6 @@ def make_trainer(run: "Course[Any]", trainable: Any, progress: "Callable[[Progre
         learning_rate=options.learning_rate,
         optim=OPTIMIZERS[options.optimizer],
         weight_decay=options.weight_decay,
-        warmup_steps=options.warmup,
-        lr_scheduler_type=SCHEDULERS.get(options.scheduler, options.scheduler),
         max_grad_norm=options.max_grad_norm if alone else 0.0,
         seed=options.seed,
         fp16=options.precision == "fp16",
@@ -209,7 +201,7 @@ def make_trainer(run: "Course[Any]", trainable: Any, progress: "Callable[[Progre
         save_strategy="steps",
         save_steps=options.checkpoint_steps,
         save_total_limit=2,
-        logging_steps=max(1, steps_per_epoch // REPORTS_PER_EPOCH),
+        logging_steps=max(1, run.steps_per_epoch // REPORTS_PER_EPOCH),
         use_cpu=run.backbone.device.type == "cpu",
         dataloader_pin_memory=False,
         remove_unused_columns=False,

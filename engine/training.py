@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from torch import Tensor, nn
 from adaptdock.engine.assembly import Assembly, entry
 from adaptdock.engine.batches import collate, collate_labels, length
 from adaptdock.engine.caching import Cache
-from adaptdock.engine.course import Course, Ending, Progress, Validated, since_best, waited_in_vain
+from adaptdock.engine.course import Course, Ending, Progress, Validated
 from adaptdock.engine.data import Source
 from adaptdock.engine.dock import load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.engine.options import STORES, with_precision
 from adaptdock.engine.planning import Plan, plan
 from adaptdock.engine.schedules import Distances, frozen_until
+from adaptdock.engine.selection import Criterion
+from adaptdock.engine.shortfall import compared, no_better, unmoved
 from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
@@ -38,6 +41,11 @@ class Result:
     seconds: float
     history: list[dict[str, Any]]
     ending: Ending = "complete"
+
+    @property
+    def shortfall(self) -> str:
+        """Why the adapter is of no use, in a sentence; empty where nothing speaks against it."""
+        return str(self.adapter.card.training.get("shortfall", ""))
 
 
 def train(
@@ -107,6 +115,7 @@ class Run(Course[Result]):
         self.name = name or plan.task_name
         self.together = dict(together or {})
         self.best: AdapterFile | None = None
+        self._start: dict[str, Tensor] | None = None
         self._newest: Evaluation | None = None
         self._best_found: Evaluation | None = None
 
@@ -125,10 +134,10 @@ class Run(Course[Result]):
         """Whether the bare backbone can do without training what the task asks."""
         return type(self.plan.task).measured_before
 
-    @property
-    def metric(self) -> str:
-        """The metric that decides, as the history calls it."""
-        return f"eval_{type(self.plan.task).metric}"
+    @cached_property
+    def criterion(self) -> Criterion:
+        """What decides which weights are best."""
+        return self.plan.criterion
 
     def lengths(self) -> list[int]:
         """Return the longest window of each unit."""
@@ -137,6 +146,10 @@ class Run(Course[Result]):
     def identity(self) -> dict[str, str]:
         """Return the plan's fingerprints."""
         return self.plan.identity()
+
+    def begin_with(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember the start weights as a file would hold them."""
+        self._start = self.stored(tensors)
 
     def recall(self) -> None:
         """Take the file of an earlier run."""
@@ -170,13 +183,12 @@ class Run(Course[Result]):
 
     def keep_best(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor], found: Validated) -> None:
         """Store the newest weights if their metric is the best so far."""
-        if since_best(history, self.metric, type(self.plan.task).lower_is_better) == 0:
+        if self.criterion.since_best(history) == 0:
             self.keep(tensors, history[-1]["epoch"], found.metrics)
 
     def stalled(self, history: Sequence[Mapping[str, Any]]) -> bool:
         """Tell whether patience is at its end."""
-        frozen = frozen_until(self.plan)
-        since = waited_in_vain(history, self.metric, type(self.plan.task).lower_is_better, frozen)
+        since = self.criterion.since_best(history, max(frozen_until(self.plan), self.patient_from))
         return bool(self.options.patience) and since is not None and since >= self.options.patience
 
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
@@ -260,27 +272,44 @@ class Run(Course[Result]):
         return ["validation"] if more else []
 
     def _settled(self, adapter: AdapterFile) -> AdapterFile:
-        """Return an adapter whose task has learnt from the validation data what it learns when weights are chosen."""
-        if type(self.plan.task).settle is Task.settle:
+        """Return an adapter whose task has learnt from the validation data what it learns when weights are chosen.
+
+        From too few records it learns nothing.
+        """
+        if type(self.plan.task).settle is Task.settle or not self.criterion.decisive:
             return adapter
         found = self._best_found or self._evaluate(adapter, "validation", write=False)
         settled = self.plan.task.settle(self.plan.records["validation"], found.digests)
         card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
         return AdapterFile(card, adapter.tensors)
 
+    def _judged(self, adapter: AdapterFile, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how an adapter compares with the same answer to every input, and what it falls short of, if anything.
+
+        What is not trained at all is not judged.
+        """
+        if self._start is None:
+            return {}
+        comparison = compared(self.plan, self.dock, adapter, metrics)
+        shortfall = unmoved(self.plan, self.dock, adapter, self._start) or no_better(self.plan, comparison)
+        return ({"baseline": comparison} if comparison else {}) | ({"shortfall": shortfall} if shortfall else {})
+
     def _finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Result:
         assert self.best is not None
         seconds = self.seconds
         before = _before(history, type(self.plan.task).metric) if self.measured_before else {}
         metrics = {**before, **self.best.card.metrics}
+        judged: dict[str, Any] = {}
         if ending != "interrupted":
             try:
                 self.best = self._settled(self.best)
                 metrics |= {split: self._evaluate(self.best, split).metrics for split in self._last_splits()}
+                judged = self._judged(self.best, metrics)
             except KeyboardInterrupt:
                 ending = "interrupted"
         training = {
             **self.best.card.training,
+            **judged,
             "epochs_run": round(epochs, 3),
             "seconds": round(seconds, 1),
             "ending": ending,

@@ -147,6 +147,14 @@ class Task(ABC):
         """Return what a raw record has in common with others that must stand in the same split; None if nothing."""
         return None
 
+    def labels(self, record: Record) -> Iterable[Hashable]:
+        """Return the labels of a raw record (a class, tags); empty, as here, where records have none.
+
+        The last training example of a label is never held out for validation. Raises :class:`DataError` as
+        :meth:`clean` does.
+        """
+        return ()
+
     @abstractmethod
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check and normalise raw records; raise :class:`DataError` naming the record's place."""
@@ -225,6 +233,20 @@ class Task(ABC):
     @abstractmethod
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Compare predictions with the records' own labels; :attr:`metric` is one of the keys."""
+
+    def support(self, records: Sequence[Record]) -> int:
+        """Return how many answers :attr:`metric` compares in cleaned records: texts, words, entities.
+
+        Where they are few, validation cannot tell which weights are best. The number of records unless overridden.
+        """
+        return len(records)
+
+    def baseline(self, records: Sequence[Record]) -> dict[str, Any] | None:
+        """Return what :meth:`score` gives the best answer that is the same for every input (the majority class).
+
+        An adapter that does no better has learnt nothing of use. None, as here, where there is no such answer.
+        """
+        return None
 
     @abstractmethod
     def render(self, prediction: Mapping[str, Any]) -> str:

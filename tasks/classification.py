@@ -109,6 +109,10 @@ class Classification(SequenceTask):
         parts = divided(given, self.options.label_separator, where)
         return sorted({class_name(part, where, self.options.labels) for part in parts if part != ""})
 
+    def labels(self, record: Record) -> list[str]:
+        """Return the class, or the classes."""
+        return _listed(self._checked(record)["label"])
+
     def fit(self, records: Sequence[Record]) -> Self:
         """Learn the classes."""
         labels = self.options.labels or tuple(sorted(self._counts(records)))
@@ -225,6 +229,14 @@ class Classification(SequenceTask):
             metrics["answered"] = _percent(len(answered) / len(gold))
             metrics["accuracy_of_answered"] = _percent(right / len(answered)) if answered else 0.0
         return {**metrics, "by_class": metrics.pop("by_class")}
+
+    def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Return the metrics of the most frequent class, or set of classes, for every text."""
+        sets = Counter(tuple(_listed(record["label"])) for record in records)
+        labels = list(sets.most_common(1)[0][0])
+        scores = dict.fromkeys(labels, 1.0)
+        answer = {"labels": labels} if self.options.multi_label else {"label": labels[0], "score": 1.0}
+        return self.score(records, [{**answer, "scores": scores}] * len(records))
 
     def render(self, prediction: Mapping[str, Any]) -> str:
         """Write the label before the text: ``[card arrival 0.93] Where is my card?``."""

@@ -103,6 +103,11 @@ class Embedding(Task):
             )
         return Cleaned(made.records, [*notes, *made.notes])
 
+    def labels(self, record: Record) -> list[str]:
+        """Return the label of a text without a second one."""
+        checked = _checked(record)
+        return [checked["label"]] if "label" in checked and "positive" not in checked else []
+
     def fit(self, records: Sequence[Record]) -> Self:
         """Return this task: nothing but weights is learnt."""
         return self

@@ -104,6 +104,10 @@ class LanguageModelling(Task):
         """Count texts and their characters."""
         return {"texts": sum(record["read"] for record in records), "characters": sum(map(characters, records))}
 
+    def support(self, records: Sequence[Record]) -> int:
+        """Return the number of words."""
+        return sum(len(text.split()) for record in records for text in record["texts"])
+
     # ------------------------------------------------------------------------------------ model
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:

@@ -166,6 +166,14 @@ class NER(Tagging):
         by_type = {name: row for name, row in percent.items() if not name.endswith(" avg")}
         return {"f1": micro["f1"], "precision": micro["precision"], "recall": micro["recall"], "by_type": by_type}
 
+    def support(self, records: Sequence[Record]) -> int:
+        """Return the number of entities."""
+        return sum(tag.startswith("B-") for record in records for tag in record["tags"])
+
+    def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Return the metrics of O for every word."""
+        return self.score(records, [{"tags": ["O"] * len(record["tags"])} for record in records])
+
     def render(self, prediction: Mapping[str, Any]) -> str:
         """Mark the entities in the text: ``[Ada Lovelace|PER] lived in [London|LOC]``."""
         text, done, parts = prediction["text"], 0, []

@@ -124,6 +124,18 @@ class POS(Tagging):
             },
         }
 
+    def support(self, records: Sequence[Record]) -> int:
+        """Return the number of words."""
+        return sum(len(record["tags"]) for record in records)
+
+    def baseline(self, records: Sequence[Record]) -> dict[str, Any] | None:
+        """Return the metrics of the most frequent tag for every word; None where there is no word."""
+        counts = Counter(tag for record in records for tag in record["tags"])
+        if not counts:
+            return None
+        tag = counts.most_common(1)[0][0]
+        return self.score(records, [{"words": [{"tag": tag}] * len(record["tags"])} for record in records])
+
     def render(self, prediction: Mapping[str, Any]) -> str:
         """Write each word with its tag: ``Ada/PROPN sings/VERB``."""
         return " ".join(f"{word['text']}/{word['tag']}" for word in prediction["words"])

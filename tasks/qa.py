@@ -146,6 +146,11 @@ class QA(Task):
         places.moved.append(where)
         return {"text": text, "start": min(starts, key=lambda place: abs(place - start))}
 
+    def labels(self, record: Record) -> list[str]:
+        """Return whether the question has an answer."""
+        answers = given_answers(record, str(record.get("where", "a record")), Places())
+        return ["answer" if answers else "no answer"]
+
     def fit(self, records: Sequence[Record]) -> Self:
         """Learn whether a question may have no answer."""
         if self.options.no_answer != "auto":
@@ -275,6 +280,10 @@ class QA(Task):
             metrics |= {f"has_answer_{name}": value for name, value in _measured(answered).items()}
             metrics["no_answer_accuracy"] = _measured(none)["exact_match"]
         return metrics
+
+    def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Return the metrics of "no answer" to every question."""
+        return self.score(records, [{"answer": None}] * len(records))
 
     def render(self, prediction: Mapping[str, Any]) -> str:
         """Mark the answer in what stands around it: ``Who wrote it? In 1843 [Ada Lovelace|0.93] wrote``."""

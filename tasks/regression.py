@@ -114,6 +114,10 @@ class Regression(SequenceTask):
             "rmse": round(math.sqrt(sum(gap * gap for gap in gaps) / len(gaps)), 4),
         }
 
+    def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Return the metrics of the mean of the training data for every text."""
+        return self.score(records, [{"value": self.options.mean}] * len(records))
+
     def render(self, prediction: Mapping[str, Any]) -> str:
         """Write the number before the text: ``[4.2] Worth every minute.``."""
         texts = " / ".join(prediction[name] for name in ("text", "second") if name in prediction)

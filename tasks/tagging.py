@@ -80,6 +80,10 @@ class Tagging(ColumnInspector):
         """Say how texts are divided into words, where that is unusual."""
         return [] if self.options.division is None else self.options.division.notes()
 
+    def labels(self, record: Record) -> list[str]:
+        """Return the tags of the words, each once."""
+        return sorted(set(_sentence(record, "a record")["tags"]))
+
     def class_weights(self, records: Sequence[Record]) -> list[float] | None:
         """Return weights that would give every tag the same sum."""
         counts = Counter(tag for record in records for tag in record["tags"])

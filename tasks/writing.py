@@ -129,6 +129,10 @@ class Writing(Writer):
         words = sum(len(self.references(record)[0].split()) for record in records)
         return {"records": len(records), "words to write": words}
 
+    def support(self, records: Sequence[Record]) -> int:
+        """Return the number of words of the answers."""
+        return sum(len(self.references(record)[0].split()) for record in records)
+
     # ------------------------------------------------------------------------------------ model
 
     def head(self) -> LanguageModelHead | VocabularyHead:

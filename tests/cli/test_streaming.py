@@ -13,7 +13,8 @@ from queue import Queue
 import pytest
 
 from adaptdock.cli.streaming import Arriving, arrives, lines
-from adaptdock.cli.texts import Item, from_lines
+from adaptdock.cli.texts import from_lines
+from adaptdock.engine.data import Input
 from adaptdock.plugins.errors import DataError
 
 RUN = "import sys; from adaptdock.cli import main; sys.exit(main())"
@@ -102,8 +103,8 @@ def test_a_reader_that_goes_away_ends_the_program_without_a_traceback(adapter: P
 # ------------------------------------------------------------------------------------ without a model
 
 
-def numbered(count: int) -> Iterator[Item]:
-    return (Item(str(number), number) for number in range(count))
+def numbered(count: int) -> Iterator[Input]:
+    return (Input(str(number), number) for number in range(count))
 
 
 def test_what_has_arrived_is_taken_at_once_and_no_more_than_a_batch() -> None:
@@ -120,7 +121,7 @@ def test_no_more_is_read_ahead_than_asked_for() -> None:
     read: list[int] = []
     gate = threading.Event()
 
-    def items() -> Iterator[Item]:
+    def items() -> Iterator[Input]:
         for item in numbered(100):
             read.append(item.value)
             if item.value == 6:

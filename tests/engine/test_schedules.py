@@ -4,17 +4,21 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
+from transformers import get_scheduler
 
 from adaptdock.engine import trainer as trainers
 from adaptdock.engine.course import Progress
 from adaptdock.engine.data import Source
+from adaptdock.engine.options import TrainingOptions
 from adaptdock.engine.planning import plan
-from adaptdock.engine.schedules import Distances, slanted_triangular
+from adaptdock.engine.schedules import Distances, rate, slanted_triangular
 from adaptdock.engine.training import Result, Run
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import UsageError
@@ -97,6 +101,47 @@ def test_the_steps_of_a_run_have_the_rates_of_the_slanted_triangle(
     )()
     expected = [published(step, 3 * STEPS, 0.02, 0.25, 16) for step in range(3 * STEPS)]
     assert [rates[0] for rates in traced[0].rates] == pytest.approx(expected)
+
+
+# ------------------------------------------------------------------------------------- every schedule
+
+
+SCHEDULERS = get_args(TrainingOptions.model_fields["scheduler"].annotation)
+
+
+@given(st.sampled_from(SCHEDULERS), st.integers(1, 300), st.floats(0, 1, exclude_max=True))
+def test_no_step_of_any_schedule_is_empty_and_the_highest_rate_is_the_one_asked_for(
+    scheduler: str, steps: int, warmup: float
+) -> None:
+    options = TrainingOptions(scheduler=scheduler, warmup=warmup)
+    shares = [rate(options, step, steps) for step in range(steps)]
+    assert min(shares) > 0
+    assert max(shares) <= 1
+    rising = math.ceil(steps * warmup)
+    assert rising >= steps or max(shares) == pytest.approx(1)
+
+
+@given(st.sampled_from(["linear", "cosine"]), st.integers(1, 300), st.floats(0, 1, exclude_max=True))
+def test_after_the_warm_up_the_rates_are_those_of_transformers(scheduler: str, steps: int, warmup: float) -> None:
+    rising = math.ceil(steps * warmup)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    (theirs,) = get_scheduler(scheduler, optimizer, rising, steps).lr_lambdas
+    options = TrainingOptions(scheduler=scheduler, warmup=warmup)
+    ours = [rate(options, step, steps) for step in range(rising, steps)]
+    assert ours == pytest.approx([theirs(step) for step in range(rising, steps)])
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_each_step_moves_the_weights_also_where_a_run_has_only_two(
+    backbone: Backbone, data: Path, tmp_path: Path, traced: list[Traced], scheduler: str
+) -> None:
+    run = made(backbone, data, tmp_path, scheduler=scheduler, epochs=2, batch_size=64)
+    result = run()
+    (trainer,) = traced
+    weights = [*trainer.weights, trainer.model.tensors()]
+    assert len(weights) == 3
+    assert all(moved(before, after) for before, after in pairwise(weights))
+    assert result.shortfall == ""
 
 
 # ----------------------------------------------------------------------------------------- by layer

@@ -1,0 +1,77 @@
+"""Model selection: which validation is the best, and whether the validation data can tell at all."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adaptdock.plugins.contracts import Record, Task
+
+ENOUGH = 20
+"""Fewest answers from which validation can tell two epochs apart.
+
+With fewer, a single answer is more than 5 percent of the metric, and the standard error of a share near one half is
+above 11 percent: chance decides which epoch is best.
+"""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What validations are compared by: the deciding metric, then the lower loss; both by their names in a history.
+
+    Where validation data cannot tell (``decisive`` is false) the newest validation counts as the best.
+    """
+
+    metric: str
+    lower_is_better: bool = False
+    loss: str = "eval_loss"
+    decisive: bool = True
+
+    @classmethod
+    def of(cls, task: Task, records: Sequence[Record]) -> "Criterion":
+        """Return what decides on cleaned validation records of a task."""
+        kind = type(task)
+        return cls(f"eval_{kind.metric}", kind.lower_is_better, decisive=task.support(records) >= ENOUGH)
+
+    def of_task(self, name: str) -> "Criterion":
+        """Return the same criterion for one of several tasks, whose numbers have its name behind them."""
+        return replace(self, metric=f"{self.metric}@{name}", loss=f"{self.loss}@{name}")
+
+    def worth(self, entry: Mapping[str, Any]) -> tuple[float, float]:
+        """Return what a validation is worth, the greater the better; a number that is none is worth least."""
+        metric = -entry[self.metric] if self.lower_is_better else entry[self.metric]
+        return tuple(-math.inf if math.isnan(value) else value for value in (metric, -entry[self.loss]))  # type: ignore[return-value]
+
+    def best(self, history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        """Return the best validation, the first among equals; None where there was none."""
+        validations = [entry for entry in history if self.metric in entry]
+        if not validations:
+            return None
+        return max(validations, key=self.worth) if self.decisive else validations[-1]
+
+    def since_best(self, history: Sequence[Mapping[str, Any]], start: float = -1.0) -> int | None:
+        """Return the number of validations since the best, 0 if it is the newest; None where there was none.
+
+        Those up to the epoch ``start`` do not count.
+        """
+        best = self.best(history)
+        if best is None:
+            return None
+        validations = [entry for entry in history if self.metric in entry]
+        place = next(number for number, entry in enumerate(validations) if entry is best)
+        counted = len([entry for entry in validations if entry["epoch"] > start])
+        return min(len(validations) - 1 - place, counted)
+
+
+LAST_KEPT = "the weights of the last epoch are kept, and training does not stop early"
+
+
+def too_few(task: Task, records: Sequence[Record], instead: str = LAST_KEPT) -> list[str]:
+    """Say that validation records are too few to choose an epoch by, and what is done instead; nothing otherwise."""
+    support = task.support(records)
+    if support >= ENOUGH:
+        return []
+    return [
+        f"validation compares {support} answers, and fewer than {ENOUGH} cannot tell epochs apart: {instead}. Name "
+        f"more validation data with --validation"
+    ]
