@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types imports unit test-slow test-page bench-ner bench-tasks bench-mixed bench-swap soak bench-serving soak-serving docs compatibility test-window clean
+.PHONY: demo test lint types imports unit test-slow gpu-sim gpu-check test-page bench-ner bench-tasks bench-mixed bench-swap soak bench-serving soak-serving docs compatibility test-window clean
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -33,6 +33,12 @@ unit: $(INSTALLED)
 
 test-slow: $(INSTALLED)  ## minutes: real training runs, killed and resumed
 	$(BIN)/pytest -m slow
+
+gpu-sim: $(INSTALLED)  ## every method, layout and architecture on simulated GPUs; needs g++, minutes
+	$(BIN)/pytest tests/gpu
+
+gpu-check: $(INSTALLED)  ## every method on a real GPU beside the CPU, with figures
+	$(BIN)/python benchmarks/gpu_check.py
 
 test-page: $(VENV)/browser-installed  ## the page of adapt serve in Debian's chromium
 	$(BIN)/pytest tests/serving/test_browser.py

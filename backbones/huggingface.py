@@ -23,7 +23,15 @@ from adaptdock.backbones.blocks import Blocks, check_resuming
 from adaptdock.backbones.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.drawing import drawing
 from adaptdock.backbones.fingerprint import fingerprint
-from adaptdock.backbones.language import auto_class, body, device_of, endings, is_language_model, language_logits
+from adaptdock.backbones.language import (
+    auto_class,
+    body,
+    device_of,
+    endings,
+    in_memory,
+    is_language_model,
+    language_logits,
+)
 from adaptdock.backbones.placing import attention_port, embedding_port, linear_port, unique, widths
 from adaptdock.backbones.positions import moved, moving_on
 from adaptdock.backbones.probe import Findings, probe
@@ -106,7 +114,7 @@ class HuggingFaceBackbone(Backbone):
         self._takes_positions = "position_ids" in signature(reader.forward).parameters
         self.max_length = limits.max_length(self.model, self._position_offset, tokenizer)
         shown = _probe(self)
-        self.width = shown.width
+        self.width, self._states_device = shown.width, shown.device or self.device
         self.causal = shown.causal and not self.encoder_decoder
         self.ports, self._attention = _open_ports(self, int(getattr(config, "hidden_size", shown.width)), shown)
         self._vocabulary_closed = shown.vocabulary_closed
@@ -122,8 +130,8 @@ class HuggingFaceBackbone(Backbone):
         return next(self.model.get_input_embeddings().parameters()).dtype  # type: ignore[no-any-return]
 
     def placement(self, port: Port) -> torch.device:
-        """Return the device on which the port's module computes."""
-        return device_of(self.model.get_submodule(port.module))
+        """Return the device on which the port's module computes; that of the last states where layers are mixed."""
+        return self._states_device if port.kind == "layers" else device_of(self.model.get_submodule(port.module))
 
     def forward(
         self,
@@ -215,7 +223,8 @@ class HuggingFaceBackbone(Backbone):
         module = self.model.get_submodule(path)
         if not isinstance(module, nn.LayerNorm) or module.weight is None or module.bias is None:
             raise BackboneError(f"{path} of {self.id!r} is no layer norm with factor and bias: {type(module).__name__}")
-        return module.weight.detach(), module.bias.detach(), module.eps
+        weight, bias = in_memory(module.weight, path), in_memory(module.bias, path)
+        return weight.detach(), bias.detach(), module.eps
 
     def stored(self, name: str) -> Tensor | None:
         """Return a tensor of the files that the model was loaded from."""
@@ -233,15 +242,14 @@ class HuggingFaceBackbone(Backbone):
 
     def weight(self, port: Port) -> Tensor:
         """Return the frozen weight (outputs, inputs) of a linear port, dequantised."""
-        found = quantization.dense(self.model.get_submodule(port.module))
-        if found.device.type == "meta":
-            raise BackboneError(f"the weight of {port.name} waits on a disk or in host memory and cannot be read here")
-        return found
+        return in_memory(quantization.dense(self.model.get_submodule(port.module)), port.name)
 
     def bias(self, port: Port) -> Tensor:
         """Return the frozen bias (outputs) of a linear port; zeros where it has none."""
         bias = getattr(self.model.get_submodule(port.module), "bias", None)
-        return torch.zeros(port.outputs, device=self.placement(port)) if bias is None else bias.detach()
+        if bias is None:
+            return torch.zeros(port.outputs, device=self.placement(port))
+        return in_memory(bias.detach(), port.name)
 
     def save(self, folder: Path, maps: Mapping[Port, tuple[Tensor, Tensor]]) -> None:
         """Write a copy as transformers writes models; a language model keeps its map to the vocabulary."""
@@ -259,7 +267,7 @@ class HuggingFaceBackbone(Backbone):
             raise BackboneError(
                 f"{type(self.model).__name__} has no map to a vocabulary: its input embeddings are {found}"
             )
-        return table  # type: ignore[no-any-return]
+        return in_memory(table, "the input embeddings")
 
     def vocabulary_logits(self, hidden: Tensor) -> Tensor:
         """Return the frozen language model's logits (R, T, V); the probe has compared them with its own."""

@@ -9,6 +9,7 @@ from transformers.models.auto import modeling_auto
 
 from adaptdock.backbones.checkpoint import Checkpoint
 from adaptdock.plugins.contracts import LoadOptions
+from adaptdock.plugins.errors import BackboneError
 
 
 def auto_class(checkpoint: Checkpoint, options: LoadOptions) -> Any:
@@ -73,6 +74,16 @@ def device_of(module: nn.Module) -> torch.device:
     if execution is not None:
         return torch.device(execution)
     return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def in_memory(weight: Tensor, owner: str) -> Tensor:
+    """Return a frozen weight; raise :class:`BackboneError` for one that a device map has put aside."""
+    if weight.device.type == "meta":
+        raise BackboneError(
+            f"the weight of {owner} waits on a disk or in host memory and cannot be read here: load the backbone "
+            f"without a device map, or choose a method or task that does not read it"
+        )
+    return weight
 
 
 def endings(generator: PreTrainedModel) -> frozenset[int]:

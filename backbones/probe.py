@@ -34,6 +34,8 @@ class Findings:
     """What the batch has shown."""
 
     width: int = 0
+    device: torch.device | None = None
+    """Where the last hidden states come out; of a model on several devices that is not where inputs go."""
     causal: bool = False
     attention: dict[nn.Module, Call] = field(default_factory=dict)
     seen: dict[nn.Module, bool] = field(default_factory=dict)
@@ -83,7 +85,7 @@ def probe(
     findings.embedding_closed = _front_refused(backbone, batch)
     if backbone.generator is not None:
         findings.vocabulary_closed = _logits_refused(backbone, batch, hidden, language_logits)
-    findings.width = hidden.shape[-1]
+    findings.width, findings.device = hidden.shape[-1], hidden.device
     findings.causal = bool(torch.equal(hidden[0, 0], hidden[1, 0]))
     return findings
 
@@ -113,7 +115,9 @@ def _front_refused(backbone: Probed, batch: Mapping[str, Tensor]) -> str:
             found = backbone.forward(batch, "encoder", masked)[:, 2:]
         except Exception as error:  # whatever a model raises that wants tokens and no embeddings
             return f"{name} takes no input embeddings ({type(error).__name__})"
-        if _alike(found[kept], backbone.forward(batch, "encoder")[kept]):
+        alone = backbone.forward(batch, "encoder")
+        kept = kept.to(alone.device)
+        if _alike(found[kept], alone[kept]):
             return ""
     return (
         f"in {name} the positions of a text depend on what stands in front of it, so a prompt for one row of a "
@@ -141,6 +145,8 @@ def _logits_refused(
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
+    """Compare results of the body and of the whole model, whose hook may bring its result back to another device."""
+    one = one.to(other.device)
     scale = other.float().abs().max().clamp(min=1e-6)
     limit = 1e-4 if other.dtype == torch.float32 else 0.05
     return bool((one.float() - other.float()).abs().max() <= limit * scale)

@@ -81,7 +81,7 @@ def dense(module: nn.Module) -> Tensor:
         from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
         return dequantize_bnb_weight(weight, state=getattr(module, "state", None)).detach()  # type: ignore[no-any-return]
-    if hasattr(weight, "dequantize") and weight.__class__ not in (nn.Parameter, Tensor):
+    if type(weight).dequantize is not Tensor.dequantize:  # other subclasses (DTensor) hold plain numbers
         return weight.dequantize().detach()  # type: ignore[no-any-return]
     return weight.detach().T if isinstance(module, Conv1D) else weight.detach()  # type: ignore[no-any-return]
 

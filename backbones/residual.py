@@ -42,7 +42,7 @@ class _Seen:
 
     def watch(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         if get_ident() == self.thread and module not in self.given and args and isinstance(out, Tensor):
-            self.given[module], self.made[module] = args[0].detach(), out.detach()
+            self.given[module], self.made[module] = args[0].detach().cpu(), out.detach().cpu()  # layers share no device
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from adaptdock.backbones.language import device_of
 from adaptdock.plugins.contracts import Continuation
 from adaptdock.plugins.errors import BackboneError
 
@@ -22,7 +23,7 @@ Logits = Callable[[Tensor], Tensor]
 def possible(model: PreTrainedModel) -> bool:
     """Tell whether a model keeps keys and values alone, and can go on with them."""
     cache = DynamicCache()
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    ids = torch.zeros(1, 2, dtype=torch.long, device=device_of(model.get_input_embeddings()))
     with torch.no_grad():
         try:
             model(input_ids=ids, past_key_values=cache, use_cache=True)

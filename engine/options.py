@@ -134,10 +134,11 @@ class TrainingOptions(Recipe):
 
 
 def fast_precision(device: str) -> str:
-    """Return ``bf16`` where the device computes it fast, else ``fp32``."""
+    """Return ``bf16`` where the device computes it fast, else ``fp32``; GPUs before Ampere only emulate it."""
     kind = device.partition(":")[0]
     if kind == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        with torch.cuda.device(device):
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if kind == "cpu":
         return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
     return "fp32"

@@ -200,7 +200,7 @@ def _transformed(batch: _Pass, port: Port, x: Tensor, out: Tensor) -> Tensor | N
     for action in rows.at(port):
         source = action.site.source
         if source is not None:
-            read = batch.as_rows(port, batch.inputs[source.name].to(out.dtype))[1]
+            read = batch.as_rows(port, batch.inputs[source.name].to(out))[1]
         else:
             read = own = batch.as_rows(port, x.to(out.dtype))[1] if own is None else own
         span, parameters = action.span, action.parameters(out)

@@ -31,7 +31,10 @@ class Action(Protocol):
         """The rows of the batch that it acts on; None is all of them."""
 
     def parameters(self, like: Tensor | None) -> Mapping[str, Tensor]:
-        """Return the folded parameters of its rows (R or 1, ...), in the dtype of ``like`` if that is given."""
+        """Return the folded parameters of its rows (R or 1, ...), in the dtype of ``like`` if that is given.
+
+        Without it they lie where the backbone places the port.
+        """
 
 
 class Rows(Protocol):

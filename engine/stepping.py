@@ -16,6 +16,7 @@ from adaptdock.engine.generation import GenerationOptions, lay_out
 from adaptdock.engine.passes import in_front
 from adaptdock.engine.rows import MixedRows, moves
 from adaptdock.plugins.contracts import Continuation
+from adaptdock.plugins.errors import BackboneError
 
 if TYPE_CHECKING:
     from adaptdock.engine.dock import Dock, Row
@@ -78,6 +79,8 @@ class Steps:
         Raises :class:`UsageError` for a prompt without room, and :class:`BackboneError` where the backbone does not
         write in steps.
         """
+        if not self._mine.writes_in_steps:  # asked before rows are routed: a backbone may try it with a pass of its own
+            raise BackboneError(f"the backbone {self._mine.id!r} does not write in steps")
         room = self._mine.max_length - max(
             text.search.max_new_tokens + sum(part.assembly.positions for part in text.row) for text in texts
         )

@@ -166,7 +166,8 @@ class TrainedRows:
                 key = (order, place, part.name, part.prefix, part.method.options.model_dump_json(), _shapes(folded))
                 if key not in alike:
                     site = part.by_port[place]
-                    alike[key] = _TrainedAction(part.method, site, self._owners, dropout and not part.frozen)
+                    trains, device = dropout and not part.frozen, backbone.placement(site.port)
+                    alike[key] = _TrainedAction(part.method, site, self._owners, trains, device)
                     self._actions[site.side].setdefault(place, []).append(alike[key])
                 alike[key].folded[owner] = folded
 
@@ -195,8 +196,8 @@ class _TrainedAction:
 
     span = None
 
-    def __init__(self, method: Method, site: Site, owners: Sequence[int], dropout: bool) -> None:
-        self.method, self.site, self.dropout = method, site, dropout
+    def __init__(self, method: Method, site: Site, owners: Sequence[int], dropout: bool, device: torch.device) -> None:
+        self.method, self.site, self.dropout, self._device = method, site, dropout, device
         self.folded: dict[int, Mapping[str, Tensor]] = {}
         self._owners = owners
 
@@ -213,7 +214,7 @@ class _TrainedAction:
             else:
                 rows = torch.tensor(index, device=first.device)
                 stacked = torch.stack(mine if whole else [*mine, torch.zeros_like(first)]).index_select(0, rows)
-            found[name] = stacked if like is None else stacked.to(device=like.device, dtype=like.dtype)
+            found[name] = stacked.to(self._device) if like is None else stacked.to(like)
         return found
 
     def repeated(self, copies: int) -> "_TrainedAction":

@@ -12,6 +12,7 @@ from builders import build_adapter
 from models import tiny_bert
 from one_step import train
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from adaptdock.backbones import quantization
 from adaptdock.backbones.huggingface import HuggingFace, HuggingFaceBackbone
@@ -198,3 +199,14 @@ def test_minilm_in_torchaos_int8_trains_every_method(method: str) -> None:
     dock = Dock(load("minilm", TORCHAO))
     start = build_adapter(dock.backbone, method, METHODS[method], trained=False)
     train(dock, start, features(dock, labelled=True))
+
+
+def test_the_weight_of_a_tensor_subclass_that_holds_plain_numbers_is_not_taken_for_a_quantised_one():
+    module = Conv1D(3, 2)
+    expected = module.weight.detach().T.clone()
+    module.weight = nn.Parameter(Plain(module.weight.detach()), requires_grad=False)
+    assert torch.equal(quantization.dense(module).as_subclass(Tensor), expected)
+
+
+class Plain(Tensor):
+    """A subclass that adds nothing, as DTensor adds nothing to a number."""

@@ -113,3 +113,13 @@ def test_an_encoder_decoder_says_that_it_does_not_write_in_steps() -> None:
     dock = Dock(writing_backbone("bart"))
     with pytest.raises(BackboneError, match="does not write in steps"), dock.boarding([None]) as rows:
         Steps(dock).join([Text(rows[0], dock.backbone.tokenizer("a")["input_ids"], GenerationOptions())])
+
+
+def test_texts_join_a_backbone_that_nobody_has_asked_yet_whether_it_writes_in_steps():
+    fresh = writing_backbone.__wrapped__("llama")
+    dock = Dock(fresh)
+    dock.dock(untrained(fresh, "generation"), "lora")
+    with dock.boarding(["lora"] * 2) as rows:
+        texts = [Text(row, fresh.tokenizer(PROMPTS[0])["input_ids"], GenerationOptions()) for row in rows]
+        Steps(dock).join(texts)
+    assert [len(text.tokens) for text in texts] == [1, 1]
