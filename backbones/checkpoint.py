@@ -90,7 +90,7 @@ def resolve(name: str, revision: str | None = None, with_code: bool = False) -> 
         return _from_file(path)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            ggufs = sorted(path.glob("*.gguf"))
+            ggufs = sorted(file for file in path.glob("*.gguf") if file.is_file())
             if len(ggufs) == 1:
                 return _from_file(ggufs[0])
             raise BackboneError(

@@ -16,6 +16,7 @@ import regex
 
 from adaptdock.backbones.wordlevel import Token, WordTokenizer
 from adaptdock.plugins.errors import BackboneError
+from adaptdock.plugins.regular import read_regular
 from adaptdock.plugins.words import Span
 
 STRINGS = frozenset({"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"})
@@ -37,7 +38,7 @@ PART = regex.compile(
 def read_vocabulary(file: Path) -> list[str]:
     """Return the words of a vocabulary file; raise :class:`BackboneError` for what is no list of strings."""
     try:
-        blob = file.read_bytes()
+        blob = read_regular(file)
     except OSError as error:
         raise BackboneError(f"{file} cannot be read: {error.strerror or error}") from error
     if file.suffix == ".pkl":

@@ -8,6 +8,7 @@ import click
 from adaptdock.cli.output import show_json
 from adaptdock.hub.file import read_header
 from adaptdock.hub.installed import locate
+from adaptdock.plugins.regular import read_regular
 
 SUFFIX = ".safetensors"
 
@@ -34,7 +35,7 @@ def command(given: str, url: str, name: str | None, activate: bool, timeout: flo
     file = locate(given)
     read_header(file)  # what is no adapter is not sent
     name = name or Path(given).name.removesuffix(SUFFIX)
-    content = file.read_bytes()
+    content = read_regular(file)
     with Client(url, timeout=timeout) as client:
         client.push(name, content, activate)
         served = client.adapter(name)

@@ -6,7 +6,8 @@ Header metadata: ``format``, ``format_version``, ``card`` (JSON) and ``sha256`` 
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from adaptdock.hub.card import Card
 from adaptdock.hub.whole import whole_file
 from adaptdock.plugins.errors import FileError
+from adaptdock.plugins.regular import open_regular, size_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,8 +68,18 @@ def read_header(path: str | Path) -> Header:
     another format or another version.
     """
     path = Path(path)
-    head, data_size = _read_head(path)
-    return _header(path, head, data_size)
+    with _opened(path) as stream:
+        return checked_header(stream, path)
+
+
+def checked_header(stream: BinaryIO, where: object) -> Header:
+    """Read the header of an opened adapter file, and check that the file has the size that the header tells.
+
+    The stream is at its beginning before and after. Raises :class:`FileError`, naming ``where``.
+    """
+    head, data_size = _parsed_head(stream, size_of(stream), where)
+    stream.seek(0)
+    return _header(where, head, data_size)
 
 
 def read_header_of(blob: bytes, where: object) -> Header:
@@ -82,9 +94,11 @@ def read_file(path: str | Path) -> AdapterFile:
     from safetensors.torch import load
 
     path = Path(path)
-    head, data_size = _read_head(path)
-    header = _header(path, head, data_size)
-    blob = path.read_bytes()
+    with _opened(path) as stream:
+        head, data_size = _parsed_head(stream, size_of(stream), path)
+        header = _header(path, head, data_size)
+        stream.seek(0)
+        blob = stream.read()
     metadata = head["__metadata__"]
     if _checksum(head, blob[len(blob) - data_size :]) != metadata.get("sha256"):
         raise FileError(path, "its content does not match its checksum: the file is damaged. Fetch or train it again.")
@@ -124,12 +138,11 @@ def _checksum(head: Mapping[str, Any], data: bytes) -> str:
     return hashlib.sha256(table.encode() + b"\0" + data).hexdigest()
 
 
-def _read_head(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the parsed header and the number of bytes of tensor data."""
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            return _parsed_head(stream, size, path)
+        with open_regular(path) as stream:
+            yield stream
     except FileNotFoundError:
         raise FileError(path, "there is no such file") from None
     except OSError as error:
@@ -137,6 +150,7 @@ def _read_head(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _parsed_head(stream: BinaryIO, size: int, where: object) -> tuple[dict[str, Any], int]:
+    """Return the parsed header and the number of bytes of tensor data."""
     start = stream.read(9)
     _refuse_pickle(where, start)
     length = int.from_bytes(start[:8], "little")

@@ -12,6 +12,7 @@ from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Port, Ports
 from adaptdock.plugins.errors import FileError, UsageError
+from adaptdock.plugins.regular import read_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,7 @@ def refuse(what: str, why: str) -> UsageError:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; raise :class:`FileError` where it is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(path).decode("utf-8"))
     except FileNotFoundError:
         raise FileError(path, "there is no such file") from None
     except (OSError, ValueError) as error:

@@ -21,6 +21,7 @@ from adaptdock.hub.index import Entry, Index, unknown
 from adaptdock.hub.strict import LIMIT, parse, read
 from adaptdock.hub.whole import whole_file
 from adaptdock.plugins.errors import FileError, SourceError, UsageError
+from adaptdock.plugins.regular import open_regular
 
 if TYPE_CHECKING:
     import requests
@@ -242,7 +243,7 @@ def fetched(source: Source, entry: Entry) -> Iterator[Path]:
 
 def _parts(path: Path) -> Iterator[bytes]:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             while part := stream.read(CHUNK):
                 yield part
     except OSError as error:

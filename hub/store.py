@@ -21,6 +21,7 @@ from adaptdock.hub.strict import read
 from adaptdock.hub.trust import Policy, judge, trusted
 from adaptdock.hub.whole import whole_file, whole_folder
 from adaptdock.plugins.errors import FileError, TrustError, UsageError
+from adaptdock.plugins.regular import read_regular
 
 RECORD = "record.json"
 
@@ -127,7 +128,7 @@ def write_lock(path: Path) -> Lock:
 def verify(record: Record) -> str | None:
     """Return what is wrong with an installed adapter now, or None."""
     try:
-        found = hashlib.sha256(record.path.read_bytes()).hexdigest()
+        found = hashlib.sha256(read_regular(record.path)).hexdigest()
     except OSError as error:
         return f"its file cannot be read: {error.strerror or error}"
     if found != record.entry.sha256:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from adaptdock.plugins.errors import FileError
+from adaptdock.plugins.regular import open_regular, size_of
 
 LIMIT = 64 * 2**20
 """No index or record comes near this many bytes."""
@@ -38,9 +39,10 @@ def parse(text: str | bytes, where: object, model: type[Model]) -> Model:
 def read(path: Path, model: type[Model]) -> Model:
     """Return what :func:`parse` makes of a file; raise :class:`FileError` where it cannot be read."""
     try:
-        if path.stat().st_size > LIMIT:
-            raise FileError(path, f"it has {path.stat().st_size:,} bytes; at most {LIMIT:,} are read")
-        return parse(path.read_bytes(), path, model)
+        with open_regular(path) as stream:
+            if size_of(stream) > LIMIT:
+                raise FileError(path, f"it has {size_of(stream):,} bytes; at most {LIMIT:,} are read")
+            return parse(stream.read(), path, model)
     except OSError as error:
         raise FileError(path, f"it cannot be read: {error.strerror or error}") from None
 

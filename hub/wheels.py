@@ -6,6 +6,7 @@ A distribution of adapter files has entry points in the group ``adaptdock.files`
 import configparser
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from email.parser import BytesHeaderParser
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +15,7 @@ from adaptdock.hub.index import Entry, make_entry
 from adaptdock.plugins.errors import FileError, TrustError
 from adaptdock.plugins.files import SUFFIX
 from adaptdock.plugins.registry import GROUPS
+from adaptdock.plugins.regular import open_regular
 
 CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".pth", ".exe", ".sh", ".bat")
 MEMBER_LIMIT = 2**34
@@ -48,20 +50,20 @@ def member(wheel: Path, name: str) -> bytes:
             raise FileError(wheel, f"it holds no {name}") from None
 
 
-def _opened(wheel: Path) -> zipfile.ZipFile:
-    try:
-        archive = zipfile.ZipFile(wheel)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise FileError(wheel, f"it is no wheel that can be read: {error}") from None
-    for info in archive.infolist():
-        path = PurePosixPath(info.filename)
-        if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
-            archive.close()
-            raise TrustError(f"{wheel}: {info.filename!r} in it leads out of the folder that it is unpacked to")
-        if info.file_size > MEMBER_LIMIT:
-            archive.close()
-            raise TrustError(f"{wheel}: {info.filename} in it would have {info.file_size:,} bytes")
-    return archive
+@contextmanager
+def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    with ExitStack() as stack:
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(wheel))))
+        except (OSError, zipfile.BadZipFile) as error:
+            raise FileError(wheel, f"it is no wheel that can be read: {error}") from None
+        for info in archive.infolist():
+            path = PurePosixPath(info.filename)
+            if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
+                raise TrustError(f"{wheel}: {info.filename!r} in it leads out of the folder that it is unpacked to")
+            if info.file_size > MEMBER_LIMIT:
+                raise TrustError(f"{wheel}: {info.filename} in it would have {info.file_size:,} bytes")
+        yield archive
 
 
 def _metadata(wheel: Path, archive: zipfile.ZipFile, names: list[str]) -> dict[str, str]:

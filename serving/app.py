@@ -14,6 +14,7 @@ from adaptdock.plugins.errors import AdaptError
 from adaptdock.serving.access import Access
 from adaptdock.serving.bodies import Bodies
 from adaptdock.serving.compatible import compatible
+from adaptdock.serving.connections import Admission
 from adaptdock.serving.envelope import Envelope, explained, phrase
 from adaptdock.serving.managing import managing
 from adaptdock.serving.page.route import page
@@ -53,6 +54,7 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     _tell_errors(app)
     app.add_middleware(Bodies, options=service.options)  # the last one added is the outermost
     app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)
+    app.add_middleware(Admission, service=service)
     app.add_middleware(Envelope, metrics=service.metrics)
     return app
 

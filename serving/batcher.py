@@ -1,8 +1,9 @@
 """The batcher: inputs of any adapters and tasks, in batches that go through the backbone.
 
-An input becomes windows; those wait in a queue for each adapter. Windows for a few batches are taken from all queues
-in turn (:class:`FairQueues`) and divided into batches of like length, each within a budget of tokens. Between batches
-the :class:`Scribe` writes a token of every text. What has been given up meanwhile is left out.
+An input becomes windows (:class:`Encoders`); those wait in a queue for each adapter. Windows for a few batches are
+taken from all queues in turn (:class:`FairQueues`) and divided into batches of like length, each within a budget of
+tokens, of which the shortest are computed first. Between batches the :class:`Scribe` writes a token of every text.
+What has been given up meanwhile is left out.
 
 There are one or more threads, of which one at a time takes the next batch while others compute theirs.
 """
@@ -19,6 +20,7 @@ from adaptdock.engine.batches import by_length, length
 from adaptdock.engine.generation import GenerationOptions, write_ids
 from adaptdock.engine.residency import Residency
 from adaptdock.plugins.errors import AdaptError, BudgetError
+from adaptdock.serving.encoding import Encoders
 from adaptdock.serving.errors import BusyError, LateError, StoppingError
 from adaptdock.serving.fairness import FairQueues
 from adaptdock.serving.options import ServingOptions
@@ -47,6 +49,8 @@ class Window:
     work: Work
     place: int
     length: int
+    cost: int
+    """What it costs to compute, in tokens of a short text with one adapter."""
 
 
 class Batcher:
@@ -55,9 +59,12 @@ class Batcher:
     def __init__(self, residency: Residency, options: ServingOptions, watching: Watching | None = None) -> None:
         self._residency, self._dock = residency, residency.dock
         self._options, self._watching = options, watching
+        self._encoders = Encoders(self._dock.backbone, options, self._encoded, self._dropped)
+        self._encoding = 0
         self._arrived: deque[Work] = deque()
-        self._queues: FairQueues[Window] = FairQueues(lambda window: window.length, QUANTUM)
+        self._queues: FairQueues[Window] = FairQueues(lambda window: window.cost, QUANTUM)
         self._ready: deque[list[Window]] = deque()
+        self._cut_in = False
         self._waiting: Counter[str] = Counter()
         self._condition = threading.Condition()
         self._stopping = self._abandoned = False
@@ -71,13 +78,14 @@ class Batcher:
 
     def start(self) -> None:
         """Begin to compute."""
+        self._encoders.start()
         for thread in self._threads:
             thread.start()
 
     @property
     def alive(self) -> bool:
         """Whether the threads are there and take work."""
-        return all(thread.is_alive() for thread in self._threads) and not self._stopping
+        return self._encoders.alive and all(thread.is_alive() for thread in self._threads) and not self._stopping
 
     @property
     def waiting(self) -> int:
@@ -104,8 +112,8 @@ class Batcher:
             for work in works:
                 self._waiting[work.name] += 1
                 work.future.add_done_callback(lambda _, name=work.name: self._left(name))  # type: ignore[misc]
-            self._arrived.extend(works)
-            self._condition.notify()
+            self._encoding += len(works)
+            self._encoders.put(works)
 
     def patience(self) -> int:
         """Return the seconds in which what waits now is likely to be answered."""
@@ -117,6 +125,7 @@ class Batcher:
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
+        self._encoders.stop()
 
     def abandon(self) -> None:
         """Answer all that waits with :class:`StoppingError`, but for what is being computed."""
@@ -136,6 +145,13 @@ class Batcher:
             if not self._waiting[name]:
                 del self._waiting[name]
 
+    def _encoded(self, work: Work) -> None:
+        with self._condition:
+            self._encoding -= 1
+            if not work.future.done():
+                self._arrived.append(work)
+            self._condition.notify_all()
+
     # ------------------------------------------------------------------------------- the threads
 
     def _run(self) -> None:
@@ -146,19 +162,31 @@ class Batcher:
     def _taken(self) -> list[Window] | None:
         """Wait for work, let a token of every text be written, and return a batch; None when all is done."""
         with self._taking:
-            if not self._ready:
-                if not self._gather():
-                    return None
-                self._ready.extend(self._batches())
+            if self._ready:
+                self._let_in()
+            elif self._gather():
+                budget = max(BATCHES_AT_ONCE * self._options.batch_tokens, self._options.write_tokens)
+                self._ready.extend(self._batches(self._queues.take(budget)))
+            else:
+                return None
             self._scribe.turn()
             batch = self._ready.popleft() if self._ready else []
             return [window for window in batch if not self._dropped(window.work)]
+
+    def _let_in(self) -> None:
+        """Let adapters that have nothing among the batches that are ready go before them, with every other batch."""
+        self._enter()
+        self._cut_in = not self._cut_in
+        if self._cut_in and self._queues:
+            waiting = {window.work.name for batch in self._ready for window in batch}
+            late = self._queues.take(self._options.batch_tokens, without=waiting)
+            self._ready.extendleft(reversed(self._batches(late)))
 
     def _gather(self) -> bool:
         """Wait for work, then a little for more of it; tell whether there is any."""
         with self._condition:
             while not self._arrived and not self._queues and not self._scribe.busy:
-                if self._stopping:
+                if self._stopping and not self._encoding:
                     return False
                 self._condition.wait()
         idle, until = not self._queues and not self._scribe.busy, time.monotonic() + self._options.max_wait / 1000
@@ -175,19 +203,13 @@ class Batcher:
                     self._condition.wait(left)
 
     def _enter(self) -> None:
-        """Turn what has arrived into windows."""
+        """Let inputs that have been encoded wait for their turn."""
         with self._condition:
             arrived = list(self._arrived)
             self._arrived.clear()
         for work in arrived:
-            if self._dropped(work):
-                continue
-            try:
-                work.encode(self._dock.backbone, self._options.max_tokens, self._options.max_new_tokens)
-            except Exception as error:
-                work.fail(error)
-                continue
-            self._sort(work)
+            if not self._dropped(work):
+                self._sort(work)
 
     def _sort(self, work: Work) -> None:
         """Let an input wait where it belongs: for the next batch, or for its turn to be written."""
@@ -198,7 +220,8 @@ class Batcher:
         else:
             extra = work.search.max_new_tokens if work.search else 0
             for place, feature in enumerate(work.features):
-                self._queues.put(work.name, Window(work, place, length(feature) + extra))
+                tokens = length(feature) + extra
+                self._queues.put(work.name, Window(work, place, tokens, work.cost(tokens, self._dock.backbone.width)))
 
     def _dropped(self, work: Work) -> bool:
         """Tell whether nobody waits for an input any more."""
@@ -207,22 +230,25 @@ class Batcher:
         work.fail(StoppingError() if self._abandoned else LateError(self._options.timeout))
         return True
 
-    def _batches(self) -> list[list[Window]]:
-        """Return the next batches: windows that are read off together, texts that are written alike together."""
+    def _batches(self, taken: Sequence[Window]) -> list[list[Window]]:
+        """Return windows in batches: those that are read off together, texts that are written alike together.
+
+        Short ones come first: they wait for no long one, and a long one hardly waits for them.
+        """
         options = self._options
-        taken = self._queues.take(max(BATCHES_AT_ONCE * options.batch_tokens, options.write_tokens))
         alike: dict[GenerationOptions | None, list[Window]] = {}
         for window in taken:
             alike.setdefault(window.work.search, []).append(window)
-        return [
+        batches = [
             [windows[number] for number in batch]
             for search, windows in alike.items()
             for batch in by_length(
-                [window.length for window in windows],
+                [window.length * max(1, len(window.work.parts)) for window in windows],
                 options.batch_rows,
                 options.batch_tokens if search is None else options.write_tokens,
             )
         ]
+        return sorted(batches, key=lambda batch: sum(window.cost for window in batch))
 
     def _compute(self, batch: list[Window]) -> None:
         """Compute a batch; where that fails, its halves, so that one input's trouble is its own."""

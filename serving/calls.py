@@ -13,6 +13,7 @@ import httpx2
 from pydantic import ValidationError
 
 from adaptdock.plugins.errors import FileError, UsageError
+from adaptdock.plugins.regular import read_regular
 from adaptdock.plugins.sequences import listed, text
 from adaptdock.serving.answers import OverloadedError, UnreachableError, problem_of
 from adaptdock.serving.schemas import AdapterDetail, Adapters, Changed, PredictAnswer, Predicted
@@ -202,6 +203,6 @@ def _content(file: Path | str | bytes) -> bytes:
     if isinstance(file, bytes):
         return file
     try:
-        return Path(file).read_bytes()
+        return read_regular(file)
     except OSError as error:
         raise FileError(file, f"it cannot be read: {error.strerror or error}") from None

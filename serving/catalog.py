@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from adaptdock.engine.residency import Residency, Tier
 from adaptdock.hub.file import read_card, read_file
 from adaptdock.plugins.errors import AdaptError, FileError, MismatchError, UnknownNameError, UsageError
 from adaptdock.serving.store import Store, hash_of
-from adaptdock.serving.versions import VERSION, Chosen, Served, Version, checked_name
+from adaptdock.serving.versions import VERSION, Chosen, Served, Version, checked_name, parts_of
 
 
 class Catalog:
     """The adapters of one process. Changes are made one after the other, by any thread; choosing never waits for them.
 
-    ``told`` hears of every change: what happened, and to which version.
+    ``told`` hears of every change: what happened, and to which version. ``largest`` is the limit of a file, in bytes.
+    ``later`` runs a function that may wait for a change to be made. ``incomplete`` is the error for a name that is not
+    known while not all adapters are loaded.
     """
 
     def __init__(
@@ -31,8 +34,12 @@ class Catalog:
         store: Store,
         keep: int = 3,
         told: Callable[[str, Mapping[str, Any]], None] = lambda event, about: None,
+        largest: int | None = None,
+        later: Callable[[Callable[[], None]], object] = lambda leave: leave(),
     ) -> None:
         self.residency, self._store, self._keep, self._told = residency, store, keep, told
+        self._largest, self._later = largest, later
+        self.incomplete: type[AdaptError] | None = None
         self._served: dict[str, Served] = {}
         self._aliases: dict[str, str] = {}
         self._gone: dict[str, Served] = {}  # unloaded, with the hash of the file that lies in the folder still
@@ -77,7 +84,7 @@ class Catalog:
         Raises :class:`FileError` where it cannot be read.
         """
         found = self._served.get(name) or self._gone.get(name)
-        return found is not None and found.seen == hash_of(path)
+        return found is not None and found.seen == hash_of(path, self._largest)
 
     def tier(self, version: Version) -> Tier:
         """Tell where the weights of a version are now."""
@@ -96,7 +103,9 @@ class Catalog:
         ``asked`` is an adapter's name, an alias, a version such as ``name@2``, or a stack ``lower+upper`` of those.
         """
         with self._lock:
-            found = [self._pick(part) for part in asked.split("+")]
+            found = [self._pick(part) for part in parts_of(asked)]
+            if len({version for version, _ in found}) < len(found):
+                raise UsageError(f"the stack {asked[:150]!r} has an adapter twice, under two names: each acts once")
             parts = tuple(version for version, _ in found)
             mirror = found[0][1] if len(found) == 1 else None
             mirrored = () if mirror is None else (mirror,)
@@ -107,7 +116,7 @@ class Catalog:
     def peek(self, asked: str) -> Version:
         """Return a version that would answer, without holding it; ``asked`` as in :meth:`choose`."""
         with self._lock:
-            return [self._pick(part) for part in asked.split("+")][-1][0]
+            return [self._pick(part) for part in parts_of(asked)][-1][0]
 
     def hold(self, parts: tuple[Version, ...]) -> tuple[Version, ...]:
         """Hold versions once more, until :meth:`release`."""
@@ -123,7 +132,7 @@ class Catalog:
                 version.users -= 1
             going = [version for version in parts if version.leaving and version.users == 0]
         for version in going:
-            self._forget(version)
+            self._later(partial(self._forget, version))
 
     def _pick(self, asked: str) -> tuple[Version, Version | None]:
         target = self._aliases.get(asked, asked)
@@ -141,12 +150,16 @@ class Catalog:
         try:
             return self._served[name]
         except KeyError:
+            if self.incomplete is not None:
+                raise self.incomplete from None
             raise UnknownNameError("adapter", asked or name, [*self._served, *self._aliases]) from None
 
     def _version(self, served: Served, number: int) -> Version:
         try:
             return served.versions[number]
         except KeyError:
+            if self.incomplete is not None:
+                raise self.incomplete from None
             known = [version.key for version in served.versions.values()]
             raise UnknownNameError("version", f"{served.name}@{number}", known) from None
 
@@ -163,7 +176,7 @@ class Catalog:
         with self._change:
             if name in self._aliases:
                 raise UsageError(f"{name!r} is an alias, so no adapter can have that name; delete the alias first")
-            sha256 = self._store.keep(source)
+            sha256 = self._store.keep(source, self._largest)
             served = self._copy(name)
             served.seen = sha256 if of_folder else served.seen
             version = next((one for one in served.versions.values() if one.sha256 == sha256), None)

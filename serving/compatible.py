@@ -8,7 +8,7 @@ import json
 import struct
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
@@ -26,6 +26,8 @@ from adaptdock.serving.service import Answered, InputError, Service
 from adaptdock.serving.versions import Version
 
 OWNER = "adaptdock"
+MOST_TURNS = 1024
+Texts = Annotated[list[str], Field(fail_fast=True)]
 DONE = "data: [DONE]\n\n"
 
 
@@ -69,7 +71,7 @@ class Writing(Body):
 class CompletionRequest(Writing):
     """A text that is continued as it is."""
 
-    prompt: str | list[str]
+    prompt: str | Texts
 
 
 class Part(Body):
@@ -83,7 +85,7 @@ class Message(Body):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Field(fail_fast=True, max_length=MOST_TURNS)]
     name: str | None = None
 
     def plain(self) -> dict[str, str]:
@@ -95,7 +97,7 @@ class Message(Body):
 class ChatRequest(Writing):
     """A conversation that is answered."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MOST_TURNS)
     max_completion_tokens: int | None = Field(None, gt=0)
 
     def wishes(self) -> dict[str, Any]:
@@ -108,7 +110,7 @@ class EmbeddingRequest(Body):
     """Texts of which vectors are wanted."""
 
     model: AdapterName
-    input: str | list[str]
+    input: str | Texts
     encoding_format: Literal["float", "base64"] = "float"
     user: str | None = None
 

@@ -21,7 +21,16 @@ from adaptdock.plugins.errors import (
     UnknownNameError,
     UsageError,
 )
-from adaptdock.serving.errors import BusyError, LateError, LimitError, StoppingError, StoreError
+from adaptdock.serving.errors import (
+    BrokenError,
+    BusyError,
+    LateError,
+    LimitError,
+    SlowChangeError,
+    StartingError,
+    StoppingError,
+    StoreError,
+)
 from adaptdock.serving.logs import log, log_error
 from adaptdock.serving.metrics import Metrics
 from adaptdock.serving.schemas import Problem, Refusal
@@ -40,7 +49,10 @@ STATUS: tuple[tuple[type[AdaptError], int, str], ...] = (
     (UnknownNameError, 404, "not_found_error"),
     (BusyError, 429, "rate_limit_error"),
     (LateError, 504, "timeout_error"),
+    (SlowChangeError, 504, "timeout_error"),
     (StoppingError, 503, "unavailable_error"),
+    (StartingError, 503, "unavailable_error"),
+    (BrokenError, 503, "unavailable_error"),
     (BudgetError, 503, "unavailable_error"),
     (StoreError, 507, "storage_error"),
     (LimitError, 413, "too_large_error"),
@@ -50,7 +62,14 @@ STATUS: tuple[tuple[type[AdaptError], int, str], ...] = (
     (MismatchError, 422, "invalid_adapter_error"),
     (FileError, 422, "invalid_adapter_error"),
 )
-RETRY_SECONDS = 5
+CODES: dict[type[AdaptError], str] = {
+    BusyError: "busy",
+    StartingError: "starting",
+    StoppingError: "stopping",
+    BrokenError: "broken",
+}
+RETRY_SECONDS: dict[type[AdaptError], int] = {StartingError: 1}
+LATER_SECONDS = 5
 
 
 class Envelope:
@@ -103,12 +122,13 @@ class Envelope:
 def explained(error: AdaptError) -> tuple[int, Problem, dict[str, str]]:
     """Return status, problem and headers for an error."""
     status, kind = next(((status, kind) for of, status, kind in STATUS if isinstance(error, of)), (500, "server_error"))
-    found = Problem(message=str(error), type=kind)
+    found = Problem(message=str(error), type=kind, code=CODES.get(type(error)))
     if isinstance(error, UnknownNameError):
         found.code, found.nearest = f"unknown_{error.kind}", error.near
     headers = {}
     if status in (429, 503):
-        headers["retry-after"] = str(error.seconds if isinstance(error, BusyError) else RETRY_SECONDS)
+        seconds = error.seconds if isinstance(error, BusyError) else RETRY_SECONDS.get(type(error), LATER_SECONDS)
+        headers["retry-after"] = str(seconds)
     return status, found, headers
 
 

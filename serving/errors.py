@@ -25,6 +25,33 @@ class StoppingError(AdaptError):
         super().__init__("this process is stopping: send the request again, to another or in a moment")
 
 
+class StartingError(AdaptError):
+    """A name that may belong to an adapter that is not loaded yet."""
+
+    def __init__(self) -> None:
+        super().__init__("this process is starting, and has not loaded all adapters yet: send the request again")
+
+
+class BrokenError(AdaptError):
+    """A name that may belong to an adapter that could not be loaded, as the start failed."""
+
+    def __init__(self) -> None:
+        super().__init__("this process could not start, so its adapters are not loaded; its log has the reason")
+
+
+class SlowChangeError(AdaptError):
+    """A change of what is served that was not complete in its time. Attribute: ``begun``."""
+
+    def __init__(self, seconds: float, begun: bool) -> None:
+        self.begun = begun
+        outcome = (
+            "it has begun and may still be made: GET /v1/adapters shows what is served"
+            if begun
+            else "an earlier one was not complete, so this one was not begun and nothing has changed"
+        )
+        super().__init__(f"the change was not complete within {seconds:g} s: {outcome}")
+
+
 class LimitError(AdaptError):
     """A request that is larger than this process allows."""
 

@@ -5,7 +5,7 @@ what it does not use stays to its credit as long as something waits in it.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -34,11 +34,14 @@ class FairQueues(Generic[Item]):
         self.tokens += self._cost(item)
         self.count += 1
 
-    def take(self, tokens: int, items: int | None = None) -> list[Item]:
-        """Take items of this many tokens together, one at least if there is any; at most so many ``items``."""
+    def take(self, tokens: int, items: int | None = None, without: Collection[str] = ()) -> list[Item]:
+        """Take items of this many tokens together, one at least if there is any; at most so many ``items``.
+
+        The queues ``without`` which it goes keep all they have.
+        """
         taken: list[Item] = []
         room = tokens
-        for name, item in self._turns():
+        for name, item in self._turns(without):
             cost = self._cost(item)
             if (taken and cost > room) or len(taken) == items:
                 break
@@ -52,10 +55,9 @@ class FairQueues(Generic[Item]):
                 del self._queues[name], self._credit[name]
         return taken
 
-    def _turns(self) -> Iterator[tuple[str, Item]]:
+    def _turns(self, without: Collection[str]) -> Iterator[tuple[str, Item]]:
         """Yield the item whose turn it is, until there is none; who asks takes it, or stops."""
-        while self._queues:
-            name = next(iter(self._queues))
+        while (name := next((name for name in self._queues if name not in without), None)) is not None:
             item = self._queues[name][0]
             if self._credit[name] >= self._cost(item):
                 yield name, item

@@ -42,20 +42,24 @@ class ServingOptions(Options):
     """Inputs that wait for one adapter at most."""
     timeout: float = Field(30.0, gt=0)
     """Seconds after which a request is given up."""
+    change_timeout: float = Field(60.0, gt=0)
+    """Seconds after which a change of what is served is answered with 504, whether or not it is still made."""
     max_body: int = Field(4 * 2**20, gt=0)
     """Largest body of a request, in bytes."""
     max_upload: int = Field(2**30, gt=0)
-    """Largest adapter file that is sent, in bytes."""
+    """Largest adapter file that is sent or lies in the folder, in bytes."""
     max_inputs: int = Field(256, gt=0)
     """Inputs of one request."""
     max_tokens: int = Field(65536, gt=0)
     """Tokens of one input, in all its windows."""
+    max_characters: int | None = Field(None, gt=0)
+    """Characters of one input, with the names of its fields; unless given 16 for each of max_tokens, or 65,536."""
     max_new_tokens: int = Field(1024, gt=0)
     """Tokens that are written for one input."""
     receive_timeout: float = Field(20.0, gt=0)
     """Seconds in which the head of a request has to be complete, and then its body."""
-    connections: int = Field(1000, gt=0)
-    """Connections at a time; more are answered with 503."""
+    connections: int = Field(2048, gt=0)
+    """Requests that are answered at a time, and connections; more are refused with 503, but for the probes."""
     workers: int | None = Field(None, gt=0)
     """Batches that are computed at a time; unless given two on a CPU with cores for them, else one."""
     device_bytes: int | None = Field(None, gt=0)
@@ -67,7 +71,7 @@ class ServingOptions(Options):
     watch: float = Field(1.0, gt=0)
     """Seconds between two looks at the folder."""
     drain: float = Field(30.0, ge=0)
-    """Seconds that requests under way get to their end when the process is told to stop."""
+    """Seconds that requests under way get to their end when the process is told to stop; it ends 5 s later at most."""
     warm_up: bool = True
     """Dock the adapters and run a batch before the first request."""
 
@@ -85,6 +89,14 @@ class ServingOptions(Options):
         if self.adapters is None and self.state is None:
             raise ValueError("adapters or state is needed: a folder to watch, or one for what is sent")
         return self
+
+    @property
+    def characters(self) -> int:
+        """The characters that one input may have.
+
+        A token of a text has 4 to 5 on average; a small limit of tokens is left to the tokenizer, as it is cheap.
+        """
+        return self.max_characters or max(16 * self.max_tokens, 65_536)
 
     @property
     def local(self) -> bool:

@@ -2,9 +2,12 @@
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.app import make_app
+from adaptdock.serving.connections import RESERVE, Connections
 from adaptdock.serving.logs import log, to_standard_error
 from adaptdock.serving.options import ServingOptions
 from adaptdock.serving.service import Service
@@ -27,19 +31,40 @@ TOKENS_OF_A_CORE = 384
 """With so many in a batch a core computes as many a second as with more (measured on MiniLM, float32 and bfloat16)."""
 
 
+AFTER_DRAIN = 5.0
+"""Seconds after the time to drain at which the process ends, whatever hangs."""
+OTHER_FILES = 512
+"""Files that a process opens beside its connections, at most."""
+UNFINISHED = 1
+"""Exit status of a process that could not end in order."""
+
+
 class Server(uvicorn.Server):
-    """A server that tells the service at once when it is told to stop, so that /readyz says so."""
+    """A server that tells the service at once when it is told to stop, so that /readyz says so.
+
+    When the time to drain is over, what waits is answered with 503; soon after, the process ends whatever hangs.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._limit = threading.Thread(target=self._end, name="limit of the drain", daemon=True)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """End in order; a second Ctrl-C waits for nothing."""
         log("stopping", signal=sig)
         self._service.stopping()
+        if not self.should_exit:
+            self._limit.start()
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+    def _end(self) -> None:
+        time.sleep(self._service.options.drain)
+        self._service.batcher.abandon()
+        time.sleep(AFTER_DRAIN)
+        log("ended before all was complete", drain=self._service.options.drain)
+        os._exit(UNFINISHED)
 
 
 def serve(options: ServingOptions, load: LoadOptions) -> None:
@@ -56,11 +81,11 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
         service = Service(Dock(backbone), at_work(options, backbone.device))
         config = uvicorn.Config(
             make_app(service, tokens),
-            http=patient(options.receive_timeout),
+            http=patient(options.receive_timeout, Connections(connections_possible(options.connections))),
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
-            limit_concurrency=options.connections,
             timeout_keep_alive=int(max(1, options.receive_timeout)),
             timeout_graceful_shutdown=int(options.drain) + 1,
             h11_max_incomplete_event_size=64 * 1024,
@@ -70,6 +95,24 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
         gc.collect()
         gc.freeze()  # what is there stays: to look through it for garbage would keep everybody waiting
         asyncio.run(Server(config, service).serve(sockets=[listening]))
+
+
+def connections_possible(wanted: int) -> int:
+    """Return how many connections can be open at a time, after raising this process's limit of files as needed."""
+    try:
+        import resource
+    except ImportError:
+        return wanted  # Windows has no such limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + RESERVE + OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+    possible = max(1, min(wanted, max(soft, limit) - RESERVE - OTHER_FILES))
+    if possible < wanted:
+        log("fewer connections", wanted=wanted, possible=possible, reason="the limit of open files (ulimit -n)")
+    return possible
 
 
 def at_work(options: ServingOptions, device: torch.device) -> ServingOptions:
@@ -100,8 +143,12 @@ def listen(options: ServingOptions) -> socket.socket:
         raise UsageError(f"{options.host}:{options.port} cannot be listened on: {error.strerror or error}") from None
 
 
-def patient(seconds: float) -> type[H11Protocol]:
-    """Return a protocol that closes a connection on which the head of a request is not complete in that time."""
+def patient(seconds: float, connections: Connections | None = None) -> type[H11Protocol]:
+    """Return a protocol that closes a connection on which the head of a request is not complete in that time.
+
+    ``connections`` are those of the process, which it keeps count of.
+    """
+    counted = Connections(sys.maxsize) if connections is None else connections
 
     class Patient(H11Protocol):
         """HTTP/1.1, with a limit on how long a request's head takes."""
@@ -110,18 +157,26 @@ def patient(seconds: float) -> type[H11Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            counted.opened(transport)
             self._wait_for_head()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             self._wait_for_head()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.cycle.response_complete:  # else the next request was there already
+                counted.idle(self.transport)
+
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
+            counted.closed(self.transport)
             self._forget_timer()
 
         def _wait_for_head(self) -> None:
             if self.cycle is not None and not self.cycle.response_complete:
+                counted.busy(self.transport)
                 self._forget_timer()
             elif self._timer is None:
                 self._timer = self.loop.call_later(seconds, self._give_up)

@@ -2,15 +2,30 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 AdapterName = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Request(BaseModel):
-    """A body with exactly these fields."""
+    """A body with exactly these fields.
+
+    One wrong element of a list and one unknown field are reported: an error for each of a million would take seconds,
+    in which nobody is answered. Lists of what can be wrong are therefore ``fail_fast``.
+    """
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_unknown_field(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        fields = cls.model_fields
+        unknown = [name for name in body if name not in fields]
+        if len(unknown) < 2:
+            return body
+        return {name: body[name] for name in body if name in fields or name == unknown[0]}
 
 
 class Answer(BaseModel):
@@ -22,7 +37,7 @@ class Answer(BaseModel):
 class PredictRequest(Request):
     """Inputs, and who shall answer."""
 
-    adapter: AdapterName | list[AdapterName]
+    adapter: AdapterName | Annotated[list[AdapterName], Field(fail_fast=True)]
     """An adapter's name, an alias, a version (``name@2``) or a stack (``lower+upper``); or one for each input."""
     inputs: list[Any] = Field(min_length=1)
     """Each is what the adapter's task reads: mostly a text, or an object with its fields."""

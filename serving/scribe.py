@@ -36,7 +36,7 @@ class Scribe:
     def __init__(self, residency: Residency, options: ServingOptions, dropped: Callable[[Work], bool]) -> None:
         self._residency, self._dock, self._options = residency, residency.dock, options
         self._dropped = dropped
-        self._waiting: FairQueues[Work] = FairQueues(_cost, QUANTUM)
+        self._waiting: FairQueues[Work] = FairQueues(self._cost, QUANTUM)
         self._underway: list[Underway] = []
         self._steps = Steps(self._dock)
 
@@ -117,6 +117,10 @@ class Scribe:
         except Exception as error:
             one.work.fail(error)
 
+    def _cost(self, work: Work) -> int:
+        assert work.search is not None  # it is a text
+        return work.cost(length(work.features[0]) + work.search.max_new_tokens, self._dock.backbone.width)
+
     def _leave(self, gone: list[Underway]) -> None:
         if not gone:
             return
@@ -124,8 +128,3 @@ class Scribe:
         self._underway = [one for one in self._underway if one not in gone]
         for one in gone:
             one.aboard.close()
-
-
-def _cost(work: Work) -> int:
-    assert work.search is not None  # it is a text
-    return length(work.features[0]) + work.search.max_new_tokens

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -17,7 +17,17 @@ from adaptdock.plugins.contracts import Feature, Task
 from adaptdock.plugins.errors import AdaptError
 from adaptdock.serving.batcher import Batcher
 from adaptdock.serving.catalog import Catalog
-from adaptdock.serving.errors import BusyError, LateError, LimitError, StoppingError
+from adaptdock.serving.encoding import measured
+from adaptdock.serving.errors import (
+    BrokenError,
+    BusyError,
+    LateError,
+    LimitError,
+    SlowChangeError,
+    StartingError,
+    StoppingError,
+)
+from adaptdock.serving.loader import Loader
 from adaptdock.serving.logs import log, log_error
 from adaptdock.serving.metrics import Metrics
 from adaptdock.serving.options import ServingOptions
@@ -29,6 +39,8 @@ from adaptdock.serving.work import Outcome, Work
 Found = TypeVar("Found")
 Status = Literal["ok", "starting", "stopping", "broken"]
 WARM_TEXT = "The first text is the slowest."
+GRACE = 2.0
+"""Seconds that a batch or a change under way gets after the time to drain."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +68,8 @@ class ClientGone(Exception):
 class Service:
     """All that a serving process holds.
 
-    The batcher's threads compute; another one, the ``loader``, reads files and changes the catalogue; the event
-    loop does neither.
+    The batcher's threads encode and compute; another one, the ``loader``, reads files and changes the catalogue; the
+    event loop does none of that.
     """
 
     def __init__(self, dock: Dock, options: ServingOptions) -> None:
@@ -65,12 +77,16 @@ class Service:
         self.metrics = Metrics()
         self.store = Store(options.state_folder)
         self.residency = Residency(dock, options.device_bytes, options.host_bytes)
-        self.catalog = Catalog(self.residency, self.store, options.keep_versions, self._changed)
+        self._loader = Loader()
+        self.catalog = Catalog(
+            self.residency, self.store, options.keep_versions, self._changed, options.max_upload, self._loader.submit
+        )
+        self.catalog.incomplete = StartingError
         self.batcher = Batcher(self.residency, options, self.metrics)
         self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog)
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._watching: asyncio.Task[None] | None = None
         self._ready = self._stopping = self._failed = False
+        self._end = 0.0  # when the time to drain is over
 
     @property
     def status(self) -> Status:
@@ -92,9 +108,10 @@ class Service:
 
     async def _watch(self) -> None:
         try:
-            await self.loading(self._restore)
+            await asyncio.wrap_future(self._loader.submit(self._restore))
         except Exception as error:
             self._failed = True
+            self.catalog.incomplete = BrokenError
             log_error("starting failed", error)
             return
         self._ready = True
@@ -102,7 +119,7 @@ class Service:
         while self.watcher is not None:
             await asyncio.sleep(self.options.watch)
             try:
-                await self.loading(self.watcher.look)
+                await asyncio.wrap_future(self._loader.submit(self.watcher.look))
             except Exception as error:
                 log_error("watching failed", error)
 
@@ -110,6 +127,7 @@ class Service:
         self.catalog.restore()
         if self.watcher is not None:
             self.watcher.look(first=True)
+        self.catalog.incomplete = None
         if self.options.warm_up:
             self._warm()
 
@@ -130,25 +148,41 @@ class Service:
 
     def stopping(self) -> None:
         """Take no more requests."""
-        self._stopping = True
+        if not self._stopping:
+            self._stopping, self._end = True, time.monotonic() + self.options.drain
 
     async def stop(self) -> None:
-        """End: what was taken is answered, as far as the time for that reaches."""
-        self._stopping = True
+        """End: what was taken is answered, as far as the time for that reaches; what hangs is left behind."""
+        self.stopping()
         if self._watching is not None:
             self._watching.cancel()
         self.batcher.stop()
-        loop = asyncio.get_running_loop()
-        if not await loop.run_in_executor(None, self.batcher.join, self.options.drain):
+        computed = await asyncio.to_thread(self.batcher.join, max(0.0, self._end - time.monotonic()))
+        if not computed:
             self.batcher.abandon()
-            await loop.run_in_executor(None, self.batcher.join, self.options.drain)
-        self._loader.shutdown()
-        self.store.close()
-        log("stopped")
+            computed = await asyncio.to_thread(self.batcher.join, GRACE)
+        loaded = await asyncio.to_thread(self._loader.stop, max(GRACE, self._end - time.monotonic()))
+        if loaded:
+            self.store.close()
+        log("stopped", complete=computed and loaded)
 
     async def loading(self, change: Callable[..., Found], *arguments: Any) -> Found:
-        """Run a change of the catalogue in the loader's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._loader, change, *arguments)
+        """Run a change of the catalogue in the loader's thread.
+
+        Raises :class:`SlowChangeError` for one that takes too long, and :class:`StartingError` before all adapters are
+        loaded.
+        """
+        if self.catalog.incomplete is not None:
+            raise self.catalog.incomplete
+        future = self._loader.submit(change, *arguments)
+        waiting = asyncio.wrap_future(future)
+        waiting.add_done_callback(_seen)  # nobody is left to hear of one that fails later
+        done, _ = await asyncio.wait([waiting], timeout=self.options.change_timeout)
+        if not done:
+            raise SlowChangeError(self.options.change_timeout, begun=not future.cancel())
+        if waiting.cancelled():
+            raise StoppingError
+        return waiting.result()
 
     def _changed(self, event: str, about: Mapping[str, Any]) -> None:
         log(event, **about)
@@ -174,9 +208,10 @@ class Service:
         try:
             for name in dict.fromkeys(names):
                 chosen[name] = self.catalog.choose(name)
+            deadline = time.monotonic() + seconds
             works = [
-                Work(chosen[name].name, chosen[name].parts, item, time.monotonic() + seconds, **more)
-                for name, item in zip(names, items, strict=True)
+                Work(chosen[name].name, chosen[name].parts, item, deadline, size=size, **more)
+                for name, item, size in zip(names, items, self._sizes(items), strict=True)
             ]
             self.batcher.submit(works)
             for work in works:
@@ -188,6 +223,15 @@ class Service:
                 self.catalog.release(held.parts)
         return found
 
+    def _sizes(self, items: Sequence[Any]) -> list[int]:
+        sizes = []
+        for number, item in enumerate(items):
+            try:
+                sizes.append(measured(item, self.options.characters))
+            except LimitError as error:
+                raise InputError(number, error) from None
+        return sizes
+
     async def stream(self, request: Request, name: str, item: Any, **more: Any) -> AsyncIterator[str | Answered]:
         """Yield the pieces of a text as they are written, and at the end the whole answer; errors as :meth:`ask`."""
         loop = asyncio.get_running_loop()
@@ -195,6 +239,7 @@ class Service:
         more["told"] = lambda piece: loop.call_soon_threadsafe(pieces.put_nowait, piece)
         asking = asyncio.ensure_future(self.ask(request, [name], [item], **more))
         asking.add_done_callback(lambda _: pieces.put_nowait(None))
+        asking.add_done_callback(_seen)
         try:
             while (piece := await pieces.get()) is not None:
                 yield piece
@@ -213,8 +258,9 @@ class Service:
                 raise LateError(seconds)
             found = await asyncio.gather(*futures, return_exceptions=True)
         finally:
-            for work in works:
-                work.future.cancel()
+            for future in futures:
+                future.cancel()  # and with it the work's own
+                _seen(future)
         answered = []
         for number, (work, outcome) in enumerate(zip(works, found, strict=True)):
             if isinstance(outcome, AdaptError):
@@ -237,7 +283,9 @@ class Service:
             mirrored = chosen[name].mirrored
             if not mirrored:
                 continue
-            heard = Work(f"{work.name} (mirror)", mirrored, work.item, work.deadline, work.wishes, work.raw)
+            heard = Work(
+                f"{work.name} (mirror)", mirrored, work.item, work.deadline, work.wishes, work.raw, size=work.size
+            )
             if not self.batcher.room(Counter([heard.name])):
                 continue
             version = self.catalog.hold(mirrored)
@@ -255,6 +303,12 @@ class Service:
         failed = heard.future.cancelled() or heard.future.exception() is not None
         differs = failed or heard.future.result().prediction != work.future.result().prediction
         self.metrics.mirrored(heard.parts[-1].name, differs)
+
+
+def _seen(future: "asyncio.Future[Any]") -> None:
+    """Let asyncio know that the error of a future is nobody's business any more, or it would print it."""
+    if future.done() and not future.cancelled():
+        future.exception()
 
 
 async def unless_gone(request: Request, answer: Awaitable[Found]) -> Found:

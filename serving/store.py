@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from adaptdock.hub.file import checked_header
 from adaptdock.plugins.errors import FileError
+from adaptdock.plugins.regular import open_regular, size_of
 from adaptdock.serving.errors import StoreError
 
 CHUNK = 2**20
@@ -41,8 +43,8 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise StoreError(folder, error) from error
 
-    def keep(self, source: Path | bytes) -> str:
-        """Copy an adapter file (or the content of one) into the store and return its hash.
+    def keep(self, source: Path | bytes, largest: int | None = None) -> str:
+        """Copy an adapter file of at most ``largest`` bytes (or the content of one) into the store; return its hash.
 
         Raises :class:`FileError` where it cannot be read, :class:`StoreError` where it cannot be kept.
         """
@@ -53,7 +55,7 @@ class Store:
         try:
             found = hashlib.sha256()
             with os.fdopen(descriptor, "wb") as stream:
-                for chunk in _chunks(source):
+                for chunk in _chunks(source, largest):
                     found.update(chunk)
                     stream.write(chunk)
                 stream.flush()
@@ -118,29 +120,35 @@ class Store:
             raise StoreError(self.folder, error) from error
 
 
-def hash_of(path: Path) -> str:
-    """Return the hash of a file's content; raise :class:`FileError` where it cannot be read."""
+def hash_of(path: Path, largest: int | None = None) -> str:
+    """Return the hash of an adapter file's content, of at most ``largest`` bytes; raise :class:`FileError`."""
     found = hashlib.sha256()
-    for chunk in _chunks(path):
+    for chunk in _chunks(path, largest):
         found.update(chunk)
     return found.hexdigest()
 
 
-def _chunks(source: Path | bytes) -> Iterator[bytes]:
+def _chunks(source: Path | bytes, largest: int | None) -> Iterator[bytes]:
+    """Yield the content of an adapter file, whose size and header are checked first."""
     if isinstance(source, bytes):
         yield source
         return
     try:
-        stream = source.open("rb")
+        stream = open_regular(source)
     except OSError as error:
         raise FileError(source, f"it cannot be read: {error.strerror or error}") from error
     with stream:
-        while chunk := _read(source, stream):
+        size = size_of(stream)
+        if largest is not None and size > largest:
+            raise FileError(source, f"it has {size:,} bytes; at most {largest:,} are taken (--max-upload)")
+        checked_header(stream, source)
+        while chunk := _read(source, stream, min(CHUNK, size)):
+            size -= len(chunk)
             yield chunk
 
 
-def _read(source: Path, stream: BinaryIO) -> bytes:
+def _read(source: Path, stream: BinaryIO, count: int) -> bytes:
     try:
-        return stream.read(CHUNK)
+        return stream.read(count)
     except OSError as error:
         raise FileError(source, f"it cannot be read: {error.strerror or error}") from error

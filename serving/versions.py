@@ -10,6 +10,8 @@ from adaptdock.hub.card import Card
 from adaptdock.plugins.errors import UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MOST_PARTS = 8
+"""Adapters of a stack: each costs about as much as the backbone's own pass again."""
 VERSION = re.compile(r"(?P<name>[^@]+)@(?P<number>[1-9][0-9]{0,8})")
 
 
@@ -83,3 +85,14 @@ def checked_name(name: str) -> str:
             f"of which the first is a letter or a digit"
         )
     return name
+
+
+def parts_of(asked: str) -> list[str]:
+    """Return the names in a stack ``lower+upper``; raise :class:`UsageError` for too many, or for one twice."""
+    parts = asked.split("+")
+    if len(parts) > MOST_PARTS:
+        raise UsageError(f"a stack has at most {MOST_PARTS} adapters; {asked[:60]!r}... has {len(parts)}")
+    double = next((part for number, part in enumerate(parts) if part in parts[:number]), None)
+    if double is not None:
+        raise UsageError(f"the stack {asked[:150]!r} has the adapter {double!r} twice: each acts once")
+    return parts

@@ -7,6 +7,7 @@ unchanged, so that one that is being copied is left alone; one that cannot be us
 from pathlib import Path
 
 from adaptdock.plugins.errors import AdaptError, BudgetError, UnknownNameError
+from adaptdock.plugins.regular import irregular
 from adaptdock.serving.catalog import Catalog
 from adaptdock.serving.errors import StoreError
 from adaptdock.serving.logs import log, log_error
@@ -90,4 +91,6 @@ class Watcher:
             found = path.stat()
         except OSError:
             return None  # gone between two calls
+        if irregular(found.st_mode):
+            return 0, 0, found.st_ino  # refused once, whatever is done to it
         return found.st_size, found.st_mtime_ns, found.st_ino

@@ -4,16 +4,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from adaptdock.engine.batches import length, reading
 from adaptdock.engine.generation import GenerationOptions
-from adaptdock.plugins.contracts import Backbone, Feature, Record, Task, Writer
+from adaptdock.plugins.contracts import Backbone, Feature, Reading, Record, Task, Writer
 from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.errors import LimitError
+from adaptdock.serving.options import ServingOptions
 from adaptdock.serving.versions import Version
 
 
@@ -51,6 +52,8 @@ class Work:
     search: GenerationOptions | None = None
     """How a text is written; None where the answer is read off."""
     since: float = field(default_factory=time.monotonic)
+    size: int = 0
+    """What encoding it costs, in characters."""
 
     @property
     def key(self) -> str:
@@ -62,27 +65,38 @@ class Work:
         """The task of the adapter that answers."""
         return self.parts[-1].assembly.task
 
+    def cost(self, tokens: int, width: int) -> int:
+        """Return what a window of so many tokens costs to compute, in tokens of a short text with one adapter.
+
+        Each adapter of a stack counts as much as the first. In a layer of this width a token takes about
+        24 * width ** 2 operations in linear layers, and 4 * width * tokens in attention.
+        """
+        return max(1, len(self.parts)) * (tokens + tokens * tokens // (6 * width))
+
     @property
     def given_up(self) -> bool:
         """Whether nobody waits for it any more."""
         return self.future.done() or time.monotonic() > self.deadline
 
-    def encode(self, backbone: Backbone, longest: int, longest_text: int) -> None:
-        """Turn the input into windows; raise :class:`LimitError` where they have more than ``longest`` tokens.
+    def encode(self, backbone: Backbone, tokenizer: Any, options: ServingOptions) -> None:
+        """Turn the input into windows by a tokenizer that no other thread uses meanwhile.
 
-        Of what is written there are at most ``longest_text`` tokens.
+        Raises :class:`LimitError` where there are more tokens than ``options`` allow.
         """
         if self.raw or isinstance(self.task, Writer):
-            self._ask(backbone, longest_text)
+            self._ask(backbone, tokenizer, options.max_new_tokens)
         else:
             self.record = self.task.read(self.item)
             limit = self.parts[-1].card.preprocessing.max_length
-            self.features = self.task.encode(self.record, reading(backbone, limit, self._taken), labelled=False)
+            self.features = self.task.encode(self.record, self._reading(backbone, tokenizer, limit), labelled=False)
         tokens = sum(map(length, self.features))
-        if tokens > longest:
-            raise LimitError(f"the input has {tokens:,} tokens in its windows; at most {longest:,} are read")
+        if tokens > options.max_tokens:
+            raise LimitError(f"the input has {tokens:,} tokens in its windows; at most {options.max_tokens:,} are read")
 
-    def _ask(self, backbone: Backbone, longest_text: int) -> None:
+    def _reading(self, backbone: Backbone, tokenizer: Any, limit: int) -> Reading:
+        return replace(reading(backbone, limit, self._taken), tokenizer=tokenizer)
+
+    def _ask(self, backbone: Backbone, tokenizer: Any, longest_text: int) -> None:
         writer = None if self.raw else self.task
         own = writer.search() if isinstance(writer, Writer) else {}
         search = GenerationOptions.model_validate({**own, **self.wishes})
@@ -95,9 +109,9 @@ class Work:
         if isinstance(writer, Writer):
             self.record = writer.read(self.item)
             limit = min(self.parts[-1].card.preprocessing.max_length, room)
-            self.features = [writer.prompt(self.record, reading(backbone, limit, self._taken))]
+            self.features = [writer.prompt(self.record, self._reading(backbone, tokenizer, limit))]
             return
-        ids = list(backbone.tokenizer(self.item, verbose=False)["input_ids"])
+        ids = list(tokenizer(self.item, verbose=False)["input_ids"])
         if not 0 < len(ids) <= room:
             raise UsageError(f"the prompt has {len(ids)} tokens; what shall be written leaves room for 1 to {room}")
         self.features = [Feature({"input_ids": ids})]

@@ -16,6 +16,7 @@ from adaptdock.engine.dock import Dock
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.app import make_app
+from adaptdock.serving.connections import Connections
 from adaptdock.serving.options import ServingOptions
 from adaptdock.serving.process import patient
 from adaptdock.serving.service import Service
@@ -77,10 +78,28 @@ def serving(backbone: Backbone, known: Tokens | None = None, **options: Any) -> 
 
 
 @contextmanager
-def listening(client: Client, seconds: float = 0.5) -> Iterator[int]:
+def held(client: Client) -> Iterator[None]:
+    """Keep the batcher from computing while the context is open."""
+    free, before = threading.Event(), client.service.dock.logits
+
+    def wait(rows: Any, features: Any) -> Any:
+        free.wait(20)
+        return before(rows, features)
+
+    client.service.dock.logits = wait  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        free.set()
+        until(lambda: client.service.batcher.waiting == 0)
+        client.service.dock.logits = before  # type: ignore[method-assign]
+
+
+@contextmanager
+def listening(client: Client, seconds: float = 0.5, connections: Connections | None = None) -> Iterator[int]:
     """Serve the client's service, which it begins and ends, at a port of this machine."""
     app = make_app(client.service, Tokens())
-    config = uvicorn.Config(app, http=patient(seconds), lifespan="off", log_config=None)
+    config = uvicorn.Config(app, http=patient(seconds, connections), lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     with socket.socket() as at:
         at.bind(("127.0.0.1", 0))

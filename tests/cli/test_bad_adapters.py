@@ -37,6 +37,11 @@ def test_a_folder_is_no_adapter(use, bad):
     use().failed(1, str(bad), "cannot be read")
 
 
+def test_a_fifo_is_no_adapter_and_is_not_waited_for(use, bad):
+    os.mkfifo(bad)
+    use().failed(1, str(bad), "cannot be read", "FIFO")
+
+
 @pytest.mark.parametrize("size", [0, 5, 9, 700, -1])
 def test_a_truncated_file_is_refused(use, bad, adapter, size):
     bad.write_bytes(adapter.read_bytes()[:size])

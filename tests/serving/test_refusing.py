@@ -4,13 +4,11 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from served import TEXT, Client, listening, serving, until
+from served import TEXT, Client, held, listening, serving, until
 
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import DataError, UsageError
@@ -93,24 +91,6 @@ def test_too_much_is_answered_with_when_to_come_back_and_no_adapter_starves_anot
             until(lambda: client.service.batcher.waiting == 5)
         for thread in threads:
             thread.join()
-
-
-@contextmanager
-def held(client: Client) -> Iterator[None]:
-    """Keep the batcher from computing while the context is open."""
-    free, before = threading.Event(), client.service.dock.logits
-
-    def wait(rows: Any, features: Any) -> Any:
-        free.wait(20)
-        return before(rows, features)
-
-    client.service.dock.logits = wait  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        free.set()
-        until(lambda: client.service.batcher.waiting == 0)
-        client.service.dock.logits = before  # type: ignore[method-assign]
 
 
 def test_a_request_that_is_late_is_given_up(client: Client) -> None:
