@@ -63,7 +63,7 @@ def command(
     check(adapters, numbers, options, of_head)
     backbone = open_backbone(adapters[0].card, values["backbone"], load_options(values))
     made = combine(backbone, adapters, numbers, options, of_head, called)
-    _show(output, write_file(output, made), made.card, as_json)
+    _show(output, write_file(output, made, overwrite), made.card, as_json)
 
 
 command.params += [

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from pydantic import ValidationError
 
 from adaptdock.hub.card import Card
-from adaptdock.hub.whole import whole_file
-from adaptdock.plugins.errors import FileError
+from adaptdock.hub.whole import numbered, whole_file
+from adaptdock.plugins.errors import FileError, TakenError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,11 +94,12 @@ def read_file(path: str | Path) -> AdapterFile:
         raise FileError(path, f"its tensors cannot be read ({error}): the file is damaged") from error
 
 
-def write_file(path: str | Path, adapter: AdapterFile) -> int:
+def write_file(path: str | Path, adapter: AdapterFile, replace: bool = True) -> int:
     """Write an adapter file and return its size in bytes.
 
     A file that stood there is replaced only when the new one is complete and on the disk; when
-    anything fails, it is untouched and nothing half-written is left. Raises :class:`FileError`.
+    anything fails, it is untouched and nothing half-written is left. Raises :class:`FileError`, and without
+    ``replace`` :class:`TakenError` where there is a file: then the new one is beside it.
     """
     from safetensors.torch import save
 
@@ -111,10 +112,23 @@ def write_file(path: str | Path, adapter: AdapterFile) -> int:
     head = {**json.loads(plain[8 : len(plain) - len(data)]), "__metadata__": metadata}
     blob = save(tensors, metadata={**metadata, "sha256": _checksum(head, data)})
     try:
-        whole_file(path, blob)
+        place = _written(path, blob, replace)
     except OSError as error:
         raise FileError(path, f"the adapter could not be saved: {error.strerror or error}") from error
+    if place != path:
+        raise TakenError(path, place)
     return len(blob)
+
+
+def _written(path: Path, blob: bytes, replace: bool) -> Path:
+    """Write a file, and return its path: the next one that is free where a file is not to be replaced."""
+    for place in numbered(path):
+        try:
+            whole_file(place, blob, replace)
+        except FileExistsError:
+            continue
+        return place
+    raise AssertionError("there is always a next number")
 
 
 def _checksum(head: Mapping[str, Any], data: bytes) -> str:
