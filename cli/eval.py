@@ -13,8 +13,8 @@ from adaptdock.engine.assembly import make_task
 from adaptdock.engine.data import SPLITS, Source, load_splits, parse_columns
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.engine.intervals import intervals
+from adaptdock.hub.admission import read_adapter
 from adaptdock.hub.card import Card
-from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Record, Task
 from adaptdock.plugins.errors import DataError, UnknownNameError, UsageError
 
@@ -44,7 +44,7 @@ def command(file: Path, split: str, batch_size: int, bootstrap: int | None, as_j
     """
     options = load_options(values)
     source = _source(split, values)
-    adapter = read_file(file)
+    adapter = read_adapter(file)
     task = make_task(adapter.card.task.name, adapter.card.task.options)
     records = _records(source, task, split, adapter.card)
     dock = open_dock(adapter.card, values["backbone"], options)

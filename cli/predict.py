@@ -113,9 +113,9 @@ def _opened(path: Path) -> BinaryIO:
 
 def _by_file(file: Path, values: dict[str, Any]) -> Answer:
     """Return what answers by an adapter file; its backbone is loaded when the first input is there."""
-    from adaptdock.hub.file import read_file
+    from adaptdock.hub.admission import read_adapter
 
-    options, adapter = load_options(values), read_file(file)
+    options, adapter = load_options(values), read_adapter(file)
 
     @cache
     def opened() -> "tuple[Dock, str]":

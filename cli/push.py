@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from adaptdock.cli.output import show_json
+from adaptdock.hub.admission import admit
 from adaptdock.hub.file import read_header
 from adaptdock.hub.installed import locate
 
@@ -35,6 +36,7 @@ def command(given: str, url: str, name: str | None, activate: bool, timeout: flo
     read_header(file)  # what is no adapter is not sent
     name = name or Path(given).name.removesuffix(SUFFIX)
     content = file.read_bytes()
+    admit(file, content)
     with Client(url, timeout=timeout) as client:
         client.push(name, content, activate)
         served = client.adapter(name)

@@ -6,7 +6,7 @@ Header metadata: ``format``, ``format_version``, ``card`` (JSON) and ``sha256`` 
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -76,15 +76,23 @@ def read_header_of(blob: bytes, where: object) -> Header:
     return _header(where, head, data_size)
 
 
-def read_file(path: str | Path) -> AdapterFile:
-    """Read and verify an adapter file; raise :class:`FileError` where its content is damaged."""
+def read_file(path: str | Path, admit: Callable[[bytes], None] = lambda content: None) -> AdapterFile:
+    """Read and verify an adapter file; raise :class:`FileError` where its content is damaged.
+
+    ``admit`` sees the content before anything is made of it, and raises where it may not be used.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = Path(path)
-    head, data_size = _read_head(path)
+    _read_head(path)  # what is no adapter is not read to its end
+    try:
+        blob = path.read_bytes()
+    except OSError as error:
+        raise FileError(path, f"it cannot be read: {error.strerror or error}") from error
+    admit(blob)
+    head, data_size = _parsed_head(io.BytesIO(blob), len(blob), path)
     header = _header(path, head, data_size)
-    blob = path.read_bytes()
     metadata = head["__metadata__"]
     if _checksum(head, blob[len(blob) - data_size :]) != metadata.get("sha256"):
         raise FileError(path, "its content does not match its checksum: the file is damaged. Fetch or train it again.")

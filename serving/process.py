@@ -13,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.hub.locks import owned
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.app import make_app
@@ -45,13 +46,14 @@ class Server(uvicorn.Server):
 def serve(options: ServingOptions, load: LoadOptions) -> None:
     """Serve until a signal comes; requests under way are answered first.
 
-    Raises :class:`UsageError` where the address cannot be listened on, and what loading the backbone raises.
+    Raises :class:`UsageError` where the address cannot be listened on, :class:`LockedError` where another process
+    serves from the state folder, and what loading the backbone raises.
     """
     to_standard_error()
     sys.setswitchinterval(SWITCH_SECONDS)
     tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
     listening = listen(options)
-    with listening:
+    with listening, owned(options.state_folder):  # before the backbone, whose loading takes its time
         backbone = load_backbone(options.backbone, load)
         service = Service(Dock(backbone), at_work(options, backbone.device))
         config = uvicorn.Config(
