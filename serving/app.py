@@ -15,6 +15,7 @@ from adaptdock.serving.access import Access
 from adaptdock.serving.bodies import Bodies
 from adaptdock.serving.compatible import compatible
 from adaptdock.serving.envelope import Envelope, explained, phrase
+from adaptdock.serving.framing import Framing
 from adaptdock.serving.managing import managing
 from adaptdock.serving.page.route import page
 from adaptdock.serving.predicting import predicting
@@ -53,6 +54,7 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     _tell_errors(app)
     app.add_middleware(Bodies, options=service.options)  # the last one added is the outermost
     app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)
+    app.add_middleware(Framing)
     app.add_middleware(Envelope, metrics=service.metrics)
     return app
 

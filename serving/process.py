@@ -5,6 +5,7 @@ import gc
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from adaptdock.serving.app import make_app
 from adaptdock.serving.logs import log, to_standard_error
 from adaptdock.serving.options import ServingOptions
 from adaptdock.serving.service import Service
-from adaptdock.serving.tokens import Tokens, read_tokens
+from adaptdock.serving.tokens import Tokens, TokensFile, read_tokens
 
 SWITCH_SECONDS = 1e-4
 """After so long a thread gets Python back, not 5 ms: those that compute need it at every operation."""
@@ -52,6 +53,7 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
     to_standard_error()
     sys.setswitchinterval(SWITCH_SECONDS)
     tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
+    hear_hang_up(tokens)
     listening = listen(options)
     with listening, owned(options.state_folder):  # before the backbone, whose loading takes its time
         backbone = load_backbone(options.backbone, load)
@@ -72,6 +74,22 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
         gc.collect()
         gc.freeze()  # what is there stays: to look through it for garbage would keep everybody waiting
         asyncio.run(Server(config, service).serve(sockets=[listening]))
+
+
+def hear_hang_up(tokens: Tokens) -> None:
+    """Read the tokens again at SIGHUP, which ends the process only if its terminal has gone and there are none."""
+    hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hang_up is None or threading.current_thread() is not threading.main_thread():
+        return
+
+    def heard(sig: int, frame: Any) -> None:
+        log("hang-up", signal=sig)
+        if isinstance(tokens, TokensFile):
+            tokens.refresh(at_once=True)
+        elif sys.stdin is not None and sys.stdin.isatty():
+            signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(hang_up, heard)
 
 
 def at_work(options: ServingOptions, device: torch.device) -> ServingOptions:
