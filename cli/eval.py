@@ -8,7 +8,7 @@ import click
 from adaptdock.cli.adapters import open_dock
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
 from adaptdock.cli.names import ADAPTER
-from adaptdock.cli.output import note, show_json, show_metrics
+from adaptdock.cli.output import note, say, show_json, show_metrics
 from adaptdock.engine.assembly import make_task
 from adaptdock.engine.data import SPLITS, Source, load_splits, parse_columns
 from adaptdock.engine.evaluation import Evaluation, evaluate
@@ -56,7 +56,7 @@ def command(file: Path, split: str, batch_size: int, bootstrap: int | None, as_j
         note(f"{adapter.card.name} on the {split} split of {source.describe()}: {len(records)} records")
         show_metrics({split: {**found.metrics, "loss": found.loss}})
         for name, (low, high) in bounds.items():
-            print(f"{name}: {low:g} to {high:g} (95 %, {bootstrap} draws)")
+            say(f"{name}: {low:g} to {high:g} (95 %, {bootstrap} draws)")
 
 
 command.params += [

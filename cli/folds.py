@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from adaptdock.cli.output import note, show_table
+from adaptdock.cli.output import note, say, show_table
 from adaptdock.cli.places import LOG
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings
@@ -43,4 +43,5 @@ def _show(folds: list[Fold], metric: str) -> None:
     rows.append(["mean", "", "", "", *found["mean"].values()])
     rows.append(["deviation", "", "", "", *found["deviation"].values()])
     show_table(["fold", "trained on", "held out", "epochs", *names], rows)
-    print(f"{metric} {found['mean'][metric]:.2f} ± {found['deviation'][metric]:.2f} over {len(folds)} folds\n")
+    say(f"{metric} {found['mean'][metric]:.2f} ± {found['deviation'][metric]:.2f} over {len(folds)} folds")
+    say()

@@ -12,7 +12,7 @@ import click
 
 from adaptdock.cli.firstuse import located
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
-from adaptdock.cli.output import note, to_json
+from adaptdock.cli.output import answer_line, console, note, to_json
 from adaptdock.cli.texts import Format, Item, from_arguments, from_lines
 from adaptdock.plugins.errors import SHOWN, AdaptError, DataError, UsageError
 
@@ -176,19 +176,19 @@ def _only(client: "Client") -> str:
 
 
 def _show(lines: Iterable[str], as_json: bool) -> None:
+    shown = lines if as_json else map(answer_line, lines)
     if not as_json and sys.stdout.isatty():
-        _highlight(lines)
+        _highlight(shown)
     else:
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.write("".join(f"{line}\n" for line in shown))
     sys.stdout.flush()
 
 
 def _highlight(lines: Iterable[str]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    drawing = console(sys.stdout)
     for line in lines:
         text = Text(line)
         text.highlight_regex(MARKED, "bold cyan")
-        console.print(text, soft_wrap=True)
+        drawing.print(text, soft_wrap=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from adaptdock.cli.output import show_json
+from adaptdock.cli.output import say, show_json
 from adaptdock.hub.admission import admit
 from adaptdock.hub.file import read_header
 from adaptdock.hub.installed import locate
@@ -45,6 +45,6 @@ def command(given: str, url: str, name: str | None, activate: bool, timeout: flo
     if as_json:
         show_json({"adapter": name, "version": sent, "answers": served.version})
     elif sent == served.version:
-        click.echo(f"{name}: version {sent} answers")
+        say(f"{name}: version {sent} answers")
     else:
-        click.echo(f"{name}: version {sent} is kept, version {served.version} answers")
+        say(f"{name}: version {sent} is kept, version {served.version} answers")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptdock.cli.output import count, show_json, show_metrics, show_pairs
+from adaptdock.cli.output import count, say, show_json, show_metrics, show_pairs
 from adaptdock.engine.planning import Plan
 from adaptdock.engine.training import Result
 
@@ -52,7 +52,7 @@ def show_result(
         return
     if metrics:
         show_metrics(metrics)
-        print()
+        say()
     show_pairs(
         {
             "trained": _share(summary),
@@ -65,7 +65,7 @@ def show_result(
         }
     )
     for sentence in verdict:
-        print(sentence)
+        say(sentence)
 
 
 def _document(

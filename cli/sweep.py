@@ -11,7 +11,7 @@ import click
 
 from adaptdock.cli.config import check_keys
 from adaptdock.cli.flags import LOADING, FieldFlags, Flag, Place, SectionedCommand, field_flags, output_flags, peek
-from adaptdock.cli.output import note, show_json, show_metrics, show_pairs, show_table
+from adaptdock.cli.output import note, say, show_json, show_metrics, show_pairs, show_table
 from adaptdock.cli.places import LOG, check_places, clear, run_folder
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings, decide
@@ -314,9 +314,9 @@ def _end(sweep: Sweep, trials: Trials, common: Settings, interrupted: bool, as_j
         rows = [{**asdict(trial), "folder": str(trial.folder or "")} for trial in found]
         show_json({**document, **{key: str(place) for key, place in places.items()}, "trials": rows})
     else:
-        print()
+        say()
         show_metrics(adapter.card.metrics)
-        print()
+        say()
         show_pairs({"best": f"trial {best.number}", **places, "picture": common.run_dir / "sweep.png"})
     if interrupted:
         note(f"Interrupted: the best of the trials so far is in {common.output}.")

@@ -21,7 +21,7 @@ from adaptdock.cli.flags import (
     output_flags,
     peek,
 )
-from adaptdock.cli.output import count, note, show_json, show_pairs, show_table
+from adaptdock.cli.output import count, note, say, show_json, show_pairs, show_table
 from adaptdock.cli.places import LOG, check_folder, check_output, check_unfinished, clear, run_folder
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import CONFIG, absolute_backbone, with_absolute_places
@@ -328,7 +328,7 @@ def _show_plan(made: TogetherPlan, as_json: bool) -> None:
             "trained": f"{count(summary['trained_parameters'])} parameters",
         }
     )
-    print()
+    say()
     show_table(
         ["name", "task", "training records", "windows", "drawn in an epoch", "head parameters"],
         [
@@ -367,7 +367,7 @@ def _show(
             for row in rows
         ],
     )
-    print()
+    say()
     longest = max(results.values(), key=lambda result: result.seconds)
     show_pairs(
         {
@@ -378,7 +378,7 @@ def _show(
     )
     for name, sentences in verdicts.items():
         for sentence in sentences:
-            print(f"{name}: {sentence}")
+            say(f"{name}: {sentence}")
 
 
 def _row(made: TogetherPlan, settings: TogetherSettings, name: str, result: Result) -> dict[str, Any]:
