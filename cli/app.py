@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from adaptdock.cli.output import say, unfilter
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import PluginError, UnknownNameError
 
@@ -75,6 +76,7 @@ class LazyGroup(click.Group):
 def _of_plugin(name: str) -> click.Command:
     plugin = registry.find("command", name)
     loaded = registry.load_plugin(plugin)
+    unfilter()
     if not isinstance(loaded, click.Command):
         found = type(loaded).__name__
         raise PluginError(f"{plugin.target}, the command {name!r} of {plugin.source}, is no click command: {found}")
@@ -97,7 +99,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         from adaptdock import __version__
 
-        click.echo(f"adaptdock {__version__}")
+        say(f"adaptdock {__version__}")
         ctx.exit()
 
 

@@ -12,9 +12,9 @@ from adaptdock.cli.output import count, show_json, show_pairs
 from adaptdock.engine.arithmetic import AVERAGE, check, combine
 from adaptdock.engine.assembly import validated
 from adaptdock.engine.combining import CombineOptions
+from adaptdock.hub.admission import read_adapter
 from adaptdock.hub.card import Card
-from adaptdock.hub.file import read_file, write_file
-from adaptdock.hub.installed import locate
+from adaptdock.hub.file import write_file
 from adaptdock.plugins.errors import UsageError
 
 OPTIONS = field_flags(CombineOptions, "combine", "Arithmetic")
@@ -58,12 +58,12 @@ def command(
     assert isinstance(options, CombineOptions)
     called = name or output.stem
     _check_output(output, overwrite, called)
-    adapters, numbers = [read_file(file) for file in files], _numbers(weights)
-    of_head = None if head == AVERAGE else read_file(locate(head))
+    adapters, numbers = [read_adapter(file) for file in files], _numbers(weights)
+    of_head = None if head == AVERAGE else read_adapter(head)
     check(adapters, numbers, options, of_head)
     backbone = open_backbone(adapters[0].card, values["backbone"], load_options(values))
     made = combine(backbone, adapters, numbers, options, of_head, called)
-    _show(output, write_file(output, made), made.card, as_json)
+    _show(output, write_file(output, made, overwrite), made.card, as_json)
 
 
 command.params += [

@@ -8,13 +8,13 @@ import click
 from adaptdock.cli.adapters import open_dock
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
 from adaptdock.cli.names import ADAPTER
-from adaptdock.cli.output import note, show_json, show_metrics
+from adaptdock.cli.output import note, say, show_json, show_metrics
 from adaptdock.engine.assembly import make_task
 from adaptdock.engine.data import SPLITS, Source, load_splits, parse_columns
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.engine.intervals import intervals
+from adaptdock.hub.admission import read_adapter
 from adaptdock.hub.card import Card
-from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Record, Task
 from adaptdock.plugins.errors import DataError, UnknownNameError, UsageError
 
@@ -44,7 +44,7 @@ def command(file: Path, split: str, batch_size: int, bootstrap: int | None, as_j
     """
     options = load_options(values)
     source = _source(split, values)
-    adapter = read_file(file)
+    adapter = read_adapter(file)
     task = make_task(adapter.card.task.name, adapter.card.task.options)
     records = _records(source, task, split, adapter.card)
     dock = open_dock(adapter.card, values["backbone"], options)
@@ -56,7 +56,7 @@ def command(file: Path, split: str, batch_size: int, bootstrap: int | None, as_j
         note(f"{adapter.card.name} on the {split} split of {source.describe()}: {len(records)} records")
         show_metrics({split: {**found.metrics, "loss": found.loss}})
         for name, (low, high) in bounds.items():
-            print(f"{name}: {low:g} to {high:g} (95 %, {bootstrap} draws)")
+            say(f"{name}: {low:g} to {high:g} (95 %, {bootstrap} draws)")
 
 
 command.params += [

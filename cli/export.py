@@ -9,8 +9,9 @@ from adaptdock.cli.adapters import open_backbone
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
 from adaptdock.cli.output import count, note, show_json, show_pairs
 from adaptdock.engine.dock import Dock
-from adaptdock.hub.file import read_file
+from adaptdock.hub.admission import read_adapter
 from adaptdock.hub.interchange import FORMATS, export_adapter
+from adaptdock.hub.whole import whole_folder
 from adaptdock.plugins.errors import UsageError
 
 MARK = "adapter_config.json"
@@ -33,11 +34,12 @@ def command(
     A LoRA that peft loads is what servers such as vLLM and TGI take. What the other library cannot compute is
     refused by its name.
     """
-    adapter = read_file(file)
+    adapter = read_adapter(file)
     _check_folder(folder, overwrite)
     backbone = open_backbone(adapter.card, values["backbone"], load_options(values))
     Dock(backbone).prepare(adapter)
-    notes = export_adapter(adapter, backbone, folder, form, without_head)
+    with whole_folder(folder, replace=overwrite) as place:
+        notes = export_adapter(adapter, backbone, place, form, without_head)
     for line in notes:
         note(line)
     size = sum(part.stat().st_size for part in folder.iterdir())

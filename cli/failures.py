@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import click
 
+from adaptdock.cli.output import LINES, filtered
 from adaptdock.plugins.errors import AdaptError
+from adaptdock.plugins.escapes import escaped
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 """What a shell reports of a program that SIGINT or SIGPIPE ended."""
@@ -21,6 +23,11 @@ MEMORY = (
 
 def run(app: click.Command, arguments: Sequence[str]) -> int:
     """Run a command; every error becomes one paragraph on standard error."""
+    with filtered():
+        return _run(app, arguments)
+
+
+def _run(app: click.Command, arguments: Sequence[str]) -> int:
     debug = "--debug" in _before_texts(arguments)
     try:
         status = _invoke(app, list(arguments))
@@ -33,7 +40,7 @@ def run(app: click.Command, arguments: Sequence[str]) -> int:
         return BROKEN_PIPE
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            sys.stderr.write(escaped(traceback.format_exc(), LINES))
         message, status = describe(error, debug)
         say_error(message)
         return status
@@ -66,10 +73,10 @@ def describe(error: Exception, debug: bool = False) -> tuple[str, int]:
 
 def say_error(message: str) -> None:
     """Print one paragraph on standard error, folded where a person reads it on a terminal."""
-    paragraph = " ".join(f"Error: {message}".split())
+    paragraph = escaped(" ".join(f"Error: {message}".split()))
     if sys.stderr.isatty():
         paragraph = textwrap.fill(paragraph, shutil.get_terminal_size().columns, break_on_hyphens=False)
-    print(paragraph, file=sys.stderr)
+    sys.stderr.write(f"{paragraph}\n")
 
 
 def _usage(error: click.ClickException) -> str:

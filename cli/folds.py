@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from adaptdock.cli.output import note, show_table
+from adaptdock.cli.output import note, say, show_table
 from adaptdock.cli.places import LOG
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings
@@ -38,7 +38,7 @@ def try_folds(made: Plan, settings: Settings, count: int, as_json: bool) -> dict
 def _show(folds: list[Fold], metric: str) -> None:
     for fold in folds:
         if fold.shortfall:
-            print(f"fold {fold.number}: {fold.shortfall}")
+            say(f"fold {fold.number}: {fold.shortfall}")
     found = summary(folds)
     names = list(found["mean"])
     rows = []
@@ -48,4 +48,5 @@ def _show(folds: list[Fold], metric: str) -> None:
     rows.append(["mean", "", "", "", *found["mean"].values()])
     rows.append(["deviation", "", "", "", *found["deviation"].values()])
     show_table(["fold", "trained on", "held out", "epochs", *names], rows)
-    print(f"{metric} {found['mean'][metric]:.2f} ± {found['deviation'][metric]:.2f} over {len(folds)} folds\n")
+    say(f"{metric} {found['mean'][metric]:.2f} ± {found['deviation'][metric]:.2f} over {len(folds)} folds")
+    say()

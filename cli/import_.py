@@ -37,7 +37,7 @@ def command(
     names = tuple(part.strip() for part in labels.split(",") if part.strip())
     found = import_adapter(source, backbone, called, names)
     try_out(Dock(backbone), found.file)
-    size = write_file(output, found.file)
+    size = write_file(output, found.file, overwrite)
     for line in found.notes:
         note(line)
     _show(output, size, found.file.card, found.notes, as_json)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from adaptdock.cli.names import ADAPTER
-from adaptdock.cli.output import brief, count, show_json, show_metrics, show_pairs
+from adaptdock.cli.output import brief, count, say, show_json, show_metrics, show_pairs
 from adaptdock.hub.file import Header, read_header
 
 
@@ -29,10 +29,10 @@ def command(file: Path, tensors: bool, as_json: bool) -> None:
         return
     show_pairs(_summary(file, header))
     if header.card.metrics:
-        print()
+        say()
         show_metrics(header.card.metrics)
     if tensors:
-        print()
+        say()
         show_pairs({name: f"{dtype} {list(shape)}" for name, (dtype, shape) in header.tensors.items()})
 
 

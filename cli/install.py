@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from adaptdock.cli.output import note, show_json
+from adaptdock.cli.output import note, say, show_json
 from adaptdock.cli.sourcing import SOURCE, ask, named, rule_options, rules, say_notes
 from adaptdock.hub.store import Record, install, install_locked, write_lock
 from adaptdock.plugins.errors import UsageError
@@ -55,4 +55,4 @@ def show_records(records: list[Record], as_json: bool) -> None:
         show_json([{**record.model_dump(mode="json"), "path": str(record.path)} for record in records])
         return
     for record in records:
-        print(f"{record.entry.label} from {record.source} ({record.stands}): {record.path}")
+        say(f"{record.entry.label} from {record.source} ({record.stands}): {record.path}")

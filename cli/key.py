@@ -2,7 +2,7 @@
 
 import click
 
-from adaptdock.cli.output import show_pairs
+from adaptdock.cli.output import say, show_pairs
 from adaptdock.hub.trust import key_names, new_key, public_key
 
 
@@ -15,7 +15,7 @@ def command() -> None:
 @click.argument("name")
 def new(name: str) -> None:
     """Make a key and print its public part, which others give to adapt trust add."""
-    print(new_key(name))
+    say(new_key(name))
 
 
 @command.command("show")
@@ -23,6 +23,6 @@ def new(name: str) -> None:
 def show(name: str | None) -> None:
     """Print the public part of a key, or of all keys with their names."""
     if name is not None:
-        print(public_key(name))
+        say(public_key(name))
     else:
         show_pairs({known: public_key(known) for known in key_names()})

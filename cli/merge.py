@@ -10,7 +10,7 @@ from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
 from adaptdock.cli.names import ADAPTER
 from adaptdock.cli.output import count, note, show_json, show_pairs
 from adaptdock.engine.merging import CARD_FILE, HEAD_FILE, check_folder, merge
-from adaptdock.hub.file import read_file
+from adaptdock.hub.admission import read_adapter
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import UsageError
 
@@ -38,7 +38,7 @@ def command(file: Path, output: Path, overwrite: bool, as_json: bool, **values: 
         raise UsageError(
             "--quantize: nothing is merged into quantised weights. Merge without it, then quantise the merged model."
         )
-    adapter = read_file(file)
+    adapter = read_adapter(file)
     check_folder(output, overwrite, values["backbone"] or adapter.card.backbone.id)
     backbone = open_backbone(adapter.card, values["backbone"], load_options(values))
     ports = merge(backbone, adapter, output, overwrite)

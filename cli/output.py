@@ -1,23 +1,92 @@
-"""Printing: tables for a person on a terminal, plain columns for a pipe, JSON for a program."""
+"""Printing: tables for a person on a terminal, plain columns for a pipe, JSON for a program.
 
-import json
+All text on its way out passes here: a card, a registry or another process may have put control characters into it,
+which are escaped. Commands print by nothing else; what a library prints passes through :func:`filtered`.
+"""
+
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from adaptdock.plugins.escapes import JOINERS, escaped, json_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LINES = "\n\t" + JOINERS
+"""What a stream may have, of characters that are not seen; cells and remarks may not."""
+
+
+class _Filter:
+    """A text stream that escapes what is written; all else is that of the stream behind it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.behind = stream
+
+    def write(self, text: str) -> int:
+        self.behind.write(escaped(text, LINES))
+        return len(text)
+
+    def writelines(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.behind, name)
+
+
+@contextmanager
+def filtered() -> Iterator[None]:
+    """Escape all that is written to standard output and standard error while the context is open."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _Filter(stream) for stream in streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+def unfilter() -> None:
+    """Give a command of a plugin the streams themselves: it may draw on a terminal as it likes."""
+    sys.stdout, sys.stderr = behind(sys.stdout), behind(sys.stderr)
+
+
+def behind(stream: TextIO) -> TextIO:
+    """Return the stream itself, for what draws with escape codes of its own and escapes the text between them."""
+    return stream.behind if isinstance(stream, _Filter) else stream
+
+
+def console(stream: TextIO) -> "Console":
+    """Return what draws on a stream; text that it gets has to be escaped."""
+    from rich.console import Console
+
+    return Console(file=behind(stream), highlight=False)
+
+
+def say(line: str = "") -> None:
+    """Print a line on standard output."""
+    print(escaped(line))
+
+
+def answer_line(text: str) -> str:
+    """Return the text of a prediction as one line; its tabs and the joiners of its script stay."""
+    return escaped(text, "\t" + JOINERS)
+
 
 ROOM = 120
 """Characters of a mapping that a table shows."""
 
 
 def note(message: str) -> None:
-    """Print a remark on standard error."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a remark, which is one line, on standard error."""
+    print(escaped(message), file=sys.stderr, flush=True)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Return JSON that standard output can encode."""
+    """Return JSON that standard output can encode, without a character that is not seen."""
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
-    return json.dumps(value, ensure_ascii=not encoding.startswith("utf"), indent=indent)
+    return json_text(value, indent, ascii_only=not encoding.startswith("utf"))
 
 
 def show_json(value: Any) -> None:
@@ -27,7 +96,8 @@ def show_json(value: Any) -> None:
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table; numbers stand on the right."""
-    cells = [[_text(cell) for cell in row] for row in rows]
+    header = [escaped(name) for name in header]
+    cells = [[escaped(_text(cell)) for cell in row] for row in rows]
     numeric = [bool(rows) and all(_is_number(row[column]) for row in rows) for column in range(len(header))]
     if sys.stdout.isatty():
         _rich_table(header, cells, numeric)
@@ -43,12 +113,13 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 def show_pairs(pairs: Mapping[str, Any]) -> None:
     """Print names and values, one pair a line."""
+    rows = [[escaped(name), escaped(_text(value))] for name, value in pairs.items()]
     if sys.stdout.isatty():
-        _rich_table(("", ""), [[name, _text(value)] for name, value in pairs.items()], [False, False])
+        _rich_table(("", ""), rows, [False, False])
         return
-    width = max(map(len, pairs), default=0)
-    for name, value in pairs.items():
-        print(f"{name.ljust(width)}  {_text(value)}".rstrip())
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        print(f"{name.ljust(width)}  {text}".rstrip())
 
 
 def show_metrics(splits: Mapping[str, Mapping[str, Any]]) -> None:
@@ -59,7 +130,7 @@ def show_metrics(splits: Mapping[str, Mapping[str, Any]]) -> None:
         for name, detail in found.items():
             if isinstance(detail, Mapping) and all(isinstance(row, Mapping) for row in detail.values()):
                 columns = list(dict.fromkeys(column for row in detail.values() for column in row))
-                print(f"\n{split}, {name.replace('_', ' ')}:")
+                print(f"\n{escaped(split)}, {escaped(name.replace('_', ' '))}:")
                 rows = [[kind, *(row.get(column, "") for column in columns)] for kind, row in detail.items()]
                 show_table(["", *columns], rows)
 
@@ -79,18 +150,18 @@ def brief(value: Any) -> Any:
 
 def _rich_table(header: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD if any(header) else None, show_header=any(header), pad_edge=False)
     for name, right in zip(header, numeric, strict=True):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(_verbatim(name), justify="right" if right else "left", overflow="fold")
     for row in cells:
-        table.add_row(*(_escape(cell) for cell in row))
-    Console(highlight=False).print(table)
+        table.add_row(*(_verbatim(cell) for cell in row))
+    console(sys.stdout).print(table)
 
 
-def _escape(cell: str) -> str:
+def _verbatim(cell: str) -> str:
+    """Return what rich shows as the cell is: no markup."""
     from rich.markup import escape
 
     return escape(cell)

@@ -2,17 +2,32 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from adaptdock.cli.settings import CONFIG, Settings
 from adaptdock.engine.course import BEST
+from adaptdock.engine.run_folders import owned_run
 from adaptdock.hub.file import read_card, read_file
+from adaptdock.hub.locks import NAME as LOCK
 from adaptdock.plugins.errors import FileError, UsageError
 
 LOG = "train.log"
 WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png", "folds.json")
 """What a run leaves in its folder, beside the checkpoints."""
+
+
+@contextmanager
+def run_folder(folder: Path, automatic: bool = False) -> Iterator[Path]:
+    """Own a run's folder until the block ends, and yield it; an ``automatic`` name gets a number where it is taken.
+
+    Raises :class:`UsageError` for a file, and at once where another process owns the folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; --run-dir names a folder")
+    with owned_run(folder, automatic) as place:
+        yield place
 
 
 def check_places(settings: Settings, resume: bool) -> None:
@@ -37,9 +52,8 @@ def check_output(output: Path, best: Path, overwrite: bool, resume: bool) -> Non
 
 def check_folder(folder: Path, overwrite: bool, resume: bool) -> None:
     """Refuse a run's folder in which there is something else, or nothing can be written."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; --run-dir names a folder")
-    if not resume and folder.exists() and any(folder.iterdir()) and not (overwrite and (folder / CONFIG).is_file()):
+    content = [file for file in folder.iterdir() if file.name != LOCK] if folder.exists() else []
+    if not resume and content and not (overwrite and (folder / CONFIG).is_file()):
         raise UsageError(
             f"the folder {folder} is not empty: give another --run-dir, go on with the run in it by --resume {folder}, "
             f"or replace that run by --overwrite"

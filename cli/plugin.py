@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from adaptdock.cli.app import debug_option
-from adaptdock.cli.output import note, show_json, show_table
+from adaptdock.cli.output import note, say, show_json, show_table
 from adaptdock.hub.project import PROJECTS, ProjectKind, checked, write_project
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import UnknownNameError, UsageError
@@ -41,7 +41,7 @@ def new(kind: str, name: str, folder: Path | None, files: tuple[Path, ...]) -> N
     project = checked(_project_kind(kind), name)
     folder = folder or Path(project.distribution)
     for path in write_project(project, folder, files):
-        print(folder / path)
+        say(str(folder / path))
     note(f"Next: pip install -e {folder}; adapt plugin check {name}")
 
 

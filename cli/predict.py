@@ -11,7 +11,7 @@ import click
 
 from adaptdock.cli.firstuse import located
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
-from adaptdock.cli.output import note, to_json
+from adaptdock.cli.output import answer_line, console, note, to_json
 from adaptdock.cli.streaming import Arriving, arrives, lines, take
 from adaptdock.cli.texts import LAYOUTS, LINES, from_arguments, from_file, from_lines
 from adaptdock.engine.data import Input, Reader, Source, parse_columns
@@ -144,9 +144,9 @@ def _reader(answering: Answering, values: dict[str, Any]) -> Reader:
 
 def _by_file(file: Path, values: dict[str, Any]) -> Answering:
     """Return what answers by an adapter file; its backbone is loaded when the first input is there."""
-    from adaptdock.hub.file import read_file
+    from adaptdock.hub.admission import read_adapter
 
-    options, adapter = load_options(values), read_file(file)
+    options, adapter = load_options(values), read_adapter(file)
 
     @cache
     def opened() -> "tuple[Dock, str]":
@@ -208,19 +208,19 @@ def _only(client: "Client") -> str:
 
 
 def _show(lines: Iterable[str], as_json: bool) -> None:
+    shown = lines if as_json else map(answer_line, lines)
     if not as_json and sys.stdout.isatty():
-        _highlight(lines)
+        _highlight(shown)
     else:
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.write("".join(f"{line}\n" for line in shown))
     sys.stdout.flush()
 
 
 def _highlight(lines: Iterable[str]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    drawing = console(sys.stdout)
     for line in lines:
         text = Text(line)
         text.highlight_regex(MARKED, "bold cyan")
-        console.print(text, soft_wrap=True)
+        drawing.print(text, soft_wrap=True)

@@ -8,7 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from adaptdock.cli.output import console, note
 from adaptdock.engine.course import Progress
+from adaptdock.plugins.escapes import escaped
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -40,7 +42,7 @@ class Watch:
             self._advance(progress)
         elif progress.shown is not None or progress.step * LINES >= (self.shown + 1) * progress.steps:
             self.shown = progress.step * LINES // max(1, progress.steps)
-            print(f"{line}{self._left(progress)}", file=sys.stderr, flush=True)
+            note(f"{line}{self._left(progress)}")
 
     def _line(self, progress: Progress) -> str:
         line = f"epoch {progress.epoch:.2f} step {progress.step}/{progress.steps}"
@@ -65,7 +67,7 @@ class Watch:
             fields["loss"] = f"loss {progress.loss:.3f}"
         if progress.shown is not None:
             fields["metric"] = _named(progress.shown)
-            self.bar.console.print(self._line(progress), highlight=False)
+            self.bar.console.print(escaped(self._line(progress)), markup=False)
         self.bar.update(self.task, total=progress.steps, completed=progress.step, **fields)  # type: ignore[arg-type]
 
 
@@ -81,7 +83,6 @@ def watching(log: Path, silent: bool = False) -> Iterator[Watch]:
 
 
 def _bar() -> "Bar":
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
@@ -92,7 +93,7 @@ def _bar() -> "Bar":
         TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[metric]}", style="green"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console(sys.stderr),
     )
 
 

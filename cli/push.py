@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from adaptdock.cli.output import show_json
+from adaptdock.cli.output import say, show_json
+from adaptdock.hub.admission import admit
 from adaptdock.hub.file import read_header
 from adaptdock.hub.installed import locate
 from adaptdock.plugins.regular import read_regular
@@ -36,6 +37,7 @@ def command(given: str, url: str, name: str | None, activate: bool, timeout: flo
     read_header(file)  # what is no adapter is not sent
     name = name or Path(given).name.removesuffix(SUFFIX)
     content = read_regular(file)
+    admit(file, content)
     with Client(url, timeout=timeout) as client:
         client.push(name, content, activate)
         served = client.adapter(name)
@@ -44,6 +46,6 @@ def command(given: str, url: str, name: str | None, activate: bool, timeout: flo
     if as_json:
         show_json({"adapter": name, "version": sent, "answers": served.version})
     elif sent == served.version:
-        click.echo(f"{name}: version {sent} answers")
+        say(f"{name}: version {sent} answers")
     else:
-        click.echo(f"{name}: version {sent} is kept, version {served.version} answers")
+        say(f"{name}: version {sent} is kept, version {served.version} answers")

@@ -9,7 +9,7 @@ import click
 
 from adaptdock.cli.config import check_keys, read_config
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, field_flags, load_options
-from adaptdock.cli.output import note, show_pairs
+from adaptdock.cli.output import note, say, show_pairs
 from adaptdock.engine.assembly import validated
 from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.options import ServingOptions
@@ -67,7 +67,7 @@ def _show_token(tokens: str | None, scopes: str, name: str) -> None:
         raise UsageError("--new-token needs --tokens, the file that keeps its hash")
     secret = new_token(Path(tokens).expanduser(), scopes, name)
     note(f"Its hash is in {tokens}. The token is shown this once:")
-    click.echo(secret)
+    say(secret)
 
 
 def _needs_server() -> None:

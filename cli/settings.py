@@ -10,7 +10,7 @@ from adaptdock.cli.flags import FieldFlags, load_options
 from adaptdock.engine.assembly import checked_options, make_methods, make_task, validated
 from adaptdock.engine.data import Source, parse_columns
 from adaptdock.engine.options import TrainingOptions, merge_options, with_precision
-from adaptdock.engine.training import fresh_folder
+from adaptdock.engine.run_folders import run_name
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import DataError, UsageError
@@ -34,6 +34,8 @@ class Settings:
     output: Path
     run_dir: Path
     overwrite: bool = False
+    automatic: bool = False
+    """Whether nobody has named the run's folder."""
 
     def write(self) -> None:
         """Keep the settings in the run's folder."""
@@ -77,8 +79,9 @@ def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldF
         task_options=task_options,
         name=name,
         output=Path(values["output"] or f"{task}.safetensors"),
-        run_dir=Path(values["run_dir"]) if values["run_dir"] else fresh_folder(task, method),
+        run_dir=Path(values["run_dir"]) if values["run_dir"] else run_name(task, method),
         overwrite=bool(values["overwrite"]),
+        automatic=not values["run_dir"],
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptdock.cli.output import brief, count, show_json, show_metrics, show_pairs
+from adaptdock.cli.output import brief, count, say, show_json, show_metrics, show_pairs
 from adaptdock.engine.planning import Plan
 from adaptdock.engine.training import Result
 
@@ -51,10 +51,10 @@ def show_result(
         show_json(_document(summary, result, output, folder, verdict) | ({"folds": folds} if folds else {}))
         return
     if result.shortfall:
-        print(f"{result.shortfall}\n")
+        say(f"{result.shortfall}\n")
     if metrics:
         show_metrics(metrics)
-        print()
+        say()
     show_pairs(
         {
             "trained": _share(summary),
@@ -67,7 +67,7 @@ def show_result(
         }
     )
     for sentence in verdict:
-        print(sentence)
+        say(sentence)
 
 
 def _document(

@@ -2,7 +2,8 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import click
 
 from adaptdock.cli.config import check_keys
 from adaptdock.cli.flags import LOADING, FieldFlags, Flag, Place, SectionedCommand, field_flags, output_flags, peek
-from adaptdock.cli.output import note, show_json, show_metrics, show_pairs, show_table
-from adaptdock.cli.places import LOG, check_places, clear
+from adaptdock.cli.output import note, say, show_json, show_metrics, show_pairs, show_table
+from adaptdock.cli.places import LOG, check_places, clear, run_folder
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings, decide
 from adaptdock.cli.train import BACKBONE, METHOD, NOT_IN_CONFIG, Chosen, choose, what_flags
@@ -20,9 +21,11 @@ from adaptdock.engine.course import BEST, CHECKPOINTS, Progress
 from adaptdock.engine.dock import Dock, load_backbone
 from adaptdock.engine.evaluation import evaluate
 from adaptdock.engine.planning import Plan, plan
+from adaptdock.engine.run_folders import run_name
 from adaptdock.engine.sweep import Finished, Pruned, Report, SearchOptions, Space, Sweep, Trial, ranked
-from adaptdock.engine.training import Run, fresh_folder
+from adaptdock.engine.training import Run
 from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.hub.locks import changing
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import AdaptError, UnknownNameError
@@ -162,13 +165,23 @@ def _sweep(values: dict[str, Any], searched: Searched) -> int:
     assert isinstance(options, SearchOptions)
     method = next(iter(searched.methods))
     values |= {"method": method, "backbone": values["backbone"] or BACKBONE, "columns": values["columns"] or ()}
-    if not values["run_dir"] and values["task"]:
-        values["run_dir"] = str(fresh_folder("sweep", values["task"]))
+    automatic = not values["run_dir"] and values["task"] is not None
+    if automatic:
+        values["run_dir"] = str(run_name("sweep", values["task"]))
     common = searched.settings(values)
     for name in searched.methods:
         for sample in space.samples(name):
             searched.settings({**values, "method": name, **sample})
-    check_places(common, resume=False)
+    with ExitStack() as owning:
+        common = replace(common, run_dir=owning.enter_context(run_folder(common.run_dir, automatic)))
+        if options.study:
+            owning.enter_context(changing(Path(options.study), seconds=0))
+        check_places(common, resume=False)
+        values["run_dir"] = str(common.run_dir)
+        return _search(searched, values, common, space, options)
+
+
+def _search(searched: Searched, values: dict[str, Any], common: Settings, space: Space, options: SearchOptions) -> int:
     trials = Trials(searched, values, load_backbone(common.backbone, common.load))
     plans = [trials.plan({"method": name}) for name in searched.methods]  # what is wrong here is wrong in every trial
     for line in plans[0].notes:
@@ -177,7 +190,7 @@ def _sweep(values: dict[str, Any], searched: Searched) -> int:
         note("validation data is too few to tell trials apart: no trial is ended early, and the choice is by chance")
         options = options.model_copy(update={"prune": False})
     seed = int(common.training["seed"])
-    sweep = Sweep(space, method, trials.lower_is_better, options, seed, trials.identity(space))
+    sweep = Sweep(space, values["method"], trials.lower_is_better, options, seed, trials.identity(space))
     _clear(common, keep_trials=options.study is not None)
     ending = sweep.run(trials, _tell(sweep, trials.metric))
     return _end(sweep, trials, common, ending == "interrupted", values["as_json"])
@@ -216,12 +229,17 @@ class Trials:
 
     def __call__(self, number: int, tried: Mapping[str, Any], report: Report) -> Finished:
         """Train with the settings of a trial, and without the test data."""
-        from adaptdock.engine.report import write_report
-
         folder = Path(self.values["run_dir"]) / TRIAL.format(number)
         settings = self.searched.settings({**self.values, **tried, "run_dir": str(folder)})
         made = self.plan(tried)
         made.records.pop("test", None)
+        with run_folder(folder):
+            return self._train(made, settings, report)
+
+    def _train(self, made: Plan, settings: Settings, report: Report) -> Finished:
+        from adaptdock.engine.report import write_report
+
+        folder = settings.run_dir
         clear(folder)
         settings.write()
         with watching(folder / LOG, silent=True) as watch:
@@ -299,17 +317,17 @@ def _end(sweep: Sweep, trials: Trials, common: Settings, interrupted: bool, as_j
             f"no trial of {len(found)} came to its end, so there is no adapter; one of them says: {reason}"
         )
     adapter = trials.winner(best)
-    write_file(common.output, adapter)
     _write_config(common.run_dir / CONFIG, trials.values, best)
+    write_file(common.output, adapter, common.overwrite)
     places = {"adapter": common.output, "settings": common.run_dir / CONFIG, "folder": common.run_dir}
     if as_json:
         document = {"metric": trials.metric, "best": best.number, "metrics": adapter.card.metrics}
         rows = [{**asdict(trial), "folder": str(trial.folder or "")} for trial in found]
         show_json({**document, **{key: str(place) for key, place in places.items()}, "trials": rows})
     else:
-        print()
+        say()
         show_metrics(adapter.card.metrics)
-        print()
+        say()
         show_pairs({"best": f"trial {best.number}", **places, "picture": common.run_dir / "sweep.png"})
     if interrupted:
         note(f"Interrupted: the best of the trials so far is in {common.output}.")

@@ -1,8 +1,8 @@
 """``adapt train --tasks``: several tasks trained together, and a complete adapter file for each."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from adaptdock.cli.flags import (
     output_flags,
     peek,
 )
-from adaptdock.cli.output import count, note, show_json, show_pairs, show_table
-from adaptdock.cli.places import LOG, check_folder, check_output, check_unfinished, clear
+from adaptdock.cli.output import count, note, say, show_json, show_pairs, show_table
+from adaptdock.cli.places import LOG, check_folder, check_output, check_unfinished, clear, run_folder
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import CONFIG, absolute_backbone, with_absolute_places
 from adaptdock.engine.assembly import checked_options, make_methods, make_task, validated
@@ -38,11 +38,12 @@ from adaptdock.engine.multitask import (
     plan_together,
 )
 from adaptdock.engine.options import TrainingOptions, merge_options, with_precision
-from adaptdock.engine.training import Result, fresh_folder
+from adaptdock.engine.run_folders import run_name
+from adaptdock.engine.training import Result
 from adaptdock.hub.file import write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
-from adaptdock.plugins.errors import DataError, UsageError
+from adaptdock.plugins.errors import DataError, TakenError, UsageError
 
 METHOD, BACKBONE = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE
 SPLITS = ("data", "train", "validation", "test")
@@ -68,6 +69,8 @@ class TogetherSettings:
     output: Path
     run_dir: Path
     overwrite: bool = False
+    automatic: bool = False
+    """Whether nobody has named the run's folder."""
 
     def write(self) -> None:
         """Keep the settings in the run's folder."""
@@ -199,8 +202,9 @@ def _decide(
         training=with_absolute_places(chosen.model_dump(mode="json", exclude={"method_options"})),
         method_options=method_options,
         output=Path(values["output"] or "."),
-        run_dir=Path(values["run_dir"]) if values["run_dir"] else fresh_folder("-".join(entries), method),
+        run_dir=Path(values["run_dir"]) if values["run_dir"] else run_name("-".join(entries), method),
         overwrite=bool(values["overwrite"]),
+        automatic=not values["run_dir"],
     )
 
 
@@ -234,21 +238,24 @@ def resume(folder: Path, output: str | None, overwrite: bool, as_json: bool) -> 
         raise DataError(f"{path}: it is damaged: {error} is missing") from None
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: it is damaged: {error}") from None
-    settings.check_places(resume=True)
-    return _run(_plan(settings), settings, as_json, resume=True)
+    with run_folder(folder):
+        settings.check_places(resume=True)
+        its_own = {name for name in settings.tasks if settings.file(name).exists()}  # others would have been refused
+        return _run(_plan(settings), settings, as_json, its_own, resume=True)
 
 
 def _train(settings: TogetherSettings, dry_run: bool, as_json: bool) -> int:
-    if not dry_run:
-        settings.check_places(resume=False)
-    made = _plan(settings)
     if dry_run:
-        _show_plan(made, as_json)
+        _show_plan(_plan(settings), as_json)
         return 0
-    for folder in (settings.run_dir, *(settings.run_dir / name for name in settings.tasks)):
-        clear(folder)
-    settings.write()
-    return _run(made, settings, as_json, resume=False)
+    with run_folder(settings.run_dir, settings.automatic) as place:
+        settings = replace(settings, run_dir=place)
+        settings.check_places(resume=False)
+        made = _plan(settings)
+        for folder in (settings.run_dir, *(settings.run_dir / name for name in settings.tasks)):
+            clear(folder)
+        settings.write()
+        return _run(made, settings, as_json)
 
 
 def _plan(settings: TogetherSettings) -> TogetherPlan:
@@ -265,19 +272,36 @@ def _plan(settings: TogetherSettings) -> TogetherPlan:
     return made
 
 
-def _run(made: TogetherPlan, settings: TogetherSettings, as_json: bool, resume: bool) -> int:
+def _run(
+    made: TogetherPlan,
+    settings: TogetherSettings,
+    as_json: bool,
+    its_own: Collection[str] = (),
+    resume: bool = False,
+) -> int:
     run = TogetherRun(made, settings.run_dir)
     with watching(settings.run_dir / LOG) as watch:
         results = dict(zip(settings.tasks, run(watch, resume=resume), strict=True))
     settings.output.mkdir(parents=True, exist_ok=True)
-    for name, result in results.items():
-        write_file(settings.file(name), result.adapter)
     verdicts = {name: _report(settings.run_dir / name, made, name, result) for name, result in results.items()}
+    _save(settings, results, its_own)
     _show(made, settings, results, verdicts, as_json)
     if not any(result.ending == "interrupted" for result in results.values()):
         return 0
     note(f"Interrupted: the best adapters so far are saved. Go on with --resume {settings.run_dir}")
     return 130
+
+
+def _save(settings: TogetherSettings, results: Mapping[str, Result], its_own: Collection[str]) -> None:
+    """Write every file; raise :class:`TakenError` for the first whose place was taken meanwhile."""
+    taken = []
+    for name, result in results.items():
+        try:
+            write_file(settings.file(name), result.adapter, settings.overwrite or name in its_own)
+        except TakenError as error:
+            taken.append(error)
+    if taken:
+        raise taken[0]
 
 
 def _report(folder: Path, made: TogetherPlan, name: str, result: Result) -> list[str]:
@@ -304,7 +328,7 @@ def _show_plan(made: TogetherPlan, as_json: bool) -> None:
             "trained": f"{count(summary['trained_parameters'])} parameters",
         }
     )
-    print()
+    say()
     show_table(
         ["name", "task", "training records", "windows", "drawn in an epoch", "head parameters"],
         [
@@ -334,7 +358,7 @@ def _show(
         return
     for name, result in results.items():
         if result.shortfall:
-            print(f"{name}: {result.shortfall}")
+            say(f"{name}: {result.shortfall}")
     show_table(
         ["name", "task", "metric", "validation", "test", "best epoch", "adapter", "bytes"],
         [
@@ -346,7 +370,7 @@ def _show(
             for row in rows
         ],
     )
-    print()
+    say()
     longest = max(results.values(), key=lambda result: result.seconds)
     show_pairs(
         {
@@ -357,7 +381,7 @@ def _show(
     )
     for name, sentences in verdicts.items():
         for sentence in sentences:
-            print(f"{name}: {sentence}")
+            say(f"{name}: {sentence}")
 
 
 def _row(made: TogetherPlan, settings: TogetherSettings, name: str, result: Result) -> dict[str, Any]:

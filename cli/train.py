@@ -1,7 +1,7 @@
 """``adapt train``: an adapter trained on a frozen backbone, and saved as one file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from adaptdock.cli.flags import (
 )
 from adaptdock.cli.folds import try_folds
 from adaptdock.cli.output import note, show_json
-from adaptdock.cli.places import LOG, check_places, clear
+from adaptdock.cli.places import LOG, check_places, clear, run_folder
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings, decide, recall
 from adaptdock.cli.summary import show_plan, show_result
@@ -161,20 +161,24 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
     folding = validated(FoldOptions, FOLDING.given(values), "folds")
     assert isinstance(folding, FoldOptions)
     settings = decide(values, chosen.training, chosen.method, chosen.task)
-    if not values["dry_run"]:
-        check_places(settings, resume=False)
-    made = _plan(settings)
     if values["dry_run"]:
-        show_plan(made, values["as_json"])
+        show_plan(_plan(settings), values["as_json"])
         return 0
+    with run_folder(settings.run_dir, settings.automatic) as folder:
+        return _begin(replace(settings, run_dir=folder), folding, values["as_json"])
+
+
+def _begin(settings: Settings, folding: FoldOptions, as_json: bool) -> int:
+    check_places(settings, resume=False)
+    made = _plan(settings)
     clear(settings.run_dir)
     settings.write()
-    folds = try_folds(made, settings, folding.folds, values["as_json"]) if folding.folds else None
+    folds = try_folds(made, settings, folding.folds, as_json) if folding.folds else None
     if folding.folds_only:
-        if values["as_json"]:
+        if as_json:
             show_json(folds)
         return 0
-    return _run(made, settings, values["as_json"], resume=False, folds=folds)
+    return _run(made, settings, as_json, settings.overwrite, folds=folds)
 
 
 def _resume(values: dict[str, Any]) -> int:
@@ -185,9 +189,10 @@ def _resume(values: dict[str, Any]) -> int:
     if together.is_together(Path(values["resume"])):
         return together.resume(Path(values["resume"]), values["output"], bool(values["overwrite"]), values["as_json"])
     settings = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
-    check_places(settings, resume=True)
-    made = _plan(settings)
-    return _run(made, settings, values["as_json"], resume=True)
+    with run_folder(settings.run_dir):
+        check_places(settings, resume=True)
+        its_own = settings.output.exists()  # else it would have been refused
+        return _run(_plan(settings), settings, values["as_json"], settings.overwrite or its_own, resume=True)
 
 
 def _is_given(name: str, value: Any) -> bool:
@@ -210,11 +215,18 @@ def _plan(settings: Settings) -> Plan:
     return made
 
 
-def _run(made: Plan, settings: Settings, as_json: bool, resume: bool, folds: Mapping[str, Any] | None = None) -> int:
+def _run(
+    made: Plan,
+    settings: Settings,
+    as_json: bool,
+    replaces: bool,
+    resume: bool = False,
+    folds: Mapping[str, Any] | None = None,
+) -> int:
     with watching(settings.run_dir / LOG) as watch:
         result = carry_out(made, settings.run_dir, settings.name, watch, resume)
-    write_file(settings.output, result.adapter)
     verdict = _report(settings.run_dir, made, result)
+    write_file(settings.output, result.adapter, replaces)
     show_result(made, result, settings.output, settings.run_dir, verdict, as_json, folds)
     if result.ending != "interrupted":
         return 0

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adaptdock.engine.dock import Dock, load_backbone
-from adaptdock.hub.file import AdapterFile, read_file
+from adaptdock.hub.admission import read_adapter
+from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions, Writer
 from adaptdock.plugins.errors import UsageError
 
@@ -74,7 +75,7 @@ def translator(name: str, backbone: Backbone) -> Translator:
     """
     path = Path(name)
     if path.is_file() and path.suffix != ".gguf":
-        adapter = read_file(path)
+        adapter = read_adapter(path)
         mine = adapter.card.backbone
         if mine.fingerprint == backbone.fingerprint:
             return Translator(backbone, adapter)

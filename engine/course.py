@@ -15,6 +15,7 @@ from adaptdock.engine.assembly import Assembly
 from adaptdock.engine.batches import shuffled
 from adaptdock.engine.dock import Dock
 from adaptdock.engine.options import TrainingOptions
+from adaptdock.hub.locks import owned
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import AdaptError, UsageError
 
@@ -151,8 +152,12 @@ class Course(ABC, Generic[Left]):
 
         With ``resume`` the run goes on from its last complete checkpoint. Ctrl-C ends it with the best
         adapter so far. Raises :class:`AdaptError` where the loss is no longer a number; the last good
-        weights are stored all the same.
+        weights are stored all the same, and :class:`LockedError` where another run works in the folder.
         """
+        with owned(self.folder):
+            return self._train(progress, resume)
+
+    def _train(self, progress: Callable[[Progress], None] | None, resume: bool) -> Left:
         from adaptdock.engine.trainer import LossIsNotFinite, make_trainer
 
         self._settle(resume)

@@ -18,9 +18,9 @@ from adaptdock.engine.ports import OpenPorts
 from adaptdock.engine.prediction import predict
 from adaptdock.engine.rows import Docked, MixedRows, arranged, places
 from adaptdock.engine.slots import Gathered, Slot, Stack, Stacks, Tensors
+from adaptdock.hub.admission import read_adapter
 from adaptdock.hub.card import Card
-from adaptdock.hub.file import AdapterFile, read_file
-from adaptdock.hub.installed import locate
+from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, BackboneFamily, Feature, LoadOptions, Reading
 from adaptdock.plugins.errors import BackboneError, MismatchError, UnknownNameError, UsageError
@@ -148,10 +148,11 @@ class Dock:
         ``name`` is the card's unless given. A name that is taken is refused unless ``replace`` is
         set: then the new version takes over between two batches.
 
-        Raises :class:`FileError` for a damaged file, :class:`MismatchError` for another backbone
-        or for tensors that do not fit, :class:`UsageError` for a taken name.
+        Raises :class:`FileError` for a damaged file, :class:`TrustError` for one that is revoked or not allowed,
+        :class:`MismatchError` for another backbone or for tensors that do not fit, :class:`UsageError` for a taken
+        name.
         """
-        return self.dock(read_file(locate(path)), name, replace)
+        return self.dock(read_adapter(path), name, replace)
 
     def dock(self, adapter: AdapterFile | Prepared, name: str | None = None, replace: bool = False) -> str:
         """Dock an adapter that is in memory; see :meth:`load`."""

@@ -7,9 +7,9 @@ import torch
 
 from adaptdock.engine.assembly import HEAD, ON, Assembly, Part, make_task, parts_beneath
 from adaptdock.engine.dock import Dock
+from adaptdock.hub.admission import read_adapter
 from adaptdock.hub.card import BaseEntry
-from adaptdock.hub.file import AdapterFile, read_file
-from adaptdock.hub.installed import locate
+from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, Composite, Method, Trained
 from adaptdock.plugins.errors import MismatchError
 
@@ -54,7 +54,7 @@ def _trained(path: Path, backbone: Backbone) -> Trained:
 
 
 def _verified(path: Path, backbone: Backbone) -> AdapterFile:
-    adapter = read_file(locate(path))
+    adapter = read_adapter(path)
     try:
         Dock(backbone).prepare(adapter)  # verifies fingerprint, shapes and numbers; nothing is docked
     except MismatchError as error:

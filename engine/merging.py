@@ -37,7 +37,7 @@ def merge(backbone: Backbone, adapter: AdapterFile, folder: Path, overwrite: boo
         )
     maps = merged_maps(backbone, adapter, Dock(backbone).prepare(adapter).assembly)
     head = {name: tensor for name, tensor in adapter.tensors.items() if name.startswith(f"{HEAD}.")}
-    with whole_folder(folder) as place:
+    with whole_folder(folder, replace=overwrite) as place:
         backbone.save(place, maps)
         save_file({name: tensor.cpu().contiguous() for name, tensor in head.items()}, place / HEAD_FILE)
         card = adapter.card.model_dump_json(indent=2)

@@ -7,14 +7,15 @@ a budget of its own, from which it is docked again without reading its file.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from adaptdock.engine.dock import NAMES, Dock, Prepared
-from adaptdock.hub.file import read_file
+from adaptdock.hub.admission import read_adapter
+from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.errors import BudgetError, UnknownNameError, UsageError
 from adaptdock.plugins.sequences import listed, text
 
@@ -42,11 +43,18 @@ class _Known:
 class Residency:
     """The adapters that a dock's process knows, docked when they are used.
 
-    ``device_bytes`` and ``host_bytes`` are the budgets; None is no limit. Safe for use by many threads.
+    ``device_bytes`` and ``host_bytes`` are the budgets; None is no limit. ``read`` reads a file whenever its adapter
+    is docked. Safe for use by many threads.
     """
 
-    def __init__(self, dock: Dock, device_bytes: int | None = None, host_bytes: int | None = None) -> None:
-        self.dock = dock
+    def __init__(
+        self,
+        dock: Dock,
+        device_bytes: int | None = None,
+        host_bytes: int | None = None,
+        read: Callable[[Path], AdapterFile] = read_adapter,
+    ) -> None:
+        self.dock, self._read_file = dock, read
         self.device_bytes, self.host_bytes = device_bytes, host_bytes
         self._known: dict[str, _Known] = {}
         self._docked: OrderedDict[str, _Known] = OrderedDict()
@@ -172,7 +180,7 @@ class Residency:
                     self._keep_waiting(name, known, prepared)
 
     def _read(self, known: _Known) -> Prepared:
-        prepared = self.dock.prepare(read_file(known.path))
+        prepared = self.dock.prepare(self._read_file(known.path))
         return prepared.pinned() if self.dock.backbone.device.type == "cuda" else prepared
 
     def _make_room(self, name: str, needed: int) -> None:

@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +20,13 @@ from adaptdock.engine.dock import load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.engine.options import STORES, with_precision
 from adaptdock.engine.planning import Plan, plan
+from adaptdock.engine.run_folders import fresh_folder
 from adaptdock.engine.schedules import Distances, frozen_until
 from adaptdock.engine.selection import Criterion
 from adaptdock.engine.shortfall import compared, no_better, unmoved
 from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.hub.locks import owned
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Task, Writer
 
@@ -77,22 +78,15 @@ def carry_out(
     progress: Callable[[Progress], None] | None = None,
     resume: bool = False,
 ) -> Result:
-    """Train what a plan says: in one run, or in several where there are texts without labels."""
+    """Train what a plan says: in one run, or in several where there are texts without labels.
+
+    Raises :class:`LockedError` where another run works in the folder.
+    """
     from adaptdock.engine.selftraining import SelfTraining
 
     run = SelfTraining(made, folder, name) if made.unlabelled else Run(made, folder, name)
-    return run(progress, resume)
-
-
-def fresh_folder(task: str, method: str) -> Path:
-    """Return a folder for a run that does not exist yet: ``runs/<task>-<method>-<time>``."""
-    base = f"{task}-{method}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = Path("runs") / base
-    number = 2
-    while folder.exists():
-        folder = Path("runs") / f"{base}-{number}"
-        number += 1
-    return folder
+    with owned(folder):
+        return run(progress, resume)
 
 
 def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:

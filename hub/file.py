@@ -6,7 +6,7 @@ Header metadata: ``format``, ``format_version``, ``card`` (JSON) and ``sha256`` 
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from pydantic import ValidationError
 
 from adaptdock.hub.card import Card
-from adaptdock.hub.whole import whole_file
-from adaptdock.plugins.errors import FileError
+from adaptdock.hub.whole import numbered, whole_file
+from adaptdock.plugins.errors import FileError, TakenError
 from adaptdock.plugins.regular import open_regular, size_of
 
 if TYPE_CHECKING:
@@ -88,17 +88,21 @@ def read_header_of(blob: bytes, where: object) -> Header:
     return _header(where, head, data_size)
 
 
-def read_file(path: str | Path) -> AdapterFile:
-    """Read and verify an adapter file; raise :class:`FileError` where its content is damaged."""
+def read_file(path: str | Path, admit: Callable[[bytes], None] = lambda content: None) -> AdapterFile:
+    """Read and verify an adapter file; raise :class:`FileError` where its content is damaged.
+
+    ``admit`` sees the content before anything is made of it, and raises where it may not be used.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = Path(path)
     with _opened(path) as stream:
-        head, data_size = _parsed_head(stream, size_of(stream), path)
-        header = _header(path, head, data_size)
-        stream.seek(0)
+        checked_header(stream, path)  # what is no adapter is not read to its end
         blob = stream.read()
+    admit(blob)
+    head, data_size = _parsed_head(io.BytesIO(blob), len(blob), path)
+    header = _header(path, head, data_size)
     metadata = head["__metadata__"]
     if _checksum(head, blob[len(blob) - data_size :]) != metadata.get("sha256"):
         raise FileError(path, "its content does not match its checksum: the file is damaged. Fetch or train it again.")
@@ -108,11 +112,12 @@ def read_file(path: str | Path) -> AdapterFile:
         raise FileError(path, f"its tensors cannot be read ({error}): the file is damaged") from error
 
 
-def write_file(path: str | Path, adapter: AdapterFile) -> int:
+def write_file(path: str | Path, adapter: AdapterFile, replace: bool = True) -> int:
     """Write an adapter file and return its size in bytes.
 
     A file that stood there is replaced only when the new one is complete and on the disk; when
-    anything fails, it is untouched and nothing half-written is left. Raises :class:`FileError`.
+    anything fails, it is untouched and nothing half-written is left. Raises :class:`FileError`, and without
+    ``replace`` :class:`TakenError` where there is a file: then the new one is beside it.
     """
     from safetensors.torch import save
 
@@ -125,10 +130,23 @@ def write_file(path: str | Path, adapter: AdapterFile) -> int:
     head = {**json.loads(plain[8 : len(plain) - len(data)]), "__metadata__": metadata}
     blob = save(tensors, metadata={**metadata, "sha256": _checksum(head, data)})
     try:
-        whole_file(path, blob)
+        place = _written(path, blob, replace)
     except OSError as error:
         raise FileError(path, f"the adapter could not be saved: {error.strerror or error}") from error
+    if place != path:
+        raise TakenError(path, place)
     return len(blob)
+
+
+def _written(path: Path, blob: bytes, replace: bool) -> Path:
+    """Write a file, and return its path: the next one that is free where a file is not to be replaced."""
+    for place in numbered(path):
+        try:
+            whole_file(place, blob, replace)
+        except FileExistsError:
+            continue
+        return place
+    raise AssertionError("there is always a next number")
 
 
 def _checksum(head: Mapping[str, Any], data: bytes) -> str:

@@ -126,7 +126,7 @@ def write_project(project: Project, folder: Path, adapters: Sequence[Path] = ())
     for path in adapters:
         read_card(path)
     words = project.words()
-    with whole_folder(folder) as new:
+    with whole_folder(folder, replace=False) as new:
         for source in ("common", project.kind):
             _fill(TEMPLATES / source, new, words)
         for path in adapters:

@@ -17,9 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from adaptdock.hub.admission import read_adapter
 from adaptdock.hub.card import Card
-from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.hub.file import AdapterFile, write_file
 from adaptdock.hub.index import Entry, Index, lookalike, make_entry
+from adaptdock.hub.locks import changing
 from adaptdock.hub.sources import INDEX
 from adaptdock.hub.strict import read
 from adaptdock.hub.trust import sign
@@ -62,7 +64,14 @@ def publish(
     :class:`UsageError` for a card that is not complete, for a version that is there with other content, and for a
     name that looks like another.
     """
-    adapter = read_file(source)
+    with changing(folder / INDEX):
+        return _publish(source, folder, publisher, test_set, key, given)
+
+
+def _publish(
+    source: Path, folder: Path, publisher: str, test_set: str, key: str | None, given: Mapping[str, Any]
+) -> Published:
+    adapter = read_adapter(source)
     card = completed(adapter.card, **given)
     index = read(folder / INDEX, Index) if (folder / INDEX).exists() else Index()
     other = lookalike(card.name, {entry.name for entry in index.adapters})

@@ -11,14 +11,17 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Literal
 
+from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field
 
 from adaptdock.hub import places
 from adaptdock.hub.file import read_header
 from adaptdock.hub.index import Entry, lookalike, unknown
+from adaptdock.hub.locks import changing
+from adaptdock.hub.newest import newest_installed, remember
 from adaptdock.hub.sources import Found, Sources, fetched, open_source
 from adaptdock.hub.strict import read
-from adaptdock.hub.trust import Policy, judge, trusted
+from adaptdock.hub.trust import Policy, judge, read_policy, trusted
 from adaptdock.hub.whole import whole_file, whole_folder
 from adaptdock.plugins.errors import FileError, TrustError, UsageError
 from adaptdock.plugins.regular import read_regular
@@ -69,7 +72,17 @@ class Rules:
 
 def installed() -> list[Record]:
     """Return the records of all installed adapters, by name; raise :class:`FileError` for a damaged one."""
-    return [read(file, Record) for file in sorted(_root().glob(f"*/{RECORD}"))]
+    return [read_record(file) for file in record_files()]
+
+
+def record_files() -> list[Path]:
+    """Return the files that say what is installed."""
+    return sorted(root().glob(f"*/{RECORD}"))
+
+
+def read_record(file: Path) -> Record:
+    """Return the record in a file; raise :class:`FileError` for a damaged one."""
+    return read(file, Record)
 
 
 def find(name: str) -> Record:
@@ -134,7 +147,7 @@ def verify(record: Record) -> str | None:
     if found != record.entry.sha256:
         return f"its file was changed: the sha256 is {found}, not {record.entry.sha256}"
     try:
-        judge(record.entry, Policy(), trusted(), [])
+        judge(record.entry, read_policy(), trusted(), [])
     except TrustError as error:
         return str(error)
     return None
@@ -142,15 +155,36 @@ def verify(record: Record) -> str | None:
 
 def remove(name: str) -> Record:
     """Remove an installed adapter and return its record."""
-    record = find(name)
-    try:
-        shutil.rmtree(_folder(name))
-    except OSError as error:
-        raise FileError(_folder(name), f"it could not be removed: {error.strerror or error}") from error
+    with changing(root()):
+        record = find(name)
+        try:
+            shutil.rmtree(_folder(name))
+        except OSError as error:
+            raise FileError(_folder(name), f"it could not be removed: {error.strerror or error}") from error
+        remember(record.entry)
     return record
 
 
 def _install(found: Found, rules: Rules, published: Sequence[Entry]) -> Record:
+    record, is_installed = _admitted(found, rules, published)
+    if is_installed:
+        return record
+    entry = record.entry
+    with fetched(found.source, entry) as path:
+        _check_header(entry, path)
+        with changing(root()):
+            record, is_installed = _admitted(found, rules, published)  # another process may have been faster
+            if is_installed:
+                return record
+            with whole_folder(_folder(entry.name)) as folder:
+                shutil.copyfile(path, folder / record.path.name)
+                (folder / RECORD).write_text(record.model_dump_json(indent=2) + "\n")
+            remember(entry)
+    return record
+
+
+def _admitted(found: Found, rules: Rules, published: Sequence[Entry]) -> tuple[Record, bool]:
+    """Return the record of what is to be installed, or of the same that is installed already, and which it is."""
     entry = found.entry
     there = {record.entry.name: record for record in installed()}
     before = there.get(entry.name)
@@ -160,15 +194,11 @@ def _install(found: Found, rules: Rules, published: Sequence[Entry]) -> Record:
     _refuse_missing_code(entry)
     if before is not None:
         if before.entry == entry and verify(before) is None:
-            return before
+            return before, True
         _refuse_other(entry, before.entry, rules.allow_downgrade)
-    record = Record(entry=entry, source=found.source.name, stands=stands)
-    with fetched(found.source, entry) as path:
-        _check_header(entry, path)
-        with whole_folder(_folder(entry.name)) as folder:
-            shutil.copyfile(path, folder / record.path.name)
-            (folder / RECORD).write_text(record.model_dump_json(indent=2) + "\n")
-    return record
+    elif not rules.allow_downgrade:
+        _refuse_older(entry)
+    return Record(entry=entry, source=found.source.name, stands=stands), False
 
 
 def _refuse_lookalike(entry: Entry, others: Sequence[Entry]) -> None:
@@ -211,6 +241,16 @@ def _refuse_other(entry: Entry, before: Entry, allow_downgrade: bool) -> None:
         )
 
 
+def _refuse_older(entry: Entry) -> None:
+    """Refuse what is older than the version that was removed: an index from before that version would bring it."""
+    newest = newest_installed(entry.name)
+    if newest is not None and entry.order < Version(newest):
+        raise TrustError(
+            f"{entry.label} is refused: version {newest} was installed here before it was removed, and is newer, so "
+            f"the source is older than what was installed from it. If you want the older one, say --allow-downgrade."
+        )
+
+
 def _check_header(entry: Entry, path: Path) -> None:
     """Refuse a file whose own card says something else than the entry."""
     card = read_header(path).card
@@ -227,9 +267,10 @@ def _check_header(entry: Entry, path: Path) -> None:
             raise TrustError(f"{entry.label} is refused: its entry has the {what} {said!r}, its file {held!r}")
 
 
-def _root() -> Path:
+def root() -> Path:
+    """Return the folder of the installed adapters."""
     return places.home() / "adapters"
 
 
 def _folder(name: str) -> Path:
-    return _root() / name
+    return root() / name

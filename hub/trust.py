@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adaptdock.hub import places
 from adaptdock.hub.index import Entry, Revocation
+from adaptdock.hub.locks import changing
 from adaptdock.hub.strict import read
 from adaptdock.hub.whole import whole_file
 from adaptdock.plugins.errors import FileError, TrustError, UnknownNameError, UsageError
@@ -35,7 +36,7 @@ class Trusted(_Model):
 
 
 class Policy(_Model):
-    """What may be installed; an empty list allows everything of its kind."""
+    """Which published adapters may be installed and used; an empty list allows everything of its kind."""
 
     signed_only: bool = False
     """Only entries that are signed by a key of a trusted publisher."""
@@ -55,8 +56,6 @@ def new_key(name: str) -> str:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     path = _key_file(name)
-    if path.exists():
-        raise UsageError(f"there is a key named {name!r} already, in {path}; give another name")
     key = Ed25519PrivateKey.generate()
     blob = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -66,6 +65,8 @@ def new_key(name: str) -> str:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(blob)
+    except FileExistsError:
+        raise UsageError(f"there is a key named {name!r} already, in {path}; give another name") from None
     except OSError as error:
         raise FileError(path, f"the key could not be saved: {error.strerror or error}") from error
     return public_key(name)
@@ -115,54 +116,63 @@ def _key_file(name: str) -> Path:
 
 def trusted() -> Trusted:
     """Return whom this machine trusts; nobody where nothing was said."""
-    path = _trust_file()
+    path = trust_file()
     return read(path, Trusted) if path.exists() else Trusted()
 
 
 def trust(publisher: str, key: str) -> None:
     """Trust a publisher's key from now on; raise :class:`UsageError` for what is no key."""
     _raw(key)
-    known = trusted()
-    keys = list(dict.fromkeys([*known.publishers.get(publisher, []), key]))
-    _save(known.model_copy(update={"publishers": {**known.publishers, publisher: keys}}))
+    with changing(trust_file()):
+        known = trusted()
+        keys = list(dict.fromkeys([*known.publishers.get(publisher, []), key]))
+        _save(known.model_copy(update={"publishers": {**known.publishers, publisher: keys}}))
 
 
 def distrust(publisher: str, key: str | None = None) -> None:
     """Trust a publisher, or one key of his, no longer; raise :class:`UnknownNameError` where it was not trusted."""
-    known = trusted()
-    if publisher not in known.publishers:
-        raise UnknownNameError("publisher", publisher, known.publishers)
-    if key is not None and key not in known.publishers[publisher]:
-        raise UnknownNameError(f"key of {publisher}", key, known.publishers[publisher])
-    kept = [other for other in known.publishers[publisher] if key is not None and other != key]
-    others = {name: keys for name, keys in known.publishers.items() if name != publisher}
-    _save(known.model_copy(update={"publishers": {**others, **({publisher: kept} if kept else {})}}))
+    with changing(trust_file()):
+        known = trusted()
+        if publisher not in known.publishers:
+            raise UnknownNameError("publisher", publisher, known.publishers)
+        if key is not None and key not in known.publishers[publisher]:
+            raise UnknownNameError(f"key of {publisher}", key, known.publishers[publisher])
+        kept = [other for other in known.publishers[publisher] if key is not None and other != key]
+        others = {name: keys for name, keys in known.publishers.items() if name != publisher}
+        _save(known.model_copy(update={"publishers": {**others, **({publisher: kept} if kept else {})}}))
 
 
 def revoke(revocation: Revocation) -> None:
     """Refuse a key or a file from now on."""
-    known = trusted()
-    _save(known.model_copy(update={"revoked": [*known.revoked, revocation]}))
+    with changing(trust_file()):
+        known = trusted()
+        _save(known.model_copy(update={"revoked": [*known.revoked, revocation]}))
 
 
 def _save(found: Trusted) -> None:
-    path = _trust_file()
+    path = trust_file()
     try:
         whole_file(path, found.model_dump_json(indent=2).encode() + b"\n")
     except OSError as error:
         raise FileError(path, f"it could not be saved: {error.strerror or error}") from error
 
 
-def _trust_file() -> Path:
+def trust_file() -> Path:
+    """Return the file that says whom this machine trusts."""
     return places.home() / "trust.json"
 
 
 # -------------------------------------------------------------------------------------------- policy
 
 
+def policy_file() -> Path:
+    """Return the file of this machine's policy."""
+    return places.home() / "policy.toml"
+
+
 def read_policy(path: Path | None = None) -> Policy:
     """Return a policy (TOML), this machine's unless a file is named; where there is none, it allows everything."""
-    file = path or places.home() / "policy.toml"
+    file = path or policy_file()
     if path is None and not file.exists():
         return Policy()
     try:

@@ -49,6 +49,29 @@ class FileError(AdaptError):
         super().__init__(f"{path}: {problem}")
 
 
+class LockedError(UsageError):
+    """A folder or file that another process works on. Attributes: ``path``, ``pid`` (None if unknown), ``host``."""
+
+    def __init__(self, path: object, pid: int | None, host: str = "") -> None:
+        self.path, self.pid, self.host = str(path), pid, host
+        holder = "another process" if pid is None else f"the process {pid}{f' on {host}' if host else ''}"
+        super().__init__(
+            f"{path} is in use by {holder}, and two at a time would overwrite each other. Wait until it has ended, or "
+            f"name another place."
+        )
+
+
+class TakenError(UsageError):
+    """A place that something else took during the work. Attributes: ``path``, ``kept``, where the result is."""
+
+    def __init__(self, path: object, kept: object) -> None:
+        self.path, self.kept = str(path), str(kept)
+        super().__init__(
+            f"{path} did not exist when the work began and does now, so it is left as it is; the result is in {kept}. "
+            f"Move it to where you want it; next time give another --output, or --overwrite."
+        )
+
+
 class MismatchError(AdaptError):
     """An adapter and a backbone that do not belong together."""
 

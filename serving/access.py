@@ -9,7 +9,7 @@ from adaptdock.serving.tokens import Tokens
 OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
 """What everybody may ask for."""
 PAGE = "/page/"
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "testserver")
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 MANAGED = ("/v1/adapters", "/v1/aliases")
 """What changes there is for tokens with the scope admin."""
 

@@ -16,6 +16,7 @@ from adaptdock.serving.bodies import Bodies
 from adaptdock.serving.compatible import compatible
 from adaptdock.serving.connections import Admission
 from adaptdock.serving.envelope import Envelope, explained, phrase
+from adaptdock.serving.framing import Framing
 from adaptdock.serving.managing import managing
 from adaptdock.serving.page.route import page
 from adaptdock.serving.predicting import predicting
@@ -55,6 +56,7 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     app.add_middleware(Bodies, options=service.options)  # the last one added is the outermost
     app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)
     app.add_middleware(Admission, service=service)
+    app.add_middleware(Framing)
     app.add_middleware(Envelope, metrics=service.metrics)
     return app
 

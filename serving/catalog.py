@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.residency import Residency, Tier
-from adaptdock.hub.file import read_card, read_file
-from adaptdock.plugins.errors import AdaptError, FileError, MismatchError, UnknownNameError, UsageError
+from adaptdock.plugins.errors import (
+    AdaptError,
+    FileError,
+    MismatchError,
+    TrustError,
+    UnknownNameError,
+    UsageError,
+)
 from adaptdock.serving.store import Store, hash_of
 from adaptdock.serving.versions import VERSION, Chosen, Served, Version, checked_name, parts_of
 
@@ -267,6 +273,31 @@ class Catalog:
             self._leave(list(served.versions.values()))
             self._told("removed", {"adapter": name})
 
+    def withdraw(self, reasons: Mapping[str, str]) -> None:
+        """Serve no version any more whose content may not be used now; ``reasons`` are by its hash.
+
+        An adapter that such a version answers for is removed: no other version takes its place unasked.
+        """
+        with self._change:
+            for name, served in self.all().items():
+                versions = [version for version in served.versions.values() if version.sha256 in reasons]
+                for version in versions:
+                    about = {"adapter": name, "version": version.number, "reason": reasons[version.sha256]}
+                    self._told("refused", about)
+                if any(version.number in served.split for version in versions):
+                    self.remove(name)
+                elif versions:
+                    self._drop(name, versions)
+
+    def _drop(self, name: str, versions: list[Version]) -> None:
+        """Forget versions that do not answer."""
+        served, numbers = self._copy(name, known=True), {version.number for version in versions}
+        served.versions = {number: one for number, one in served.versions.items() if number not in numbers}
+        served.earlier = [number for number in served.earlier if number not in numbers]
+        served.mirror = None if served.mirror in numbers else served.mirror
+        self._commit(served)
+        self._leave(versions)
+
     def set_alias(self, alias: str, target: str) -> None:
         """Let a name stand for an adapter or one of its versions."""
         with self._change:
@@ -304,16 +335,20 @@ class Catalog:
 
     def _restored(self, name: str, record: Mapping[str, Any]) -> Served:
         served = Served(name, next_number=record["next_number"], seen=record["seen"], pinned=record["pinned"])
+        distrusted = set()
         for number, sha256 in record["versions"].items():
             try:
                 version = self._known(name, int(number), sha256)
             except AdaptError as error:
                 self._told("refused", {"adapter": name, "version": int(number), "reason": str(error)})
+                distrusted |= {int(number)} if isinstance(error, TrustError) else set()
                 continue
             served.versions[version.number] = version
             self.residency.know(version.key, version.path)
         split = {int(number): weight for number, weight in record["split"].items()}
         served.split = {number: weight for number, weight in split.items() if number in served.versions}
+        if not served.split and distrusted & split.keys():
+            served.versions.clear()  # as with withdraw
         if not served.split and served.versions:
             served.split = {max(served.versions): 1.0}
         served.mirror = record["mirror"] if record["mirror"] in served.versions else None
@@ -325,9 +360,9 @@ class Catalog:
     # ------------------------------------------------------------------------------------- inside
 
     def _known(self, name: str, number: int, sha256: str) -> Version:
-        """Return a version from its card; its content is checked whenever it is docked."""
+        """Return a version from its card, if its content is that of its hash; it is checked whenever it is docked."""
         path, dock = self._store.path(sha256), self.residency.dock
-        card = read_card(path)
+        card = self._store.card(sha256)
         if card.backbone.fingerprint != dock.backbone.fingerprint:
             raise MismatchError(f"the adapter {name!r} was trained on {card.backbone.id!r}, which is not served here")
         return Version(name, number, sha256, path, card, dock.assembled(card))
@@ -336,7 +371,7 @@ class Catalog:
         """Return a version whose whole content has been checked: hash, card, backbone, shapes, numbers."""
         path, dock = self._store.path(sha256), self.residency.dock
         try:
-            adapter = read_file(path)
+            adapter = self._store.read(path)
         except FileError as error:
             raise FileError(f"the file of {name!r}", error.problem) from None  # where it was put tells nobody anything
         prepared = dock.prepare(adapter)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.dock import Dock, load_backbone
-from adaptdock.hub.file import read_file
+from adaptdock.hub.admission import read_adapter
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import AdaptError, UsageError
 from adaptdock.serving.options import ServingOptions
@@ -36,7 +36,7 @@ def check(options: ServingOptions, load: LoadOptions) -> Checked:
     for path in paths:
         try:
             checked_name(path.name.removesuffix(SUFFIX))
-            total += dock.prepare(read_file(path)).nbytes
+            total += dock.prepare(read_adapter(path)).nbytes
         except AdaptError as error:
             refused.append(str(error))
     summary = {

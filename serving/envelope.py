@@ -18,6 +18,7 @@ from adaptdock.plugins.errors import (
     DataError,
     FileError,
     MismatchError,
+    TrustError,
     UnknownNameError,
     UsageError,
 )
@@ -61,6 +62,7 @@ STATUS: tuple[tuple[type[AdaptError], int, str], ...] = (
     (BackboneError, 422, "invalid_request_error"),
     (MismatchError, 422, "invalid_adapter_error"),
     (FileError, 422, "invalid_adapter_error"),
+    (TrustError, 422, "invalid_adapter_error"),
 )
 CODES: dict[type[AdaptError], str] = {
     BusyError: "busy",

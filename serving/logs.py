@@ -1,11 +1,15 @@
-"""Logs: one JSON object a line, with the time and the request that it belongs to. No token or input stands in them."""
+"""Logs: one JSON object a line, with the time and the request that it belongs to. No token or input stands in them.
 
-import json
+A character that is not seen, such as a control character or a mark of writing direction, is a JSON escape.
+"""
+
 import logging
 import sys
 import traceback
 from datetime import UTC, datetime
 from typing import Any
+
+from adaptdock.plugins.escapes import json_text
 
 LOGGER = logging.getLogger("adaptdock.serving")
 
@@ -31,7 +35,7 @@ class JsonLines(logging.Formatter):
             fields = {**fields, "traceback": self.formatException(record.exc_info)}
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         found = {"time": time, "level": record.levelname.lower(), "event": record.getMessage(), **fields}
-        return json.dumps(found, ensure_ascii=False, default=str)
+        return json_text(found, default=str)
 
 
 def to_standard_error() -> None:

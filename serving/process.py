@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.hub.locks import owned
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.app import make_app
@@ -23,7 +24,7 @@ from adaptdock.serving.connections import RESERVE, Connections
 from adaptdock.serving.logs import log, to_standard_error
 from adaptdock.serving.options import ServingOptions
 from adaptdock.serving.service import Service
-from adaptdock.serving.tokens import Tokens, read_tokens
+from adaptdock.serving.tokens import Tokens, TokensFile, read_tokens
 
 SWITCH_SECONDS = 1e-4
 """After so long a thread gets Python back, not 5 ms: those that compute need it at every operation."""
@@ -70,13 +71,15 @@ class Server(uvicorn.Server):
 def serve(options: ServingOptions, load: LoadOptions) -> None:
     """Serve until a signal comes; requests under way are answered first.
 
-    Raises :class:`UsageError` where the address cannot be listened on, and what loading the backbone raises.
+    Raises :class:`UsageError` where the address cannot be listened on, :class:`LockedError` where another process
+    serves from the state folder, and what loading the backbone raises.
     """
     to_standard_error()
     sys.setswitchinterval(SWITCH_SECONDS)
     tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
+    hear_hang_up(tokens)
     listening = listen(options)
-    with listening:
+    with listening, owned(options.state_folder):  # before the backbone, whose loading takes its time
         backbone = load_backbone(options.backbone, load)
         service = Service(Dock(backbone), at_work(options, backbone.device))
         config = uvicorn.Config(
@@ -113,6 +116,22 @@ def connections_possible(wanted: int) -> int:
     if possible < wanted:
         log("fewer connections", wanted=wanted, possible=possible, reason="the limit of open files (ulimit -n)")
     return possible
+
+
+def hear_hang_up(tokens: Tokens) -> None:
+    """Read the tokens again at SIGHUP, which ends the process only if its terminal has gone and there are none."""
+    hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hang_up is None or threading.current_thread() is not threading.main_thread():
+        return
+
+    def heard(sig: int, frame: Any) -> None:
+        log("hang-up", signal=sig)
+        if isinstance(tokens, TokensFile):
+            tokens.refresh(at_once=True)
+        elif sys.stdin is not None and sys.stdin.isatty():
+            signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(hang_up, heard)
 
 
 def at_work(options: ServingOptions, device: torch.device) -> ServingOptions:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from adaptdock.engine.batches import collate
 from adaptdock.engine.dock import Dock
 from adaptdock.engine.residency import Residency
+from adaptdock.hub.admission import refused
 from adaptdock.plugins.contracts import Feature, Task
 from adaptdock.plugins.errors import AdaptError
 from adaptdock.serving.batcher import Batcher
@@ -76,7 +77,7 @@ class Service:
         self.dock, self.options = dock, options
         self.metrics = Metrics()
         self.store = Store(options.state_folder)
-        self.residency = Residency(dock, options.device_bytes, options.host_bytes)
+        self.residency = Residency(dock, options.device_bytes, options.host_bytes, self.store.read)
         self._loader = Loader()
         self.catalog = Catalog(
             self.residency, self.store, options.keep_versions, self._changed, options.max_upload, self._loader.submit
@@ -116,12 +117,20 @@ class Service:
             return
         self._ready = True
         log("ready", adapters=len(self.catalog.names), backbone=self.dock.backbone.id)
-        while self.watcher is not None:
+        while True:
             await asyncio.sleep(self.options.watch)
             try:
-                await asyncio.wrap_future(self._loader.submit(self.watcher.look))
+                await asyncio.wrap_future(self._loader.submit(self._withdraw))
+                if self.watcher is not None:
+                    await asyncio.wrap_future(self._loader.submit(self.watcher.look))
             except Exception as error:
                 log_error("watching failed", error)
+
+    def _withdraw(self) -> None:
+        """Look whether what is served may still be used: a key or a file may have been revoked."""
+        reasons = refused()
+        if reasons:
+            self.catalog.withdraw(reasons)
 
     def _restore(self) -> None:
         self.catalog.restore()

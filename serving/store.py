@@ -7,6 +7,7 @@ whole or not at all, and in the store before it is in the process.
 
 import hashlib
 import json
+import logging
 import os
 import sqlite3
 import tempfile
@@ -16,23 +17,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from adaptdock.hub.file import checked_header
-from adaptdock.plugins.errors import FileError
+from adaptdock.hub.admission import admit
+from adaptdock.hub.card import Card
+from adaptdock.hub.file import AdapterFile, checked_header, read_file, read_header_of
+from adaptdock.hub.locks import acquire, release
+from adaptdock.plugins.errors import FileError, TrustError
 from adaptdock.plugins.regular import open_regular, size_of
 from adaptdock.serving.errors import StoreError
+from adaptdock.serving.logs import log
 
 CHUNK = 2**20
 
 
 class Store:
-    """A folder with ``state.db`` and ``versions/``. Safe for use by many threads."""
+    """A folder with ``state.db`` and ``versions/``, of one process until it is closed. Safe for use by many threads.
+
+    Raises :class:`LockedError` where another process serves from it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._versions = folder / "versions"
         self._lock = threading.Lock()
+        self._owned: Path | None = None
         try:
             self._versions.mkdir(parents=True, exist_ok=True)
+            self._owned = acquire(folder)
             for half_written in self._versions.glob(".*.partial"):
                 half_written.unlink()
             self._base = sqlite3.connect(folder / "state.db", check_same_thread=False, isolation_level=None)
@@ -41,6 +51,7 @@ class Store:
             for table, column in (("adapters", "record"), ("aliases", "target")):
                 self._base.execute(f"CREATE TABLE IF NOT EXISTS {table} (name TEXT PRIMARY KEY, {column} TEXT)")
         except (OSError, sqlite3.Error) as error:
+            self._disown()
             raise StoreError(folder, error) from error
 
     def keep(self, source: Path | bytes, largest: int | None = None) -> str:
@@ -71,6 +82,31 @@ class Store:
         """Return where the version of that hash lies."""
         return self._versions / f"{sha256}.safetensors"
 
+    def read(self, path: Path) -> AdapterFile:
+        """Read a version; raise :class:`FileError` for another content than was kept, :class:`TrustError` if refused.
+
+        What is wrong is in the log too: who asks for the adapter cannot mend it.
+        """
+        try:
+            return read_file(path, lambda content: self._admit(path, content))
+        except (FileError, TrustError) as error:
+            log("refused", logging.ERROR, version=path.stem, reason=str(error))
+            raise
+
+    def card(self, sha256: str) -> Card:
+        """Return the card of a version, whose content has been compared with its hash; errors as :meth:`read`."""
+        path = self.path(sha256)
+        content = b"".join(_chunks(path, None))
+        self._admit(path, content)
+        return read_header_of(content, path).card
+
+    @staticmethod
+    def _admit(path: Path, content: bytes) -> None:
+        found = hashlib.sha256(content).hexdigest()
+        if found != path.stem:
+            raise FileError(path, f"its content was replaced: its sha256 is {found}, and what was kept had its name")
+        admit(path, content)
+
     def sweep(self, used: Iterable[str]) -> None:
         """Delete the versions that nothing uses."""
         kept = {self.path(sha256) for sha256 in used}
@@ -97,9 +133,15 @@ class Store:
         self._write("aliases", name, target)
 
     def close(self) -> None:
-        """Close the state."""
+        """Close the state, and let another process have it."""
         with self._lock:
             self._base.close()
+            self._disown()
+
+    def _disown(self) -> None:
+        if self._owned is not None:
+            release(self._owned)
+            self._owned = None
 
     def _read(self, query: str) -> list[tuple[str, str]]:
         with self._lock, self._told():

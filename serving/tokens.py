@@ -6,16 +6,22 @@ the SHA-256 of the token. A token has 256 bits of its own, so a fast hash gives 
 
 import hashlib
 import hmac
+import logging
 import os
 import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptdock.plugins.errors import DataError, FileError, UnknownNameError, UsageError
+from adaptdock.plugins.errors import AdaptError, DataError, FileError, UnknownNameError, UsageError
+from adaptdock.serving.logs import log
 
 SCOPES = ("predict", "admin")
 PREFIX = "adapt_"
+SETTLED = 2 * 10**9
+"""Nanoseconds after which a change of a file has another time than the one before, on any file system."""
+Stamp = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -52,19 +58,82 @@ class Tokens:
         return found
 
 
-def read_tokens(path: Path) -> Tokens:
+class TokensFile(Tokens):
+    """The tokens in a file, which is read again when it has changed.
+
+    A file with a line that is no token changes nothing: the tokens that were read last go on to count. One that is
+    gone, cannot be read or has no token in it lets nobody in. Both are logged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: Stamp | None = _stamp(path)
+        super().__init__(_tokens_of(path))
+        self._read_at = time.time_ns()
+
+    @property
+    def required(self) -> bool:
+        """True, whatever is in the file."""
+        return True
+
+    def find(self, secret: str) -> Token | None:
+        """Return what is known of a token now, or None."""
+        self.refresh()
+        return super().find(secret)
+
+    def refresh(self, at_once: bool = False) -> None:
+        """Read the file if it has changed, or ``at_once``.
+
+        One that had been written just before it was read is read again: it may have changed within a tick of the clock.
+        """
+        stamp = _stamp(self._path)
+        fresh = stamp is not None and self._read_at - stamp[0] < SETTLED
+        if stamp == self._stamp and not fresh and not at_once:
+            return
+        changed, self._stamp, self._read_at = stamp != self._stamp or at_once, stamp, time.time_ns()
+        try:
+            self._known = tuple(_tokens_of(self._path))
+        except AdaptError as error:
+            if not isinstance(error, BrokenTokensError):
+                self._known = ()
+            if changed:
+                log("tokens refused", logging.ERROR, reason=str(error), tokens=len(self._known))
+        else:
+            if changed:
+                log("tokens read", tokens=len(self._known))
+
+
+class BrokenTokensError(DataError):
+    """A file of tokens with a line that is none."""
+
+
+def read_tokens(path: Path) -> TokensFile:
     """Read a file of tokens; raise :class:`DataError` naming the line that is none."""
+    return TokensFile(path)
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+
+
+def _tokens_of(path: Path) -> list[Token]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the tokens cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except UnicodeDecodeError as error:
+        raise BrokenTokensError(f"{path}: the tokens cannot be read: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: the tokens cannot be read: {error.strerror or error}") from None
     known = []
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.startswith("#"):
             known.append(_parsed(f"{path}:{number}", line.split()))
     if not known:
         raise DataError(f"{path}: no token is in it; adapt serve --new-token makes one")
-    return Tokens(known)
+    return known
 
 
 def new_token(path: Path, scopes: str, name: str = "") -> str:
@@ -81,10 +150,16 @@ def new_token(path: Path, scopes: str, name: str = "") -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(f"{name} {','.join(chosen)} {_hash(secret)}\n")
+            start = "" if _ends_in_line(path) else "\n"
+            stream.write(f"{start}{name} {','.join(chosen)} {_hash(secret)}\n")
     except OSError as error:
         raise FileError(path, f"the token could not be kept: {error.strerror or error}") from error
     return secret
+
+
+def _ends_in_line(path: Path) -> bool:
+    """Tell whether a file is empty or ends in a line's end, which an editor may have left out."""
+    return path.read_bytes()[-1:] in (b"", b"\n")
 
 
 def checked_scope(scope: str) -> str:
@@ -96,8 +171,14 @@ def checked_scope(scope: str) -> str:
 
 def _parsed(place: str, parts: list[str]) -> Token:
     if len(parts) != 3 or len(parts[2]) != 64 or set(parts[2]) - set("0123456789abcdef"):
-        raise DataError(f"{place}: a line of tokens is NAME SCOPES SHA256, as adapt serve --new-token writes it")
-    return Token(parts[0], frozenset(checked_scope(scope) for scope in parts[1].split(",")), parts[2])
+        raise BrokenTokensError(
+            f"{place}: a line of tokens is NAME SCOPES SHA256, as adapt serve --new-token writes it"
+        )
+    scopes = frozenset(parts[1].split(","))
+    unknown = sorted(scopes - set(SCOPES))
+    if unknown:
+        raise BrokenTokensError(f"{place}: unknown scope {unknown[0]!r}; there is {', '.join(SCOPES)}")
+    return Token(parts[0], scopes, parts[2])
 
 
 def _hash(secret: str) -> str:

@@ -70,7 +70,7 @@ class Client(TestClient):
 def serving(backbone: Backbone, known: Tokens | None = None, **options: Any) -> Iterator[Client]:
     """Serve as long as the context is open."""
     service = Service(Dock(backbone), ServingOptions(**{"watch": 0.05, **options}))
-    with Client(make_app(service, known), raise_server_exceptions=False) as client:
+    with Client(make_app(service, known), "http://127.0.0.1", raise_server_exceptions=False) as client:
         client.service = service
         until(lambda: service.status == "ok")
         yield client

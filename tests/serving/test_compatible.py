@@ -40,7 +40,7 @@ def client(writer: Backbone, writers: Path) -> Iterator[Client]:
 
 @pytest.fixture
 def ai(client: Client) -> openai.OpenAI:
-    return openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client, max_retries=0)
+    return openai.OpenAI(base_url="http://127.0.0.1/v1", api_key="none", http_client=client, max_retries=0)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_vectors_are_those_of_the_library_in_either_form(backbone: Backbone, tmp
     expected = [one["embedding"] for one in dock.predict(dock.dock(made), texts)]
     dock.close()
     with serving(backbone, adapters=str(tmp_path)) as client:
-        ai = openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client, max_retries=0)
+        ai = openai.OpenAI(base_url="http://127.0.0.1/v1", api_key="none", http_client=client, max_retries=0)
         exact = ai.embeddings.create(model="near", input=texts, encoding_format="float")
         assert [one.embedding for one in exact.data] == expected
         packed = ai.embeddings.create(model="near", input=texts)

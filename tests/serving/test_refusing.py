@@ -181,6 +181,7 @@ def test_other_machines_are_let_in_with_tokens_only() -> None:
 def test_a_page_from_elsewhere_cannot_use_a_process_without_tokens(client: Client) -> None:
     client.refused(403, "this machine alone", json=ASKED, headers={"host": "evil.example"})
     client.refused(403, json=ASKED, headers={"origin": "https://evil.example"})
+    client.refused(403, json=ASKED, headers={"host": "testserver"})
     assert client.get("/healthz", headers={"host": "127.0.0.1:8000"}).status_code == 200
 
 

@@ -1,0 +1,46 @@
+"""Folders of runs: a name that says what is trained, and a folder that no other run has."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from adaptdock.hub.locks import acquire, release
+from adaptdock.hub.whole import numbered
+
+
+def run_name(task: str, method: str) -> Path:
+    """Return what the folder of a run is called that begins now: ``runs/<task>-<method>-<time>``."""
+    return Path("runs") / f"{task}-{method}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def fresh_folder(task: str, method: str) -> Path:
+    """Make a folder for a run, which no other run can have made, and return it."""
+    for folder in numbered(run_name(task, method)):
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("there is always a next number")
+
+
+@contextmanager
+def owned_run(folder: Path, automatic: bool) -> Iterator[Path]:
+    """Own a run's folder until the block ends, and yield it: with a number at its end where its name is ``automatic``.
+
+    Raises what :func:`acquire` raises.
+    """
+    if not automatic:
+        lock = acquire(folder)
+    else:
+        folder, lock = _new(folder)
+    try:
+        yield folder
+    finally:
+        release(lock)
+
+
+def _new(folder: Path) -> tuple[Path, Path]:
+    for place in numbered(folder):
+        with suppress(FileExistsError):
+            return place, acquire(place, new=True)
+    raise AssertionError("there is always a next number")
