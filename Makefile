@@ -85,7 +85,7 @@ soak-serving: $(INSTALLED)  ## 1,000 swaps during 100,000 requests over HTTP
 	$(BIN)/python benchmarks/serving_soak.py
 
 docs: $(INSTALLED)  ## write the measured tables of docs/mixed.md
-	ADAPTDOCK_WRITE_DOCS=1 $(BIN)/pytest -q tests/engine/test_matrix.py
+	ADAPTDOCK_WRITE_DOCS=1 $(BIN)/pytest -q tests/engine/core/test_matrix.py
 
 compatibility: $(INSTALLED)  ## every text model type of transformers with every method, into docs/compatibility.md; ten minutes
 	$(BIN)/python scripts/compatibility.py

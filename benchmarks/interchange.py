@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from adaptdock.engine.dock import load_backbone
+from adaptdock.engine.inference.dock import load_backbone
 from adaptdock.hub.foreign import read_json
 from adaptdock.hub.interchange import export_adapter, import_adapter
 from adaptdock.plugins.contracts import Backbone, LoadOptions

@@ -31,9 +31,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from adaptdock.engine.assembly import assemble, entry, make_method, make_task
-from adaptdock.engine.dock import Dock, load_backbone
-from adaptdock.engine.generation import GenerationOptions, generate_ids
+from adaptdock.engine.core.assembly import assemble, entry, make_method, make_task
+from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.inference.generation import GenerationOptions, generate_ids
 from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import LoadOptions
@@ -234,9 +234,9 @@ def accuracy(exact: HuggingFaceBackbone, quick: HuggingFaceBackbone, mode: str) 
     """Train taggers on the sample data in float32 and print their test F1 there and in the faster precision."""
     import tempfile
 
-    from adaptdock.engine.data import Source, load_splits
-    from adaptdock.engine.evaluation import evaluate
-    from adaptdock.engine.training import train
+    from adaptdock.engine.data.sources import Source, load_splits
+    from adaptdock.engine.evaluation.measurement import evaluate
+    from adaptdock.engine.training.run import train
     from adaptdock.tasks.ner import NER
 
     records = load_splits(Source(), NER)[0]["test"]

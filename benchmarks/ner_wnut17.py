@@ -30,12 +30,12 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones.checkpoint import resolve
-from adaptdock.engine.data import Source, load_splits
-from adaptdock.engine.dock import Dock, load_backbone
-from adaptdock.engine.evaluation import evaluate
-from adaptdock.engine.options import fast_precision, merge_options
-from adaptdock.engine.planning import plan
-from adaptdock.engine.training import Run
+from adaptdock.engine.data.sources import Source, load_splits
+from adaptdock.engine.evaluation.measurement import evaluate
+from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.training.hyperparameters import fast_precision, merge_options
+from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.run import Run
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 from adaptdock.tasks.ner import NER, NEROptions

@@ -39,8 +39,8 @@ LEAST_ANSWERED, REFINED = 0.99, 3
 
 def build(folder: Path, count: int, methods: Sequence[str]) -> list[str]:
     """Write untrained adapters of methods and tasks in turn, with weights that act, and return their names."""
-    from adaptdock.engine.assembly import assemble, entry, make_task, method_entries
-    from adaptdock.engine.dock import load_backbone
+    from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
+    from adaptdock.engine.inference.dock import load_backbone
     from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
     from adaptdock.hub.file import AdapterFile, write_file
     from adaptdock.plugins.contracts import LoadOptions

@@ -30,7 +30,7 @@ TEXT = "Ada Lovelace met Charles Babbage in London before she wrote for the Roya
 
 def adapter(backbone: Any, name: str, number: int) -> Any:
     """Return an adapter that gives every text the label of its number, and differs from the others in its weights."""
-    from adaptdock.engine.assembly import assemble, entry, make_task, method_entries
+    from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
     from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
     from adaptdock.hub.file import AdapterFile
 
@@ -61,7 +61,7 @@ class Soak:
     """Clients that ask without pause, and one that swaps."""
 
     def __init__(self, port: int, folder: Path, process: psutil.Process, requests: int, swaps: int) -> None:
-        from adaptdock.engine.dock import load_backbone
+        from adaptdock.engine.inference.dock import load_backbone
         from adaptdock.plugins.contracts import LoadOptions
 
         self.port, self.folder, self.process = port, folder, process
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=8)
     arguments = parser.parse_args()
-    from adaptdock.engine.dock import load_backbone
+    from adaptdock.engine.inference.dock import load_backbone
     from adaptdock.hub.file import write_file
     from adaptdock.plugins.contracts import LoadOptions
 

@@ -31,8 +31,8 @@ from machine import machine
 from mixed import METHODS, adapter
 from swap import resident_bytes
 
-from adaptdock.engine.dock import Dock, load_backbone
-from adaptdock.engine.residency import Residency
+from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.inference.residency import Residency
 from adaptdock.hub.file import AdapterFile, write_file
 from adaptdock.plugins.contracts import LoadOptions
 

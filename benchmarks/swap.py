@@ -30,7 +30,7 @@ from peft import LoraConfig, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.hub.file import read_file, write_file
 from adaptdock.plugins.contracts import LoadOptions
 

@@ -57,12 +57,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones.checkpoint import Checkpoint, resolve
-from adaptdock.engine.batches import by_length, collate, collate_labels, length
-from adaptdock.engine.data import Source, load_splits
-from adaptdock.engine.dock import load_backbone
-from adaptdock.engine.options import DTYPES
-from adaptdock.engine.planning import Plan, plan
-from adaptdock.engine.training import Run
+from adaptdock.engine.core.batches import by_length, collate, collate_labels, length
+from adaptdock.engine.data.sources import Source, load_splits
+from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.engine.training.hyperparameters import DTYPES
+from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.run import Run
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions, Record, Writer
 from adaptdock.plugins.heads import mean_state

@@ -1,7 +1,7 @@
 """An adapter's backbone, bare or in a dock, for the commands that use one."""
 
-from adaptdock.engine.dock import Dock, load_backbone
-from adaptdock.engine.options import with_precision
+from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.training.hyperparameters import with_precision
 from adaptdock.hub.card import Card
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 

@@ -9,9 +9,9 @@ from adaptdock.cli.adapters import open_backbone
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, field_flags, load_options
 from adaptdock.cli.names import ADAPTER
 from adaptdock.cli.output import count, show_json, show_pairs
-from adaptdock.engine.arithmetic import AVERAGE, check, combine
-from adaptdock.engine.assembly import validated
-from adaptdock.engine.combining import CombineOptions
+from adaptdock.engine.core.assembly import validated
+from adaptdock.engine.merging.arithmetic import AVERAGE, check, combine
+from adaptdock.engine.merging.combination import CombineOptions
 from adaptdock.hub.admission import read_adapter
 from adaptdock.hub.card import Card
 from adaptdock.hub.file import write_file

@@ -9,10 +9,10 @@ from adaptdock.cli.adapters import open_dock
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
 from adaptdock.cli.names import ADAPTER
 from adaptdock.cli.output import note, say, show_json, show_metrics
-from adaptdock.engine.assembly import make_task
-from adaptdock.engine.data import SPLITS, Source, load_splits, parse_columns
-from adaptdock.engine.evaluation import Evaluation, evaluate
-from adaptdock.engine.intervals import intervals
+from adaptdock.engine.core.assembly import make_task
+from adaptdock.engine.data.sources import SPLITS, Source, load_splits, parse_columns
+from adaptdock.engine.evaluation.bootstrap import intervals
+from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.hub.admission import read_adapter
 from adaptdock.hub.card import Card
 from adaptdock.plugins.contracts import Record, Task

@@ -8,7 +8,7 @@ import click
 from adaptdock.cli.adapters import open_backbone
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
 from adaptdock.cli.output import count, note, show_json, show_pairs
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.admission import read_adapter
 from adaptdock.hub.interchange import FORMATS, export_adapter
 from adaptdock.hub.whole import whole_folder

@@ -207,7 +207,7 @@ def _place(flags: Sequence[str], place: Place) -> Flag:
 
 def load_options(values: Mapping[str, Any]) -> LoadOptions:
     """Return the validated load options among the parameters of a command."""
-    from adaptdock.engine.assembly import validated
+    from adaptdock.engine.core.assembly import validated
 
     options = validated(LoadOptions, LOADING.given(values), "backbone")
     assert isinstance(options, LoadOptions)

@@ -7,9 +7,9 @@ from adaptdock.cli.output import note, say, show_table
 from adaptdock.cli.places import LOG
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings
-from adaptdock.engine.course import Progress
-from adaptdock.engine.folds import Fold, cross_validate, summary
-from adaptdock.engine.planning import Plan
+from adaptdock.engine.training.cross_validation import Fold, cross_validate, summary
+from adaptdock.engine.training.loop import Progress
+from adaptdock.engine.training.plan import Plan
 
 
 def try_folds(made: Plan, settings: Settings, count: int, as_json: bool) -> dict[str, Any]:

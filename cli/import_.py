@@ -7,8 +7,8 @@ import click
 
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
 from adaptdock.cli.output import count, note, show_json, show_pairs
-from adaptdock.engine.dock import Dock, load_backbone
-from adaptdock.engine.trial import try_out
+from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.inference.trial import try_out
 from adaptdock.hub.card import Card
 from adaptdock.hub.file import write_file
 from adaptdock.hub.interchange import import_adapter

@@ -14,12 +14,12 @@ from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, data_flags, loa
 from adaptdock.cli.output import answer_line, console, note, to_json
 from adaptdock.cli.streaming import Arriving, arrives, lines, take
 from adaptdock.cli.texts import LAYOUTS, LINES, from_arguments, from_file, from_lines
-from adaptdock.engine.data import Input, Reader, Source, parse_columns
+from adaptdock.engine.data.sources import Input, Reader, Source, parse_columns
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import SHOWN, AdaptError, DataError, UsageError
 
 if TYPE_CHECKING:
-    from adaptdock.engine.dock import Dock
+    from adaptdock.engine.inference.dock import Dock
     from adaptdock.serving.client import Client
 
 BATCHES_AT_ONCE = 16

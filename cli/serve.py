@@ -10,7 +10,7 @@ import click
 from adaptdock.cli.config import check_keys, read_config
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, field_flags, load_options
 from adaptdock.cli.output import note, say, show_pairs
-from adaptdock.engine.assembly import validated
+from adaptdock.engine.core.assembly import validated
 from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.options import ServingOptions
 

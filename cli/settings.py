@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.cli.flags import FieldFlags, load_options
-from adaptdock.engine.assembly import checked_options, make_methods, make_task, validated
-from adaptdock.engine.data import Source, parse_columns
-from adaptdock.engine.options import TrainingOptions, merge_options, with_precision
-from adaptdock.engine.run_folders import run_name
+from adaptdock.engine.core.assembly import checked_options, make_methods, make_task, validated
+from adaptdock.engine.data.sources import Source, parse_columns
+from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options, with_precision
+from adaptdock.engine.training.run_folders import run_name
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import DataError, UsageError

@@ -8,7 +8,7 @@ from itertools import islice
 from queue import Empty, Queue
 from typing import BinaryIO
 
-from adaptdock.engine.data import Input
+from adaptdock.engine.data.sources import Input
 
 PIECE = 65536
 """Bytes that are read at once, at most."""

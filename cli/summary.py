@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.cli.output import brief, count, say, show_json, show_metrics, show_pairs
-from adaptdock.engine.planning import Plan
-from adaptdock.engine.training import Result
+from adaptdock.engine.training.plan import Plan
+from adaptdock.engine.training.run import Result
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:

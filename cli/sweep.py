@@ -16,14 +16,14 @@ from adaptdock.cli.places import LOG, check_places, clear, run_folder
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings, decide
 from adaptdock.cli.train import BACKBONE, METHOD, NOT_IN_CONFIG, Chosen, choose, what_flags
-from adaptdock.engine.assembly import validated
-from adaptdock.engine.course import BEST, CHECKPOINTS, Progress
-from adaptdock.engine.dock import Dock, load_backbone
-from adaptdock.engine.evaluation import evaluate
-from adaptdock.engine.planning import Plan, plan
-from adaptdock.engine.run_folders import run_name
-from adaptdock.engine.sweep import Finished, Pruned, Report, SearchOptions, Space, Sweep, Trial, ranked
-from adaptdock.engine.training import Run
+from adaptdock.engine.core.assembly import validated
+from adaptdock.engine.evaluation.measurement import evaluate
+from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.search.sweep import Finished, Pruned, Report, SearchOptions, Space, Sweep, Trial, ranked
+from adaptdock.engine.training.loop import BEST, CHECKPOINTS, Progress
+from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run_folders import run_name
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.hub.locks import changing
 from adaptdock.plugins import registry
@@ -237,7 +237,7 @@ class Trials:
             return self._train(made, settings, report)
 
     def _train(self, made: Plan, settings: Settings, report: Report) -> Finished:
-        from adaptdock.engine.report import write_report
+        from adaptdock.engine.evaluation.report import write_report
 
         folder = settings.run_dir
         clear(folder)
@@ -301,7 +301,7 @@ def _tell(sweep: Sweep, metric: str) -> Any:
 
 
 def _end(sweep: Sweep, trials: Trials, common: Settings, interrupted: bool, as_json: bool) -> int:
-    from adaptdock.engine.sweep_report import write_sweep
+    from adaptdock.engine.search.sweep_report import write_sweep
 
     found = ranked(sweep.found(), trials.lower_is_better)
     write_sweep(common.run_dir, found, sweep.space.dimensions, trials.metric, trials.lower_is_better)

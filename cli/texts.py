@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from adaptdock.cli.output import note
-from adaptdock.engine.data import Input, Reader
-from adaptdock.engine.formats import READERS, parsed
+from adaptdock.engine.data.formats import READERS, parsed
+from adaptdock.engine.data.sources import Input, Reader
 from adaptdock.plugins.errors import DataError
 
 LINES = ("auto", "text", "jsonl")

@@ -25,11 +25,12 @@ from adaptdock.cli.output import count, note, say, show_json, show_pairs, show_t
 from adaptdock.cli.places import LOG, check_folder, check_output, check_unfinished, clear, run_folder
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import CONFIG, absolute_backbone, with_absolute_places
-from adaptdock.engine.assembly import checked_options, make_methods, make_task, validated
-from adaptdock.engine.course import BEST
-from adaptdock.engine.data import parse_columns
-from adaptdock.engine.dock import load_backbone
-from adaptdock.engine.multitask import (
+from adaptdock.engine.core.assembly import checked_options, make_methods, make_task, validated
+from adaptdock.engine.data.sources import parse_columns
+from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options, with_precision
+from adaptdock.engine.training.loop import BEST
+from adaptdock.engine.training.multitask import (
     SharingOptions,
     TaskEntry,
     TogetherPlan,
@@ -37,9 +38,8 @@ from adaptdock.engine.multitask import (
     check_names,
     plan_together,
 )
-from adaptdock.engine.options import TrainingOptions, merge_options, with_precision
-from adaptdock.engine.run_folders import run_name
-from adaptdock.engine.training import Result
+from adaptdock.engine.training.run import Result
+from adaptdock.engine.training.run_folders import run_name
 from adaptdock.hub.file import write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
@@ -305,7 +305,7 @@ def _save(settings: TogetherSettings, results: Mapping[str, Result], its_own: Co
 
 
 def _report(folder: Path, made: TogetherPlan, name: str, result: Result) -> list[str]:
-    from adaptdock.engine.report import write_report
+    from adaptdock.engine.evaluation.report import write_report
 
     try:
         return write_report(folder, made.plans[name], result)

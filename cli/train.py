@@ -30,12 +30,12 @@ from adaptdock.cli.places import LOG, check_places, clear, run_folder
 from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings, decide, recall
 from adaptdock.cli.summary import show_plan, show_result
-from adaptdock.engine.assembly import validated
-from adaptdock.engine.dock import load_backbone
-from adaptdock.engine.folds import FoldOptions
-from adaptdock.engine.options import TrainingOptions, merge_options
-from adaptdock.engine.planning import Plan, plan
-from adaptdock.engine.training import Result, carry_out
+from adaptdock.engine.core.assembly import validated
+from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.engine.training.cross_validation import FoldOptions
+from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
+from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.run import Result, carry_out
 from adaptdock.hub.file import write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import UsageError
@@ -235,7 +235,7 @@ def _run(
 
 
 def _report(folder: Path, made: Plan, result: Result) -> list[str]:
-    from adaptdock.engine.report import write_report
+    from adaptdock.engine.evaluation.report import write_report
 
     try:
         return write_report(folder, made, result)

@@ -30,12 +30,12 @@ from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoMo
 from transformers.models.auto import modeling_auto as auto
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from adaptdock.engine.assembly import method_entries
-from adaptdock.engine.batches import collate
 from adaptdock.engine.conformance.bench import Bench
 from adaptdock.engine.conformance.methods import stored
 from adaptdock.engine.conformance.models import byte_tokenizer
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.core.assembly import method_entries
+from adaptdock.engine.core.batches import collate
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.card import PluginEntry
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Feature
@@ -63,7 +63,7 @@ NO_TEXT = ("pixel", "image", "visual", "video", "audio", "speech", "bbox", "inpu
 TOLERANCE = 1e-5
 NOISE = 0.1
 """Added to the usual start, which is so small that attention is even and mistakes stay invisible."""
-HEAVY = ["adaptdock.backbones.huggingface", "adaptdock.engine.conformance.bench", "adaptdock.engine.dock"]
+HEAVY = ["adaptdock.backbones.huggingface", "adaptdock.engine.conformance.bench", "adaptdock.engine.inference.dock"]
 """What the processes share, so that each begins at once."""
 SECONDS = 240
 """For one model type with every method, on one core."""

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from adaptdock.engine.batches import by_length, length
-from adaptdock.engine.generation import GenerationOptions, write_ids
-from adaptdock.engine.residency import Residency
+from adaptdock.engine.core.batches import by_length, length
+from adaptdock.engine.inference.generation import GenerationOptions, write_ids
+from adaptdock.engine.inference.residency import Residency
 from adaptdock.plugins.errors import AdaptError, BudgetError
 from adaptdock.serving.encoding import Encoders
 from adaptdock.serving.errors import BusyError, LateError, StoppingError

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adaptdock.engine.residency import Residency, Tier
+from adaptdock.engine.inference.residency import Residency, Tier
 from adaptdock.plugins.errors import (
     AdaptError,
     FileError,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.hub.admission import read_adapter
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import AdaptError, UsageError

@@ -15,7 +15,7 @@ import torch
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.hub.locks import owned
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import UsageError

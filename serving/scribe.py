@@ -7,9 +7,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from adaptdock.engine.batches import length
-from adaptdock.engine.residency import Residency
-from adaptdock.engine.stepping import Steps, Text
+from adaptdock.engine.core.batches import length
+from adaptdock.engine.inference.continuous_batching import Steps, Text
+from adaptdock.engine.inference.residency import Residency
 from adaptdock.serving.fairness import FairQueues
 from adaptdock.serving.options import ServingOptions
 from adaptdock.serving.work import Work

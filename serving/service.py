@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeVar
 
 from starlette.requests import Request
 
-from adaptdock.engine.batches import collate
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.residency import Residency
+from adaptdock.engine.core.batches import collate
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.inference.residency import Residency
 from adaptdock.hub.admission import refused
 from adaptdock.plugins.contracts import Feature, Task
 from adaptdock.plugins.errors import AdaptError

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adaptdock.engine.assembly import Assembly
+from adaptdock.engine.core.assembly import Assembly
 from adaptdock.hub.card import Card
 from adaptdock.plugins.errors import UsageError
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptdock.engine.batches import length, reading
-from adaptdock.engine.generation import GenerationOptions
+from adaptdock.engine.core.batches import length, reading
+from adaptdock.engine.inference.generation import GenerationOptions
 from adaptdock.plugins.contracts import Backbone, Feature, Reading, Record, Task, Writer
 from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.errors import LimitError

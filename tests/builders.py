@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from adaptdock.engine.assembly import assemble, entry, make_task, method_entries
+from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
 from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone

@@ -9,7 +9,7 @@ from builders import build_adapter
 from hypothesis import settings
 from models import tiny_bert
 
-from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 

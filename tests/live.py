@@ -15,8 +15,8 @@ import torch
 from builders import build_adapter
 from writers import CHAT, untrained, writing_backbone
 
-from adaptdock.engine.assembly import assemble, entry, make_task, method_entries
-from adaptdock.engine.dock import load_backbone
+from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
+from adaptdock.engine.inference.dock import load_backbone
 from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.file import AdapterFile, write_file
 from adaptdock.plugins.contracts import Backbone, LoadOptions

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from adaptdock.engine.batches import collate, collate_labels
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.trainable import Trainable
+from adaptdock.engine.core.batches import collate, collate_labels
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.trainable import Trainable
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Feature
 

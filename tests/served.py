@@ -12,7 +12,7 @@ import uvicorn
 from builders import build_adapter
 from starlette.testclient import TestClient
 
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.app import make_app

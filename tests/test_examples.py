@@ -12,9 +12,9 @@ import torch
 from environments import Environment, environment
 from models import tiny_bert
 
-from adaptdock.engine.assembly import make_method
 from adaptdock.engine.conformance import Check, checks
-from adaptdock.engine.dock import load_backbone
+from adaptdock.engine.core.assembly import make_method
+from adaptdock.engine.inference.dock import load_backbone
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 

@@ -15,8 +15,8 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from adaptdock.engine.assembly import assemble, entry, make_task, method_entries
-from adaptdock.engine.training import Result, train
+from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
+from adaptdock.engine.training.run import Result, train
 from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Feature

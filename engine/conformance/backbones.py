@@ -7,11 +7,11 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from adaptdock.engine.batches import collate, reading
 from adaptdock.engine.conformance.bench import TOLERANCE
 from adaptdock.engine.conformance.check import Check, NotAsked, expect
 from adaptdock.engine.conformance.methods import EVERYWHERE, Trial, acts_somewhere
 from adaptdock.engine.conformance.models import ON_CPU, POSITIONS, tiny_model
+from adaptdock.engine.core.batches import collate, reading
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, BackboneFamily
 from adaptdock.plugins.errors import BackboneError

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adaptdock.engine.assembly import Assembly, assemble, entry, make_task
-from adaptdock.engine.batches import collate, collate_labels, counts, length
-from adaptdock.engine.batches import reading as read_by
 from adaptdock.engine.conformance.check import Unmet, expect
-from adaptdock.engine.data import Source, load_splits
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.ports import OpenPorts
-from adaptdock.engine.trainable import Trainable
+from adaptdock.engine.core.assembly import Assembly, assemble, entry, make_task
+from adaptdock.engine.core.batches import collate, collate_labels, counts, length
+from adaptdock.engine.core.batches import reading as read_by
+from adaptdock.engine.core.open_ports import OpenPorts
+from adaptdock.engine.data.sources import Source, load_splits
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.trainable import Trainable
 from adaptdock.hub.card import BackboneEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, Feature, Record, Task

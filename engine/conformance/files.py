@@ -3,8 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from adaptdock.engine.assembly import make_method, make_task
 from adaptdock.engine.conformance.check import Check, expect
+from adaptdock.engine.core.assembly import make_method, make_task
 from adaptdock.hub.file import read_file
 from adaptdock.hub.installed import find
 from adaptdock.plugins import registry

@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 from torch import nn
 
-from adaptdock.engine.assembly import method_entries
 from adaptdock.engine.conformance.bench import SLACK, TOLERANCE, Bench, same
 from adaptdock.engine.conformance.check import Check, NotAsked, Unmet, expect
 from adaptdock.engine.conformance.models import Shape, tiny_backbone
+from adaptdock.engine.core.assembly import method_entries
 from adaptdock.hub.card import PluginEntry
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry

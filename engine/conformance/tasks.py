@@ -5,12 +5,12 @@ import math
 from functools import cache, partial
 from typing import Any
 
-from adaptdock.engine.assembly import make_methods, make_task, method_entries
 from adaptdock.engine.conformance.bench import Bench, fitted
 from adaptdock.engine.conformance.check import Check, NotAsked, Unmet, expect
 from adaptdock.engine.conformance.methods import stored
 from adaptdock.engine.conformance.models import SHAPES, Shape, tiny_backbone
-from adaptdock.engine.evaluation import evaluate
+from adaptdock.engine.core.assembly import make_methods, make_task, method_entries
+from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.hub.card import PluginEntry
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Recipe, Task

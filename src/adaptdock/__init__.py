@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adaptdock.engine.dock import Dock as Dock
-    from adaptdock.engine.residency import Residency as Residency
-    from adaptdock.engine.training import train as train
+    from adaptdock.engine.inference.dock import Dock as Dock
+    from adaptdock.engine.inference.residency import Residency as Residency
+    from adaptdock.engine.training.run import train as train
     from adaptdock.hub.file import read_card as read_card
     from adaptdock.plugins.errors import AdaptError as AdaptError
     from adaptdock.serving.client import AsyncClient as AsyncClient
@@ -24,10 +24,10 @@ _HOME = {
     "AdaptError": "adaptdock.plugins.errors",
     "AsyncClient": "adaptdock.serving.client",
     "Client": "adaptdock.serving.client",
-    "Dock": "adaptdock.engine.dock",
-    "Residency": "adaptdock.engine.residency",
+    "Dock": "adaptdock.engine.inference.dock",
+    "Residency": "adaptdock.engine.inference.residency",
     "read_card": "adaptdock.hub.file",
-    "train": "adaptdock.engine.training",
+    "train": "adaptdock.engine.training.run",
 }
 __all__ = ["AdaptError", "AsyncClient", "Client", "Dock", "Residency", "__version__", "read_card", "train"]
 

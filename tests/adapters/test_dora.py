@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adaptdock.adapters.dora import DoRA
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from adaptdock.engine.assembly import make_method
+from adaptdock.engine.core.assembly import make_method
 from adaptdock.plugins.contracts import Site
 
 OPTIONS = {"rank": 2, "roles": "query", "layers": "0"}

@@ -10,13 +10,13 @@ from architectures import tiny_backbone
 from builders import build_adapter
 from one_step import train as take_steps
 
-from adaptdock.engine.assembly import assemble, make_task, method_entries
-from adaptdock.engine.batches import collate
-from adaptdock.engine.caching import Cache
-from adaptdock.engine.data import Source
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.planning import plan
-from adaptdock.engine.training import Run
+from adaptdock.engine.core.assembly import assemble, make_task, method_entries
+from adaptdock.engine.core.batches import collate
+from adaptdock.engine.data.sources import Source
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.state_cache import Cache
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Feature
 from adaptdock.plugins.errors import BackboneError, UsageError

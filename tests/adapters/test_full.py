@@ -8,13 +8,13 @@ import torch
 from builders import build_adapter
 
 from adaptdock.adapters.full import Full
-from adaptdock.engine.batches import collate, collate_labels
-from adaptdock.engine.data import Source
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.merging import merged_maps
-from adaptdock.engine.planning import plan
-from adaptdock.engine.trainable import Trainable
-from adaptdock.engine.training import Run
+from adaptdock.engine.core.batches import collate, collate_labels
+from adaptdock.engine.data.sources import Source
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.merging.merge import merged_maps
+from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.trainable import Trainable
 from adaptdock.plugins.contracts import Backbone
 
 

@@ -13,14 +13,14 @@ from reference import fusion as reference
 from torch import Tensor
 
 from adaptdock.adapters.fusion import Fusion
-from adaptdock.engine import members as reading
-from adaptdock.engine.assembly import Assembly, entry, make_method, make_task, put_together
-from adaptdock.engine.batches import collate, collate_labels
-from adaptdock.engine.data import Source
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.planning import Plan, plan
-from adaptdock.engine.trainable import Trainable
-from adaptdock.engine.training import Run
+from adaptdock.engine.core.assembly import Assembly, entry, make_method, make_task, put_together
+from adaptdock.engine.core.batches import collate, collate_labels
+from adaptdock.engine.data.sources import Source
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training import pretrained as reading
+from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.trainable import Trainable
 from adaptdock.hub.card import BackboneEntry
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Composite, Feature, Method, Site

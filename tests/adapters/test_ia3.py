@@ -3,7 +3,7 @@
 import pytest
 from architectures import tiny_backbone
 
-from adaptdock.engine.assembly import make_method
+from adaptdock.engine.core.assembly import make_method
 from adaptdock.plugins.errors import UnknownNameError
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from builders import build_adapter
 
-from adaptdock.engine.assembly import make_method, method_entries
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.core.assembly import make_method, method_entries
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import UsageError

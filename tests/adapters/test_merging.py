@@ -7,8 +7,8 @@ from builders import build_adapter
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from adaptdock.engine.assembly import assemble, make_task
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.core.assembly import assemble, make_task
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.plugins.contracts import Backbone
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 3], [2, 8, 9, 10, 3, 0, 0]])

@@ -7,9 +7,9 @@ import torch
 from architectures import tiny_backbone
 from builders import build_adapter
 
-from adaptdock.engine.data import Source
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.planning import plan
+from adaptdock.engine.data.sources import Source
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.plan import plan
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import BackboneError, UsageError
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.errors import BackboneError
 

@@ -13,8 +13,8 @@ from recurrent import elmo_layers, elmo_options, elmo_weights, write_elmo
 
 from adaptdock.backbones.characters import CharacterTokenizer
 from adaptdock.backbones.elmo import ELMo, ELMoBackbone
-from adaptdock.engine.batches import collate
-from adaptdock.engine.dock import load_backbone
+from adaptdock.engine.core.batches import collate
+from adaptdock.engine.inference.dock import load_backbone
 from adaptdock.plugins.contracts import Feature, LoadOptions, Reading
 from adaptdock.plugins.errors import BackboneError
 from adaptdock.plugins.words import align, located_windows, windows

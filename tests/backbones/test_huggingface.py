@@ -10,7 +10,7 @@ from models import tiny_bert, tiny_tokenizer
 from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones.huggingface import HuggingFace, pick_device
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import BackboneError
 

@@ -8,7 +8,7 @@ from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTun
 from torch import Tensor
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.file import AdapterFile
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 3], [2, 8, 9, 10, 3, 0, 0]])

@@ -16,9 +16,9 @@ from transformers.pytorch_utils import Conv1D
 
 from adaptdock.backbones import quantization
 from adaptdock.backbones.huggingface import HuggingFace, HuggingFaceBackbone
-from adaptdock.engine.batches import collate, collate_labels
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.trainable import Trainable
+from adaptdock.engine.core.batches import collate, collate_labels
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.trainable import Trainable
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Feature, LoadOptions
 from adaptdock.plugins.errors import BackboneError

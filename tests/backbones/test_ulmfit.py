@@ -16,7 +16,7 @@ from torch import Tensor
 from adaptdock.backbones.awd_lstm import AWDLSTM, Dropout, Embeddings, Variational
 from adaptdock.backbones.ulmfit import ULMFiT, ULMFiTBackbone
 from adaptdock.backbones.vocabulary import VocabularyTokenizer, read_vocabulary
-from adaptdock.engine.dock import load_backbone
+from adaptdock.engine.inference.dock import load_backbone
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import BackboneError
 

@@ -6,7 +6,7 @@ from builders import build_adapter
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 
 

@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 
 from adaptdock.cli.progress import Watch
-from adaptdock.engine.course import Progress
+from adaptdock.engine.training.loop import Progress
 from adaptdock.hub.file import read_card
 
 

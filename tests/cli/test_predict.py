@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.inference.dock import Dock
 
 
 def predicted(ran):

@@ -14,7 +14,7 @@ import pytest
 
 from adaptdock.cli.streaming import Arriving, arrives, lines
 from adaptdock.cli.texts import from_lines
-from adaptdock.engine.data import Input
+from adaptdock.engine.data.sources import Input
 from adaptdock.plugins.errors import DataError
 
 RUN = "import sys; from adaptdock.cli import main; sys.exit(main())"

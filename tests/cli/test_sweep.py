@@ -3,7 +3,7 @@ import json
 import pytest
 import yaml
 
-from adaptdock.engine.training import Run
+from adaptdock.engine.training.run import Run
 from adaptdock.hub.file import read_card, read_file
 from adaptdock.plugins.errors import AdaptError
 

@@ -131,7 +131,7 @@ def test_help_shows_the_options_of_the_chosen_method_and_task_in_sections_of_the
 
 
 def test_every_training_option_has_a_help_text(adapt):
-    from adaptdock.engine.options import TrainingOptions
+    from adaptdock.engine.training.hyperparameters import TrainingOptions
 
     text = adapt("train", "--help").out
     for name, info in TrainingOptions.model_fields.items():

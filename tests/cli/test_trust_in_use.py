@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.hub.trust import distrust, public_key, trusted
 from adaptdock.plugins.errors import TrustError

@@ -43,8 +43,8 @@ from gpu.comparisons import (
 )
 from transformers import modeling_utils
 
-from adaptdock.engine.dock import Dock, load_backbone
-from adaptdock.engine.options import fast_precision
+from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.training.hyperparameters import fast_precision
 from adaptdock.hub.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 

@@ -15,13 +15,13 @@ from models import tiny_tokenizer
 from torch import Tensor
 from writers import writing_tokenizer
 
-from adaptdock.engine import members
-from adaptdock.engine.assembly import assemble, entry, make_method, make_task, method_entries, put_together
-from adaptdock.engine.batches import collate, collate_labels
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.generation import GenerationOptions
-from adaptdock.engine.stepping import Steps, Text
-from adaptdock.engine.trainable import Trainable
+from adaptdock.engine.core.assembly import assemble, entry, make_method, make_task, method_entries, put_together
+from adaptdock.engine.core.batches import collate, collate_labels
+from adaptdock.engine.inference.continuous_batching import Steps, Text
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.inference.generation import GenerationOptions
+from adaptdock.engine.training import pretrained
+from adaptdock.engine.training.trainable import Trainable
 from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.file import AdapterFile, write_file
 from adaptdock.plugins import registry
@@ -79,7 +79,7 @@ def made_of_others(backbone: Backbone, method: str, folder: Path) -> AdapterFile
     for number, path in enumerate(paths):
         options = {"placement": "pfeiffer", "reduction_factor": 4 + number}
         write_file(path, build_adapter(backbone, "bottleneck", options, name=path.stem, seed=number))
-    adopted = members.adopted(make_method(method, {"members": [str(path) for path in paths]}), backbone)
+    adopted = pretrained.adopted(make_method(method, {"members": [str(path) for path in paths]}), backbone)
     task = make_task("ner", {"labels": ("LOC", "PER")})
     start = put_together(backbone, [(method, adopted)], task).start(torch.Generator().manual_seed(0))
     return AdapterFile(card(backbone, method, "ner", task.options, [entry("method", method, adopted.options)]), start)

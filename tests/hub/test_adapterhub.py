@@ -8,8 +8,8 @@ import torch
 from logits import difference, ours
 from safetensors.torch import load_file
 
-from adaptdock.engine.dock import Dock, load_backbone
-from adaptdock.engine.trial import try_out
+from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.inference.trial import try_out
 from adaptdock.hub.foreign import read_json
 from adaptdock.hub.interchange import export_adapter, import_adapter
 from adaptdock.plugins.contracts import Backbone, LoadOptions

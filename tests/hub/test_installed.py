@@ -9,7 +9,7 @@ import pytest
 from builders import build_adapter
 from publishing import Publish
 
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub import store
 from adaptdock.hub.file import read_card, write_file
 from adaptdock.hub.installed import find, installed, locate

@@ -17,7 +17,7 @@ from peft import get_peft_model as tuned
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from adaptdock.engine.dock import Dock, load_backbone
+from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.hub.foreign import Imported
 from adaptdock.hub.interchange import export_adapter, import_adapter
 from adaptdock.plugins.contracts import Backbone, LoadOptions

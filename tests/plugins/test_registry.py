@@ -115,7 +115,7 @@ def test_the_engine_names_no_plugin() -> None:
     names = {name for kind in ("method", "task", "backbone") for name in registry.names(kind)} | {"minilm"}
     names -= set(get_args(PortKind))  # an embedding is a port too
     for room in ("engine", "hub"):
-        for file in (root / room).glob("*.py"):
+        for file in (root / room).rglob("*.py"):
             if room == "hub" and file.stem in TRANSLATORS:
                 continue
             text = file.read_text()

@@ -14,7 +14,7 @@ import pytest
 from live import certain, fill, live, save_writer
 
 import adaptdock
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.file import write_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import AdaptError, FileError, UsageError

@@ -7,7 +7,7 @@ import pytest
 from served import Client, serving
 
 import adaptdock.serving.page as package
-from adaptdock.engine.assembly import make_task
+from adaptdock.engine.core.assembly import make_task
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.page.route import FILES

@@ -8,7 +8,7 @@ import pytest
 from builders import build_adapter
 from served import TEXT, Client, serving
 
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.file import write_file
 from adaptdock.plugins.contracts import Backbone
 

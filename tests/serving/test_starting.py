@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from served import TEXT, Client, until
 
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.app import make_app
 from adaptdock.serving.options import ServingOptions

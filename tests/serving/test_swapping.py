@@ -10,7 +10,7 @@ import pytest
 from builders import build_adapter
 from served import TEXT, Client, labelled, serving, until
 
-from adaptdock.engine.residency import Residency
+from adaptdock.engine.inference.residency import Residency
 from adaptdock.hub.file import write_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.store import Store

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from adaptdock.engine.data import Reader, Source
+from adaptdock.engine.data.sources import Reader, Source
 from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.qa import QA
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_tokenizer
 
-from adaptdock.engine.assembly import make_task
-from adaptdock.engine.data import Source
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.planning import plan
-from adaptdock.engine.training import Run
+from adaptdock.engine.core.assembly import make_task
+from adaptdock.engine.data.sources import Source
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.run import Run
 from adaptdock.hub.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Reading
 from adaptdock.plugins.words import split_words

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writers import CHAT, learn, learnt, untrained, writing_backbone, writing_tokenizer
 
-from adaptdock.engine.assembly import make_task
-from adaptdock.engine.data import Source, load_splits
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.evaluation import evaluate
-from adaptdock.engine.planning import plan
+from adaptdock.engine.core.assembly import make_task
+from adaptdock.engine.data.sources import Source, load_splits
+from adaptdock.engine.evaluation.measurement import evaluate
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.plan import plan
 from adaptdock.plugins.contracts import Feature, Reading
 from adaptdock.plugins.errors import BackboneError, DataError, UsageError
 from adaptdock.tasks.generation import Generation, GenerationOptions

@@ -191,7 +191,7 @@ def test_scores_count_whole_entities(pairs: list) -> None:
 
 
 def test_the_sample_corpus_is_sound_and_its_splits_share_no_sentence() -> None:
-    from adaptdock.engine.data import Source, load_splits
+    from adaptdock.engine.data.sources import Source, load_splits
 
     splits, _ = load_splits(Source(), NER)
     assert {split: len(records) for split, records in splits.items()} == {"train": 595, "validation": 85, "test": 84}

@@ -8,12 +8,12 @@ import pytest
 import torch
 from writers import writing_backbone
 
-from adaptdock.engine.assembly import make_task
-from adaptdock.engine.batches import reading
-from adaptdock.engine.data import Source
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.planning import plan
-from adaptdock.engine.training import Result, Run
+from adaptdock.engine.core.assembly import make_task
+from adaptdock.engine.core.batches import reading
+from adaptdock.engine.data.sources import Source
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.run import Result, Run
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import BackboneError, DataError, UsageError

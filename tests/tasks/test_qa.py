@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 from writers import writing_backbone
 
-from adaptdock.engine.batches import collate_labels
-from adaptdock.engine.data import Source, load_splits
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.planning import plan
-from adaptdock.engine.training import Run
+from adaptdock.engine.core.batches import collate_labels
+from adaptdock.engine.data.sources import Source, load_splits
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.run import Run
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone, Feature, Reading
 from adaptdock.plugins.errors import DataError

@@ -9,10 +9,10 @@ import torch
 from models import tiny_tokenizer
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from adaptdock.engine.data import Source, load_splits
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.planning import plan
-from adaptdock.engine.training import Run
+from adaptdock.engine.data.sources import Source, load_splits
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.run import Run
 from adaptdock.hub.file import read_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, Reading

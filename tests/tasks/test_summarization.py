@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from writers import CHAT, learn, learnt, writing_backbone, writing_tokenizer
 
-from adaptdock.engine.data import Source, load_splits
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.data.sources import Source, load_splits
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.plugins.contracts import Feature, Reading
 from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.rouge import rouge

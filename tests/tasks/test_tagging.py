@@ -6,10 +6,10 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
-from adaptdock.engine.data import Reader, Source
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.planning import plan
-from adaptdock.engine.training import Run
+from adaptdock.engine.data.sources import Reader, Source
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.run import Run
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import DataError

@@ -10,8 +10,8 @@ import pytest
 from builders import build_adapter
 from writers import learn, untrained, writing_backbone, writing_tokenizer
 
-from adaptdock.engine.data import Source, load_splits
-from adaptdock.engine.dock import Dock
+from adaptdock.engine.data.sources import Source, load_splits
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.plugins.contracts import Reading
 from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.translation import Translation, TranslationOptions

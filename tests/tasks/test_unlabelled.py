@@ -10,10 +10,10 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from adaptdock.engine.data import Source
-from adaptdock.engine.dock import Dock
-from adaptdock.engine.planning import plan
-from adaptdock.engine.training import Run
+from adaptdock.engine.data.sources import Source
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.run import Run
 from adaptdock.hub.file import read_file
 from adaptdock.plugins.contracts import Backbone, Reading
 from adaptdock.plugins.errors import BackboneError, DataError

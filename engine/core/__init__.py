@@ -1,0 +1,1 @@
+"""The mechanism: ports, slots, rows, the forward pass, the docked adapters, memory."""

@@ -1,0 +1,219 @@
+"""Ports: forward hooks and the backbone's attention handler, through which rows reach the adapters.
+
+While no batch is routed, and at ports where no adapter acts, the backbone computes as if nothing
+were here.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from adaptdock.engine.core.rows import Rows
+from adaptdock.plugins.contracts import Backbone, Port, Prepended, Site
+from adaptdock.plugins.errors import AdaptError
+
+Act = Literal["transform", "enter", "read", "attend"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """The sites of an adapter, and what has to be open for them."""
+
+    sites: tuple[Site, ...]
+
+    @cached_property
+    def needs(self) -> tuple[tuple[Port, Act], ...]:
+        """Each port that has to be open, with what is done there; what acts around the model needs none."""
+        found: dict[tuple[Port, Act], None] = {}
+        for site in self.sites:
+            if site.port.kind == "attention":
+                found[site.port, "attend"] = None
+            elif site.port.kind not in ("embedding", "layers"):
+                found[site.port, "transform" if site.side == "output" else "enter"] = None
+            if site.source is not None:
+                found[site.source, "read"] = None
+        return tuple(found)
+
+
+class _Pass:
+    """One batch on its way through the backbone, in one thread."""
+
+    def __init__(self, rows: Rows, lengths: frozenset[int], copies: int) -> None:
+        self.rows, self.lengths, self.copies = rows, lengths, copies
+        self.inputs: dict[str, Tensor] = {}
+
+    def as_rows(self, port: Port, tensor: Tensor) -> tuple[Rows, Tensor]:
+        """Return a tensor as (R, T, W), whatever the model made of its leading dimensions, with its rows.
+
+        In a search with beams a tensor may hold each row several times.
+        """
+        leading, copies = tensor.shape[0], 1
+        if tensor.ndim == 2:
+            copies = self._copies_of_flat(port, tensor)
+        elif leading != self.rows.count:
+            copies = self.copies
+        rows = self.rows if copies == 1 else self.rows.repeated(copies)
+        if tensor.ndim == 3 and leading == rows.count:
+            return rows, tensor
+        if tensor.ndim == 2 or leading == rows.count:
+            return rows, tensor.reshape(rows.count, -1, tensor.shape[-1])
+        raise self._lost(port, tensor)
+
+    def _copies_of_flat(self, port: Port, tensor: Tensor) -> int:
+        found = {
+            copies
+            for copies in (1, self.copies)
+            for length in self.lengths
+            if tensor.shape[0] == self.rows.count * copies * length
+        }
+        if len(found) != 1:
+            raise self._lost(port, tensor)
+        return found.pop()
+
+    def _lost(self, port: Port, tensor: Tensor) -> AdaptError:
+        return AdaptError(
+            f"the port {port.name} saw a tensor of shape {tuple(tensor.shape)} in a batch of {self.rows.count} rows; "
+            f"which row is whose cannot be told, so nothing was applied"
+        )
+
+
+class OpenPorts:
+    """The hooks on a backbone's modules; each is there as long as some adapter needs its port."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._running = threading.local()
+        self._lock = threading.RLock()
+        self._users: Counter[Sites] = Counter()
+        self._open: Counter[tuple[Port, Act]] = Counter()
+        self._handles: dict[tuple[Port, Act], RemovableHandle] = {}
+        self._attention: AbstractContextManager[None] | None = None
+
+    @contextmanager
+    def routed(self, rows: Rows, lengths: Iterable[int], copies: int = 1) -> Iterator[None]:
+        """Let the rows' adapters act on what this thread sends through the backbone.
+
+        ``lengths`` are the numbers of positions that inputs may have, ``copies`` how often the model may
+        repeat each row (its beams).
+        """
+        outer = getattr(self._running, "batch", None)
+        self._running.batch = _Pass(rows, frozenset(lengths), copies)
+        try:
+            yield
+        finally:
+            self._running.batch = outer
+
+    def acquire(self, sites: Sites) -> None:
+        """Open the ports of an adapter's sites; adapters of one assembly are counted together."""
+        with self._lock:
+            self._users[sites] += 1
+            if self._users[sites] == 1:
+                for need in sites.needs:
+                    self._open[need] += 1
+                    if self._open[need] == 1 and need[1] != "attend":
+                        self._handles[need] = self._hook(*need)
+                self._route_attention()
+
+    def release(self, sites: Sites) -> None:
+        """Close those ports that no adapter needs any more."""
+        with self._lock:
+            self._users[sites] -= 1
+            if not self._users[sites]:
+                del self._users[sites]
+                for need in sites.needs:
+                    self._open[need] -= 1
+                    if not self._open[need]:
+                        del self._open[need]
+                        if need in self._handles:
+                            self._handles.pop(need).remove()
+                self._route_attention()
+
+    @property
+    def _batch(self) -> _Pass | None:
+        return getattr(self._running, "batch", None)
+
+    # ------------------------------------------------------------------------------------ hooks
+
+    def _hook(self, port: Port, act: Act) -> RemovableHandle:
+        module = self._backbone.model.get_submodule(port.module)
+
+        def read(_: nn.Module, args: tuple[Any, ...]) -> None:
+            batch = self._batch
+            if batch is not None:
+                batch.inputs[port.name] = args[0]
+
+        def enter(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            batch = self._batch
+            return None if batch is None else _entered(batch, port, args)
+
+        def transform(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
+            batch = self._batch
+            return None if batch is None else _transformed(batch, port, args[0], out)
+
+        if act == "read":  # what a neighbour reads is what came in, whatever enters here
+            return module.register_forward_pre_hook(read, prepend=True)
+        return module.register_forward_pre_hook(enter) if act == "enter" else module.register_forward_hook(transform)
+
+    def _route_attention(self) -> None:
+        needed = any(act == "attend" for _, act in self._open)
+        if needed and self._attention is None:
+            self._attention = self._backbone.open_attention(self._prepended)
+            self._attention.__enter__()
+        elif not needed and self._attention is not None:
+            self._attention.__exit__(None, None, None)
+            self._attention = None
+
+    def _prepended(self, port: Port, rows: int) -> list[Prepended]:
+        batch = self._batch
+        if batch is None:
+            return []
+        actions = batch.rows.repeated(rows // batch.rows.count).at(port)
+        return [action.method.prepend(action.parameters(None)) for action in actions]
+
+
+def _entered(batch: _Pass, port: Port, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    if not batch.rows.at(port, "input"):
+        return None
+    rows, x = batch.as_rows(port, args[0])
+    for action in rows.at(port, "input"):
+        span = action.span
+        if span is None:
+            x = action.method.enter(action.parameters(x), x)
+        else:
+            x = joined(x, span, action.method.enter(action.parameters(x), x[span]))
+    return x.reshape(args[0].shape), *args[1:]
+
+
+def _transformed(batch: _Pass, port: Port, x: Tensor, out: Tensor) -> Tensor | None:
+    if not batch.rows.at(port):
+        return None
+    rows, result = batch.as_rows(port, out)
+    own = None
+    for action in rows.at(port):
+        source = action.site.source
+        if source is not None:
+            read = batch.as_rows(port, batch.inputs[source.name].to(out))[1]
+        else:
+            read = own = batch.as_rows(port, x.to(out.dtype))[1] if own is None else own
+        span, parameters = action.span, action.parameters(out)
+        if span is None:
+            result = action.method.transform(parameters, read, result, action.dropout)
+        else:
+            part = result[span]
+            changed = action.method.transform(parameters, read[span], part, action.dropout)
+            if changed is not part:  # else it was written into its place
+                result = joined(result, span, changed)
+    return result if result.shape == out.shape else result.reshape(out.shape)
+
+
+def joined(whole: Tensor, span: slice, part: Tensor) -> Tensor:
+    """Return rows of which those of a span are others."""
+    return torch.cat([whole[: span.start], part, whole[span.stop :]])

@@ -1,0 +1,187 @@
+"""Rows: for each row of a batch, which adapters act on it, laid out by port."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from adaptdock.engine.core.slots import Gathered, Slot, Stack
+from adaptdock.plugins.contracts import Method, Port, Side, Site, Virtual
+
+
+class Action(Protocol):
+    """One method acting at one port, on all rows of a batch."""
+
+    @property
+    def method(self) -> Method:
+        """What acts."""
+
+    @property
+    def site(self) -> Site:
+        """Where it acts and what it reads."""
+
+    @property
+    def dropout(self) -> bool:
+        """Whether it is being trained."""
+
+    @property
+    def span(self) -> slice | None:
+        """The rows of the batch that it acts on; None is all of them."""
+
+    def parameters(self, like: Tensor | None) -> Mapping[str, Tensor]:
+        """Return the folded parameters of its rows (R or 1, ...), in the dtype of ``like`` if that is given.
+
+        Without it they lie where the backbone places the port.
+        """
+
+
+class Rows(Protocol):
+    """What the ports ask while a batch runs."""
+
+    count: int
+
+    @property
+    def shifts(self) -> Sequence[int]:
+        """By how many positions each row is moved to the right."""
+
+    def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
+        """Return what acts at a port, on what comes out or goes in, in order."""
+
+    def repeated(self, copies: int) -> "Rows":
+        """Return the rows of a batch in which each of these stands ``copies`` times (beams)."""
+
+
+@dataclass(frozen=True)
+class Docked:
+    """What a batch sees of a docked adapter's method: its slot, and its sites."""
+
+    method: Method
+    slot: Slot
+    sites: Mapping[str, Site]
+
+
+Parts = Sequence[Sequence[Docked]]
+"""What a batch sees of a row: the parts of each of its adapters, from bottom to top."""
+
+
+@dataclass(frozen=True)
+class GatheredAction:
+    """A method acting with parameters that are gathered from the slots of the rows."""
+
+    method: Method
+    site: Site
+    gathered: Gathered
+    span: slice | None = None
+    dropout: bool = False
+
+    def parameters(self, like: Tensor | None) -> Mapping[str, Tensor]:
+        """Return the rows' parameters."""
+        found = self.gathered.at(self.site.port.name)
+        if like is None or like.dtype == self.gathered.dtype:
+            return found
+        return {name: tensor.to(like.dtype) for name, tensor in found.items()}  # T5 keeps some maps in float32
+
+
+class MixedRows:
+    """A batch in which each row has adapters of its own: a bare row has none, a stack several.
+
+    Adapters of one stack act in the order given; the number of operations depends on how many kinds
+    of adapter there are and how deep they are stacked, not on how many adapters there are. A kind acts on the
+    rows from its first to its last, which :func:`arranged` makes few.
+    """
+
+    def __init__(self, rows: Sequence[Parts], dtype: torch.dtype, whole: bool = False) -> None:
+        """Take the parts of each row's adapters.
+
+        ``whole`` lets every kind act on all rows, so that what is computed does not depend on where they are.
+        """
+        self.count = len(rows)
+        self._rows, self._dtype, self._whole = rows, dtype, whole
+        self._actions: dict[Side, dict[str, list[Action]]] = {"output": {}, "input": {}}
+        self._gathered: list[Gathered] = []
+        self._repeated: dict[int, MixedRows] = {1: self}
+        for level in range(max((len(adapters) for adapters in rows), default=0)):
+            self._add_level([adapters[level] if level < len(adapters) else () for adapters in rows])
+
+    def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
+        """Return what acts at a port, on what comes out or goes in, in order."""
+        return self._actions[side].get(port.name, ())
+
+    @property
+    def shifts(self) -> Sequence[int]:
+        """By how many positions each row is moved to the right."""
+        return [sum(part.method.shift for parts in adapters for part in parts) for adapters in self._rows]
+
+    def gather(self) -> None:
+        """Stack all parameters now.
+
+        A compiled model has to find them stacked: else the graph would depend on which rows share a slot.
+        """
+        for gathered in self._gathered:
+            gathered.all()
+
+    def repeated(self, copies: int) -> "MixedRows":
+        """Return these rows, each ``copies`` times in succession."""
+        if copies not in self._repeated:
+            rows = [row for row in self._rows for _ in range(copies)]
+            self._repeated[copies] = MixedRows(rows, self._dtype, self._whole)
+        return self._repeated[copies]
+
+    def _add_level(self, level: Sequence[Sequence[Docked]]) -> None:
+        groups: dict[tuple[int, Stack], list[tuple[int, Docked]]] = {}
+        for row, parts in enumerate(level):
+            for order, part in enumerate(parts):  # an adapter's methods act in its own order
+                groups.setdefault((order, part.slot.stack), []).append((row, part))
+        for group in sorted(groups, key=lambda key: (key[0], key[1].number)):  # whatever the order of the rows
+            stack, members = group[1], groups[group]
+            sites = {name: site for _, part in members for name, site in part.sites.items()}
+            span = None if self._whole else self._span([row for row, _ in members], sites)
+            slots = [stack.identity] * self.count
+            for row, part in members:
+                slots[row] = part.slot
+            gathered, first = Gathered(slots if span is None else slots[span], self._dtype), members[0][1]
+            self._gathered.append(gathered)
+            for name, site in sites.items():
+                action = GatheredAction(first.method, site, gathered, span)
+                self._actions[site.side].setdefault(name, []).append(action)
+
+    def _span(self, members: Sequence[int], sites: Mapping[str, Site]) -> slice | None:
+        """Return the rows from the first to the last member; None where all rows are concerned.
+
+        What stands in front of keys, values or embeddings has to be there for every row.
+        """
+        if any(site.port.kind in ("attention", "embedding") for site in sites.values()):
+            return None
+        span = slice(members[0], members[-1] + 1)
+        return None if span == slice(0, self.count) else span
+
+
+def arranged(rows: Sequence[Parts]) -> list[int]:
+    """Return an order of rows in which those with adapters of the same kind are neighbours."""
+    kinds = [[[part.slot.stack.number for part in parts] for parts in adapters] for adapters in rows]
+    return sorted(range(len(rows)), key=kinds.__getitem__)
+
+
+def places(order: Sequence[int]) -> list[int]:
+    """Return where each row is found in an order."""
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def moves(rows: Rows, device: torch.device) -> Tensor | None:
+    """Return by how many positions each row (R) is moved to the right, or None where none is."""
+    shifts = rows.shifts
+    return torch.tensor(shifts, device=device) if any(shifts) else None
+
+
+def virtual(rows: Rows, port: Port) -> Virtual | None:
+    """Return what all actions at the embedding port put in front of the rows, or None."""
+    found = [action.method.embed(action.parameters(None)) for action in rows.at(port)]
+    if not found:
+        return None
+    shape = (rows.count, -1, -1)
+    return Virtual(
+        torch.cat([piece.embeddings.expand(*shape) for piece in reversed(found)], dim=1),
+        torch.cat([piece.mask.expand(rows.count, -1) for piece in reversed(found)], dim=1),
+    )

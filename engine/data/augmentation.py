@@ -1,0 +1,208 @@
+"""Augmentation: altered copies of the training records, by name, seed and rate; labels stay as they are.
+
+A task says what may be altered: texts, or words of which each has a tag (:attr:`Task.texts`, :attr:`Task.words`).
+Words of a tagging task change places with words of the same tag only, so that the sequence of tags stays; a word
+that is deleted takes its tag along, by :meth:`Task.without`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from adaptdock.engine.data import perturbations
+from adaptdock.engine.data.perturbations import Alteration, replacing
+from adaptdock.plugins.contracts import Backbone, Record, Task
+from adaptdock.plugins.errors import UnknownNameError, UsageError
+from adaptdock.plugins.words import split_words
+
+if TYPE_CHECKING:
+    from adaptdock.engine.training.hyperparameters import TrainingOptions
+
+Bound = Callable[[Sequence[str], Sequence[Any]], list[str | None]]
+"""An alteration whose rate and generator are chosen."""
+
+BACK_TRANSLATE = "back_translate"
+RATES = {
+    "swap": 0.1,
+    "delete": 0.1,
+    "typos": 0.1,
+    "case": 0.1,
+    "synonyms": 0.3,
+    "wordnet": 0.3,
+    "lemmatize": 1.0,
+    "stem": 1.0,
+    BACK_TRANSLATE: 1.0,
+}
+"""The augmentations, each with the share of the words that it changes unless told (of the records, back_translate)."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One of the augmentations, and the share of the words that it changes."""
+
+    name: str
+    rate: float
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """The altered copies, how many each augmentation gave, and that in words."""
+
+    records: list[Record]
+    added: dict[str, int]
+    notes: list[str]
+
+
+def parse(given: Iterable[str]) -> list[Augmentation]:
+    """Turn ``swap`` or ``swap:0.2`` into augmentations.
+
+    Raises :class:`UnknownNameError` for a name that is none, :class:`UsageError` for a rate that is none, or a name
+    twice.
+    """
+    found = []
+    for part in given:
+        name, colon, rate = part.partition(":")
+        if name not in RATES:
+            raise UnknownNameError("augmentation", name, RATES)
+        try:
+            share = float(rate) if colon else RATES[name]
+        except ValueError:
+            share = 0.0
+        if not 0 < share <= 1:
+            raise UsageError(f"--augment {part}: a rate is a share above 0 and up to 1, such as {name}:{RATES[name]:g}")
+        found.append(Augmentation(name, share))
+    names = [one.name for one in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"--augment names {twice!r} twice; --augment-copies makes more than one copy")
+    return found
+
+
+def augment(records: Sequence[Record], task: Task, options: "TrainingOptions", backbone: Backbone) -> Augmented:
+    """Return altered copies of records that the task has cleaned.
+
+    Each augmentation makes ``augment_copies`` of each record (back-translation one); a copy that equals its record or
+    another copy of it is left out. A copy holds its number under ``copy``. Raises :class:`UsageError` where the task
+    has nothing that may be altered.
+    """
+    chosen = parse(options.augment)
+    if not chosen:
+        return Augmented([], {}, [])
+    _check(chosen, task)
+    seen = [{_content(record, task)} for record in records]
+    made: list[Record] = []
+    added, notes = {}, []
+    for one in chosen:
+        before = len(made)
+        for number, copy in _copies(one, records, task, options, backbone):
+            content = _content(copy, task)
+            if content not in seen[number]:
+                seen[number].add(content)
+                made.append({**copy, "copy": len(made) + 1})
+        added[one.name] = len(made) - before
+        notes.append(f"augmentation {one.name}:{one.rate:g}: {added[one.name]} records added to {len(records)}")
+    return Augmented(made, added, notes)
+
+
+def _check(chosen: Sequence[Augmentation], task: Task) -> None:
+    kind = type(task)
+    if kind.words is None and not kind.texts:
+        raise UsageError(
+            f"{kind.__name__} names no text or words that may be altered while its labels hold: train without --augment"
+        )
+    if kind.words is not None and any(one.name == BACK_TRANSLATE for one in chosen):
+        raise UsageError(
+            f"{BACK_TRANSLATE} does not go with {kind.__name__}: a translation has other words in another order, and "
+            f"nothing says which tag is whose. synonyms or swap keep words and tags together"
+        )
+
+
+def _copies(
+    one: Augmentation, records: Sequence[Record], task: Task, options: "TrainingOptions", backbone: Backbone
+) -> Iterable[tuple[int, Record]]:
+    """Yield the number of a record and an altered copy of it."""
+    if one.name == BACK_TRANSLATE:
+        yield from _translated(one, records, task, options, backbone)
+        return
+    alter = _alteration(one.name, options, single=type(task).words is not None)
+    for number, record in enumerate(records):
+        for copy in range(options.augment_copies):
+            random = Random(f"{options.seed}/{one.name}/{copy}/{number}")
+            yield number, _altered(record, task, _bound(alter, one.rate, random))
+
+
+def _bound(alter: Alteration, rate: float, random: Random) -> Bound:
+    return lambda words, kinds: alter(words, kinds, rate, random)
+
+
+def _alteration(name: str, options: "TrainingOptions", single: bool) -> Alteration:
+    others: dict[str, Callable[[], perturbations.Others]] = {
+        "lemmatize": lambda: perturbations.lemmas(options.augment_language),
+        "stem": lambda: perturbations.stems(options.augment_language),
+        "synonyms": lambda: perturbations.synonyms(Path(options.synonyms or ""), single),
+        "wordnet": lambda: perturbations.wordnet(options.augment_language, single),
+    }
+    if name in others:
+        return replacing(others[name]())
+    by_itself: dict[str, Alteration] = {
+        "swap": perturbations.swap,
+        "delete": perturbations.delete,
+        "typos": perturbations.typos,
+        "case": perturbations.case,
+    }
+    return by_itself[name]
+
+
+def _altered(record: Record, task: Task, alter: Bound) -> Record:
+    kind = type(task)
+    if kind.words is None:
+        return {**record, **{name: _in_text(record[name], alter) for name in _texts(record, kind)}}
+    tokens, tags = kind.words
+    words = alter(record[tokens], record[tags])
+    changed = {**record, tokens: [word or "" for word in words]}
+    kept = [place for place, word in enumerate(words) if word is not None]
+    return changed if len(kept) == len(words) else task.without(changed, kept)
+
+
+def _in_text(text: str, alter: Bound) -> str:
+    """Alter the words of a text; what stands between them stays, but for the space before one that is deleted."""
+    spans = split_words(text)
+    words = alter([text[start:end] for start, end in spans], [None] * len(spans))
+    parts, done = [], 0
+    for (start, end), word in zip(spans, words, strict=True):
+        between = text[done:start]
+        parts.append(between.rstrip() if word is None else between + word)
+        done = end
+    altered = "".join([*parts, text[done:]])
+    return altered.lstrip() if None in words else altered
+
+
+def _texts(record: Record, kind: type[Task]) -> list[str]:
+    return [name for name in kind.texts if isinstance(record.get(name), str)]
+
+
+def _content(record: Record, task: Task) -> tuple[Any, ...]:
+    kind = type(task)
+    if kind.words is None:
+        return tuple(record[name] for name in _texts(record, kind))
+    return tuple(tuple(record[name]) for name in kind.words)
+
+
+def _translated(
+    one: Augmentation, records: Sequence[Record], task: Task, options: "TrainingOptions", backbone: Backbone
+) -> Iterable[tuple[int, Record]]:
+    """Yield records whose texts were translated and translated back; those with a text too long for it are left out."""
+    from adaptdock.engine.inference.back_translation import back_translated
+
+    drawn = Random(f"{options.seed}/{one.name}").sample(range(len(records)), max(1, round(one.rate * len(records))))
+    numbers = sorted(drawn)
+    texts = list(
+        dict.fromkeys(records[number][name] for number in numbers for name in _texts(records[number], type(task)))
+    )
+    found = dict(zip(texts, back_translated(texts, options.back_translation, backbone), strict=True))
+    for number in numbers:
+        copy = {name: found[records[number][name]] for name in _texts(records[number], type(task))}
+        if all(copy.values()):
+            yield number, {**records[number], **copy}

@@ -1,0 +1,106 @@
+"""Columns: which one of a file holds which field of a task. What is guessed is said."""
+
+from collections.abc import Iterable, Mapping
+from shlex import quote
+from typing import Any
+
+from adaptdock.engine.data.tables import Say, plain
+from adaptdock.plugins.contracts import ColumnInspector, Task
+from adaptdock.plugins.errors import DataError
+
+
+class Columns:
+    """Finds the column of each field in the rows of one file.
+
+    A column is taken by the name that was given for the field, by the one that the task found by its values, or by
+    those that the task accepts. A name that differs in upper case or white space around it is a guess, and said once.
+    ``headed`` says that the names are those of a header.
+    """
+
+    def __init__(
+        self,
+        task: type[Task],
+        fields: Iterable[str],
+        named: Mapping[str, str],
+        located: Mapping[str, str],
+        say: Say,
+        headed: bool = False,
+    ) -> None:
+        self.task, self.fields, self.say = task, list(fields), say
+        self.named, self.located = named, located
+        self.headed = headed
+        self._resolved: dict[tuple[str, ...], dict[str, str]] = {}
+        self._said: set[str] = set()
+
+    def of(self, row: Mapping[str, Any], place: str) -> dict[str, str]:
+        """Return field -> column for the fields that a row has; raise :class:`DataError` where two could be one."""
+        key = tuple(row)
+        if key not in self._resolved:
+            self._resolved[key] = self._resolve(row, place)
+        return self._resolved[key]
+
+    def accepted(self, field: str) -> tuple[str, ...]:
+        """Return the names under which a field is looked for."""
+        for given in (self.named, self.located):
+            if field in given:
+                return (given[field],)
+        return self.task.columns.get(field, (field,))
+
+    def _resolve(self, row: Mapping[str, Any], place: str) -> dict[str, str]:
+        resolved: dict[str, str] = {}
+        rivals: dict[str, list[str]] = {}
+        for field in self.fields:
+            accepted = self.accepted(field)
+            columns = [name for name in accepted if name in row]
+            if not columns:
+                columns = self._alike(field, accepted, row, place)
+            if columns:
+                resolved[field], rivals[field] = columns[0], columns[1:]
+        if isinstance(row, dict):  # the columns of CoNLL-U are the same in every file
+            self._note_rivals(resolved, rivals, row, place)
+        return resolved
+
+    def _alike(self, field: str, accepted: Iterable[str], row: Mapping[str, Any], place: str) -> list[str]:
+        """Return the column whose name differs from an accepted one in upper case or white space alone."""
+        for name in accepted:
+            columns = [column for column in row if plain(column) == plain(name)]
+            if len(columns) > 1:
+                raise DataError(
+                    f"{place}: the columns {' and '.join(map(repr, columns))} could both be {field}. Say which with "
+                    f"--columns {quote(f'{field}={columns[0]}')}, or rename one of them."
+                )
+            if columns:
+                self._note(place, f"{field} is read from the column {columns[0]!r}, taken for {name!r}")
+                return columns
+        return []
+
+    def _note_rivals(
+        self, resolved: Mapping[str, str], rivals: Mapping[str, list[str]], row: Mapping[str, Any], place: str
+    ) -> None:
+        """Say which other columns could have been a field: those of another accepted name, or of one alike."""
+        taken = set(resolved.values())
+        for field, column in resolved.items():
+            alike = [name for name in row if name != column and plain(name) == plain(column)]
+            left = [name for name in dict.fromkeys([*rivals[field], *alike]) if name not in taken]
+            left = [name for name in left if not name.lstrip("-").isdigit()]
+            if left and field not in self.named:
+                others, flag = " and ".join(map(repr, left)), quote(f"{field}={left[0]}")
+                self._note(
+                    place, f"{field} is read from the column {column!r}; there is {others} too (--columns {flag})"
+                )
+
+    def _note(self, place: str, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self.say(f"{place.rpartition(':')[0] or place}: {message}")
+
+
+def located(task: type[Task], rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return field -> column of sentences without a header, for the fields that a task tells by their values."""
+    if not issubclass(task, ColumnInspector):
+        return {}
+    sentences = []
+    for row in rows:
+        width = sum(not name.startswith("-") for name in row)
+        sentences.append([row[str(number)] for number in range(width)])
+    return {field: str(number) for field, number in task.locate(sentences).items()}

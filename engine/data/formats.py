@@ -1,0 +1,340 @@
+"""File formats: each reader yields a file's rows, columns by name or number, each with its place.
+
+Text is read line by line, so that an error can name the line. Layouts with words (CoNLL, CoNLL-U)
+give a sentence as one row, whose columns are lists.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adaptdock.engine.data.tables import Row, Say, by_number, table
+from adaptdock.engine.data.text_files import Texts
+from adaptdock.plugins.errors import DataError, UnknownNameError
+
+FORMATS = {
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+    ".conllu": "conllu",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+READERS = ("conll", "conllu", "jsonl", "json", "csv", "tsv", "lines", "document", "parquet")
+CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+MARK = "-DOCSTART-"
+BLANKS = re.compile(r"[ \t]+")  # no-break spaces are parts of words
+
+
+def rows(
+    path: Path, layout: str, texts: Texts, say: Say, numbered: bool = False, known: Collection[str] = ()
+) -> Iterator[Row]:
+    """Yield the rows of a text file; ``say`` hears what was decided on the way.
+
+    Of a table ``numbered`` says that it has no header (columns are 0, 1, ...), and ``known`` are names that a header
+    may have. Raises :class:`DataError` naming file and line for whatever cannot be read.
+    """
+    if layout in ("csv", "tsv"):
+        return table(path, texts, layout, numbered, known, say)
+    if layout in ("conll", "conllu"):
+        return (_conll if layout == "conll" else _conllu)(path, texts, say)
+    readers = {"jsonl": _json_lines, "json": _json, "lines": _plain_lines, "document": _document}
+    if layout not in readers:
+        raise UnknownNameError("format", layout, READERS)
+    return readers[layout](path, texts)
+
+
+def parallel(paths: Sequence[Path], names: Sequence[str], texts: Texts) -> Iterator[Row]:
+    """Yield rows of files that belong together line by line, a column each.
+
+    Raises :class:`DataError` where one has more lines than another.
+    """
+    columns = [[line for _, line in texts.lines(path)] for path in paths]
+    if len({len(column) for column in columns}) > 1:
+        sizes = ", ".join(f"{path} has {len(column)}" for path, column in zip(paths, columns, strict=True))
+        raise DataError(f"parallel files have a line for each other's lines, but {sizes}")
+    for number, cells in enumerate(zip(*columns, strict=True), 1):
+        yield dict(zip(names, cells, strict=True)), f"{paths[0]}:{number}"
+
+
+# ------------------------------------------------------------------------------------------ words
+
+
+def _sentences(path: Path, texts: Texts, say: Say) -> Iterator[list[tuple[int, list[str]]]]:
+    """Yield sentences as lists of (line number, cells); comments and document marks are left out."""
+    lines = list(texts.lines(path))
+    width = _width(line for _, line in lines)
+    sentence: list[tuple[int, list[str]]] = []
+    divided = []
+    for number, line in lines:
+        cells = _cells(line)
+        if not line.strip():
+            if sentence:
+                yield sentence
+            sentence = []
+        elif cells[0] != MARK and not _is_comment(line, cells, width):
+            if len(cells) != width and len(line.split()) == width:
+                cells = line.split()
+                divided.append(number)
+            if len(cells) != width:
+                raise DataError(f"{path}:{number}: {len(cells)} columns, where the lines before have {width}: {line!r}")
+            sentence.append((number, cells))
+    if sentence:
+        yield sentence
+    if divided:
+        say(f"{path}: {len(divided)} lines have no-break spaces between their columns, such as line {divided[0]}")
+
+
+def _cells(line: str) -> list[str]:
+    """Return the cells of a line; without a tab, spaces divide them."""
+    if "\t" in line:
+        return [cell.strip() or cell.strip(" ") for cell in line.split("\t")]
+    return BLANKS.split(line.strip(" "))
+
+
+def _width(lines: Iterable[str]) -> int:
+    """Return the number of columns: that of the first line which is surely not a comment."""
+    width = 0
+    for line in lines:
+        cells = _cells(line)
+        if line.strip() and cells[0] != MARK:
+            wide = len(cells) if len(cells) > 1 else len(line.split())
+            if not line.startswith("#"):
+                return wide
+            width = width or wide
+    return width
+
+
+def _is_comment(line: str, cells: Sequence[str], width: int) -> bool:
+    """Tell a comment from a token that begins with #: it has other columns, or is of the form ``# key = value``."""
+    if not line.startswith("#"):
+        return False
+    if "\t" in line:
+        return len(cells) != width and line[1:2] in (" ", "\t")
+    return len(cells) == 1 or (line[1:2] == " " and (len(cells) != width or "=" in cells))
+
+
+def _conll(path: Path, texts: Texts, say: Say) -> Iterator[Row]:
+    for sentence in _sentences(path, texts, say):
+        columns = [list(column) for column in zip(*(cells for _, cells in sentence), strict=True)]
+        yield by_number(columns), f"{path}:{sentence[0][0]}"
+
+
+def _conllu(path: Path, texts: Texts, say: Say) -> Iterator[Row]:
+    """Yield the words of sentences; multiword tokens (3-4) and empty nodes (3.1) are no words of the tree."""
+    for sentence in _sentences(path, texts, say):
+        words = [(number, cells) for number, cells in sentence if cells[0].isdigit()]
+        if not words:
+            continue
+        first, cells = words[0]
+        if len(cells) != len(CONLLU):
+            raise DataError(f"{path}:{first}: CoNLL-U has {len(CONLLU)} columns, this line {len(cells)}")
+        yield _Words([cells for _, cells in words]), f"{path}:{first}"
+
+
+class _Words(Mapping[str, list[str]]):
+    """The columns of a CoNLL-U sentence; ``misc:KEY`` and ``feats:KEY`` are columns too, O where a word has none."""
+
+    def __init__(self, words: Sequence[Sequence[str]]) -> None:
+        self.words = words
+
+    def __getitem__(self, name: str) -> list[str]:
+        column, _, key = name.partition(":")
+        if column not in CONLLU:
+            raise KeyError(name)
+        cells = [word[CONLLU.index(column)] for word in self.words]
+        if not key:
+            return cells
+        return [dict(pair.partition("=")[::2] for pair in cell.split("|")).get(key, "O") for cell in cells]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(CONLLU)
+
+    def __len__(self) -> int:
+        return len(CONLLU)
+
+
+# ------------------------------------------------------------------------------------------ records
+
+
+def _json_lines(path: Path, texts: Texts) -> Iterator[Row]:
+    for number, line in texts.lines(path):
+        if line.strip():
+            row = parsed(line, f"{path}:{number}")
+            if not isinstance(row, dict):
+                raise DataError(f"{path}:{number}: a line holds one JSON object, this one a {type(row).__name__}")
+            yield row, f"{path}:{number}"
+
+
+def parsed(text: str, place: str, hint: str = "") -> Any:
+    """Return the value of a JSON text; raise :class:`DataError` where it is none, or an object has a key twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except _RepeatedKeyError as error:
+        raise DataError(f"{place}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: not JSON: {error}{hint}") from None
+
+
+class _RepeatedKeyError(Exception):
+    """A key that an object has twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        first = keys.index(twice) + 1
+        second = keys.index(twice, first) + 1
+        raise _RepeatedKeyError(
+            f"an object has the key {twice!r} twice, as number {first} and number {second} of its keys. "
+            f"Rename one of them."
+        )
+    return content
+
+
+def _json(path: Path, texts: Texts) -> Iterator[Row]:
+    """Yield the rows of one document, a list or ``{"data": [...]}``; of anything else, those of its lines."""
+    lines = [line for _, line in texts.lines(path)]
+    if _is_lines(lines):
+        yield from _json_lines(path, texts)
+        return
+    whole = parsed("\n".join(lines), str(path))
+    found = whole.get("data", [whole]) if isinstance(whole, dict) else whole
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise DataError(f"{path}: a JSON document is a list of objects, or has one named 'data'{_instead(found)}")
+    for number, row in enumerate(found):
+        yield from _squad(row, path) if "paragraphs" in row else [(row, f"{path}[{number}]")]
+
+
+def _is_lines(lines: Sequence[str]) -> bool:
+    """Tell JSON lines from one document: there are several lines, and the first is an object by itself."""
+    filled = [line for line in lines if line.strip()]
+    try:
+        return len(filled) != 1 and isinstance(json.loads(filled[0]), dict) if filled else True
+    except (ValueError, RecursionError):
+        return False
+
+
+def _instead(content: Any) -> str:
+    """Say what a list holds instead of objects, and what texts with marked characters have to become."""
+    if not isinstance(content, list):
+        return f"; this one is a {type(content).__name__}"
+    number, row = next((number, row) for number, row in enumerate(content) if not isinstance(row, dict))
+    marked = isinstance(row, list) and any(isinstance(part, dict) and "entities" in part for part in row)
+    way = (
+        " Texts with spans of characters, as spaCy was trained on, have to become words with a tag each first (spaCy: "
+        "spacy.training.offsets_to_biluo_tags)."
+    )
+    return f"; element {number} of this one is a {type(row).__name__}.{way if marked else ''}"
+
+
+def _squad(article: Mapping[str, Any], path: Path) -> Iterator[Row]:
+    """Yield the questions of an article, SQuAD 1.1 or 2.0, in the form that the datasets library gives them."""
+    try:
+        number = 0
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                number += 1
+                answers = question.get("answers") or []
+                row = {
+                    "title": article.get("title", ""),
+                    "context": paragraph["context"],
+                    "question": question["question"],
+                    "answers": {
+                        "text": [answer["text"] for answer in answers],
+                        "answer_start": [answer.get("answer_start") for answer in answers],
+                    },
+                }
+                named = {name: question[name] for name in ("id", "is_impossible") if question.get(name) is not None}
+                yield row | named, f"{path}: {row['title']!r}, question {named.get('id', number)}"
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not SQuAD's layout: {error!r} in {article.get('title', 'an article')!r}") from None
+
+
+# -------------------------------------------------------------------------------------------- text
+
+
+def _plain_lines(path: Path, texts: Texts) -> Iterator[Row]:
+    for number, line in texts.lines(path):
+        if line.strip():
+            yield {"text": line}, f"{path}:{number}"
+
+
+def _document(path: Path, texts: Texts) -> Iterator[Row]:
+    content = "\n".join(line for _, line in texts.lines(path))
+    if content.strip():
+        yield {"text": content}, str(path)
+
+
+# ---------------------------------------------------------------------------------------- data sets
+
+
+def parquet(path: Path) -> Iterator[Row]:
+    """Yield the rows of a Parquet file."""
+    import datasets
+    from pyarrow.parquet import read_schema
+
+    try:
+        names = read_schema(path).names
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            first = names.index(twice) + 1
+            second = names.index(twice, first) + 1
+            raise DataError(
+                f"{path}: two columns are named {twice!r}: column {first} and column {second} (the first is 1). "
+                f"Rename one of them."
+            )
+        loaded = datasets.Dataset.from_parquet(str(path))
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: not a Parquet file that can be read: {_reason(error)}") from error
+    return of_dataset(loaded, str(path))
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an error of the library came from, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).partition("\n")[0]
+
+
+def of_dataset(table: Any, name: str) -> Iterator[Row]:
+    """Yield the rows of a data set; numbers of classes become their names.
+
+    Raises :class:`DataError` for a number that is not a class.
+    """
+    import datasets
+
+    classes: dict[str, Any] = {}
+    for column, feature in table.features.items():
+        inner = getattr(feature, "feature", feature)
+        if isinstance(inner, datasets.ClassLabel):
+            classes[column] = inner
+    for number, row in enumerate(table):
+        place = f"{name}:{number}"
+        named = {
+            column: _class_names(classes[column], value, f"{place}: {column}") if column in classes else value
+            for column, value in row.items()
+        }
+        yield named, place
+
+
+def _class_names(label: Any, value: Any, place: str) -> Any:
+    """Return names of class numbers; one below 0 (-1, -100) stands for a label that is not given."""
+    if isinstance(value, Iterable):
+        return [_class_names(label, number, place) for number in value]
+    if value is None or value < 0:
+        return None
+    if value >= len(label.names):
+        raise DataError(f"{place} has the class {value}, but the data set names {len(label.names)} classes, from 0")
+    return label.int2str(value)

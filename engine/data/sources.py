@@ -1,0 +1,368 @@
+"""Data: records of a task from files, folders and hub data sets, divided into splits."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from adaptdock.engine.data.columns import Columns, located
+from adaptdock.engine.data.folders import SPLITS as SPLITS
+from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, split_files
+from adaptdock.engine.data.formats import CONLLU, FORMATS, of_dataset, parallel, parquet, parsed, rows
+from adaptdock.engine.data.holdout import hold_out
+from adaptdock.engine.data.tables import Row, header_of, plain
+from adaptdock.engine.data.text_files import Texts
+from adaptdock.plugins.contracts import ColumnInspector, Record, Task
+from adaptdock.plugins.errors import DataError, UnknownNameError
+
+NOT_GIVEN = "no validation data given"
+DOCUMENTS = (".txt", ".text", ".md")
+LOOKED_AT = 1000
+"""Lines of a tab-separated file that tell whether it is a table or words line by line."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a task is asked of a row without labels: the place of the row, and what to say if it cannot be read."""
+
+    value: Any
+    place: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where data comes from: a folder or hub name, or a file a split; how it is laid out.
+
+    A file may be several, divided by commas, that belong together line by line: a field of the task each.
+    """
+
+    data: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    format: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    encoding: str = "utf-8"
+
+    def describe(self) -> str:
+        """Return the source in words, for the card."""
+        named = [Path(name).name for name in (self.train, self.validation, self.test) if name]
+        return self.data or ", ".join(named) or "the sample data of the task"
+
+
+def load_splits(
+    source: Source, task: type[Task], seed: int = 0, labeller: Task | None = None
+) -> tuple[dict[str, list[Record]], list[str]]:
+    """Return the records of each split, and notes on what was decided.
+
+    ``labeller`` is the task with its options: the last training example of a label that it knows is never held out.
+    Raises :class:`DataError` naming file and line for whatever cannot be read.
+    """
+    reader = Reader(task, source)
+    given = {"train": source.train, "validation": source.validation, "test": source.test}
+    if any(given.values()):
+        splits = {split: reader.file(path) for split, path in given.items() if path}
+    elif source.data is None:
+        splits = reader.folder(task.sample())
+    elif Path(source.data).is_dir():
+        splits = reader.folder(Path(source.data))
+    elif Path(source.data).exists() or "," in source.data:
+        splits = {"train": reader.file(source.data)}
+    else:
+        splits = reader.hub(source.data)
+    notes = reader.notes()
+    for split, records in splits.items():
+        if not records:
+            raise DataError(f"the {split} split is empty")
+        notes += _repeated(split, records)
+    if "train" in splits and "validation" not in splits:
+        whole = len(splits["train"])
+        parts, lacking = hold_out(splits["train"], seed, task, labeller)
+        splits |= parts
+        notes.append(
+            f"{NOT_GIVEN}: {len(parts['validation'])} of {whole} training records held out for it (seed {seed})"
+        )
+        notes += lacking
+    return splits, notes
+
+
+class Reader:
+    """Reads what a source names as records of a task."""
+
+    def __init__(self, task: type[Task], source: Source) -> None:
+        self.task, self.source = task, source
+        self.texts = Texts(source.encoding)
+        self._notes: list[str] = []
+        for name in source.columns:
+            if name not in task.columns and name not in task.asks:
+                raise UnknownNameError("field in --columns", name, self._askable)
+
+    def notes(self) -> list[str]:
+        """Return what was decided while reading."""
+        return [*self._notes, *self.texts.notes()]
+
+    def file(self, name: str | Path) -> list[Record]:
+        """Return the records of one file, or of several that belong together line by line."""
+        path = Path(name)
+        if path.is_dir():
+            raise DataError(f"{path} is a folder: --data reads one, with a file for each split")
+        if not path.is_file():
+            parts = [Path(part.strip()) for part in str(name).split(",")]
+            missing = next((part for part in parts if not part.is_file()), None)
+            if missing is not None:
+                raise DataError(f"{missing}: there is no such file")
+            return self._records(self._parallel(parts), self._columns())
+        return self._records(*self._rows(path, self.layout(path, self.task.layout), self.task.columns))
+
+    def unlabelled(self, name: str, task: Task) -> list[Record]:
+        """Return what the task reads of each row of a file without labels; its suffix tells the format.
+
+        Without a telling suffix each line is a text. Raises :class:`DataError` naming the place.
+        """
+        path = Path(name)
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such file (--unlabelled)")
+        records = []
+        for item in self.inputs(path, self.suffix_layout(path, "lines")):
+            try:
+                records.append({**task.read(item.value), "where": item.place})
+            except DataError as error:
+                raise DataError(f"{item.place}: {error}{item.hint}") from None
+        if not records:
+            raise DataError(f"{path}: there is no text in it (--unlabelled)")
+        return records
+
+    def inputs(self, path: Path, layout: str) -> Iterator[Input]:
+        """Yield what a task is asked of each row of a file; labels are left out where they are no field of it.
+
+        A line of JSON may hold what is no object, and is taken as it is.
+        """
+        if layout == "lines":
+            self.note_table(path)
+        if layout == "jsonl":
+            columns = self._columns(self._askable)
+            for number, line in self.texts.lines(path):
+                if line.strip():
+                    yield self.input(parsed(line, f"{path}:{number}"), f"{path}:{number}", columns)
+            return
+        found, columns = self._rows(path, layout, self._askable)
+        for row, place in found:
+            yield self.input(row, place, columns)
+
+    def input(self, row: Any, place: str, columns: Columns) -> Input:
+        """Return what a task is asked of one row, or of a value that is none."""
+        if not isinstance(row, Mapping):
+            return Input(row, place)
+        resolved = columns.of(row, place)
+        if any(field in self.source.columns for field in self.task.asks):  # a text, not the words that a column 0 holds
+            resolved = {
+                field: column
+                for field, column in resolved.items()
+                if field in self.task.asks or field in self.source.columns
+            }
+        named = {field: row[column] for field, column in resolved.items()}
+        fields = " or ".join(f"--columns {field}=COLUMN" for field in dict.fromkeys([*self.task.asks, *named]))
+        number = " (a number where the first line is not a header)" if columns.headed else ""
+        hint = f". The columns are {', '.join(row) or 'none'}: say which to read with {fields}{number}"
+        return Input(named, place, hint)
+
+    @property
+    def _askable(self) -> list[str]:
+        """The fields of a record, and those that a person fills in."""
+        return list(dict.fromkeys([*self.task.columns, *self.task.asks]))
+
+    def layout(self, path: Path, default: str) -> str:
+        """Return the format of a file: the one that was named, that of its suffix, or a default."""
+        return self.source.format or self.suffix_layout(path, default)
+
+    def suffix_layout(self, path: Path, default: str) -> str:
+        """Return the format that a suffix tells, or a default; words with their tags line by line are CoNLL."""
+        layout = FORMATS.get(path.suffix.lower(), default)
+        if layout != "tsv" or self.task.layout != "conll":
+            return layout
+        lines = [line for _, line in islice(self.texts.lines(path), LOOKED_AT)]
+        first = next((line for line in lines if line.strip()), "")
+        if header_of(first, self._known(self._askable)):
+            return "tsv"
+        words = [line for line in lines if line.strip() and not line.startswith("#")]
+        divided = any(not line.strip() for line in lines[:-1])
+        if not divided and any(" " in cell.strip() for line in words for cell in line.split("\t")):
+            return layout
+        self._notes.append(f"{path}: read as CoNLL, a word a line, as it has no header with {self._fields()}")
+        return "conll"
+
+    def _known(self, fields: Iterable[str]) -> set[str]:
+        """Return the names that a header may have for these fields, in plain form."""
+        accepted = [name for field in fields for name in self.task.columns.get(field, (field,))]
+        return {plain(name) for name in (*accepted, *self.source.columns.values()) if not _is_number(name)}
+
+    def _fields(self) -> str:
+        return " or ".join(name for name in self.task.columns if name not in self.task.optional)
+
+    def note_table(self, path: Path) -> None:
+        """Say where a file that is read line by line begins like a table."""
+        first = next((line for _, line in self.texts.lines(path)), "")
+        header = header_of(first, self._known(self._askable))
+        if header:
+            self._notes.append(
+                f"{path}: it is read line by line, but begins like a table with the columns {', '.join(header)}: "
+                f"give it the suffix .csv or .tsv if it is one"
+            )
+
+    def _columns(
+        self, fields: Iterable[str] | None = None, found: Mapping[str, str] | None = None, layout: str = ""
+    ) -> Columns:
+        wanted = self.task.columns if fields is None else fields
+        headed = layout in ("csv", "tsv")
+        return Columns(self.task, wanted, self.source.columns, found or {}, self._notes.append, headed)
+
+    def _rows(self, path: Path, layout: str, fields: Iterable[str]) -> tuple[Iterable[Row], Columns]:
+        """Return the rows of a file, and where they hold these fields."""
+        if layout == "parquet":
+            return parquet(path), self._columns(fields)
+        wanted = self.source.columns.values()
+        if layout == "conllu":
+            self._check_conllu(wanted)
+        numbered = any(_is_number(column) for column in wanted)
+        found = rows(path, layout, self.texts, self._notes.append, numbered, self._known(fields))
+        if layout != "conll":
+            return found, self._columns(fields, layout=layout)
+        sentences = list(found)
+        columns = self._columns(fields, located(self.task, (row for row, _ in sentences)))
+        if sentences:
+            self._note_numbers(path, sentences[0], columns)
+        return sentences, columns
+
+    def _note_numbers(self, path: Path, sentence: Row, columns: Columns) -> None:
+        """Say which columns of a file without a header are read, where there was a choice."""
+        row, place = sentence
+        width = sum(not name.startswith("-") for name in row)
+        chosen = columns.of(row, place)
+        usual = self._columns(columns.fields).of(row, place)
+        if width > 2 or any(_position(chosen[field], width) != _position(usual[field], width) for field in chosen):
+            shown = ", ".join(f"{field} from column {_position(column, width)}" for field, column in chosen.items())
+            self._notes.append(f"{path}: {width} columns, of which the first is 0: {shown} (--columns names others)")
+
+    def folder(self, folder: Path) -> dict[str, list[Record]]:
+        """Return the records of the splits that a folder's files are named after, or that it was saved with.
+
+        Where the task reads whole documents, a folder without such names is training data as a whole.
+        """
+        if is_saved(folder):
+            return self._tables(saved_splits(folder), str(folder))
+        splits = {
+            split: [record for file in files for record in self.file(file)]
+            for split, files in split_files(folder).items()
+        }
+        files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+        documents = [file for file in files if file.suffix.lower() in DOCUMENTS]
+        if not splits and self.task.layout == "document" and documents:
+            splits["train"] = [record for file in documents for record in self.file(file)]
+        if "train" not in splits:
+            found = ", ".join(file.name for file in files[:10]) or "nothing"
+            raise DataError(
+                f"{folder}: no file is named train.*; there is {found}. Name the files one by one instead "
+                f"(--train FILE)."
+            )
+        return splits
+
+    def hub(self, name: str) -> dict[str, list[Record]]:
+        """Return the records of a hub data set's splits."""
+        import datasets
+
+        identifier, _, configuration = name.partition(":")
+        try:
+            found = datasets.load_dataset(identifier, configuration or None)
+        except Exception as error:  # the library raises many kinds, all of them about this name
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(
+                f"{name!r} is no folder or file here, and no data set that the hub gives: {reason}"
+            ) from error
+        return self._tables(named_splits(found, name), name)
+
+    def _tables(self, splits: Iterable[tuple[str, Any]], name: str) -> dict[str, list[Record]]:
+        """Return the records of the data sets of a library, one a split."""
+        return {split: self._records(of_dataset(table, f"{name}[{split}]"), self._columns()) for split, table in splits}
+
+    def _parallel(self, paths: list[Path]) -> Iterable[Row]:
+        fields = [name for name in self.task.columns if name not in self.task.optional]
+        if len(paths) != len(fields):
+            raise DataError(
+                f"{len(paths)} parallel files ({', '.join(map(str, paths))}): the task reads {len(fields)}, for "
+                f"{' and '.join(fields)}"
+            )
+        accepted = [self.source.columns.get(name, self.task.columns[name][0]) for name in fields]
+        return parallel(paths, accepted, self.texts)
+
+    def _records(self, found: Iterable[Row], columns: Columns) -> list[Record]:
+        return [self._record(row, place, columns) for row, place in found]
+
+    def _record(self, row: Mapping[str, Any], place: str, columns: Columns) -> Record:
+        record: Record = {"where": place}
+        resolved = columns.of(row, place)
+        for name in self.task.columns:
+            if name in resolved:
+                record[name] = row[resolved[name]]
+            elif name in self.source.columns or name not in self.task.optional:
+                raise DataError(self._lacking(row, place, name, columns))
+        if "id" not in record and isinstance(row.get("id"), str | int):  # CoNLL-U numbers its words
+            record["id"] = row["id"]
+        if len(record) > 2 and set(row) == {"0", "-1"}:  # the first column is the last
+            raise DataError(
+                f"{place}: one column only; the task reads {', '.join(self.task.columns)}. Columns are divided by tabs "
+                f"or spaces."
+            )
+        return record
+
+    def _lacking(self, row: Mapping[str, Any], place: str, name: str, columns: Columns) -> str:
+        numbers = [int(column) for column in row if _is_number(column)]
+        if numbers:
+            there = f"columns are 0 to {max(numbers)}"
+            asked = self.source.columns.get(name)
+            return f"{place}: no column {asked or 'known'!r} for {name}; {there}. Say which with --columns {name}=0."
+        wanted = ", ".join(column for column in columns.accepted(name) if not _is_number(column))
+        lacking = f"{place}: no column for {name}: looked for {wanted}, there is {', '.join(row) or 'none'}"
+        explained = self.task.explain(row) if issubclass(self.task, ColumnInspector) else ""
+        if explained:
+            return f"{lacking}. {explained}"
+        headless = f" If the first line is not a header, give numbers (--columns {name}=0)." if columns.headed else ""
+        return f"{lacking}. Say which with --columns {name}=COLUMN.{headless}"
+
+    @staticmethod
+    def _check_conllu(wanted: Iterable[str]) -> None:
+        for column in wanted:
+            if column.partition(":")[0] not in CONLLU:
+                raise UnknownNameError("CoNLL-U column", column, [*CONLLU, "misc:KEY"])
+
+
+def _is_number(column: str) -> bool:
+    return column.lstrip("-").isdigit()
+
+
+def _position(column: str, width: int) -> int:
+    """Return the position of a column that is named by its number from the first or the last."""
+    return int(column) % width
+
+
+def _repeated(split: str, records: Iterable[Record]) -> list[str]:
+    """Say which ids stand at more than one record of a split; all of them are kept."""
+    counts = Counter(str(record["id"]) for record in records if record.get("id") is not None)
+    twice = [name for name, count in counts.items() if count > 1]
+    if not twice:
+        return []
+    places = [str(record["where"]) for record in records if str(record.get("id")) == twice[0]]
+    return [f"{split}: {len(twice)} ids occur more than once, such as {twice[0]!r} at {' and '.join(places[:3])}"]
+
+
+def parse_columns(pairs: Iterable[str]) -> dict[str, str]:
+    """Turn ``tokens=0`` and the like into a mapping; raise :class:`DataError` for anything else."""
+    parsed = {}
+    for pair in pairs:
+        name, equals, column = pair.partition("=")
+        if not equals or not name or not column:
+            raise DataError(f"--columns {pair!r}: write FIELD=COLUMN, such as tokens=0 or tags=ner")
+        parsed[name] = column
+    return parsed

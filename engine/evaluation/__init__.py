@@ -1,0 +1,1 @@
+"""Metrics of an adapter on labelled data, the bootstrap, the report."""

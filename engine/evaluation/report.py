@@ -1,0 +1,173 @@
+"""The report of a run: metrics, log and learning curves in its folder, and what the curves say."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adaptdock.engine.training.plan import Plan
+from adaptdock.engine.training.run import Result
+from adaptdock.engine.training.selection import Criterion
+
+RISING = 2
+"""Validations in a row after which a rising validation loss counts as overfitting."""
+
+
+def write_report(folder: Path, plan: Plan, result: Result) -> list[str]:
+    """Write metrics.json, log.jsonl and curves.png into a run's folder; return the verdict in sentences."""
+    task = type(plan.task)
+    points = validations(result.history, task.metric)
+    criterion = plan.criterion
+    stored = result.adapter.card.training.get("best_epoch")
+    best = next(
+        (number for number, point in enumerate(points) if round(point["epoch"], 3) == stored),
+        best_of(points, task.metric, task.lower_is_better, criterion.decisive),
+    )
+    verdict = judge(points, best, result, task.lower_is_better, criterion.decisive, result.shortfall)
+    card = result.adapter.card
+    report = {
+        "shortfall": result.shortfall or None,
+        "metrics": card.metrics,
+        "training": card.training,
+        "plan": plan.summary(),
+        "file_bytes": result.size,
+        "verdict": verdict,
+        "epochs": [{key: _number(value) for key, value in point.items()} for point in points],
+        "gap": _number(points[best]["validation_loss"] - points[best]["train_loss"]) if points else None,
+    }
+    (folder / "metrics.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in result.history))
+    if points:
+        _draw(folder / "curves.png", result.history, points, points[best], task.metric)
+    return verdict
+
+
+def _number(value: float) -> float | None:
+    """Return a number as JSON can hold it."""
+    return round(value, 5) if math.isfinite(value) else None
+
+
+def best_of(points: Sequence[Mapping[str, float]], metric: str, lower_is_better: bool, decisive: bool = True) -> int:
+    """Return the number of the validation whose weights are kept (:class:`Criterion`)."""
+    best = Criterion(metric, lower_is_better, "validation_loss", decisive).best(points)
+    return next((number for number, point in enumerate(points) if point is best), 0)
+
+
+def validations(history: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, float]]:
+    """Return epoch, train loss (mean since the one before), validation loss and metric of each validation."""
+    points: list[dict[str, float]] = []
+    losses: list[float] = []
+    for entry in history:
+        if "loss" in entry:
+            losses.append(float(entry["loss"]))
+        elif "eval_loss" in entry:
+            points.append(
+                {
+                    "epoch": float(entry["epoch"]),
+                    "train_loss": sum(losses) / len(losses) if losses else float("nan"),
+                    "validation_loss": float(entry["eval_loss"]),
+                    metric: float(entry[f"eval_{metric}"]),
+                }
+            )
+            losses = []
+    return points
+
+
+def judge(
+    points: Sequence[Mapping[str, float]],
+    best: int,
+    result: Result,
+    lower_is_better: bool,
+    decisive: bool = True,
+    shortfall: str = "",
+) -> list[str]:
+    """Say in words what the curves show: nothing learnt, overfitting, training too short, or none of these.
+
+    Where validation data is too few (not ``decisive``) they show nothing; of an adapter with a ``shortfall`` no good is
+    said.
+    """
+    if not points:
+        return ["There was no validation, so nothing can be said about overfitting."]
+    if not decisive:
+        sentence = (
+            f"The validation data is too small to tell overfitting, or which epoch is best: the file holds the weights "
+            f"of epoch {points[best]['epoch']:g}, chosen without it."
+        )
+        return [sentence, *_of_best(points, best)]
+    sentences = _seen(points, best, result, lower_is_better, shortfall) + _of_best(points, best)
+    if result.ending == "early":
+        metric = _metric(points)
+        sentences.append(f"Training stopped early, at epoch {points[-1]['epoch']:g}, as {metric} got no better.")
+    return sentences
+
+
+def _seen(
+    points: Sequence[Mapping[str, float]], best: int, result: Result, lower_is_better: bool, shortfall: str
+) -> list[str]:
+    last = [point["validation_loss"] for point in points]
+    rising = 0
+    while rising + 1 < len(last) and last[-1 - rising] > last[-2 - rising]:
+        rising += 1
+    falling = len(points) > rising and points[-1]["train_loss"] < points[-1 - rising]["train_loss"]
+    metric = _metric(points)
+    if not lower_is_better and points[best][metric] == 0:
+        return [
+            f"The best {metric} is 0: what was learnt changes no answer for the better yet. More epochs, a smaller "
+            f"batch size, more labelled data or another learning rate may help."
+        ]
+    if rising >= RISING and falling:
+        return [
+            f"Overfitting: since epoch {points[-1 - rising]['epoch']:g} the validation loss has risen "
+            f"({last[-1 - rising]:.3f} to {last[-1]:.3f}) while the training loss fell; "
+            f"the file holds the weights of epoch {points[best]['epoch']:g}, the best by {metric}."
+        ]
+    if shortfall:
+        return [f"The best epoch by {metric} was {points[best]['epoch']:g}; nothing can be said about overfitting."]
+    if best == len(points) - 1 and result.ending == "complete" and len(points) > 1:
+        return [f"The last epoch was the best by {metric}; more epochs may help. No sign of overfitting."]
+    return [f"No sign of overfitting; the best epoch by {metric} was {points[best]['epoch']:g}."]
+
+
+def _metric(points: Sequence[Mapping[str, float]]) -> str:
+    return next(key for key in points[0] if key not in ("epoch", "train_loss", "validation_loss"))
+
+
+def _of_best(points: Sequence[Mapping[str, float]], best: int) -> list[str]:
+    return [_gap(points[best])] if math.isfinite(points[best]["train_loss"]) else []
+
+
+def _gap(point: Mapping[str, float]) -> str:
+    """Say how far the losses of training and validation lie apart in the epoch whose weights are kept."""
+    training, validation = point["train_loss"], point["validation_loss"]
+    apart = f"{abs(validation - training):.3f} {'above' if validation > training else 'below'}"
+    return (
+        f"In epoch {point['epoch']:g} the validation loss ({validation:.3f}) is {apart} the training loss "
+        f"({training:.3f}, the mean of the epoch)."
+    )
+
+
+def _draw(
+    path: Path,
+    history: Sequence[Mapping[str, Any]],
+    points: Sequence[Mapping[str, float]],
+    best: Mapping[str, float],
+    metric: str,
+) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, scores = figure.subplots(1, 2)
+    steps = [entry for entry in history if "loss" in entry]
+    epochs = [point["epoch"] for point in points]
+    losses.plot([entry["epoch"] for entry in steps], [entry["loss"] for entry in steps], label="training", alpha=0.7)
+    losses.plot(epochs, [point["validation_loss"] for point in points], marker="o", label="validation")
+    losses.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    losses.legend()
+    scores.plot(epochs, [point[metric] for point in points], marker="o", color="tab:green")
+    scores.axvline(best["epoch"], color="grey", linestyle=":", label=f"best: {best[metric]:g}")
+    scores.set(xlabel="epoch", ylabel=f"validation {metric}")
+    scores.legend()
+    figure.savefig(path, dpi=120)

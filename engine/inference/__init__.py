@@ -1,0 +1,1 @@
+"""The dock as people see it: prediction, generation, continuous batching."""

@@ -1,0 +1,20 @@
+"""A trial of an adapter on a backbone: whether all of it can act, found out before anything is written."""
+
+import torch
+
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.hub.file import AdapterFile
+
+TOKENS = ((5, 6, 7), (8, 5, 9))
+
+
+def try_out(dock: Dock, adapter: AdapterFile) -> None:
+    """Send a small batch through a backbone with an adapter; raise what stands in its way."""
+    name = dock.dock(adapter)
+    ids = torch.tensor(TOKENS, device=dock.backbone.device)
+    try:
+        with dock.boarding([name] * len(ids)) as rows:
+            reads = rows[0][-1].assembly.head.reads
+            dock.hidden(rows, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, reads)
+    finally:
+        dock.unload(name)

@@ -1,0 +1,1 @@
+"""Adapters merged into a backbone, and combined with each other."""

@@ -1,0 +1,1 @@
+"""Plan, hyperparameters, loop, trainer, schedules, packing, caches."""

@@ -1,0 +1,315 @@
+"""Training: an adapter and its head, through the ports of a frozen backbone, by transformers' Trainer."""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adaptdock.engine.core.assembly import Assembly, entry
+from adaptdock.engine.core.batches import collate, collate_labels, length
+from adaptdock.engine.data.sources import Source
+from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
+from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.engine.training.hyperparameters import STORES, with_precision
+from adaptdock.engine.training.loop import Course, Ending, Progress, Validated
+from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.run_folders import fresh_folder
+from adaptdock.engine.training.schedules import Distances, frozen_until
+from adaptdock.engine.training.selection import Criterion
+from adaptdock.engine.training.shortfall import compared, no_better, unmoved
+from adaptdock.engine.training.state_cache import Cache
+from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
+from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.hub.locks import owned
+from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Task, Writer
+
+
+@dataclass
+class Result:
+    """What a run leaves: the adapter, its metrics, and how it ended."""
+
+    adapter: AdapterFile
+    file: Path
+    size: int
+    epochs: float
+    seconds: float
+    history: list[dict[str, Any]]
+    ending: Ending = "complete"
+
+    @property
+    def shortfall(self) -> str:
+        """Why the adapter is of no use, in a sentence; empty where nothing speaks against it."""
+        return str(self.adapter.card.training.get("shortfall", ""))
+
+
+def train(
+    task: str,
+    method: str = registry.DEFAULT_METHOD,
+    backbone: str | Backbone = registry.DEFAULT_BACKBONE,
+    data: str | Source | None = None,
+    folder: str | Path | None = None,
+    method_options: Mapping[str, Any] | None = None,
+    task_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Result:
+    """Train an adapter; the result's ``file`` is complete, and its ``adapter`` can be docked.
+
+    ``data`` is a folder, a hub name or a :class:`Source`; None trains on the task's sample. ``options``
+    are those of :class:`TrainingOptions`. ``folder`` is a new one under ``runs`` unless named.
+    """
+    if isinstance(backbone, str):
+        backbone = load_backbone(backbone, with_precision(LoadOptions(), options.get("precision", "auto")))
+    source = data if isinstance(data, Source) else Source(data=data)
+    made = plan(backbone, task, method, source, options, method_options, task_options)
+    return carry_out(made, Path(folder) if folder else fresh_folder(task, method))
+
+
+def carry_out(
+    made: Plan,
+    folder: Path,
+    name: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    resume: bool = False,
+) -> Result:
+    """Train what a plan says: in one run, or in several where there are texts without labels.
+
+    Raises :class:`LockedError` where another run works in the folder.
+    """
+    from adaptdock.engine.training.self_training import SelfTraining
+
+    run = SelfTraining(made, folder, name) if made.unlabelled else Run(made, folder, name)
+    with owned(folder):
+        return run(progress, resume)
+
+
+def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    """Return what validation found before the first step, if it looked."""
+    found = next((entry for entry in history if "eval_loss" in entry and not entry["epoch"]), None)
+    return {} if found is None else {"before": {metric: found[f"eval_{metric}"], "loss": found["eval_loss"]}}
+
+
+class Run(Course[Result]):
+    """One training run: a plan carried out in a folder of its own.
+
+    ``together`` is what its card tells of other tasks that it is trained with.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: Path, name: str | None = None, together: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(plan.backbone, plan.options, folder)
+        self.plan = plan
+        self.name = name or plan.task_name
+        self.together = dict(together or {})
+        self.best: AdapterFile | None = None
+        self._start: dict[str, Tensor] | None = None
+        self._newest: Evaluation | None = None
+        self._best_found: Evaluation | None = None
+
+    @property
+    def assemblies(self) -> Sequence[Assembly]:
+        """The adapter."""
+        return [self.plan.assembly]
+
+    @property
+    def units(self) -> Sequence[list[Feature]]:
+        """Windows, or records of several whose loss compares them."""
+        return self.plan.units
+
+    @property
+    def measured_before(self) -> bool:
+        """Whether the bare backbone can do without training what the task asks."""
+        return type(self.plan.task).measured_before
+
+    @cached_property
+    def criterion(self) -> Criterion:
+        """What decides which weights are best."""
+        return self.plan.criterion
+
+    def lengths(self) -> list[int]:
+        """Return the longest window of each unit."""
+        return [max(map(length, unit)) for unit in self.plan.units]
+
+    def identity(self) -> dict[str, str]:
+        """Return the plan's fingerprints."""
+        return self.plan.identity()
+
+    def begin_with(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember the start weights as a file would hold them."""
+        self._start = self.stored(tensors)
+
+    def recall(self) -> None:
+        """Take the file of an earlier run."""
+        if self.kept_in.exists():
+            self.best = read_file(self.kept_in)
+
+    def distances(self, trainable: Any) -> Mapping[nn.Parameter, int]:
+        """Return how far from the top each parameter acts."""
+        return Distances(self.plan.backbone, self.plan.assembly).of_parameters(trainable.head, trainable.parts)
+
+    def collator(self) -> Callable[[Sequence[Any]], dict[str, Any]]:
+        """Return what puts windows into one batch, with their labels and what is known of their states."""
+        plan, cache = self.plan, None
+        if plan.options.cache:
+            cache = Cache(plan.backbone, plan.assembly, [feature for unit in plan.units for feature in unit])
+
+        def collated(batch: Sequence[Any]) -> dict[str, Any]:
+            features = [feature for unit in batch for feature in unit]
+            labels = collate_labels(features, plan.backbone.device)
+            given = {**collate(plan.backbone, features), "labels": labels}
+            return given if cache is None else {**given, "entering": cache.states(features)}
+
+        return collated
+
+    def check(self, tensors: Mapping[str, Tensor]) -> Validated:
+        """Measure weights, and name the numbers as the history does."""
+        found = self.validate(tensors)
+        numbers = {f"eval_{key}": value for key, value in found.metrics.items() if isinstance(value, int | float)}
+        name = type(self.plan.task).metric
+        return Validated({**numbers, "eval_loss": round(found.loss, 5)}, found.metrics, {name: found.metrics[name]})
+
+    def keep_best(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor], found: Validated) -> None:
+        """Store the newest weights if their metric is the best so far."""
+        if self.criterion.since_best(history) == 0:
+            self.keep(tensors, history[-1]["epoch"], found.metrics)
+
+    def stalled(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Tell whether patience is at its end."""
+        since = self.criterion.since_best(history, max(frozen_until(self.plan), self.patient_from))
+        return bool(self.options.patience) and since is not None and since >= self.options.patience
+
+    def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
+        """Store these weights as the best so far, with what validation found."""
+        self._best_found = self._newest
+        self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
+        write_file(self.kept_in, self.best)
+
+    def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
+        """Measure weights, as they would be stored, on the validation data."""
+        self._newest = self._evaluate(AdapterFile(self.card(0, {}), self.stored(tensors)), "validation", write=False)
+        return self._newest
+
+    def stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights in the precision of the file; float32 where they are too large for 16 bit."""
+        dtype = STORES[self.plan.options.store]
+        fits = all(tensor.abs().max() <= torch.finfo(dtype).max for tensor in tensors.values())
+        return {name: tensor.to(dtype if fits else torch.float32) for name, tensor in tensors.items()}
+
+    def card(self, epoch: float, metrics: Mapping[str, Any]) -> Card:
+        """Return the card of this run's adapter."""
+        plan = self.plan
+        training = {
+            "data": plan.source.describe(),
+            "splits": {split: len(records) for split, records in plan.records.items()},
+            **({"added": plan.added} if plan.added else {}),
+            "options": plan.options.described(),
+            "best_epoch": round(epoch, 3),
+            "precision": str(plan.backbone.dtype).removeprefix("torch."),
+            "quantized": plan.backbone.quantized,
+            **({"together": self.together} if self.together else {}),
+            "libraries": {name: version(name) for name in ("adaptdock", "torch", "transformers", "accelerate")},
+            "python": platform.python_version(),
+        }
+        return Card(
+            name=self.name,
+            task=entry("task", plan.task_name, plan.task.options),
+            methods=plan.methods,
+            on=plan.on,
+            backbone=BackboneEntry(
+                id=plan.backbone.id,
+                revision=plan.backbone.revision,
+                architecture=plan.backbone.architecture,
+                fingerprint=plan.backbone.fingerprint,
+                drop_layers=plan.backbone.dropped,
+            ),
+            preprocessing=Preprocessing(
+                max_length=plan.reading.max_length,
+                tokenizer=type(plan.backbone.tokenizer).__name__,
+                lower_case=getattr(plan.backbone.tokenizer, "do_lower_case", None),
+                vocabulary=plan.backbone.vocabulary,
+            ),
+            training=training,
+            metrics=dict(metrics),
+        )
+
+    # ------------------------------------------------------------------------------------ inside
+
+    def trainable(self) -> Any:
+        """Return the adapter with its start weights, as a module to train."""
+        from adaptdock.engine.training.trainable import Trainable
+
+        plan, options = self.plan, self.options
+        weights = plan.class_weights()
+        return Trainable(plan.backbone, self.dock.ports, plan.assembly, options.seed, weights, options.backbone_dropout)
+
+    def keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
+        """Store these weights where there are none; nothing is known of them."""
+        if self.best is None:
+            self.best = AdapterFile(self.card(0, {}), self.stored(tensors))
+            write_file(self.kept_in, self.best)
+
+    def _evaluate(self, adapter: AdapterFile, split: str, write: bool = True) -> Evaluation:
+        return evaluate(self.dock, adapter, self.plan.records[split], self.plan.options.batch_size * 2, write)
+
+    def _last_splits(self) -> list[str]:
+        """Return what is measured at the end: the test data; else validation again, where it shows more than before."""
+        if "test" in self.plan.records:
+            return ["test"]
+        more = isinstance(self.plan.task, Writer) or type(self.plan.task).settle is not Task.settle
+        return ["validation"] if more else []
+
+    def _settled(self, adapter: AdapterFile) -> AdapterFile:
+        """Return an adapter whose task has learnt from the validation data what it learns when weights are chosen.
+
+        From too few records it learns nothing.
+        """
+        if type(self.plan.task).settle is Task.settle or not self.criterion.decisive:
+            return adapter
+        found = self._best_found or self._evaluate(adapter, "validation", write=False)
+        settled = self.plan.task.settle(self.plan.records["validation"], found.digests)
+        card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
+        return AdapterFile(card, adapter.tensors)
+
+    def _judged(self, adapter: AdapterFile, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how an adapter compares with the same answer to every input, and what it falls short of, if anything.
+
+        What is not trained at all is not judged.
+        """
+        if self._start is None:
+            return {}
+        comparison = compared(self.plan, self.dock, adapter, metrics)
+        shortfall = unmoved(self.plan, self.dock, adapter, self._start) or no_better(self.plan, comparison)
+        return ({"baseline": comparison} if comparison else {}) | ({"shortfall": shortfall} if shortfall else {})
+
+    def _finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Result:
+        assert self.best is not None
+        seconds = self.seconds
+        before = _before(history, type(self.plan.task).metric) if self.measured_before else {}
+        metrics = {**before, **self.best.card.metrics}
+        judged: dict[str, Any] = {}
+        if ending != "interrupted":
+            try:
+                self.best = self._settled(self.best)
+                metrics |= {split: self._evaluate(self.best, split).metrics for split in self._last_splits()}
+                judged = self._judged(self.best, metrics)
+            except KeyboardInterrupt:
+                ending = "interrupted"
+        training = {
+            **self.best.card.training,
+            **judged,
+            "epochs_run": round(epochs, 3),
+            "seconds": round(seconds, 1),
+            "ending": ending,
+        }
+        card = self.best.card.model_copy(update={"metrics": metrics, "training": training})
+        self.best = AdapterFile(card, self.best.tensors)
+        size = write_file(self.kept_in, self.best)
+        self._tidy(ending)
+        return Result(self.best, self.kept_in, size, epochs, seconds, [dict(entry) for entry in history], ending)

@@ -1,0 +1,96 @@
+"""What a trained adapter falls short of: weights that have moved, and an answer better than always the same one."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import torch
+from torch import Tensor
+
+from adaptdock.engine.core.assembly import HEAD
+from adaptdock.engine.evaluation.measurement import evaluate
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.inference.prediction import digests_of
+from adaptdock.engine.training.selection import ENOUGH
+from adaptdock.hub.file import AdapterFile
+from adaptdock.plugins.contracts import Record
+
+if TYPE_CHECKING:
+    from adaptdock.engine.training.plan import Plan
+
+SAMPLE = 200
+"""Training records, at most, that are measured where validation and test data are too few."""
+TRIED = 8
+"""Records whose logits are compared, with the trained and with the start weights of the method."""
+
+
+def unmoved(plan: "Plan", dock: Dock, adapter: AdapterFile, start: Mapping[str, Tensor]) -> str:
+    """Say that training has not moved the weights, or only those of the head; empty where the method acts.
+
+    ``start`` are the start weights in the precision of the file.
+    """
+    trained = [(place, f"{place}.{name}") for place, name, declared in plan.assembly.declared() if declared.trained]
+    moved = {place == HEAD for place, name in trained if not torch.equal(start[name], adapter.tensors[name])}
+    if not moved:
+        return "This adapter is untrained: training has not moved its weights from where they started."
+    of_method = [name for place, name in trained if place != HEAD]
+    if not of_method or (False in moved and _acts(plan, dock, adapter, {name: start[name] for name in of_method})):
+        return ""
+    methods = " and ".join(method.name for method in plan.methods)
+    return f"Only the head of this adapter is trained: {methods} changes nothing that it did not change at the start."
+
+
+def _acts(plan: "Plan", dock: Dock, adapter: AdapterFile, of_method: Mapping[str, Tensor]) -> bool:
+    """Tell whether any logit depends on the trained weights of the method."""
+    untrained = AdapterFile(adapter.card, {**adapter.tensors, **of_method})
+    one, other = (_digests(plan, dock, file) for file in (adapter, untrained))
+    return not all(map(torch.equal, one, other))
+
+
+def _digests(plan: "Plan", dock: Dock, adapter: AdapterFile) -> list[Tensor]:
+    name = dock.dock(adapter, f"tried {uuid4()}")
+    try:
+        with dock.boarding([name]) as (row,):
+            records = spread(plan.given, TRIED)
+            features = [plan.task.encode(record, plan.reading, labelled=True) for record in records]
+            digests = digests_of(dock, [row] * len(records), features, plan.options.batch_size)
+    finally:
+        dock.unload(name)
+    return [found for own in digests for found in own]
+
+
+def compared(plan: "Plan", dock: Dock, adapter: AdapterFile, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the split that tells most, the adapter's metric on it, and that of the best answer to every input.
+
+    Test data comes first, then validation data; where both are too few, a sample of the training data is measured.
+    Empty where the task knows no such answer.
+    """
+    name = type(plan.task).metric
+    splits = [split for split in ("test", "validation") if split in metrics]
+    split = next((split for split in splits if plan.task.support(plan.records[split]) >= ENOUGH), "train")
+    records = spread(plan.given, SAMPLE) if split == "train" else plan.records[split]
+    baseline = plan.task.baseline(records)
+    if baseline is None:
+        return {}
+    found = metrics.get(split) or evaluate(dock, adapter, records, plan.options.batch_size * 2, write=False).metrics
+    return {"split": split, name: found[name], "same_answer": baseline[name]}
+
+
+def no_better(plan: "Plan", comparison: Mapping[str, Any]) -> str:
+    """Say that an adapter is no better than one answer to every input; empty where it is."""
+    task = type(plan.task)
+    if not comparison:
+        return ""
+    reached, baseline = comparison[task.metric], comparison["same_answer"]
+    if reached < baseline if task.lower_is_better else reached > baseline:
+        return ""
+    return (
+        f"This adapter has learnt nothing of use: its {task.metric} on the {comparison['split']} data is "
+        f"{reached:.2f}, and the same answer to every input reaches {baseline:.2f}."
+    )
+
+
+def spread(records: Sequence[Record], count: int) -> list[Record]:
+    """Return at most so many records, at even distances."""
+    step = max(1, len(records) / count)
+    return [records[int(number * step)] for number in range(min(count, len(records)))]

@@ -1,0 +1,228 @@
+"""Adapters while they are trained: their weights as parameters, acting through the same ports as docked ones."""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from adaptdock.engine.core.assembly import HEAD, Assembly, Part, lowest_layer
+from adaptdock.engine.core.forward import for_head, mask_for, resumed, states
+from adaptdock.engine.core.open_ports import OpenPorts
+from adaptdock.engine.core.rows import Action
+from adaptdock.plugins.contracts import Backbone, Method, Port, Side, Site
+
+
+class Answering(nn.Module):
+    """The head of an adapter while it is trained, and the loss of its task."""
+
+    def __init__(self, assembly: Assembly, start: Mapping[str, Tensor], class_weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.assembly = assembly
+        declared = assembly.head.parameters(assembly.width)
+        self.weights = nn.ParameterDict(
+            {
+                name: nn.Parameter(start[f"{HEAD}.{name}"], requires_grad=parameter.trained)
+                for name, parameter in declared.items()
+            }
+        )
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights by the names they are stored under."""
+        return {f"{HEAD}.{name}": tensor for name, tensor in self.weights.items()}
+
+    def forward(self, backbone: Backbone, hidden: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss, from the states (R, L + T, W) of this task's rows and their mask (R, T)."""
+        head, weights = self.assembly.head, {name: tensor.unsqueeze(0) for name, tensor in self.weights.items()}
+        mask = mask.to(labels.device)
+        logits = head.apply(weights, for_head(backbone, head, hidden, mask), mask)
+        return self.assembly.task.loss(logits, labels, self.class_weights)
+
+
+class Acting(nn.ModuleList):
+    """The methods of an adapter while they are trained."""
+
+    def __init__(self, assembly: Assembly, start: Mapping[str, Tensor], generator: torch.Generator) -> None:
+        super().__init__(_Weights(part, start, generator) for part in assembly.parts)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights by the names they are stored under, detours folded away."""
+        return {name: tensor for part in self for name, tensor in part().items()}
+
+
+class Trainable(nn.Module):
+    """The trained weights and nothing else: the backbone is used, not owned.
+
+    Calling it with a batch returns the loss. :meth:`tensors` gives the weights under the names they
+    have in an adapter file.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        ports: OpenPorts,
+        assembly: Assembly,
+        seed: int,
+        class_weights: Tensor | None = None,
+        backbone_dropout: bool = False,
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        start = assembly.start(generator)
+        self.assembly = assembly
+        self.head = Answering(assembly, start, class_weights)
+        self.parts = Acting(assembly, start, generator)
+        self._outside = (backbone, ports)  # a tuple, so that they do not become part of this module
+        self._backbone_dropout = backbone_dropout
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return a copy of the weights as they would be stored, detours folded away."""
+        return copied({**self.parts.tensors(), **self.head.tensors()})
+
+    def forward(self, labels: Tensor, entering: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return the loss of a batch; ``entering`` (R, T, W) are the states beneath the lowest adapter, if known."""
+        backbone, ports = self._outside
+        inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
+        head = self.assembly.head
+        mask = mask_for(head, inputs)
+        rows = TrainedRows(backbone, [self.parts], [0] * len(mask), dropout=self.training)
+        with dropping(backbone.model, self._backbone_dropout and self.training):
+            if entering is None:
+                hidden = states(backbone, ports, rows, inputs, head.reads)
+            else:
+                hidden = resumed(backbone, ports, rows, inputs, lowest_layer(self.assembly), entering)
+        return {"loss": self.head(backbone, hidden, mask, labels)}
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights as they would be stored, float32, apart from those that go on being trained."""
+    with torch.no_grad():
+        return {name: tensor.detach().float().cpu().clone() for name, tensor in tensors.items()}
+
+
+@contextmanager
+def dropping(model: nn.Module, drops: bool) -> Iterator[None]:
+    """Let a frozen model drop as in its own training, if it shall; statistics of batches stay frozen."""
+    modules = [module for module in model.modules() if drops and not isinstance(module, _BatchNorm)]
+    for module in modules:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = False
+
+
+class _Weights(nn.Module):
+    """The weights of one method: as they are stored, or by the detour the method asks for.
+
+    What is not trained has no gradient, and never takes the detour.
+    """
+
+    def __init__(self, part: Part, start: Mapping[str, Tensor], generator: torch.Generator) -> None:
+        super().__init__()
+        self.part = part
+        mine = {
+            f"{part.prefix}{place}.{name}": declared.trained
+            for place, named in part.parameters.items()
+            for name, declared in named.items()
+        }
+        trained = {name: start[name] for name, is_trained in mine.items() if is_trained}
+        self.detour = part.method.reparameterise(trained, generator) if trained else None
+        self.names = [name for name, is_trained in mine.items() if self.detour is None or not is_trained]
+        self.plain = nn.ParameterList(nn.Parameter(start[name], requires_grad=mine[name]) for name in self.names)
+
+    def forward(self) -> dict[str, Tensor]:
+        """Return the weights by the names they are stored under."""
+        plain = dict(zip(self.names, self.plain, strict=True))
+        return plain if self.detour is None else {**plain, **self.detour()}
+
+
+class TrainedRows:
+    """A batch in which each row trains one of some adapters.
+
+    Methods that are the same are computed together, whatever their adapters; to a row of another adapter they are
+    zeros, which change nothing. No gradient reaches an adapter that has no row.
+    """
+
+    def __init__(self, backbone: Backbone, adapters: Sequence[Acting], owners: Sequence[int], dropout: bool) -> None:
+        """Take, for each row, the number of its adapter among those given."""
+        self.count, self._owners = len(owners), tuple(owners)
+        parts: list[list[Part]] = [[weights.part for weights in acting] for acting in adapters]  # type: ignore[misc]
+        self._shifts = [sum(part.method.shift for part in own) for own in parts]
+        self._actions: dict[Side, dict[str, list[_TrainedAction]]] = {"output": {}, "input": {}}
+        alike: dict[Hashable, _TrainedAction] = {}
+        there = sorted(set(owners))
+        acting = [(order, owner) for owner in there for order in range(len(adapters[owner]))]
+        for order, owner in sorted(acting):  # an adapter's methods act in its own order
+            weights: Any = adapters[owner][order]
+            part: Part = weights.part
+            for place, folded in part.folded(weights(), backbone).items():
+                key = (order, place, part.name, part.prefix, part.method.options.model_dump_json(), _shapes(folded))
+                if key not in alike:
+                    site = part.by_port[place]
+                    trains, device = dropout and not part.frozen, backbone.placement(site.port)
+                    alike[key] = _TrainedAction(part.method, site, self._owners, trains, device)
+                    self._actions[site.side].setdefault(place, []).append(alike[key])
+                alike[key].folded[owner] = folded
+
+    def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
+        """Return what acts at a port, on what comes out or goes in, in order."""
+        return self._actions[side].get(port.name, ())
+
+    @property
+    def shifts(self) -> Sequence[int]:
+        """By how many positions each row is moved to the right."""
+        return [self._shifts[owner] for owner in self._owners]
+
+    def repeated(self, copies: int) -> "TrainedRows":
+        """Return these rows, each ``copies`` times in succession."""
+        repeated = copy(self)
+        repeated.count = self.count * copies
+        repeated._actions = {
+            side: {place: [action.repeated(copies) for action in actions] for place, actions in places.items()}
+            for side, places in self._actions.items()
+        }
+        return repeated
+
+
+class _TrainedAction:
+    """A method acting on the rows of those adapters whose weights it has, ``folded`` by the adapter's number."""
+
+    span = None
+
+    def __init__(self, method: Method, site: Site, owners: Sequence[int], dropout: bool, device: torch.device) -> None:
+        self.method, self.site, self.dropout, self._device = method, site, dropout, device
+        self.folded: dict[int, Mapping[str, Tensor]] = {}
+        self._owners = owners
+
+    def parameters(self, like: Tensor | None) -> dict[str, Tensor]:
+        """Return the folded weights (R or 1, ...), through which gradients flow."""
+        whole = self.folded.keys() >= set(self._owners)
+        known = list(self.folded)
+        index = [known.index(owner) if owner in self.folded else len(known) for owner in self._owners]
+        found = {}
+        for name, first in self.folded[known[0]].items():
+            mine = [self.folded[owner][name] for owner in known]
+            if len(mine) == 1 and whole:
+                stacked = first.unsqueeze(0)
+            else:
+                rows = torch.tensor(index, device=first.device)
+                stacked = torch.stack(mine if whole else [*mine, torch.zeros_like(first)]).index_select(0, rows)
+            found[name] = stacked.to(self._device) if like is None else stacked.to(like)
+        return found
+
+    def repeated(self, copies: int) -> "_TrainedAction":
+        """Return this action on a batch in which each row stands ``copies`` times in succession."""
+        repeated = copy(self)
+        repeated._owners = [owner for owner in self._owners for _ in range(copies)]
+        return repeated
+
+
+def _shapes(folded: Mapping[str, Tensor]) -> Hashable:
+    return tuple((name, tuple(tensor.shape)) for name, tensor in folded.items())

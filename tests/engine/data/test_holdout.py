@@ -1,0 +1,138 @@
+"""Hold-out: no label loses its last training example, whatever the seed; shares are kept, groups stay together."""
+
+import json
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adaptdock.engine.core.assembly import make_task
+from adaptdock.engine.data.holdout import hold_out
+from adaptdock.engine.data.sources import Source, load_splits
+from adaptdock.engine.training.cross_validation import divide
+from adaptdock.engine.training.plan import plan
+from adaptdock.plugins.contracts import Backbone, Record, Task
+from adaptdock.plugins.errors import DataError
+
+SEEDS = st.integers(0, 2**31)
+
+
+def labels_of(task: Task, records: Sequence[Record]) -> set[Hashable]:
+    return {label for record in records for label in task.labels(record)}
+
+
+def texts(counts: dict[str, int]) -> list[Record]:
+    rows = [(label, number) for label, count in counts.items() for number in range(count)]
+    return [{"text": f"{label} {number}", "label": label, "where": f"{label}:{number}"} for label, number in rows]
+
+
+@given(SEEDS, st.lists(st.integers(1, 30), min_size=2, max_size=6))
+def test_classes_are_held_out_in_proportion_and_none_is_lost(seed: int, counts: list[int]) -> None:
+    task = make_task("classification", {})
+    records = texts({f"class {number}": count for number, count in enumerate(counts)})
+    if max(counts) == 1:
+        with pytest.raises(DataError, match=r"each is the only example of a label.*--validation"):
+            hold_out(records, seed, type(task), task)
+        return
+    splits, notes = hold_out(records, seed, type(task), task)
+    assert hold_out(records, seed, type(task), task) == (splits, notes)
+    assert sorted(record["text"] for part in splits.values() for record in part) == sorted(
+        record["text"] for record in records
+    )
+    assert labels_of(task, splits["train"]) == labels_of(task, records)
+    held, size = Counter(record["label"] for record in splits["validation"]), len(records)
+    wanted = max(1, size // 10)
+    assert held.total() == wanted
+    if min(counts) > 2 * wanted:  # no class is too small for its share
+        assert all(abs(held[f"class {number}"] - wanted * count / size) < 1 for number, count in enumerate(counts))
+    lacking = labels_of(task, records) - labels_of(task, splits["validation"])
+    assert [f"no example of {len(lacking)} of {len(counts)} labels" in note for note in notes] == [True] * bool(lacking)
+
+
+SENTENCES = st.lists(st.lists(st.sampled_from(["O", "B-PER", "B-LOC", "B-RARE"]), min_size=1, max_size=4), min_size=4)
+
+
+@given(SEEDS, SENTENCES, st.sampled_from(["ner", "chunking", "pos"]))
+def test_no_tag_is_lost_and_every_division_can_be_trained_on(seed: int, tags: list[list[str]], name: str) -> None:
+    task = make_task(name, {})
+    common = [["B-PER", "O", "B-LOC"]] * 10
+    records = [{"tokens": ["w"] * len(own), "tags": own, "where": str(n)} for n, own in enumerate([*common, *tags])]
+    splits, _ = hold_out(records, seed, type(task), task)
+    assert labels_of(task, splits["train"]) == labels_of(task, records)
+    fitted = task.fit(task.clean(splits["train"], "train").records)
+    fitted.check(task.clean(splits["validation"], "validation").records, "validation")
+
+
+@given(SEEDS, st.lists(st.sets(st.sampled_from("abcd")), min_size=2, max_size=20))
+def test_of_several_labels_none_is_lost(seed: int, sets: list[set[str]]) -> None:
+    task = make_task("classification", {"multi_label": True})
+    common = [{"a", "b"}, {"a", "b"}, {"c", "d"}, {"c", "d"}]
+    rows = [{"text": "t", "label": "|".join(sorted(own)), "where": str(n)} for n, own in enumerate([*common, *sets])]
+    splits, _ = hold_out(rows, seed, type(task), task)
+    assert labels_of(task, splits["train"]) == {"a", "b", "c", "d"}
+
+
+@given(SEEDS, st.integers(1, 3))
+def test_an_article_stays_whole_and_the_only_question_without_an_answer_in_training(seed: int, questions: int) -> None:
+    task = make_task("qa", {})
+    records: list[Record] = [
+        {"question": "Who?", "context": f"Ada sings {article}.", "title": str(article), "where": f"{article}:{number}"}
+        | {"answers": [] if article == 3 else [{"text": "Ada", "answer_start": 0}]}
+        for article in range(8)
+        for number in range(questions)
+    ]
+    splits, notes = hold_out(records, seed, type(task), task)
+    assert not {record["title"] for record in splits["train"]} & {record["title"] for record in splits["validation"]}
+    assert labels_of(task, splits["train"]) == {"answer", "no answer"}
+    assert notes == ["the held-out validation data has no example of 1 of 2 labels, such as 'no answer'"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_so_much_is_held_out_that_the_task_can_measure_something(seed: int) -> None:
+    task = make_task("embedding", {})
+    records = texts({"a": 8, "b": 8})
+    splits, _ = hold_out(records, seed, type(task), task)
+    pairs = [record for record in task.clean(splits["validation"], "validation").records if "positive" in record]
+    assert pairs
+    assert len(splits["validation"]) == 3
+
+
+def test_a_fault_of_the_data_is_named_as_it_is() -> None:
+    task = make_task("classification", {})
+    with pytest.raises(DataError, match="one class only"):
+        hold_out(texts({"a": 8}), 0, type(task), task)
+    with pytest.raises(DataError, match="here:1: the label is missing"):
+        hold_out([*texts({"a": 8}), {"text": "t", "label": None, "where": "here:1"}], 0, type(task), task)
+
+
+def test_a_run_keeps_the_only_example_of_a_class_for_training_and_says_what_validation_lacks(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    rows = [{"text": text["text"], "label": text["label"]} for text in texts({"pos": 12, "neg": 12, "unsure": 1})]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for seed in range(5):
+        made = plan(backbone, "classification", "lora", Source(data=str(tmp_path / "train.jsonl")), {"seed": seed})
+        assert made.task.options.labels == ("neg", "pos", "unsure")
+        assert any("no example of 1 of 3 labels, such as 'unsure'" in note for note in made.notes)
+
+
+def test_a_fold_whose_training_part_lacks_a_label_is_trained_all_the_same(backbone: Backbone, tmp_path: Path) -> None:
+    from adaptdock.engine.training.run import Run
+
+    rows = [{"text": text["text"], "label": text["label"]} for text in texts({"pos": 4, "neg": 4, "unsure": 1})]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = Source(train=str(tmp_path / "train.jsonl"), validation=str(tmp_path / "train.jsonl"))
+    made = plan(backbone, "classification", "lora", source, {"epochs": 1}, task_options=None)
+    folds = divide(made, 3)
+    (lacking,) = [fold for fold in folds if "unsure" not in {record["label"] for record in fold.records["train"]}]
+    assert Run(lacking, tmp_path / "run")().ending == "complete"
+
+
+def test_test_data_alone_is_read_without_looking_at_labels(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts({"a": 2, "b": 2})))
+    splits, _ = load_splits(Source(data=str(tmp_path)), type(make_task("classification", {})))
+    assert {split: len(records) for split, records in splits.items()} == {"train": 3, "validation": 1, "test": 4}

@@ -1,0 +1,126 @@
+"""Shortfalls: untrained weights, a method that changes nothing, and an adapter no better than one answer to all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adaptdock.engine.core.assembly import make_task
+from adaptdock.engine.data.sources import Source
+from adaptdock.engine.evaluation.report import write_report
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.run import Result, Run, train
+from adaptdock.engine.training.shortfall import compared, no_better, unmoved
+from adaptdock.hub.file import AdapterFile
+from adaptdock.plugins.contracts import Backbone
+
+
+@pytest.fixture
+def topics(tmp_path: Path) -> Source:
+    rows = [{"text": f"{word} runs", "label": word} for _ in range(15) for word in ("ada", "bob")]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Source(train=str(tmp_path / "train.jsonl"), validation=str(tmp_path / "train.jsonl"))
+
+
+def made(backbone: Backbone, source: Source, **options: Any) -> Plan:
+    return plan(backbone, "classification", "lora", source, {"epochs": 1, "batch_size": 8, **options})
+
+
+def run(backbone: Backbone, source: Source, folder: Path, **options: Any) -> Result:
+    return Run(made(backbone, source, **options), folder)()
+
+
+def test_weights_that_have_not_moved_are_told_first_and_stand_in_report_and_card(
+    backbone: Backbone, topics: Source, tmp_path: Path
+) -> None:
+    own = made(backbone, topics, learning_rate=1e-12)
+    result = Run(own, tmp_path / "run")()
+    assert result.shortfall.startswith("This adapter is untrained")
+    assert result.adapter.card.training["shortfall"] == result.shortfall
+    verdict = write_report(tmp_path / "run", own, result)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["shortfall"] == result.shortfall
+    assert "No sign of overfitting" not in " ".join(verdict)
+
+
+def test_a_good_adapter_has_no_shortfall_and_its_card_has_the_baseline(
+    backbone: Backbone, topics: Source, tmp_path: Path
+) -> None:
+    result = run(backbone, topics, tmp_path / "run", epochs=8, learning_rate=1e-2)
+    assert result.shortfall == ""
+    assert result.adapter.card.training["baseline"] == {"split": "validation", "accuracy": 100.0, "same_answer": 50.0}
+
+
+def test_an_adapter_that_gives_one_answer_to_all_has_learnt_nothing_of_use(
+    backbone: Backbone, dock: Dock, topics: Source, tmp_path: Path
+) -> None:
+    own = made(backbone, topics)
+    tensors = Run(own, tmp_path / "run").trainable().tensors()
+    tensors["head.weight"] = torch.zeros_like(tensors["head.weight"])
+    adapter = AdapterFile(Run(own, tmp_path / "run").card(1, {}), tensors)
+    own.records["validation"] = own.records["validation"][:4]  # too few: training data is measured
+    comparison = compared(own, dock, adapter, {"validation": {"accuracy": 50.0}})
+    assert comparison == {"split": "train", "accuracy": 50.0, "same_answer": 50.0}
+    assert "the same answer to every input reaches 50.00" in no_better(own, comparison)
+    assert no_better(own, {**comparison, "accuracy": 50.01}) == ""
+
+
+def test_a_method_whose_output_is_that_of_its_start_is_named_though_other_weights_have_moved(
+    backbone: Backbone, dock: Dock, topics: Source, tmp_path: Path
+) -> None:
+    own = made(backbone, topics)
+    training = Run(own, tmp_path / "run")
+    start = training.trainable().tensors()
+    head = {name: tensor + 1 for name, tensor in start.items() if name.startswith("head.")}
+    a_moved = {name: tensor + 1 for name, tensor in start.items() if name.endswith("lora_a")}  # times B, which is zero
+    b_moved = {name: tensor + 1 for name, tensor in start.items() if name.endswith("lora_b")}
+
+    def told(changes: dict[str, torch.Tensor]) -> str:
+        return unmoved(own, dock, AdapterFile(training.card(1, {}), {**start, **changes}), start)
+
+    assert told({}).startswith("This adapter is untrained")
+    assert told(head).startswith("Only the head of this adapter is trained: lora")
+    assert told({**head, **a_moved}).startswith("Only the head of this adapter is trained: lora")
+    assert told({**head, **b_moved}) == told(b_moved) == ""
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "records", "metric", "value"),
+    [
+        ("classification", {"labels": ("a", "b")}, [{"label": label} for label in "aaab"], "accuracy", 75.0),
+        (
+            "classification",
+            {"labels": ("a", "b"), "multi_label": True},
+            [{"label": label} for label in (["a", "b"], ["a", "b"], [], ["a"])],
+            "accuracy",
+            50.0,
+        ),
+        ("ner", {"labels": ("PER",)}, [{"tags": ["B-PER", "O"]}], "f1", 0.0),
+        ("pos", {"labels": ("X", "Y")}, [{"tags": ["X", "Y", "X"]}, {"tags": ["X"]}], "accuracy", 75.0),
+        ("regression", {"mean": 2.0}, [{"label": 1.0}, {"label": 3.0}], "pearson", 0.0),
+        ("qa", {}, [{"answers": []}, {"answers": [{"text": "Ada", "start": 0}]}], "f1", 50.0),
+    ],
+)
+def test_a_task_knows_what_the_same_answer_to_every_input_reaches(
+    task: str, options: dict[str, Any], records: list[dict[str, Any]], metric: str, value: float
+) -> None:
+    baseline = make_task(task, options).baseline(records)
+    assert baseline is not None
+    assert baseline[metric] == value
+
+
+@pytest.mark.parametrize("task", ["clm", "embedding"])
+def test_a_task_without_such_an_answer_has_none(task: str) -> None:
+    assert make_task(task, {}).baseline([]) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sixteen_texts_train_an_adapter(backbone: Backbone, tmp_path: Path, seed: int) -> None:
+    rows = [{"text": f"{word} {more}", "label": word} for word in ("ada", "bob") for more in "abcdefgh"]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = train("sentiment", "lora", backbone, str(tmp_path / "data.jsonl"), tmp_path / "run", seed=seed)
+    assert result.shortfall == ""
+    assert result.adapter.card.training["baseline"] == {"split": "train", "accuracy": 100.0, "same_answer": 53.33}
+    assert all(tensor.any() for name, tensor in result.adapter.tensors.items() if name.endswith("lora_b"))
