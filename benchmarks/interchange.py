@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hub")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hub" / "interchange")]
 
 import test_adapterhub as hub
 import test_peft_adapters as library
@@ -29,8 +29,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from adaptdock.engine.inference.dock import load_backbone
-from adaptdock.hub.foreign import read_json
-from adaptdock.hub.interchange import export_adapter, import_adapter
+from adaptdock.hub.interchange.conversion import export_adapter, import_adapter
+from adaptdock.hub.interchange.incoming import read_json
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 from adaptdock.plugins.errors import UsageError
 

@@ -34,8 +34,8 @@ from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.core.assembly import assemble, entry, make_method, make_task
 from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.engine.inference.generation import GenerationOptions, generate_ids
-from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import LoadOptions
 
 METHODS: dict[str, dict[str, Any]] = {

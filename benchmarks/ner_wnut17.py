@@ -36,7 +36,7 @@ from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.engine.training.hyperparameters import fast_precision, merge_options
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 from adaptdock.tasks.ner import NER, NEROptions
 

@@ -31,8 +31,8 @@ TEXT = "Ada Lovelace met Charles Babbage in London before she wrote for the Roya
 def adapter(backbone: Any, name: str, number: int) -> Any:
     """Return an adapter that gives every text the label of its number, and differs from the others in its weights."""
     from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
-    from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
-    from adaptdock.hub.file import AdapterFile
+    from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
+    from adaptdock.hub.artefact.file import AdapterFile
 
     methods, task = (
         method_entries("lora", {"rank": 8}),
@@ -101,7 +101,7 @@ class Soak:
         writer.close()
 
     async def _swap(self) -> None:
-        from adaptdock.hub.file import write_file
+        from adaptdock.hub.artefact.file import write_file
 
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         versions = dict.fromkeys((f"a{number}" for number in range(ADAPTERS)), 1)
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     arguments = parser.parse_args()
     from adaptdock.engine.inference.dock import load_backbone
-    from adaptdock.hub.file import write_file
+    from adaptdock.hub.artefact.file import write_file
     from adaptdock.plugins.contracts import LoadOptions
 
     print(machine())

@@ -33,7 +33,7 @@ from swap import resident_bytes
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.engine.inference.residency import Residency
-from adaptdock.hub.file import AdapterFile, write_file
+from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.plugins.contracts import LoadOptions
 
 VERSIONS = 5

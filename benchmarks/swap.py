@@ -31,7 +31,7 @@ from peft.utils.hotswap import hotswap_adapter
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.inference.dock import Dock, load_backbone
-from adaptdock.hub.file import read_file, write_file
+from adaptdock.hub.artefact.file import read_file, write_file
 from adaptdock.plugins.contracts import LoadOptions
 
 Step = Callable[[], object]

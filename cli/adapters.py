@@ -2,7 +2,7 @@
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.engine.training.hyperparameters import with_precision
-from adaptdock.hub.card import Card
+from adaptdock.hub.artefact.card import Card
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 
 

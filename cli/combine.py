@@ -12,9 +12,9 @@ from adaptdock.cli.output import count, show_json, show_pairs
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.merging.arithmetic import AVERAGE, check, combine
 from adaptdock.engine.merging.combination import CombineOptions
-from adaptdock.hub.admission import read_adapter
-from adaptdock.hub.card import Card
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.card import Card
+from adaptdock.hub.artefact.file import write_file
+from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.errors import UsageError
 
 OPTIONS = field_flags(CombineOptions, "combine", "Arithmetic")

@@ -9,9 +9,9 @@ from adaptdock.cli.adapters import open_backbone
 from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
 from adaptdock.cli.output import count, note, show_json, show_pairs
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.admission import read_adapter
-from adaptdock.hub.interchange import FORMATS, export_adapter
-from adaptdock.hub.whole import whole_folder
+from adaptdock.hub.artefact.atomic import whole_folder
+from adaptdock.hub.interchange.conversion import FORMATS, export_adapter
+from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.errors import UsageError
 
 MARK = "adapter_config.json"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from adaptdock.cli.output import note
 from adaptdock.cli.sourcing import ask, named, say_notes
-from adaptdock.hub.installed import locate
-from adaptdock.hub.store import Rules, install
-from adaptdock.hub.trust import read_policy
+from adaptdock.hub.registry.installed import locate
+from adaptdock.hub.registry.store import Rules, install
+from adaptdock.hub.registry.trust import read_policy
 from adaptdock.plugins.errors import FileError, SourceError, UnknownNameError, UsageError
 
 

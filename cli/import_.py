@@ -9,9 +9,9 @@ from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
 from adaptdock.cli.output import count, note, show_json, show_pairs
 from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.engine.inference.trial import try_out
-from adaptdock.hub.card import Card
-from adaptdock.hub.file import write_file
-from adaptdock.hub.interchange import import_adapter
+from adaptdock.hub.artefact.card import Card
+from adaptdock.hub.artefact.file import write_file
+from adaptdock.hub.interchange.conversion import import_adapter
 from adaptdock.plugins.errors import UsageError
 
 

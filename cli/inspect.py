@@ -8,7 +8,7 @@ import click
 
 from adaptdock.cli.names import ADAPTER
 from adaptdock.cli.output import brief, count, say, show_json, show_metrics, show_pairs
-from adaptdock.hub.file import Header, read_header
+from adaptdock.hub.artefact.file import Header, read_header
 
 
 @click.command("inspect")

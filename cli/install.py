@@ -6,7 +6,7 @@ import click
 
 from adaptdock.cli.output import note, say, show_json
 from adaptdock.cli.sourcing import SOURCE, ask, named, rule_options, rules, say_notes
-from adaptdock.hub.store import Record, install, install_locked, write_lock
+from adaptdock.hub.registry.store import Record, install, install_locked, write_lock
 from adaptdock.plugins.errors import UsageError
 
 

@@ -3,7 +3,7 @@
 import click
 
 from adaptdock.cli.output import note, show_json, show_table
-from adaptdock.hub.installed import installed
+from adaptdock.hub.registry.installed import installed
 from adaptdock.plugins import registry
 
 COLUMNS = ("name", "distribution", "version", "path")

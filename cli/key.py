@@ -3,7 +3,7 @@
 import click
 
 from adaptdock.cli.output import say, show_pairs
-from adaptdock.hub.trust import key_names, new_key, public_key
+from adaptdock.hub.registry.trust import key_names, new_key, public_key
 
 
 @click.group("key")

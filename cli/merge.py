@@ -10,7 +10,7 @@ from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
 from adaptdock.cli.names import ADAPTER
 from adaptdock.cli.output import count, note, show_json, show_pairs
 from adaptdock.engine.merging.merge import CARD_FILE, HEAD_FILE, check_folder, merge
-from adaptdock.hub.admission import read_adapter
+from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import UsageError
 

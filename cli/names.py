@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from adaptdock.hub.installed import locate
+from adaptdock.hub.registry.installed import locate
 
 
 class _Adapter(click.ParamType):

@@ -9,8 +9,8 @@ from pathlib import Path
 from adaptdock.cli.settings import CONFIG, Settings
 from adaptdock.engine.training.loop import BEST
 from adaptdock.engine.training.run_folders import owned_run
-from adaptdock.hub.file import read_card, read_file
-from adaptdock.hub.locks import NAME as LOCK
+from adaptdock.hub.artefact.file import read_card, read_file
+from adaptdock.hub.artefact.locks import NAME as LOCK
 from adaptdock.plugins.errors import FileError, UsageError
 
 LOG = "train.log"

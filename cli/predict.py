@@ -144,7 +144,7 @@ def _reader(answering: Answering, values: dict[str, Any]) -> Reader:
 
 def _by_file(file: Path, values: dict[str, Any]) -> Answering:
     """Return what answers by an adapter file; its backbone is loaded when the first input is there."""
-    from adaptdock.hub.admission import read_adapter
+    from adaptdock.hub.registry.admission import read_adapter
 
     options, adapter = load_options(values), read_adapter(file)
 

@@ -7,7 +7,7 @@ import click
 
 from adaptdock.cli.flags import Flag, SectionedCommand
 from adaptdock.cli.output import count, note, show_json, show_pairs
-from adaptdock.hub.publishing import Published, build_wheel, publish, push
+from adaptdock.hub.registry.publishing import Published, build_wheel, publish, push
 
 CARD, OUT = "Card", "Where to"
 

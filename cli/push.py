@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from adaptdock.cli.output import say, show_json
-from adaptdock.hub.admission import admit
-from adaptdock.hub.file import read_header
-from adaptdock.hub.installed import locate
+from adaptdock.hub.artefact.file import read_header
+from adaptdock.hub.registry.admission import admit
+from adaptdock.hub.registry.installed import locate
 from adaptdock.plugins.regular import read_regular
 
 SUFFIX = ".safetensors"

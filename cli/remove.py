@@ -3,7 +3,7 @@
 import click
 
 from adaptdock.cli.output import note
-from adaptdock.hub.store import find, remove
+from adaptdock.hub.registry.store import find, remove
 
 
 @click.command("remove")

@@ -4,7 +4,7 @@ import click
 
 from adaptdock.cli.output import show_json, show_table
 from adaptdock.cli.sourcing import COLUMNS, SOURCE, ask, row, say_notes
-from adaptdock.hub.index import matching
+from adaptdock.hub.registry.index import matching
 
 
 @click.command("search")

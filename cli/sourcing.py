@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from adaptdock.cli.output import note
-from adaptdock.hub.index import Entry
-from adaptdock.hub.sources import Sources, open_source, usual
-from adaptdock.hub.store import Rules
-from adaptdock.hub.trust import read_policy
+from adaptdock.hub.registry.index import Entry
+from adaptdock.hub.registry.sources import Sources, open_source, usual
+from adaptdock.hub.registry.store import Rules
+from adaptdock.hub.registry.trust import read_policy
 from adaptdock.plugins.errors import UsageError
 
 COLUMNS = ("name", "version", "task", "method", "backbone", "languages", "licence", "publisher", "kB")

@@ -40,7 +40,7 @@ from adaptdock.engine.training.multitask import (
 )
 from adaptdock.engine.training.run import Result
 from adaptdock.engine.training.run_folders import run_name
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import DataError, TakenError, UsageError

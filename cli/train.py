@@ -36,7 +36,7 @@ from adaptdock.engine.training.cross_validation import FoldOptions
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Result, carry_out
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import UsageError
 

@@ -3,8 +3,8 @@
 import click
 
 from adaptdock.cli.output import show_json, show_table
-from adaptdock.hub.index import Revocation
-from adaptdock.hub.trust import distrust, revoke, trust, trusted
+from adaptdock.hub.registry.index import Revocation
+from adaptdock.hub.registry.trust import distrust, revoke, trust, trusted
 from adaptdock.plugins.errors import UsageError
 
 

@@ -7,7 +7,7 @@ import click
 from adaptdock.cli.install import show_records
 from adaptdock.cli.output import note
 from adaptdock.cli.sourcing import SOURCE, ask, rule_options, rules, say_notes
-from adaptdock.hub.store import find, install, installed
+from adaptdock.hub.registry.store import find, install, installed
 
 
 @click.command("update")

@@ -3,7 +3,7 @@
 import click
 
 from adaptdock.cli.output import show_json, show_table
-from adaptdock.hub.store import find, installed, verify
+from adaptdock.hub.registry.store import find, installed, verify
 
 
 @click.command("verify")

@@ -36,8 +36,8 @@ from adaptdock.engine.conformance.models import byte_tokenizer
 from adaptdock.engine.core.assembly import method_entries
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.card import PluginEntry
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.card import PluginEntry
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Feature
 from adaptdock.plugins.errors import AdaptError
 

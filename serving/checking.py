@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
-from adaptdock.hub.admission import read_adapter
+from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import AdaptError, UsageError
 from adaptdock.serving.options import ServingOptions

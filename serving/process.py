@@ -16,7 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
-from adaptdock.hub.locks import owned
+from adaptdock.hub.artefact.locks import owned
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.app import make_app

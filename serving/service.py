@@ -13,7 +13,7 @@ from starlette.requests import Request
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
-from adaptdock.hub.admission import refused
+from adaptdock.hub.registry.admission import refused
 from adaptdock.plugins.contracts import Feature, Task
 from adaptdock.plugins.errors import AdaptError
 from adaptdock.serving.batcher import Batcher

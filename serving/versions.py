@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.core.assembly import Assembly
-from adaptdock.hub.card import Card
+from adaptdock.hub.artefact.card import Card
 from adaptdock.plugins.errors import UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

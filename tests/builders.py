@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
-from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 
 

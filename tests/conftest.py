@@ -10,7 +10,7 @@ from hypothesis import settings
 from models import tiny_bert
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 
 torch.set_num_threads(1)

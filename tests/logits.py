@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, Feature
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.trainable import Trainable
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Feature
 
 

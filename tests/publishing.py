@@ -2,6 +2,6 @@
 
 from collections.abc import Callable
 
-from adaptdock.hub.publishing import Published
+from adaptdock.hub.registry.publishing import Published
 
 Publish = Callable[..., Published]

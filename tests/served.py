@@ -13,7 +13,7 @@ from builders import build_adapter
 from starlette.testclient import TestClient
 
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.app import make_app
 from adaptdock.serving.connections import Connections

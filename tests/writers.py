@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
 from adaptdock.engine.training.run import Result, train
-from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Feature
 
 PAD, START, END, FROM = "<pad>", "<start>", "<end>", "<from>"

@@ -15,8 +15,8 @@ from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.trainable import Trainable
-from adaptdock.hub.card import BackboneEntry, Card, PluginEntry, Preprocessing
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.card import BackboneEntry, Card, PluginEntry, Preprocessing
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, Feature, Record, Task
 
 TOLERANCE = 1e-5

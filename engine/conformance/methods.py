@@ -13,8 +13,8 @@ from adaptdock.engine.conformance.bench import SLACK, TOLERANCE, Bench, same
 from adaptdock.engine.conformance.check import Check, NotAsked, Unmet, expect
 from adaptdock.engine.conformance.models import Shape, tiny_backbone
 from adaptdock.engine.core.assembly import method_entries
-from adaptdock.hub.card import PluginEntry
-from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.hub.artefact.card import PluginEntry
+from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Composite, Options
 from adaptdock.plugins.errors import AdaptError

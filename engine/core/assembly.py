@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from adaptdock.engine.core.open_ports import Sites
-from adaptdock.hub.card import BaseEntry, PluginEntry
+from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Combination, Head, Method, Options, Parameter, Site, Task
 from adaptdock.plugins.errors import MismatchError, UsageError

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from adaptdock.engine.core.batches import NOT_COUNTED, collate_labels
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.prediction import digests_of, write_records
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Feature, Record, Task, Writer
 
 

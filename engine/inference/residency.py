@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adaptdock.engine.inference.dock import NAMES, Dock, Prepared
-from adaptdock.hub.admission import read_adapter
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
+from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.errors import BudgetError, UnknownNameError, UsageError
 from adaptdock.plugins.sequences import listed, text
 

@@ -3,7 +3,7 @@
 import torch
 
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 
 TOKENS = ((5, 6, 7), (8, 5, 9))
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD, Assembly
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.file import AdapterFile
-from adaptdock.hub.whole import whole_folder
+from adaptdock.hub.artefact.atomic import whole_folder
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, Port
 from adaptdock.plugins.errors import UsageError
 

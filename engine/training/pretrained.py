@@ -7,9 +7,9 @@ import torch
 
 from adaptdock.engine.core.assembly import HEAD, ON, Assembly, Part, make_task, parts_beneath
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.admission import read_adapter
-from adaptdock.hub.card import BaseEntry
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.card import BaseEntry
+from adaptdock.hub.artefact.file import AdapterFile
+from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.contracts import Backbone, Composite, Method, Trained
 from adaptdock.plugins.errors import MismatchError
 

@@ -24,9 +24,9 @@ from adaptdock.engine.training.schedules import Distances, frozen_until
 from adaptdock.engine.training.selection import Criterion
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved
 from adaptdock.engine.training.state_cache import Cache
-from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
-from adaptdock.hub.file import AdapterFile, read_file, write_file
-from adaptdock.hub.locks import owned
+from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
+from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
+from adaptdock.hub.artefact.locks import owned
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Task, Writer
 

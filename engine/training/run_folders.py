@@ -5,8 +5,8 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from adaptdock.hub.locks import acquire, release
-from adaptdock.hub.whole import numbered
+from adaptdock.hub.artefact.atomic import numbered
+from adaptdock.hub.artefact.locks import acquire, release
 
 
 def run_name(task: str, method: str) -> Path:

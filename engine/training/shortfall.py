@@ -12,7 +12,7 @@ from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.prediction import digests_of
 from adaptdock.engine.training.selection import ENOUGH
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Record
 
 if TYPE_CHECKING:

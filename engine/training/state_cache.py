@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from adaptdock.engine.core.assembly import Assembly, lowest_layer, mixes_layers
 from adaptdock.engine.core.batches import by_length, collate, length
-from adaptdock.hub import places
+from adaptdock.hub.artefact import directories
 from adaptdock.plugins.contracts import Backbone, Feature
 from adaptdock.plugins.errors import FileError, UsageError
 
@@ -57,7 +57,7 @@ class Cache:
             self._start[id(feature)] = (total, total + length(feature))
             total += length(feature)
         self._features = features  # alive as long as their ids are used
-        self.file = places.cache() / "states" / f"{self._key()}.bin"
+        self.file = directories.cache() / "states" / f"{self._key()}.bin"
         if not self.file.exists():
             self._fill(total)
         self._states = self._opened(self.file, total)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from adaptdock.engine.inference.dock import Dock as Dock
     from adaptdock.engine.inference.residency import Residency as Residency
     from adaptdock.engine.training.run import train as train
-    from adaptdock.hub.file import read_card as read_card
+    from adaptdock.hub.artefact.file import read_card as read_card
     from adaptdock.plugins.errors import AdaptError as AdaptError
     from adaptdock.serving.client import AsyncClient as AsyncClient
     from adaptdock.serving.client import Client as Client
@@ -26,7 +26,7 @@ _HOME = {
     "Client": "adaptdock.serving.client",
     "Dock": "adaptdock.engine.inference.dock",
     "Residency": "adaptdock.engine.inference.residency",
-    "read_card": "adaptdock.hub.file",
+    "read_card": "adaptdock.hub.artefact.file",
     "train": "adaptdock.engine.training.run",
 }
 __all__ = ["AdaptError", "AsyncClient", "Client", "Dock", "Residency", "__version__", "read_card", "train"]

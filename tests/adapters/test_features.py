@@ -17,7 +17,7 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
 from adaptdock.engine.training.state_cache import Cache
-from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Feature
 from adaptdock.plugins.errors import BackboneError, UsageError
 

@@ -6,7 +6,7 @@ from builders import build_adapter
 
 from adaptdock.engine.core.assembly import make_method, method_entries
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import UsageError
 

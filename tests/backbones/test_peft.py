@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 3], [2, 8, 9, 10, 3, 0, 0]])
 MASK = (IDS != 0).long()

@@ -10,7 +10,7 @@ import pytest
 from builders import build_adapter
 
 from adaptdock.cli import main
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
 

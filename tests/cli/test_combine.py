@@ -4,8 +4,8 @@ import pytest
 import torch
 from builders import build_adapter
 
-from adaptdock.hub.card import Card
-from adaptdock.hub.file import read_card, read_file, write_file
+from adaptdock.hub.artefact.card import Card
+from adaptdock.hub.artefact.file import read_card, read_file, write_file
 
 
 @pytest.fixture

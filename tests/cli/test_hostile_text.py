@@ -16,9 +16,9 @@ from builders import build_adapter
 
 from adaptdock.cli import main
 from adaptdock.cli.app import COMMANDS
-from adaptdock.hub.file import AdapterFile, read_file, write_file
-from adaptdock.hub.index import Revocation
-from adaptdock.hub.trust import revoke, trust
+from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
+from adaptdock.hub.registry.index import Revocation
+from adaptdock.hub.registry.trust import revoke, trust
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.escapes import HIDDEN

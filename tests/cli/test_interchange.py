@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from adaptdock.hub.file import read_card
+from adaptdock.hub.artefact.file import read_card
 
 FIXTURES = Path(__file__).parent.parent / "hub" / "fixtures" / "adapterhub"
 BASE = FIXTURES / "base_bert"

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 
 
 def test_the_folder_is_a_model_that_transformers_loads_by_itself(adapt, adapter, backbone, tmp_path):

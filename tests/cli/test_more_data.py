@@ -7,7 +7,7 @@ import pytest
 
 from adaptdock.cli.progress import Watch
 from adaptdock.engine.training.loop import Progress
-from adaptdock.hub.file import read_card
+from adaptdock.hub.artefact.file import read_card
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from builders import build_adapter
 
-from adaptdock.hub.file import write_file
-from adaptdock.hub.project import checked, write_project
+from adaptdock.hub.artefact.file import write_file
+from adaptdock.hub.scaffold.project import checked, write_project
 from adaptdock.plugins import registry
 
 METHOD = "[adaptdock.adapters]\n{0} = {1}:{2}\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 
 CARD = [
     "--publisher",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from live import certain, live
 
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.tokens import new_token
 

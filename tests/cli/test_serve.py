@@ -13,7 +13,7 @@ import pytest
 from builders import build_adapter
 
 from adaptdock.cli.serve import decided
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.file import write_file
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from adaptdock.engine.training.run import Run
-from adaptdock.hub.file import read_card, read_file
+from adaptdock.hub.artefact.file import read_card, read_file
 from adaptdock.plugins.errors import AdaptError
 
 pytest.importorskip("optuna")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptdock.hub.file import read_card, read_file
+from adaptdock.hub.artefact.file import read_card, read_file
 
 
 @pytest.fixture

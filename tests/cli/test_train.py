@@ -11,7 +11,7 @@ import torch
 from builders import build_adapter
 
 from adaptdock.cli.progress import Watch
-from adaptdock.hub.file import read_card, read_file, write_file
+from adaptdock.hub.artefact.file import read_card, read_file, write_file
 
 
 def files(folder):

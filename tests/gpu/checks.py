@@ -45,7 +45,7 @@ from transformers import modeling_utils
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.engine.training.hyperparameters import fast_precision
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 
 LAYOUTS: dict[str, dict[str, Any]] = {

@@ -22,8 +22,8 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.generation import GenerationOptions
 from adaptdock.engine.training import pretrained
 from adaptdock.engine.training.trainable import Trainable
-from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
-from adaptdock.hub.file import AdapterFile, write_file
+from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
+from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Composite, Feature
 

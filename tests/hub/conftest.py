@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from publishing import Publish
 
-from adaptdock.hub.file import AdapterFile, write_file
-from adaptdock.hub.publishing import Published, publish
+from adaptdock.hub.artefact.file import AdapterFile, write_file
+from adaptdock.hub.registry.publishing import Published, publish
 
 CARD: dict[str, Any] = {"licence": "CC0-1.0", "languages": ["en"], "description": "Finds places and people."}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from served import Client, labelled, serving
 
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
 
 

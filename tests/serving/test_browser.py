@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from live import certain, fill, live, save_writer
 
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.client import Client, RequestError
 from adaptdock.serving.tokens import new_token

@@ -15,7 +15,7 @@ from live import certain, fill, live, save_writer
 
 import adaptdock
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import AdaptError, FileError, UsageError
 from adaptdock.serving.client import AnswerError, AsyncClient, Client, OverloadedError, RequestError, UnreachableError

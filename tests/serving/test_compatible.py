@@ -12,8 +12,8 @@ from writers import CHAT, untrained, writing_backbone
 
 from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.card import BackboneEntry, Card, Preprocessing
-from adaptdock.hub.file import AdapterFile, write_file
+from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
+from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.plugins.contracts import Backbone
 
 TURNS: Any = [{"role": "system", "content": "be short"}, {"role": "user", "content": "the cat sat"}]

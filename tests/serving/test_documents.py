@@ -10,7 +10,7 @@ import yaml
 from builders import build_adapter
 from served import Client, listening, serving
 
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.options import ServingOptions
 

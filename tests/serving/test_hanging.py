@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from served import Client, labelled, serving, until
 
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import FileError
 from adaptdock.serving import process, service, store

@@ -9,7 +9,7 @@ from builders import build_adapter
 from served import TEXT, Client, serving
 
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
 
 TEXTS = ["ada lives in rome", "bob", "", "x " * 400]

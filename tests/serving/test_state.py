@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from served import TEXT, Client, labelled, serving, until
 
-from adaptdock.hub.file import write_file
-from adaptdock.hub.index import Revocation
-from adaptdock.hub.trust import revoke
+from adaptdock.hub.artefact.file import write_file
+from adaptdock.hub.registry.index import Revocation
+from adaptdock.hub.registry.trust import revoke
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import LockedError
 from adaptdock.serving.logs import JsonLines

@@ -11,7 +11,7 @@ from builders import build_adapter
 from served import TEXT, Client, labelled, serving, until
 
 from adaptdock.engine.inference.residency import Residency
-from adaptdock.hub.file import write_file
+from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.store import Store
 

@@ -14,7 +14,7 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Result, Run
-from adaptdock.hub.file import read_file
+from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import BackboneError, DataError, UsageError
 

@@ -13,7 +13,7 @@ from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
-from adaptdock.hub.file import read_file
+from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, Reading
 from adaptdock.plugins.errors import DataError

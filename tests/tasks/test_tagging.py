@@ -10,7 +10,7 @@ from adaptdock.engine.data.sources import Reader, Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
-from adaptdock.hub.file import read_file
+from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.chunking import Chunking

@@ -20,7 +20,7 @@ from torch import Tensor
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Feature
 from adaptdock.plugins.errors import AdaptError, BackboneError

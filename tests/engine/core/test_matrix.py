@@ -18,7 +18,7 @@ from models import tiny_tokenizer
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Composite, Feature
 

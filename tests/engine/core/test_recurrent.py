@@ -19,7 +19,7 @@ from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.engine.training.run import plan
 from adaptdock.engine.training.run import train as run
 from adaptdock.engine.training.trainable import Trainable
-from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions
 from adaptdock.plugins.errors import AdaptError
 from adaptdock.plugins.words import windows

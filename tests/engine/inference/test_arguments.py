@@ -11,7 +11,7 @@ from writers import untrained, writing_backbone
 
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
-from adaptdock.hub.file import AdapterFile, write_file
+from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.plugins.errors import AdaptError, UsageError
 from adaptdock.serving.calls import embedding, predicting, writing
 

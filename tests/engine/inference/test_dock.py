@@ -12,7 +12,7 @@ from builders import build_adapter
 
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import Dock, load_backbone
-from adaptdock.hub.file import AdapterFile, read_file, write_file
+from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions
 from adaptdock.plugins.errors import BackboneError, MismatchError, UnknownNameError, UsageError
 

@@ -8,7 +8,7 @@ import torch
 from builders import build_adapter
 
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import UnknownNameError
 

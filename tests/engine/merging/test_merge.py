@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.merging.merge import merge
-from adaptdock.hub.card import Card
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.card import Card
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import BackboneError, MismatchError, UsageError
 

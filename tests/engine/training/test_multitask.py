@@ -17,7 +17,7 @@ from adaptdock.engine.training.loop import Course, Progress
 from adaptdock.engine.training.multitask import SharingOptions, TaskEntry, TogetherRun, plan_together
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Result, Run
-from adaptdock.hub.file import read_file
+from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 from adaptdock.plugins.errors import UsageError
 

@@ -9,7 +9,7 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
-from adaptdock.hub.file import AdapterFile, read_file
+from adaptdock.hub.artefact.file import AdapterFile, read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import FileError, MismatchError, UsageError
 
@@ -71,7 +71,7 @@ def test_a_base_that_cannot_be_one_is_refused(backbone: Backbone, data: Path, tm
     card = stranger.card.model_copy(
         update={"backbone": stranger.card.backbone.model_copy(update={"fingerprint": "blocks1:another"})}
     )
-    from adaptdock.hub.file import write_file
+    from adaptdock.hub.artefact.file import write_file
 
     write_file(lower, AdapterFile(card, stranger.tensors))
     with pytest.raises(MismatchError, match=r"best\.safetensors: .*their weights differ"):

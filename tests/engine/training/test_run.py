@@ -15,7 +15,7 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.loop import Progress
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Result, Run, train
-from adaptdock.hub.file import read_file
+from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.errors import AdaptError, FileError, UsageError
 

@@ -14,7 +14,7 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Result, Run, train
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved
-from adaptdock.hub.file import AdapterFile
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 
 

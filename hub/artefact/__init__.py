@@ -1,0 +1,1 @@
+"""The adapter file and its card, and how files are written."""

@@ -1,0 +1,220 @@
+"""The adapter file, format 1: one safetensors file whose header carries the card.
+
+Header metadata: ``format``, ``format_version``, ``card`` (JSON) and ``sha256`` of all the rest.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from pydantic import ValidationError
+
+from adaptdock.hub.artefact.atomic import numbered, whole_file
+from adaptdock.hub.artefact.card import Card
+from adaptdock.plugins.errors import FileError, TakenError
+from adaptdock.plugins.regular import open_regular, size_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "adaptdock"
+FORMAT_VERSION = "1"
+HEADER_LIMIT = 16 * 2**20
+"""No header of an adapter comes near this many bytes."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself: the card, and each tensor's type and shape."""
+
+    card: Card
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    size: int
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights in the file."""
+        total = 0
+        for _, shape in self.tensors.values():
+            count = 1
+            for extent in shape:
+                count *= extent
+            total += count
+        return total
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """A complete adapter in memory: its card and its tensors by name."""
+
+    card: Card
+    tensors: "dict[str, Tensor]"
+
+
+def read_card(path: str | Path) -> Card:
+    """Return the card of an adapter file; raise :class:`FileError` if it is not one."""
+    return read_header(path).card
+
+
+def read_header(path: str | Path) -> Header:
+    """Read the header of an adapter file without torch and without its tensors.
+
+    Raises :class:`FileError`, with what is wrong, for a file that is missing, truncated, a pickle,
+    another format or another version.
+    """
+    path = Path(path)
+    with _opened(path) as stream:
+        return checked_header(stream, path)
+
+
+def checked_header(stream: BinaryIO, where: object) -> Header:
+    """Read the header of an opened adapter file, and check that the file has the size that the header tells.
+
+    The stream is at its beginning before and after. Raises :class:`FileError`, naming ``where``.
+    """
+    head, data_size = _parsed_head(stream, size_of(stream), where)
+    stream.seek(0)
+    return _header(where, head, data_size)
+
+
+def read_header_of(blob: bytes, where: object) -> Header:
+    """Read the header of an adapter file that is in memory; raise :class:`FileError`, naming ``where``."""
+    head, data_size = _parsed_head(io.BytesIO(blob), len(blob), where)
+    return _header(where, head, data_size)
+
+
+def read_file(path: str | Path, admit: Callable[[bytes], None] = lambda content: None) -> AdapterFile:
+    """Read and verify an adapter file; raise :class:`FileError` where its content is damaged.
+
+    ``admit`` sees the content before anything is made of it, and raises where it may not be used.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = Path(path)
+    with _opened(path) as stream:
+        checked_header(stream, path)  # what is no adapter is not read to its end
+        blob = stream.read()
+    admit(blob)
+    head, data_size = _parsed_head(io.BytesIO(blob), len(blob), path)
+    header = _header(path, head, data_size)
+    metadata = head["__metadata__"]
+    if _checksum(head, blob[len(blob) - data_size :]) != metadata.get("sha256"):
+        raise FileError(path, "its content does not match its checksum: the file is damaged. Fetch or train it again.")
+    try:
+        return AdapterFile(header.card, load(blob))
+    except SafetensorError as error:
+        raise FileError(path, f"its tensors cannot be read ({error}): the file is damaged") from error
+
+
+def write_file(path: str | Path, adapter: AdapterFile, replace: bool = True) -> int:
+    """Write an adapter file and return its size in bytes.
+
+    A file that stood there is replaced only when the new one is complete and on the disk; when
+    anything fails, it is untouched and nothing half-written is left. Raises :class:`FileError`, and without
+    ``replace`` :class:`TakenError` where there is a file: then the new one is beside it.
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    card = adapter.card.model_dump_json()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors.items()}
+    plain = save(tensors)
+    data = plain[8 + int.from_bytes(plain[:8], "little") :]
+    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "card": card}
+    head = {**json.loads(plain[8 : len(plain) - len(data)]), "__metadata__": metadata}
+    blob = save(tensors, metadata={**metadata, "sha256": _checksum(head, data)})
+    try:
+        place = _written(path, blob, replace)
+    except OSError as error:
+        raise FileError(path, f"the adapter could not be saved: {error.strerror or error}") from error
+    if place != path:
+        raise TakenError(path, place)
+    return len(blob)
+
+
+def _written(path: Path, blob: bytes, replace: bool) -> Path:
+    """Write a file, and return its path: the next one that is free where a file is not to be replaced."""
+    for place in numbered(path):
+        try:
+            whole_file(place, blob, replace)
+        except FileExistsError:
+            continue
+        return place
+    raise AssertionError("there is always a next number")
+
+
+def _checksum(head: Mapping[str, Any], data: bytes) -> str:
+    """Return the hash of everything but itself: card, table of tensors, tensor data."""
+    metadata = {key: value for key, value in head["__metadata__"].items() if key != "sha256"}
+    table = json.dumps({**head, "__metadata__": metadata}, sort_keys=True)
+    return hashlib.sha256(table.encode() + b"\0" + data).hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with open_regular(path) as stream:
+            yield stream
+    except FileNotFoundError:
+        raise FileError(path, "there is no such file") from None
+    except OSError as error:
+        raise FileError(path, f"it cannot be read: {error.strerror or error}") from error
+
+
+def _parsed_head(stream: BinaryIO, size: int, where: object) -> tuple[dict[str, Any], int]:
+    """Return the parsed header and the number of bytes of tensor data."""
+    start = stream.read(9)
+    _refuse_pickle(where, start)
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or length > size - 8:
+        raise FileError(where, "it is truncated, or not an adapter file")
+    if length > HEADER_LIMIT:
+        raise FileError(where, f"its header claims {length:,} bytes; an adapter's has at most {HEADER_LIMIT:,}")
+    stream.seek(8)
+    try:
+        head = json.loads(stream.read(length))
+    except (ValueError, RecursionError):
+        raise FileError(where, "its header is not JSON: it is damaged, or not an adapter file") from None
+    if not isinstance(head, dict):
+        raise FileError(where, "its header is not a table: it is not an adapter file")
+    return head, size - 8 - length
+
+
+def _refuse_pickle(where: object, start: bytes) -> None:
+    # the length of a safetensors header may begin with the same bytes, but its ninth byte opens the JSON
+    if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):
+        raise FileError(where, "this is a pickle (a torch.save file), whatever it is called; pickles are never loaded")
+
+
+def _header(path: object, head: Mapping[str, Any], data_size: int) -> Header:
+    metadata = head.get("__metadata__")
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise FileError(path, "it is a safetensors file, but not an adapter of this project: its header has no card")
+    version = metadata.get("format_version")
+    if version != FORMAT_VERSION:
+        raise FileError(
+            path, f"it has format version {version!r}; this release reads {FORMAT_VERSION!r}. Upgrade adaptdock."
+        )
+    tensors = {}
+    end = 0
+    try:
+        for name, entry in head.items():
+            if name != "__metadata__":
+                tensors[name] = (str(entry["dtype"]), tuple(int(extent) for extent in entry["shape"]))
+                end = max(end, int(entry["data_offsets"][1]))
+        card = Card.model_validate_json(metadata["card"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise FileError(path, f"its card is not valid: {where}: {first['msg']}") from None
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise FileError(path, "its header is not that of an adapter file") from None
+    if end != data_size:
+        raise FileError(path, f"it is truncated or damaged: {end:,} bytes of tensors expected, {data_size:,} found")
+    return Header(card, tensors, data_size)

@@ -1,0 +1,1 @@
+"""Adapters of PEFT and AdapterHub, in and out."""

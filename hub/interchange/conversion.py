@@ -1,0 +1,41 @@
+"""Interchange: adapters of peft and AdapterHub become files of ours, and files of ours theirs."""
+
+from pathlib import Path
+
+from adaptdock.hub.artefact.file import AdapterFile
+from adaptdock.hub.interchange.adapterhub import is_adapterhub, read_adapterhub
+from adaptdock.hub.interchange.adapterhub_export import write_adapterhub
+from adaptdock.hub.interchange.incoming import Imported
+from adaptdock.hub.interchange.outgoing import Outgoing
+from adaptdock.hub.interchange.peft import is_peft, read_peft
+from adaptdock.hub.interchange.peft_export import write_peft
+from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.errors import FileError, UsageError
+
+FORMATS = {"peft": write_peft, "adapterhub": write_adapterhub}
+
+
+def import_adapter(folder: Path, backbone: Backbone, name: str, labels: tuple[str, ...] = ()) -> Imported:
+    """Read an adapter that another library has saved, for the backbone that it was trained on.
+
+    Raises :class:`FileError` for a folder that holds none, or is damaged, and :class:`UsageError` with the reason for
+    what cannot be carried over.
+    """
+    if not folder.is_dir():
+        raise FileError(folder, "there is no such folder; an adapter of peft or AdapterHub is one")
+    if is_peft(folder):
+        return read_peft(folder, backbone, name, labels)
+    if is_adapterhub(folder):
+        return read_adapterhub(folder, backbone, name, labels)
+    raise UsageError(f"{folder} holds no adapter of peft or AdapterHub: its adapter_config.json is neither's")
+
+
+def export_adapter(
+    adapter: AdapterFile, backbone: Backbone, folder: Path, form: str, headless: bool = False
+) -> list[str]:
+    """Write an adapter into a folder as another library does, and return what a person should know.
+
+    ``headless`` leaves the head out. Raises :class:`UsageError` with the reason for what cannot be carried over,
+    :class:`MismatchError` for another backbone, and :class:`FileError` where nothing can be written.
+    """
+    return FORMATS[form](Outgoing(adapter, backbone, headless), folder)

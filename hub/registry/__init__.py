@@ -1,0 +1,1 @@
+"""Published adapters: index, sources, store, publishing, trust."""

@@ -1,0 +1,104 @@
+"""Admission: whether an adapter may be used, asked whenever its file is read, not only when it is installed.
+
+What is known of an adapter is its content: a copy of an installed file is refused with the installed one.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptdock.hub.artefact.file import AdapterFile, read_file
+from adaptdock.hub.registry import store
+from adaptdock.hub.registry.installed import locate
+from adaptdock.hub.registry.trust import judge, policy_file, read_policy, trust_file, trusted
+from adaptdock.plugins.errors import FileError, TrustError
+
+Stamp = Mapping[Path, tuple[int, int, int] | None]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What may not be used: reasons by the hash of a content; and what installed files have to be, by their path."""
+
+    refused: Mapping[str, str]
+    installed: Mapping[Path, str]
+
+
+_known: tuple[Stamp, _Known] | None = None
+
+
+def read_adapter(given: str | Path) -> AdapterFile:
+    """Read an adapter that is to be used, from its path or, where it is installed, by its name.
+
+    Raises :class:`TrustError` where it is revoked, no longer allowed by the policy, or not what was installed;
+    and what :func:`locate` and :func:`read_file` raise.
+    """
+    path = locate(given)
+    return read_file(path, lambda content: admit(path, content))
+
+
+def admit(path: Path, content: bytes) -> None:
+    """Raise :class:`TrustError` for the content of an adapter file that may not be used now."""
+    known, path = _current(), path.resolve()
+    expected = known.installed.get(path)
+    if expected is None and path.is_relative_to(store.root().resolve()):
+        raise TrustError(
+            f"{path} is refused: it is in the folder of the installed adapters without a record that can be read. "
+            f"Delete {path.parent}, and install the adapter again."
+        )
+    if not known.refused and expected is None:
+        return
+    sha256 = hashlib.sha256(content).hexdigest()
+    if expected not in (None, sha256):
+        raise TrustError(
+            f"{path} is refused: it was changed since it was installed (its sha256 is {sha256}, not {expected}). "
+            f"Remove it by adapt remove, and install it again."
+        )
+    if sha256 in known.refused:
+        raise TrustError(f"{path}: {known.refused[sha256]}")
+
+
+def refused() -> Mapping[str, str]:
+    """Return why contents may not be used now, by their sha256; cheap where nothing has changed since the last call."""
+    return _current().refused
+
+
+def _current() -> _Known:
+    global _known
+    files = (trust_file(), policy_file(), *store.record_files())
+    stamp = {file: _stamp(file) for file in files}
+    if _known is None or _known[0] != stamp:
+        _known = stamp, _read()
+    return _known[1]
+
+
+def _read() -> _Known:
+    trust, policy = trusted(), read_policy()
+    reasons = {
+        revocation.sha256: f"the file was revoked on this machine ({revocation.reason}), so it is not used"
+        for revocation in trust.revoked
+        if revocation.sha256
+    }
+    contents = {}
+    for file in store.record_files():
+        try:
+            record = store.read_record(file)
+        except FileError:
+            continue  # what is damaged is told where it is asked for
+        contents[record.path.resolve()] = record.entry.sha256
+        try:
+            judge(record.entry, policy, trust, [])
+        except TrustError as error:
+            name = record.entry.name
+            way_out = f"adapt verify {name} tells its state, adapt remove {name} removes it."
+            reasons[record.entry.sha256] = f"{str(error).rstrip('.')}. {way_out}"
+    return _Known(reasons, contents)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

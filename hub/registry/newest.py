@@ -1,0 +1,55 @@
+"""The versions that were installed last, remembered after their removal: an old index does not bring an older one."""
+
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from adaptdock.hub.artefact import directories
+from adaptdock.hub.artefact.atomic import whole_file
+from adaptdock.hub.artefact.locks import changing
+from adaptdock.hub.artefact.strict_json import read
+from adaptdock.hub.registry.index import Entry
+from adaptdock.plugins.errors import FileError
+
+
+class _Newest(BaseModel):
+    """The version of each adapter that was installed last, by its name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    versions: dict[str, str] = {}
+
+    @field_validator("versions")
+    @classmethod
+    def _are_versions(cls, value: dict[str, str]) -> dict[str, str]:
+        for version in value.values():
+            try:
+                Version(version)
+            except InvalidVersion:
+                raise ValueError(f"{version!r} is not a version") from None
+        return value
+
+
+def newest_installed(name: str) -> str | None:
+    """Return the version of an adapter that was installed last; None where it never was."""
+    return _read().versions.get(name)
+
+
+def remember(entry: Entry) -> None:
+    """Remember the version that is installed now, or was until now; raise :class:`FileError` where that fails."""
+    path = _file()
+    with changing(path):
+        versions = {**_read().versions, entry.name: entry.version}
+        try:
+            whole_file(path, _Newest(versions=versions).model_dump_json(indent=2).encode() + b"\n")
+        except OSError as error:
+            raise FileError(path, f"it could not be saved: {error.strerror or error}") from error
+
+
+def _read() -> _Newest:
+    path = _file()
+    return read(path, _Newest) if path.exists() else _Newest()
+
+
+def _file() -> Path:
+    return directories.home() / "newest.json"

@@ -1,0 +1,252 @@
+"""Trust: Ed25519 signatures over entries (RFC 8032), whose keys are a publisher's, and what a policy allows.
+
+What is signed is the entry as canonical JSON, without its signature: keys sorted, no spaces, UTF-8. The entry has
+the hash of the file, so the signature holds for the file too.
+"""
+
+import base64
+import binascii
+import json
+import os
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from adaptdock.hub.artefact import directories
+from adaptdock.hub.artefact.atomic import whole_file
+from adaptdock.hub.artefact.locks import changing
+from adaptdock.hub.artefact.strict_json import read
+from adaptdock.hub.registry.index import Entry, Revocation
+from adaptdock.plugins.errors import FileError, TrustError, UnknownNameError, UsageError
+
+DOMAIN = b"adaptdock registry entry, version 1\0"
+ALGORITHM = "ed25519:"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Trusted(_Model):
+    """Whom this machine trusts: the keys of each publisher, and what was revoked."""
+
+    publishers: dict[str, list[str]] = {}
+    revoked: list[Revocation] = []
+
+
+class Policy(_Model):
+    """Which published adapters may be installed and used; an empty list allows everything of its kind."""
+
+    signed_only: bool = False
+    """Only entries that are signed by a key of a trusted publisher."""
+    publishers: list[str] = []
+    licences: list[str] = []
+
+
+# -------------------------------------------------------------------------------------------- keys
+
+
+def new_key(name: str) -> str:
+    """Make a private key in this machine's folder of keys and return its public key.
+
+    Raises :class:`UsageError` where there is one of that name.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    path = _key_file(name)
+    key = Ed25519PrivateKey.generate()
+    blob = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(blob)
+    except FileExistsError:
+        raise UsageError(f"there is a key named {name!r} already, in {path}; give another name") from None
+    except OSError as error:
+        raise FileError(path, f"the key could not be saved: {error.strerror or error}") from error
+    return public_key(name)
+
+
+def public_key(name: str) -> str:
+    """Return the public key to a private one, as ``ed25519:`` and base64."""
+    from cryptography.hazmat.primitives import serialization
+
+    raw = _private(name).public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    return ALGORITHM + base64.b64encode(raw).decode()
+
+
+def key_names() -> list[str]:
+    """Return the names of the private keys on this machine."""
+    return sorted(path.stem for path in _keys().glob("*.pem"))
+
+
+def sign(entry: Entry, key: str) -> Entry:
+    """Return an entry signed with the private key of that name."""
+    named = entry.model_copy(update={"key": public_key(key), "signature": ""})
+    signature = base64.b64encode(_private(key).sign(_signed(named))).decode()
+    return named.model_copy(update={"signature": signature})
+
+
+def _private(name: str):  # type: ignore[no-untyped-def]
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    path = _key_file(name)
+    if not path.exists():
+        raise UnknownNameError("key", name, key_names(), "Make one by adapt key new NAME.")
+    return load_pem_private_key(path.read_bytes(), password=None)
+
+
+def _keys() -> Path:
+    return directories.home() / "keys"
+
+
+def _key_file(name: str) -> Path:
+    if not name or Path(name).name != name or name.startswith("."):
+        raise UsageError(f"the name {name!r} cannot be used for a key: letters, digits, '-' and '_' are fine")
+    return _keys() / f"{name}.pem"
+
+
+# ------------------------------------------------------------------------------------- whom to trust
+
+
+def trusted() -> Trusted:
+    """Return whom this machine trusts; nobody where nothing was said."""
+    path = trust_file()
+    return read(path, Trusted) if path.exists() else Trusted()
+
+
+def trust(publisher: str, key: str) -> None:
+    """Trust a publisher's key from now on; raise :class:`UsageError` for what is no key."""
+    _raw(key)
+    with changing(trust_file()):
+        known = trusted()
+        keys = list(dict.fromkeys([*known.publishers.get(publisher, []), key]))
+        _save(known.model_copy(update={"publishers": {**known.publishers, publisher: keys}}))
+
+
+def distrust(publisher: str, key: str | None = None) -> None:
+    """Trust a publisher, or one key of his, no longer; raise :class:`UnknownNameError` where it was not trusted."""
+    with changing(trust_file()):
+        known = trusted()
+        if publisher not in known.publishers:
+            raise UnknownNameError("publisher", publisher, known.publishers)
+        if key is not None and key not in known.publishers[publisher]:
+            raise UnknownNameError(f"key of {publisher}", key, known.publishers[publisher])
+        kept = [other for other in known.publishers[publisher] if key is not None and other != key]
+        others = {name: keys for name, keys in known.publishers.items() if name != publisher}
+        _save(known.model_copy(update={"publishers": {**others, **({publisher: kept} if kept else {})}}))
+
+
+def revoke(revocation: Revocation) -> None:
+    """Refuse a key or a file from now on."""
+    with changing(trust_file()):
+        known = trusted()
+        _save(known.model_copy(update={"revoked": [*known.revoked, revocation]}))
+
+
+def _save(found: Trusted) -> None:
+    path = trust_file()
+    try:
+        whole_file(path, found.model_dump_json(indent=2).encode() + b"\n")
+    except OSError as error:
+        raise FileError(path, f"it could not be saved: {error.strerror or error}") from error
+
+
+def trust_file() -> Path:
+    """Return the file that says whom this machine trusts."""
+    return directories.home() / "trust.json"
+
+
+# -------------------------------------------------------------------------------------------- policy
+
+
+def policy_file() -> Path:
+    """Return the file of this machine's policy."""
+    return directories.home() / "policy.toml"
+
+
+def read_policy(path: Path | None = None) -> Policy:
+    """Return a policy (TOML), this machine's unless a file is named; where there is none, it allows everything."""
+    file = path or policy_file()
+    if path is None and not file.exists():
+        return Policy()
+    try:
+        return Policy.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise FileError(file, f"it cannot be read: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileError(file, f"not TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FileError(file, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def judge(entry: Entry, policy: Policy, known: Trusted, revoked: list[Revocation]) -> str:
+    """Return in a phrase who stands for an entry; raise :class:`TrustError` with the reason where it is refused.
+
+    ``revoked`` are what the entry's own source has revoked.
+    """
+    for revocation in [*known.revoked, *revoked]:
+        if revocation.sha256 == entry.sha256 or (revocation.key and revocation.key == entry.key):
+            what = "its file" if revocation.sha256 else "the key that signed it"
+            raise TrustError(f"{entry.label} is refused: {what} was revoked ({revocation.reason})")
+    if entry.signature:
+        _verify(entry)
+    keys = known.publishers.get(entry.publisher, [])
+    if keys and entry.key not in keys:
+        how = "is signed with a key that is none of his" if entry.key else "is not signed"
+        raise TrustError(
+            f"{entry.label} is refused: it says that it is of {entry.publisher!r}, whose keys are known here, but it "
+            f"{how}"
+        )
+    if policy.signed_only and not keys:
+        raise TrustError(
+            f"{entry.label} is refused: the policy allows what a trusted publisher has signed, and "
+            f"{entry.publisher!r} is none. Trust his key by adapt trust add, if you know it to be his."
+        )
+    if policy.publishers and entry.publisher not in policy.publishers:
+        raise TrustError(
+            f"{entry.label} is refused: the policy allows the publishers {', '.join(policy.publishers)}, this one is "
+            f"{entry.publisher!r}"
+        )
+    if policy.licences and entry.licence not in policy.licences:
+        raise TrustError(
+            f"{entry.label} is refused: the policy allows the licences {', '.join(policy.licences)}, this one is "
+            f"{entry.licence!r}"
+        )
+    if keys:
+        return f"signed by {entry.publisher}, who is trusted here"
+    return "signed, by a key that is not known here" if entry.key else "not signed"
+
+
+def _verify(entry: Entry) -> None:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        signature = base64.b64decode(entry.signature, validate=True)
+        Ed25519PublicKey.from_public_bytes(_raw(entry.key)).verify(signature, _signed(entry))
+    except (InvalidSignature, binascii.Error, UsageError):
+        raise TrustError(
+            f"{entry.label} is refused: its signature does not fit its key and content, so one of the three was changed"
+        ) from None
+
+
+def _signed(entry: Entry) -> bytes:
+    content = entry.model_dump(mode="json", exclude={"signature"}, exclude_none=True)
+    return DOMAIN + json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _raw(key: str) -> bytes:
+    try:
+        raw = base64.b64decode(key.removeprefix(ALGORITHM), validate=True)
+    except binascii.Error:
+        raw = b""
+    if not key.startswith(ALGORITHM) or len(raw) != 32:
+        raise UsageError(f"{key!r} is no public key: write {ALGORITHM} and 32 bytes in base64, as adapt key show does")
+    return raw

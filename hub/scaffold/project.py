@@ -1,0 +1,144 @@
+"""New plugin projects: a folder that can be installed, tested and published, written from the templates beside this."""
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from string import Template
+from typing import Literal
+
+from adaptdock.hub.artefact.atomic import whole_folder
+from adaptdock.hub.artefact.file import read_card
+from adaptdock.plugins import registry
+from adaptdock.plugins.errors import UsageError
+from adaptdock.plugins.files import SUFFIX
+from adaptdock.plugins.registry import GROUPS, Kind
+
+ProjectKind = Literal["method", "task", "backbone", "adapters"]
+PROJECTS: dict[ProjectKind, Kind] = {
+    "method": "method",
+    "task": "task",
+    "backbone": "backbone",
+    "adapters": "files",
+}
+"""What a project is for -> the kind of plugin that it registers."""
+TEMPLATES, ENDING = Path(__file__).parent / "templates", ".template"
+NAME = re.compile(r"[a-z](?:-?[a-z0-9]+)*")
+LONGEST = 60
+PACKAGING = """
+[tool.setuptools.packages.find]
+where = ["src"]
+
+[tool.setuptools.package-data]
+"{}" = ["{}"]
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """What a new project is called."""
+
+    kind: ProjectKind
+    name: str
+
+    @property
+    def distribution(self) -> str:
+        """The name to install it by."""
+        return f"adaptdock-{self.name}"
+
+    @property
+    def package(self) -> str:
+        """The name to import it by."""
+        return self.distribution.replace("-", "_")
+
+    @property
+    def module(self) -> str:
+        """The module of the plugin's class."""
+        return self.name.replace("-", "_")
+
+    @property
+    def class_name(self) -> str:
+        """The name of that class."""
+        return "".join(part.capitalize() for part in self.name.split("-"))
+
+    @property
+    def target(self) -> str:
+        """Where the entry point leads."""
+        if self.kind == "adapters":
+            return f"{self.package}.files"
+        return f"{self.package}.{self.module}:{self.class_name}"
+
+    def words(self) -> dict[str, str]:
+        """Return what the templates' names stand for."""
+        kind, is_backbone = PROJECTS[self.kind], self.kind == "backbone"
+        data = (f"{self.package}.files", f"*{SUFFIX}") if self.kind == "adapters" else (self.package, "sample/*")
+        check = f"adapt plugin check {self.name} --kind {kind}"
+        summary = f"The {self.kind} {self.name} for adaptdock"
+        if self.kind == "adapters":
+            summary = f"Trained adapters for adaptdock: {self.name}"
+        return {
+            "name": self.name,
+            "kind": kind,
+            "title": self.class_name,
+            "class_name": self.class_name,
+            "distribution": self.distribution,
+            "package": self.package,
+            "module": self.module,
+            "group": GROUPS[kind],
+            "target": self.target,
+            "summary": summary,
+            "release": version("adaptdock"),
+            "packaging": PACKAGING.format(*data).rstrip("\n"),
+            "check": f"python -m {self.package}.{self.module} model && {check} --model model" if is_backbone else check,
+        }
+
+
+def checked(kind: ProjectKind, name: str) -> Project:
+    """Return a project of that name; raise :class:`UsageError` for a name that cannot be, or that is taken."""
+    if not NAME.fullmatch(name) or len(name) > LONGEST:
+        near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:LONGEST].rstrip("-")
+        offer = f" {near!r} would do." if NAME.fullmatch(near) else ""
+        raise UsageError(
+            f"the name {name!r}: a name begins with a small letter; small letters, digits and single hyphens follow, "
+            f"as in the normalised names of distributions (PEP 503), at most {LONGEST} in all.{offer}"
+        )
+    taken = next((plugin for plugin in registry.discover(PROJECTS[kind]) if plugin.name == name), None)
+    if taken is not None:
+        raise UsageError(f"the {taken.kind} {name!r} is there already, from {taken.source}: give another name")
+    return Project(kind, name)
+
+
+def write_project(project: Project, folder: Path, adapters: Sequence[Path] = ()) -> list[Path]:
+    """Write a project into a new folder, with adapter files if it is for some, and return its files.
+
+    Raises :class:`UsageError` where the folder is there already, and :class:`FileError` for a file that is no
+    adapter, or a folder that cannot be written; nothing half-written is left.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise UsageError(f"{folder} is there already: name another by --folder")
+    if adapters and project.kind != "adapters":
+        raise UsageError(f"a {project.kind} project carries no adapter files")
+    twice = len({path.stem for path in adapters}) < len(adapters)
+    if twice:
+        raise UsageError("two of the adapter files have one name, and that is what they will be found by")
+    for path in adapters:
+        read_card(path)
+    words = project.words()
+    with whole_folder(folder, replace=False) as new:
+        for source in ("common", project.kind):
+            _fill(TEMPLATES / source, new, words)
+        for path in adapters:
+            shutil.copyfile(path, new / "src" / project.package / "files" / f"{path.stem}{SUFFIX}")
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def _fill(templates: Path, folder: Path, words: Mapping[str, str]) -> None:
+    """Write each template under its own name, in which PACKAGE and MODULE stand for the project's, dot- for a dot."""
+    for template in sorted(templates.rglob(f"*{ENDING}")):
+        parts = template.relative_to(templates).with_suffix("").parts
+        named = [part.replace("PACKAGE", words["package"]).replace("MODULE", words["module"]) for part in parts]
+        path = folder.joinpath(*("." + part[4:] if part.startswith("dot-") else part for part in named))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(Template(template.read_text("utf-8")).substitute(words), "utf-8")

@@ -1,0 +1,129 @@
+"""Adapters of AdapterHub give the logits that its library gave, and go back as they came."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from logits import difference, ours
+from safetensors.torch import load_file
+
+from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.inference.trial import try_out
+from adaptdock.hub.interchange.conversion import export_adapter, import_adapter
+from adaptdock.hub.interchange.incoming import read_json
+from adaptdock.plugins.contracts import Backbone, LoadOptions
+from adaptdock.plugins.errors import FileError, UsageError
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "adapterhub"
+LIMIT = 1e-5
+REFUSED = {
+    "ln_after": "ln_after",
+    "gating": "gating",
+    "compacter": "phm_layer",
+    "inv": "inv_adapter",
+    "plus": "original_ln_after",
+    "prompt": "prompt_tuning",
+    "vera": "VeRA",
+    "reft": "reft",
+}
+CARRIED = sorted(path.parent.name for path in FIXTURES.glob("*/base.txt") if path.parent.name not in REFUSED)
+
+
+@pytest.fixture(scope="module")
+def backbones() -> dict[str, Backbone]:
+    return {
+        folder.name.removeprefix("base_"): load_backbone(str(folder), LoadOptions(device="cpu"))
+        for folder in FIXTURES.glob("base_*")
+    }
+
+
+def case(name: str, backbones: dict[str, Backbone]) -> tuple[Path, Backbone]:
+    folder = FIXTURES / name
+    return folder, backbones[(folder / "base.txt").read_text()]
+
+
+def test_there_are_cases_of_every_method() -> None:
+    kinds = {read_json(FIXTURES / name / "adapter_config.json")["config"].get("architecture") for name in CARRIED}
+    assert kinds == {None, "prefix_tuning", "lora", "union"}
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_an_adapter_of_adapterhub_has_its_logits_here_and_when_it_went_there_and_back(
+    name: str, backbones: dict[str, Backbone], tmp_path: Path
+) -> None:
+    folder, backbone = case(name, backbones)
+    reference = load_file(folder / "reference.safetensors")
+    inputs = {key[3:]: tensor for key, tensor in reference.items() if key.startswith("in.")}
+    found = import_adapter(folder, backbone, name)
+    try_out(Dock(backbone), found.file)
+    got = ours(backbone, found.file, inputs)
+    assert difference(got, reference["out.logits"], inputs) < LIMIT
+
+    bare = {key: torch.zeros_like(tensor) if acts(key) else tensor for key, tensor in found.file.tensors.items()}
+    silent = type(found.file)(found.file.card, bare)
+    assert difference(ours(backbone, silent, inputs), reference["out.logits"], inputs) > 1e-3
+
+    export_adapter(found.file, backbone, tmp_path / "back", "adapterhub")
+    again = import_adapter(tmp_path / "back", backbone, name)
+    assert difference(ours(backbone, again.file, inputs), reference["out.logits"], inputs) < LIMIT
+
+
+def acts(key: str) -> bool:
+    return not key.startswith("head.")
+
+
+def config_of(folder: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(folder / name)["config"]
+    return found
+
+
+@pytest.mark.parametrize("name", ["seqbn", "par", "resid_false", "post_add", "leave", "lora", "ia3", "t5_leave"])
+def test_what_is_exported_has_the_tensors_and_the_wiring_that_the_library_wrote(
+    name: str, backbones: dict[str, Backbone], tmp_path: Path
+) -> None:
+    folder, backbone = case(name, backbones)
+    export_adapter(import_adapter(folder, backbone, name).file, backbone, tmp_path / "back", "adapterhub")
+    for config, file in (("adapter_config.json", "adapter"), ("head_config.json", "model_head")):
+        theirs = {key.replace(".a.", ".adapter."): tensor for key, tensor in weights(folder, file).items()}
+        back = weights(tmp_path / "back", file)
+        assert back.keys() == theirs.keys()
+        assert all(back[key].equal(tensor) for key, tensor in theirs.items())
+        mine, wanted = config_of(tmp_path / "back", config), config_of(folder, config)
+        wanted |= {"non_linearity": wanted["non_linearity"]} if "non_linearity" in wanted else {}
+        assert {key: mine[key] for key in mine if key != "reduction_factor"} == {
+            key: wanted.get(key) for key in mine if key != "reduction_factor"
+        }
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    path = folder / f"{name}.safetensors"
+    if path.is_file():
+        return load_file(path)
+    return torch.load(folder / f"pytorch_{name}.bin", weights_only=True)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("name", "named"), REFUSED.items())
+def test_what_cannot_be_carried_over_is_refused_by_its_name(
+    name: str, named: str, backbones: dict[str, Backbone]
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        import_adapter(*case(name, backbones), name)
+
+
+def test_names_of_classes_are_those_of_the_head(backbones: dict[str, Backbone]) -> None:
+    found = import_adapter(*case("seqbn", backbones), "x").file.card.task
+    assert (found.name, found.options["labels"]) == ("classification", ["neg", "neu", "pos"])
+    tags = import_adapter(*case("par", backbones), "x").file.card.task
+    assert (tags.name, tags.options["labels"]) == ("ner", ["PER", "LOC"])
+
+
+def test_an_adapter_of_another_architecture_or_none_at_all_is_refused(
+    backbones: dict[str, Backbone], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="an adapter for bert"):
+        import_adapter(FIXTURES / "seqbn", backbones["gpt2"], "x")
+    with pytest.raises(FileError, match="no such folder"):
+        import_adapter(tmp_path / "none", backbones["bert"], "x")
+    with pytest.raises(UsageError, match="no adapter of peft or AdapterHub"):
+        import_adapter(tmp_path, backbones["bert"], "x")
