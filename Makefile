@@ -41,7 +41,7 @@ gpu-check: $(INSTALLED)  ## every method on a real GPU beside the CPU, with figu
 	$(BIN)/python benchmarks/gpu_check.py
 
 test-page: $(VENV)/browser-installed  ## the page of adapt serve in Debian's chromium
-	$(BIN)/pytest tests/serving/test_browser.py
+	$(BIN)/pytest tests/serving/page/test_browser.py
 
 bench-ner: $(INSTALLED)  ## WNUT-17 beside PEFT and full fine-tuning; WNUT17=folder of the data set
 	$(BIN)/python benchmarks/ner_wnut17.py $(WNUT17)

@@ -77,8 +77,8 @@ def ours(port: int, folder: str, names: Sequence[str], dtype: str = "float32") -
     """Serve as ``adapt serve`` does."""
     from adaptdock.cli.quiet import quiet
     from adaptdock.plugins.contracts import LoadOptions
-    from adaptdock.serving.options import ServingOptions
-    from adaptdock.serving.process import serve
+    from adaptdock.serving.configuration import ServingOptions
+    from adaptdock.serving.http.process import serve
 
     quiet()
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # a line a request is not what is measured

@@ -20,7 +20,7 @@ from adaptdock.plugins.errors import SHOWN, AdaptError, DataError, UsageError
 
 if TYPE_CHECKING:
     from adaptdock.engine.inference.dock import Dock
-    from adaptdock.serving.client import Client
+    from adaptdock.serving.client.client import Client
 
 BATCHES_AT_ONCE = 16
 """Batches that are read before any is computed, so that inputs of like length meet."""
@@ -179,7 +179,7 @@ def _predict(dock: "Dock", name: str, items: list[Input], batch_size: int) -> li
 
 def _by_process(url: str, values: dict[str, Any]) -> Answering:
     """Return what answers by a serving process."""
-    from adaptdock.serving.client import Client, RequestError
+    from adaptdock.serving.client.client import Client, RequestError
 
     client = Client(url)
     name = values["adapter"] or _only(client)

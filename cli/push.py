@@ -31,7 +31,7 @@ def command(given: str, url: str, name: str | None, activate: bool, timeout: flo
     The process verifies it before anything changes. A token that it wants, with the scope admin, stands in the
     variable ADAPTDOCK_TOKEN.
     """
-    from adaptdock.serving.client import Client
+    from adaptdock.serving.client.client import Client
 
     file = locate(given)
     read_header(file)  # what is no adapter is not sent

@@ -12,7 +12,7 @@ from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, field_flags, lo
 from adaptdock.cli.output import note, say, show_pairs
 from adaptdock.engine.core.assembly import validated
 from adaptdock.plugins.errors import UsageError
-from adaptdock.serving.options import ServingOptions
+from adaptdock.serving.configuration import ServingOptions
 
 SERVING = field_flags(ServingOptions, "serve", "Serving")
 VARIABLE = "ADAPTDOCK_SERVE_"
@@ -38,7 +38,7 @@ def command(config: Path | None, check: bool, new_token: str | None, token_name:
     if check:
         _check(options, chosen)
         return
-    from adaptdock.serving.process import serve
+    from adaptdock.serving.http.process import serve
 
     serve(options, load_options(chosen))
 
@@ -61,7 +61,7 @@ def decided(values: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
 
 
 def _show_token(tokens: str | None, scopes: str, name: str) -> None:
-    from adaptdock.serving.tokens import new_token
+    from adaptdock.serving.http.access_tokens import new_token
 
     if tokens is None:
         raise UsageError("--new-token needs --tokens, the file that keeps its hash")
@@ -79,7 +79,7 @@ def _needs_server() -> None:
 
 
 def _check(options: ServingOptions, chosen: Mapping[str, Any]) -> None:
-    from adaptdock.serving.checking import check
+    from adaptdock.serving.http.preflight import check
 
     found = check(options, load_options(chosen))
     show_pairs(found.summary)

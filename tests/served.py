@@ -15,12 +15,12 @@ from starlette.testclient import TestClient
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.serving.app import make_app
-from adaptdock.serving.connections import Connections
-from adaptdock.serving.options import ServingOptions
-from adaptdock.serving.process import patient
-from adaptdock.serving.service import Service
-from adaptdock.serving.tokens import Tokens
+from adaptdock.serving.configuration import ServingOptions
+from adaptdock.serving.http.access_tokens import Tokens
+from adaptdock.serving.http.app import make_app
+from adaptdock.serving.http.connections import Connections
+from adaptdock.serving.http.process import patient
+from adaptdock.serving.http.service import Service
 
 TEXT = "ada met bob in oslo"
 

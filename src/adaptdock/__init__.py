@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from adaptdock.engine.training.run import train as train
     from adaptdock.hub.artefact.file import read_card as read_card
     from adaptdock.plugins.errors import AdaptError as AdaptError
-    from adaptdock.serving.client import AsyncClient as AsyncClient
-    from adaptdock.serving.client import Client as Client
+    from adaptdock.serving.client.client import AsyncClient as AsyncClient
+    from adaptdock.serving.client.client import Client as Client
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AdaptError": "adaptdock.plugins.errors",
-    "AsyncClient": "adaptdock.serving.client",
-    "Client": "adaptdock.serving.client",
+    "AsyncClient": "adaptdock.serving.client.client",
+    "Client": "adaptdock.serving.client.client",
     "Dock": "adaptdock.engine.inference.dock",
     "Residency": "adaptdock.engine.inference.residency",
     "read_card": "adaptdock.hub.artefact.file",

@@ -10,7 +10,7 @@ from live import certain, live
 
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.serving.tokens import new_token
+from adaptdock.serving.http.access_tokens import new_token
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""The served adapters, their versions, and the watched folder."""

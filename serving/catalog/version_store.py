@@ -1,0 +1,196 @@
+"""The store: copies of the versions that are served, and the state that a restart goes on with.
+
+A version is a copy of an adapter file under the name of its hash, written completely before anything else knows
+of it. The state is one JSON document for each adapter, and a target for each alias, in SQLite: a change is there
+whole or not at all, and in the store before it is in the process.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from adaptdock.hub.artefact.card import Card
+from adaptdock.hub.artefact.file import AdapterFile, checked_header, read_file, read_header_of
+from adaptdock.hub.artefact.locks import acquire, release
+from adaptdock.hub.registry.admission import admit
+from adaptdock.plugins.errors import FileError, TrustError
+from adaptdock.plugins.regular import open_regular, size_of
+from adaptdock.serving.errors import StoreError
+from adaptdock.serving.json_logs import log
+
+CHUNK = 2**20
+
+
+class Store:
+    """A folder with ``state.db`` and ``versions/``, of one process until it is closed. Safe for use by many threads.
+
+    Raises :class:`LockedError` where another process serves from it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._versions = folder / "versions"
+        self._lock = threading.Lock()
+        self._owned: Path | None = None
+        try:
+            self._versions.mkdir(parents=True, exist_ok=True)
+            self._owned = acquire(folder)
+            for half_written in self._versions.glob(".*.partial"):
+                half_written.unlink()
+            self._base = sqlite3.connect(folder / "state.db", check_same_thread=False, isolation_level=None)
+            self._base.execute("PRAGMA journal_mode=WAL")
+            self._base.execute("PRAGMA synchronous=FULL")
+            for table, column in (("adapters", "record"), ("aliases", "target")):
+                self._base.execute(f"CREATE TABLE IF NOT EXISTS {table} (name TEXT PRIMARY KEY, {column} TEXT)")
+        except (OSError, sqlite3.Error) as error:
+            self._disown()
+            raise StoreError(folder, error) from error
+
+    def keep(self, source: Path | bytes, largest: int | None = None) -> str:
+        """Copy an adapter file of at most ``largest`` bytes (or the content of one) into the store; return its hash.
+
+        Raises :class:`FileError` where it cannot be read, :class:`StoreError` where it cannot be kept.
+        """
+        try:
+            descriptor, temporary = tempfile.mkstemp(dir=self._versions, prefix=".", suffix=".partial")
+        except OSError as error:
+            raise StoreError(self.folder, error) from error
+        try:
+            found = hashlib.sha256()
+            with os.fdopen(descriptor, "wb") as stream:
+                for chunk in _chunks(source, largest):
+                    found.update(chunk)
+                    stream.write(chunk)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).replace(self.path(found.hexdigest()))
+            return found.hexdigest()
+        except OSError as error:
+            raise StoreError(self.folder, error) from error
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    def path(self, sha256: str) -> Path:
+        """Return where the version of that hash lies."""
+        return self._versions / f"{sha256}.safetensors"
+
+    def read(self, path: Path) -> AdapterFile:
+        """Read a version; raise :class:`FileError` for another content than was kept, :class:`TrustError` if refused.
+
+        What is wrong is in the log too: who asks for the adapter cannot mend it.
+        """
+        try:
+            return read_file(path, lambda content: self._admit(path, content))
+        except (FileError, TrustError) as error:
+            log("refused", logging.ERROR, version=path.stem, reason=str(error))
+            raise
+
+    def card(self, sha256: str) -> Card:
+        """Return the card of a version, whose content has been compared with its hash; errors as :meth:`read`."""
+        path = self.path(sha256)
+        content = b"".join(_chunks(path, None))
+        self._admit(path, content)
+        return read_header_of(content, path).card
+
+    @staticmethod
+    def _admit(path: Path, content: bytes) -> None:
+        found = hashlib.sha256(content).hexdigest()
+        if found != path.stem:
+            raise FileError(path, f"its content was replaced: its sha256 is {found}, and what was kept had its name")
+        admit(path, content)
+
+    def sweep(self, used: Iterable[str]) -> None:
+        """Delete the versions that nothing uses."""
+        kept = {self.path(sha256) for sha256 in used}
+        for path in self._versions.glob("*.safetensors"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
+    # -------------------------------------------------------------------------------------- state
+
+    def adapters(self) -> dict[str, dict[str, Any]]:
+        """Return the record of each adapter."""
+        return {name: json.loads(record) for name, record in self._read("SELECT name, record FROM adapters")}
+
+    def aliases(self) -> dict[str, str]:
+        """Return the target of each alias."""
+        return dict(self._read("SELECT name, target FROM aliases"))
+
+    def write_adapter(self, name: str, record: dict[str, Any] | None) -> None:
+        """Write the record of an adapter; None deletes it. Raises :class:`StoreError` where it cannot be written."""
+        self._write("adapters", name, None if record is None else json.dumps(record))
+
+    def write_alias(self, name: str, target: str | None) -> None:
+        """Write the target of an alias; None deletes it. Raises :class:`StoreError` where it cannot be written."""
+        self._write("aliases", name, target)
+
+    def close(self) -> None:
+        """Close the state, and let another process have it."""
+        with self._lock:
+            self._base.close()
+            self._disown()
+
+    def _disown(self) -> None:
+        if self._owned is not None:
+            release(self._owned)
+            self._owned = None
+
+    def _read(self, query: str) -> list[tuple[str, str]]:
+        with self._lock, self._told():
+            return self._base.execute(query).fetchall()
+
+    def _write(self, table: str, name: str, value: str | None) -> None:
+        with self._lock, self._told():
+            if value is None:
+                self._base.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
+            else:
+                self._base.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (name, value))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(self.folder, error) from error
+
+
+def hash_of(path: Path, largest: int | None = None) -> str:
+    """Return the hash of an adapter file's content, of at most ``largest`` bytes; raise :class:`FileError`."""
+    found = hashlib.sha256()
+    for chunk in _chunks(path, largest):
+        found.update(chunk)
+    return found.hexdigest()
+
+
+def _chunks(source: Path | bytes, largest: int | None) -> Iterator[bytes]:
+    """Yield the content of an adapter file, whose size and header are checked first."""
+    if isinstance(source, bytes):
+        yield source
+        return
+    try:
+        stream = open_regular(source)
+    except OSError as error:
+        raise FileError(source, f"it cannot be read: {error.strerror or error}") from error
+    with stream:
+        size = size_of(stream)
+        if largest is not None and size > largest:
+            raise FileError(source, f"it has {size:,} bytes; at most {largest:,} are taken (--max-upload)")
+        checked_header(stream, source)
+        while chunk := _read(source, stream, min(CHUNK, size)):
+            size -= len(chunk)
+            yield chunk
+
+
+def _read(source: Path, stream: BinaryIO, count: int) -> bytes:
+    try:
+        return stream.read(count)
+    except OSError as error:
+        raise FileError(source, f"it cannot be read: {error.strerror or error}") from error

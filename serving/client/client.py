@@ -1,0 +1,256 @@
+"""Clients of a serving process, for programs that wait and for those that do not; both have the same methods."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from adaptdock.serving.client.answers import AnswerError as AnswerError
+from adaptdock.serving.client.answers import OverloadedError as OverloadedError
+from adaptdock.serving.client.answers import Pieces, problem_of
+from adaptdock.serving.client.answers import RequestError as RequestError
+from adaptdock.serving.client.answers import UnreachableError as UnreachableError
+from adaptdock.serving.client.calls import (
+    Asked,
+    Call,
+    Names,
+    adapter_of,
+    adapters_of,
+    aliasing,
+    changing,
+    embedding,
+    loading,
+    pause,
+    piece,
+    predicting,
+    pushing,
+    reached,
+    read,
+    removing,
+    settings,
+    splitting,
+    writing,
+)
+from adaptdock.serving.schemas import AdapterDetail, Adapters, Changed, Predicted
+
+Found = TypeVar("Found")
+
+
+class Client:
+    """Asks a serving process, and waits for its answers.
+
+    ``url`` is the process's address, ``token`` what lets in (unless given, that of ``ADAPTDOCK_TOKEN``), ``timeout``
+    the seconds without a sign of life after which a request is given up. A process that has too much to do, and has
+    taken nothing, is asked ``retries`` times more. May be used by several threads, and as a context manager.
+
+    Every method raises :class:`RequestError`, :class:`OverloadedError` or :class:`AnswerError` with the process's own
+    message, and :class:`UnreachableError` where there is no answer; all are :class:`AdaptError`.
+    """
+
+    def __init__(self, url: str, token: str | None = None, timeout: float = 60.0, retries: int = 2) -> None:
+        self.url, self._retries = url, retries
+        self._http = httpx2.Client(**settings(url, token, timeout))
+
+    def predict(self, adapter: Names, inputs: Sequence[Any], timeout: float | None = None) -> list[Predicted]:
+        """Return a prediction for each input, of one adapter or of one named for each input."""
+        return self._ask(predicting(adapter, inputs, timeout))
+
+    def render(self, adapter: Names, inputs: Sequence[Any], timeout: float | None = None) -> list[Predicted]:
+        """Return predictions that have themselves as text for a person too, in ``rendered``."""
+        return self._ask(predicting(adapter, inputs, timeout, render=True))
+
+    def embed(self, adapter: str, texts: Sequence[str]) -> list[list[float]]:
+        """Return a vector for each text."""
+        return self._ask(embedding(adapter, texts))
+
+    def complete(self, adapter: str, prompt: Asked, **wishes: Any) -> str:
+        """Return what continues a text, or answers a conversation (``[{"role": "user", "content": ...}]``).
+
+        ``wishes`` are ``max_tokens``, ``temperature``, ``top_p`` and ``seed``.
+        """
+        return self._ask(writing(adapter, prompt, wishes))
+
+    def stream(self, adapter: str, prompt: Asked, **wishes: Any) -> Iterator[str]:
+        """Yield the pieces of what :meth:`complete` returns, as they are written."""
+        call = writing(adapter, prompt, {**wishes, "stream": True})
+        with reached(self.url), self._http.stream(**call.arguments()) as answer:
+            if not answer.is_success:
+                raise problem_of(answer.status_code, answer.headers, answer.read())
+            pieces = Pieces(piece)
+            for data in answer.iter_bytes():
+                yield from pieces.take(data)
+            pieces.end(self.url)
+
+    def adapters(self) -> Adapters:
+        """Return what is served."""
+        return self._ask(adapters_of())
+
+    def adapter(self, name: str) -> AdapterDetail:
+        """Return an adapter with its card."""
+        return self._ask(adapter_of(name))
+
+    def load(self, name: str, version: int | None = None, activate: bool = True) -> Changed:
+        """Let a kept version answer; without one, the adapter's file in the watched folder is read again."""
+        return self._ask(loading(name, version, activate))
+
+    def push(self, name: str, file: Path | str | bytes, activate: bool = True) -> Changed:
+        """Send an adapter file (or its content) as a new version; the process verifies it before anything changes."""
+        return self._ask(pushing(name, file, activate))
+
+    def unload(self, name: str) -> None:
+        """Let an adapter be served no more."""
+        self._ask(removing(name))
+
+    def rollback(self, name: str) -> Changed:
+        """Let the version answer that did before."""
+        return self._ask(changing(name, "rollback"))
+
+    def pin(self, name: str) -> Changed:
+        """Keep an adapter docked."""
+        return self._ask(changing(name, "pin"))
+
+    def unpin(self, name: str) -> Changed:
+        """Let an adapter make room for others again."""
+        return self._ask(changing(name, "unpin"))
+
+    def split(self, name: str, weights: Mapping[int, float], mirror: int | None = None) -> Changed:
+        """Divide the answers among versions by weight, and let another version hear what is asked."""
+        return self._ask(splitting(name, weights, mirror))
+
+    def set_alias(self, alias: str, target: str) -> None:
+        """Let a name stand for an adapter, or for one of its versions (``name@2``)."""
+        self._ask(aliasing(alias, target))
+
+    def delete_alias(self, alias: str) -> None:
+        """Delete an alias."""
+        self._ask(removing(alias, "aliases"))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, call: Call[Found]) -> Found:
+        left = self._retries
+        while True:
+            with reached(self.url):
+                answer = self._http.request(**call.arguments())
+            try:
+                return read(call, answer)
+            except OverloadedError as error:
+                if not left:
+                    raise
+                left -= 1
+                time.sleep(pause(error))
+
+
+class AsyncClient:
+    """Asks a serving process from an event loop; all else is as with :class:`Client`."""
+
+    def __init__(self, url: str, token: str | None = None, timeout: float = 60.0, retries: int = 2) -> None:
+        self.url, self._retries = url, retries
+        self._http = httpx2.AsyncClient(**settings(url, token, timeout))
+
+    async def predict(self, adapter: Names, inputs: Sequence[Any], timeout: float | None = None) -> list[Predicted]:
+        """Return a prediction for each input, of one adapter or of one named for each input."""
+        return await self._ask(predicting(adapter, inputs, timeout))
+
+    async def render(self, adapter: Names, inputs: Sequence[Any], timeout: float | None = None) -> list[Predicted]:
+        """Return predictions that have themselves as text for a person too, in ``rendered``."""
+        return await self._ask(predicting(adapter, inputs, timeout, render=True))
+
+    async def embed(self, adapter: str, texts: Sequence[str]) -> list[list[float]]:
+        """Return a vector for each text."""
+        return await self._ask(embedding(adapter, texts))
+
+    async def complete(self, adapter: str, prompt: Asked, **wishes: Any) -> str:
+        """Return what continues a text, or answers a conversation; ``wishes`` as with :meth:`Client.complete`."""
+        return await self._ask(writing(adapter, prompt, wishes))
+
+    async def stream(self, adapter: str, prompt: Asked, **wishes: Any) -> AsyncIterator[str]:
+        """Yield the pieces of what :meth:`complete` returns, as they are written."""
+        call = writing(adapter, prompt, {**wishes, "stream": True})
+        with reached(self.url):
+            async with self._http.stream(**call.arguments()) as answer:
+                if not answer.is_success:
+                    raise problem_of(answer.status_code, answer.headers, await answer.aread())
+                pieces = Pieces(piece)
+                async for data in answer.aiter_bytes():
+                    for text in pieces.take(data):
+                        yield text
+                pieces.end(self.url)
+
+    async def adapters(self) -> Adapters:
+        """Return what is served."""
+        return await self._ask(adapters_of())
+
+    async def adapter(self, name: str) -> AdapterDetail:
+        """Return an adapter with its card."""
+        return await self._ask(adapter_of(name))
+
+    async def load(self, name: str, version: int | None = None, activate: bool = True) -> Changed:
+        """Let a kept version answer; without one, the adapter's file in the watched folder is read again."""
+        return await self._ask(loading(name, version, activate))
+
+    async def push(self, name: str, file: Path | str | bytes, activate: bool = True) -> Changed:
+        """Send an adapter file (or its content) as a new version; the process verifies it before anything changes."""
+        return await self._ask(await asyncio.to_thread(pushing, name, file, activate))
+
+    async def unload(self, name: str) -> None:
+        """Let an adapter be served no more."""
+        await self._ask(removing(name))
+
+    async def rollback(self, name: str) -> Changed:
+        """Let the version answer that did before."""
+        return await self._ask(changing(name, "rollback"))
+
+    async def pin(self, name: str) -> Changed:
+        """Keep an adapter docked."""
+        return await self._ask(changing(name, "pin"))
+
+    async def unpin(self, name: str) -> Changed:
+        """Let an adapter make room for others again."""
+        return await self._ask(changing(name, "unpin"))
+
+    async def split(self, name: str, weights: Mapping[int, float], mirror: int | None = None) -> Changed:
+        """Divide the answers among versions by weight, and let another version hear what is asked."""
+        return await self._ask(splitting(name, weights, mirror))
+
+    async def set_alias(self, alias: str, target: str) -> None:
+        """Let a name stand for an adapter, or for one of its versions (``name@2``)."""
+        await self._ask(aliasing(alias, target))
+
+    async def delete_alias(self, alias: str) -> None:
+        """Delete an alias."""
+        await self._ask(removing(alias, "aliases"))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _ask(self, call: Call[Found]) -> Found:
+        left = self._retries
+        while True:
+            with reached(self.url):
+                answer = await self._http.request(**call.arguments())
+            try:
+                return read(call, answer)
+            except OverloadedError as error:
+                if not left:
+                    raise
+                left -= 1
+                await asyncio.sleep(pause(error))

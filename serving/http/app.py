@@ -1,0 +1,120 @@
+"""The application: routes, what surrounds them, and errors as answers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from adaptdock import __version__
+from adaptdock.plugins.errors import AdaptError
+from adaptdock.serving.http.access_tokens import Tokens
+from adaptdock.serving.http.authorization import Access
+from adaptdock.serving.http.catalog_routes import managing
+from adaptdock.serving.http.connections import Admission
+from adaptdock.serving.http.framing import Framing
+from adaptdock.serving.http.middleware import Envelope, explained, phrase
+from adaptdock.serving.http.openai_routes import compatible
+from adaptdock.serving.http.predict_routes import predicting
+from adaptdock.serving.http.request_bodies import Bodies
+from adaptdock.serving.http.service import ClientGone, InputError, Service
+from adaptdock.serving.page.route import page
+from adaptdock.serving.schemas import Health, Problem, Refusal
+
+GONE = 499
+"""What nginx calls a client that did not wait; nobody reads it but the log."""
+
+
+def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
+    """Return the application around a service, which begins and ends with it."""
+
+    @asynccontextmanager
+    async def living(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title="adaptdock",
+        version=__version__,
+        summary="One frozen backbone, many small adapters docked into it",
+        lifespan=living,
+        docs_url=None,  # both pages would fetch scripts from elsewhere
+        redoc_url=None,
+        strict_content_type=False,  # Bodies has seen that it is JSON
+    )
+    app.state.service = service
+    app.include_router(_health(service))
+    app.include_router(predicting(service))
+    app.include_router(managing(service))
+    app.include_router(compatible(service))
+    app.include_router(page())
+    _tell_errors(app)
+    app.add_middleware(Bodies, options=service.options)  # the last one added is the outermost
+    app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)
+    app.add_middleware(Admission, service=service)
+    app.add_middleware(Framing)
+    app.add_middleware(Envelope, metrics=service.metrics)
+    return app
+
+
+def _health(service: Service) -> APIRouter:
+    router = APIRouter(tags=["process"])
+
+    def health(good: bool, response: Response) -> Health:
+        response.status_code = 200 if good else 503
+        return Health(status=service.status, adapters=len(service.catalog.names), waiting=service.batcher.waiting)
+
+    @router.get("/healthz", responses={503: {"model": Health}})
+    async def healthz(response: Response) -> Health:
+        """Tell whether the process works, if only to end."""
+        return health(service.status != "broken", response)
+
+    @router.get("/readyz", responses={503: {"model": Health}})
+    async def readyz(response: Response) -> Health:
+        """Tell whether requests shall be sent here."""
+        return health(service.status == "ok", response)
+
+    @router.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Return the counters, as Prometheus reads them."""
+        text = service.metrics.text(service.catalog, service.batcher.waiting)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _tell_errors(app: FastAPI) -> None:
+    @app.exception_handler(AdaptError)
+    async def ours(request: Request, error: AdaptError) -> JSONResponse:
+        return _refused(request, *explained(error))
+
+    @app.exception_handler(InputError)
+    async def of_input(request: Request, error: InputError) -> JSONResponse:
+        status, problem, headers = explained(error.error)
+        problem.param = f"inputs.{error.number}"
+        return _refused(request, status, problem, headers)
+
+    @app.exception_handler(ClientGone)
+    async def gone(request: Request, error: ClientGone) -> JSONResponse:
+        return _refused(request, GONE, Problem(message="the client has gone", type="client_gone"), {})
+
+    @app.exception_handler(RequestValidationError)
+    async def of_fields(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"] if part != "body")
+        problem = Problem(message=f"{field or 'the body'}: {first['msg']}", type="invalid_request_error", param=field)
+        return _refused(request, 422, problem, {})
+
+    @app.exception_handler(HTTPException)
+    async def of_http(request: Request, error: HTTPException) -> JSONResponse:
+        problem = Problem(message=f"{phrase(error.status_code)}: {error.detail}", type="invalid_request_error")
+        return _refused(request, error.status_code, problem, dict(error.headers or {}))
+
+
+def _refused(request: Request, status: int, problem: Problem, headers: dict[str, str]) -> JSONResponse:
+    body = Refusal(error=problem, request_id=request.state.request_id)
+    return JSONResponse(body.model_dump(), status, headers)

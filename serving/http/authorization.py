@@ -1,0 +1,66 @@
+"""Access: who may ask for what."""
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from adaptdock.serving.http.access_tokens import Tokens
+from adaptdock.serving.http.middleware import refuse
+
+OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
+"""What everybody may ask for."""
+PAGE = "/page/"
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+MANAGED = ("/v1/adapters", "/v1/aliases")
+"""What changes there is for tokens with the scope admin."""
+
+
+class Access:
+    """Lets through those whose token has the scope; where no token is asked for, those who mean this machine.
+
+    ``local`` says that only this machine can reach the process. Then a request that a page from elsewhere makes a
+    browser send has another host in its head, and is refused.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, local: bool) -> None:
+        self._app, self._tokens, self._local = app, tokens, local
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it before its body is read."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if self._local and not self._tokens.required and not _means_this_machine(headers):
+            await refuse(scope, send, 403, "without tokens this process answers this machine alone", "permission_error")
+            return
+        needed = scope_of(scope["method"], scope["path"])
+        if needed is None or not self._tokens.required:
+            await self._app(scope, receive, send)
+            return
+        kind, _, secret = headers.get("authorization", "").partition(" ")
+        token = self._tokens.find(secret.strip()) if kind.lower() == "bearer" else None
+        if token is None:
+            given = "the token is not known here" if secret else "a token is needed: Authorization: Bearer TOKEN"
+            challenge = {"www-authenticate": "Bearer"}
+            await refuse(scope, send, 401, given, "authentication_error", headers=challenge)
+        elif not token.allows(needed):
+            scope["state"]["token"] = token.name
+            await refuse(scope, send, 403, f"the token has not the scope {needed}", "permission_error")
+        else:
+            scope["state"]["token"] = token.name
+            await self._app(scope, receive, send)
+
+
+def scope_of(method: str, path: str) -> str | None:
+    """Return the scope that a request needs; None where it needs none."""
+    if path in OPEN or path.startswith(PAGE):
+        return None
+    changes = method not in ("GET", "HEAD", "OPTIONS")
+    return "admin" if changes and path.startswith(MANAGED) else "predict"
+
+
+def _means_this_machine(headers: Headers) -> bool:
+    host = headers.get("host", "localhost")
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    origin = headers.get("origin")
+    return name.lower() in LOCAL_HOSTS and (origin is None or origin.rpartition("//")[2].lower() == host.lower())

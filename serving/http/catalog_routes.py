@@ -1,0 +1,145 @@
+"""``/v1/adapters`` and ``/v1/aliases``: what is served, in which versions, and who answers."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+
+from adaptdock.plugins.errors import UsageError
+from adaptdock.serving.http.openai_routes import abilities
+from adaptdock.serving.http.predict_routes import ERRORS
+from adaptdock.serving.http.request_bodies import BINARY
+from adaptdock.serving.http.service import Service
+from adaptdock.serving.schemas import (
+    AdapterDetail,
+    Adapters,
+    AdapterState,
+    AliasRequest,
+    Changed,
+    Counters,
+    LoadRequest,
+    SplitRequest,
+    VersionState,
+)
+from adaptdock.serving.versions import Served, Version
+
+Name = Annotated[str, Path(max_length=128)]
+FILE_BODY = {"requestBody": {"required": True, "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}}}
+
+
+def managing(service: Service) -> APIRouter:
+    """Return the routes; they say which version of an adapter is meant, never where a file lies."""
+    router = APIRouter(tags=["adapters"], responses=ERRORS)  # type: ignore[arg-type]
+    catalog, loading = service.catalog, service.loading
+
+    @router.get("/v1/adapters")
+    async def adapters() -> Adapters:
+        """Return all adapters with their versions and counters."""
+        found = [AdapterState(**state(service, served)) for served in catalog.all().values()]
+        return Adapters(backbone=service.dock.backbone.id, adapters=found, aliases=catalog.aliases)
+
+    @router.get("/v1/adapters/{name}")
+    async def adapter(name: Name) -> AdapterDetail:
+        """Return an adapter with its card."""
+        served = catalog.served(name)
+        return AdapterDetail(**state(service, served), card=served.current.card.model_dump(mode="json"))
+
+    @router.put("/v1/adapters/{name}")
+    async def load(name: Name, body: LoadRequest) -> Changed:
+        """Let a version answer that is kept, or read the adapter's file in the watched folder again."""
+        if body.version is not None:
+            if body.activate:
+                await loading(catalog.activate, name, body.version)
+            else:
+                catalog.version(name, body.version)
+        elif service.watcher is None:
+            raise UsageError("no folder is watched from which the file could be read; send the file, or name a version")
+        else:
+            path = service.watcher.file(name)
+            await loading(catalog.add, name, path, body.activate, True)
+        return _changed(service, name)
+
+    @router.put("/v1/adapters/{name}/file", openapi_extra=FILE_BODY)
+    async def send(name: Name, request: Request, activate: bool = True) -> Changed:
+        """Take the adapter file in the body as a new version; it is verified before anything changes."""
+        await loading(catalog.add, name, await request.body(), activate)
+        return _changed(service, name)
+
+    @router.delete("/v1/adapters/{name}", status_code=204)
+    async def unload(name: Name) -> None:
+        """Serve an adapter no more; what has been asked of it is answered yet. Its file in the folder stays."""
+        await loading(catalog.remove, name)
+
+    @router.post("/v1/adapters/{name}/rollback")
+    async def rollback(name: Name) -> Changed:
+        """Let the version answer that did before."""
+        await loading(catalog.rollback, name)
+        return _changed(service, name)
+
+    @router.post("/v1/adapters/{name}/pin")
+    async def pin(name: Name) -> Changed:
+        """Keep an adapter docked, however rarely it is used."""
+        await loading(catalog.pin, name, True)
+        return _changed(service, name)
+
+    @router.post("/v1/adapters/{name}/unpin")
+    async def unpin(name: Name) -> Changed:
+        """Let an adapter make room for others again."""
+        await loading(catalog.pin, name, False)
+        return _changed(service, name)
+
+    @router.put("/v1/adapters/{name}/split")
+    async def split(name: Name, body: SplitRequest) -> Changed:
+        """Divide the answers among versions by weight, and let another one hear what is asked."""
+        await loading(catalog.split, name, body.weights, body.mirror)
+        return _changed(service, name)
+
+    @router.put("/v1/aliases/{alias}")
+    async def set_alias(alias: Name, body: AliasRequest) -> AliasRequest:
+        """Let a name stand for an adapter, or for one of its versions."""
+        await loading(catalog.set_alias, alias, body.target)
+        return body
+
+    @router.delete("/v1/aliases/{alias}", status_code=204)
+    async def delete_alias(alias: Name) -> None:
+        """Delete an alias."""
+        await loading(catalog.delete_alias, alias)
+
+    return router
+
+
+def state(service: Service, served: Served) -> dict[str, Any]:
+    """Return the fields of :class:`AdapterState`."""
+    current, tally = served.current, service.metrics.tally(served.name)
+    return {
+        "name": served.name,
+        "task": current.card.task.name,
+        "asks": list(current.assembly.task.asks),
+        "methods": [method.name for method in current.card.methods],
+        "abilities": abilities(current),
+        "description": current.card.description,
+        "version": current.number,
+        "versions": [_version(service, served, version) for version in served.versions.values()],
+        "mirror": served.mirror,
+        "pinned": served.pinned,
+        "counters": Counters(
+            requests=tally.requests,
+            errors=tally.errors,
+            mean_seconds=round(tally.seconds / tally.answered, 6) if tally.answered else None,
+        ),
+    }
+
+
+def _version(service: Service, served: Served, version: Version) -> VersionState:
+    total = sum(served.split.values())
+    return VersionState(
+        version=version.number,
+        sha256=version.sha256,
+        weight=served.split.get(version.number, 0.0) / total,
+        tier=service.catalog.tier(version),
+        users=version.users,
+        resident_bytes=service.catalog.resident_bytes(version),
+    )
+
+
+def _changed(service: Service, name: str) -> Changed:
+    return Changed(adapter=name, version=service.catalog.served(name).current.number)

@@ -1,0 +1,101 @@
+"""Metrics: what is counted, for Prometheus and for the list of adapters."""
+
+import threading
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from adaptdock.serving.catalog.catalog import Catalog
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass
+class Tally:
+    """What one adapter has been asked."""
+
+    requests: int = 0
+    errors: int = 0
+    answered: int = 0
+    seconds: float = 0.0
+
+
+class Metrics:
+    """The counters of one process, in a registry of their own. Safe for use by many threads."""
+
+    def __init__(self) -> None:
+        self.registry = of = CollectorRegistry()
+        by, space = ["adapter"], "adaptdock"
+        self._requests = Counter("requests", "Inputs, by the adapter that was asked", by, space, registry=of)
+        self._errors = Counter("errors", "Inputs without an answer", by, space, registry=of)
+        self._abandoned = Counter("abandoned", "Inputs whose client went away", by, space, registry=of)
+        self._latency = Histogram("latency_seconds", "From arrival to answer", by, space, registry=of, buckets=SECONDS)
+        self._mirrored = Counter("mirrored", "Inputs that a second version heard", by, space, registry=of)
+        self._differed = Counter("mirrored_differently", "Those answered differently", by, space, registry=of)
+        self._resident = Gauge("resident_bytes", "Bytes of docked weights", by, space, registry=of)
+        self._version = Gauge("version", "The version that answers", by, space, registry=of)
+        self._rows = Histogram("batch_rows", "Rows of a batch", (), space, registry=of, buckets=ROWS)
+        self._tokens = Counter("tokens", "Tokens that were computed", (), space, registry=of)
+        self._computing = Counter("computing_seconds", "Time that batches took", (), space, registry=of)
+        self._waiting = Gauge("waiting_inputs", "Inputs without an answer yet", (), space, registry=of)
+        self._http = Counter("http_responses", "Answers by status", ["status"], space, registry=of)
+        self._tallies: dict[str, Tally] = {}
+        self._lock = threading.Lock()
+
+    def tally(self, name: str) -> Tally:
+        """Return what an adapter has been asked."""
+        return self._tallies.get(name, Tally())
+
+    def answered(self, name: str, seconds: float, failed: bool) -> None:
+        """Count an input."""
+        self._requests.labels(name).inc()
+        self._latency.labels(name).observe(seconds)
+        if failed:
+            self._errors.labels(name).inc()
+        with self._lock:
+            found = self._tallies.setdefault(name, Tally())
+            found.requests += 1
+            found.errors += failed
+            found.answered += not failed
+            found.seconds += 0.0 if failed else seconds
+
+    def abandoned(self, name: str) -> None:
+        """Count an input that nobody waits for any more, which says nothing about the adapter."""
+        self._requests.labels(name).inc()
+        self._abandoned.labels(name).inc()
+        with self._lock:
+            self._tallies.setdefault(name, Tally()).requests += 1
+
+    def mirrored(self, name: str, differed: bool) -> None:
+        """Count an input that a second version heard."""
+        self._mirrored.labels(name).inc()
+        if differed:
+            self._differed.labels(name).inc()
+
+    def batch(self, rows: int, tokens: int, seconds: float) -> None:
+        """Count a batch."""
+        self._rows.observe(rows)
+        self._tokens.inc(tokens)
+        self._computing.inc(seconds)
+
+    def response(self, status: int) -> None:
+        """Count an answer over HTTP."""
+        self._http.labels(str(status)).inc()
+
+    def forget(self, name: str) -> None:
+        """Drop the series of an adapter that is served no more."""
+        with self._lock:
+            self._tallies.pop(name, None)
+        for series in (self._requests, self._errors, self._abandoned, self._latency, self._mirrored, self._differed):
+            series.remove_by_labels({"adapter": name})
+
+    def text(self, catalog: Catalog, waiting: int) -> bytes:
+        """Return all series as Prometheus reads them."""
+        self._waiting.set(waiting)
+        self._resident.clear()
+        self._version.clear()
+        for name, served in catalog.all().items():
+            self._version.labels(name).set(served.current.number)
+            self._resident.labels(name).set(sum(map(catalog.resident_bytes, served.versions.values())))
+        return generate_latest(self.registry)

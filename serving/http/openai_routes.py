@@ -1,0 +1,275 @@
+"""``/v1/completions``, ``/v1/chat/completions``, ``/v1/embeddings``, ``/v1/models``, as clients of OpenAI expect them.
+
+``model`` is an adapter's name, an alias or a version. What would change an answer and is not done here is refused.
+"""
+
+import base64
+import json
+import struct
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import Field
+
+from adaptdock.plugins.contracts import Writer
+from adaptdock.plugins.errors import AdaptError, UsageError
+from adaptdock.plugins.heads import EmbeddingHead, LanguageModelHead
+from adaptdock.serving.http.middleware import explained
+from adaptdock.serving.http.predict_routes import ERRORS
+from adaptdock.serving.http.service import Answered, InputError, Service
+from adaptdock.serving.schemas import AdapterName
+from adaptdock.serving.schemas import Request as Body
+from adaptdock.serving.versions import Version
+
+OWNER = "adaptdock"
+MOST_TURNS = 1024
+Texts = Annotated[list[str], Field(fail_fast=True)]
+DONE = "data: [DONE]\n\n"
+
+
+class StreamOptions(Body):
+    """What a stream tells beside the text."""
+
+    include_usage: bool = False
+
+
+class Writing(Body):
+    """How a text is written; what is not given is as the adapter's task has it."""
+
+    model: AdapterName
+    max_tokens: int | None = Field(None, gt=0)
+    temperature: float | None = Field(None, ge=0, le=100)
+    """0 takes the most probable token."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Literal[1] = 1
+    user: str | None = None
+
+    def wishes(self) -> dict[str, Any]:
+        """Return the options of the search that were given."""
+        found: dict[str, Any] = {}
+        if self.max_tokens is not None:
+            found["max_new_tokens"] = self.max_tokens
+        if self.temperature is not None:
+            found |= {"do_sample": self.temperature > 0}
+            found |= {"temperature": self.temperature} if self.temperature > 0 else {}
+        if self.top_p is not None:
+            found["top_p"] = self.top_p
+        if self.seed is not None:
+            found["seed"] = self.seed
+        if found.get("do_sample"):
+            found["num_beams"] = 1
+        return found
+
+
+class CompletionRequest(Writing):
+    """A text that is continued as it is."""
+
+    prompt: str | Texts
+
+
+class Part(Body):
+    """A part of what is said."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Body):
+    """A turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[Part], Field(fail_fast=True, max_length=MOST_TURNS)]
+    name: str | None = None
+
+    def plain(self) -> dict[str, str]:
+        """Return role and text."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ChatRequest(Writing):
+    """A conversation that is answered."""
+
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MOST_TURNS)
+    max_completion_tokens: int | None = Field(None, gt=0)
+
+    def wishes(self) -> dict[str, Any]:
+        """Return the options of the search that were given."""
+        limit = self.max_completion_tokens
+        return super().wishes() | ({} if limit is None else {"max_new_tokens": limit})
+
+
+class EmbeddingRequest(Body):
+    """Texts of which vectors are wanted."""
+
+    model: AdapterName
+    input: str | Texts
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = None
+
+
+def compatible(service: Service) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(tags=["compatible with OpenAI"], responses=ERRORS)  # type: ignore[arg-type]
+    began = int(time.time())
+
+    @router.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """Return the adapters that write or embed."""
+        found = [
+            {"id": name, "object": "model", "created": began, "owned_by": OWNER, "abilities": abilities(version)}
+            for name, version in ((one.name, one.current) for one in service.catalog.all().values())
+            if len(abilities(version)) > 1
+        ]
+        return {"object": "list", "data": found}
+
+    @router.get("/v1/models/{model}")
+    async def one_model(model: str) -> dict[str, Any]:
+        """Return one of them."""
+        version = service.catalog.peek(model)
+        return {
+            "id": model,
+            "object": "model",
+            "created": began,
+            "owned_by": OWNER,
+            "abilities": abilities(version),
+        }
+
+    @router.post("/v1/completions", response_model=None)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue texts as they are."""
+        _needs(service, body.model, "completions")
+        shape = Shape("cmpl", "text_completion", body.model, lambda text: {"text": text, "logprobs": None})
+        items = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        return await _written(service, request, body, shape, items, raw=True)
+
+    @router.post("/v1/chat/completions", response_model=None)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation; a task that reads no conversations is given the last turn of the user."""
+        task = _needs(service, body.model, "chat").assembly.task
+        turns = [message.plain() for message in body.messages]
+        item: Any = {"messages": turns}
+        if "messages" not in task.columns:
+            item = next((turn["content"] for turn in reversed(turns) if turn["role"] == "user"), "")
+        whole = Shape(
+            "chatcmpl", "chat.completion", body.model, lambda text: {"message": {"role": "assistant", "content": text}}
+        )
+        part = Shape("chatcmpl", "chat.completion.chunk", body.model, lambda text: {"delta": {"content": text}})
+        return await _written(service, request, body, part if body.stream else whole, [item], raw=False)
+
+    @router.post("/v1/embeddings")
+    async def embeddings(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
+        """Return a vector for each text."""
+        _needs(service, body.model, "embeddings")
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        if not texts:
+            raise UsageError("input: there is no text")
+        found = await service.ask(request, [body.model] * len(texts), texts)
+        data = [
+            {"object": "embedding", "index": place, "embedding": _vector(place, one, body.encoding_format)}
+            for place, one in enumerate(found)
+        ]
+        read = sum(one.outcome.read_tokens for one in found)
+        usage = {"prompt_tokens": read, "total_tokens": read}
+        return {"object": "list", "data": data, "model": body.model, "usage": usage}
+
+    return router
+
+
+def abilities(version: Version) -> list[str]:
+    """Return what a version can be asked for."""
+    found, head = ["predict"], version.assembly.head
+    if isinstance(head, LanguageModelHead):
+        found.append("completions")
+    if isinstance(version.assembly.task, Writer):
+        found.append("chat")
+    if isinstance(head, EmbeddingHead):
+        found.append("embeddings")
+    return found
+
+
+def _needs(service: Service, model: str, ability: str) -> Version:
+    version = service.catalog.peek(model)
+    there = abilities(version)
+    if ability not in there:
+        raise UsageError(
+            f"the adapter {model!r} is for {version.card.task.name}: it has {', '.join(there)}, no {ability}"
+        )
+    return version
+
+
+class Shape:
+    """How an answer, or a piece of one, is laid out."""
+
+    def __init__(self, prefix: str, kind: str, model: str, choice: Any) -> None:
+        self._head = {"id": f"{prefix}-{uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+        self._choice = choice
+
+    def of(self, pieces: Sequence[tuple[str, str | None]], usage: dict[str, int] | None = None) -> dict[str, Any]:
+        """Return the layout of texts, each with why it ended."""
+        choices = [
+            {"index": place, **self._choice(text), "finish_reason": ending}
+            for place, (text, ending) in enumerate(pieces)
+        ]
+        return {**self._head, "choices": choices, **({} if usage is None else {"usage": usage})}
+
+
+async def _written(
+    service: Service, request: Request, body: Writing, shape: Shape, items: Sequence[Any], raw: bool
+) -> Response:
+    if not items:
+        raise UsageError("prompt: there is no text")
+    more: dict[str, Any] = {"wishes": body.wishes(), "raw": raw}
+    if not body.stream:
+        found = await service.ask(request, [body.model] * len(items), items, **more)
+        return JSONResponse(shape.of([(one.outcome.text, _ending(one)) for one in found], _usage(found)))
+    if len(items) > 1:
+        raise UsageError("stream: one text can be streamed at a time")
+    pieces = service.stream(request, body.model, items[0], **more)
+    first = await anext(pieces)  # an error has its own status as long as nothing was sent
+    usage = body.stream_options is not None and body.stream_options.include_usage
+    return StreamingResponse(_events(first, pieces, shape, usage), media_type="text/event-stream")
+
+
+async def _events(
+    first: str | Answered, pieces: AsyncIterator[str | Answered], shape: Shape, usage: bool
+) -> AsyncIterator[str]:
+    piece: str | Answered = first
+    try:
+        while isinstance(piece, str):
+            yield _event(shape.of([(piece, None)]))
+            piece = await anext(pieces)
+        yield _event(shape.of([("", _ending(piece))]))
+        if usage:
+            yield _event(shape.of([], _usage([piece])))
+    except (AdaptError, InputError) as error:
+        _, problem, _ = explained(error.error if isinstance(error, InputError) else error)
+        yield f'data: {{"error": {problem.model_dump_json()}}}\n\n'
+    yield DONE
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+def _ending(answered: Answered) -> str:
+    return "stop" if answered.outcome.finished else "length"
+
+
+def _usage(found: Sequence[Answered]) -> dict[str, int]:
+    read, new = (sum(getattr(one.outcome, name) for one in found) for name in ("read_tokens", "new_tokens"))
+    return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
+
+
+def _vector(place: int, answered: Answered, form: str) -> list[float] | str:
+    found = answered.outcome.prediction.get("embedding")
+    if not found:
+        raise InputError(place, UsageError("a text without a token has no vector"))
+    return found if form == "float" else base64.b64encode(struct.pack(f"<{len(found)}f", *found)).decode()

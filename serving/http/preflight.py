@@ -1,0 +1,50 @@
+"""What would be served: every adapter verified against the backbone, and no port opened."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.hub.registry.admission import read_adapter
+from adaptdock.plugins.contracts import LoadOptions
+from adaptdock.plugins.errors import AdaptError, UsageError
+from adaptdock.serving.catalog.folder_watcher import SUFFIX
+from adaptdock.serving.configuration import ServingOptions
+from adaptdock.serving.http.access_tokens import read_tokens
+from adaptdock.serving.http.process import listen
+from adaptdock.serving.versions import checked_name
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found, for a person, and the adapters that cannot be served with the reasons."""
+
+    summary: dict[str, Any]
+    refused: list[str]
+
+
+def check(options: ServingOptions, load: LoadOptions) -> Checked:
+    """Verify everything that a start would need; raise what a start would raise."""
+    if options.tokens:
+        read_tokens(Path(options.tokens).expanduser())
+    folder = options.folder
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"{folder} is no folder; --adapters names the one that is watched")
+    listen(options).close()
+    dock = Dock(load_backbone(options.backbone, load))
+    refused, total, paths = [], 0, sorted(folder.glob(f"[!.]*{SUFFIX}")) if folder is not None else []
+    for path in paths:
+        try:
+            checked_name(path.name.removesuffix(SUFFIX))
+            total += dock.prepare(read_adapter(path)).nbytes
+        except AdaptError as error:
+            refused.append(str(error))
+    summary = {
+        "address": f"{options.host}:{options.port}",
+        "tokens": "needed" if options.tokens else "none: for this machine only",
+        "backbone": f"{dock.backbone.id} ({dock.backbone.architecture})",
+        "adapters": f"{len(paths) - len(refused)} of {len(paths)} can be served",
+        "bytes of weights": total,
+        "state": str(options.state_folder),
+    }
+    return Checked(summary, refused)

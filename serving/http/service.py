@@ -1,0 +1,339 @@
+"""The service: one process's dock, catalogue and batcher, and how inputs are asked and answered."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from starlette.requests import Request
+
+from adaptdock.engine.core.batches import collate
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.inference.residency import Residency
+from adaptdock.hub.registry.admission import refused
+from adaptdock.plugins.contracts import Feature, Task
+from adaptdock.plugins.errors import AdaptError
+from adaptdock.serving.catalog.catalog import Catalog
+from adaptdock.serving.catalog.folder_watcher import Watcher
+from adaptdock.serving.catalog.loader import Loader
+from adaptdock.serving.catalog.version_store import Store
+from adaptdock.serving.configuration import ServingOptions
+from adaptdock.serving.errors import (
+    BrokenError,
+    BusyError,
+    LateError,
+    LimitError,
+    SlowChangeError,
+    StartingError,
+    StoppingError,
+)
+from adaptdock.serving.http.metrics import Metrics
+from adaptdock.serving.json_logs import log, log_error
+from adaptdock.serving.scheduling.batcher import Batcher
+from adaptdock.serving.scheduling.encoding import measured
+from adaptdock.serving.scheduling.inference_request import Outcome, Work
+from adaptdock.serving.versions import Chosen
+
+Found = TypeVar("Found")
+Status = Literal["ok", "starting", "stopping", "broken"]
+WARM_TEXT = "The first text is the slowest."
+GRACE = 2.0
+"""Seconds that a batch or a change under way gets after the time to drain."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What an input got, and from which version of which adapter."""
+
+    adapter: str
+    version: int
+    task: Task
+    outcome: Outcome
+
+
+class InputError(Exception):
+    """The error of one input among several."""
+
+    def __init__(self, number: int, error: AdaptError) -> None:
+        super().__init__(str(error))
+        self.number, self.error = number, error
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Service:
+    """All that a serving process holds.
+
+    The batcher's threads encode and compute; another one, the ``loader``, reads files and changes the catalogue; the
+    event loop does none of that.
+    """
+
+    def __init__(self, dock: Dock, options: ServingOptions) -> None:
+        self.dock, self.options = dock, options
+        self.metrics = Metrics()
+        self.store = Store(options.state_folder)
+        self.residency = Residency(dock, options.device_bytes, options.host_bytes, self.store.read)
+        self._loader = Loader()
+        self.catalog = Catalog(
+            self.residency, self.store, options.keep_versions, self._changed, options.max_upload, self._loader.submit
+        )
+        self.catalog.incomplete = StartingError
+        self.batcher = Batcher(self.residency, options, self.metrics)
+        self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog)
+        self._watching: asyncio.Task[None] | None = None
+        self._ready = self._stopping = self._failed = False
+        self._end = 0.0  # when the time to drain is over
+
+    @property
+    def status(self) -> Status:
+        """How the process is."""
+        if self._stopping:
+            return "stopping"
+        if self._failed:
+            return "broken"
+        if not self._ready:
+            return "starting"
+        return "ok" if self.batcher.alive else "broken"
+
+    # ------------------------------------------------------------------------------ begin and end
+
+    async def start(self) -> None:
+        """Begin: go on with the state, look at the folder, warm up; requests are answered meanwhile."""
+        self.batcher.start()
+        self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        try:
+            await asyncio.wrap_future(self._loader.submit(self._restore))
+        except Exception as error:
+            self._failed = True
+            self.catalog.incomplete = BrokenError
+            log_error("starting failed", error)
+            return
+        self._ready = True
+        log("ready", adapters=len(self.catalog.names), backbone=self.dock.backbone.id)
+        while True:
+            await asyncio.sleep(self.options.watch)
+            try:
+                await asyncio.wrap_future(self._loader.submit(self._withdraw))
+                if self.watcher is not None:
+                    await asyncio.wrap_future(self._loader.submit(self.watcher.look))
+            except Exception as error:
+                log_error("watching failed", error)
+
+    def _withdraw(self) -> None:
+        """Look whether what is served may still be used: a key or a file may have been revoked."""
+        reasons = refused()
+        if reasons:
+            self.catalog.withdraw(reasons)
+
+    def _restore(self) -> None:
+        self.catalog.restore()
+        if self.watcher is not None:
+            self.watcher.look(first=True)
+        self.catalog.incomplete = None
+        if self.options.warm_up:
+            self._warm()
+
+    def _warm(self) -> None:
+        """Dock what answers, as far as there is room, and send a text through the bare backbone."""
+        limit, backbone = self.options.device_bytes, self.dock.backbone
+        for served in self.catalog.all().values():
+            for number in served.split:
+                try:
+                    if limit is None or self.residency.resident_bytes < limit // 2:
+                        with self.residency.present([served.versions[number].key]):
+                            continue
+                except AdaptError as error:
+                    log("not warm", adapter=served.name, version=number, reason=str(error))
+        given = backbone.tokenizer(WARM_TEXT)
+        inputs = {name: list(given[name]) for name in backbone.tokenizer.model_input_names if name in given}
+        self.dock.hidden([()], collate(backbone, [Feature(inputs)]))
+
+    def stopping(self) -> None:
+        """Take no more requests."""
+        if not self._stopping:
+            self._stopping, self._end = True, time.monotonic() + self.options.drain
+
+    async def stop(self) -> None:
+        """End: what was taken is answered, as far as the time for that reaches; what hangs is left behind."""
+        self.stopping()
+        if self._watching is not None:
+            self._watching.cancel()
+        self.batcher.stop()
+        computed = await asyncio.to_thread(self.batcher.join, max(0.0, self._end - time.monotonic()))
+        if not computed:
+            self.batcher.abandon()
+            computed = await asyncio.to_thread(self.batcher.join, GRACE)
+        loaded = await asyncio.to_thread(self._loader.stop, max(GRACE, self._end - time.monotonic()))
+        if loaded:
+            self.store.close()
+        log("stopped", complete=computed and loaded)
+
+    async def loading(self, change: Callable[..., Found], *arguments: Any) -> Found:
+        """Run a change of the catalogue in the loader's thread.
+
+        Raises :class:`SlowChangeError` for one that takes too long, and :class:`StartingError` before all adapters are
+        loaded.
+        """
+        if self.catalog.incomplete is not None:
+            raise self.catalog.incomplete
+        future = self._loader.submit(change, *arguments)
+        waiting = asyncio.wrap_future(future)
+        waiting.add_done_callback(_seen)  # nobody is left to hear of one that fails later
+        done, _ = await asyncio.wait([waiting], timeout=self.options.change_timeout)
+        if not done:
+            raise SlowChangeError(self.options.change_timeout, begun=not future.cancel())
+        if waiting.cancelled():
+            raise StoppingError
+        return waiting.result()
+
+    def _changed(self, event: str, about: Mapping[str, Any]) -> None:
+        log(event, **about)
+        if event == "removed":
+            self.metrics.forget(about["adapter"])
+
+    # ------------------------------------------------------------------------------------- asking
+
+    async def ask(
+        self, request: Request, names: Sequence[str], items: Sequence[Any], timeout: float | None = None, **more: Any
+    ) -> list[Answered]:
+        """Return an answer for each input; ``more`` are further fields of :class:`Work`.
+
+        Raises :class:`InputError` with the first input that has none, :class:`ClientGone`, and where nothing was
+        taken :class:`UnknownNameError`, :class:`BusyError`, :class:`LimitError` or :class:`StoppingError`.
+        """
+        if self._stopping:
+            raise StoppingError
+        if len(items) > self.options.max_inputs:
+            raise LimitError(f"there are {len(items)} inputs; one request has at most {self.options.max_inputs}")
+        seconds = min(timeout or self.options.timeout, self.options.timeout)
+        chosen: dict[str, Chosen] = {}
+        try:
+            for name in dict.fromkeys(names):
+                chosen[name] = self.catalog.choose(name)
+            deadline = time.monotonic() + seconds
+            works = [
+                Work(chosen[name].name, chosen[name].parts, item, deadline, size=size, **more)
+                for name, item, size in zip(names, items, self._sizes(items), strict=True)
+            ]
+            self.batcher.submit(works)
+            for work in works:
+                work.future.add_done_callback(lambda future, work=work: self._count(work, future))  # type: ignore[misc]
+            self._mirror(chosen, names, works)
+            found = await self._answers(request, works, seconds)
+        finally:
+            for held in chosen.values():
+                self.catalog.release(held.parts)
+        return found
+
+    def _sizes(self, items: Sequence[Any]) -> list[int]:
+        sizes = []
+        for number, item in enumerate(items):
+            try:
+                sizes.append(measured(item, self.options.characters))
+            except LimitError as error:
+                raise InputError(number, error) from None
+        return sizes
+
+    async def stream(self, request: Request, name: str, item: Any, **more: Any) -> AsyncIterator[str | Answered]:
+        """Yield the pieces of a text as they are written, and at the end the whole answer; errors as :meth:`ask`."""
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        more["told"] = lambda piece: loop.call_soon_threadsafe(pieces.put_nowait, piece)
+        asking = asyncio.ensure_future(self.ask(request, [name], [item], **more))
+        asking.add_done_callback(lambda _: pieces.put_nowait(None))
+        asking.add_done_callback(_seen)
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            (answered,) = asking.result()
+            yield answered
+        finally:
+            asking.cancel()
+
+    async def _answers(self, request: Request, works: Sequence[Work], seconds: float) -> list[Answered]:
+        futures = [asyncio.wrap_future(work.future) for work in works]
+        try:
+            _, late = await unless_gone(request, asyncio.wait(futures, timeout=seconds))
+            if late:
+                for work in works:
+                    work.fail(LateError(seconds))
+                raise LateError(seconds)
+            found = await asyncio.gather(*futures, return_exceptions=True)
+        finally:
+            for future in futures:
+                future.cancel()  # and with it the work's own
+                _seen(future)
+        answered = []
+        for number, (work, outcome) in enumerate(zip(works, found, strict=True)):
+            if isinstance(outcome, AdaptError):
+                raise InputError(number, outcome)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            answered.append(Answered(work.parts[-1].name, work.parts[-1].number, work.task, outcome))
+        return answered
+
+    def _count(self, work: Work, future: "Future[Outcome]") -> None:
+        name = work.parts[-1].name
+        if future.cancelled():
+            self.metrics.abandoned(name)
+        else:
+            self.metrics.answered(name, time.monotonic() - work.since, future.exception() is not None)
+
+    def _mirror(self, chosen: Mapping[str, Chosen], names: Sequence[str], works: Sequence[Work]) -> None:
+        """Let the versions that only hear have the inputs too, where there is room for them."""
+        for name, work in zip(names, works, strict=True):
+            mirrored = chosen[name].mirrored
+            if not mirrored:
+                continue
+            heard = Work(
+                f"{work.name} (mirror)", mirrored, work.item, work.deadline, work.wishes, work.raw, size=work.size
+            )
+            if not self.batcher.room(Counter([heard.name])):
+                continue
+            version = self.catalog.hold(mirrored)
+            try:
+                self.batcher.submit([heard])
+            except (BusyError, StoppingError):
+                self.catalog.release(version)
+                continue
+            heard.future.add_done_callback(lambda _, work=work, heard=heard: self._compare(work, heard))  # type: ignore[misc]
+
+    def _compare(self, work: Work, heard: Work) -> None:
+        self.catalog.release(tuple(heard.parts))
+        if not work.future.done() or work.future.cancelled() or work.future.exception() is not None:
+            return
+        failed = heard.future.cancelled() or heard.future.exception() is not None
+        differs = failed or heard.future.result().prediction != work.future.result().prediction
+        self.metrics.mirrored(heard.parts[-1].name, differs)
+
+
+def _seen(future: "asyncio.Future[Any]") -> None:
+    """Let asyncio know that the error of a future is nobody's business any more, or it would print it."""
+    if future.done() and not future.cancelled():
+        future.exception()
+
+
+async def unless_gone(request: Request, answer: Awaitable[Found]) -> Found:
+    """Return an answer; raise :class:`ClientGone` as soon as the client has gone, and wait no longer."""
+    waited = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((waited, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not waited.done():
+            raise ClientGone
+        return waited.result()
+    finally:
+        for task in (waited, gone):
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

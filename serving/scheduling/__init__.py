@@ -1,0 +1,1 @@
+"""Batches and decoding steps, shared fairly among requests."""

@@ -1,0 +1,321 @@
+"""The batcher: inputs of any adapters and tasks, in batches that go through the backbone.
+
+An input becomes windows (:class:`Encoders`); those wait in a queue for each adapter. Windows for a few batches are
+taken from all queues in turn (:class:`FairQueues`) and divided into batches of like length, each within a budget of
+tokens, of which the shortest are computed first. Between batches the :class:`Scribe` writes a token of every text.
+What has been given up meanwhile is left out.
+
+There are one or more threads, of which one at a time takes the next batch while others compute theirs.
+"""
+
+import json
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from adaptdock.engine.core.batches import by_length, length
+from adaptdock.engine.inference.generation import GenerationOptions, write_ids
+from adaptdock.engine.inference.residency import Residency
+from adaptdock.plugins.errors import AdaptError, BudgetError
+from adaptdock.serving.configuration import ServingOptions
+from adaptdock.serving.errors import BusyError, LateError, StoppingError
+from adaptdock.serving.scheduling.decode_scheduler import Scribe
+from adaptdock.serving.scheduling.encoding import Encoders
+from adaptdock.serving.scheduling.fairness import FairQueues
+from adaptdock.serving.scheduling.inference_request import Outcome, Work
+
+BATCHES_AT_ONCE = 4
+"""Batches that are taken from the queues together, so that windows of like length meet."""
+QUANTUM = 256
+"""Tokens that an adapter is given at a time."""
+REMEMBERED = 0.9
+"""How much of the measured speed is that of earlier batches."""
+
+
+class Watching(Protocol):
+    """Hears of the batches."""
+
+    def batch(self, rows: int, tokens: int, seconds: float) -> None:
+        """Hear of one that was computed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A part of an input that one row of a batch reads."""
+
+    work: Work
+    place: int
+    length: int
+    cost: int
+    """What it costs to compute, in tokens of a short text with one adapter."""
+
+
+class Batcher:
+    """The threads that compute, and what waits for them. :meth:`submit` may be called from any thread."""
+
+    def __init__(self, residency: Residency, options: ServingOptions, watching: Watching | None = None) -> None:
+        self._residency, self._dock = residency, residency.dock
+        self._options, self._watching = options, watching
+        self._encoders = Encoders(self._dock.backbone, options, self._encoded, self._dropped)
+        self._encoding = 0
+        self._arrived: deque[Work] = deque()
+        self._queues: FairQueues[Window] = FairQueues(lambda window: window.cost, QUANTUM)
+        self._ready: deque[list[Window]] = deque()
+        self._cut_in = False
+        self._waiting: Counter[str] = Counter()
+        self._condition = threading.Condition()
+        self._stopping = self._abandoned = False
+        self._rate = 0.0  # inputs a second, of one thread
+        self._scribe = Scribe(residency, options, self._dropped)
+        self._taking = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"batcher {number}", daemon=True)
+            for number in range(options.workers or 1)
+        ]
+
+    def start(self) -> None:
+        """Begin to compute."""
+        self._encoders.start()
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the threads are there and take work."""
+        return self._encoders.alive and all(thread.is_alive() for thread in self._threads) and not self._stopping
+
+    @property
+    def waiting(self) -> int:
+        """The inputs that have no answer yet."""
+        return self._waiting.total()
+
+    def room(self, names: Counter[str]) -> bool:
+        """Tell whether so many more inputs may wait for each adapter."""
+        limits = self._options
+        if self._waiting.total() + names.total() > limits.queue:
+            return False
+        return all(self._waiting[name] + count <= limits.queue_per_adapter for name, count in names.items())
+
+    def submit(self, works: Sequence[Work]) -> None:
+        """Take inputs, all of them or none.
+
+        Raises :class:`BusyError` where too many wait, and :class:`StoppingError` after :meth:`stop`.
+        """
+        with self._condition:
+            if self._stopping:
+                raise StoppingError
+            if not self.room(Counter(work.name for work in works)):
+                raise BusyError(f"{self._waiting.total()} inputs are waiting already", self.patience())
+            for work in works:
+                self._waiting[work.name] += 1
+                work.future.add_done_callback(lambda _, name=work.name: self._left(name))  # type: ignore[misc]
+            self._encoding += len(works)
+            self._encoders.put(works)
+
+    def patience(self) -> int:
+        """Return the seconds in which what waits now is likely to be answered."""
+        rate = self._rate * len(self._threads)
+        return max(1, min(60, round(self._waiting.total() / rate))) if rate else 1
+
+    def stop(self) -> None:
+        """Take nothing more, and end the threads when all that was taken has its answer."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        self._encoders.stop()
+
+    def abandon(self) -> None:
+        """Answer all that waits with :class:`StoppingError`, but for what is being computed."""
+        self._abandoned = True
+        self.stop()
+
+    def join(self, seconds: float | None = None) -> bool:
+        """Wait for the threads to end, and tell whether they have."""
+        until = None if seconds is None else time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _left(self, name: str) -> None:
+        with self._condition:
+            self._waiting[name] -= 1
+            if not self._waiting[name]:
+                del self._waiting[name]
+
+    def _encoded(self, work: Work) -> None:
+        with self._condition:
+            self._encoding -= 1
+            if not work.future.done():
+                self._arrived.append(work)
+            self._condition.notify_all()
+
+    # ------------------------------------------------------------------------------- the threads
+
+    def _run(self) -> None:
+        while (batch := self._taken()) is not None:
+            if batch:
+                self._compute(batch)
+
+    def _taken(self) -> list[Window] | None:
+        """Wait for work, let a token of every text be written, and return a batch; None when all is done."""
+        with self._taking:
+            if self._ready:
+                self._let_in()
+            elif self._gather():
+                budget = max(BATCHES_AT_ONCE * self._options.batch_tokens, self._options.write_tokens)
+                self._ready.extend(self._batches(self._queues.take(budget)))
+            else:
+                return None
+            self._scribe.turn()
+            batch = self._ready.popleft() if self._ready else []
+            return [window for window in batch if not self._dropped(window.work)]
+
+    def _let_in(self) -> None:
+        """Let adapters that have nothing among the batches that are ready go before them, with every other batch."""
+        self._enter()
+        self._cut_in = not self._cut_in
+        if self._cut_in and self._queues:
+            waiting = {window.work.name for batch in self._ready for window in batch}
+            late = self._queues.take(self._options.batch_tokens, without=waiting)
+            self._ready.extendleft(reversed(self._batches(late)))
+
+    def _gather(self) -> bool:
+        """Wait for work, then a little for more of it; tell whether there is any."""
+        with self._condition:
+            while not self._arrived and not self._queues and not self._scribe.busy:
+                if self._stopping and not self._encoding:
+                    return False
+                self._condition.wait()
+        idle, until = not self._queues and not self._scribe.busy, time.monotonic() + self._options.max_wait / 1000
+        while True:
+            self._enter()
+            with self._condition:
+                full = (
+                    self._queues.tokens >= self._options.batch_tokens or len(self._queues) >= self._options.batch_rows
+                )
+                left = until - time.monotonic()
+                if full or not idle or left <= 0 or self._stopping:
+                    return True
+                if not self._arrived:
+                    self._condition.wait(left)
+
+    def _enter(self) -> None:
+        """Let inputs that have been encoded wait for their turn."""
+        with self._condition:
+            arrived = list(self._arrived)
+            self._arrived.clear()
+        for work in arrived:
+            if not self._dropped(work):
+                self._sort(work)
+
+    def _sort(self, work: Work) -> None:
+        """Let an input wait where it belongs: for the next batch, or for its turn to be written."""
+        if self._scribe.takes(work):
+            self._scribe.put(work)
+        elif not work.features:
+            self._finish(work)
+        else:
+            extra = work.search.max_new_tokens if work.search else 0
+            for place, feature in enumerate(work.features):
+                tokens = length(feature) + extra
+                self._queues.put(work.name, Window(work, place, tokens, work.cost(tokens, self._dock.backbone.width)))
+
+    def _dropped(self, work: Work) -> bool:
+        """Tell whether nobody waits for an input any more."""
+        if not work.given_up and not self._abandoned:
+            return False
+        work.fail(StoppingError() if self._abandoned else LateError(self._options.timeout))
+        return True
+
+    def _batches(self, taken: Sequence[Window]) -> list[list[Window]]:
+        """Return windows in batches: those that are read off together, texts that are written alike together.
+
+        Short ones come first: they wait for no long one, and a long one hardly waits for them.
+        """
+        options = self._options
+        alike: dict[GenerationOptions | None, list[Window]] = {}
+        for window in taken:
+            alike.setdefault(window.work.search, []).append(window)
+        batches = [
+            [windows[number] for number in batch]
+            for search, windows in alike.items()
+            for batch in by_length(
+                [window.length * max(1, len(window.work.parts)) for window in windows],
+                options.batch_rows,
+                options.batch_tokens if search is None else options.write_tokens,
+            )
+        ]
+        return sorted(batches, key=lambda batch: sum(window.cost for window in batch))
+
+    def _compute(self, batch: list[Window]) -> None:
+        """Compute a batch; where that fails, its halves, so that one input's trouble is its own."""
+        started = time.perf_counter()
+        try:
+            self._pass(batch)
+        except Exception as error:
+            works = {id(window.work): window.work for window in batch}
+            divisible = not isinstance(error, BudgetError) or len({window.work.key for window in batch}) > 1
+            if len(works) == 1 or not divisible:
+                for work in works.values():
+                    work.fail(error)
+                return
+            ordered = sorted(batch, key=lambda window: window.work.key)
+            half = len(ordered) // 2
+            self._compute(ordered[:half])
+            self._compute(ordered[half:])
+            return
+        seconds = time.perf_counter() - started
+        self._measure(batch, seconds)
+
+    def _measure(self, batch: list[Window], seconds: float) -> None:
+        rate = len({id(window.work) for window in batch}) / max(seconds, 1e-6)
+        self._rate = rate if not self._rate else REMEMBERED * self._rate + (1 - REMEMBERED) * rate
+        if self._watching is not None:
+            self._watching.batch(len(batch), sum(window.length for window in batch), seconds)
+
+    def _pass(self, batch: list[Window]) -> None:
+        names = [window.work.key or None for window in batch]
+        with self._residency.present(names), self._dock.boarding(names) as rows:
+            search = batch[0].work.search
+            features = [window.work.features[window.place] for window in batch]
+            if search is not None:
+                prompts = [feature.inputs["input_ids"] for feature in features]
+                written = write_ids(self._dock, rows, prompts, search).tolist()
+                for window, tokens in zip(batch, written, strict=True):
+                    self._written(window.work, tokens)
+                return
+            for window, feature, found in zip(batch, features, self._dock.logits(rows, features), strict=True):
+                window.work.digests[window.place] = window.work.task.digest(feature, found)
+        for work in {id(window.work): window.work for window in batch}.values():
+            if len(work.digests) == len(work.features):
+                self._finish(work)
+
+    def _finish(self, work: Work) -> None:
+        """Answer from the digests of all windows."""
+        try:
+            digests = [work.digests[place] for place in range(len(work.features))]
+            prediction = work.task.decode(work.record, work.features, digests)
+            work.succeed(Outcome(finite(prediction, work.name), read_tokens=sum(map(length, work.features))))
+        except Exception as error:
+            work.fail(error)
+
+    def _written(self, work: Work, tokens: list[int]) -> None:
+        """Answer with a text that was written as a whole; behind its end is padding."""
+        backbone = self._dock.backbone
+        end = next((place for place, token in enumerate(tokens, 1) if token in backbone.endings), None)
+        text = backbone.tokenizer.decode(tokens, skip_special_tokens=True)
+        if work.told is not None:
+            work.told(text)
+        work.succeed(work.written(text, end or len(tokens), end is not None))
+
+
+def finite(prediction: dict[str, object], name: str) -> dict[str, object]:
+    """Return a prediction that JSON can hold; raise :class:`AdaptError` for one with NaN or infinity."""
+    try:
+        json.dumps(prediction, allow_nan=False)
+    except ValueError:
+        raise AdaptError(f"the adapter {name!r} gave something else than finite numbers for this input") from None
+    return prediction

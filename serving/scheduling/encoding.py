@@ -1,0 +1,126 @@
+"""Encoding: inputs become windows in threads of their own, so that a long text does not hold up those that compute.
+
+Short inputs and long ones have a thread each, and every adapter gets its turn in both. Each thread has a tokenizer of
+its own: the length at which texts are cut is a setting of the tokenizer, which two threads would overwrite.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from adaptdock.plugins.contracts import Backbone
+from adaptdock.serving.configuration import ServingOptions
+from adaptdock.serving.errors import LimitError
+from adaptdock.serving.scheduling.fairness import FairQueues
+from adaptdock.serving.scheduling.inference_request import Work
+
+LONG = 16_384
+"""Characters from which an input is a long one: about 20 ms for a fast tokenizer."""
+OVERHEAD = 256
+"""What an input costs beside its characters, as if it had so many more."""
+TURNS_COST = 16
+"""A conversation may cost so many times the characters that an input may have."""
+
+
+class Encoders:
+    """The threads that encode. ``done`` is called once for each input, which then has windows or its answer.
+
+    ``dropped`` tells of an input whether nobody waits for it any more.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        options: ServingOptions,
+        done: Callable[[Work], None],
+        dropped: Callable[[Work], bool],
+    ) -> None:
+        self._backbone, self._options = backbone, options
+        self._done, self._dropped = done, dropped
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._lanes = [FairQueues[Work](_cost, quantum) for quantum in (LONG, 16 * LONG)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(lane,), name=f"encoder {number}", daemon=True)
+            for number, lane in enumerate(self._lanes)
+        ]
+
+    def start(self) -> None:
+        """Begin to encode."""
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the threads take inputs."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def put(self, works: Sequence[Work]) -> None:
+        """Add inputs, each to the queue of its adapter."""
+        with self._condition:
+            for work in works:
+                self._lanes[work.size > LONG].put(work.name, work)
+            self._condition.notify_all()
+
+    def stop(self) -> None:
+        """End the threads when all inputs are encoded."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+
+    def _run(self, lane: FairQueues[Work]) -> None:
+        tokenizer = deepcopy(self._backbone.tokenizer)
+        while (work := self._next(lane)) is not None:
+            try:
+                if not self._dropped(work):
+                    work.encode(self._backbone, tokenizer, self._options)
+            except Exception as error:
+                work.fail(error)
+            self._done(work)
+
+    def _next(self, lane: FairQueues[Work]) -> Work | None:
+        with self._condition:
+            while not lane:
+                if self._stopping:
+                    return None
+                self._condition.wait()
+            (work,) = lane.take(0, 1)
+            return work
+
+
+def measured(item: Any, longest: int) -> int:
+    """Return the size of an input: its characters, times the turns of a conversation, which are read one by one.
+
+    Each value and each field counts as a character more. Raises :class:`LimitError` for an input of more than
+    ``longest`` characters, or a conversation that costs too much.
+    """
+    characters, objects = _counted(item, longest)
+    if characters > longest:
+        raise LimitError(f"the input has more than {longest:,} characters, which is the limit (--max-characters)")
+    turns = max(1, objects // 2)
+    if characters * turns > TURNS_COST * longest:
+        raise LimitError(
+            f"the input has {characters:,} characters in {objects:,} objects, which is too much: a conversation is "
+            f"read again for each of its turns. Send its last turns"
+        )
+    return characters * turns
+
+
+def _counted(item: Any, longest: int) -> tuple[int, int]:
+    """Return the characters and the objects of a value from JSON; both are complete up to ``longest`` characters."""
+    characters, objects, rest = 0, 0, [item]
+    while rest and characters <= longest:
+        value = rest.pop()
+        characters += len(value) if isinstance(value, str) else 1
+        if isinstance(value, Mapping):
+            objects += 1
+            characters += sum(len(str(name)) for name in value)
+            rest.extend(value.values())
+        elif isinstance(value, list | tuple):
+            rest.extend(value)
+    return characters, objects
+
+
+def _cost(work: Work) -> int:
+    return work.size + OVERHEAD

@@ -1,0 +1,139 @@
+"""Work: one input on its way through the process, and what comes of it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from adaptdock.engine.core.batches import length, reading
+from adaptdock.engine.inference.generation import GenerationOptions
+from adaptdock.plugins.contracts import Backbone, Feature, Reading, Record, Task, Writer
+from adaptdock.plugins.errors import UsageError
+from adaptdock.serving.configuration import ServingOptions
+from adaptdock.serving.errors import LimitError
+from adaptdock.serving.versions import Version
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an input got: a prediction, and of a written one the text and its tokens."""
+
+    prediction: dict[str, Any]
+    text: str = ""
+    read_tokens: int = 0
+    new_tokens: int = 0
+    finished: bool = True
+    """Whether a written text came to its end by itself."""
+
+
+@dataclass(eq=False)
+class Work:
+    """One input, for adapters of which the topmost answers; none is the bare language model.
+
+    ``wishes`` change how a text is written; ``raw`` inputs are continued as they are, whatever the task;
+    ``told`` is called with each piece of a text as it is written.
+    """
+
+    name: str
+    parts: Sequence[Version]
+    item: Any
+    deadline: float
+    wishes: Mapping[str, Any] = field(default_factory=dict)
+    raw: bool = False
+    told: Callable[[str], None] | None = None
+    future: "Future[Outcome]" = field(default_factory=Future)
+    record: Record = field(default_factory=dict)
+    features: list[Feature] = field(default_factory=list)
+    digests: dict[int, Tensor] = field(default_factory=dict)
+    search: GenerationOptions | None = None
+    """How a text is written; None where the answer is read off."""
+    since: float = field(default_factory=time.monotonic)
+    size: int = 0
+    """What encoding it costs, in characters."""
+
+    @property
+    def key(self) -> str:
+        """The name of its adapters in the dock."""
+        return "+".join(part.key for part in self.parts)
+
+    @property
+    def task(self) -> Task:
+        """The task of the adapter that answers."""
+        return self.parts[-1].assembly.task
+
+    def cost(self, tokens: int, width: int) -> int:
+        """Return what a window of so many tokens costs to compute, in tokens of a short text with one adapter.
+
+        Each adapter of a stack counts as much as the first. In a layer of this width a token takes about
+        24 * width ** 2 operations in linear layers, and 4 * width * tokens in attention.
+        """
+        return max(1, len(self.parts)) * (tokens + tokens * tokens // (6 * width))
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.future.done() or time.monotonic() > self.deadline
+
+    def encode(self, backbone: Backbone, tokenizer: Any, options: ServingOptions) -> None:
+        """Turn the input into windows by a tokenizer that no other thread uses meanwhile.
+
+        Raises :class:`LimitError` where there are more tokens than ``options`` allow.
+        """
+        if self.raw or isinstance(self.task, Writer):
+            self._ask(backbone, tokenizer, options.max_new_tokens)
+        else:
+            self.record = self.task.read(self.item)
+            limit = self.parts[-1].card.preprocessing.max_length
+            self.features = self.task.encode(self.record, self._reading(backbone, tokenizer, limit), labelled=False)
+        tokens = sum(map(length, self.features))
+        if tokens > options.max_tokens:
+            raise LimitError(f"the input has {tokens:,} tokens in its windows; at most {options.max_tokens:,} are read")
+
+    def _reading(self, backbone: Backbone, tokenizer: Any, limit: int) -> Reading:
+        return replace(reading(backbone, limit, self._taken), tokenizer=tokenizer)
+
+    def _ask(self, backbone: Backbone, tokenizer: Any, longest_text: int) -> None:
+        writer = None if self.raw else self.task
+        own = writer.search() if isinstance(writer, Writer) else {}
+        search = GenerationOptions.model_validate({**own, **self.wishes})
+        if search.max_new_tokens > longest_text:
+            raise LimitError(f"{search.max_new_tokens} new tokens are asked for; at most {longest_text} are written")
+        room = backbone.max_length - self._taken - (0 if backbone.encoder_decoder else search.max_new_tokens)
+        if room < 1:
+            raise UsageError(f"{search.max_new_tokens} new tokens leave no room in {backbone.max_length} positions")
+        self.search = search
+        if isinstance(writer, Writer):
+            self.record = writer.read(self.item)
+            limit = min(self.parts[-1].card.preprocessing.max_length, room)
+            self.features = [writer.prompt(self.record, self._reading(backbone, tokenizer, limit))]
+            return
+        ids = list(tokenizer(self.item, verbose=False)["input_ids"])
+        if not 0 < len(ids) <= room:
+            raise UsageError(f"the prompt has {len(ids)} tokens; what shall be written leaves room for 1 to {room}")
+        self.features = [Feature({"input_ids": ids})]
+
+    def written(self, text: str, new_tokens: int, finished: bool) -> Outcome:
+        """Return what comes of a text that was written."""
+        (prompt,) = self.features
+        writer = None if self.raw else self.task
+        answer = writer.answer(self.record, text) if isinstance(writer, Writer) else {"text": text}
+        cut = {"cut_tokens": prompt.cut} if prompt.cut else {}
+        return Outcome({**answer, **cut}, text, length(prompt), new_tokens, finished)
+
+    @property
+    def _taken(self) -> int:
+        return sum(part.assembly.positions for part in self.parts)
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error, unless it has an answer."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
+
+    def succeed(self, outcome: Outcome) -> None:
+        """Answer, unless it has an answer."""
+        with suppress(InvalidStateError):
+            self.future.set_result(outcome)

@@ -1,0 +1,115 @@
+"""The curl lines of the document are answered, in their order; no request of any kind is answered with a 5xx."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from builders import build_adapter
+from served import Client, listening, serving
+
+from adaptdock.hub.artefact.file import write_file
+from adaptdock.plugins.contracts import Backbone
+from adaptdock.serving.configuration import ServingOptions
+
+ROOT = Path(__file__).parents[3]
+DOCUMENT = (ROOT / "docs" / "serving.md").read_text()
+
+
+def lines() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", DOCUMENT, flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def as_request(line: str, sent: Path) -> dict[str, Any]:
+    """Return what curl would send, for the flags that the document uses."""
+    words = iter(shlex.split(line))
+    assert next(words) == "curl"
+    found: dict[str, Any] = {"method": "GET", "headers": {}}
+    for word in words:
+        if word == "-X":
+            found["method"] = next(words)
+        elif word == "--json":
+            found["content"] = next(words).encode()
+            found["headers"]["content-type"] = "application/json"
+            found["method"] = "POST" if found["method"] == "GET" else found["method"]
+        elif word == "-H":
+            name, _, value = next(words).partition(": ")
+            found["headers"][name] = value
+        elif word == "--data-binary":
+            assert next(words) == "@people.safetensors"
+            found["content"] = sent.read_bytes()
+        elif word.startswith("$URL"):
+            found["url"] = word.removeprefix("$URL")
+        else:
+            assert word == "-sS", word
+    return found
+
+
+def test_the_curl_lines_of_the_document_are_answered(backbone: Backbone, tmp_path: Path) -> None:
+    folder = tmp_path / "adapters"
+    for seed, name in enumerate(("people", "places")):
+        write_file(folder / f"{name}.safetensors", build_adapter(backbone, "lora", seed=seed))
+    write_file(tmp_path / "people.safetensors", build_adapter(backbone, "lora", seed=7))
+    with serving(backbone, adapters=str(folder)) as client:
+        assert len(lines()) > 15
+        for line in lines():
+            answer = client.request(**as_request(line, tmp_path / "people.safetensors"))
+            assert answer.status_code in (200, 204), f"{line}: {answer.text}"
+
+
+def test_every_option_of_the_example_is_one() -> None:
+    found = yaml.safe_load((ROOT / "examples" / "serving" / "serve.yaml").read_text())
+    assert ServingOptions.model_validate({name.replace("-", "_"): value for name, value in found.items()})
+    named = re.findall(r"ADAPTDOCK_SERVE_(\w+)", (ROOT / "examples" / "serving" / "Containerfile").read_text())
+    assert {name.lower() for name in named} <= set(ServingOptions.model_fields)
+
+
+def test_the_description_names_every_route_with_its_errors(client: Client) -> None:
+    description = client.get("/openapi.json").json()
+    assert {"/v1/predict", "/v1/adapters/{name}", "/v1/chat/completions", "/metrics"} <= set(description["paths"])
+    refused = description["paths"]["/v1/predict"]["post"]["responses"]
+    assert {"200", "404", "413", "422", "429"} <= set(refused)
+    assert refused["429"]["content"]["application/json"]["schema"]["$ref"].endswith("/Refusal")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_no_request_that_the_description_allows_or_forbids_is_answered_with_a_5xx(
+    backbone: Backbone, folder: Path
+) -> None:
+    import schemathesis
+    from hypothesis import HealthCheck, Phase, given, settings
+    from schemathesis.generation import GenerationMode
+
+    with serving(backbone, adapters=str(folder), timeout=5) as client, listening(client, 20) as port:
+        schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+        asked = 0
+        for operation in schema.get_all_operations():
+            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+                strategy = operation.ok().as_strategy(generation_mode=mode)
+
+                @given(case=strategy)
+                @settings(
+                    max_examples=60,
+                    deadline=None,
+                    derandomize=True,
+                    suppress_health_check=list(HealthCheck),
+                    phases=[Phase.explicit, Phase.generate],
+                    database=None,
+                )
+                def ask(case: Any) -> None:
+                    nonlocal asked
+                    asked += 1
+                    answer = case.call(base_url=f"http://127.0.0.1:{port}")
+                    assert answer.status_code < 500, f"{case.method} {case.path}: {answer.text}"
+
+                try:
+                    ask()
+                except Exception as error:
+                    if "Unsatisfiable" not in type(error).__name__:
+                        raise
+        assert asked > 500
+        assert client.get("/readyz").status_code == 200
