@@ -75,7 +75,7 @@ def build(folder: Path, count: int, methods: Sequence[str]) -> list[str]:
 
 def ours(port: int, folder: str, names: Sequence[str], dtype: str = "float32") -> None:
     """Serve as ``adapt serve`` does."""
-    from adaptdock.cli.quiet import quiet
+    from adaptdock.cli.common.library_warnings import quiet
     from adaptdock.plugins.contracts import LoadOptions
     from adaptdock.serving.configuration import ServingOptions
     from adaptdock.serving.http.process import serve

@@ -11,6 +11,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import sys
 
     from adaptdock.cli.app import app
-    from adaptdock.cli.failures import run
+    from adaptdock.cli.common.failures import run
 
     return run(app, list(sys.argv[1:] if arguments is None else arguments))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.output import say, unfilter
+from adaptdock.cli.common.output import say, unfilter
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import PluginError, UnknownNameError
 
@@ -46,7 +46,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Import a command; raise :class:`UnknownNameError` with the nearest names."""
-        from adaptdock.cli.quiet import quiet
+        from adaptdock.cli.common.library_warnings import quiet
 
         quiet()
         if cmd_name in COMMANDS:
@@ -91,7 +91,7 @@ def _with_debug(command: click.Command) -> click.Command:
 
 
 def debug_option() -> click.Option:
-    """Return the option --debug; :mod:`adaptdock.cli.failures` looks for it in the arguments."""
+    """Return the option --debug; :mod:`adaptdock.cli.common.failures` looks for it in the arguments."""
     return click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
 

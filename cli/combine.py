@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.adapters import open_backbone
-from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, field_flags, load_options
-from adaptdock.cli.names import ADAPTER
-from adaptdock.cli.output import count, show_json, show_pairs
+from adaptdock.cli.common.backbone import open_backbone
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, field_flags, load_options
+from adaptdock.cli.common.output import count, show_json, show_pairs
+from adaptdock.cli.common.parameters import ADAPTER
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.merging.arithmetic import AVERAGE, check, combine
 from adaptdock.engine.merging.combination import CombineOptions

@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.adapters import open_dock
-from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
-from adaptdock.cli.names import ADAPTER
-from adaptdock.cli.output import note, say, show_json, show_metrics
+from adaptdock.cli.common.backbone import open_dock
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
+from adaptdock.cli.common.output import note, say, show_json, show_metrics
+from adaptdock.cli.common.parameters import ADAPTER
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.sources import SPLITS, Source, load_splits, parse_columns
 from adaptdock.engine.evaluation.bootstrap import intervals

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.adapters import open_backbone
-from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
-from adaptdock.cli.output import count, note, show_json, show_pairs
+from adaptdock.cli.common.backbone import open_backbone
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.common.output import count, note, show_json, show_pairs
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.artefact.atomic import whole_folder
 from adaptdock.hub.interchange.conversion import FORMATS, export_adapter

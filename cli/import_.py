@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
-from adaptdock.cli.output import count, note, show_json, show_pairs
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.common.output import count, note, show_json, show_pairs
 from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.engine.inference.trial import try_out
 from adaptdock.hub.artefact.card import Card

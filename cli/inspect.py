@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.names import ADAPTER
-from adaptdock.cli.output import brief, count, say, show_json, show_metrics, show_pairs
+from adaptdock.cli.common.output import brief, count, say, show_json, show_metrics, show_pairs
+from adaptdock.cli.common.parameters import ADAPTER
 from adaptdock.hub.artefact.file import Header, read_header
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from adaptdock.cli.output import note, say, show_json
-from adaptdock.cli.sourcing import SOURCE, ask, named, rule_options, rules, say_notes
+from adaptdock.cli.common.output import note, say, show_json
+from adaptdock.cli.common.registry_options import SOURCE, ask, named, rule_options, rules, say_notes
 from adaptdock.hub.registry.store import Record, install, install_locked, write_lock
 from adaptdock.plugins.errors import UsageError
 

@@ -2,7 +2,7 @@
 
 import click
 
-from adaptdock.cli.output import note, show_json, show_table
+from adaptdock.cli.common.output import note, show_json, show_table
 from adaptdock.hub.registry.installed import installed
 from adaptdock.plugins import registry
 

@@ -2,7 +2,7 @@
 
 import click
 
-from adaptdock.cli.output import say, show_pairs
+from adaptdock.cli.common.output import say, show_pairs
 from adaptdock.hub.registry.trust import key_names, new_key, public_key
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.adapters import open_backbone
-from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, load_options
-from adaptdock.cli.names import ADAPTER
-from adaptdock.cli.output import count, note, show_json, show_pairs
+from adaptdock.cli.common.backbone import open_backbone
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.common.output import count, note, show_json, show_pairs
+from adaptdock.cli.common.parameters import ADAPTER
 from adaptdock.engine.merging.merge import CARD_FILE, HEAD_FILE, check_folder, merge
 from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.contracts import Backbone

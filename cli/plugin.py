@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from adaptdock.cli.app import debug_option
-from adaptdock.cli.output import note, say, show_json, show_table
+from adaptdock.cli.common.output import note, say, show_json, show_table
 from adaptdock.hub.scaffold.project import PROJECTS, ProjectKind, checked, write_project
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import UnknownNameError, UsageError

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from adaptdock.cli.app import COMMANDS
-from adaptdock.cli.output import show_json, show_table
+from adaptdock.cli.common.output import show_json, show_table
 from adaptdock.plugins import registry
 from adaptdock.plugins.registry import GROUPS, Plugin
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adaptdock.cli.firstuse import located
-from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
-from adaptdock.cli.output import answer_line, console, note, to_json
-from adaptdock.cli.streaming import Arriving, arrives, lines, take
-from adaptdock.cli.texts import LAYOUTS, LINES, from_arguments, from_file, from_lines
+from adaptdock.cli.common.auto_install import located
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
+from adaptdock.cli.common.inputs import LAYOUTS, LINES, from_arguments, from_file, from_lines
+from adaptdock.cli.common.output import answer_line, console, note, to_json
+from adaptdock.cli.common.streaming import Arriving, arrives, lines, take
 from adaptdock.engine.data.sources import Input, Reader, Source, parse_columns
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import SHOWN, AdaptError, DataError, UsageError
@@ -150,7 +150,7 @@ def _by_file(file: Path, values: dict[str, Any]) -> Answering:
 
     @cache
     def opened() -> "tuple[Dock, str]":
-        from adaptdock.cli.adapters import open_dock
+        from adaptdock.cli.common.backbone import open_dock
 
         dock = open_dock(adapter.card, values["backbone"], options)
         return dock, dock.dock(adapter)

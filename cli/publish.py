@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.flags import Flag, SectionedCommand
-from adaptdock.cli.output import count, note, show_json, show_pairs
+from adaptdock.cli.common.flags import Flag, SectionedCommand
+from adaptdock.cli.common.output import count, note, show_json, show_pairs
 from adaptdock.hub.registry.publishing import Published, build_wheel, publish, push
 
 CARD, OUT = "Card", "Where to"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from adaptdock.cli.output import say, show_json
+from adaptdock.cli.common.output import say, show_json
 from adaptdock.hub.artefact.file import read_header
 from adaptdock.hub.registry.admission import admit
 from adaptdock.hub.registry.installed import locate

@@ -2,7 +2,7 @@
 
 import click
 
-from adaptdock.cli.output import note
+from adaptdock.cli.common.output import note
 from adaptdock.hub.registry.store import find, remove
 
 

@@ -2,8 +2,8 @@
 
 import click
 
-from adaptdock.cli.output import show_json, show_table
-from adaptdock.cli.sourcing import COLUMNS, SOURCE, ask, row, say_notes
+from adaptdock.cli.common.output import show_json, show_table
+from adaptdock.cli.common.registry_options import COLUMNS, SOURCE, ask, row, say_notes
 from adaptdock.hub.registry.index import matching
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.config import check_keys, read_config
-from adaptdock.cli.flags import LOADING, Flag, SectionedCommand, field_flags, load_options
-from adaptdock.cli.output import note, say, show_pairs
+from adaptdock.cli.common.config import check_keys, read_config
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, field_flags, load_options
+from adaptdock.cli.common.output import note, say, show_pairs
 from adaptdock.engine.core.assembly import validated
 from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.configuration import ServingOptions

@@ -9,13 +9,22 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.config import check_keys
-from adaptdock.cli.flags import LOADING, FieldFlags, Flag, Place, SectionedCommand, field_flags, output_flags, peek
-from adaptdock.cli.output import note, say, show_json, show_metrics, show_pairs, show_table
-from adaptdock.cli.places import LOG, check_places, clear, run_folder
-from adaptdock.cli.progress import watching
-from adaptdock.cli.settings import Settings, decide
+from adaptdock.cli.common.config import check_keys
+from adaptdock.cli.common.flags import (
+    LOADING,
+    FieldFlags,
+    Flag,
+    Place,
+    SectionedCommand,
+    field_flags,
+    output_flags,
+    peek,
+)
+from adaptdock.cli.common.output import note, say, show_json, show_metrics, show_pairs, show_table
 from adaptdock.cli.train import BACKBONE, METHOD, NOT_IN_CONFIG, Chosen, choose, what_flags
+from adaptdock.cli.training.output_paths import LOG, check_places, clear, run_folder
+from adaptdock.cli.training.progress import watching
+from adaptdock.cli.training.settings import Settings, decide
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock, load_backbone

@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from adaptdock.cli import together
-from adaptdock.cli.config import check_keys, read_config
-from adaptdock.cli.flags import (
+from adaptdock.cli.common.config import check_keys, read_config
+from adaptdock.cli.common.flags import (
     DATA,
     LOADING,
     MAIN,
@@ -24,12 +23,13 @@ from adaptdock.cli.flags import (
     output_flags,
     peek,
 )
-from adaptdock.cli.folds import try_folds
-from adaptdock.cli.output import note, show_json
-from adaptdock.cli.places import LOG, check_places, clear, run_folder
-from adaptdock.cli.progress import watching
-from adaptdock.cli.settings import Settings, decide, recall
-from adaptdock.cli.summary import show_plan, show_result
+from adaptdock.cli.common.output import note, show_json
+from adaptdock.cli.training import multitask
+from adaptdock.cli.training.cross_validation import try_folds
+from adaptdock.cli.training.output_paths import LOG, check_places, clear, run_folder
+from adaptdock.cli.training.progress import watching
+from adaptdock.cli.training.settings import Settings, decide, recall
+from adaptdock.cli.training.summary import show_plan, show_result
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.inference.dock import load_backbone
 from adaptdock.engine.training.cross_validation import FoldOptions
@@ -81,7 +81,7 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
     config, path = _configured(arguments)
     tasks = peek(arguments, "tasks") or config.get("tasks")
     if tasks:
-        return together.build(arguments, config, path, tasks)
+        return multitask.build(arguments, config, path, tasks)
     chosen, fixed = choose(arguments), what_flags()
     flags = [*fixed, *chosen.method.flags, *chosen.task.flags, *chosen.training.flags, *LOADING.flags, *_output_flags()]
 
@@ -186,8 +186,8 @@ def _resume(values: dict[str, Any]) -> int:
     if others:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
-    if together.is_together(Path(values["resume"])):
-        return together.resume(Path(values["resume"]), values["output"], bool(values["overwrite"]), values["as_json"])
+    if multitask.is_together(Path(values["resume"])):
+        return multitask.resume(Path(values["resume"]), values["output"], bool(values["overwrite"]), values["as_json"])
     settings = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
     with run_folder(settings.run_dir):
         check_places(settings, resume=True)

@@ -2,7 +2,7 @@
 
 import click
 
-from adaptdock.cli.output import show_json, show_table
+from adaptdock.cli.common.output import show_json, show_table
 from adaptdock.hub.registry.index import Revocation
 from adaptdock.hub.registry.trust import distrust, revoke, trust, trusted
 from adaptdock.plugins.errors import UsageError

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
+from adaptdock.cli.common.output import note
+from adaptdock.cli.common.registry_options import SOURCE, ask, rule_options, rules, say_notes
 from adaptdock.cli.install import show_records
-from adaptdock.cli.output import note
-from adaptdock.cli.sourcing import SOURCE, ask, rule_options, rules, say_notes
 from adaptdock.hub.registry.store import find, install, installed
 
 

@@ -2,7 +2,7 @@
 
 import click
 
-from adaptdock.cli.output import show_json, show_table
+from adaptdock.cli.common.output import show_json, show_table
 from adaptdock.hub.registry.store import find, installed, verify
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from adaptdock import __version__
 from adaptdock.cli.app import COMMANDS, debug_option
-from adaptdock.cli.failures import describe, run
+from adaptdock.cli.common.failures import describe, run
 from adaptdock.plugins.errors import DataError, MismatchError
 
 HEAVY = ("torch", "transformers", "datasets", "numpy")
@@ -153,4 +153,4 @@ def test_a_broken_command_of_a_plugin_is_named_and_breaks_nothing_else(adapt, di
 
 def test_no_file_of_the_room_is_long():
     room = Path(__file__).parents[2] / "cli"
-    assert max(len(file.read_text().splitlines()) for file in room.glob("*.py")) < 500
+    assert max(len(file.read_text().splitlines()) for file in room.rglob("*.py")) < 500

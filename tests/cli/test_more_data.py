@@ -5,7 +5,7 @@ from io import StringIO
 
 import pytest
 
-from adaptdock.cli.progress import Watch
+from adaptdock.cli.training.progress import Watch
 from adaptdock.engine.training.loop import Progress
 from adaptdock.hub.artefact.file import read_card
 
@@ -62,7 +62,7 @@ def test_what_cannot_work_is_told_in_one_paragraph(train, texts):
 
 def test_the_time_that_is_left_is_that_of_the_round(capsys, monkeypatch):
     clock = iter([0.0, 10.0, 100.0, 104.0])
-    monkeypatch.setattr("adaptdock.cli.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("adaptdock.cli.training.progress.time.monotonic", lambda: next(clock))
     watch = Watch(StringIO(), None)
     for step in (1, 6, 1, 3):
         watch(Progress(step, 11, step / 11, loss=0.5))

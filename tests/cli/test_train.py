@@ -10,7 +10,7 @@ import pytest
 import torch
 from builders import build_adapter
 
-from adaptdock.cli.progress import Watch
+from adaptdock.cli.training.progress import Watch
 from adaptdock.hub.artefact.file import read_card, read_file, write_file
 
 
@@ -143,7 +143,7 @@ def test_every_training_option_has_a_help_text(adapt):
 def test_a_flag_that_two_would_have_is_named_after_its_owner():
     from pydantic import BaseModel
 
-    from adaptdock.cli.flags import field_flags
+    from adaptdock.cli.common.flags import field_flags
 
     class Two(BaseModel):
         rank: int = 1
@@ -436,7 +436,7 @@ def test_a_signal_ends_a_real_process_with_the_adapter_saved(model_folder, data,
 def test_the_documents_name_every_key_of_a_configuration(adapt):
     from pathlib import Path
 
-    from adaptdock.cli.flags import LOADING
+    from adaptdock.cli.common.flags import LOADING
     from adaptdock.cli.train import NOT_IN_CONFIG, _output_flags, choose, what_flags
 
     text = (Path(__file__).parents[2] / "docs/commands.md").read_text()

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from adaptdock.cli.output import console, note
+from adaptdock.cli.common.output import console, note
 from adaptdock.engine.training.loop import Progress
 from adaptdock.plugins.escapes import escaped
 

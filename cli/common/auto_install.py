@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from adaptdock.cli.output import note
-from adaptdock.cli.sourcing import ask, named, say_notes
+from adaptdock.cli.common.output import note
+from adaptdock.cli.common.registry_options import ask, named, say_notes
 from adaptdock.hub.registry.installed import locate
 from adaptdock.hub.registry.store import Rules, install
 from adaptdock.hub.registry.trust import read_policy

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptdock.cli.output import brief, count, say, show_json, show_metrics, show_pairs
+from adaptdock.cli.common.output import brief, count, say, show_json, show_metrics, show_pairs
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.run import Result
 

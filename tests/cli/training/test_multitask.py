@@ -88,7 +88,7 @@ def test_files_that_are_there_are_not_replaced_unless_asked(together, tmp_path):
 
 
 def test_an_interrupted_run_is_resumed_and_a_finished_one_refused(together, adapt, tmp_path, monkeypatch):
-    from adaptdock.cli import together as module
+    from adaptdock.cli.training import multitask as module
 
     def interrupted(progress):
         raise KeyboardInterrupt

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from adaptdock.cli.settings import CONFIG, Settings
+from adaptdock.cli.training.settings import CONFIG, Settings
 from adaptdock.engine.training.loop import BEST
 from adaptdock.engine.training.run_folders import owned_run
 from adaptdock.hub.artefact.file import read_card, read_file

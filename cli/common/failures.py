@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from adaptdock.cli.output import LINES, filtered
+from adaptdock.cli.common.output import LINES, filtered
 from adaptdock.plugins.errors import AdaptError
 from adaptdock.plugins.escapes import escaped
 

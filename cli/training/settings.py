@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptdock.cli.flags import FieldFlags, load_options
+from adaptdock.cli.common.flags import FieldFlags, load_options
 from adaptdock.engine.core.assembly import checked_options, make_methods, make_task, validated
 from adaptdock.engine.data.sources import Source, parse_columns
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options, with_precision

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.output import note
+from adaptdock.cli.common.output import note
 from adaptdock.hub.registry.index import Entry
 from adaptdock.hub.registry.sources import Sources, open_source, usual
 from adaptdock.hub.registry.store import Rules

@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
-from adaptdock.cli.output import note, say, show_table
-from adaptdock.cli.places import LOG
-from adaptdock.cli.progress import watching
-from adaptdock.cli.settings import Settings
+from adaptdock.cli.common.output import note, say, show_table
+from adaptdock.cli.training.output_paths import LOG
+from adaptdock.cli.training.progress import watching
+from adaptdock.cli.training.settings import Settings
 from adaptdock.engine.training.cross_validation import Fold, cross_validate, summary
 from adaptdock.engine.training.loop import Progress
 from adaptdock.engine.training.plan import Plan

@@ -12,8 +12,8 @@ from queue import Queue
 
 import pytest
 
-from adaptdock.cli.streaming import Arriving, arrives, lines
-from adaptdock.cli.texts import from_lines
+from adaptdock.cli.common.inputs import from_lines
+from adaptdock.cli.common.streaming import Arriving, arrives, lines
 from adaptdock.engine.data.sources import Input
 from adaptdock.plugins.errors import DataError
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from adaptdock.cli.output import note
+from adaptdock.cli.common.output import note
 from adaptdock.engine.data.formats import READERS, parsed
 from adaptdock.engine.data.sources import Input, Reader
 from adaptdock.plugins.errors import DataError

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adaptdock.cli.config import check_keys, read_tables
-from adaptdock.cli.flags import (
+from adaptdock.cli.common.config import check_keys, read_tables
+from adaptdock.cli.common.flags import (
     LOADING,
     MAIN,
     FieldFlags,
@@ -21,10 +21,10 @@ from adaptdock.cli.flags import (
     output_flags,
     peek,
 )
-from adaptdock.cli.output import count, note, say, show_json, show_pairs, show_table
-from adaptdock.cli.places import LOG, check_folder, check_output, check_unfinished, clear, run_folder
-from adaptdock.cli.progress import watching
-from adaptdock.cli.settings import CONFIG, absolute_backbone, with_absolute_places
+from adaptdock.cli.common.output import count, note, say, show_json, show_pairs, show_table
+from adaptdock.cli.training.output_paths import LOG, check_folder, check_output, check_unfinished, clear, run_folder
+from adaptdock.cli.training.progress import watching
+from adaptdock.cli.training.settings import CONFIG, absolute_backbone, with_absolute_places
 from adaptdock.engine.core.assembly import checked_options, make_methods, make_task, validated
 from adaptdock.engine.data.sources import parse_columns
 from adaptdock.engine.inference.dock import load_backbone

@@ -1,0 +1,1 @@
+"""What the commands that train share: settings, output paths, progress."""
