@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptdock.backbones.bilm import CHARACTERS, BiLM, Shape, read_shape
-from adaptdock.backbones.characters import CharacterTokenizer
 from adaptdock.backbones.fingerprint import fingerprint
 from adaptdock.backbones.huggingface import pick_device
-from adaptdock.backbones.lstm import State
-from adaptdock.backbones.recurrent import (
+from adaptdock.backbones.recurrent.bilm import CHARACTERS, BiLM, Shape, read_shape
+from adaptdock.backbones.recurrent.character_tokenizer import CharacterTokenizer
+from adaptdock.backbones.recurrent.lstm import State
+from adaptdock.backbones.recurrent.recurrent_backbone import (
     RecurrentBackbone,
     check_options,
     chosen_dtype,

@@ -18,12 +18,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from adaptdock.backbones import attention, front, limits, quantization, saving, stepping
-from adaptdock.backbones.blocks import Blocks, check_resuming
-from adaptdock.backbones.checkpoint import ALIASES, Checkpoint, resolve
-from adaptdock.backbones.drawing import drawing
+from adaptdock.backbones import virtual_tokens
 from adaptdock.backbones.fingerprint import fingerprint
-from adaptdock.backbones.language import (
+from adaptdock.backbones.transformers import attention, kv_cache, limits, quantization, saving
+from adaptdock.backbones.transformers.blocks import Blocks, check_resuming
+from adaptdock.backbones.transformers.checkpoint import ALIASES, Checkpoint, resolve
+from adaptdock.backbones.transformers.lm_head import (
     auto_class,
     body,
     device_of,
@@ -32,13 +32,14 @@ from adaptdock.backbones.language import (
     is_language_model,
     language_logits,
 )
-from adaptdock.backbones.placing import attention_port, embedding_port, linear_port, unique, widths
-from adaptdock.backbones.positions import moved, moving_on
-from adaptdock.backbones.probe import Findings, probe
-from adaptdock.backbones.quiet import quiet
-from adaptdock.backbones.residual import residuals
-from adaptdock.backbones.roles import is_expert, place
-from adaptdock.backbones.tokenizer import load_tokenizer
+from adaptdock.backbones.transformers.ports import attention_port, embedding_port, linear_port, unique, widths
+from adaptdock.backbones.transformers.positions import moved, moving_on
+from adaptdock.backbones.transformers.probe import Findings, probe
+from adaptdock.backbones.transformers.residual import residuals
+from adaptdock.backbones.transformers.roles import is_expert, place
+from adaptdock.backbones.transformers.sampling import drawing
+from adaptdock.backbones.transformers.silence import quiet
+from adaptdock.backbones.transformers.tokenizer import load_tokenizer
 from adaptdock.plugins.contracts import (
     AttentionHandler,
     Backbone,
@@ -212,9 +213,9 @@ class HuggingFaceBackbone(Backbone):
     def with_virtual(self, inputs: Mapping[str, Tensor], virtual: Virtual) -> dict[str, Tensor]:
         """Return the model's inputs with embeddings in front; they have positions as if they were tokens."""
         own = self.model.get_input_embeddings()(inputs["input_ids"])
-        given = front.lay_out(inputs, own, virtual)
+        given = virtual_tokens.lay_out(inputs, own, virtual)
         if self._takes_positions:
-            found = front.positions(virtual, given["attention_mask"], self.positions_counted)
+            found = virtual_tokens.positions(virtual, given["attention_mask"], self.positions_counted)
             given["position_ids"] = found + self._position_offset
         return given
 
@@ -323,16 +324,16 @@ class HuggingFaceBackbone(Backbone):
     @cached_property
     def writes_in_steps(self) -> bool:
         """Whether this is a decoder that keeps keys and values alone; found by a short text."""
-        return self.generator is not None and not self.encoder_decoder and stepping.possible(self.model)
+        return self.generator is not None and not self.encoder_decoder and kv_cache.possible(self.model)
 
     def begin(
         self, inputs: Mapping[str, Tensor], virtual: Virtual | None, shift: Tensor | None = None
-    ) -> tuple[Tensor, stepping.Cached]:
+    ) -> tuple[Tensor, kv_cache.Cached]:
         """Read prompts into a cache of keys and values."""
         if not self.writes_in_steps:
             raise BackboneError(f"the backbone {self.id!r} does not write in steps")
         given = dict(inputs) if virtual is None else self.with_virtual(inputs, virtual)
-        return stepping.begin(self.model, given, self.vocabulary_logits, self._takes_positions, shift)
+        return kv_cache.begin(self.model, given, self.vocabulary_logits, self._takes_positions, shift)
 
     def _attention_kernel(self) -> AbstractContextManager[None]:
         """Choose the attention kernel that trains fast.

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptdock.backbones.awd_lstm import AWDLSTM
 from adaptdock.backbones.fingerprint import fingerprint
 from adaptdock.backbones.huggingface import pick_device
-from adaptdock.backbones.recurrent import (
+from adaptdock.backbones.recurrent.awd_lstm import AWDLSTM
+from adaptdock.backbones.recurrent.fastai_vocabulary import VocabularyTokenizer, read_vocabulary
+from adaptdock.backbones.recurrent.recurrent_backbone import (
     RecurrentBackbone,
     check_options,
     chosen_dtype,
@@ -26,7 +27,6 @@ from adaptdock.backbones.recurrent import (
     open_ports,
     place,
 )
-from adaptdock.backbones.vocabulary import VocabularyTokenizer, read_vocabulary
 from adaptdock.plugins.contracts import BackboneFamily, LoadOptions, Port
 from adaptdock.plugins.errors import BackboneError
 

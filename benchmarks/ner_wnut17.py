@@ -29,7 +29,7 @@ from machine import machine
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, Trainer, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from adaptdock.backbones.checkpoint import resolve
+from adaptdock.backbones.transformers.checkpoint import resolve
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock, load_backbone

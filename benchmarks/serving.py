@@ -131,7 +131,7 @@ def peft(port: int, folder: str, names: Sequence[str], dtype: torch.dtype = torc
 def _minilm() -> tuple[str, Any]:
     from transformers import AutoTokenizer
 
-    from adaptdock.backbones.checkpoint import resolve
+    from adaptdock.backbones.transformers.checkpoint import resolve
 
     source = str(resolve("minilm", None).folder)
     return source, AutoTokenizer.from_pretrained(source)

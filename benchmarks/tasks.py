@@ -56,7 +56,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from adaptdock.backbones.checkpoint import Checkpoint, resolve
+from adaptdock.backbones.transformers.checkpoint import Checkpoint, resolve
 from adaptdock.engine.core.batches import by_length, collate, collate_labels, length
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.inference.dock import load_backbone

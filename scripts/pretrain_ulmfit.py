@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.backbones.awd_lstm import AWDLSTM, Dropout
-from adaptdock.backbones.vocabulary import VocabularyTokenizer
+from adaptdock.backbones.recurrent.awd_lstm import AWDLSTM, Dropout
+from adaptdock.backbones.recurrent.fastai_vocabulary import VocabularyTokenizer
 from adaptdock.plugins.words import split_words
 
 SPECIAL = ["xxunk", "xxpad", "xxbos", "xxeos", "xxfld", "xxrep", "xxwrep", "xxup", "xxmaj"]

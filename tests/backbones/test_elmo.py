@@ -11,8 +11,8 @@ import pytest
 import torch
 from recurrent import elmo_layers, elmo_options, elmo_weights, write_elmo
 
-from adaptdock.backbones.characters import CharacterTokenizer
 from adaptdock.backbones.elmo import ELMo, ELMoBackbone
+from adaptdock.backbones.recurrent.character_tokenizer import CharacterTokenizer
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import load_backbone
 from adaptdock.plugins.contracts import Feature, LoadOptions, Reading

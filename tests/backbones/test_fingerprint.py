@@ -10,9 +10,9 @@ from models import tiny_bert
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from adaptdock.backbones.checkpoint import ALIASES, resolve
 from adaptdock.backbones.fingerprint import fingerprint
 from adaptdock.backbones.huggingface import HuggingFace
+from adaptdock.backbones.transformers.checkpoint import ALIASES, resolve
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import BackboneError
 
@@ -104,7 +104,7 @@ def test_a_header_that_claims_too_much_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_safetensors_files_in_the_folder_do_not_change_the_fingerprint(tmp_path: Path) -> None:
-    from adaptdock.backbones.checkpoint import resolve
+    from adaptdock.backbones.transformers.checkpoint import resolve
 
     folder = tiny_bert(tmp_path)
     before = fingerprint(resolve(str(folder)).weight_files)

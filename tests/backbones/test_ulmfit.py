@@ -13,9 +13,9 @@ from recurrent import WORDS, awd_state, write_ulmfit
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adaptdock.backbones.awd_lstm import AWDLSTM, Dropout, Embeddings, Variational
+from adaptdock.backbones.recurrent.awd_lstm import AWDLSTM, Dropout, Embeddings, Variational
+from adaptdock.backbones.recurrent.fastai_vocabulary import VocabularyTokenizer, read_vocabulary
 from adaptdock.backbones.ulmfit import ULMFiT, ULMFiTBackbone
-from adaptdock.backbones.vocabulary import VocabularyTokenizer, read_vocabulary
 from adaptdock.engine.inference.dock import load_backbone
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import BackboneError

@@ -138,7 +138,7 @@ def test_the_prompt_of_a_conversation_is_what_stands_before_its_last_answer() ->
 def test_the_tokens_are_those_of_the_real_smollm2() -> None:
     from transformers import AutoTokenizer
 
-    from adaptdock.backbones.checkpoint import resolve
+    from adaptdock.backbones.transformers.checkpoint import resolve
 
     found = resolve("smollm2")
     tokenizer = AutoTokenizer.from_pretrained(found.folder, gguf_file=found.gguf)

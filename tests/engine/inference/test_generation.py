@@ -108,7 +108,7 @@ def test_each_seed_draws_its_own_text_and_the_process_draws_on(dock: Dock) -> No
 
 
 def test_draws_follow_the_probabilities_of_the_model() -> None:
-    from adaptdock.backbones.drawing import Gumbel
+    from adaptdock.backbones.transformers.sampling import Gumbel
 
     probabilities = torch.tensor([0.6, 0.3, 0.1])
     noise = Gumbel([7], torch.device("cpu"))

@@ -7,7 +7,7 @@ sentence. One is added to all of it, so that 0 is where there is no word (the fo
 from collections.abc import Sequence
 from typing import Any
 
-from adaptdock.backbones.wordlevel import Token, WordTokenizer
+from adaptdock.backbones.recurrent.word_tokenizer import Token, WordTokenizer
 from adaptdock.plugins.words import Span
 
 BEGIN_SENTENCE, END_SENTENCE, BEGIN_WORD, END_WORD, PADDING = range(256, 261)

@@ -14,7 +14,7 @@ from typing import Any
 
 import regex
 
-from adaptdock.backbones.wordlevel import Token, WordTokenizer
+from adaptdock.backbones.recurrent.word_tokenizer import Token, WordTokenizer
 from adaptdock.plugins.errors import BackboneError
 from adaptdock.plugins.regular import read_regular
 from adaptdock.plugins.words import Span

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptdock.backbones.lstm import LSTM, State
+from adaptdock.backbones.recurrent.lstm import LSTM, State
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from adaptdock.backbones.lstm import LSTM, State
+from adaptdock.backbones.recurrent.lstm import LSTM, State
 
 CHARACTERS = 262
 """Characters of the format: 256 bytes, five special ones, and 0 where there is no word."""

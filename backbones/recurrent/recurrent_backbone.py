@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptdock.backbones import front
+from adaptdock.backbones import virtual_tokens
 from adaptdock.plugins.contracts import AttentionHandler, Backbone, LoadOptions, Port, Ports, Virtual
 from adaptdock.plugins.errors import BackboneError
 
@@ -71,7 +71,7 @@ class RecurrentBackbone(Backbone):
         vectors = self.vectors(inputs)
         if virtual is None:
             return vectors, inputs["attention_mask"]
-        given = front.lay_out(inputs, vectors, virtual)
+        given = virtual_tokens.lay_out(inputs, vectors, virtual)
         return given["inputs_embeds"], given["attention_mask"]
 
     def weight(self, port: Port) -> Tensor:

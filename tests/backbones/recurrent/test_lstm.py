@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adaptdock.backbones.lstm import LSTM, State
+from adaptdock.backbones.recurrent.lstm import LSTM, State
 
 ROWS, STEPS, INPUTS, WIDTH = 3, 7, 5, 6
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from adaptdock.backbones.checkpoint import Checkpoint
+from adaptdock.backbones.transformers.checkpoint import Checkpoint
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import BackboneError
 

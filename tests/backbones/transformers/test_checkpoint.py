@@ -12,9 +12,9 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from models import tiny_bert
 
-from adaptdock.backbones import checkpoint
-from adaptdock.backbones.checkpoint import ALIASES, resolve
 from adaptdock.backbones.huggingface import HuggingFace
+from adaptdock.backbones.transformers import checkpoint
+from adaptdock.backbones.transformers.checkpoint import ALIASES, resolve
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import BackboneError
 

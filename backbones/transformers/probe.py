@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adaptdock.backbones import attention
+from adaptdock.backbones.transformers import attention
 from adaptdock.plugins.contracts import Prepended, Virtual
 
 ROWS, LENGTH = 2, 3  # unlike, so that they cannot be taken for each other

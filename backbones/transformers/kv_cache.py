@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from adaptdock.backbones.language import device_of
+from adaptdock.backbones.transformers.lm_head import device_of
 from adaptdock.plugins.contracts import Continuation
 from adaptdock.plugins.errors import BackboneError
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from adaptdock.backbones.quiet import quiet
+from adaptdock.backbones.transformers.silence import quiet
 from adaptdock.plugins.errors import BackboneError
 
 Changed = Mapping[nn.Module, tuple[str, Tensor, Tensor]]

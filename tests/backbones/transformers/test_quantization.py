@@ -14,8 +14,8 @@ from one_step import train
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from adaptdock.backbones import quantization
 from adaptdock.backbones.huggingface import HuggingFace, HuggingFaceBackbone
+from adaptdock.backbones.transformers import quantization
 from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.trainable import Trainable

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from adaptdock.backbones.checkpoint import Checkpoint
+from adaptdock.backbones.transformers.checkpoint import Checkpoint
 from adaptdock.plugins.contracts import LoadOptions
 
 FILES = ("tokenizer*", "vocab*", "*.model", "merges.txt", "*.tiktoken", "added_tokens.json", "special_tokens_map.json")

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModel
 from transformers.pytorch_utils import Conv1D
 
-from adaptdock.backbones.saving import with_maps
+from adaptdock.backbones.transformers.saving import with_maps
 from adaptdock.plugins.errors import BackboneError
 
 

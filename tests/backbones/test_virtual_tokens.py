@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptdock.backbones.front import lay_out, positions
+from adaptdock.backbones.virtual_tokens import lay_out, positions
 from adaptdock.plugins.contracts import Virtual
 
 FRONT, TEXT = 4, 5

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from adaptdock.backbones.probe import Call
-from adaptdock.backbones.roles import attention_role, place, role
+from adaptdock.backbones.transformers.probe import Call
+from adaptdock.backbones.transformers.roles import attention_role, place, role
 from adaptdock.plugins.contracts import Port
 
 if TYPE_CHECKING:

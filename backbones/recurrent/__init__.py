@@ -1,0 +1,1 @@
+"""What the recurrent families are made of."""

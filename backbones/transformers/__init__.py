@@ -1,0 +1,1 @@
+"""What the family of transformers models is made of."""
