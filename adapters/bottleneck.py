@@ -20,10 +20,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.plugins.activations import ACTIVATIONS, Activation
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Port, Ports, Site
-from adaptdock.plugins.errors import BackboneError
-from adaptdock.plugins.rowwise import layer_norm, linear
+from adaptdock.plugins.toolkit.activations import ACTIVATIONS, Activation
+from adaptdock.plugins.toolkit.batched_linear import layer_norm, linear
 
 ENDS = {"pfeiffer": ("ffn_down",), "houlsby": ("attention_output", "ffn_down")}
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Site
-from adaptdock.plugins.lowrank import kaiming, scale
-from adaptdock.plugins.rowwise import linear
+from adaptdock.plugins.toolkit.batched_linear import linear
+from adaptdock.plugins.toolkit.lowrank import kaiming, scale
 
 SHORTEST = 1e-12  # a frozen row may be all zero
 

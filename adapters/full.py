@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from adaptdock.plugins.contracts import Method, Options, Parameter, Ports, Site
-from adaptdock.plugins.rowwise import linear
+from adaptdock.plugins.toolkit.batched_linear import linear
 
 
 class FullOptions(Options):

@@ -24,11 +24,11 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
-from adaptdock.plugins.activations import ACTIVATIONS
 from adaptdock.plugins.contracts import Backbone, Composite, Method, Options, Parameter, Ports, Site, Trained
-from adaptdock.plugins.errors import UsageError
-from adaptdock.plugins.rowwise import linear
+from adaptdock.plugins.toolkit.activations import ACTIVATIONS
+from adaptdock.plugins.toolkit.batched_linear import linear
 
 MEMBER = "bottleneck"
 ALIKE = ("activation", "parallel", "placement", "roles", "stream", "onto")

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from adaptdock.plugins.contracts import Method, Options, Parameter, Ports, Site
-from adaptdock.plugins.rates import Rates
+from adaptdock.plugins.toolkit.learning_rates import Rates
 
 FEED_FORWARD = "ffn_down"
 

@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from adaptdock.plugins.contracts import Backbone, LowRank, Options, Parameter, Ports, Site
-from adaptdock.plugins.lowrank import kaiming, scale
-from adaptdock.plugins.rates import Rates
-from adaptdock.plugins.rowwise import linear
+from adaptdock.plugins.toolkit.batched_linear import linear
+from adaptdock.plugins.toolkit.learning_rates import Rates
+from adaptdock.plugins.toolkit.lowrank import kaiming, scale
 
 
 class LoRAOptions(Options):

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Prepended, Site
-from adaptdock.plugins.rates import Rates
+from adaptdock.plugins.toolkit.learning_rates import Rates
 
 CLOSED = 1e-3
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Site, Virtual
-from adaptdock.plugins.rates import Rates
+from adaptdock.plugins.toolkit.learning_rates import Rates
 
 
 class PromptOptions(Options):

@@ -26,8 +26,8 @@ from adaptdock.backbones.recurrent.recurrent_backbone import (
     open_ports,
     place,
 )
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import BackboneFamily, LoadOptions, Port, Virtual
-from adaptdock.plugins.errors import BackboneError
 
 FORGET_BIAS = 1.0
 GATES = [0, 2, 1, 3]  # torch's i, f, g, o among the file's i, j, f, o

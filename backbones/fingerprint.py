@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from adaptdock.plugins.errors import BackboneError
+from adaptdock.errors import BackboneError
 
 BLOCK = 512
 BLOCKS_PER_TENSOR = 8

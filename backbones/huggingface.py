@@ -40,6 +40,7 @@ from adaptdock.backbones.transformers.roles import is_expert, place
 from adaptdock.backbones.transformers.sampling import drawing
 from adaptdock.backbones.transformers.silence import quiet
 from adaptdock.backbones.transformers.tokenizer import load_tokenizer
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import (
     AttentionHandler,
     Backbone,
@@ -50,7 +51,6 @@ from adaptdock.plugins.contracts import (
     Residual,
     Virtual,
 )
-from adaptdock.plugins.errors import BackboneError
 
 
 class HuggingFace(BackboneFamily):

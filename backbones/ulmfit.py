@@ -27,8 +27,8 @@ from adaptdock.backbones.recurrent.recurrent_backbone import (
     open_ports,
     place,
 )
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import BackboneFamily, LoadOptions, Port
-from adaptdock.plugins.errors import BackboneError
 
 WEIGHTS, VOCABULARIES = (".pth", ".safetensors"), (".json", ".txt", ".pkl")
 ENCODER, DECODER = "encoder.weight", "1.decoder."

@@ -29,10 +29,10 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.errors import UsageError
 from adaptdock.hub.interchange.conversion import export_adapter, import_adapter
 from adaptdock.hub.interchange.incoming import read_json
 from adaptdock.plugins.contracts import Backbone, LoadOptions
-from adaptdock.plugins.errors import UsageError
 
 Row = tuple[str, str, str, str]
 HIDDEN = ("r", "lora_alpha", "target_modules", "modules_to_save", "exclude_modules")

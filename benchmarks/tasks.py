@@ -65,7 +65,7 @@ from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Run
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions, Record, Writer
-from adaptdock.plugins.heads import mean_state
+from adaptdock.plugins.toolkit.heads import mean_state
 from adaptdock.tasks.qa import END, START
 
 TEST_SHARE = 0.1

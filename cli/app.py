@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from adaptdock.cli.common.output import say, unfilter
+from adaptdock.errors import PluginError, UnknownNameError
 from adaptdock.plugins import registry
-from adaptdock.plugins.errors import PluginError, UnknownNameError
 
 COMMANDS = {
     "train": ("adaptdock.cli.train", "Train an adapter and save it as one file."),

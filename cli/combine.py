@@ -12,10 +12,10 @@ from adaptdock.cli.common.parameters import ADAPTER
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.merging.arithmetic import AVERAGE, check, combine
 from adaptdock.engine.merging.combination import CombineOptions
+from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.hub.registry.admission import read_adapter
-from adaptdock.plugins.errors import UsageError
 
 OPTIONS = field_flags(CombineOptions, "combine", "Arithmetic")
 

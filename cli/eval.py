@@ -13,10 +13,10 @@ from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.sources import SPLITS, Source, load_splits, parse_columns
 from adaptdock.engine.evaluation.bootstrap import intervals
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
+from adaptdock.errors import DataError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.contracts import Record, Task
-from adaptdock.plugins.errors import DataError, UnknownNameError, UsageError
 
 
 @click.command("eval", cls=SectionedCommand)

@@ -9,10 +9,10 @@ from adaptdock.cli.common.backbone import open_backbone
 from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
 from adaptdock.cli.common.output import count, note, show_json, show_pairs
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.atomic import whole_folder
 from adaptdock.hub.interchange.conversion import FORMATS, export_adapter
 from adaptdock.hub.registry.admission import read_adapter
-from adaptdock.plugins.errors import UsageError
 
 MARK = "adapter_config.json"
 

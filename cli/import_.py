@@ -9,10 +9,10 @@ from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_opt
 from adaptdock.cli.common.output import count, note, show_json, show_pairs
 from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.engine.inference.trial import try_out
+from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.hub.interchange.conversion import import_adapter
-from adaptdock.plugins.errors import UsageError
 
 
 @click.command("import", cls=SectionedCommand)

@@ -6,8 +6,8 @@ import click
 
 from adaptdock.cli.common.output import note, say, show_json
 from adaptdock.cli.common.registry_options import SOURCE, ask, named, rule_options, rules, say_notes
+from adaptdock.errors import UsageError
 from adaptdock.hub.registry.store import Record, install, install_locked, write_lock
-from adaptdock.plugins.errors import UsageError
 
 
 @click.command("install")

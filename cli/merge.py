@@ -10,9 +10,9 @@ from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_opt
 from adaptdock.cli.common.output import count, note, show_json, show_pairs
 from adaptdock.cli.common.parameters import ADAPTER
 from adaptdock.engine.merging.merge import CARD_FILE, HEAD_FILE, check_folder, merge
+from adaptdock.errors import UsageError
 from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import UsageError
 
 QUANTIZE = "quantize"
 LEFT_OUT = ("quantizer", "device_map", QUANTIZE)

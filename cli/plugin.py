@@ -6,9 +6,9 @@ import click
 
 from adaptdock.cli.app import debug_option
 from adaptdock.cli.common.output import note, say, show_json, show_table
+from adaptdock.errors import UnknownNameError, UsageError
 from adaptdock.hub.scaffold.project import PROJECTS, ProjectKind, checked, write_project
 from adaptdock.plugins import registry
-from adaptdock.plugins.errors import UnknownNameError, UsageError
 from adaptdock.plugins.registry import Kind, Plugin
 
 CHECKED: tuple[Kind, ...] = ("method", "task", "backbone", "files")

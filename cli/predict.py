@@ -15,8 +15,8 @@ from adaptdock.cli.common.inputs import LAYOUTS, LINES, from_arguments, from_fil
 from adaptdock.cli.common.output import answer_line, console, note, to_json
 from adaptdock.cli.common.streaming import Arriving, arrives, lines, take
 from adaptdock.engine.data.sources import Input, Reader, Source, parse_columns
+from adaptdock.errors import SHOWN, AdaptError, DataError, UsageError
 from adaptdock.plugins import registry
-from adaptdock.plugins.errors import SHOWN, AdaptError, DataError, UsageError
 
 if TYPE_CHECKING:
     from adaptdock.engine.inference.dock import Dock

@@ -11,7 +11,7 @@ from adaptdock.cli.common.config import check_keys, read_config
 from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, field_flags, load_options
 from adaptdock.cli.common.output import note, say, show_pairs
 from adaptdock.engine.core.assembly import validated
-from adaptdock.plugins.errors import UsageError
+from adaptdock.errors import UsageError
 from adaptdock.serving.configuration import ServingOptions
 
 SERVING = field_flags(ServingOptions, "serve", "Serving")

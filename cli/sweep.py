@@ -33,11 +33,11 @@ from adaptdock.engine.training.loop import BEST, CHECKPOINTS, Progress
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Run
 from adaptdock.engine.training.run_folders import run_name
+from adaptdock.errors import AdaptError, UnknownNameError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.hub.artefact.locks import changing
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import AdaptError, UnknownNameError
 
 CONFIG, TRIAL = "best.yaml", "trial-{:04d}"
 SEARCH = "Search"

@@ -36,9 +36,9 @@ from adaptdock.engine.training.cross_validation import FoldOptions
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Result, carry_out
+from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins import registry
-from adaptdock.plugins.errors import UsageError
 
 METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE, registry.EXAMPLE_TASK
 WITH_RESUME = {"resume", "output", "overwrite", "as_json"}

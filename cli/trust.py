@@ -3,9 +3,9 @@
 import click
 
 from adaptdock.cli.common.output import show_json, show_table
+from adaptdock.errors import UsageError
 from adaptdock.hub.registry.index import Revocation
 from adaptdock.hub.registry.trust import distrust, revoke, trust, trusted
-from adaptdock.plugins.errors import UsageError
 
 
 @click.group("trust")

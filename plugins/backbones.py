@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from adaptdock.plugins.errors import BackboneError
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.methods import Prepended, Virtual
 from adaptdock.plugins.options import API_VERSION, LoadOptions
 from adaptdock.plugins.ports import Port, Ports

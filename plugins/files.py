@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 
-from adaptdock.plugins.errors import PluginError
+from adaptdock.errors import PluginError
 
 SUFFIX = ".safetensors"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from adaptdock.plugins.errors import UsageError
+from adaptdock.errors import UsageError
 from adaptdock.plugins.options import API_VERSION, Options
 from adaptdock.plugins.ports import Port, Ports
 

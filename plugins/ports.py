@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, ClassVar, Literal
 
-from adaptdock.plugins.errors import BackboneError, UnknownNameError, UsageError
+from adaptdock.errors import BackboneError, UnknownNameError, UsageError
 
 PortKind = Literal["linear", "attention", "embedding", "hidden", "layers"]
 

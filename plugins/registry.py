@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-from adaptdock.plugins.errors import PluginError, UnknownNameError
+from adaptdock.errors import PluginError, UnknownNameError
 from adaptdock.plugins.files import folder_of
 
 OWN = "adaptdock"

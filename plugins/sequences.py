@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Set
 from typing import Any
 
-from adaptdock.plugins.errors import UsageError
+from adaptdock.errors import UsageError
 
 
 def listed(given: Any, what: str, example: str) -> list[Any]:

@@ -36,10 +36,10 @@ from adaptdock.engine.conformance.models import byte_tokenizer
 from adaptdock.engine.core.assembly import method_entries
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.card import PluginEntry
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Feature
-from adaptdock.plugins.errors import AdaptError
 
 PAGE = Path(__file__).parents[1] / "docs" / "compatibility.md"
 OPTIONS: dict[str, list[dict[str, Any]]] = {

@@ -17,8 +17,9 @@ def main() -> None:
     TYPED.mkdir(parents=True, exist_ok=True)
     for link in TYPED.iterdir():
         link.unlink()
-    for name in ("__init__.py", "py.typed"):
-        (TYPED / name).symlink_to(ROOT / "src" / "adaptdock" / name)
+    for file in (ROOT / "src" / "adaptdock").iterdir():
+        if file.is_file():
+            (TYPED / file.name).symlink_to(file)
     for package, folder in rooms.items():
         if package.count(".") == 1:  # a folder in a room comes with it
             (TYPED / package.removeprefix("adaptdock.")).symlink_to(ROOT / folder)

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from adaptdock.backbones.recurrent.awd_lstm import AWDLSTM, Dropout
 from adaptdock.backbones.recurrent.fastai_vocabulary import VocabularyTokenizer
-from adaptdock.plugins.words import split_words
+from adaptdock.plugins.toolkit.windowing import split_words
 
 SPECIAL = ["xxunk", "xxpad", "xxbos", "xxeos", "xxfld", "xxrep", "xxwrep", "xxup", "xxmaj"]
 ALPHA, BETA = 2.0, 1.0

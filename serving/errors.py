@@ -1,6 +1,6 @@
 """What the serving process refuses, beside the errors of the rooms below."""
 
-from adaptdock.plugins.errors import AdaptError
+from adaptdock.errors import AdaptError
 
 
 class BusyError(AdaptError):

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.core.assembly import Assembly
+from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.card import Card
-from adaptdock.plugins.errors import UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MOST_PARTS = 8

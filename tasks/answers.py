@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
-from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.printed import printed
 
 SHOWN = 10

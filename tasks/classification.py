@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Head, Record
-from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import PooledOptions, SequenceHead
+from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead
 from adaptdock.tasks.labels import (
     check_missing,
     check_number_of_classes,

@@ -12,9 +12,9 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from adaptdock.errors import BackboneError, DataError
 from adaptdock.plugins.contracts import Feature, Reading, Recipe, Record
-from adaptdock.plugins.errors import BackboneError, DataError
-from adaptdock.plugins.heads import LanguageModelHead, VocabularyHead, VocabularyOptions
+from adaptdock.plugins.toolkit.heads import LanguageModelHead, VocabularyHead, VocabularyOptions
 from adaptdock.tasks.language_modelling import (
     RECIPES,
     LanguageModelling,

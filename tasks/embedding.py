@@ -21,9 +21,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
-from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import EmbeddingHead
+from adaptdock.plugins.toolkit.heads import EmbeddingHead
 
 ANCHOR, POSITIVE, NEGATIVE = range(3)
 TEXTS = ("text", "positive", "negative")

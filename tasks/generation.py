@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Reading, Record
-from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.prompts import ASSISTANT, Asked, Message, fill
 from adaptdock.tasks.rouge import rouge
 from adaptdock.tasks.writing import Writing, WritingOptions, given

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
-from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.printed import printed_list
 
 WHOLE = re.compile(r"([+-]?\d+)\.0+")

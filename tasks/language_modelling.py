@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Options, Recipe, Record, Task
-from adaptdock.plugins.errors import DataError
 
 NOT_COUNTED = -100
 SHOWN = 5

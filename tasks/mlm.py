@@ -18,9 +18,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from adaptdock.errors import BackboneError, DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Reading, Recipe, Record
-from adaptdock.plugins.errors import BackboneError, DataError
-from adaptdock.plugins.heads import MaskedLanguageHead
+from adaptdock.plugins.toolkit.heads import MaskedLanguageHead
 from adaptdock.tasks.language_modelling import (
     RECIPES,
     LanguageModelling,

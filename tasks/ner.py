@@ -13,8 +13,8 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Recipe, Record
-from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import entity_column
 from adaptdock.tasks.tags import NO_TYPES, as_written

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Recipe, Record
-from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.ner import RECIPES
 from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import word_class_column

@@ -19,9 +19,9 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.errors import BackboneError, DataError, UsageError
 from adaptdock.plugins.contracts import Feature, Head, Reading, Recipe, Record, Tied
-from adaptdock.plugins.errors import BackboneError, DataError, UsageError
-from adaptdock.plugins.heads import LanguageModelHead, MaskedLanguageHead
+from adaptdock.plugins.toolkit.heads import LanguageModelHead, MaskedLanguageHead
 from adaptdock.tasks.classification import Classification, ClassificationOptions
 from adaptdock.tasks.language_modelling import NOT_COUNTED, window
 from adaptdock.tasks.prompts import Token, checked_template, fill, leading, plain, read_whole, shortened, tokens

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from adaptdock.plugins.errors import BackboneError, DataError
+from adaptdock.errors import BackboneError, DataError
 
 Message = dict[str, str]
 Span = tuple[int, int]

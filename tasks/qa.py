@@ -17,10 +17,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
-from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import SpanHead
-from adaptdock.plugins.words import Span, located_windows
+from adaptdock.plugins.toolkit.heads import SpanHead
+from adaptdock.plugins.toolkit.windowing import Span, located_windows
 from adaptdock.tasks.answers import Places, given_answers
 from adaptdock.tasks.answers import required as _text
 from adaptdock.tasks.prompts import closing

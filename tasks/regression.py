@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
-from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import PooledOptions, SequenceHead
+from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead
 from adaptdock.tasks.sequences import FIRST, SECOND, TEXT, SequenceTask, mean
 
 

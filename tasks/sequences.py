@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, ColumnInspector, Feature, Reading, Recipe, Record
-from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.words import windows
+from adaptdock.plugins.toolkit.windowing import windows
 
 RECIPES = {
     "lora": Recipe(

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, ColumnInspector, Feature, Reading, Record
-from adaptdock.plugins.division import Division, divide
-from adaptdock.plugins.division_learning import learn_division
-from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import LayeredOptions, TokenHead
-from adaptdock.plugins.words import align, joined, split_words
+from adaptdock.plugins.toolkit.division_learning import learn_division
+from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
+from adaptdock.plugins.toolkit.windowing import align, joined, split_words
+from adaptdock.plugins.toolkit.word_division import Division, divide
 from adaptdock.tasks.printed import printed_list
 from adaptdock.tasks.tagging_columns import SPANS, marks_spans, token_column
 

@@ -4,8 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
-from adaptdock.plugins.errors import DataError
 
 OUTSIDE = "O"
 PREFIXES = "BIESLUM"

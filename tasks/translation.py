@@ -9,8 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Reading, Record
-from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.prompts import Asked, fill
 from adaptdock.tasks.writing import Writing, WritingOptions, given, joined, required_text, required_texts, several
 

@@ -16,9 +16,9 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.errors import BackboneError, DataError, UsageError
 from adaptdock.plugins.contracts import Feature, Reading, Recipe, Record, Writer
-from adaptdock.plugins.errors import BackboneError, DataError, UsageError
-from adaptdock.plugins.heads import LanguageModelHead, VocabularyHead, VocabularyOptions
+from adaptdock.plugins.toolkit.heads import LanguageModelHead, VocabularyHead, VocabularyOptions
 from adaptdock.tasks.prompts import (
     Asked,
     Script,

@@ -1,7 +1,7 @@
 """A task for tests whose head reads the decoder of an encoder-decoder: NER in all else."""
 
 from adaptdock.plugins.contracts import Head
-from adaptdock.plugins.heads import TokenHead
+from adaptdock.plugins.toolkit.heads import TokenHead
 from adaptdock.tasks.ner import NER
 
 

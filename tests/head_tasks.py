@@ -1,7 +1,7 @@
 """A task for tests that has whatever head its options name: NER in all else."""
 
 from adaptdock.plugins.contracts import Head, Options
-from adaptdock.plugins.heads import LanguageModelHead, SequenceHead, SpanHead, TokenHead
+from adaptdock.plugins.toolkit.heads import LanguageModelHead, SequenceHead, SpanHead, TokenHead
 from adaptdock.tasks.ner import NER
 
 

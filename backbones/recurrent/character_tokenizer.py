@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from adaptdock.backbones.recurrent.word_tokenizer import Token, WordTokenizer
-from adaptdock.plugins.words import Span
+from adaptdock.plugins.toolkit.windowing import Span
 
 BEGIN_SENTENCE, END_SENTENCE, BEGIN_WORD, END_WORD, PADDING = range(256, 261)
 NOTHING, WORD, BEGIN, END = range(4)

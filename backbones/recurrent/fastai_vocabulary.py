@@ -15,9 +15,9 @@ from typing import Any
 import regex
 
 from adaptdock.backbones.recurrent.word_tokenizer import Token, WordTokenizer
-from adaptdock.plugins.errors import BackboneError
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.regular import read_regular
-from adaptdock.plugins.words import Span
+from adaptdock.plugins.toolkit.windowing import Span
 
 STRINGS = frozenset({"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"})
 LISTS = frozenset({"EMPTY_LIST", "LIST"})

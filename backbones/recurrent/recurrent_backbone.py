@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from adaptdock.backbones import virtual_tokens
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import AttentionHandler, Backbone, LoadOptions, Port, Ports, Virtual
-from adaptdock.plugins.errors import BackboneError
 
 LONGEST = 8192
 """Windows are no longer than this; the networks themselves have no limit."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from adaptdock.plugins.words import Span, split_words
+from adaptdock.plugins.toolkit.windowing import Span, split_words
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adaptdock.plugins.errors import BackboneError
+from adaptdock.errors import BackboneError
 
 
 class Blocks:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from adaptdock.plugins.errors import BackboneError
+from adaptdock.errors import BackboneError
 
 
 @dataclass(frozen=True)

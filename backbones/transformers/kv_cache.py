@@ -14,8 +14,8 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from adaptdock.backbones.transformers.lm_head import device_of
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Continuation
-from adaptdock.plugins.errors import BackboneError
 
 Logits = Callable[[Tensor], Tensor]
 

@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.models.auto import modeling_auto
 
 from adaptdock.backbones.transformers.checkpoint import Checkpoint
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import LoadOptions
-from adaptdock.plugins.errors import BackboneError
 
 
 def auto_class(checkpoint: Checkpoint, options: LoadOptions) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from adaptdock.plugins.errors import BackboneError
+from adaptdock.errors import BackboneError
 
 Quantizer = Literal["bitsandbytes", "torchao"]
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adaptdock.backbones.transformers.silence import quiet
-from adaptdock.plugins.errors import BackboneError
+from adaptdock.errors import BackboneError
 
 Changed = Mapping[nn.Module, tuple[str, Tensor, Tensor]]
 """Module -> the name of its port, its new weight (outputs, inputs), its new bias (outputs)."""

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from adaptdock.cli.common.output import note
 from adaptdock.cli.common.registry_options import ask, named, say_notes
+from adaptdock.errors import FileError, SourceError, UnknownNameError, UsageError
 from adaptdock.hub.registry.installed import locate
 from adaptdock.hub.registry.store import Rules, install
 from adaptdock.hub.registry.trust import read_policy
-from adaptdock.plugins.errors import FileError, SourceError, UnknownNameError, UsageError
 
 
 def located(given: str, installing: bool) -> Path:

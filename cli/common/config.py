@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from adaptdock.plugins.errors import DataError, UnknownNameError, UsageError
+from adaptdock.errors import DataError, UnknownNameError, UsageError
 
 
 def read_config(path: Path) -> dict[str, Any]:

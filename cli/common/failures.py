@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from adaptdock.cli.common.output import LINES, filtered
-from adaptdock.plugins.errors import AdaptError
+from adaptdock.errors import AdaptError
 from adaptdock.plugins.escapes import escaped
 
 INTERRUPTED, BROKEN_PIPE = 130, 141

@@ -8,7 +8,7 @@ from typing import BinaryIO
 from adaptdock.cli.common.output import note
 from adaptdock.engine.data.formats import READERS, parsed
 from adaptdock.engine.data.sources import Input, Reader
-from adaptdock.plugins.errors import DataError
+from adaptdock.errors import DataError
 
 LINES = ("auto", "text", "jsonl")
 """How lines of standard input are read."""

@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from adaptdock.cli.common.output import note
+from adaptdock.errors import UsageError
 from adaptdock.hub.registry.index import Entry
 from adaptdock.hub.registry.sources import Sources, open_source, usual
 from adaptdock.hub.registry.store import Rules
 from adaptdock.hub.registry.trust import read_policy
-from adaptdock.plugins.errors import UsageError
 
 COLUMNS = ("name", "version", "task", "method", "backbone", "languages", "licence", "publisher", "kB")
 

@@ -40,10 +40,10 @@ from adaptdock.engine.training.multitask import (
 )
 from adaptdock.engine.training.run import Result
 from adaptdock.engine.training.run_folders import run_name
+from adaptdock.errors import DataError, TakenError, UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
-from adaptdock.plugins.errors import DataError, TakenError, UsageError
 
 METHOD, BACKBONE = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE
 SPLITS = ("data", "train", "validation", "test")

@@ -11,9 +11,9 @@ from adaptdock.engine.core.assembly import checked_options, make_methods, make_t
 from adaptdock.engine.data.sources import Source, parse_columns
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options, with_precision
 from adaptdock.engine.training.run_folders import run_name
+from adaptdock.errors import DataError, UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
-from adaptdock.plugins.errors import DataError, UsageError
 
 CONFIG = "config.json"
 

@@ -17,8 +17,8 @@ from adaptdock.engine.conformance.common import common_checks
 from adaptdock.engine.conformance.files import file_checks
 from adaptdock.engine.conformance.methods import method_checks
 from adaptdock.engine.conformance.tasks import task_checks
+from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
-from adaptdock.plugins.errors import UsageError
 from adaptdock.plugins.registry import Kind
 
 CHECKED: dict[Kind, Callable[[str, str | None], list[Check]]] = {

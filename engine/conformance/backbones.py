@@ -12,10 +12,10 @@ from adaptdock.engine.conformance.check import Check, NotAsked, expect
 from adaptdock.engine.conformance.methods import EVERYWHERE, Trial, acts_somewhere
 from adaptdock.engine.conformance.models import ON_CPU, POSITIONS, tiny_model
 from adaptdock.engine.core.batches import collate, reading
+from adaptdock.errors import BackboneError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, BackboneFamily
-from adaptdock.plugins.errors import BackboneError
-from adaptdock.plugins.words import windows
+from adaptdock.plugins.toolkit.windowing import windows
 
 TEXTS = ("ada met bob in oslo", "rain", "a quick brown fox jumps over the fence")
 NO_MODEL = "a model that nobody has"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from adaptdock.plugins.errors import AdaptError, PluginError
+from adaptdock.errors import AdaptError, PluginError
 
 
 class Unmet(PluginError):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from adaptdock.engine.conformance.check import Check, expect
 from adaptdock.engine.core.assembly import make_method, make_task
+from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.hub.registry.installed import find
 from adaptdock.plugins import registry
-from adaptdock.plugins.errors import AdaptError
 from adaptdock.plugins.files import adapter_files
 
 CODE = (".py", ".pyc", ".so", ".pyd", ".pth", ".bin", ".pt", ".pkl", ".pickle", ".ckpt")

@@ -13,11 +13,11 @@ from adaptdock.engine.conformance.bench import SLACK, TOLERANCE, Bench, same
 from adaptdock.engine.conformance.check import Check, NotAsked, Unmet, expect
 from adaptdock.engine.conformance.models import Shape, tiny_backbone
 from adaptdock.engine.core.assembly import method_entries
+from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.card import PluginEntry
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Composite, Options
-from adaptdock.plugins.errors import AdaptError
 
 ON: tuple[Shape, ...] = ("encoder", "decoder")
 UNTRAINED = 1e-3

@@ -11,10 +11,10 @@ from adaptdock.engine.conformance.methods import stored
 from adaptdock.engine.conformance.models import SHAPES, Shape, tiny_backbone
 from adaptdock.engine.core.assembly import make_methods, make_task, method_entries
 from adaptdock.engine.evaluation.measurement import evaluate
+from adaptdock.errors import BackboneError, DataError, UsageError
 from adaptdock.hub.artefact.card import PluginEntry
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Recipe, Task
-from adaptdock.plugins.errors import BackboneError, DataError, UsageError
 
 METHOD = registry.DEFAULT_METHOD
 

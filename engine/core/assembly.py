@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from adaptdock.engine.core.open_ports import Sites
+from adaptdock.errors import MismatchError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Combination, Head, Method, Options, Parameter, Site, Task
-from adaptdock.plugins.errors import MismatchError, UsageError
 
 HEAD, ON = "head", "on"
 

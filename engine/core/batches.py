@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Backbone, Feature, Head, Reading
-from adaptdock.plugins.errors import BackboneError
 
 NOT_COUNTED = -100
 """The label of positions that the loss leaves out, as torch has it."""

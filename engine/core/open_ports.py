@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from adaptdock.engine.core.rows import Rows
+from adaptdock.errors import AdaptError
 from adaptdock.plugins.contracts import Backbone, Port, Prepended, Site
-from adaptdock.plugins.errors import AdaptError
 
 Act = Literal["transform", "enter", "read", "attend"]
 

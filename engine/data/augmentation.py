@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from adaptdock.engine.data import perturbations
 from adaptdock.engine.data.perturbations import Alteration, replacing
+from adaptdock.errors import UnknownNameError, UsageError
 from adaptdock.plugins.contracts import Backbone, Record, Task
-from adaptdock.plugins.errors import UnknownNameError, UsageError
-from adaptdock.plugins.words import split_words
+from adaptdock.plugins.toolkit.windowing import split_words
 
 if TYPE_CHECKING:
     from adaptdock.engine.training.hyperparameters import TrainingOptions

@@ -5,8 +5,8 @@ from shlex import quote
 from typing import Any
 
 from adaptdock.engine.data.tables import Say, plain
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import ColumnInspector, Task
-from adaptdock.plugins.errors import DataError
 
 
 class Columns:

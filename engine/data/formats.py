@@ -12,7 +12,7 @@ from typing import Any
 
 from adaptdock.engine.data.tables import Row, Say, by_number, table
 from adaptdock.engine.data.text_files import Texts
-from adaptdock.plugins.errors import DataError, UnknownNameError
+from adaptdock.errors import DataError, UnknownNameError
 
 FORMATS = {
     ".conll": "conll",

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from random import Random
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record, Task
-from adaptdock.plugins.errors import DataError
 
 SHARES = (0.1, 0.1, 0.1, 0.2, 0.3, 0.5)
 """Shares of the training data that are tried in turn, each with another draw, until the task can use both parts."""

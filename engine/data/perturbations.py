@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from adaptdock.engine.data.text_files import Texts
-from adaptdock.plugins.errors import DataError, UnknownNameError, UsageError
+from adaptdock.errors import DataError, UnknownNameError, UsageError
 
 Alteration = Callable[[Sequence[str], Sequence[Hashable], float, Random], list[str | None]]
 """Words, the kind of each, a rate and a generator -> the words, None where one is deleted."""

@@ -14,8 +14,8 @@ from adaptdock.engine.data.formats import CONLLU, FORMATS, of_dataset, parallel,
 from adaptdock.engine.data.holdout import hold_out
 from adaptdock.engine.data.tables import Row, header_of, plain
 from adaptdock.engine.data.text_files import Texts
+from adaptdock.errors import DataError, UnknownNameError
 from adaptdock.plugins.contracts import ColumnInspector, Record, Task
-from adaptdock.plugins.errors import DataError, UnknownNameError
 
 NOT_GIVEN = "no validation data given"
 DOCUMENTS = (".txt", ".text", ".md")

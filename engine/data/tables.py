@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.data.text_files import Texts
-from adaptdock.plugins.errors import DataError
+from adaptdock.errors import DataError
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 LARGEST_CELL = min(sys.maxsize, 2**31 - 1)

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from adaptdock.plugins.errors import DataError
+from adaptdock.errors import DataError
 
 AUTO = "auto"
 LEGACY = "cp1252"

@@ -4,8 +4,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Record, Task
-from adaptdock.plugins.errors import UsageError
 
 LEVEL = 0.95
 

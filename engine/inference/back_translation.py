@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.contracts import Backbone, LoadOptions, Writer
-from adaptdock.plugins.errors import UsageError
 
 BATCH = 16
 LONGER = 2

@@ -15,8 +15,8 @@ from torch import Tensor
 from adaptdock.engine.core.forward import in_front
 from adaptdock.engine.core.rows import MixedRows, moves
 from adaptdock.engine.inference.generation import GenerationOptions, lay_out
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Continuation
-from adaptdock.plugins.errors import BackboneError
 
 if TYPE_CHECKING:
     from adaptdock.engine.inference.dock import Dock, Row

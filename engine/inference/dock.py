@@ -18,12 +18,12 @@ from adaptdock.engine.core.rows import Docked, MixedRows, arranged, places
 from adaptdock.engine.core.slots import Gathered, Slot, Stack, Stacks, Tensors
 from adaptdock.engine.inference.generation import GenerationOptions, generate
 from adaptdock.engine.inference.prediction import predict
+from adaptdock.errors import BackboneError, MismatchError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, BackboneFamily, Feature, LoadOptions, Reading
-from adaptdock.plugins.errors import BackboneError, MismatchError, UnknownNameError, UsageError
 from adaptdock.plugins.sequences import listed, size, text
 
 HOST = torch.device("cpu")

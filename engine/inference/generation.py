@@ -14,8 +14,8 @@ from torch import Tensor
 
 from adaptdock.engine.core.forward import in_front, mixes
 from adaptdock.engine.core.rows import moves, places
+from adaptdock.errors import BackboneError, UsageError
 from adaptdock.plugins.contracts import Options
-from adaptdock.plugins.errors import BackboneError, UsageError
 
 if TYPE_CHECKING:
     from adaptdock.engine.inference.dock import Dock, Row

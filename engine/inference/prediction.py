@@ -7,8 +7,8 @@ from torch import Tensor
 
 from adaptdock.engine.core.batches import by_length, length
 from adaptdock.engine.inference.generation import GenerationOptions, write
+from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Feature, Record, Writer
-from adaptdock.plugins.errors import UsageError
 
 if TYPE_CHECKING:
     from adaptdock.engine.inference.dock import Dock, Row

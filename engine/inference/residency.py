@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adaptdock.engine.inference.dock import NAMES, Dock, Prepared
+from adaptdock.errors import BudgetError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.registry.admission import read_adapter
-from adaptdock.plugins.errors import BudgetError, UnknownNameError, UsageError
 from adaptdock.plugins.sequences import listed, text
 
 Tier = Literal["device", "host", "disk"]

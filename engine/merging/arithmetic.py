@@ -11,11 +11,11 @@ from torch import Tensor
 from adaptdock.engine.core.assembly import HEAD, assemble, entry
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.merging.combination import RANDOM, CombineOptions, Combiner, Factors, check_options, combiner
+from adaptdock.errors import MismatchError, UsageError
 from adaptdock.hub.artefact.card import Card, PluginEntry
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, LowRank, Port, Ports
-from adaptdock.plugins.errors import MismatchError, UsageError
 
 AVERAGE = "average"
 

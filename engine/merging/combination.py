@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Options
-from adaptdock.plugins.errors import UsageError
 
 Factors = tuple[Tensor, Tensor]
 """up (outputs, rank), down (rank, inputs)."""

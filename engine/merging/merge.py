@@ -8,10 +8,10 @@ from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD, Assembly
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.atomic import whole_folder
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, Port
-from adaptdock.plugins.errors import UsageError
 
 HEAD_FILE, CARD_FILE, CONFIG_FILE = "head.safetensors", "card.json", "config.json"
 Maps = dict[Port, tuple[Tensor, Tensor]]

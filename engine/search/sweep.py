@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
+from adaptdock.errors import AdaptError, DataError, UsageError
 from adaptdock.plugins.contracts import Options
-from adaptdock.plugins.errors import AdaptError, DataError, UsageError
 
 State = Literal["complete", "pruned", "failed", "interrupted"]
 WRITE_SO = "write KEY=A,B,C, KEY=LOW..HIGH or KEY=LOW..HIGH:log"

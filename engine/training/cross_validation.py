@@ -17,8 +17,8 @@ from adaptdock.engine.data.sources import NOT_GIVEN, load_splits
 from adaptdock.engine.training.loop import Progress
 from adaptdock.engine.training.plan import Plan, make_units
 from adaptdock.engine.training.run import Result, Run
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Options, Record
-from adaptdock.plugins.errors import DataError
 
 FOLDS = "folds.json"
 

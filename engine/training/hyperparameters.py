@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.data.augmentation import BACK_TRANSLATE, parse
+from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions, Recipe
-from adaptdock.plugins.errors import UsageError
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 OPTIMIZERS = {

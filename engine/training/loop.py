@@ -15,9 +15,9 @@ from adaptdock.engine.core.assembly import Assembly
 from adaptdock.engine.core.batches import shuffled
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.hyperparameters import TrainingOptions
+from adaptdock.errors import AdaptError, UsageError
 from adaptdock.hub.artefact.locks import owned
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import AdaptError, UsageError
 
 BEST, CHECKPOINTS, IDENTITY = "best.safetensors", "checkpoints", "identity.json"
 Ending = Literal["complete", "early", "interrupted"]

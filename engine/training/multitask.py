@@ -31,9 +31,9 @@ from adaptdock.engine.training.schedules import check as check_schedules
 from adaptdock.engine.training.selection import LAST_KEPT, Criterion, too_few
 from adaptdock.engine.training.task_sampling import Sampling, drawn, draws, shares
 from adaptdock.engine.training.trainable import Acting, Answering, TrainedRows, copied, dropping
+from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, Options
-from adaptdock.plugins.errors import UsageError
 
 NAME = re.compile(r"[\w-][\w.-]{0,199}")
 Unit = tuple[int, list[Feature]]

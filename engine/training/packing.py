@@ -10,8 +10,8 @@ import torch
 
 from adaptdock.engine.core.assembly import Assembly
 from adaptdock.engine.core.batches import collate, length
+from adaptdock.errors import BackboneError, UsageError
 from adaptdock.plugins.contracts import Backbone, Feature
-from adaptdock.plugins.errors import BackboneError, UsageError
 
 NEAR = {torch.float32: 1e-3}
 HALF_NEAR = 0.05

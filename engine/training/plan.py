@@ -19,10 +19,10 @@ from adaptdock.engine.training.hyperparameters import DTYPES, PLACES, TrainingOp
 from adaptdock.engine.training.packing import begun, pack
 from adaptdock.engine.training.schedules import check as check_schedules
 from adaptdock.engine.training.selection import Criterion, too_few
+from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, Reading, Record, Task
-from adaptdock.plugins.errors import DataError, UsageError
 
 
 @dataclass

@@ -7,11 +7,11 @@ import torch
 
 from adaptdock.engine.core.assembly import HEAD, ON, Assembly, Part, make_task, parts_beneath
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import MismatchError
 from adaptdock.hub.artefact.card import BaseEntry
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.contracts import Backbone, Composite, Method, Trained
-from adaptdock.plugins.errors import MismatchError
 
 
 def adopted(method: Method, backbone: Backbone) -> Method:

@@ -17,8 +17,8 @@ from torch import nn
 from adaptdock.engine.core.assembly import Assembly
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.training.trainable import Acting, Trainable
+from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Backbone, Port
-from adaptdock.plugins.errors import UsageError
 
 if TYPE_CHECKING:
     from adaptdock.engine.training.hyperparameters import TrainingOptions

@@ -21,9 +21,9 @@ from adaptdock.engine.inference.prediction import digests_of
 from adaptdock.engine.training.loop import BEST, Progress, identify
 from adaptdock.engine.training.plan import Plan, make_units
 from adaptdock.engine.training.run import Result, Run
+from adaptdock.errors import FileError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Record
-from adaptdock.plugins.errors import FileError
 
 PSEUDO = "self-training"
 LOG = "log.jsonl"

@@ -16,9 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from adaptdock.engine.core.assembly import Assembly, lowest_layer, mixes_layers
 from adaptdock.engine.core.batches import by_length, collate, length
+from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.artefact import directories
 from adaptdock.plugins.contracts import Backbone, Feature
-from adaptdock.plugins.errors import FileError, UsageError
 
 ROWS, TOKENS = 64, 8192
 

@@ -17,7 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from adaptdock.engine.training.hyperparameters import OPTIMIZERS
 from adaptdock.engine.training.schedules import Unfreezing, decayed, rate
-from adaptdock.plugins.errors import FileError
+from adaptdock.errors import FileError
 
 if TYPE_CHECKING:
     from adaptdock.engine.training.loop import Course, Progress, Validated

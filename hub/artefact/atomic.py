@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from adaptdock.plugins.errors import FileError, TakenError
+from adaptdock.errors import FileError, TakenError
 
 
 def whole_file(path: Path, blob: bytes, replace: bool = True) -> None:

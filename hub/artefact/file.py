@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydantic import ValidationError
 
+from adaptdock.errors import FileError, TakenError
 from adaptdock.hub.artefact.atomic import numbered, whole_file
 from adaptdock.hub.artefact.card import Card
-from adaptdock.plugins.errors import FileError, TakenError
 from adaptdock.plugins.regular import open_regular, size_of
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptdock.plugins.errors import FileError, LockedError
+from adaptdock.errors import FileError, LockedError
 
 NAME = ".adaptdock.lock"
 BRIEF = 10.0

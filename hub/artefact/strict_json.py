@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from adaptdock.plugins.errors import FileError
+from adaptdock.errors import FileError
 from adaptdock.plugins.regular import open_regular, size_of
 
 LIMIT = 64 * 2**20

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptdock.errors import BackboneError
 from adaptdock.hub.interchange import head_layouts
 from adaptdock.hub.interchange.adapterhub_heads import read_head
 from adaptdock.hub.interchange.incoming import (
@@ -24,7 +25,6 @@ from adaptdock.hub.interchange.incoming import (
     refuse,
 )
 from adaptdock.plugins.contracts import Backbone, Port, Ports
-from adaptdock.plugins.errors import BackboneError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -303,7 +303,7 @@ def _table(config: Mapping[str, Any], named: Named) -> "Tensor":
     """Return the keys and values, one row a position; a network is computed once and for all."""
     from torch.nn import functional
 
-    from adaptdock.plugins.activations import ACTIVATIONS
+    from adaptdock.plugins.toolkit.activations import ACTIVATIONS
 
     if "control_trans" in named:
         flat: Tensor = named["control_trans"]

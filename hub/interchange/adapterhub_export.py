@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptdock.errors import BackboneError
 from adaptdock.hub.artefact.atomic import whole_folder
 from adaptdock.hub.interchange import head_layouts
 from adaptdock.hub.interchange.adapterhub_heads_export import head_of
 from adaptdock.hub.interchange.incoming import Named, refuse
 from adaptdock.hub.interchange.outgoing import Outgoing
 from adaptdock.plugins.contracts import Port
-from adaptdock.plugins.errors import BackboneError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from typing import Any
 
 from adaptdock.hub.interchange.incoming import Named
 from adaptdock.hub.interchange.outgoing import Outgoing, refuse_head
-from adaptdock.plugins import heads
+from adaptdock.plugins.toolkit import heads
 
 FUNCTIONS = {
     "relu": "relu",

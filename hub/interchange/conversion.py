@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.interchange.adapterhub import is_adapterhub, read_adapterhub
 from adaptdock.hub.interchange.adapterhub_export import write_adapterhub
@@ -10,7 +11,6 @@ from adaptdock.hub.interchange.outgoing import Outgoing
 from adaptdock.hub.interchange.peft import is_peft, read_peft
 from adaptdock.hub.interchange.peft_export import write_peft
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import FileError, UsageError
 
 FORMATS = {"peft": write_peft, "adapterhub": write_adapterhub}
 

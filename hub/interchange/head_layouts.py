@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adaptdock.errors import UnknownNameError
 from adaptdock.hub.interchange.incoming import Headed, refuse
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

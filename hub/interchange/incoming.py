@@ -7,11 +7,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.artefact.card import BackboneEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Port, Ports
-from adaptdock.plugins.errors import FileError, UsageError
 from adaptdock.plugins.regular import read_regular
 
 if TYPE_CHECKING:

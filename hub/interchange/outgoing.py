@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from adaptdock.errors import MismatchError, UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.interchange.incoming import Named, refuse
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Head, Method, Port, Task
-from adaptdock.plugins.errors import MismatchError, UsageError
 
 
 @dataclass

@@ -15,8 +15,8 @@ from adaptdock.hub.artefact.atomic import whole_folder
 from adaptdock.hub.interchange import head_layouts
 from adaptdock.hub.interchange.incoming import Named, refuse
 from adaptdock.hub.interchange.outgoing import Outgoing, refuse_head
-from adaptdock.plugins import heads
 from adaptdock.plugins.contracts import Port
+from adaptdock.plugins.toolkit import heads
 
 if TYPE_CHECKING:
     from torch import nn

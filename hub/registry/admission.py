@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaptdock.errors import FileError, TrustError
 from adaptdock.hub.artefact.file import AdapterFile, read_file
 from adaptdock.hub.registry import store
 from adaptdock.hub.registry.installed import locate
 from adaptdock.hub.registry.trust import judge, policy_file, read_policy, trust_file, trusted
-from adaptdock.plugins.errors import FileError, TrustError
 
 Stamp = Mapping[Path, tuple[int, int, int] | None]
 

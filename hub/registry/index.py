@@ -11,8 +11,8 @@ from typing import Any, Literal, Self
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from adaptdock.errors import UnknownNameError, UsageError
 from adaptdock.hub.artefact.card import Card
-from adaptdock.plugins.errors import UnknownNameError, UsageError
 
 NAME = r"^[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?$"
 """Names of published adapters: lower case ASCII, so that none looks like another in another script."""

@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaptdock.errors import PluginError, UnknownNameError
 from adaptdock.plugins import registry
-from adaptdock.plugins.errors import PluginError, UnknownNameError
 from adaptdock.plugins.files import SUFFIX, adapter_files
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from adaptdock.errors import FileError
 from adaptdock.hub.artefact import directories
 from adaptdock.hub.artefact.atomic import whole_file
 from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry.index import Entry
-from adaptdock.plugins.errors import FileError
 
 
 class _Newest(BaseModel):

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from adaptdock.errors import FileError, SourceError, UsageError
 from adaptdock.hub.artefact.atomic import whole_file
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile, write_file
@@ -26,7 +27,6 @@ from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.hub.registry.index import Entry, Index, lookalike, make_entry
 from adaptdock.hub.registry.sources import INDEX
 from adaptdock.hub.registry.trust import sign
-from adaptdock.plugins.errors import FileError, SourceError, UsageError
 from adaptdock.plugins.registry import GROUPS, OWN
 
 FILES = "published"

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from adaptdock import plugins
+from adaptdock.errors import FileError, SourceError, UsageError
 from adaptdock.hub.artefact import directories
 from adaptdock.hub.artefact.atomic import whole_file
 from adaptdock.hub.artefact.strict_json import LIMIT, parse, read
 from adaptdock.hub.registry import wheels
 from adaptdock.hub.registry.index import Entry, Index, unknown
-from adaptdock.plugins.errors import FileError, SourceError, UsageError
 from adaptdock.plugins.regular import open_regular
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import Literal
 from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field
 
+from adaptdock.errors import FileError, TrustError, UsageError
 from adaptdock.hub.artefact import directories
 from adaptdock.hub.artefact.atomic import whole_file, whole_folder
 from adaptdock.hub.artefact.file import read_header
@@ -23,7 +24,6 @@ from adaptdock.hub.registry.index import Entry, lookalike, unknown
 from adaptdock.hub.registry.newest import newest_installed, remember
 from adaptdock.hub.registry.sources import Found, Sources, fetched, open_source
 from adaptdock.hub.registry.trust import Policy, judge, read_policy, trusted
-from adaptdock.plugins.errors import FileError, TrustError, UsageError
 from adaptdock.plugins.regular import read_regular
 
 RECORD = "record.json"

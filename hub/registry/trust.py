@@ -13,12 +13,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from adaptdock.errors import FileError, TrustError, UnknownNameError, UsageError
 from adaptdock.hub.artefact import directories
 from adaptdock.hub.artefact.atomic import whole_file
 from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry.index import Entry, Revocation
-from adaptdock.plugins.errors import FileError, TrustError, UnknownNameError, UsageError
 
 DOMAIN = b"adaptdock registry entry, version 1\0"
 ALGORITHM = "ed25519:"

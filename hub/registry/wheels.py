@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 from email.parser import BytesHeaderParser
 from pathlib import Path, PurePosixPath
 
+from adaptdock.errors import FileError, TrustError
 from adaptdock.hub.artefact.file import read_header_of
 from adaptdock.hub.registry.index import Entry, make_entry
-from adaptdock.plugins.errors import FileError, TrustError
 from adaptdock.plugins.files import SUFFIX
 from adaptdock.plugins.registry import GROUPS
 from adaptdock.plugins.regular import open_regular

@@ -9,10 +9,10 @@ from pathlib import Path
 from string import Template
 from typing import Literal
 
+from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.atomic import whole_folder
 from adaptdock.hub.artefact.file import read_card
 from adaptdock.plugins import registry
-from adaptdock.plugins.errors import UsageError
 from adaptdock.plugins.files import SUFFIX
 from adaptdock.plugins.registry import GROUPS, Kind
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.inference.residency import Residency, Tier
-from adaptdock.plugins.errors import (
+from adaptdock.errors import (
     AdaptError,
     FileError,
     MismatchError,

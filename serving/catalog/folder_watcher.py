@@ -6,7 +6,7 @@ unchanged, so that one that is being copied is left alone; one that cannot be us
 
 from pathlib import Path
 
-from adaptdock.plugins.errors import AdaptError, BudgetError, UnknownNameError
+from adaptdock.errors import AdaptError, BudgetError, UnknownNameError
 from adaptdock.plugins.regular import irregular
 from adaptdock.serving.catalog.catalog import Catalog
 from adaptdock.serving.errors import StoreError

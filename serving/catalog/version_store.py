@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from adaptdock.errors import FileError, TrustError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile, checked_header, read_file, read_header_of
 from adaptdock.hub.artefact.locks import acquire, release
 from adaptdock.hub.registry.admission import admit
-from adaptdock.plugins.errors import FileError, TrustError
 from adaptdock.plugins.regular import open_regular, size_of
 from adaptdock.serving.errors import StoreError
 from adaptdock.serving.json_logs import log

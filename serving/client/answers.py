@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from adaptdock.plugins.errors import AdaptError
+from adaptdock.errors import AdaptError
 
 TOLD, DONE = b"data: ", b"[DONE]"
 OVERLOADED = (429, 503)

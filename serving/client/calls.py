@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx2
 from pydantic import ValidationError
 
-from adaptdock.plugins.errors import FileError, UsageError
+from adaptdock.errors import FileError, UsageError
 from adaptdock.plugins.regular import read_regular
 from adaptdock.plugins.sequences import listed, text
 from adaptdock.serving.client.answers import OverloadedError, UnreachableError, problem_of

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptdock.plugins.errors import AdaptError, DataError, FileError, UnknownNameError, UsageError
+from adaptdock.errors import AdaptError, DataError, FileError, UnknownNameError, UsageError
 from adaptdock.serving.json_logs import log
 
 SCOPES = ("predict", "admin")

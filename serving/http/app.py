@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from adaptdock import __version__
-from adaptdock.plugins.errors import AdaptError
+from adaptdock.errors import AdaptError
 from adaptdock.serving.http.access_tokens import Tokens
 from adaptdock.serving.http.authorization import Access
 from adaptdock.serving.http.catalog_routes import managing

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
-from adaptdock.plugins.errors import UsageError
+from adaptdock.errors import UsageError
 from adaptdock.serving.http.openai_routes import abilities
 from adaptdock.serving.http.predict_routes import ERRORS
 from adaptdock.serving.http.request_bodies import BINARY

@@ -11,7 +11,7 @@ from uuid import uuid4
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adaptdock.plugins.errors import (
+from adaptdock.errors import (
     AdaptError,
     BackboneError,
     BudgetError,

@@ -15,9 +15,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field
 
+from adaptdock.errors import AdaptError, UsageError
 from adaptdock.plugins.contracts import Writer
-from adaptdock.plugins.errors import AdaptError, UsageError
-from adaptdock.plugins.heads import EmbeddingHead, LanguageModelHead
+from adaptdock.plugins.toolkit.heads import EmbeddingHead, LanguageModelHead
 from adaptdock.serving.http.middleware import explained
 from adaptdock.serving.http.predict_routes import ERRORS
 from adaptdock.serving.http.service import Answered, InputError, Service

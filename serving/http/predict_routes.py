@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request
 
-from adaptdock.plugins.errors import UsageError
+from adaptdock.errors import UsageError
 from adaptdock.serving.http.service import Answered, Service
 from adaptdock.serving.schemas import PredictAnswer, Predicted, PredictRequest, Refusal
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.errors import AdaptError, UsageError
 from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.contracts import LoadOptions
-from adaptdock.plugins.errors import AdaptError, UsageError
 from adaptdock.serving.catalog.folder_watcher import SUFFIX
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http.access_tokens import read_tokens

@@ -16,9 +16,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.locks import owned
 from adaptdock.plugins.contracts import LoadOptions
-from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http.access_tokens import Tokens, TokensFile, read_tokens
 from adaptdock.serving.http.app import make_app

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
+from adaptdock.errors import AdaptError
 from adaptdock.hub.registry.admission import refused
 from adaptdock.plugins.contracts import Feature, Task
-from adaptdock.plugins.errors import AdaptError
 from adaptdock.serving.catalog.catalog import Catalog
 from adaptdock.serving.catalog.folder_watcher import Watcher
 from adaptdock.serving.catalog.loader import Loader

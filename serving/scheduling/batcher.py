@@ -19,7 +19,7 @@ from typing import Protocol
 from adaptdock.engine.core.batches import by_length, length
 from adaptdock.engine.inference.generation import GenerationOptions, write_ids
 from adaptdock.engine.inference.residency import Residency
-from adaptdock.plugins.errors import AdaptError, BudgetError
+from adaptdock.errors import AdaptError, BudgetError
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.errors import BusyError, LateError, StoppingError
 from adaptdock.serving.scheduling.decode_scheduler import Scribe

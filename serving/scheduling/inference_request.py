@@ -11,8 +11,8 @@ from torch import Tensor
 
 from adaptdock.engine.core.batches import length, reading
 from adaptdock.engine.inference.generation import GenerationOptions
+from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Backbone, Feature, Reading, Record, Task, Writer
-from adaptdock.plugins.errors import UsageError
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.errors import LimitError
 from adaptdock.serving.versions import Version

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from adaptdock.engine.inference.dock import Dock as Dock
     from adaptdock.engine.inference.residency import Residency as Residency
     from adaptdock.engine.training.run import train as train
+    from adaptdock.errors import AdaptError as AdaptError
     from adaptdock.hub.artefact.file import read_card as read_card
-    from adaptdock.plugins.errors import AdaptError as AdaptError
     from adaptdock.serving.client.client import AsyncClient as AsyncClient
     from adaptdock.serving.client.client import Client as Client
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "AdaptError": "adaptdock.plugins.errors",
+    "AdaptError": "adaptdock.errors",
     "AsyncClient": "adaptdock.serving.client.client",
     "Client": "adaptdock.serving.client.client",
     "Dock": "adaptdock.engine.inference.dock",

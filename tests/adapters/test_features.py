@@ -17,9 +17,9 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
 from adaptdock.engine.training.state_cache import Cache
+from adaptdock.errors import BackboneError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Feature
-from adaptdock.plugins.errors import BackboneError, UsageError
 
 TEXTS = ["ada runs in the rain", "bob", "eve sings and joe sings"]
 

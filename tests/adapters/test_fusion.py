@@ -21,10 +21,10 @@ from adaptdock.engine.training import pretrained as reading
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Run
 from adaptdock.engine.training.trainable import Trainable
+from adaptdock.errors import FileError, MismatchError, UsageError
 from adaptdock.hub.artefact.card import BackboneEntry
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Composite, Feature, Method, Site
-from adaptdock.plugins.errors import FileError, MismatchError, UsageError
 
 KEPT = ("down", "down_bias", "up", "up_bias")
 TEXTS = ["ada met bob in oslo", "rain", "a quick brown fox jumps", "no."]

@@ -4,7 +4,7 @@ import pytest
 from architectures import tiny_backbone
 
 from adaptdock.engine.core.assembly import make_method
-from adaptdock.plugins.errors import UnknownNameError
+from adaptdock.errors import UnknownNameError
 
 
 def sites(architecture: str, **options: object) -> list[tuple[str, str, int]]:

@@ -6,9 +6,9 @@ from builders import build_adapter
 
 from adaptdock.engine.core.assembly import make_method, method_entries
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import UsageError
 
 INPUTS = {"input_ids": torch.tensor([[2, 11, 23, 35, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
 

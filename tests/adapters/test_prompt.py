@@ -10,8 +10,8 @@ from builders import build_adapter
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
+from adaptdock.errors import BackboneError, UsageError
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import BackboneError, UsageError
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 3], [2, 8, 9, 10, 3, 0, 0], [2, 9, 7, 3, 0, 0, 0], [2, 5, 3, 0, 0, 0, 0]])
 MASK = (IDS != 0).long()

@@ -15,9 +15,9 @@ from adaptdock.backbones.elmo import ELMo, ELMoBackbone
 from adaptdock.backbones.recurrent.character_tokenizer import CharacterTokenizer
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Feature, LoadOptions, Reading
-from adaptdock.plugins.errors import BackboneError
-from adaptdock.plugins.words import align, located_windows, windows
+from adaptdock.plugins.toolkit.windowing import align, located_windows, windows
 
 CASES: dict[str, dict[str, Any]] = {
     "skip connections": elmo_options(),

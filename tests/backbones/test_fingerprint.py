@@ -13,8 +13,8 @@ from transformers import AutoModel
 from adaptdock.backbones.fingerprint import fingerprint
 from adaptdock.backbones.huggingface import HuggingFace
 from adaptdock.backbones.transformers.checkpoint import ALIASES, resolve
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import LoadOptions
-from adaptdock.plugins.errors import BackboneError
 
 
 @pytest.fixture(scope="module")

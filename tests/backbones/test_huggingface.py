@@ -11,8 +11,8 @@ from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones.huggingface import HuggingFace, pick_device
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import LoadOptions
-from adaptdock.plugins.errors import BackboneError
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from adaptdock.backbones.recurrent.awd_lstm import AWDLSTM, Dropout, Embeddings,
 from adaptdock.backbones.recurrent.fastai_vocabulary import VocabularyTokenizer, read_vocabulary
 from adaptdock.backbones.ulmfit import ULMFiT, ULMFiTBackbone
 from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import LoadOptions
-from adaptdock.plugins.errors import BackboneError
 
 CPU = LoadOptions(device="cpu")
 IDS = torch.tensor([[2, 7, 8, 9, 10, 11, 13], [2, 12, 8, 7, 13, 9, 4]])

@@ -8,7 +8,7 @@ import pytest
 from adaptdock import __version__
 from adaptdock.cli.app import COMMANDS, debug_option
 from adaptdock.cli.common.failures import describe, run
-from adaptdock.plugins.errors import DataError, MismatchError
+from adaptdock.errors import DataError, MismatchError
 
 HEAVY = ("torch", "transformers", "datasets", "numpy")
 PLUGINS = ("adaptdock.adapters", "adaptdock.tasks", "adaptdock.backbones")

@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from adaptdock.engine.training.run import Run
+from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.file import read_card, read_file
-from adaptdock.plugins.errors import AdaptError
 
 pytest.importorskip("optuna")
 

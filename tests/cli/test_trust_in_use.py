@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import TrustError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.hub.registry.trust import distrust, public_key, trusted
-from adaptdock.plugins.errors import TrustError
 
 REVOKED = "places@1 is refused: the key that signed it was revoked (stolen)"
 

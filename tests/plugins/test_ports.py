@@ -2,7 +2,7 @@
 
 import pytest
 
-from adaptdock.plugins.errors import BackboneError, UnknownNameError, UsageError
+from adaptdock.errors import BackboneError, UnknownNameError, UsageError
 from adaptdock.plugins.ports import Port, Ports, parse_layers
 
 

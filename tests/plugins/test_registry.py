@@ -7,9 +7,9 @@ from typing import get_args
 
 import pytest
 
+from adaptdock.errors import PluginError, UnknownNameError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import PortKind
-from adaptdock.plugins.errors import PluginError, UnknownNameError
 
 
 def install(site: Path, name: str, version: str, entry_points: str, modules: dict[str, str]) -> None:

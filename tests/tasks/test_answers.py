@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from adaptdock.engine.data.sources import Reader, Source
-from adaptdock.plugins.errors import DataError
+from adaptdock.errors import DataError
 from adaptdock.tasks.qa import QA
 
 CONTEXT = "Mira moved to Lund, and Lund it is."

@@ -18,7 +18,7 @@ from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Reading
-from adaptdock.plugins.words import split_words
+from adaptdock.plugins.toolkit.windowing import split_words
 from adaptdock.tasks.ner import NER
 from adaptdock.tasks.tagging import Tagging
 

@@ -11,9 +11,9 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
+from adaptdock.errors import DataError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.embedding import Embedding
 
 

@@ -18,8 +18,8 @@ from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
+from adaptdock.errors import BackboneError, DataError, UsageError
 from adaptdock.plugins.contracts import Feature, Reading
-from adaptdock.plugins.errors import BackboneError, DataError, UsageError
 from adaptdock.tasks.generation import Generation, GenerationOptions
 
 PLAIN, TURNS = writing_tokenizer(), writing_tokenizer(CHAT)

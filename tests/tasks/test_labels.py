@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from adaptdock.plugins.errors import DataError
+from adaptdock.errors import DataError
 from adaptdock.tasks.classification import Classification
 from adaptdock.tasks.pos import POS
 from adaptdock.tasks.printed import printed_list

@@ -8,8 +8,8 @@ from models import tiny_tokenizer
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB1, IOB2, IOBES, Entities
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Reading
-from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.ner import NER, NEROptions, best_path, detect_scheme, entity_spans, to_bio
 
 TYPES = ["PER", "LOC"]

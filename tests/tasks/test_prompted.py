@@ -14,9 +14,9 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Result, Run
+from adaptdock.errors import BackboneError, DataError, UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import BackboneError, DataError, UsageError
 
 ROWS = [{"text": "the cat sat on the mat", "label": "land"}, {"text": "a text about the sea", "label": "water"}] * 4
 WORDS = "land=the,water=a|is"

@@ -17,9 +17,9 @@ from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
+from adaptdock.errors import DataError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, Feature, Reading
-from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.qa import QA, QAOptions
 from adaptdock.tasks.squad import exact_match, f1, normalised
 

@@ -12,8 +12,8 @@ from writers import CHAT, learn, learnt, writing_backbone, writing_tokenizer
 
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Feature, Reading
-from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.rouge import rouge
 from adaptdock.tasks.summarization import Summarization, SummarizationOptions
 

@@ -10,9 +10,9 @@ from adaptdock.engine.data.sources import Reader, Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
+from adaptdock.errors import DataError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.chunking import Chunking
 from adaptdock.tasks.pos import POS
 

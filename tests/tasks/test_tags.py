@@ -7,7 +7,7 @@ import pytest
 from seqeval.scheme import IOE1, IOE2, Entities
 
 from adaptdock.engine.data.sources import Reader, Source
-from adaptdock.plugins.errors import DataError
+from adaptdock.errors import DataError
 from adaptdock.tasks.chunking import Chunking
 from adaptdock.tasks.ner import NER, detect_scheme, entity_spans, to_bio
 from adaptdock.tasks.pos import POS

@@ -12,8 +12,8 @@ from writers import learn, untrained, writing_backbone, writing_tokenizer
 
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Reading
-from adaptdock.plugins.errors import DataError
 from adaptdock.tasks.translation import Translation, TranslationOptions
 
 TOKENIZER = writing_tokenizer()

@@ -14,9 +14,9 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
+from adaptdock.errors import BackboneError, DataError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, Reading
-from adaptdock.plugins.errors import BackboneError, DataError
 from adaptdock.tasks.clm import CLM
 from adaptdock.tasks.mlm import MLM
 

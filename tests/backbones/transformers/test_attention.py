@@ -14,8 +14,8 @@ from transformers import AttentionInterface, PreTrainedConfig
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import BackboneError
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.plugins.errors import BackboneError
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 13, 25, 37, 49, 51, 3]])
 

@@ -15,8 +15,8 @@ from models import tiny_bert
 from adaptdock.backbones.huggingface import HuggingFace
 from adaptdock.backbones.transformers import checkpoint
 from adaptdock.backbones.transformers.checkpoint import ALIASES, resolve
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import LoadOptions
-from adaptdock.plugins.errors import BackboneError
 
 
 def load(name: Path | str, **options: Any) -> Any:

@@ -19,9 +19,9 @@ from adaptdock.backbones.transformers import quantization
 from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.trainable import Trainable
+from adaptdock.errors import BackboneError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Feature, LoadOptions
-from adaptdock.plugins.errors import BackboneError
 
 TORCHAO = {"quantize": "int8"}
 NF4 = {"quantize": "nf4"}

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel
 from adaptdock.adapters.bottleneck import Bottleneck, BottleneckOptions
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.backbones.transformers.roles import WORDS, is_expert, place, role
-from adaptdock.plugins.errors import BackboneError, UnknownNameError
+from adaptdock.errors import BackboneError, UnknownNameError
 
 WIDTH = 32
 

@@ -11,7 +11,7 @@ from transformers import AutoModel
 from transformers.pytorch_utils import Conv1D
 
 from adaptdock.backbones.transformers.saving import with_maps
-from adaptdock.plugins.errors import BackboneError
+from adaptdock.errors import BackboneError
 
 
 def test_only_what_is_changed_differs_and_the_model_stays_as_it_was():

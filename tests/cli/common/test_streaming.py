@@ -15,7 +15,7 @@ import pytest
 from adaptdock.cli.common.inputs import from_lines
 from adaptdock.cli.common.streaming import Arriving, arrives, lines
 from adaptdock.engine.data.sources import Input
-from adaptdock.plugins.errors import DataError
+from adaptdock.errors import DataError
 
 RUN = "import sys; from adaptdock.cli import main; sys.exit(main())"
 PATIENCE = 240

@@ -20,10 +20,10 @@ from torch import Tensor
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import AdaptError, BackboneError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Feature
-from adaptdock.plugins.errors import AdaptError, BackboneError
 
 METHODS = {
     "lora": ("lora", {"rank": 4, "roles": "all"}),

@@ -19,10 +19,10 @@ from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.engine.training.run import plan
 from adaptdock.engine.training.run import train as run
 from adaptdock.engine.training.trainable import Trainable
+from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions
-from adaptdock.plugins.errors import AdaptError
-from adaptdock.plugins.words import windows
+from adaptdock.plugins.toolkit.windowing import windows
 
 LIMIT = 1e-5
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {

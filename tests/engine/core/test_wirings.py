@@ -11,9 +11,9 @@ from models import tiny_tokenizer
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.generation import GenerationOptions, generate_ids
+from adaptdock.errors import BackboneError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, Feature
-from adaptdock.plugins.errors import BackboneError, UsageError
 
 LABELS = ("a", "b", "c")
 TASKS: dict[str, dict[str, Any]] = {

@@ -19,9 +19,9 @@ from adaptdock.engine.inference.back_translation import Translator, back_transla
 from adaptdock.engine.training.hyperparameters import TrainingOptions
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
+from adaptdock.errors import AdaptError, DataError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone, Record, Task
-from adaptdock.plugins.errors import AdaptError, DataError, UnknownNameError, UsageError
 from adaptdock.tasks.ner import to_bio
 
 NER = make_task("ner", {"labels": ["LOC", "PER"]})

@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from adaptdock.engine.data.sources import Source, load_splits
-from adaptdock.plugins.errors import DataError
+from adaptdock.errors import DataError
 from adaptdock.tasks.ner import NER
 
 FEATURES = datasets.Features(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adaptdock.engine.data.sources import Reader, Source, load_splits
-from adaptdock.plugins.errors import DataError, UnknownNameError
+from adaptdock.errors import DataError, UnknownNameError
 
 
 class Labelled:

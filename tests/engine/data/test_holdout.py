@@ -14,8 +14,8 @@ from adaptdock.engine.data.holdout import hold_out
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.training.cross_validation import divide
 from adaptdock.engine.training.plan import plan
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Backbone, Record, Task
-from adaptdock.plugins.errors import DataError
 
 SEEDS = st.integers(0, 2**31)
 

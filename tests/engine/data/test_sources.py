@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adaptdock.engine.data.sources import Reader, Source, load_splits, parse_columns
-from adaptdock.plugins.errors import DataError, UnknownNameError
+from adaptdock.errors import DataError, UnknownNameError
 from adaptdock.tasks.ner import NER
 
 TOKENS, TAGS = [["Ada", "sings"], ["#hashtag", "in", "Oslo"]], [["B-PER", "O"], ["O", "O", "B-LOC"]]

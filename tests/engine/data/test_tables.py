@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from adaptdock.engine.data.sources import Reader, Source
-from adaptdock.plugins.errors import DataError, UnknownNameError
+from adaptdock.errors import DataError, UnknownNameError
 from adaptdock.tasks.classification import Classification
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from adaptdock.engine.data.sources import Reader, Source
 from adaptdock.engine.data.text_files import Texts
-from adaptdock.plugins.errors import DataError
+from adaptdock.errors import DataError
 from adaptdock.tasks.classification import Classification
 
 CONTENT = 'text,label\r\n"café – один\nline two",x\r\nb,y\r\n'

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from adaptdock.engine.evaluation.bootstrap import intervals
-from adaptdock.plugins.errors import UsageError
+from adaptdock.errors import UsageError
 from adaptdock.tasks.classification import Classification
 
 

@@ -11,8 +11,8 @@ from writers import untrained, writing_backbone
 
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
+from adaptdock.errors import AdaptError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile, write_file
-from adaptdock.plugins.errors import AdaptError, UsageError
 from adaptdock.serving.client.calls import embedding, predicting, writing
 
 TEXTS = ["ada runs", "bob sings in the rain"]

@@ -10,8 +10,8 @@ from adaptdock.engine.core.assembly import assemble, make_task, method_entries
 from adaptdock.engine.inference.continuous_batching import Steps, Text
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.generation import GenerationOptions
+from adaptdock.errors import BackboneError
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.plugins.errors import BackboneError
 
 PROMPTS = ["the cat", "a text about the sea", "the dog ran and the cat sat", "sum"]
 SEARCHES: list[dict[str, Any]] = [

@@ -12,9 +12,9 @@ from builders import build_adapter
 
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.errors import BackboneError, MismatchError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions
-from adaptdock.plugins.errors import BackboneError, MismatchError, UnknownNameError, UsageError
 
 TEXTS = ["ada met bob in oslo", "rain", "the quick brown fox jumps over 13 lazy dogs, twice!", "a b c d e f"]
 

@@ -12,8 +12,8 @@ from models import tiny_tokenizer
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import BackboneError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.plugins.errors import BackboneError, UnknownNameError, UsageError
 
 TEXTS = ["once upon a time there was", "a dog", "lily and tom went to the park because", "he", "the end."]
 SEARCHES: dict[str, dict[str, Any]] = {

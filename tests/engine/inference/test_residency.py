@@ -9,9 +9,9 @@ from builders import build_adapter
 
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
+from adaptdock.errors import BudgetError, FileError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import BudgetError, FileError, UnknownNameError, UsageError
 
 TEXT = "ada met bob in oslo"
 

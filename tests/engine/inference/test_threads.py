@@ -8,9 +8,9 @@ import torch
 from builders import build_adapter
 
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import UnknownNameError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import UnknownNameError
 
 LABELS = [f"T{number:02}" for number in range(20)]
 METHODS = {

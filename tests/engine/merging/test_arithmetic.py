@@ -15,8 +15,8 @@ from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.merging.arithmetic import combine
 from adaptdock.engine.merging.combination import CombineOptions
+from adaptdock.errors import MismatchError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.plugins.errors import MismatchError, UsageError
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 3], [2, 8, 9, 10, 3, 0, 0]])
 MASK = (IDS != 0).long()

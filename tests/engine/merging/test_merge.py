@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.merging.merge import merge
+from adaptdock.errors import BackboneError, MismatchError, UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import BackboneError, MismatchError, UsageError
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 3], [2, 8, 9, 10, 3, 0, 0]])
 MASK = (IDS != 0).long()

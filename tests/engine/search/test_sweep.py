@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from adaptdock.engine.search.sweep import Dimension, Finished, Report, SearchOptions, Space, Sweep, Trial
-from adaptdock.plugins.errors import AdaptError, DataError, UsageError
+from adaptdock.errors import AdaptError, DataError, UsageError
 
 pytest.importorskip("optuna")
 

@@ -12,8 +12,8 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.cross_validation import cross_validate, divide, summary
 from adaptdock.engine.training.loop import Progress
 from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import DataError
 
 
 def texts(folder: Path, counts: dict[str, int], **more: int) -> Source:

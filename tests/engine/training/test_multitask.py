@@ -17,9 +17,9 @@ from adaptdock.engine.training.loop import Course, Progress
 from adaptdock.engine.training.multitask import SharingOptions, TaskEntry, TogetherRun, plan_together
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Result, Run
+from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, LoadOptions
-from adaptdock.plugins.errors import UsageError
 
 TASKS = ("ner", "topic")
 EXACT = {"backbone_dropout": False, "store": "float32", "warmup": 0.0, "weight_decay": 0.0}

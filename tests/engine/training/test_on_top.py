@@ -9,9 +9,9 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
+from adaptdock.errors import FileError, MismatchError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile, read_file
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import FileError, MismatchError, UsageError
 
 TEXTS = ["Ada Lovelace lived in London .", "nothing here"]
 

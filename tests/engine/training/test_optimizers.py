@@ -8,8 +8,8 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
 from adaptdock.engine.training.trainer import make_trainer
+from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import UsageError
 
 CLASSES = {
     "adamw": ("torch", "AdamW"),

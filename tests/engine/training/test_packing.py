@@ -14,8 +14,8 @@ from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Run
+from adaptdock.errors import BackboneError, UsageError
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import BackboneError, UsageError
 
 EXAMPLES = {"the cat": "sat", "the dog ran and the sea": "is a text", "the mat": "is told", "the sum": "ran and ran"}
 ROWS = "".join(f'{{"prompt": "{prompt}", "answer": " {answer}"}}\n' for prompt, answer in EXAMPLES.items())

@@ -15,9 +15,9 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.loop import Progress
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Result, Run, train
+from adaptdock.errors import AdaptError, FileError, UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import AdaptError, FileError, UsageError
 
 
 def make_run(backbone: Backbone, data: Path, folder: Path, method: str = "lora", **options: object) -> Run:

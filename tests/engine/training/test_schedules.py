@@ -20,8 +20,8 @@ from adaptdock.engine.training.loop import Progress
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Result, Run
 from adaptdock.engine.training.schedules import Distances, rate, slanted_triangular
+from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import UsageError
 
 RATES = {"adamw": 1e-2, "adamw_8bit": 1e-2, "adafactor": 1e-2, "sgd": 1.0, "lion": 1e-3}
 PARTS = {"head.": 0, "layers.1.": 1, "layers.0.": 2}

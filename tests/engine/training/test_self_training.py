@@ -15,9 +15,9 @@ from adaptdock.engine.training import self_training
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Result, Run, train
 from adaptdock.engine.training.self_training import SelfTraining, pseudo_labelled
+from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, Feature, Record, Task
-from adaptdock.plugins.errors import DataError, UsageError
 
 TEXTS = ["ada runs in the rain", "bob sings", "eve and joe in the rain", "the rain sings"]
 

@@ -12,9 +12,9 @@ from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Run
 from adaptdock.engine.training.state_cache import Cache
+from adaptdock.errors import BackboneError, MismatchError, UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions
-from adaptdock.plugins.errors import BackboneError, MismatchError, UsageError
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from adaptdock.errors import FileError
 from adaptdock.hub.artefact.atomic import whole_folder
-from adaptdock.plugins.errors import FileError
 
 
 def fill(path, text):

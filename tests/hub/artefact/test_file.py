@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from adaptdock.errors import FileError
 from adaptdock.hub.artefact.file import HEADER_LIMIT, AdapterFile, read_card, read_file, read_header, write_file
-from adaptdock.plugins.errors import FileError
 
 
 @pytest.fixture

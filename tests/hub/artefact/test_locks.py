@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from adaptdock.errors import FileError, LockedError
 from adaptdock.hub.artefact.locks import NAME, changing, owned
 from adaptdock.hub.registry.index import Revocation
 from adaptdock.hub.registry.trust import revoke, trusted
-from adaptdock.plugins.errors import FileError, LockedError
 
 OWN = """
 import sys

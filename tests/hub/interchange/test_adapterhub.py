@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
 from adaptdock.engine.inference.trial import try_out
+from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.interchange.conversion import export_adapter, import_adapter
 from adaptdock.hub.interchange.incoming import read_json
 from adaptdock.plugins.contracts import Backbone, LoadOptions
-from adaptdock.plugins.errors import FileError, UsageError
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "adapterhub"
 LIMIT = 1e-5

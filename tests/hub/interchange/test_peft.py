@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.interchange.conversion import export_adapter, import_adapter
 from adaptdock.hub.interchange.incoming import Imported
 from adaptdock.plugins.contracts import Backbone, LoadOptions
-from adaptdock.plugins.errors import FileError, UsageError
 
 CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",

@@ -10,6 +10,7 @@ from builders import build_adapter
 from publishing import Publish
 
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import FileError, PluginError, UnknownNameError
 from adaptdock.hub.artefact.file import read_card, write_file
 from adaptdock.hub.registry import store
 from adaptdock.hub.registry.installed import find, installed, locate
@@ -17,7 +18,6 @@ from adaptdock.hub.registry.publishing import build_wheel
 from adaptdock.hub.registry.sources import Sources, open_source
 from adaptdock.plugins import registry as plugins
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import FileError, PluginError, UnknownNameError
 
 Install = Callable[..., Path]
 

@@ -10,13 +10,13 @@ import pytest
 import yaml
 from publishing import Publish
 
+from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry import publishing
 from adaptdock.hub.registry.index import Index
 from adaptdock.hub.registry.publishing import build_wheel, publish
 from adaptdock.hub.registry.sources import Wheels
-from adaptdock.plugins.errors import FileError, UsageError
 
 
 def test_the_entry_tells_what_the_file_is(published: Publish, registry: Path) -> None:

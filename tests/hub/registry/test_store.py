@@ -12,6 +12,7 @@ import pytest
 import requests
 from publishing import Publish
 
+from adaptdock.errors import FileError, SourceError, TrustError, UnknownNameError, UsageError
 from adaptdock.hub.artefact import directories
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.hub.registry import store, trust
@@ -20,7 +21,6 @@ from adaptdock.hub.registry.publishing import build_wheel
 from adaptdock.hub.registry.sources import Address, Sources, fetched, open_source, usual
 from adaptdock.hub.registry.store import Rules, install, install_locked, installed, remove, verify, write_lock
 from adaptdock.hub.registry.trust import Policy, new_key, revoke, sign
-from adaptdock.plugins.errors import FileError, SourceError, TrustError, UnknownNameError, UsageError
 
 Change = Callable[..., None]
 

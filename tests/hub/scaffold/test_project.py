@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from builders import build_adapter
 
+from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.artefact.file import read_card, write_file
 from adaptdock.hub.scaffold import project
 from adaptdock.hub.scaffold.project import PROJECTS, ProjectKind, checked, write_project
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import FileError, UsageError
 
 
 @pytest.mark.parametrize("kind", PROJECTS)

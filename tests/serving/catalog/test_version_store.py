@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from served import TEXT, Client, labelled, serving, until
 
+from adaptdock.errors import LockedError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.hub.registry.index import Revocation
 from adaptdock.hub.registry.trust import revoke
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import LockedError
 from adaptdock.serving.catalog.version_store import Store
 from adaptdock.serving.json_logs import JsonLines
 

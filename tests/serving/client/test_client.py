@@ -15,9 +15,9 @@ from live import certain, fill, live, save_writer
 
 import adaptdock
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import AdaptError, FileError, UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import AdaptError, FileError, UsageError
 from adaptdock.serving.client.client import (
     AnswerError,
     AsyncClient,

@@ -11,9 +11,9 @@ import pytest
 import uvicorn
 from served import Client, labelled, serving, until
 
+from adaptdock.errors import FileError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import FileError
 from adaptdock.serving.catalog import version_store
 from adaptdock.serving.catalog.version_store import hash_of
 from adaptdock.serving.http import process, service

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adaptdock.plugins.errors import AdaptError, BackboneError, DataError, PluginError, UnknownNameError
+from adaptdock.errors import AdaptError, BackboneError, DataError, PluginError, UnknownNameError
 from adaptdock.serving.errors import BusyError
 from adaptdock.serving.http.middleware import explained
 

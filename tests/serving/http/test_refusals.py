@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from served import TEXT, Client, held, listening, serving, until
 
+from adaptdock.errors import DataError, UsageError
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import DataError, UsageError
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http.access_tokens import new_token, read_tokens
 from adaptdock.serving.scheduling.fairness import FairQueues

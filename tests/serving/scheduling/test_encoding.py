@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 from served import TEXT, Client, held, serving, until
 
-from adaptdock.plugins import errors
+from adaptdock import errors
+from adaptdock.errors import UnknownNameError
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.errors import UnknownNameError
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.errors import LimitError
 from adaptdock.serving.http.openai_routes import ChatRequest

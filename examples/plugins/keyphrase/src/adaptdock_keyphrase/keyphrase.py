@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
-from adaptdock.plugins.division import Division, divide
-from adaptdock.plugins.errors import DataError
-from adaptdock.plugins.heads import TokenHead
-from adaptdock.plugins.words import Span, align, joined, split_words
+from adaptdock.plugins.toolkit.heads import TokenHead
+from adaptdock.plugins.toolkit.windowing import Span, align, joined, split_words
+from adaptdock.plugins.toolkit.word_division import Division, divide
 
 OUTSIDE, BEGINS, INSIDE = range(3)
 NOT_COUNTED = -100

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Site
-from adaptdock.plugins.lowrank import kaiming
-from adaptdock.plugins.rowwise import linear
+from adaptdock.plugins.toolkit.batched_linear import linear
+from adaptdock.plugins.toolkit.lowrank import kaiming
 
 
 class VeRAOptions(Options):

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptdock.plugins.activations import ACTIVATIONS, Activation
+from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Head, Options, Parameter, Tied
-from adaptdock.plugins.errors import UsageError
-from adaptdock.plugins.rowwise import layer_norm, linear
+from adaptdock.plugins.toolkit.activations import ACTIVATIONS, Activation
+from adaptdock.plugins.toolkit.batched_linear import layer_norm, linear
 
 Pooling = Literal["mean", "first", "last", "concat"]
 

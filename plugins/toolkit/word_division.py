@@ -12,7 +12,7 @@ import regex
 from pydantic import model_validator
 
 from adaptdock.plugins.options import Options
-from adaptdock.plugins.visible import CHARACTER, Form, visible
+from adaptdock.plugins.toolkit.visible_characters import CHARACTER, Form, visible
 
 Kind = Literal["spaces", "words", "characters"]
 Span = tuple[int, int]

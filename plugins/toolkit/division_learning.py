@@ -12,8 +12,8 @@ from unicodedata import is_normalized
 
 import regex
 
-from adaptdock.plugins.division import LETTER, RUNS, Division, Kind, pattern, shown
-from adaptdock.plugins.visible import CHARACTER, CLUSTER, Form
+from adaptdock.plugins.toolkit.visible_characters import CHARACTER, CLUSTER, Form
+from adaptdock.plugins.toolkit.word_division import LETTER, RUNS, Division, Kind, pattern, shown
 
 LONGEST_LIST = 20_000
 """Words that a division lists, at most."""

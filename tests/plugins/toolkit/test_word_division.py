@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptdock.plugins.division import Division, divide
-from adaptdock.plugins.division_learning import learn_division
-from adaptdock.plugins.visible import visible
+from adaptdock.plugins.toolkit.division_learning import learn_division
+from adaptdock.plugins.toolkit.visible_characters import visible
+from adaptdock.plugins.toolkit.word_division import Division, divide
 
 INVISIBLE = [
     "\u00ad",

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from adaptdock.plugins.heads import SequenceHead
+from adaptdock.plugins.toolkit.heads import SequenceHead
 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import regex
 
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Feature, Reading
-from adaptdock.plugins.errors import BackboneError
 
 LETTER = r"[\w\p{M}]"  # with combining marks, which are parts of words in many scripts
 WORD = regex.compile(rf"https?://\S+|[@#]{LETTER}+|{LETTER}+(?:[-_.]{LETTER}+)*|'{LETTER}+|[^\w\s]")

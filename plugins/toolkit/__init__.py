@@ -1,0 +1,1 @@
+"""A library for plugin authors: heads, windowing, batched linear layers."""
