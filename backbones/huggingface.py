@@ -434,7 +434,7 @@ def _open_ports(backbone: HuggingFaceBackbone, width: int, shown: Findings) -> t
             if port.kind == "attention":
                 attending[module] = port
     if "embedding" not in closed:
-        ports["embeddings"] = embedding_port(backbone)
+        ports["embeddings"] = embedding_port(backbone.model, backbone.encoder_decoder)
     try:
         ports["layers"] = _layers_port(backbone.model)
     except BackboneError as error:

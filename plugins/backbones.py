@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.methods import Prepended, Virtual
 from adaptdock.plugins.options import API_VERSION, LoadOptions
-from adaptdock.plugins.ports import Port, Ports
+from adaptdock.plugins.ports import Port, Ports, Prepended, Virtual
 
 if TYPE_CHECKING:
     import torch

@@ -19,11 +19,9 @@ from adaptdock.plugins.methods import Composite as Composite
 from adaptdock.plugins.methods import LowRank as LowRank
 from adaptdock.plugins.methods import Method as Method
 from adaptdock.plugins.methods import Parameter as Parameter
-from adaptdock.plugins.methods import Prepended as Prepended
 from adaptdock.plugins.methods import Side as Side
 from adaptdock.plugins.methods import Site as Site
 from adaptdock.plugins.methods import Trained as Trained
-from adaptdock.plugins.methods import Virtual as Virtual
 from adaptdock.plugins.options import API_VERSION as API_VERSION
 from adaptdock.plugins.options import LoadOptions as LoadOptions
 from adaptdock.plugins.options import Options as Options
@@ -31,7 +29,9 @@ from adaptdock.plugins.options import Recipe as Recipe
 from adaptdock.plugins.ports import Port as Port
 from adaptdock.plugins.ports import PortKind as PortKind
 from adaptdock.plugins.ports import Ports as Ports
+from adaptdock.plugins.ports import Prepended as Prepended
 from adaptdock.plugins.ports import Residual as Residual
+from adaptdock.plugins.ports import Virtual as Virtual
 from adaptdock.plugins.tasks import Cleaned as Cleaned
 from adaptdock.plugins.tasks import ColumnInspector as ColumnInspector
 from adaptdock.plugins.tasks import Feature as Feature

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from adaptdock.errors import UsageError
+from adaptdock.plugins.backbones import Backbone
 from adaptdock.plugins.options import API_VERSION, Options
-from adaptdock.plugins.ports import Port, Ports
+from adaptdock.plugins.ports import Port, Ports, Prepended, Virtual
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-    from adaptdock.plugins.backbones import Backbone
 
 
 @dataclass(frozen=True)
@@ -47,30 +46,6 @@ class Site:
     port: Port
     source: Port | None = None
     side: Side = "output"
-
-
-@dataclass(frozen=True)
-class Prepended:
-    """Keys and values put in front of an attention call's own.
-
-    ``key`` and ``value`` (R, H, L, D); ``bias`` (R, L) is added to the attention scores, minus
-    infinity where a row has nothing to see.
-    """
-
-    key: "Tensor"
-    value: "Tensor"
-    bias: "Tensor"
-
-
-@dataclass(frozen=True)
-class Virtual:
-    """Input embeddings put in front of a row's own.
-
-    ``embeddings`` (R, L, W); ``mask`` (R, L) is one where there is something, zero where a row has nothing.
-    """
-
-    embeddings: "Tensor"
-    mask: "Tensor"
 
 
 class Method(ABC):
@@ -114,7 +89,7 @@ class Method(ABC):
     def parameters(self, site: Site) -> dict[str, Parameter]:
         """Declare what is kept at a site; what it starts with must leave the output as it was."""
 
-    def fold(self, site: Site, parameters: "Mapping[str, Tensor]", backbone: "Backbone") -> "dict[str, Tensor]":
+    def fold(self, site: Site, parameters: "Mapping[str, Tensor]", backbone: Backbone) -> "dict[str, Tensor]":
         """Return what acts at a site, from an adapter's parameters there: scales folded in, constants added.
 
         Called once when an adapter is docked, and at each step of its training, with gradients. The

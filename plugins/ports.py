@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adaptdock.errors import BackboneError, UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PortKind = Literal["linear", "attention", "embedding", "hidden", "layers"]
 
@@ -42,6 +45,30 @@ class Residual:
 
     port: Port
     norm: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepended:
+    """Keys and values put in front of an attention call's own.
+
+    ``key`` and ``value`` (R, H, L, D); ``bias`` (R, L) is added to the attention scores, minus
+    infinity where a row has nothing to see.
+    """
+
+    key: "Tensor"
+    value: "Tensor"
+    bias: "Tensor"
+
+
+@dataclass(frozen=True)
+class Virtual:
+    """Input embeddings put in front of a row's own.
+
+    ``embeddings`` (R, L, W); ``mask`` (R, L) is one where there is something, zero where a row has nothing.
+    """
+
+    embeddings: "Tensor"
+    mask: "Tensor"
 
 
 class Ports(Sequence[Port]):

@@ -1,20 +1,17 @@
 """Ports made of the modules of a transformers model: what role each has, and under which name."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adaptdock.backbones.transformers.probe import Call
 from adaptdock.backbones.transformers.roles import attention_role, place, role
-from adaptdock.plugins.contracts import Port
-
-if TYPE_CHECKING:
-    from adaptdock.backbones.huggingface import HuggingFaceBackbone
+from adaptdock.plugins.contracts import Backbone, Port
 
 
-def linear_port(backbone: "HuggingFaceBackbone", path: str, module: nn.Module, width: int) -> Port | None:
+def linear_port(backbone: Backbone, path: str, module: nn.Module, width: int) -> Port | None:
     """Return the port at a linear map; None for another module, or one outside the layers."""
     where, own = place(path, backbone.encoder_decoder), widths(module)
     if where is None or own is None:
@@ -24,16 +21,16 @@ def linear_port(backbone: "HuggingFaceBackbone", path: str, module: nn.Module, w
     return Port(f"{where.prefix}.{found}", "linear", found, where.layer, where.stack, path, *own)
 
 
-def embedding_port(backbone: "HuggingFaceBackbone") -> Port:
+def embedding_port(model: PreTrainedModel, encoder_decoder: bool) -> Port:
     """Return the port at the input embeddings."""
-    embeddings = backbone.model.get_input_embeddings()
-    path = next(path for path, module in backbone.model.named_modules() if module is embeddings)
-    stack = "encoder" if backbone.encoder_decoder else ""
+    embeddings = model.get_input_embeddings()
+    path = next(path for path, module in model.named_modules() if module is embeddings)
+    stack = "encoder" if encoder_decoder else ""
     width = int(embeddings.weight.shape[-1])
     return Port("embeddings", "embedding", "embeddings", 0, stack, path, outputs=width)
 
 
-def attention_port(backbone: "HuggingFaceBackbone", path: str, call: Call) -> Port | None:
+def attention_port(backbone: Backbone, path: str, call: Call) -> Port | None:
     """Return the port at an attention call; None outside the layers."""
     where = place(path, backbone.encoder_decoder)
     if where is None:
