@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adaptdock.engine.data import perturbations
 from adaptdock.engine.data.perturbations import Alteration, replacing
 from adaptdock.errors import UnknownNameError, UsageError
-from adaptdock.plugins.contracts import Backbone, Record, Task
+from adaptdock.plugins.contracts import Record, Task
 from adaptdock.plugins.toolkit.windowing import split_words
-
-if TYPE_CHECKING:
-    from adaptdock.engine.training.hyperparameters import TrainingOptions
 
 Bound = Callable[[Sequence[str], Sequence[Any]], list[str | None]]
 """An alteration whose rate and generator are chosen."""
+
+Translate = Callable[[Sequence[str]], Sequence[str | None]]
+"""Translates texts into another language and back; None for a text that is too long."""
 
 BACK_TRANSLATE = "back_translate"
 RATES = {
@@ -44,6 +44,18 @@ class Augmentation:
 
     name: str
     rate: float
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """The augmentations of a run, the copies that each makes of a record, and what they read."""
+
+    augmentations: Sequence[Augmentation]
+    copies: int
+    language: str
+    synonyms: Path | None
+    seed: int
+    translate: Translate
 
 
 @dataclass(frozen=True)
@@ -80,23 +92,22 @@ def parse(given: Iterable[str]) -> list[Augmentation]:
     return found
 
 
-def augment(records: Sequence[Record], task: Task, options: "TrainingOptions", backbone: Backbone) -> Augmented:
+def augment(records: Sequence[Record], task: Task, settings: AugmentationSettings) -> Augmented:
     """Return altered copies of records that the task has cleaned.
 
-    Each augmentation makes ``augment_copies`` of each record (back-translation one); a copy that equals its record or
+    Each augmentation makes ``settings.copies`` of each record (back-translation one); a copy that equals its record or
     another copy of it is left out. A copy holds its number under ``copy``. Raises :class:`UsageError` where the task
     has nothing that may be altered.
     """
-    chosen = parse(options.augment)
-    if not chosen:
+    if not settings.augmentations:
         return Augmented([], {}, [])
-    _check(chosen, task)
+    _check(settings.augmentations, task)
     seen = [{_content(record, task)} for record in records]
     made: list[Record] = []
     added, notes = {}, []
-    for one in chosen:
+    for one in settings.augmentations:
         before = len(made)
-        for number, copy in _copies(one, records, task, options, backbone):
+        for number, copy in _copies(one, records, task, settings):
             content = _content(copy, task)
             if content not in seen[number]:
                 seen[number].add(content)
@@ -120,16 +131,16 @@ def _check(chosen: Sequence[Augmentation], task: Task) -> None:
 
 
 def _copies(
-    one: Augmentation, records: Sequence[Record], task: Task, options: "TrainingOptions", backbone: Backbone
+    one: Augmentation, records: Sequence[Record], task: Task, settings: AugmentationSettings
 ) -> Iterable[tuple[int, Record]]:
     """Yield the number of a record and an altered copy of it."""
     if one.name == BACK_TRANSLATE:
-        yield from _translated(one, records, task, options, backbone)
+        yield from _translated(one, records, task, settings)
         return
-    alter = _alteration(one.name, options, single=type(task).words is not None)
+    alter = _alteration(one.name, settings, single=type(task).words is not None)
     for number, record in enumerate(records):
-        for copy in range(options.augment_copies):
-            random = Random(f"{options.seed}/{one.name}/{copy}/{number}")
+        for copy in range(settings.copies):
+            random = Random(f"{settings.seed}/{one.name}/{copy}/{number}")
             yield number, _altered(record, task, _bound(alter, one.rate, random))
 
 
@@ -137,12 +148,12 @@ def _bound(alter: Alteration, rate: float, random: Random) -> Bound:
     return lambda words, kinds: alter(words, kinds, rate, random)
 
 
-def _alteration(name: str, options: "TrainingOptions", single: bool) -> Alteration:
+def _alteration(name: str, settings: AugmentationSettings, single: bool) -> Alteration:
     others: dict[str, Callable[[], perturbations.Others]] = {
-        "lemmatize": lambda: perturbations.lemmas(options.augment_language),
-        "stem": lambda: perturbations.stems(options.augment_language),
-        "synonyms": lambda: perturbations.synonyms(Path(options.synonyms or ""), single),
-        "wordnet": lambda: perturbations.wordnet(options.augment_language, single),
+        "lemmatize": lambda: perturbations.lemmas(settings.language),
+        "stem": lambda: perturbations.stems(settings.language),
+        "synonyms": lambda: perturbations.synonyms(settings.synonyms or Path(), single),
+        "wordnet": lambda: perturbations.wordnet(settings.language, single),
     }
     if name in others:
         return replacing(others[name]())
@@ -191,17 +202,15 @@ def _content(record: Record, task: Task) -> tuple[Any, ...]:
 
 
 def _translated(
-    one: Augmentation, records: Sequence[Record], task: Task, options: "TrainingOptions", backbone: Backbone
+    one: Augmentation, records: Sequence[Record], task: Task, settings: AugmentationSettings
 ) -> Iterable[tuple[int, Record]]:
     """Yield records whose texts were translated and translated back; those with a text too long for it are left out."""
-    from adaptdock.engine.inference.back_translation import back_translated
-
-    drawn = Random(f"{options.seed}/{one.name}").sample(range(len(records)), max(1, round(one.rate * len(records))))
+    drawn = Random(f"{settings.seed}/{one.name}").sample(range(len(records)), max(1, round(one.rate * len(records))))
     numbers = sorted(drawn)
     texts = list(
         dict.fromkeys(records[number][name] for number in numbers for name in _texts(records[number], type(task)))
     )
-    found = dict(zip(texts, back_translated(texts, options.back_translation, backbone), strict=True))
+    found = dict(zip(texts, settings.translate(texts), strict=True))
     for number in numbers:
         copy = {name: found[records[number][name]] for name in _texts(records[number], type(task))}
         if all(copy.values()):

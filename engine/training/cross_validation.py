@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from adaptdock.engine.data.augmentation import augment
 from adaptdock.engine.data.sources import NOT_GIVEN, load_splits
 from adaptdock.engine.training.loop import Progress
-from adaptdock.engine.training.plan import Plan, make_units
+from adaptdock.engine.training.plan import Plan, augmentation_settings, make_units
 from adaptdock.engine.training.run import Result, Run
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Options, Record
@@ -69,7 +69,7 @@ def divide(plan: Plan, count: int) -> list[Plan]:
 
 def _planned(plan: Plan, records: Sequence[Record], train: Sequence[int], held: Sequence[int]) -> Plan:
     given = [records[number] for number in train]
-    augmented = augment(given, plan.task, plan.options, plan.backbone)
+    augmented = augment(given, plan.task, augmentation_settings(plan.options, plan.backbone))
     own = {"train": [*given, *augmented.records], "validation": [records[number] for number in held]}
     made = replace(plan, records=own, added=augmented.added, units=[])
     made.units = make_units(made)

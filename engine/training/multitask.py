@@ -149,7 +149,7 @@ def plan_together(
     longer, few = lengthened(next(iter(plans.values())).options, sum(together.counts))
     for made in plans.values():
         made.options = longer
-        check_schedules(made)
+        check_schedules(made.backbone, made.assembly, made.options)
     together.notes += [*few, *_too_few(together)]
     return together
 
@@ -397,7 +397,10 @@ class TogetherRun(Course[list[Result]]):
 
     def stalled(self, history: Sequence[Mapping[str, Any]]) -> bool:
         """Tell whether patience is at its end with every task."""
-        since = [self._since(run, history, max(frozen_until(run.plan), self.patient_from)) for run in self.runs]
+        since = []
+        for run in self.runs:
+            frozen = frozen_until(run.backbone, run.plan.assembly, run.options)
+            since.append(self._since(run, history, max(frozen, self.patient_from)))
         patience = self.options.patience
         return bool(patience) and all(found is not None and found >= patience for found in since)
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from adaptdock.engine.core.assembly import Assembly, entry, make_methods, make_task, put_together
 from adaptdock.engine.core.batches import counts, length, reading
-from adaptdock.engine.data.augmentation import augment
+from adaptdock.engine.data.augmentation import AugmentationSettings, augment, parse
 from adaptdock.engine.data.sources import Reader, Source, load_splits
+from adaptdock.engine.inference.back_translation import back_translated
 from adaptdock.engine.training import pretrained
 from adaptdock.engine.training.hyperparameters import DTYPES, PLACES, TrainingOptions, lengthened, merge_options
 from adaptdock.engine.training.packing import begun, pack
@@ -149,7 +151,7 @@ def plan(
     """
     made = draft(backbone, task, method, source, options, method_options, task_options)
     made.options, notes = lengthened(made.options, len(made.units))
-    check_schedules(made)
+    check_schedules(made.backbone, made.assembly, made.options)
     made.notes += [*notes, *too_few(made.task, made.records["validation"])]
     return made
 
@@ -192,7 +194,7 @@ def draft(
     for split in records.keys() - {"train"}:
         fitted.check(records[split], split)
     unlabelled = _unlabelled(chosen, source, fitted, task, notes)
-    augmented = augment(records["train"], fitted, chosen, backbone)
+    augmented = augment(records["train"], fitted, augmentation_settings(chosen, backbone))
     records["train"] = [*records["train"], *augmented.records]
     notes += augmented.notes
     on, beneath = pretrained.beneath(Path(chosen.on), backbone) if chosen.on else ([], [])
@@ -225,6 +227,18 @@ def _unlabelled(options: TrainingOptions, source: Source, task: Task, name: str,
     records = reader.unlabelled(options.unlabelled, task)
     notes += reader.notes()
     return records
+
+
+def augmentation_settings(options: TrainingOptions, backbone: Backbone) -> AugmentationSettings:
+    """Return what the options say of augmentation."""
+    return AugmentationSettings(
+        augmentations=parse(options.augment),
+        copies=options.augment_copies,
+        language=options.augment_language,
+        synonyms=None if options.synonyms is None else Path(options.synonyms),
+        seed=options.seed,
+        translate=partial(back_translated, through=options.back_translation, backbone=backbone),
+    )
 
 
 def make_units(plan: Plan) -> list[list[Feature]]:

@@ -182,7 +182,8 @@ class Run(Course[Result]):
 
     def stalled(self, history: Sequence[Mapping[str, Any]]) -> bool:
         """Tell whether patience is at its end."""
-        since = self.criterion.since_best(history, max(frozen_until(self.plan), self.patient_from))
+        frozen = frozen_until(self.backbone, self.plan.assembly, self.options)
+        since = self.criterion.since_best(history, max(frozen, self.patient_from))
         return bool(self.options.patience) and since is not None and since >= self.options.patience
 
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:

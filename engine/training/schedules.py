@@ -9,20 +9,17 @@ topmost layer is 0.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from adaptdock.engine.core.assembly import Assembly
 from adaptdock.engine.core.open_ports import OpenPorts
+from adaptdock.engine.training.hyperparameters import TrainingOptions
 from adaptdock.engine.training.trainable import Acting, Trainable
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Backbone, Port
-
-if TYPE_CHECKING:
-    from adaptdock.engine.training.hyperparameters import TrainingOptions
-    from adaptdock.engine.training.plan import Plan
 
 
 def slanted_triangular(step: int, steps: int, rise: float, ratio: float) -> float:
@@ -44,7 +41,7 @@ FALLS: Mapping[str, Callable[[float], float]] = {
 """The share of the highest learning rate after the warm-up, by the part of the remaining steps that are done."""
 
 
-def rate(options: "TrainingOptions", step: int, steps: int) -> float:
+def rate(options: TrainingOptions, step: int, steps: int) -> float:
     """Return the share of the highest learning rate with which a step, counted from 0, is taken; never 0.
 
     In the warm-up step i of w has (i + 1) / (w + 1). The schedules of transformers have i / w there, so that the first
@@ -155,27 +152,26 @@ class Unfreezing:
             weight.requires_grad_(step >= first)
 
 
-def frozen_until(plan: "Plan") -> float:
+def frozen_until(backbone: Backbone, assembly: Assembly, options: TrainingOptions) -> float:
     """Return the epoch from which on all layers learn; 0 where none waits."""
-    if not plan.options.unfreeze_epochs:
+    if not options.unfreeze_epochs:
         return 0.0
-    return plan.options.unfreeze_epochs * (len(Distances(plan.backbone, plan.assembly).all()) - 1)
+    return options.unfreeze_epochs * (len(Distances(backbone, assembly).all()) - 1)
 
 
-def check(plan: "Plan") -> None:
+def check(backbone: Backbone, assembly: Assembly, options: TrainingOptions) -> None:
     """Raise :class:`UsageError` where layers are to learn apart that cannot, or that would never learn."""
-    options = plan.options
     if options.layer_decay == 1 and not options.unfreeze_epochs:
         return
-    distances = Distances(plan.backbone, plan.assembly)
+    distances = Distances(backbone, assembly)
     if len(distances.all()) < 2:
         raise UsageError(
             "--layer-decay and --unfreeze-epochs tell layers apart, and this adapter is trained at one place only: "
             "leave them off"
         )
-    trial = Trainable(plan.backbone, OpenPorts(plan.backbone), plan.assembly, options.seed)
+    trial = Trainable(backbone, OpenPorts(backbone), assembly, options.seed)
     distances.of_parameters(trial.head, trial.parts)
-    last = frozen_until(plan)
+    last = frozen_until(backbone, assembly, options)
     if last >= options.epochs:
         raise UsageError(
             f"--unfreeze-epochs {options.unfreeze_epochs:g} lets the lowest of {len(distances.all())} parts (head and "

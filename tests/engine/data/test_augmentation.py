@@ -2,6 +2,8 @@
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,12 @@ from hypothesis import strategies as some
 from writers import learn, untrained, writing_backbone
 
 from adaptdock.engine.core.assembly import make_task
-from adaptdock.engine.data.augmentation import RATES, Augmented, augment, parse
+from adaptdock.engine.data.augmentation import RATES, AugmentationSettings, Augmented, augment, parse
 from adaptdock.engine.data.perturbations import swap, wordnet
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.back_translation import Translator, back_translated
 from adaptdock.engine.training.hyperparameters import TrainingOptions
-from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.plan import augmentation_settings, plan
 from adaptdock.engine.training.run import Run
 from adaptdock.errors import AdaptError, DataError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.file import write_file
@@ -32,8 +34,12 @@ LINE = "The quick children were running home, and Paris was far."
 BY_LETTERS = ["swap", "delete", "typos", "case"]
 
 
+def augmentation(backbone: Any = None, **options: Any) -> AugmentationSettings:
+    return augmentation_settings(TrainingOptions(**options), backbone)
+
+
 def augmented(records: list[Record], task: Task, *names: str, **options: Any) -> Augmented:
-    return augment(records, task, TrainingOptions(augment=names, **options), None)  # type: ignore[arg-type]
+    return augment(records, task, augmentation(augment=names, **options))
 
 
 def one(name: str, text: str = LINE, **options: Any) -> str:
@@ -299,7 +305,7 @@ def test_back_translation_goes_through_two_adapters_of_any_backbone(tmp_path: Pa
     back = learn(writer, "translation", [{"source": "en hund", "target": "the dog"}], tmp_path / "b")
     options = {"back_translation": [str(there.file), str(back.file)]}
     records = [{"text": "a dog", "label": "a"}]
-    made = augment(records, TEXTS, TrainingOptions(augment=["back_translate"], **options), writer)
+    made = augment(records, TEXTS, augmentation(writer, augment=["back_translate"], **options))
     assert [(copy["text"], copy["label"]) for copy in made.records] == [("the dog", "a")]
     assert made.added == {"back_translate": 1}
 
@@ -323,16 +329,17 @@ def test_what_does_not_write_does_not_translate(backbone: Backbone, model_folder
         back_translated(["a"], [str(model_folder)], backbone)
 
 
-def test_a_rate_of_back_translation_is_a_share_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_of_back_translation_is_a_share_of_the_records() -> None:
     asked: list[str] = []
 
-    def turned(texts: list[str], *_: Any) -> list[str]:
+    def turned(texts: Sequence[str]) -> list[str | None]:
         asked.extend(texts)
         return [text[::-1] for text in texts]
 
-    monkeypatch.setattr("adaptdock.engine.inference.back_translation.back_translated", turned)
     records = [{"text": f"text {number}", "label": "a"} for number in range(10)]
-    made = augmented(records, TEXTS, "back_translate:0.3", back_translation=["there", "back"], augment_copies=4)
+    options = {"back_translation": ["there", "back"], "augment_copies": 4}
+    reversing = replace(augmentation(augment=["back_translate:0.3"], **options), translate=turned)
+    made = augment(records, TEXTS, reversing)
     assert len(asked) == len(made.records) == 3
 
 
