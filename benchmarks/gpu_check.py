@@ -30,7 +30,8 @@ from gpu.comparisons import FEATURES, apart, gradients, logits, of_every_method,
 from machine import machine
 from torch import Tensor
 
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 
 LIMIT, ROUNDS = 1e-3, 10

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.errors import UsageError
 from adaptdock.hub.interchange.conversion import export_adapter, import_adapter
 from adaptdock.hub.interchange.incoming import read_json

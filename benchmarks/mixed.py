@@ -32,7 +32,8 @@ from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.core.assembly import assemble, entry, make_method, make_task
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.generation import GenerationOptions, generate_ids
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile

@@ -30,9 +30,10 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones.transformers.checkpoint import resolve
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.evaluation.measurement import evaluate
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.hyperparameters import fast_precision, merge_options
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run

@@ -40,7 +40,7 @@ LEAST_ANSWERED, REFINED = 0.99, 3
 def build(folder: Path, count: int, methods: Sequence[str]) -> list[str]:
     """Write untrained adapters of methods and tasks in turn, with weights that act, and return their names."""
     from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
-    from adaptdock.engine.inference.dock import load_backbone
+    from adaptdock.engine.core.loading import load_backbone
     from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
     from adaptdock.hub.artefact.file import AdapterFile, write_file
     from adaptdock.plugins.contracts import LoadOptions

@@ -61,7 +61,7 @@ class Soak:
     """Clients that ask without pause, and one that swaps."""
 
     def __init__(self, port: int, folder: Path, process: psutil.Process, requests: int, swaps: int) -> None:
-        from adaptdock.engine.inference.dock import load_backbone
+        from adaptdock.engine.core.loading import load_backbone
         from adaptdock.plugins.contracts import LoadOptions
 
         self.port, self.folder, self.process = port, folder, process
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=8)
     arguments = parser.parse_args()
-    from adaptdock.engine.inference.dock import load_backbone
+    from adaptdock.engine.core.loading import load_backbone
     from adaptdock.hub.artefact.file import write_file
     from adaptdock.plugins.contracts import LoadOptions
 

@@ -31,7 +31,8 @@ from machine import machine
 from mixed import METHODS, adapter
 from swap import resident_bytes
 
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.plugins.contracts import LoadOptions

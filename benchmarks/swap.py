@@ -30,7 +30,8 @@ from peft import LoraConfig, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.artefact.file import read_file, write_file
 from adaptdock.plugins.contracts import LoadOptions
 

@@ -58,8 +58,8 @@ from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones.transformers.checkpoint import Checkpoint, resolve
 from adaptdock.engine.core.batches import by_length, collate, collate_labels, length
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source, load_splits
-from adaptdock.engine.inference.dock import load_backbone
 from adaptdock.engine.training.hyperparameters import DTYPES
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Run

@@ -7,7 +7,8 @@ import click
 
 from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
 from adaptdock.cli.common.output import count, note, show_json, show_pairs
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.trial import try_out
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.card import Card

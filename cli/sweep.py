@@ -26,8 +26,9 @@ from adaptdock.cli.training.output_paths import LOG, check_places, clear, run_fo
 from adaptdock.cli.training.progress import watching
 from adaptdock.cli.training.settings import Settings, decide
 from adaptdock.engine.core.assembly import validated
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.evaluation.measurement import evaluate
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.search.sweep import Finished, Pruned, Report, SearchOptions, Space, Sweep, Trial, ranked
 from adaptdock.engine.training.loop import BEST, CHECKPOINTS, Progress
 from adaptdock.engine.training.plan import Plan, plan

@@ -31,7 +31,7 @@ from adaptdock.cli.training.progress import watching
 from adaptdock.cli.training.settings import Settings, decide, recall
 from adaptdock.cli.training.summary import show_plan, show_result
 from adaptdock.engine.core.assembly import validated
-from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.training.cross_validation import FoldOptions
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
 from adaptdock.engine.training.plan import Plan, plan

@@ -9,7 +9,8 @@ from builders import build_adapter
 from hypothesis import settings
 from models import tiny_bert
 
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 

@@ -16,7 +16,7 @@ from builders import build_adapter
 from writers import CHAT, untrained, writing_backbone
 
 from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
-from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.plugins.contracts import Backbone, LoadOptions

@@ -14,7 +14,7 @@ from models import tiny_bert
 
 from adaptdock.engine.conformance import Check, checks
 from adaptdock.engine.core.assembly import make_method
-from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 

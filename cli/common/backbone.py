@@ -1,6 +1,7 @@
 """An adapter's backbone, bare or in a dock, for the commands that use one."""
 
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.hyperparameters import with_precision
 from adaptdock.hub.artefact.card import Card
 from adaptdock.plugins.contracts import Backbone, LoadOptions

@@ -26,8 +26,8 @@ from adaptdock.cli.training.output_paths import LOG, check_folder, check_output,
 from adaptdock.cli.training.progress import watching
 from adaptdock.cli.training.settings import CONFIG, absolute_backbone, with_absolute_places
 from adaptdock.engine.core.assembly import checked_options, make_methods, make_task, validated
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import parse_columns
-from adaptdock.engine.inference.dock import load_backbone
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options, with_precision
 from adaptdock.engine.training.loop import BEST
 from adaptdock.engine.training.multitask import (

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 
 Shape = Literal["encoder", "decoder", "encoder-decoder"]

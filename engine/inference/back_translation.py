@@ -6,7 +6,8 @@ Sennrich et al. 2016 (arXiv:1511.06709), Edunov et al. 2018 (arXiv:1808.09381).
 from collections.abc import Sequence
 from pathlib import Path
 
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.registry.admission import read_adapter

@@ -7,26 +7,23 @@ What a text becomes does not depend on its neighbours: it is what
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
 from adaptdock.engine.core.forward import in_front
 from adaptdock.engine.core.rows import MixedRows, moves
 from adaptdock.engine.inference.generation import GenerationOptions, lay_out
 from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Continuation
 
-if TYPE_CHECKING:
-    from adaptdock.engine.inference.dock import Dock, Row
-
 
 @dataclass(eq=False)
 class Text:
     """A text that is being written, by a row that stays aboard until it is done."""
 
-    row: "Row"
+    row: Row
     prompt: Sequence[int]
     search: GenerationOptions
     tokens: list[int] = field(default_factory=list)
@@ -66,7 +63,7 @@ class Text:
 class Steps:
     """The texts that are being written, in the order in which they joined."""
 
-    def __init__(self, dock: "Dock") -> None:
+    def __init__(self, dock: DockedAdapters) -> None:
         self._dock, self._mine = dock, dock.backbone
         self.texts: list[Text] = []
         self._kept: Continuation | None = None

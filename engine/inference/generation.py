@@ -6,19 +6,17 @@ ports in every step of it.
 
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
 from adaptdock.engine.core.forward import in_front, mixes
 from adaptdock.engine.core.rows import moves, places
 from adaptdock.errors import BackboneError, UsageError
 from adaptdock.plugins.contracts import Options
-
-if TYPE_CHECKING:
-    from adaptdock.engine.inference.dock import Dock, Row
 
 
 class GenerationOptions(Options):
@@ -48,13 +46,13 @@ class GenerationOptions(Options):
         return self
 
 
-def generate(dock: "Dock", rows: "Sequence[Row]", texts: Sequence[str], options: GenerationOptions) -> list[str]:
+def generate(dock: DockedAdapters, rows: Sequence[Row], texts: Sequence[str], options: GenerationOptions) -> list[str]:
     """Return what follows each text (or answers it, with an encoder-decoder), for rows that are aboard."""
     return write(dock, rows, [dock.backbone.tokenizer(text)["input_ids"] for text in texts], options)
 
 
 def write(
-    dock: "Dock", rows: "Sequence[Row]", prompts: Sequence[Sequence[int]], options: GenerationOptions
+    dock: DockedAdapters, rows: Sequence[Row], prompts: Sequence[Sequence[int]], options: GenerationOptions
 ) -> list[str]:
     """Return what follows each prompt of token ids, as text without special tokens, for rows that are aboard."""
     found = write_ids(dock, rows, prompts, options)
@@ -62,7 +60,7 @@ def write(
 
 
 def write_ids(
-    dock: "Dock", rows: "Sequence[Row]", prompts: Sequence[Sequence[int]], options: GenerationOptions
+    dock: DockedAdapters, rows: Sequence[Row], prompts: Sequence[Sequence[int]], options: GenerationOptions
 ) -> Tensor:
     """Return the tokens (R, N) that follow each prompt of token ids, for rows that are aboard."""
     room = dock.backbone.max_length - max(sum(part.assembly.positions for part in row) for row in rows)
@@ -71,7 +69,9 @@ def write_ids(
 
 
 @torch.inference_mode()
-def generate_ids(dock: "Dock", rows: "Sequence[Row]", inputs: dict[str, Tensor], options: GenerationOptions) -> Tensor:
+def generate_ids(
+    dock: DockedAdapters, rows: Sequence[Row], inputs: dict[str, Tensor], options: GenerationOptions
+) -> Tensor:
     """Return the new tokens (R, at most ``max_new_tokens``), padded on the right.
 
     ``inputs`` are ``input_ids`` and ``attention_mask`` (R, T), padded on the left for a decoder. Raises
@@ -96,7 +96,7 @@ def generate_ids(dock: "Dock", rows: "Sequence[Row]", inputs: dict[str, Tensor],
     return found[places(order)]
 
 
-def lay_out(dock: "Dock", prompts: Sequence[Sequence[int]], room: int) -> dict[str, Tensor]:
+def lay_out(dock: DockedAdapters, prompts: Sequence[Sequence[int]], room: int) -> dict[str, Tensor]:
     """Return token ids and mask (R, T) of prompts of at most ``room`` tokens; a decoder's are padded on the left."""
     mine = dock.backbone
     read = mine.tokenizer

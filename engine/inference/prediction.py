@@ -1,17 +1,15 @@
 """Prediction: inputs of any adapters in shared batches, answers in the order of the inputs."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from adaptdock.engine.core.batches import by_length, length
+from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
 from adaptdock.engine.inference.generation import GenerationOptions, write
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Feature, Record, Writer
-
-if TYPE_CHECKING:
-    from adaptdock.engine.inference.dock import Dock, Row
 
 TOKENS_PER_BATCH = 8192
 TOKENS_PER_VOCABULARY_BATCH = 2048
@@ -21,7 +19,7 @@ Seen = Callable[[Sequence[Feature], Sequence[Tensor]], None]
 """Told the features and the logits of a batch."""
 
 
-def predict(dock: "Dock", names: Sequence[str], inputs: Sequence[Any], batch_size: int) -> list[dict[str, Any]]:
+def predict(dock: DockedAdapters, names: Sequence[str], inputs: Sequence[Any], batch_size: int) -> list[dict[str, Any]]:
     """Return a prediction per input; see :meth:`Dock.predict`."""
     with dock.boarding(names) as rows:
         tasks = [row[-1].assembly.task for row in rows]
@@ -30,7 +28,7 @@ def predict(dock: "Dock", names: Sequence[str], inputs: Sequence[Any], batch_siz
 
 
 def predict_records(
-    dock: "Dock", rows: "Sequence[Row]", records: Sequence[Record], batch_size: int
+    dock: DockedAdapters, rows: Sequence[Row], records: Sequence[Record], batch_size: int
 ) -> list[dict[str, Any]]:
     """Return a prediction per record, for rows that are aboard; some are read off, some are written."""
     writes = [isinstance(row[-1].assembly.task, Writer) for row in rows]
@@ -43,7 +41,9 @@ def predict_records(
     return [answers[number] for number in range(len(rows))]
 
 
-def _read_off(dock: "Dock", rows: "Sequence[Row]", records: Sequence[Record], batch_size: int) -> list[dict[str, Any]]:
+def _read_off(
+    dock: DockedAdapters, rows: Sequence[Row], records: Sequence[Record], batch_size: int
+) -> list[dict[str, Any]]:
     features = [
         row[-1].assembly.task.encode(record, dock.reading(row[-1].card.preprocessing.max_length, row), labelled=False)
         for row, record in zip(rows, records, strict=True)
@@ -56,7 +56,7 @@ def _read_off(dock: "Dock", rows: "Sequence[Row]", records: Sequence[Record], ba
 
 
 def write_records(
-    dock: "Dock", rows: "Sequence[Row]", records: Sequence[Record], batch_size: int
+    dock: DockedAdapters, rows: Sequence[Row], records: Sequence[Record], batch_size: int
 ) -> list[dict[str, Any]]:
     """Return an answer per record, written by the language model; rows that search alike share batches."""
     tasks: list[Writer] = [row[-1].assembly.task for row in rows]  # type: ignore[misc]
@@ -91,8 +91,8 @@ def _written(task: Writer) -> bool:
 
 
 def digests_of(
-    dock: "Dock",
-    rows: "Sequence[Row]",
+    dock: DockedAdapters,
+    rows: Sequence[Row],
     features: Sequence[Sequence[Feature]],
     batch_size: int,
     seen: Seen | None = None,
@@ -113,7 +113,7 @@ def digests_of(
 
 
 def _batches(
-    rows: "Sequence[Row]", features: Sequence[Sequence[Feature]], batch_size: int
+    rows: Sequence[Row], features: Sequence[Sequence[Feature]], batch_size: int
 ) -> Iterator[list[tuple[int, int]]]:
     """Yield batches of (record, place of the feature); what is compared in the loss stays together."""
     units: list[list[tuple[int, int]]] = []

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from adaptdock.engine.inference.dock import NAMES, Dock, Prepared
+from adaptdock.engine.core.docked_adapters import NAMES, Prepared
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import BudgetError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.registry.admission import read_adapter

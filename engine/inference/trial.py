@@ -2,13 +2,13 @@
 
 import torch
 
-from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.core.docked_adapters import DockedAdapters
 from adaptdock.hub.artefact.file import AdapterFile
 
 TOKENS = ((5, 6, 7), (8, 5, 9))
 
 
-def try_out(dock: Dock, adapter: AdapterFile) -> None:
+def try_out(dock: DockedAdapters, adapter: AdapterFile) -> None:
     """Send a small batch through a backbone with an adapter; raise what stands in its way."""
     name = dock.dock(adapter)
     ids = torch.tensor(TOKENS, device=dock.backbone.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD, assemble, entry
-from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.core.docked_adapters import DockedAdapters
 from adaptdock.engine.merging.combination import RANDOM, CombineOptions, Combiner, Factors, check_options, combiner
 from adaptdock.errors import MismatchError, UsageError
 from adaptdock.hub.artefact.card import Card, PluginEntry
@@ -50,7 +50,7 @@ def combine(
     """
     options = options or CombineOptions()
     check(adapters, weights, options, head)
-    dock, lead, kind = Dock(backbone), head or adapters[0], adapters[0].card.methods[0].name
+    dock, lead, kind = DockedAdapters(backbone), head or adapters[0], adapters[0].card.methods[0].name
     terms = [_term(dock, adapter, weight) for adapter, weight in zip(adapters, weights, strict=True)]
     leading = dock.prepare(lead).assembly
     ports = backbone.ports.within(leading.head.reads)
@@ -130,7 +130,7 @@ def _called(number: int, card: Card) -> str:
 # ---------------------------------------------------------------------------------------- terms
 
 
-def _term(dock: Dock, adapter: AdapterFile, weight: float) -> Term:
+def _term(dock: DockedAdapters, adapter: AdapterFile, weight: float) -> Term:
     (part,) = dock.prepare(adapter).assembly.parts
     method, folded = part.method, part.folded(adapter.tensors, dock.backbone)
     assert isinstance(method, LowRank)

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD, Assembly
-from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.core.docked_adapters import DockedAdapters
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.atomic import whole_folder
 from adaptdock.hub.artefact.file import AdapterFile
@@ -35,7 +35,7 @@ def merge(backbone: Backbone, adapter: AdapterFile, folder: Path, overwrite: boo
             f"nothing is merged into the {backbone.quantized} weights of a quantised backbone: the copy would be "
             f"rounded once more, or no longer quantised. Load the backbone without quantisation and merge into that."
         )
-    maps = merged_maps(backbone, adapter, Dock(backbone).prepare(adapter).assembly)
+    maps = merged_maps(backbone, adapter, DockedAdapters(backbone).prepare(adapter).assembly)
     head = {name: tensor for name, tensor in adapter.tensors.items() if name.startswith(f"{HEAD}.")}
     with whole_folder(folder, replace=overwrite) as place:
         backbone.save(place, maps)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from adaptdock.engine.core.assembly import HEAD, ON, Assembly, Part, make_task, parts_beneath
-from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.core.docked_adapters import DockedAdapters
 from adaptdock.errors import MismatchError
 from adaptdock.hub.artefact.card import BaseEntry
 from adaptdock.hub.artefact.file import AdapterFile
@@ -56,7 +56,7 @@ def _trained(path: Path, backbone: Backbone) -> Trained:
 def _verified(path: Path, backbone: Backbone) -> AdapterFile:
     adapter = read_adapter(path)
     try:
-        Dock(backbone).prepare(adapter)  # verifies fingerprint, shapes and numbers; nothing is docked
+        DockedAdapters(backbone).prepare(adapter)  # verifies fingerprint, shapes and numbers; nothing is docked
     except MismatchError as error:
         raise MismatchError(f"{path}: {error}") from None
     return adapter

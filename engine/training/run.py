@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from adaptdock.engine.core.assembly import Assembly, entry
 from adaptdock.engine.core.batches import collate, collate_labels, length
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
-from adaptdock.engine.inference.dock import load_backbone
 from adaptdock.engine.training.hyperparameters import STORES, with_precision
 from adaptdock.engine.training.loop import Course, Ending, Progress, Validated
 from adaptdock.engine.training.plan import Plan, plan

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import AdaptError, UsageError
 from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.contracts import LoadOptions

@@ -15,7 +15,8 @@ import torch
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.locks import owned
 from adaptdock.plugins.contracts import LoadOptions

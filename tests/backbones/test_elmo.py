@@ -14,7 +14,7 @@ from recurrent import elmo_layers, elmo_options, elmo_weights, write_elmo
 from adaptdock.backbones.elmo import ELMo, ELMoBackbone
 from adaptdock.backbones.recurrent.character_tokenizer import CharacterTokenizer
 from adaptdock.engine.core.batches import collate
-from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Feature, LoadOptions, Reading
 from adaptdock.plugins.toolkit.windowing import align, located_windows, windows

@@ -16,7 +16,7 @@ from torch import Tensor
 from adaptdock.backbones.recurrent.awd_lstm import AWDLSTM, Dropout, Embeddings, Variational
 from adaptdock.backbones.recurrent.fastai_vocabulary import VocabularyTokenizer, read_vocabulary
 from adaptdock.backbones.ulmfit import ULMFiT, ULMFiTBackbone
-from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import LoadOptions
 

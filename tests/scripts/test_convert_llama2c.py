@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.plugins.contracts import LoadOptions
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_llama2c.py"

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from adaptdock.engine.core.assembly import entry
 from adaptdock.engine.core.batches import collate
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.run import plan
 from adaptdock.engine.training.run import train as run
 from adaptdock.engine.training.trainable import Trainable

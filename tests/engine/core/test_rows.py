@@ -14,7 +14,8 @@ from adaptdock.adapters.bottleneck import Bottleneck
 from adaptdock.adapters.ia3 import IA3
 from adaptdock.adapters.lora import LoRA
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from adaptdock.engine.inference.dock import Dock, Row
+from adaptdock.engine.core.docked_adapters import Row
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.generation import GenerationOptions, generate_ids
 from adaptdock.plugins.contracts import Method
 

@@ -11,7 +11,8 @@ import torch
 from builders import build_adapter
 
 from adaptdock.engine.core.batches import collate
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import BackboneError, MismatchError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions

@@ -190,7 +190,7 @@ def raise_value_error(*_: object) -> None:
 
 
 def test_a_merged_model_is_a_backbone_again(tmp_path):
-    from adaptdock.engine.inference.dock import load_backbone
+    from adaptdock.engine.core.loading import load_backbone
     from adaptdock.plugins.contracts import LoadOptions
 
     backbone = tiny_backbone("bert")

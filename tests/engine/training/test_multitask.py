@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.core.batches import collate, collate_labels
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.loop import Course, Progress
 from adaptdock.engine.training.multitask import SharingOptions, TaskEntry, TogetherRun, plan_together
 from adaptdock.engine.training.plan import plan

@@ -180,7 +180,7 @@ import os, signal, sys
 from pathlib import Path
 import torch; torch.set_num_threads(1)
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.inference.dock import load_backbone
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
 from adaptdock.plugins.contracts import LoadOptions

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Run
 from adaptdock.engine.training.state_cache import Cache

@@ -8,7 +8,8 @@ import torch
 from logits import difference, ours
 from safetensors.torch import load_file
 
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.trial import try_out
 from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.interchange.conversion import export_adapter, import_adapter

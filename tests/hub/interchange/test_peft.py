@@ -17,7 +17,8 @@ from peft import get_peft_model as tuned
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from adaptdock.engine.inference.dock import Dock, load_backbone
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.interchange.conversion import export_adapter, import_adapter
 from adaptdock.hub.interchange.incoming import Imported
