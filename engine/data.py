@@ -148,7 +148,10 @@ class Reader:
             yield self.input(row, place, columns)
 
     def input(self, row: Any, place: str, columns: Columns) -> Input:
-        """Return what a task is asked of one row, or of a value that is none."""
+        """Return what a task is asked of one row, or of a value that is none.
+
+        Raises :class:`DataError` for a field that a person fills in whose column was named and is not there.
+        """
         if not isinstance(row, Mapping):
             return Input(row, place)
         resolved = columns.of(row, place)
@@ -158,6 +161,9 @@ class Reader:
                 for field, column in resolved.items()
                 if field in self.task.asks or field in self.source.columns
             }
+        for field in self.task.asks:
+            if field in self.source.columns and field not in resolved:
+                raise DataError(self._lacking(row, place, field, columns))
         named = {field: row[column] for field, column in resolved.items()}
         fields = " or ".join(f"--columns {field}=COLUMN" for field in dict.fromkeys([*self.task.asks, *named]))
         number = " (a number where the first line is not a header)" if columns.headed else ""
