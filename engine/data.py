@@ -161,9 +161,9 @@ class Reader:
                 for field, column in resolved.items()
                 if field in self.task.asks or field in self.source.columns
             }
-        for field in self.task.asks:
-            if field in self.source.columns and field not in resolved:
-                raise DataError(self._lacking(row, place, field, columns))
+        for name in self.task.asks:
+            if name in self.source.columns and name not in resolved:
+                raise DataError(self._lacking(row, place, name, columns))
         named = {field: row[column] for field, column in resolved.items()}
         fields = " or ".join(f"--columns {field}=COLUMN" for field in dict.fromkeys([*self.task.asks, *named]))
         number = " (a number where the first line is not a header)" if columns.headed else ""
