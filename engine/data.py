@@ -242,7 +242,7 @@ class Reader:
         row, place = sentence
         width = sum(not name.startswith("-") for name in row)
         chosen = columns.of(row, place)
-        usual = self._columns(columns.fields).of(row, place)
+        usual = chosen | self._columns(columns.fields).of(row, place)
         if width > 2 or any(_position(chosen[field], width) != _position(usual[field], width) for field in chosen):
             shown = ", ".join(f"{field} from column {_position(column, width)}" for field, column in chosen.items())
             self._notes.append(f"{path}: {width} columns, of which the first is 0: {shown} (--columns names others)")
