@@ -24,6 +24,7 @@ from torch.nn import functional
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
 from adaptdock.plugins.toolkit.heads import EmbeddingHead
+from adaptdock.tasks.labels import class_name
 
 ANCHOR, POSITIVE, NEGATIVE = range(3)
 TEXTS = ("text", "positive", "negative")
@@ -165,7 +166,8 @@ class Embedding(Task):
                 raise DataError(
                     f"{_where(record)}: a text alone: a second text (positive) or a label has to go with it"
                 )
-            by_label.setdefault(record["label"], {}).setdefault(record["text"], record)
+            name = class_name(record["label"], _where(record))
+            by_label.setdefault(name, {}).setdefault(record["text"], record)
         made: list[Record] = []
         for number, (label, texts) in enumerate(sorted(by_label.items())):
             for one, other in _partners(sorted(texts), self.options.rounds if split == "train" else 1):

@@ -40,7 +40,7 @@ def class_name(value: Any, where: str, known: Sequence[str] = ()) -> str:
     raise DataError(f"{where}: a label is a name or a number, found {value!r:.60}{_instead(value)}")
 
 
-SEVERAL = "a text with several labels needs --multi-label, which reads such lists"
+SEVERAL = "texts with several labels are for the task classification with --multi-label, which reads such lists"
 SPANS = (
     "spans of characters, as doccano and other annotation tools write them, have to become words with a tag each, for "
     "the task ner"
@@ -62,7 +62,7 @@ def check_missing(records: Sequence[Record], split: str) -> None:
         what = "the label is missing" if value is None else f"a label is a name or a number, found {value!r:.60}"
         raise DataError(
             f"{missing[0].get('where', split)}: {what}; {len(missing)} of {len(records)} records of {split} have none. "
-            f"Give them a label, or leave them out of the file; with --multi-label an empty one means no label."
+            f"Give them a label, or leave them out of the file."
         )
 
 

@@ -19,138 +19,23 @@ SPANS = (
     "the words of each sentence as tokens, and a tag for each as tags (spaCy turns spans into such tags: "
     "spacy.training.offsets_to_biluo_tags)."
 )
-PHRASES = frozenset(
-    [
-        "NP",
-        "VP",
-        "PP",
-        "ADVP",
-        "ADJP",
-        "AP",
-        "SBAR",
-        "PRT",
-        "CONJP",
-        "INTJ",
-        "LST",
-        "UCP",
-        "NC",
-        "VC",
-        "PC",
-        "NX",
-        "VX",
-        "PX",
-        "AVP",
-        "NM",
-        "QP",
-        "WHNP",
-        "WHPP",
-        "WHADVP",
-    ]
-)
+
+
+def _names(*lines: str) -> frozenset[str]:
+    return frozenset(name for line in lines for name in line.split())
+
+
+PHRASES = _names("NP VP PP ADVP ADJP AP SBAR PRT CONJP INTJ LST UCP NC VC PC NX VX PX AVP NM QP WHNP WHPP WHADVP")
 """Types of phrases in the chunked corpora of several languages."""
 NESTED_SUFFIXES = ("deriv", "part")
 """What GermEval adds to a type for words that are derived from a name, or hold one."""
-ENTITIES = frozenset(
-    [
-        "PER",
-        "PERS",
-        "PERSON",
-        "LOC",
-        "LOCATION",
-        "ORG",
-        "ORGANIZATION",
-        "ORGANISATION",
-        "MISC",
-        "OTH",
-        "GPE",
-        "FAC",
-        "PRO",
-        "PROD",
-        "EVT",
-        "EVENT",
-        "TIME",
-        "DATE",
-    ]
+ENTITIES = _names("PER PERS PERSON LOC LOCATION ORG ORGANIZATION ORGANISATION MISC OTH GPE FAC PROD EVENT TIME DATE")
+WORD_CLASSES = _names(
+    "ADJ ADP ADV AUX CCONJ CONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X",
+    "CC CD DT EX FW IN JJ JJR JJS LS MD NN NNS NNP NNPS PDT POS PRP PRP$ RB RBR RBS RP TO UH VB VBD VBG VBN VBP VBZ",
+    "WDT WP WP$ WRB HYPH NFP ADD AFX GW XX -LRB- -RRB- . , : ; ( ) `` '' \" # $ ! ? -",
 )
-WORD_CLASSES = frozenset(
-    [
-        "ADJ",
-        "ADP",
-        "ADV",
-        "AUX",
-        "CCONJ",
-        "CONJ",
-        "DET",
-        "INTJ",
-        "NOUN",
-        "NUM",
-        "PART",
-        "PRON",
-        "PROPN",
-        "PUNCT",
-        "SCONJ",
-        "SYM",
-        "VERB",
-        "X",
-        "CC",
-        "CD",
-        "DT",
-        "EX",
-        "FW",
-        "IN",
-        "JJ",
-        "JJR",
-        "JJS",
-        "LS",
-        "MD",
-        "NN",
-        "NNS",
-        "NNP",
-        "NNPS",
-        "PDT",
-        "POS",
-        "PRP",
-        "PRP$",
-        "RB",
-        "RBR",
-        "RBS",
-        "RP",
-        "TO",
-        "UH",
-        "VB",
-        "VBD",
-        "VBG",
-        "VBN",
-        "VBP",
-        "VBZ",
-        "WDT",
-        "WP",
-        "WP$",
-        "WRB",
-        "HYPH",
-        "NFP",
-        "ADD",
-        "AFX",
-        "GW",
-        "XX",
-        "-LRB-",
-        "-RRB-",
-        ".",
-        ",",
-        ":",
-        ";",
-        "(",
-        ")",
-        "``",
-        "''",
-        '"',
-        "#",
-        "$",
-        "!",
-        "?",
-        "-",
-    ]
-)
+"""Parts of speech of the Universal Dependencies and of the Penn Treebank."""
 
 
 def token_column(sentences: Sequence[Sequence[Sequence[str]]], tags: int | None) -> int | None:

@@ -153,7 +153,10 @@ class Reader:
             yield self.input(row, place, columns)
 
     def input(self, row: Any, place: str, columns: Columns) -> Input:
-        """Return what a task is asked of one row, or of a value that is none."""
+        """Return what a task is asked of one row, or of a value that is none.
+
+        Raises :class:`DataError` for a field that a person fills in whose column was named and is not there.
+        """
         if not isinstance(row, Mapping):
             return Input(row, place)
         resolved = columns.of(row, place)
@@ -163,6 +166,9 @@ class Reader:
                 for field, column in resolved.items()
                 if field in self.task.asks or field in self.source.columns
             }
+        for name in self.task.asks:
+            if name in self.source.columns and name not in resolved:
+                raise DataError(self._lacking(row, place, name, columns))
         named = {field: row[column] for field, column in resolved.items()}
         fields = " or ".join(f"--columns {field}=COLUMN" for field in dict.fromkeys([*self.task.asks, *named]))
         number = " (a number where the first line is not a header)" if columns.headed else ""
@@ -241,7 +247,7 @@ class Reader:
         row, place = sentence
         width = sum(not name.startswith("-") for name in row)
         chosen = columns.of(row, place)
-        usual = self._columns(columns.fields).of(row, place)
+        usual = chosen | self._columns(columns.fields).of(row, place)
         if width > 2 or any(_position(chosen[field], width) != _position(usual[field], width) for field in chosen):
             shown = ", ".join(f"{field} from column {_position(column, width)}" for field, column in chosen.items())
             self._notes.append(f"{path}: {width} columns, of which the first is 0: {shown} (--columns names others)")

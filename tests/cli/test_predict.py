@@ -84,6 +84,8 @@ def test_a_column_that_is_not_known_is_named_and_the_advice_works(adapt, adapter
     ran.failed(2, "in.csv:2", "The columns are words of it, label", "--columns text=COLUMN")
     read = adapt("predict", adapter, "--json", "--input", "in.csv", "--columns", "text=words of it")
     assert [answer["text"] for answer in predicted(read)] == ["ada"]
+    absent = adapt("predict", adapter, "--input", "in.csv", "--columns", "text=body")
+    absent.failed(2, "in.csv:2", "no column for text: looked for body, there is words of it, label")
     (tmp_path / "in.csv").write_text("x,ada\ny,bob\n")
     read = adapt("predict", adapter, "--json", "--input", "in.csv", "--columns", "text=1")
     assert [answer["text"] for answer in predicted(read)] == ["ada", "bob"]

@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from adaptdock.errors import DataError
 from adaptdock.tasks.classification import Classification
+from adaptdock.tasks.embedding import Embedding
 from adaptdock.tasks.pos import POS
 from adaptdock.tasks.printed import printed_list
 from adaptdock.tasks.regression import Regression
@@ -53,6 +54,12 @@ def test_several_labels_are_refused_and_the_advice_works(label: Any) -> None:
         clean("a", label)
     expected = [] if label == "[]" else ["a"] if label == '["a"]' else ["a", "b"]
     assert labels(clean("a", label, multi_label=True)) == [["a"], expected]
+
+
+def test_embeddings_take_one_label_of_a_text() -> None:
+    for label in ("['a', 'b']", ["a", "b"], "", "nan"):
+        with pytest.raises(DataError, match=r"a\.csv:2: .*label"):
+            Embedding(Embedding.Options()).clean([{"where": "a.csv:2", "text": "x", "label": label}], "train")
 
 
 def test_lists_of_spans_are_no_labels() -> None:
@@ -106,12 +113,13 @@ def test_a_column_for_each_class_is_told() -> None:
     assert Classification.explain({"text": "a", "red": "1"}) == ""
 
 
+@example([("sport", "sport"), ("sport", "sport"), ("sport", "politics"), ("sport", "sport")])
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1, max_size=12))
 def test_macro_f1_is_that_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
     gold, found = [want for want, _ in pairs], [got for _, got in pairs]
     expected = pytest.approx(100 * f1_score(gold, found, average="macro", zero_division=0), abs=0.01)
     predictions = [{"label": name, "score": 1.0, "scores": {name: 1.0}} for name in found]
-    task = Classification(Classification.Options(labels=("a", "b", "c", "d")))
+    task = Classification(Classification.Options(labels=tuple(sorted({*gold, *found, "e"}))))
     assert task.score([{"label": name} for name in gold], predictions)["macro_f1"] == expected
     words = [{"words": [{"tag": name} for name in found]}]
     assert POS(POS.Options(labels=("a", "b"))).score([{"tags": gold}], words)["macro_f1"] == expected
