@@ -58,7 +58,6 @@ def unique(port: Port, taken: Mapping[str, Port]) -> Port:
 
 
 def widths(module: nn.Module) -> tuple[int, int] | None:
-    """Return a port under a name that is not taken."""
     """Return (inputs, outputs) of a linear map of whatever type, quantised ones included."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
