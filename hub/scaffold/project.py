@@ -30,10 +30,18 @@ LONGEST = 60
 PACKAGING = """
 [tool.setuptools.packages.find]
 where = ["src"]
-
-[tool.setuptools.package-data]
-"{}" = ["{}"]
 """
+PACKAGE_DATA: dict[ProjectKind, str] = {
+    "task": """
+[tool.setuptools.package-data]
+"{}" = ["sample/*"]
+""",
+    "adapters": f"""
+[tool.setuptools.package-data]
+"{{}}.files" = ["*{SUFFIX}"]
+""",
+}
+"""What a package carries beside code: a task's sample data, and adapter files."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Project:
     def words(self) -> dict[str, str]:
         """Return what the templates' names stand for."""
         kind, is_backbone = PROJECTS[self.kind], self.kind == "backbone"
-        data = (f"{self.package}.files", f"*{SUFFIX}") if self.kind == "adapters" else (self.package, "sample/*")
+        packaging = PACKAGING + PACKAGE_DATA.get(self.kind, "").format(self.package)
         check = f"adapt plugin check {self.name} --kind {kind}"
         summary = f"The {self.kind} {self.name} for adaptdock"
         if self.kind == "adapters":
@@ -90,7 +98,7 @@ class Project:
             "target": self.target,
             "summary": summary,
             "release": version("adaptdock"),
-            "packaging": PACKAGING.format(*data).rstrip("\n"),
+            "packaging": packaging.rstrip("\n"),
             "check": f"python -m {self.package}.{self.module} model && {check} --model model" if is_backbone else check,
         }
 

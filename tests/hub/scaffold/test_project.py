@@ -36,6 +36,19 @@ def test_a_project_has_code_test_package_readme_and_ci_with_every_word_filled_in
     assert (folder / "src" / f"{module}.py").is_file() or (folder / "src" / module).is_dir()
 
 
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_package_data_that_a_project_declares_is_there(kind: ProjectKind, tmp_path: Path, backbone: Backbone) -> None:
+    file = tmp_path / "people.safetensors"
+    write_file(file, build_adapter(backbone, "lora", name="people"))
+    folder = tmp_path / "new"
+    write_project(checked(kind, "gain"), folder, [file] if kind == "adapters" else [])
+    declared = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["setuptools"].get("package-data", {})
+    assert bool(declared) == (kind in ("task", "adapters"))
+    for package, patterns in declared.items():
+        for pattern in patterns:
+            assert list((folder / "src" / package.replace(".", "/")).glob(pattern)), (package, pattern)
+
+
 @pytest.mark.parametrize(
     ("name", "near"),
     [("My_Method", "'my-method'"), ("a--b", "'a-b'"), ("ends-", "'ends'"), ("../up", "'up'"), ("3d", "'d'"), ("", "")],
