@@ -2,7 +2,7 @@
 
 import click
 
-from adaptdock.cli.common.output import show_json, show_table
+from adaptdock.cli.common.output import note, show_json, show_table
 from adaptdock.errors import UsageError
 from adaptdock.hub.registry.index import Revocation
 from adaptdock.hub.registry.trust import distrust, revoke, trust, trusted
@@ -19,6 +19,7 @@ def command() -> None:
 def add(publisher: str, key: str) -> None:
     """Trust a PUBLISHER's public KEY: from now on what is of him has to be signed with a key of his."""
     trust(publisher, key)
+    note(f"{publisher} is trusted with {key}: an adapter of {publisher} must now be signed with a trusted key")
 
 
 @command.command("remove")
@@ -27,6 +28,7 @@ def add(publisher: str, key: str) -> None:
 def remove(publisher: str, key: str | None) -> None:
     """Trust a PUBLISHER, or one KEY of his, no longer."""
     distrust(publisher, key)
+    note(f"{publisher} is not trusted any more{f' with {key}' if key else ''}")
 
 
 @command.command("revoke")
@@ -38,6 +40,7 @@ def revoke_one(key: str, sha256: str, reason: str) -> None:
     if bool(key) == bool(sha256):
         raise UsageError("give --key or --sha256")
     revoke(Revocation(key=key, sha256=sha256, reason=reason))
+    note(f"{key or f'the file with sha256 {sha256}'} is revoked: {reason}")
 
 
 @command.command("list")

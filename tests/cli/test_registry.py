@@ -63,12 +63,14 @@ def test_a_signed_adapter_passes_a_policy_that_wants_one(adapt, measured, tmp_pa
     assert adapt("publish", measured, "--registry", "registry", "--sign", "mine", *CARD).status == 0
     Path("strict.toml").write_text("signed_only = true\n")
     adapt("install", "places", "--policy", "strict.toml").failed(1, "adapt trust add")
-    assert adapt("trust", "add", "acme", key).status == 0
+    added = adapt("trust", "add", "acme", key)
+    assert (added.status, added.out) == (0, "")
+    assert f"acme is trusted with {key}" in added.err
     assert "who is trusted here" in adapt("install", "places", "--policy", "strict.toml").out
-    assert adapt("trust", "revoke", "--key", key, "--reason", "lost").status == 0
+    assert f"{key} is revoked: lost" in adapt("trust", "revoke", "--key", key, "--reason", "lost").err
     assert "revoked: lost" in adapt("trust", "list").out
     assert adapt("verify").status == 1
-    assert adapt("trust", "remove", "acme").status == 0
+    assert "acme is not trusted any more" in adapt("trust", "remove", "acme").err
     adapt("trust", "remove", "acme").failed(2, "unknown publisher")
 
 
