@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptdock.engine.evaluation.curves import draw, title
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.run import Result
 from adaptdock.engine.training.selection import Criterion
@@ -39,7 +40,9 @@ def write_report(folder: Path, plan: Plan, result: Result) -> list[str]:
     (folder / "metrics.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in result.history))
     if points:
-        _draw(folder / "curves.png", result.history, points, points[best], task.metric)
+        heading = title(plan.task_name, [method.name for method in plan.methods], plan.backbone.id)
+        path, scale = folder / "curves.png", (task.metric, task.lower_is_better)
+        draw(path, heading, result.history, points, points[best], *scale)
     return verdict
 
 
@@ -145,29 +148,3 @@ def _gap(point: Mapping[str, float]) -> str:
         f"In epoch {point['epoch']:g} the validation loss ({validation:.3f}) is {apart} the training loss "
         f"({training:.3f}, the mean of the epoch)."
     )
-
-
-def _draw(
-    path: Path,
-    history: Sequence[Mapping[str, Any]],
-    points: Sequence[Mapping[str, float]],
-    best: Mapping[str, float],
-    metric: str,
-) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    losses, scores = figure.subplots(1, 2)
-    steps = [entry for entry in history if "loss" in entry]
-    epochs = [point["epoch"] for point in points]
-    losses.plot([entry["epoch"] for entry in steps], [entry["loss"] for entry in steps], label="training", alpha=0.7)
-    losses.plot(epochs, [point["validation_loss"] for point in points], marker="o", label="validation")
-    losses.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-    losses.legend()
-    scores.plot(epochs, [point[metric] for point in points], marker="o", color="tab:green")
-    scores.axvline(best["epoch"], color="grey", linestyle=":", label=f"best: {best[metric]:g}")
-    scores.set(xlabel="epoch", ylabel=f"validation {metric}")
-    scores.legend()
-    figure.savefig(path, dpi=120)

@@ -43,6 +43,8 @@ def _draw(
 
 
 def _draw_trials(axes: Any, trials: Sequence[Trial], metric: str, lower_is_better: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for state, marker in (("complete", "o"), ("pruned", "x")):
         mine = [trial for trial in trials if trial.state == state]
         axes.plot([trial.number for trial in mine], [trial.score for trial in mine], marker, label=state)
@@ -50,6 +52,7 @@ def _draw_trials(axes: Any, trials: Sequence[Trial], metric: str, lower_is_bette
     best = list(accumulate((trial.score or 0.0 for trial in complete), min if lower_is_better else max))
     axes.step([trial.number for trial in complete], best, where="post", color="grey", label="best so far")
     axes.set(xlabel="trial", ylabel=f"validation {metric}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
 
 
