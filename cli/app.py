@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from adaptdock.cli.common.output import say, unfilter
 from adaptdock.errors import PluginError, UnknownNameError
@@ -62,6 +63,15 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command that the first argument names, and the rest of the arguments."""
         return args[0], self.get_command(ctx, args[0]), args[1:]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin so, with the table's line; no command is imported."""
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        lines = {name: line for name, (_, line) in COMMANDS.items()}
+        return [
+            *(CompletionItem(name, help=lines.get(name)) for name in names),
+            *click.Command.shell_complete(self, ctx, incomplete),
+        ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a line for each command, from the table and from metadata."""

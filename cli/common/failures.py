@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+from adaptdock.cli.common.completion import VARIABLE, complete
 from adaptdock.cli.common.output import LINES, filtered
 from adaptdock.errors import AdaptError
 from adaptdock.plugins.escapes import escaped
@@ -47,6 +48,9 @@ def _run(app: click.Command, arguments: Sequence[str]) -> int:
 
 
 def _invoke(app: click.Command, arguments: list[str]) -> int:
+    instruction = os.environ.get(VARIABLE)
+    if instruction:
+        return complete(app, instruction)
     try:
         with app.make_context("adapt", arguments or ["--help"]) as context:
             found = app.invoke(context)

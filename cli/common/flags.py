@@ -6,6 +6,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import click
+from click.shell_completion import CompletionItem
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -28,6 +29,13 @@ class Flag(click.Option):
         """Return the flag and its help, with the default that applies."""
         record = super().get_help_record(ctx)
         return (record[0], f"{record[1]}  [{self.shown}]".strip()) if record and self.shown else record
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the values that the metavar lists, such as [lora|prefix], or those of the type."""
+        if not (self.metavar or "").startswith("["):
+            return super().shell_complete(ctx, incomplete)
+        values = str(self.metavar).strip("[]").split("|")
+        return [CompletionItem(value) for value in values if value.startswith(incomplete)]
 
 
 class SectionedCommand(click.Command):
