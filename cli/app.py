@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": ("adaptdock.cli.predict", "Run an adapter on texts."),
     "eval": ("adaptdock.cli.eval", "Measure an adapter on labelled data."),
     "inspect": ("adaptdock.cli.inspect", "Show what an adapter file holds."),
+    "sample": ("adaptdock.cli.sample", "Write the sample data of a task out as files."),
     "merge": ("adaptdock.cli.merge", "Fold an adapter into a copy of its backbone."),
     "combine": ("adaptdock.cli.combine", "Add, subtract or average adapters: one new file."),
     "serve": ("adaptdock.cli.serve", "Answer for a folder of adapters over HTTP."),
