@@ -131,7 +131,7 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
 def _all(arguments: Sequence[str], name: str) -> list[str]:
     """Return every value of an option before the arguments are parsed."""
     found = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if argument == f"--{name}":
             found.append(following)
         elif argument.startswith(f"--{name}="):

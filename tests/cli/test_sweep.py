@@ -145,3 +145,7 @@ def test_help_shows_the_flags_of_every_method_that_is_searched(adapt):
     assert "Method prefix" in shown
     assert "--search KEY=VALUES" in shown
     assert "--resume" not in shown
+
+
+def test_without_arguments_it_says_what_is_missing(adapt) -> None:
+    adapt("sweep").failed(2, "--search is missing")
