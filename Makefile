@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types imports unit test-slow gpu-sim gpu-check test-page bench-ner bench-tasks bench-mixed bench-swap soak bench-serving soak-serving docs compatibility test-window clean
+.PHONY: demo test lint types imports unit test-slow gpu-sim gpu-check test-page bench-ner bench-tasks bench-mixed bench-swap soak bench-serving soak-serving docs reference site compatibility test-window clean
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -66,6 +66,10 @@ $(VENV)/browser-installed: $(INSTALLED)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[browser]"
 	touch $@
 
+$(VENV)/site-installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 bench-tasks: $(INSTALLED)  ## every task beside a trivial baseline and full fine-tuning; DATA=folder of the data sets
 	$(BIN)/python benchmarks/tasks.py $(DATA)
 
@@ -86,6 +90,14 @@ soak-serving: $(INSTALLED)  ## 1,000 swaps during 100,000 requests over HTTP
 
 docs: $(INSTALLED)  ## write the measured tables of docs/mixed.md
 	ADAPTDOCK_WRITE_DOCS=1 $(BIN)/pytest -q tests/engine/core/test_matrix.py
+
+reference: $(INSTALLED)  ## write docs/commands-help.md from the program
+	$(BIN)/python scripts/command_reference.py
+
+site: $(VENV)/site-installed  ## the documentation site, in build/site
+	$(BIN)/python scripts/link_rooms.py
+	$(BIN)/python scripts/site_pages.py
+	$(BIN)/zensical build --strict --clean
 
 compatibility: $(INSTALLED)  ## every text model type of transformers with every method, into docs/compatibility.md; ten minutes
 	$(BIN)/python scripts/compatibility.py

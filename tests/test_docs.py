@@ -1,5 +1,6 @@
 """The documents do what they say: the README's commands and its Python run, in order, in an empty folder."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,7 +11,9 @@ import pytest
 from environments import environment
 
 ROOT = Path(__file__).parent.parent
-README, MIXED, PLUGINS = ((ROOT / name).read_text() for name in ("README.md", "docs/mixed.md", "docs/plugins.md"))
+README, MIXED, PLUGINS, FIRST = (
+    (ROOT / name).read_text() for name in ("README.md", "docs/mixed.md", "docs/plugins.md", "docs/first-adapter.md")
+)
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -24,15 +27,13 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run_and_the_python_that_uses_what_they_made(tmp_path: Path) -> None:
-    sample = ROOT / "tasks" / "samples" / "ner"
-    lines = (sample / "train.conll").read_text().split("\n\n")
-    (tmp_path / "train.conll").write_text("\n\n".join(lines[:80]))
-    (tmp_path / "dev.conll").write_text((sample / "validation.conll").read_text())
     commands = [line for block in blocks("bash") for line in block.splitlines()]
-    assert [command.split()[1] for command in commands] == ["train", "predict", "eval", "inspect", "train"]
+    assert [command.split()[1] for command in commands] == ["train", "predict", "eval", "inspect", "sample", "train"]
     outputs = [run(["bash", "-c", command], tmp_path) for command in commands]
-    assert "[Ada Lovelace|PER]" in re.sub(r"\x1b\[[0-9;]*m", "", outputs[1])
+    (tagged,) = re.findall(r"prints `(\[[^`]+)`", README)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", outputs[1]).strip() == tagged
     assert "f1" in outputs[2].lower()
     assert "minilm" in outputs[3]
     (program,) = blocks("python")
@@ -41,6 +42,37 @@ def test_the_commands_of_the_readme_run_and_the_python_that_uses_what_they_made(
     assert len(found.splitlines()) == 2
     (program,) = blocks("python", MIXED)
     run([sys.executable, "-c", program], tmp_path)
+
+
+@pytest.mark.slow
+def test_the_first_adapter_is_trained_as_its_page_says(tmp_path: Path) -> None:
+    sample, dry_run, training, *uses, measuring = (block.splitlines() for block in blocks("bash", FIRST))
+    shown = "".join(run(["bash", "-c", command], tmp_path) for command in [*sample, *dry_run])
+    data, plan, answers = blocks("text", FIRST)
+    assert data in shown
+    assert plan in shown
+    for command in training:
+        run(["bash", "-c", command], tmp_path)
+    assert (tmp_path / "runs/topic/curves.png").exists()
+    labels = re.findall(r"^\[(\w+) ", answers, flags=re.MULTILINE)
+    printed = run(["bash", "-c", uses[0][0]], tmp_path)
+    assert re.findall(r"\[(\w+) ", printed) == labels == ["sport", "weather"]
+    assert json.loads(run(["bash", "-c", uses[0][1]], tmp_path))["label"] == "sport"
+    for command in measuring:
+        run(["bash", "-c", command], tmp_path)
+    (program,) = blocks("python", FIRST)
+    assert [line.split()[0] for line in run([sys.executable, "-c", program], tmp_path).splitlines()] == labels
+
+
+def test_the_figures_of_the_readme_stand_in_the_pages_that_it_names() -> None:
+    rows = re.findall(
+        r"^\| ([^|]+) \| ([\d.]+) \| ([\d.]+) \| \[[^\]]+\]\(([^)#]+)#[^)]+\) \|$", README, flags=re.MULTILINE
+    )
+    assert len(rows) == 5
+    for name, ours, theirs, page in rows:
+        lines = [line for line in (ROOT / page).read_text().splitlines() if line.startswith("|")]
+        assert any(re.search(rf"\| {re.escape(ours)}\b", line) and "PEFT" not in line for line in lines), name
+        assert any(re.search(rf"\| {re.escape(theirs)}\b", line) and "PEFT" in line for line in lines), name
 
 
 @pytest.mark.slow
