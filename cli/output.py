@@ -40,7 +40,7 @@ class _Filter:
 def filtered() -> Iterator[None]:
     """Escape all that is written to standard output and standard error while the context is open."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream and _Filter(stream) for stream in streams)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (stream and _Filter(stream) for stream in streams)
     try:
         yield
     finally:
