@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from adaptdock.cli.common.output import note
+from adaptdock.cli.common.output import note, say
 from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.artefact.atomic import whole_file
 from adaptdock.plugins import registry
@@ -20,7 +20,7 @@ def command(task: str, folder: Path | None) -> None:
     """
     folder = folder or Path(f"{task}-sample")
     for path in write_sample(registry.load("task", task).sample(), folder):
-        print(path)
+        say(str(path))
     note(f"Next: adapt train --task {task} --data {folder}")
 
 

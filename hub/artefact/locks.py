@@ -109,7 +109,7 @@ def release(lock: Path) -> None:
 
 def _acquire(place: Path, file: Path, seconds: float, new: bool = False) -> Path:
     file, thread, end = file.parent.resolve() / file.name, threading.get_ident(), time.monotonic() + seconds
-    made: list[Path] = []
+    created: list[Path] = []
     while True:
         with _guard:
             held = _held.get(file)
@@ -117,21 +117,21 @@ def _acquire(place: Path, file: Path, seconds: float, new: bool = False) -> Path
                 held.count += 1
                 return file
             try:
-                made += _made(file.parent, new and not made)
+                created += _created(file.parent, new and not created)
                 descriptor = None if held is not None else _taken(file)
             except OSError as error:
                 if isinstance(error, FileExistsError) and new:
                     raise
                 raise FileError(place, f"nothing can be written there: {error.strerror or error}") from None
             if descriptor is not None:
-                _held[file] = _Held(descriptor, thread, list(reversed(made)))
+                _held[file] = _Held(descriptor, thread, list(reversed(created)))
                 return file
         if time.monotonic() >= end:
             raise LockedError(place, *_holder(file))
         time.sleep(PAUSE)
 
 
-def _made(folder: Path, new: bool) -> list[Path]:
+def _created(folder: Path, new: bool) -> list[Path]:
     """Make a folder and return those that were missing, from the top; ``new``: it must be missing itself."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()][::-1]
     for place in missing[:-1]:

@@ -28,13 +28,13 @@ class _Known:
 _known: tuple[Stamp, _Known] | None = None
 
 
-def read_adapter(given: str | Path) -> AdapterFile:
+def read_adapter(name: str | Path) -> AdapterFile:
     """Read an adapter that is to be used, from its path or, where it is installed, by its name.
 
     Raises :class:`TrustError` where it is revoked, no longer allowed by the policy, or not what was installed;
     and what :func:`locate` and :func:`read_file` raise.
     """
-    path = locate(given)
+    path = locate(name)
     return read_file(path, lambda content: admit(path, content))
 
 
@@ -98,7 +98,7 @@ def _read() -> _Known:
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

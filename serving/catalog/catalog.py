@@ -373,6 +373,8 @@ class Catalog:
         try:
             adapter = self._store.read(path)
         except FileError as error:
+            if error.path != str(path):
+                raise
             raise FileError(f"the file of {name!r}", error.problem) from None  # where it was put tells nobody anything
         prepared = dock.prepare(adapter)
         return Version(name, number, sha256, path, prepared.card, prepared.assembly)

@@ -102,9 +102,9 @@ class Store:
 
     @staticmethod
     def _admit(path: Path, content: bytes) -> None:
-        found = hashlib.sha256(content).hexdigest()
-        if found != path.stem:
-            raise FileError(path, f"its content was replaced: its sha256 is {found}, and what was kept had its name")
+        sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 != path.stem:
+            raise FileError(path, f"its content was replaced: its sha256 is {sha256}, not that of its name")
         admit(path, content)
 
     def sweep(self, used: Iterable[str]) -> None:

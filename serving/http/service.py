@@ -1,6 +1,7 @@
 """The service: one process's dock, catalogue and batcher, and how inputs are asked and answered."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -88,6 +89,7 @@ class Service:
         self._watching: asyncio.Task[None] | None = None
         self._ready = self._stopping = self._failed = False
         self._end = 0.0  # when the time to drain is over
+        self._trust_problem = ""
 
     @property
     def status(self) -> Status:
@@ -128,7 +130,13 @@ class Service:
 
     def _withdraw(self) -> None:
         """Look whether what is served may still be used: a key or a file may have been revoked."""
-        reasons = refused()
+        try:
+            reasons, problem = refused(), ""
+        except AdaptError as error:  # nothing is loaded until it is mended; what is loaded answers
+            reasons, problem = {}, str(error)
+        if problem and problem != self._trust_problem:
+            log("trust unreadable", logging.ERROR, reason=problem)
+        self._trust_problem = problem
         if reasons:
             self.catalog.withdraw(reasons)
 

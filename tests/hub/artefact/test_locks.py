@@ -2,38 +2,16 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from owners import owner
 
 from adaptdock.errors import FileError, LockedError
 from adaptdock.hub.artefact.locks import NAME, changing, owned
 from adaptdock.hub.registry.index import Revocation
 from adaptdock.hub.registry.trust import revoke, trusted
-
-OWN = """
-import sys
-from pathlib import Path
-from adaptdock.hub.artefact.locks import owned
-with owned(Path(sys.argv[1])):
-    print("owned", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def owner(folder: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Another process that owns a folder."""
-    command = [sys.executable, "-c", OWN, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "owned\n"
-        yield process
 
 
 def test_a_folder_that_another_process_owns_is_refused_with_its_id_until_it_is_killed(tmp_path: Path) -> None:

@@ -98,3 +98,21 @@ def test_what_is_revoked_while_it_is_served_answers_no_more_and_does_not_come_ba
     revoke(Revocation(sha256=hashlib.sha256(red.read_bytes()).hexdigest(), reason="backdoor"))
     with serving(backbone, state=str(tmp_path / "again")) as client:
         assert client.service.catalog.names == []  # no other version takes its place unasked
+
+
+def test_a_damaged_policy_loads_nothing_and_is_logged_once(
+    tmp_path: Path, backbone: Backbone, red: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "adaptdock.serving")
+    with serving(backbone, adapters=str(tmp_path / "watched")) as client:
+        push(client, "red", red.read_bytes())
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / "policy.toml").write_text("=")
+        until(lambda: "trust unreadable" in [record.message for record in caplog.records])
+        assert client.label("red") == "RED"
+        assert "policy.toml" in push(client, "blue", red.read_bytes(), status=422)["error"]["message"]
+        (tmp_path / "home" / "policy.toml").unlink()
+        push(client, "blue", red.read_bytes())
+    messages = [record.message for record in caplog.records]
+    assert messages.count("trust unreadable") == 1
+    assert "watching failed" not in messages
