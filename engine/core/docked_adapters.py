@@ -27,7 +27,7 @@ HOST = torch.device("cpu")
 KNOWN_ASSEMBLIES = 1000
 NAMES = "adapter names", "['ner', 'topic']"
 ROWS = "rows", "those of boarding(['ner'])"
-FEATURES = "features", "those that a task's encode() gives"
+FEATURES = "encoded features", "those that a task's encode() gives"
 
 
 @dataclass(frozen=True, eq=False)
