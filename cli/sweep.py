@@ -316,6 +316,9 @@ def _end(sweep: Sweep, trials: Trials, common: Settings, interrupted: bool, as_j
     found = ranked(sweep.found(), trials.lower_is_better)
     write_sweep(common.run_dir, found, sweep.space.dimensions, trials.metric, trials.lower_is_better)
     best = sweep.best()
+    shortfall = _shortfall(best)
+    if shortfall and not as_json:
+        print(f"{shortfall}\n")
     if not as_json:
         _show(found, sweep.space, trials.metric)
     if best is None:
@@ -331,7 +334,12 @@ def _end(sweep: Sweep, trials: Trials, common: Settings, interrupted: bool, as_j
     write_file(common.output, adapter, common.overwrite)
     places = {"adapter": common.output, "settings": common.run_dir / CONFIG, "folder": common.run_dir}
     if as_json:
-        document = {"metric": trials.metric, "best": best.number, "metrics": adapter.card.metrics}
+        document = {
+            "shortfall": shortfall or None,
+            "metric": trials.metric,
+            "best": best.number,
+            "metrics": adapter.card.metrics,
+        }
         rows = [{**asdict(trial), "folder": str(trial.folder or "")} for trial in found]
         show_json({**document, **{key: str(place) for key, place in places.items()}, "trials": rows})
     else:
@@ -342,6 +350,13 @@ def _end(sweep: Sweep, trials: Trials, common: Settings, interrupted: bool, as_j
     if interrupted:
         note(f"Interrupted: the best of the trials so far is in {common.output}.")
     return 130 if interrupted else 0
+
+
+def _shortfall(best: Trial | None) -> str:
+    """Return why the best trial's adapter is of no use, if its card says so."""
+    if best is None or best.folder is None:
+        return ""
+    return str(read_file(best.folder / BEST).card.training.get("shortfall", ""))
 
 
 def _show(found: Sequence[Trial], space: Space, metric: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Hashable
 from functools import cache, partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from adaptdock.engine.conformance.check import Check, NotAsked, Unmet, expect
 from adaptdock.engine.conformance.methods import stored
 from adaptdock.engine.conformance.models import SHAPES, Shape, tiny_backbone
 from adaptdock.engine.core.assembly import make_methods, make_task, method_entries
+from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.errors import BackboneError, DataError, UsageError
 from adaptdock.hub.artefact.card import PluginEntry
@@ -24,6 +26,7 @@ def task_checks(name: str, model: str | None) -> list[Check]:
     checks = [
         Check("it names its fields, and a metric", partial(_declared, name)),
         Check("its sample reads: every split is clean, is fitted and fits", partial(_sample, name)),
+        Check("labels, support and baseline of its sample are what a run asks for", partial(_judging, name)),
         Check("its options, once fitted, have a JSON form", partial(_fitted_options, name)),
         Check("its recipes are valid for every method there is", partial(_recipes, name)),
         Check("a record with nothing in its fields is refused as data", partial(_refuses, name)),
@@ -55,6 +58,23 @@ def _sample(name: str) -> None:
     for split, records in splits.items():
         expect(records, f"the {split} split of the sample is empty")
         json.dumps(task.describe(records), allow_nan=False)
+
+
+def _judging(name: str) -> None:
+    kind: type[Task] = registry.load("task", name)
+    raw, _ = load_splits(Source(), kind)
+    labels = [make_task(name, {}).labels(record) for record in raw["train"]]
+    expect(
+        all(isinstance(label, Hashable) for own in labels for label in own),
+        "labels() has to give labels that can be counted (hashable ones)",
+    )
+    task, splits = fitted(name)
+    for split, records in splits.items():
+        support, baseline = task.support(records), task.baseline(records)
+        expect(isinstance(support, int) and support >= 0, f"support() of {split} gives {support!r}, not a count")
+        value = None if baseline is None else baseline.get(kind.metric)
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+        expect(baseline is None or is_number, f"baseline() of {split} gives {value!r} for the metric {kind.metric!r}")
 
 
 def _fitted_options(name: str) -> None:

@@ -56,6 +56,12 @@ def test_a_sweep_keeps_the_best_adapter_its_settings_a_table_and_a_picture(sweep
     assert trained.card.metrics == best.card.metrics
 
 
+def test_an_untrained_best_trial_is_told_in_the_first_line(sweep):
+    ran = sweep("--search", "learning_rate=1e-12,2e-12", "--sampler", "grid")
+    assert ran.status == 0, ran.err
+    assert ran.out.splitlines()[0].startswith("This adapter is untrained")
+
+
 def test_a_trial_whose_loss_is_no_number_is_told_and_the_sweep_goes_on(sweep, tmp_path):
     ran = sweep(
         "--search", "learning_rate=1e38,1e-2", "--sampler", "grid", "--warmup", 0, "--epochs", 2, "--json"

@@ -445,6 +445,32 @@ def test_the_documents_name_every_key_of_a_configuration(adapt):
             assert f"`{flag.name.replace('_', '-')}`" in text
 
 
+# ----------------------------------------------------------------------------------- shortfalls
+
+UNTRAINED = "This adapter is untrained: training has not moved its weights from where they started."
+
+
+def test_an_untrained_adapter_is_told_in_the_first_line_and_in_json(train, adapt):
+    ran = train("--learning-rate", 1e-12)
+    assert ran.status == 0, ran.err
+    assert ran.out.splitlines()[0] == UNTRAINED
+    assert "No sign of overfitting" not in ran.out
+    assert read_card("ner.safetensors").training["shortfall"] == UNTRAINED
+    again = train("--learning-rate", 1e-12, "--json", "--overwrite")
+    assert json.loads(again.out)["shortfall"] == UNTRAINED
+    trained = train("--learning-rate", 1e-2, "--epochs", 4, "--batch-size", 4, "--json", "--overwrite")
+    assert json.loads(trained.out)["shortfall"] is None
+
+
+def test_few_steps_and_little_validation_data_are_told(train, conll, tmp_path):
+    ran = train("--train", conll(tmp_path / "few.conll", repeats=3))
+    assert ran.status == 0, ran.err
+    assert "training steps in 1 epochs are few" in ran.err
+    assert "fewer than 20 cannot tell epochs apart: the weights of the last epoch are kept" in ran.err
+    assert "too small to tell overfitting" in ran.out
+    assert "No sign of overfitting" not in ran.out
+
+
 # ------------------------------------------------------------------------------------------- folds
 
 

@@ -45,6 +45,14 @@ def test_each_task_gets_a_file_a_row_and_a_folder_with_its_curves(together, adap
     assert adapt("predict", "out/spam.safetensors", "ada").status == 0
 
 
+def test_untrained_adapters_are_told_in_the_first_lines(together):
+    ran = together("--learning-rate", 1e-12)
+    assert ran.status == 0, ran.err
+    first, second = ran.out.splitlines()[:2]
+    assert first.startswith("names: This adapter is untrained")
+    assert second.startswith("spam: This adapter is untrained")
+
+
 def test_json_tells_each_task_to_a_program(together):
     found = json.loads(together("--json").out)
     assert [(row["name"], row["metric"], row["output"]) for row in found["tasks"]] == [

@@ -173,6 +173,19 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
         sweep(seeds, study=str(tmp_path / "no.db"))
 
 
+def test_trials_with_the_same_metric_are_ordered_by_their_validation_loss(tmp_path: Path) -> None:
+    losses = {"1": 0.9, "2": 0.7, "3": 0.8}
+
+    def same(number: int, values: Mapping[str, Any], report: Report) -> Finished:
+        return Finished(50.0, 1, 1, tmp_path, loss=losses[values["seed"]])
+
+    made = sweep("seed=1,2,3", sampler="grid")
+    made.run(same, lambda trial: None)
+    best = made.best()
+    assert best is not None
+    assert (best.values, best.loss) == ({"seed": "2"}, 0.7)
+
+
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(UsageError, match=r"pip install 'adaptdock\[sweep\]'"):

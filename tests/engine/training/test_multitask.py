@@ -178,7 +178,8 @@ def test_own_adapters_learn_and_each_keeps_its_own_best_epoch(
     for name, metric, result in zip(TASKS, ("f1", "accuracy"), results, strict=True):
         values = [entry[f"eval_{metric}"] for entry in result.history if f"eval_{metric}" in entry]
         losses = [entry["eval_loss"] for entry in result.history if "eval_loss" in entry]
-        assert result.adapter.card.training["best_epoch"] == 1 + values.index(max(values)), name
+        worths = [(value, -loss) for value, loss in zip(values, losses, strict=True)]
+        assert result.adapter.card.training["best_epoch"] == 1 + worths.index(max(worths)), name
         assert losses[-1] < losses[0]
         assert [entry for entry in result.history if "loss" in entry]
     assert not any(module._forward_hooks for module in backbone.model.modules())

@@ -73,6 +73,28 @@ def test_texts_that_are_labelled_surely_enter_the_training_of_the_next_round(
     assert json.loads((tmp_path / "run/round-1/metrics.json").read_text())["plan"]["added"] == {"self-training": 20}
 
 
+@pytest.mark.parametrize(
+    ("rounds", "few", "best"),
+    [
+        ([(50, 0.9), (50, 0.7), (50, 0.8)], False, 1),
+        ([(60, 0.9), (50, 0.1)], False, 0),
+        ([(50, 0.7), (50, 0.7)], False, 0),
+        ([(60, 0.1), (50, 0.9)], True, 1),
+        ([(60, 0.1), None], True, 0),
+        ([None], False, 0),
+    ],
+)
+def test_the_best_round_is_that_of_the_metric_then_the_loss_and_of_few_records_the_last(
+    backbone: Backbone, data: Path, unlabelled: Path, tmp_path: Path, rounds: list, few: bool, best: int
+) -> None:
+    made = make_plan(backbone, data, unlabelled)
+    if few:
+        made.records["validation"] = made.records["validation"][:1]
+    histories = [[] if one is None else [{"eval_f1": one[0], "eval_loss": one[1], "epoch": 1}] for one in rounds]
+    results = [Result(None, Path(), 0, 1, 0, history) for history in histories]  # type: ignore[arg-type]
+    assert SelfTraining(made, tmp_path)._best(results) == best
+
+
 def test_with_the_highest_confidence_no_text_is_added_and_the_rounds_end(
     backbone: Backbone, data: Path, unlabelled: Path, tmp_path: Path, trained_on: list[list[Record]]
 ) -> None:
