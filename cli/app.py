@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from adaptdock.engine.distributed import check_alone
 from adaptdock.plugins import registry
 from adaptdock.plugins.errors import PluginError, UnknownNameError
 
@@ -48,6 +49,8 @@ class LazyGroup(click.Group):
         from adaptdock.cli.quiet import quiet
 
         quiet()
+        if cmd_name != "train":
+            check_alone(f"adapt {cmd_name}")
         if cmd_name in COMMANDS:
             command: Any = import_module(COMMANDS[cmd_name][0]).command
         elif cmd_name in registry.names("command"):

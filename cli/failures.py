@@ -5,10 +5,13 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import click
 
+from adaptdock.engine.distributed import leave, ranks
 from adaptdock.plugins.errors import AdaptError
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -23,8 +26,10 @@ def run(app: click.Command, arguments: Sequence[str]) -> int:
     """Run a command; every error becomes one paragraph on standard error."""
     debug = "--debug" in _before_texts(arguments)
     try:
-        status = _invoke(app, list(arguments))
-        sys.stdout.flush()
+        with _printing(ranks().first):
+            status = _invoke(app, list(arguments))
+            sys.stdout.flush()
+        leave()
         return status
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -32,11 +37,25 @@ def run(app: click.Command, arguments: Sequence[str]) -> int:
         _close_stdout()
         return BROKEN_PIPE
     except Exception as error:
+        message, status = describe(error, debug)
+        if not ranks().first:
+            if status == 2:  # wrong arguments or data, of which the first process says the same
+                return status
+            message = f"process {ranks().rank}: {message}"
         if debug:
             traceback.print_exc()
-        message, status = describe(error, debug)
         say_error(message)
         return status
+
+
+@contextmanager
+def _printing(prints: bool) -> Iterator[None]:
+    """Let what is printed go nowhere in processes that only help another one."""
+    if prints:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def _invoke(app: click.Command, arguments: list[str]) -> int:

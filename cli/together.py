@@ -28,6 +28,7 @@ from adaptdock.cli.settings import CONFIG, absolute_backbone, with_absolute_plac
 from adaptdock.engine.assembly import checked_options, make_methods, make_task, validated
 from adaptdock.engine.course import BEST
 from adaptdock.engine.data import parse_columns
+from adaptdock.engine.distributed import check_alone
 from adaptdock.engine.dock import load_backbone
 from adaptdock.engine.multitask import (
     SharingOptions,
@@ -108,6 +109,7 @@ def build(
     arguments: Sequence[str], config: Mapping[str, Any], config_path: Path | None, tasks: str
 ) -> SectionedCommand:
     """Return the command for several tasks; the method's flags are those of the method that arguments choose."""
+    check_alone("adapt train --tasks")
     entries = read_tasks(Path(tasks))
     method = peek(arguments, "method") or config.get("method") or METHOD
     recipe = merge_options(next(iter(entries.values())).task, method, {})

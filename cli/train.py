@@ -1,6 +1,7 @@
 """``adapt train``: an adapter trained on a frozen backbone, and saved as one file."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from adaptdock.cli.flags import (
     dry_run_flag,
     field_flags,
     how_flags,
+    load_options,
     output_flags,
     peek,
 )
@@ -31,6 +33,7 @@ from adaptdock.cli.progress import watching
 from adaptdock.cli.settings import Settings, decide, recall
 from adaptdock.cli.summary import show_plan, show_result
 from adaptdock.engine.assembly import validated
+from adaptdock.engine.distributed import check_alone, placed, ranks
 from adaptdock.engine.dock import load_backbone
 from adaptdock.engine.folds import FoldOptions
 from adaptdock.engine.options import TrainingOptions, merge_options
@@ -38,6 +41,7 @@ from adaptdock.engine.planning import Plan, plan
 from adaptdock.engine.training import Result, carry_out
 from adaptdock.hub.file import write_file
 from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.errors import UsageError
 
 METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE, registry.EXAMPLE_TASK
@@ -160,15 +164,19 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
     values["columns"] = values["columns"] or ()
     folding = validated(FoldOptions, FOLDING.given(values), "folds")
     assert isinstance(folding, FoldOptions)
+    if folding.folds:
+        check_alone("adapt train --folds")
+    _check_shared(load_options(values), values["unlabelled"])
     settings = decide(values, chosen.training, chosen.method, chosen.task)
-    if not values["dry_run"]:
+    if not values["dry_run"] and ranks().first:
         check_places(settings, resume=False)
     made = _plan(settings)
     if values["dry_run"]:
         show_plan(made, values["as_json"])
         return 0
-    clear(settings.run_dir)
-    settings.write()
+    if ranks().first:
+        clear(settings.run_dir)
+        settings.write()
     folds = try_folds(made, settings, folding.folds, values["as_json"]) if folding.folds else None
     if folding.folds_only:
         if values["as_json"]:
@@ -183,9 +191,12 @@ def _resume(values: dict[str, Any]) -> int:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
     if together.is_together(Path(values["resume"])):
+        check_alone("adapt train --tasks")
         return together.resume(Path(values["resume"]), values["output"], bool(values["overwrite"]), values["as_json"])
     settings = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
-    check_places(settings, resume=True)
+    _check_shared(settings.load, settings.training["unlabelled"])
+    if ranks().first:
+        check_places(settings, resume=True)
     made = _plan(settings)
     return _run(made, settings, values["as_json"], resume=True)
 
@@ -193,6 +204,13 @@ def _resume(values: dict[str, Any]) -> int:
 def _is_given(name: str, value: Any) -> bool:
     """Tell whether a flag that does not go with --resume stands on the command line."""
     return name not in WITH_RESUME and value not in (None, ()) and not (name == "dry_run" and not value)
+
+
+def _check_shared(load: LoadOptions, unlabelled: str | None) -> None:
+    """Refuse what several processes can't do, before any work and before they wait for each other."""
+    placed(load)
+    if unlabelled:
+        check_alone("adapt train --unlabelled")
 
 
 def _plan(settings: Settings) -> Plan:
@@ -211,8 +229,10 @@ def _plan(settings: Settings) -> Plan:
 
 
 def _run(made: Plan, settings: Settings, as_json: bool, resume: bool, folds: Mapping[str, Any] | None = None) -> int:
-    with watching(settings.run_dir / LOG) as watch:
+    with watching(settings.run_dir / LOG) if ranks().first else nullcontext() as watch:
         result = carry_out(made, settings.run_dir, settings.name, watch, resume)
+    if not ranks().first:
+        return 0 if result.ending != "interrupted" else 130
     write_file(settings.output, result.adapter)
     verdict = _report(settings.run_dir, made, result)
     show_result(made, result, settings.output, settings.run_dir, verdict, as_json, folds)

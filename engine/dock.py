@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adaptdock.engine.assembly import HEAD, Assembly, assemble, make_task, validated
 from adaptdock.engine.batches import collate, length_read, reading
+from adaptdock.engine.distributed import placed
 from adaptdock.engine.generation import GenerationOptions, generate
 from adaptdock.engine.passes import for_head, mask_for, states
 from adaptdock.engine.ports import OpenPorts
@@ -437,8 +438,9 @@ def load_backbone(name: str, options: LoadOptions) -> Backbone:
     """Load a backbone with the family of which it is an alias, else with the one that accepts it, the general one last.
 
     Families are imported one after the other, our own first: an alias of ours waits for no plugin of anybody else.
-    Raises :class:`BackboneError` where no family does, or loading fails.
+    Raises :class:`BackboneError` where no family does, or loading fails, and what :func:`placed` raises.
     """
+    options = placed(options)
     families: list[BackboneFamily] = []
     for _, plugin in registry.usable("backbone"):
         family: BackboneFamily = plugin()

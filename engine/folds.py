@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from adaptdock.engine.augmentation import augment
 from adaptdock.engine.course import Progress
 from adaptdock.engine.data import NOT_GIVEN, load_splits
+from adaptdock.engine.distributed import check_alone
 from adaptdock.engine.planning import Plan, make_units
 from adaptdock.engine.training import Result, Run
 from adaptdock.plugins.contracts import Options, Record
@@ -117,6 +118,7 @@ def cross_validate(
 
     ``progress`` gives what hears of a fold's training. Ctrl-C ends it all with :class:`KeyboardInterrupt`.
     """
+    check_alone("training on folds")
     found = []
     for number, own in enumerate(divide(plan, count), 1):
         result: Result = Run(own, folder / f"fold-{number}")(progress(number))

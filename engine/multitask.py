@@ -20,6 +20,7 @@ from adaptdock.engine.assembly import HEAD, Assembly
 from adaptdock.engine.batches import collate, collate_labels, length, shuffled
 from adaptdock.engine.course import Course, Ending, Validated, waited_in_vain
 from adaptdock.engine.data import Source
+from adaptdock.engine.distributed import check_alone
 from adaptdock.engine.options import merge_options
 from adaptdock.engine.passes import mask_for, states
 from adaptdock.engine.planning import Plan, plan
@@ -250,6 +251,7 @@ class TogetherRun(Course[list[Result]]):
     """Tasks trained together in one folder; each has a folder in it with its name, as if it had been trained alone."""
 
     def __init__(self, plan: TogetherPlan, folder: Path) -> None:
+        check_alone("training several tasks together")
         first = next(iter(plan.plans.values()))
         super().__init__(first.backbone, first.options, folder)
         self.plan = plan

@@ -16,6 +16,7 @@ from adaptdock.engine.batches import collate, collate_labels, length
 from adaptdock.engine.caching import Cache
 from adaptdock.engine.course import Course, Ending, Progress, Validated, since_best, waited_in_vain
 from adaptdock.engine.data import Source
+from adaptdock.engine.distributed import check_alone, ranks, shared
 from adaptdock.engine.dock import load_backbone
 from adaptdock.engine.evaluation import Evaluation, evaluate
 from adaptdock.engine.options import STORES, with_precision
@@ -72,6 +73,8 @@ def carry_out(
     """Train what a plan says: in one run, or in several where there are texts without labels."""
     from adaptdock.engine.selftraining import SelfTraining
 
+    if made.unlabelled:
+        check_alone("training with --unlabelled")
     run = SelfTraining(made, folder, name) if made.unlabelled else Run(made, folder, name)
     return run(progress, resume)
 
@@ -84,7 +87,7 @@ def fresh_folder(task: str, method: str) -> Path:
     while folder.exists():
         folder = Path("runs") / f"{base}-{number}"
         number += 1
-    return folder
+    return shared(folder)
 
 
 def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
@@ -183,7 +186,7 @@ class Run(Course[Result]):
         """Store these weights as the best so far, with what validation found."""
         self._best_found = self._newest
         self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
-        write_file(self.kept_in, self.best)
+        self._store(self.best)
 
     def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
         """Measure weights, as they would be stored, on the validation data."""
@@ -247,7 +250,11 @@ class Run(Course[Result]):
         """Store these weights where there are none; nothing is known of them."""
         if self.best is None:
             self.best = AdapterFile(self.card(0, {}), self.stored(tensors))
-            write_file(self.kept_in, self.best)
+            self._store(self.best)
+
+    def _store(self, adapter: AdapterFile) -> int:
+        """Write the best adapter, in the first of several processes, and return the size of the file."""
+        return write_file(self.kept_in, adapter) if ranks().first else 0
 
     def _evaluate(self, adapter: AdapterFile, split: str, write: bool = True) -> Evaluation:
         return evaluate(self.dock, adapter, self.plan.records[split], self.plan.options.batch_size * 2, write)
@@ -287,6 +294,7 @@ class Run(Course[Result]):
         }
         card = self.best.card.model_copy(update={"metrics": metrics, "training": training})
         self.best = AdapterFile(card, self.best.tensors)
-        size = write_file(self.kept_in, self.best)
+        size = self._store(self.best)
+        size = size if ending == "interrupted" else shared(size)  # the file is complete in all processes
         self._tidy(ending)
         return Result(self.best, self.kept_in, size, epochs, seconds, [dict(entry) for entry in history], ending)
