@@ -8,6 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from adaptdock.cli.common.output import say, unfilter
+from adaptdock.engine.core.distributed import check_alone
 from adaptdock.errors import PluginError, UnknownNameError
 from adaptdock.plugins import registry
 
@@ -51,6 +52,8 @@ class LazyGroup(click.Group):
         from adaptdock.cli.common.library_warnings import quiet
 
         quiet()
+        if cmd_name != "train":
+            check_alone(f"adapt {cmd_name}")
         if cmd_name in COMMANDS:
             command: Any = import_module(COMMANDS[cmd_name][0]).command
         elif cmd_name in registry.names("command"):

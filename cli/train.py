@@ -1,6 +1,7 @@
 """``adapt train``: an adapter trained on a frozen backbone, and saved as one file."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from adaptdock.cli.common.flags import (
     dry_run_flag,
     field_flags,
     how_flags,
+    load_options,
     output_flags,
     peek,
 )
@@ -31,6 +33,7 @@ from adaptdock.cli.training.progress import watching
 from adaptdock.cli.training.settings import Settings, decide, recall
 from adaptdock.cli.training.summary import show_plan, show_result
 from adaptdock.engine.core.assembly import validated
+from adaptdock.engine.core.distributed import check_alone, placed, ranks
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.training.cross_validation import FoldOptions
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
@@ -39,6 +42,7 @@ from adaptdock.engine.training.run import Result, carry_out
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import LoadOptions
 
 METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE, registry.EXAMPLE_TASK
 WITH_RESUME = {"resume", "output", "overwrite", "as_json"}
@@ -160,7 +164,11 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
     values["columns"] = values["columns"] or ()
     folding = validated(FoldOptions, FOLDING.given(values), "folds")
     assert isinstance(folding, FoldOptions)
+    if folding.folds:
+        check_alone("adapt train --folds")
+    _check_shared(load_options(values), values["unlabelled"])
     settings = decide(values, chosen.training, chosen.method, chosen.task)
+
     if values["dry_run"]:
         show_plan(_plan(settings), values["as_json"])
         return 0
@@ -169,10 +177,12 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
 
 
 def _begin(settings: Settings, folding: FoldOptions, as_json: bool) -> int:
-    check_places(settings, resume=False)
+    if ranks().first:
+        check_places(settings, resume=False)
     made = _plan(settings)
-    clear(settings.run_dir)
-    settings.write()
+    if ranks().first:
+        clear(settings.run_dir)
+        settings.write()
     folds = try_folds(made, settings, folding.folds, as_json) if folding.folds else None
     if folding.folds_only:
         if as_json:
@@ -187,10 +197,13 @@ def _resume(values: dict[str, Any]) -> int:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
     if multitask.is_together(Path(values["resume"])):
+        check_alone("adapt train --tasks")
         return multitask.resume(Path(values["resume"]), values["output"], bool(values["overwrite"]), values["as_json"])
     settings = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
+    _check_shared(settings.load, settings.training["unlabelled"])
     with run_folder(settings.run_dir):
-        check_places(settings, resume=True)
+        if ranks().first:
+            check_places(settings, resume=True)
         its_own = settings.output.exists()  # else it would have been refused
         return _run(_plan(settings), settings, values["as_json"], settings.overwrite or its_own, resume=True)
 
@@ -198,6 +211,13 @@ def _resume(values: dict[str, Any]) -> int:
 def _is_given(name: str, value: Any) -> bool:
     """Tell whether a flag that does not go with --resume stands on the command line."""
     return name not in WITH_RESUME and value not in (None, ()) and not (name == "dry_run" and not value)
+
+
+def _check_shared(load: LoadOptions, unlabelled: str | None) -> None:
+    """Refuse what several processes can't do, before any work and before they wait for each other."""
+    placed(load)
+    if unlabelled:
+        check_alone("adapt train --unlabelled")
 
 
 def _plan(settings: Settings) -> Plan:
@@ -223,8 +243,10 @@ def _run(
     resume: bool = False,
     folds: Mapping[str, Any] | None = None,
 ) -> int:
-    with watching(settings.run_dir / LOG) as watch:
+    with watching(settings.run_dir / LOG) if ranks().first else nullcontext() as watch:
         result = carry_out(made, settings.run_dir, settings.name, watch, resume)
+    if not ranks().first:
+        return 0 if result.ending != "interrupted" else 130
     verdict = _report(settings.run_dir, made, result)
     write_file(settings.output, result.adapter, replaces)
     show_result(made, result, settings.output, settings.run_dir, verdict, as_json, folds)

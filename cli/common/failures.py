@@ -5,12 +5,15 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import click
 
 from adaptdock.cli.common.completion import VARIABLE, complete
 from adaptdock.cli.common.output import LINES, filtered
+from adaptdock.engine.core.distributed import leave, ranks
 from adaptdock.errors import AdaptError
 from adaptdock.plugins.escapes import escaped
 
@@ -31,8 +34,10 @@ def run(app: click.Command, arguments: Sequence[str]) -> int:
 def _run(app: click.Command, arguments: Sequence[str]) -> int:
     debug = "--debug" in _before_texts(arguments)
     try:
-        status = _invoke(app, list(arguments))
-        sys.stdout.flush()
+        with _printing(ranks().first):
+            status = _invoke(app, list(arguments))
+            sys.stdout.flush()
+        leave()
         return status
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -40,11 +45,25 @@ def _run(app: click.Command, arguments: Sequence[str]) -> int:
         _close_stdout()
         return BROKEN_PIPE
     except Exception as error:
+        message, status = describe(error, debug)
+        if not ranks().first:
+            if status == 2:  # wrong arguments or data, of which the first process says the same
+                return status
+            message = f"process {ranks().rank}: {message}"
         if debug:
             sys.stderr.write(escaped(traceback.format_exc(), LINES))
-        message, status = describe(error, debug)
         say_error(message)
         return status
+
+
+@contextmanager
+def _printing(prints: bool) -> Iterator[None]:
+    """Let what is printed go nowhere in processes that only help another one."""
+    if prints:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def _invoke(app: click.Command, arguments: list[str]) -> int:

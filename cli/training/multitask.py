@@ -26,6 +26,7 @@ from adaptdock.cli.training.output_paths import LOG, check_folder, check_output,
 from adaptdock.cli.training.progress import watching
 from adaptdock.cli.training.settings import CONFIG, absolute_backbone, with_absolute_places
 from adaptdock.engine.core.assembly import checked_options, make_methods, make_task, validated
+from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import parse_columns
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options, with_precision
@@ -111,6 +112,7 @@ def build(
     arguments: Sequence[str], config: Mapping[str, Any], config_path: Path | None, tasks: str
 ) -> SectionedCommand:
     """Return the command for several tasks; the method's flags are those of the method that arguments choose."""
+    check_alone("adapt train --tasks")
     entries = read_tasks(Path(tasks))
     method = peek(arguments, "method") or config.get("method") or METHOD
     recipe = merge_options(next(iter(entries.values())).task, method, {})

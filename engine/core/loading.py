@@ -1,5 +1,6 @@
 """Loading a backbone by its name, with the family that accepts it."""
 
+from adaptdock.engine.core.distributed import placed
 from adaptdock.errors import BackboneError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, BackboneFamily, LoadOptions
@@ -9,8 +10,9 @@ def load_backbone(name: str, options: LoadOptions) -> Backbone:
     """Load a backbone with the family of which it is an alias, else with the one that accepts it, the general one last.
 
     Families are imported one after the other, our own first: an alias of ours waits for no plugin of anybody else.
-    Raises :class:`BackboneError` where no family does, or loading fails.
+    Raises :class:`BackboneError` where no family does, or loading fails, and what :func:`placed` raises.
     """
+    options = placed(options)
     families: list[BackboneFamily] = []
     for _, plugin in registry.usable("backbone"):
         family: BackboneFamily = plugin()

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.data.augmentation import augment
 from adaptdock.engine.data.sources import NOT_GIVEN, load_splits
 from adaptdock.engine.training.loop import Progress
@@ -120,6 +121,7 @@ def cross_validate(
 
     ``progress`` gives what hears of a fold's training. Ctrl-C ends it all with :class:`KeyboardInterrupt`.
     """
+    check_alone("training on folds")
     found = []
     for number, own in enumerate(divide(plan, count), 1):
         result: Result = Run(own, folder / f"fold-{number}")(progress(number))

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 
 from adaptdock.engine.core.assembly import validated
+from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.data.augmentation import BACK_TRANSLATE, parse
 from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
@@ -114,8 +115,8 @@ class TrainingOptions(Recipe):
         return self
 
     def steps_of(self, units: int) -> int:
-        """Return the optimiser steps in which so many units are gone through once."""
-        return math.ceil(units / (self.batch_size * self.gradient_accumulation))
+        """Return the optimiser steps in which so many units are gone through once, by all processes together."""
+        return math.ceil(units / (self.batch_size * self.gradient_accumulation * ranks().count))
 
     def described(self) -> dict[str, Any]:
         """Return the options as a card shows them: of files the names alone."""

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from adaptdock.engine.core.assembly import Assembly
 from adaptdock.engine.core.batches import shuffled
+from adaptdock.engine.core.distributed import ranks, shared
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.hyperparameters import TrainingOptions
+from adaptdock.engine.training.run_folders import owned_by_first
 from adaptdock.errors import AdaptError, UsageError
-from adaptdock.hub.artefact.locks import owned
 from adaptdock.plugins.contracts import Backbone
 
 BEST, CHECKPOINTS, IDENTITY = "best.safetensors", "checkpoints", "identity.json"
@@ -122,10 +123,13 @@ class Course(ABC, Generic[Left]):
         """Measure the best weights for the last time, store them, and return what is left of the run."""
 
     def draw(self, epoch: int) -> list[int]:
-        """Return the numbers of the units of an epoch in their order, which seed and epoch alone decide."""
+        """Return the numbers of the units of an epoch in their order, which seed and epoch alone decide.
+
+        Several processes take the batches of a step from it: together they are the batch that one would take.
+        """
         options = self.options
         seed = options.seed * 100_003 + epoch
-        return shuffled(self.lengths(), options.batch_size, seed, options.group_by_length)
+        return shuffled(self.lengths(), options.batch_size * ranks().count, seed, options.group_by_length)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -154,7 +158,7 @@ class Course(ABC, Generic[Left]):
         adapter so far. Raises :class:`AdaptError` where the loss is no longer a number; the last good
         weights are stored all the same, and :class:`LockedError` where another run works in the folder.
         """
-        with owned(self.folder):
+        with owned_by_first(self.folder):
             return self._train(progress, resume)
 
     def _train(self, progress: Callable[[Progress], None] | None, resume: bool) -> Left:
@@ -170,12 +174,13 @@ class Course(ABC, Generic[Left]):
         for assembly in self.assemblies:
             self.dock.ports.acquire(assembly.sites)
         try:
-            checkpoint = trainer.last_checkpoint() if resume else None
+            checkpoint = shared(trainer.last_checkpoint() if resume else None)
             trainer.args.eval_on_start = self.measured_before and checkpoint is None
             if not trainer.had_stopped(checkpoint):
                 trainer.train(resume_from_checkpoint=checkpoint)
             if trainer.state.epoch is not None and trainer.state.epoch < self.options.epochs - 0.01:
                 ending = "early"
+            shared(None)  # no process is still writing a checkpoint
         except KeyboardInterrupt:
             ending = "interrupted"
         except LossIsNotFinite as error:
@@ -202,7 +207,7 @@ class Course(ABC, Generic[Left]):
 
     def _tidy(self, ending: Ending) -> None:
         """Remove the checkpoints of a run that nobody will resume."""
-        if ending != "interrupted":
+        if ending != "interrupted" and ranks().first:
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
     def _measure_only(self, tensors: Mapping[str, Tensor]) -> Left:
@@ -214,11 +219,14 @@ class Course(ABC, Generic[Left]):
 
     def _settle(self, resume: bool) -> None:
         """Make the folder this run's own; a resumed one must have been made by the same decisions."""
-        identify(self.folder, self.identity(), resume)
+        if ranks().first:
+            several = {"number of processes": str(ranks().count)} if ranks().count > 1 else {}
+            identify(self.folder, {**self.identity(), **several}, resume)
+            if not resume:
+                shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        shared(None)
         if resume:
             self.recall()
-        else:
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
 
 def identify(folder: Path, identity: Mapping[str, str], resume: bool) -> None:
@@ -226,7 +234,7 @@ def identify(folder: Path, identity: Mapping[str, str], resume: bool) -> None:
     file = folder / IDENTITY
     folder.mkdir(parents=True, exist_ok=True)
     before = json.loads(file.read_text()) if resume and file.exists() else identity
-    changed = sorted(key for key in identity if before.get(key) != identity[key])
+    changed = sorted(key for key in {**before, **identity} if before.get(key) != identity.get(key))
     if changed:
         raise UsageError(
             f"the run in {folder} was begun with other {' and '.join(changed)}; start a new run, or resume it with "

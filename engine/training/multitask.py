@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from adaptdock.engine.core.assembly import HEAD, Assembly
 from adaptdock.engine.core.batches import collate, collate_labels, length, shuffled
+from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.core.forward import mask_for, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.data.sources import Source
@@ -270,6 +271,7 @@ class TogetherRun(Course[list[Result]]):
     """Tasks trained together in one folder; each has a folder in it with its name, as if it had been trained alone."""
 
     def __init__(self, plan: TogetherPlan, folder: Path) -> None:
+        check_alone("training several tasks together")
         first = next(iter(plan.plans.values()))
         super().__init__(first.backbone, first.options, folder)
         self.plan = plan

@@ -13,20 +13,20 @@ from torch import Tensor, nn
 
 from adaptdock.engine.core.assembly import Assembly, entry
 from adaptdock.engine.core.batches import collate, collate_labels, length
+from adaptdock.engine.core.distributed import check_alone, ranks, shared
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.engine.training.hyperparameters import STORES, with_precision
 from adaptdock.engine.training.loop import Course, Ending, Progress, Validated
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run_folders import fresh_folder
+from adaptdock.engine.training.run_folders import fresh_folder, owned_by_first
 from adaptdock.engine.training.schedules import Distances, frozen_until
 from adaptdock.engine.training.selection import Criterion
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved
 from adaptdock.engine.training.state_cache import Cache
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
-from adaptdock.hub.artefact.locks import owned
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Task, Writer
 
@@ -84,8 +84,10 @@ def carry_out(
     """
     from adaptdock.engine.training.self_training import SelfTraining
 
+    if made.unlabelled:
+        check_alone("training with --unlabelled")
     run = SelfTraining(made, folder, name) if made.unlabelled else Run(made, folder, name)
-    with owned(folder):
+    with owned_by_first(folder):
         return run(progress, resume)
 
 
@@ -190,7 +192,7 @@ class Run(Course[Result]):
         """Store these weights as the best so far, with what validation found."""
         self._best_found = self._newest
         self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
-        write_file(self.kept_in, self.best)
+        self._store(self.best)
 
     def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
         """Measure weights, as they would be stored, on the validation data."""
@@ -254,7 +256,11 @@ class Run(Course[Result]):
         """Store these weights where there are none; nothing is known of them."""
         if self.best is None:
             self.best = AdapterFile(self.card(0, {}), self.stored(tensors))
-            write_file(self.kept_in, self.best)
+            self._store(self.best)
+
+    def _store(self, adapter: AdapterFile) -> int:
+        """Write the best adapter, in the first of several processes, and return the size of the file."""
+        return write_file(self.kept_in, adapter) if ranks().first else 0
 
     def _evaluate(self, adapter: AdapterFile, split: str, write: bool = True) -> Evaluation:
         return evaluate(self.dock, adapter, self.plan.records[split], self.plan.options.batch_size * 2, write)
@@ -311,6 +317,7 @@ class Run(Course[Result]):
         }
         card = self.best.card.model_copy(update={"metrics": metrics, "training": training})
         self.best = AdapterFile(card, self.best.tensors)
-        size = write_file(self.kept_in, self.best)
+        size = self._store(self.best)
+        size = size if ending == "interrupted" else shared(size)  # the file is complete in all processes
         self._tidy(ending)
         return Result(self.best, self.kept_in, size, epochs, seconds, [dict(entry) for entry in history], ending)

@@ -1,12 +1,13 @@
 """Folders of runs: a name that says what is trained, and a folder that no other run has."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 
+from adaptdock.engine.core.distributed import ranks, shared
 from adaptdock.hub.artefact.atomic import numbered
-from adaptdock.hub.artefact.locks import acquire, release
+from adaptdock.hub.artefact.locks import acquire, owned, release
 
 
 def run_name(task: str, method: str) -> Path:
@@ -15,12 +16,26 @@ def run_name(task: str, method: str) -> Path:
 
 
 def fresh_folder(task: str, method: str) -> Path:
-    """Make a folder for a run, which no other run can have made, and return it."""
-    for folder in numbered(run_name(task, method)):
+    """Make a folder for a run, which no other run can have made, and return it, the same in all processes."""
+    return shared(_made(run_name(task, method)) if ranks().first else Path())
+
+
+def _made(name: Path) -> Path:
+    for folder in numbered(name):
         with suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
     raise AssertionError("there is always a next number")
+
+
+@contextmanager
+def owned_by_first(folder: Path) -> Iterator[None]:
+    """Own a folder in the first of several processes, which alone writes there.
+
+    Raises what :func:`acquire` raises.
+    """
+    with owned(folder) if ranks().first else nullcontext():
+        yield
 
 
 @contextmanager
@@ -29,12 +44,15 @@ def owned_run(folder: Path, automatic: bool) -> Iterator[Path]:
 
     Raises what :func:`acquire` raises.
     """
+    if not ranks().first:
+        yield shared(folder)
+        return
     if not automatic:
         lock = acquire(folder)
     else:
         folder, lock = _new(folder)
     try:
-        yield folder
+        yield shared(folder)
     finally:
         release(lock)
 

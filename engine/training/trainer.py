@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from adaptdock.engine.core.distributed import mean, shared
 from adaptdock.engine.training.hyperparameters import OPTIMIZERS
 from adaptdock.engine.training.schedules import Unfreezing, decayed, rate
 from adaptdock.errors import FileError
@@ -97,8 +98,9 @@ class AdapterTrainer(Trainer):
         if self._unfreezing is not None:
             self._unfreezing.begin(self.state.global_step, self.state.max_steps / self.args.num_train_epochs)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            raise LossIsNotFinite(loss.item(), self.state.global_step + 1, self._last_good)
+        overall = mean(loss)
+        if not torch.isfinite(overall):
+            raise LossIsNotFinite(overall.item(), self.state.global_step + 1, self._last_good)
         return loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -107,7 +109,7 @@ class AdapterTrainer(Trainer):
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise LossIsNotFinite(math.nan, self.state.global_step, self._last_good)
         self._last_good = tensors
-        found = self._run.check(tensors)
+        found = shared(self._run.check(tensors))
         self.log(dict(found.numbers))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return dict(found.numbers)
@@ -186,6 +188,7 @@ def make_trainer(run: "Course[Any]", trainable: Any, progress: "Callable[[Progre
     """Return a Trainer for a run; checkpoints go to ``folder / checkpoints``."""
     options, units = run.options, run.units
     alone = len(run.clipped(trainable)) == 1
+
     arguments = TrainingArguments(
         output_dir=str(run.folder / "checkpoints"),
         num_train_epochs=options.epochs,

@@ -1,0 +1,123 @@
+"""Several processes that train one adapter, each with a backbone on a device of its own: the ranks of torchrun.
+
+torchrun tells each process its place by RANK, LOCAL_RANK and WORLD_SIZE. All of them validate, the first one's numbers
+decide, and it alone writes and prints. Gradients are averaged by torch's DistributedDataParallel, in the Trainer.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from adaptdock.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from adaptdock.plugins.contracts import LoadOptions
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The number of this process among all, and among those of this machine, and how many there are."""
+
+    rank: int = 0
+    local: int = 0
+    count: int = 1
+    local_count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+
+def ranks() -> Ranks:
+    """Return the place of this process; a process that torchrun has not started is the only one."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    if not all(os.environ.get(name, "").isdigit() for name in names):
+        return Ranks()
+    rank, local, count = (int(os.environ[name]) for name in names)
+    return Ranks(rank, local, count, int(os.environ.get("LOCAL_WORLD_SIZE", count)))
+
+
+def check_alone(what: str) -> None:
+    """Raise :class:`UsageError` for work that several processes can't share."""
+    count = ranks().count
+    if count > 1:
+        raise UsageError(f"{what} runs in one process, and torchrun has started {count}: start it without torchrun")
+
+
+def placed(options: "LoadOptions") -> "LoadOptions":
+    """Return load options for this process: with several, each has the GPU of its own number.
+
+    Raises :class:`UsageError` for a device map, for one GPU that all would share, and for too few GPUs.
+    """
+    mine = ranks()
+    if mine.count == 1:
+        return options
+    if options.device_map:
+        raise UsageError(
+            f"--device-map divides one backbone among all GPUs, and torchrun has started {mine.count} processes with a "
+            f"backbone each: leave --device-map out, or start it without torchrun"
+        )
+    kind, _, index = options.device.partition(":")
+    if index:
+        raise UsageError(
+            f"--device {options.device} would hold the backbones of all {mine.count} processes: with --device {kind} "
+            f"each of them has a device of its own"
+        )
+    import torch
+
+    if kind not in ("auto", "cuda") or not torch.cuda.is_available():
+        return options
+    gpus = torch.cuda.device_count()
+    if mine.local_count > gpus:
+        raise UsageError(
+            f"torchrun has started {mine.local_count} processes on this machine, which has {gpus} "
+            f"GPU{'s' if gpus > 1 else ''}: --nproc-per-node {gpus}, or --device cpu"
+        )
+    return options.model_copy(update={"device": f"cuda:{mine.local}"})
+
+
+def shared(value: Value) -> Value:
+    """Return the value of the first process, in all of them; each waits for it."""
+    if ranks().count == 1:
+        return value
+    import torch
+
+    _join()
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def mean(value: "Tensor") -> "Tensor":
+    """Return the mean of a tensor over all processes; what is not finite in one of them is not finite in any."""
+    if ranks().count == 1:
+        return value
+    import torch
+
+    _join()
+    total = value.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / ranks().count
+
+
+def leave() -> None:
+    """End the connection between the processes, if there is one."""
+    if ranks().count == 1:
+        return
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _join() -> None:
+    """Connect the processes; objects go by gloo, tensors of GPUs by nccl."""
+    import torch
+
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")

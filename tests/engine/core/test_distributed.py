@@ -1,0 +1,216 @@
+"""Several processes that train one adapter: what one process would train, written once."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from adaptdock.cli import main
+from adaptdock.engine.core import distributed
+from adaptdock.engine.core.distributed import Ranks, placed, ranks
+from adaptdock.engine.training.loop import identify
+from adaptdock.errors import UsageError
+from adaptdock.plugins.contracts import LoadOptions
+
+BROKEN_LOSS = """
+from adaptdock.engine.core import distributed
+from adaptdock.engine.training import trainable
+forward = trainable.Trainable.forward
+def broken(self, *arguments, **named):
+    found = forward(self, *arguments, **named)
+    return {"loss": found["loss"] * float("nan")} if distributed.ranks().rank == 1 else found
+trainable.Trainable.forward = broken
+"""
+RUN = "\nimport sys\nfrom adaptdock.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this process the first of two."""
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+
+
+def arguments(model: Path, data: Path, output: str, *more: object) -> list[str]:
+    """Return those of a training without dropout, whose masks depend on how rows are divided."""
+    fixed = ["--epochs", 2, "--device", "cpu", "--precision", "fp32", "--patience", 0, "--store", "float32"]
+    still = ["--dropout", 0, "--no-backbone-dropout", "--checkpoint-steps", 3]
+    what = ["--task", "ner", "--backbone", model, "--data", data, "-o", output]
+    return [str(argument) for argument in ["train", *what, *fixed, *still, *more]]
+
+
+def both(folder: Path, command: list[str], before: str = "") -> list[subprocess.CompletedProcess[str]]:
+    """Run a command in two processes that torchrun could have started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", before + RUN, *command],
+            cwd=folder,
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate() for process in processes]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *texts)
+        for process, texts in zip(processes, outputs, strict=True)
+    ]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def apart(one: Path, other: Path) -> float:
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+def test_two_processes_train_what_one_trains_with_batches_twice_as_large(tmp_path, model_folder, data, capsys):
+    together = both(tmp_path, arguments(model_folder, data, "two.safetensors", "--batch-size", 5))
+    assert [process.returncode for process in together] == [0, 0], together
+    first, second = together
+    assert "validation f1" in first.stderr
+    assert "adapter" in first.stdout
+    assert "validation" not in second.stdout + second.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    one = tmp_path / "one.safetensors"
+    alone = arguments(model_folder, data, str(one), "--batch-size", 10, "--run-dir", tmp_path / "run")
+    assert main(alone) == 0
+    assert apart(one, tmp_path / "two.safetensors") < 1e-5
+    assert files(run) == files(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path, model_folder, data):
+    ended = both(tmp_path, arguments(model_folder, data, "two.safetensors", "--batch-size", 5), BROKEN_LOSS)
+    assert [process.returncode for process in ended] == [1, 1]
+    assert all("the loss became nan in step 1" in process.stderr for process in ended)
+    assert not (tmp_path / "two.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_resumes_what_was_interrupted_and_ends_where_it_would_have(tmp_path, model_folder, data):
+    stop = (
+        "from adaptdock.engine import trainer\n"
+        "step = trainer.AdapterTrainer.training_step\n"
+        "def stopping(self, *arguments):\n"
+        "    if self.state.global_step == 4: raise KeyboardInterrupt\n"
+        "    return step(self, *arguments)\n"
+        "trainer.AdapterTrainer.training_step = stopping\n"
+    )
+    command = arguments(model_folder, data, "whole.safetensors", "--batch-size", 5, "--run-dir", "whole")
+    assert [process.returncode for process in both(tmp_path, command)] == [0, 0]
+    command = arguments(model_folder, data, "part.safetensors", "--batch-size", 5, "--run-dir", "part")
+    assert [process.returncode for process in both(tmp_path, command, stop)] == [130, 130]
+    resume = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", sys.executable, "-c", RUN]
+    done = subprocess.run(
+        [sys.executable, *resume, "train", "--resume", "part"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert apart(tmp_path / "whole.safetensors", tmp_path / "part.safetensors") < 1e-5
+
+
+def test_a_run_is_resumed_by_as_many_processes_as_began_it(tmp_path):
+    several, alone = {"data": "a", "number of processes": "2"}, {"data": "a"}
+    identify(tmp_path, several, resume=False)
+    identify(tmp_path, several, resume=True)
+    with pytest.raises(UsageError, match="begun with other number of processes"):
+        identify(tmp_path, alone, resume=True)
+    identify(tmp_path, alone, resume=False)
+    with pytest.raises(UsageError, match="begun with other number of processes"):
+        identify(tmp_path, several, resume=True)
+
+
+# ---------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["sweep", "--task", "ner"], "adapt sweep runs in one process"),
+        (["predict", "a.safetensors", "text"], "adapt predict runs in one process"),
+        (["train", "--tasks", "tasks.yaml"], "adapt train --tasks runs in one process"),
+        (["train", "--task", "ner", "--folds", "2"], "adapt train --folds runs in one process"),
+        (["train", "--task", "ner", "--unlabelled", "a.txt"], "adapt train --unlabelled runs in one process"),
+        (["train", "--task", "ner", "--device", "cuda:0"], "the backbones of all 2 processes"),
+        (["train", "--task", "ner", "--device-map", "auto"], "--device-map divides one backbone among all GPUs"),
+    ],
+)
+def test_what_several_processes_cannot_share_is_refused_in_one_sentence(
+    two, tmp_path, monkeypatch, capsys, command, words
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Error: ")
+    assert printed.count("\n") == 1
+    assert words in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_only_helps_leaves_wrong_arguments_to_the_first_one(two, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["train", "--task", "nonsense"]) == 2
+    assert capsys.readouterr() == ("", "")
+
+
+# ----------------------------------------------------------------------------------------- devices
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_each_process_loads_its_backbone_onto_a_gpu_of_its_own(two, four_gpus, monkeypatch, device):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert placed(LoadOptions(device=device)).device == "cuda:1"
+    assert placed(LoadOptions(device="cpu")).device == "cpu"
+
+
+def test_a_backbone_is_loaded_where_its_process_belongs(two, monkeypatch):
+    from adaptdock.engine import dock
+
+    seen: list[Any] = []
+    monkeypatch.setattr(dock, "placed", lambda options: seen.append(options) or options)
+    with pytest.raises(Exception, match="nowhere"):
+        dock.load_backbone("/nowhere", LoadOptions())
+    assert seen == [LoadOptions()]
+
+
+def test_more_processes_than_gpus_are_refused(two, four_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")
+    with pytest.raises(UsageError, match="5 processes on this machine, which has 4 GPUs: --nproc-per-node 4"):
+        placed(LoadOptions())
+
+
+@pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": "4"}, {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}])
+def test_a_process_that_torchrun_did_not_start_beside_others_is_alone(monkeypatch, environment):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert ranks() == Ranks()
+    options = LoadOptions(device="cuda:1")
+    assert placed(options) is options
+    assert distributed.shared("value") == "value"
