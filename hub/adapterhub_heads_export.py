@@ -3,7 +3,7 @@
 from typing import Any
 
 from adaptdock.hub.export import Outgoing, refuse_head
-from adaptdock.hub.foreign import Named
+from adaptdock.hub.foreign_tensors import Named
 from adaptdock.plugins import heads
 
 FUNCTIONS = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from adaptdock.hub.card import Card
 from adaptdock.hub.file import AdapterFile
-from adaptdock.hub.foreign import Named, refuse
+from adaptdock.hub.foreign_tensors import Named, refuse
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Head, Method, Port, Task
 from adaptdock.plugins.errors import MismatchError, UsageError
