@@ -18,18 +18,27 @@ Model = TypeVar("Model", bound=BaseModel)
 def parse(text: str | bytes, where: object, model: type[Model]) -> Model:
     """Return a validated model from JSON.
 
-    Raises :class:`FileError`, naming ``where``, for what is no JSON, for a key that stands twice in one table (which
-    of the two counts would depend on the reader), for NaN and infinity, and for what the model does not allow.
+    Raises :class:`FileError`, naming ``where``, for the texts that :func:`parse_json` refuses, and for what the model
+    does not allow.
     """
-    if len(text) > LIMIT:
-        raise FileError(where, f"it has {len(text):,} bytes; at most {LIMIT:,} are read")
     try:
-        found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-        return model.model_validate(found)
+        return model.model_validate(parse_json(text, where))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise FileError(where, f"it is not valid: {place}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def parse_json(text: str | bytes, where: object) -> Any:
+    """Return the value of a JSON text.
+
+    Raises :class:`FileError`, naming ``where``, for what is no JSON, for a key that stands twice in one table (which
+    of the two counts would depend on the reader), and for NaN and infinity.
+    """
+    if len(text) > LIMIT:
+        raise FileError(where, f"it has {len(text):,} bytes; at most {LIMIT:,} are read")
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise FileError(where, f"not valid UTF-8 ({error.reason} at byte {error.start})") from None
     except (ValueError, RecursionError) as error:
@@ -38,11 +47,20 @@ def parse(text: str | bytes, where: object, model: type[Model]) -> Model:
 
 def read(path: Path, model: type[Model]) -> Model:
     """Return what :func:`parse` makes of a file; raise :class:`FileError` where it cannot be read."""
+    return parse(_bytes(path), path, model)
+
+
+def read_json(path: Path) -> Any:
+    """Return what :func:`parse_json` makes of a file; raise :class:`FileError` where it cannot be read."""
+    return parse_json(_bytes(path), path)
+
+
+def _bytes(path: Path) -> bytes:
     try:
         with open_regular(path) as stream:
             if size_of(stream) > LIMIT:
                 raise FileError(path, f"it has {size_of(stream):,} bytes; at most {LIMIT:,} are read")
-            return parse(stream.read(), path, model)
+            return stream.read()
     except OSError as error:
         raise FileError(path, f"it cannot be read: {error.strerror or error}") from None
 

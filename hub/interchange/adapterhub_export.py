@@ -12,7 +12,8 @@ from adaptdock.errors import BackboneError
 from adaptdock.hub.artefact.atomic import whole_folder
 from adaptdock.hub.interchange import head_layouts
 from adaptdock.hub.interchange.adapterhub_heads_export import head_of
-from adaptdock.hub.interchange.incoming import Named, refuse
+from adaptdock.hub.interchange.adapterhub_places import EXCHANGED, FLAGS, counted
+from adaptdock.hub.interchange.incoming_tensors import Named, refuse
 from adaptdock.hub.interchange.outgoing import Outgoing
 from adaptdock.plugins.contracts import Port
 
@@ -25,14 +26,11 @@ IN_BLOCK = frozenset({"bert", "roberta", "xlm-roberta", "electra", "bert-generat
 IN_LAYER = frozenset({"t5", "mt5"})
 BESIDE = frozenset({"gpt2", "gptj", "llama", "mistral", "distilbert", "bart", "mbart", "plbart"})
 """Architectures by where the library puts a bottleneck: into the block's output, its layer, or beside it."""
-EXCHANGED = frozenset({"llama", "mistral"})
-"""Architectures in which the library calls the way down intermediate and the way up output."""
 OWNERS = {
     "attention_output": "attention_adapters",
     "cross_attention_output": "cross_attention_adapters",
     "ffn_down": "output_adapters",
 }
-FLAGS = {"attention_output": "mh_adapter", "cross_attention_output": "cross_adapter", "ffn_down": "output_adapter"}
 FUNCTIONS = {
     "relu": "relu",
     "gelu": "gelu",
@@ -111,21 +109,14 @@ def _part(
 # --------------------------------------------------------------------------------------- where
 
 
-def _global(out: Outgoing, port: Port) -> int:
-    """Return the number of a port's layer as the library counts: those of the decoder after the encoder's."""
-    if port.stack != "decoder":
-        return port.layer
-    return port.layer + 1 + max(other.layer for other in out.backbone.ports if other.stack == "encoder")
-
-
 def _left_out(out: Outgoing, ports: list[Port], roles: set[str]) -> list[int]:
     """Return the layers without the adapter; raise :class:`UsageError` where it acts in some at other roles."""
     mine = [port for port in out.backbone.ports if port.kind == ports[0].kind and port.role in roles]
-    inside = {_global(out, port) for port in ports}
-    odd = next((port.name for port in mine if _global(out, port) in inside and port not in ports), None)
+    inside = {counted(port, out.backbone) for port in ports}
+    odd = next((port.name for port in mine if counted(port, out.backbone) in inside and port not in ports), None)
     if odd is not None:
         raise refuse("this adapter", f"in AdapterHub it would act at {odd} too, where it does not")
-    return sorted({_global(out, port) for port in mine} - inside)
+    return sorted({counted(port, out.backbone) for port in mine} - inside)
 
 
 # --------------------------------------------------------------------------------------- methods
@@ -315,11 +306,11 @@ def _without_prefix(out: Outgoing, ports: list[Port]) -> list[int]:
     """Return the layers without a prefix, among those of the kinds of attention that have one."""
     kinds = {(port.stack, port.role) for port in ports}
     mine = [port for port in out.backbone.ports if (port.stack, port.role) in kinds and port.kind == "attention"]
-    inside = {_global(out, port) for port in ports}
-    odd = next((port.name for port in mine if _global(out, port) in inside and port not in ports), None)
+    inside = {counted(port, out.backbone) for port in ports}
+    odd = next((port.name for port in mine if counted(port, out.backbone) in inside and port not in ports), None)
     if odd is not None:
         raise refuse("this prefix", f"in AdapterHub it would act at {odd} too, where it does not")
-    return sorted({_global(out, port) for port in mine} - inside)
+    return sorted({counted(port, out.backbone) for port in mine} - inside)
 
 
 def _flat(ports: list[Port], tensors: dict[str, Named]) -> "Tensor":

@@ -1,124 +1,199 @@
 """The prediction heads of AdapterHub, read: layers with a function between them, before the last map."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from adaptdock.hub.interchange import head_layouts
-from adaptdock.hub.interchange.incoming import Headed, Named, read_json, read_tensors, refuse
+from adaptdock.hub.interchange.adapterhub_config import FolderOptions, HeadOptions
+from adaptdock.hub.interchange.incoming import Headed, read_json, unknown_notes
+from adaptdock.hub.interchange.incoming_tensors import (
+    ForeignTensors,
+    ModuleTensors,
+    Named,
+    contradiction,
+    read_tensors,
+    refuse,
+)
 from adaptdock.plugins.contracts import Backbone
 
 CONFIG, WEIGHTS = "head_config.json", ("model_head.safetensors", "pytorch_model_head.bin")
+LAYERS = re.compile(r"heads\.(?P<adapter>[^.]+)\.(?P<module>\d{1,4})\.(?P<part>weight|bias)")
 SEQUENCE = ("classification", "multilabel_classification")
 VOCABULARY = ("causal_lm", "seq2seq_lm")
+KNOWN = (*SEQUENCE, *VOCABULARY, "tagging", "question_answering")
 
 
 def read_head(folder: Path, backbone: Backbone, labels: tuple[str, ...]) -> tuple[Headed, list[str]]:
     """Return the head in a folder, and notes; where there is none, what suits the backbone."""
-    if not (folder / CONFIG).is_file():
+    path = folder / CONFIG
+    if not path.is_file():
+        weights = next((name for name in WEIGHTS if (folder / name).exists()), None)
+        if weights is not None:
+            raise refuse(f"the head in {weights}", f"there is no {CONFIG} beside it that describes it")
         writes = getattr(backbone, "generator", None) is not None
         kind = "generation" if writes else "embedding"
         return Headed(kind), [f"the adapter has no head; it is taken for {kind}"]
-    config = read_json(folder / CONFIG)["config"]
-    layers = _layers(read_tensors(folder, WEIGHTS))
-    kind = config["head_type"]
-    if kind in VOCABULARY:
-        return _vocabulary(config, layers, backbone), []
-    between = head_layouts.function(config.get("activation_function"), "the head")
-    functions = (between,) * (len(layers) - 1)
-    tensors = _named(layers)
-    if kind == "question_answering":
-        if functions or tensors["weight"].shape[0] != 2:
+    values = read_json(path)
+    if values.get("config") is None:
+        raise refuse(
+            f"the head of {values.get('model_class')!r}", f"{path} describes none of AdapterHub's own heads ('config')"
+        )
+    about = FolderOptions.parse(values, path)
+    options = HeadOptions.parse(about.config, path, "config")
+    if options.head_type not in KNOWN:
+        raise refuse(f"the head {options.head_type}", "there is no task for it here")
+    tensors = read_tensors(folder, WEIGHTS)
+    layers = _layers(tensors, about)
+    head, notes = _head(options, layers, tensors, backbone, labels)
+    surplus = next(iter(tensors.unused), None)
+    if surplus is not None:
+        raise refuse(f"the tensor {surplus!r} of the head", "it belongs to no layer that its configuration describes")
+    return head, [*notes, *unknown_notes((*about.unknown, *options.unknown), "AdapterHub's heads")]
+
+
+def _head(
+    options: HeadOptions,
+    layers: list[ModuleTensors],
+    tensors: ForeignTensors,
+    backbone: Backbone,
+    labels: tuple[str, ...],
+) -> tuple[Headed, list[str]]:
+    if options.head_type in VOCABULARY:
+        return _vocabulary(options, layers, tensors, backbone), []
+    _check_count(options, len(layers), len(layers), tensors)
+    named = _linear(layers, backbone.width, options.bias is not False)
+    classes = named["weight"].shape[0]
+    if options.num_labels not in (None, classes):
+        raise contradiction(
+            tensors.path, "num_labels", options.num_labels, layers[-1].name("weight"), f"has {classes} classes"
+        )
+    functions = (head_layouts.function(options.activation_function, "the head"),) * (len(layers) - 1)
+    if options.head_type == "question_answering":
+        if functions or classes != 2:
             raise refuse("a head for question answering with several layers", "ours has one")
-        return Headed("qa", {}, tensors), []
-    names, notes = _labels(config, tensors["weight"].shape[0], labels)
-    if kind == "tagging":
-        return head_layouts.token_head(names, {"hidden_layers": functions}, tensors), notes
-    if kind not in SEQUENCE:
-        raise refuse(f"the head {kind}", "there is no task for it here")
-    options, tensors = _pooled(config, functions, tensors, backbone, notes)
-    return head_layouts.sequence_head(names, kind == "multilabel_classification", options, tensors), notes
+        return Headed("qa", {}, named), []
+    names, notes = _labels(options, classes, labels, tensors.path)
+    if options.head_type == "tagging":
+        return head_layouts.token_head(names, {"hidden_layers": functions}, named), notes
+    values, named = _pooled(options, functions, named, backbone, notes)
+    return head_layouts.sequence_head(names, options.head_type == "multilabel_classification", values, named), notes
 
 
-def _layers(tensors: Named) -> list[Named]:
-    """Return the weights of each layer, by their numbers among the head's modules."""
-    found: dict[int, Named] = {}
-    for key, tensor in tensors.items():
-        match = re.fullmatch(r"heads\.[^.]+\.(\d+)\.(weight|bias)", key)
+def _layers(tensors: ForeignTensors, about: FolderOptions) -> list[ModuleTensors]:
+    """Return the tensors of each layer, by their numbers among the head's modules."""
+    for name in tensors.unused:
+        match = LAYERS.fullmatch(name)
         if match is None:
-            raise refuse(f"the tensor {key!r} of the head", "it belongs to no layer of a head that is known here")
-        found.setdefault(int(match[1]), {})[match[2]] = tensor
-    return [found[number] for number in sorted(found)]
+            raise refuse(f"the tensor {name!r} of the head", "it belongs to no layer of a head that is known here")
+        if about.name is not None and match["adapter"] != about.name:
+            raise contradiction(tensors.path, "name", repr(about.name), name, f"is of a head {match['adapter']!r}")
+    modules = tensors.modules(LAYERS)
+    return [modules[number] for number in sorted(modules, key=int)]
 
 
-def _named(layers: list[Named]) -> Named:
-    """Return the tensors of linear layers by our names; a bias that is not there is zero."""
-    tensors: Named = {}
+def _check_count(options: HeadOptions, linear: int, modules: int, tensors: ForeignTensors) -> None:
+    """Raise :class:`UsageError` where a head has another number of layers than its configuration says."""
+    if options.layers not in (None, linear) or not modules:
+        state = f"is one of those of {linear} layers"
+        raise contradiction(tensors.path, "layers", options.layers, next(iter(tensors.names), "heads"), state)
+
+
+def _linear(layers: list[ModuleTensors], width: int, biased: bool) -> Named:
+    """Take the tensors of linear layers by our names; ``biased`` tells whether the last one has a bias."""
+    named: Named = {}
     for number, layer in enumerate(layers):
-        front = "" if number == len(layers) - 1 else f"hidden{number}_"
-        tensors[f"{front}weight"] = layer["weight"]
-        bias = layer.get("bias")
-        tensors[f"{front}bias"] = layer["weight"].new_zeros(layer["weight"].shape[0]) if bias is None else bias
-    return tensors
+        last = number == len(layers) - 1
+        front = "" if last else f"hidden{number}_"
+        shape = layer.shape("weight")
+        outputs = shape[0] if last and shape else width
+        weight = layer.taken("weight", (outputs, width), f"the backbone is {width} wide")
+        named[f"{front}weight"] = weight
+        if last and not biased:
+            named["bias"] = weight.new_zeros(outputs)
+        else:
+            named[f"{front}bias"] = layer.taken("bias", (outputs,), f"its layer has {outputs} outputs")
+    return named
 
 
-def _labels(config: Mapping[str, Any], classes: int, given: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-    numbers = {int(number): str(label) for label, number in (config.get("label2id") or {}).items()}
-    if given:
-        if len(given) != classes:
-            raise refuse("the head", f"it has {classes} classes, and --labels names {len(given)}")
-        return given, []
-    if sorted(numbers) == list(range(classes)):
-        return tuple(numbers[number] for number in range(classes)), []
-    return head_layouts.numbered(classes), ["the head does not name its classes; they are called LABEL_0, ..."]
+def _labels(
+    options: HeadOptions, classes: int, labels: tuple[str, ...], path: Path
+) -> tuple[tuple[str, ...], list[str]]:
+    if labels:
+        if len(labels) != classes or len(set(labels)) != classes:
+            raise refuse("the head", f"it has {classes} classes, and --labels names {len(set(labels))}")
+        return labels, []
+    if options.label2id is None:
+        return head_layouts.numbered(classes), ["the head does not name its classes; they are called LABEL_0, ..."]
+    names = {number: label for label, number in options.label2id.items()}
+    if sorted(options.label2id.values()) != list(range(classes)):
+        raise contradiction(
+            path,
+            "label2id",
+            options.label2id,
+            "weight of the last layer",
+            f"has {classes} classes (name them by --labels)",
+        )
+    return tuple(names[number] for number in range(classes)), []
 
 
 def _pooled(
-    config: Mapping[str, Any], functions: tuple[str, ...], tensors: Named, backbone: Backbone, notes: list[str]
+    options: HeadOptions, functions: tuple[str, ...], named: Named, backbone: Backbone, notes: list[str]
 ) -> tuple[dict[str, Any], Named]:
     """Return what a head reads, and its weights, after those of the pooler if it reads that."""
     if backbone.encoder_decoder:
-        raise refuse(f"the head {config['head_type']} of an encoder-decoder", "it reads the decoder's last state")
-    if not config.get("use_pooler"):
+        raise refuse(f"the head {options.head_type} of an encoder-decoder", "it reads the decoder's last state")
+    if not options.use_pooler:
         if backbone.causal:
             notes.append("a text is read at its last token")
-        return {"pooling": "last" if backbone.causal else "first", "hidden_layers": functions}, tensors
+        return {"pooling": "last" if backbone.causal else "first", "hidden_layers": functions}, named
     layout = head_layouts.sequence_layout(backbone)
     if not layout.body:
         raise refuse("a head that reads the pooler", f"{backbone.architecture!r} has none that is known here")
     ((module, name),) = layout.layers
-    weight, bias = head_layouts.HeadWeights(backbone, {}).linear(module, "the head")
+    weight, bias = head_layouts.HeadWeights(backbone).linear(module, "the head")
     moved: Named = {"hidden0_weight": weight, "hidden0_bias": bias}
-    for key, tensor in tensors.items():
+    for key, tensor in named.items():
         match = re.fullmatch(r"hidden(\d+)_(\w+)", key)
         moved[key if match is None else f"hidden{int(match[1]) + 1}_{match[2]}"] = tensor
     return {"pooling": "first", "hidden_layers": (name, *functions)}, moved
 
 
-def _vocabulary(config: Mapping[str, Any], layers: list[Named], backbone: Backbone) -> Headed:
+def _vocabulary(
+    options: HeadOptions, layers: list[ModuleTensors], tensors: ForeignTensors, backbone: Backbone
+) -> Headed:
     """Return a head with a map to the vocabulary of its own."""
-    own, causal = head_layouts.config_of(backbone), config["head_type"] == "causal_lm"
+    config, causal = head_layouts.config_of(backbone), options.head_type == "causal_lm"
     if causal and not backbone.causal:
         raise refuse("the head causal_lm", f"{backbone.architecture!r} reads both ways")
-    normed = bool(config.get("layer_norm"))
-    *before, last = layers
-    step = 2 if normed else 1
-    between = head_layouts.function(config.get("activation_function"), "the head")
-    tensors = _named([*before[::step], last])
-    for number, norm in enumerate(before[1::step] if normed else ()):
-        epsilon = float(getattr(own, "layer_norm_eps", 1e-12))
-        tensors |= {f"norm{number}_weight": norm["weight"], f"norm{number}_bias": norm["bias"]}
-        tensors[f"norm{number}_epsilon"] = norm["weight"].new_full((1,), epsilon)
-    if any(tensor.shape[0] != backbone.width for name, tensor in tensors.items() if name.startswith("hidden")):
+    normed = bool(options.layer_norm)
+    step, width = (2 if normed else 1), backbone.width
+    linear = [*layers[:-1:step], *layers[-1:]]
+    norms = layers[1:-1:2] if normed else []
+    _check_count(options, len(linear), len(layers), tensors)
+    if options.embedding_size not in (None, width):
         raise refuse("a head with an embedding size of its own", "the layers of ours are as wide as the backbone")
+    between = head_layouts.function(options.activation_function, "the head")
+    named = _linear(linear, width, bool(options.bias))
+    words = named["weight"].shape[0]
+    if options.vocab_size not in (None, words):
+        raise contradiction(
+            tensors.path, "vocab_size", options.vocab_size, linear[-1].name("weight"), f"has {words} words"
+        )
+    for number, norm in enumerate(norms):
+        for part in ("weight", "bias"):
+            named[f"norm{number}_{part}"] = norm.taken(part, (width,), "it is a layer norm of the backbone's width")
+        epsilon = float(getattr(config, "layer_norm_eps", 1e-12))
+        named[f"norm{number}_epsilon"] = named[f"norm{number}_weight"].new_full((1,), epsilon)
     scaled = (
-        not causal and getattr(own, "model_type", "") in ("t5", "mt5") and getattr(own, "tie_word_embeddings", True)
+        not causal
+        and getattr(config, "model_type", "") in ("t5", "mt5")
+        and getattr(config, "tie_word_embeddings", True)
     )
-    options = {
-        "vocabulary": tensors["weight"].shape[0],
-        "hidden_layers": (between,) * len(before[::step]),
+    values = {
+        "vocabulary": words,
+        "hidden_layers": (between,) * (len(linear) - 1),
         "norms": normed,
-        "states_scale": float(own.d_model**-0.5) if scaled else 1.0,
+        "states_scale": float(config.d_model**-0.5) if scaled else 1.0,
     }
-    return Headed("clm" if causal else "generation", options, tensors)
+    return Headed("clm" if causal else "generation", values, named)

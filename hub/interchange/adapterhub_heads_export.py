@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from adaptdock.hub.interchange.incoming import Named
+from adaptdock.hub.interchange.incoming_tensors import Named
 from adaptdock.hub.interchange.outgoing import Outgoing, refuse_head
 from adaptdock.plugins.toolkit import heads
 

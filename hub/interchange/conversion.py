@@ -7,11 +7,15 @@ from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.interchange.adapterhub import is_adapterhub, read_adapterhub
 from adaptdock.hub.interchange.adapterhub_export import write_adapterhub
 from adaptdock.hub.interchange.incoming import Imported
+from adaptdock.hub.interchange.incoming_tensors import refuse
 from adaptdock.hub.interchange.outgoing import Outgoing
 from adaptdock.hub.interchange.peft import is_peft, read_peft
 from adaptdock.hub.interchange.peft_export import write_peft
 from adaptdock.plugins.contracts import Backbone
 
+CONFIG, FUSION = "adapter_config.json", "adapter_fusion_config.json"
+SHOWN = 5
+"""At most this many folders in one message."""
 FORMATS = {"peft": write_peft, "adapterhub": write_adapterhub}
 
 
@@ -27,7 +31,21 @@ def import_adapter(folder: Path, backbone: Backbone, name: str, labels: tuple[st
         return read_peft(folder, backbone, name, labels)
     if is_adapterhub(folder):
         return read_adapterhub(folder, backbone, name, labels)
-    raise UsageError(f"{folder} holds no adapter of peft or AdapterHub: its adapter_config.json is neither's")
+    raise _no_adapter(folder)
+
+
+def _no_adapter(folder: Path) -> UsageError:
+    """Return the error for a folder that neither library has saved, with the reason that the folder shows."""
+    if (folder / FUSION).is_file():
+        return refuse(
+            f"the AdapterFusion in {folder}",
+            "it combines several adapters, whose files lie elsewhere. Import each of them, and train the fusion here",
+        )
+    if (folder / CONFIG).is_file():
+        return UsageError(f"{folder} holds no adapter of peft or AdapterHub: its {CONFIG} is neither's")
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+    hint = f"; of the folders in it, {', '.join(inside[:SHOWN])} has one" if inside else ""
+    return UsageError(f"{folder} holds no adapter of peft or AdapterHub: it has no {CONFIG}{hint}")
 
 
 def export_adapter(

@@ -4,12 +4,14 @@ The names and functions are those of the modelling files of transformers 5. ``bo
 own and frozen; others belong to the head, and an adapter that saves only the last map leaves them to the checkpoint.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adaptdock.errors import UnknownNameError
-from adaptdock.hub.interchange.incoming import Headed, refuse
+from adaptdock.hub.interchange.incoming import Headed
+from adaptdock.hub.interchange.incoming_tensors import ForeignTensors, refuse
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
 
@@ -41,6 +43,15 @@ SEQUENCE: dict[str, Layout] = {
 }
 """By architecture; a causal model has a map named ``score`` that reads the last state."""
 LAST = Layout("last", (), "score")
+CLASSES = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+"""Task type of peft -> the class of transformers that its adapter is put into."""
 FUNCTIONS = {
     "relu": "relu",
     "gelu": "gelu",
@@ -70,6 +81,33 @@ def function(name: str | None, owner: str) -> str:
 def config_of(backbone: Backbone) -> Any:
     """Return the configuration of a backbone's model, or None."""
     return getattr(backbone.model, "config", None)
+
+
+def skeleton(backbone: Backbone, kind: str, classes: int = 0) -> "nn.Module | None":
+    """Return the model of the class for a task type, without weights; None where transformers has no such class.
+
+    Raises :class:`UsageError` for a backbone that is no model of transformers.
+    """
+    import torch
+    import transformers
+
+    config = deepcopy(config_of(backbone))
+    if config is None:
+        raise refuse("an adapter of this backbone", "it is no model of transformers")
+    if classes:
+        config.num_labels = classes
+    try:
+        with torch.device("meta"):
+            return getattr(transformers, CLASSES[kind]).from_config(config)  # type: ignore[no-any-return]
+    except ValueError:
+        return None
+
+
+def token_layout(model: "nn.Module", kind: str) -> Layout | None:
+    """Return the head that a model of transformers has for spans or tokens; None where it is no linear map."""
+    names = ("qa_outputs",) if kind == "QUESTION_ANS" else ("classifier", "score")
+    last = next((name for name in names if hasattr(model, name)), None)
+    return Layout("", (), last) if last is not None and hasattr(getattr(model, last), "weight") else None
 
 
 def sequence_layout(backbone: Backbone) -> Layout:
@@ -131,36 +169,64 @@ def token_head(labels: tuple[str, ...], options: Mapping[str, Any], tensors: Any
 # -------------------------------------------------------------------------------------- weights
 
 
+Change = Callable[["Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
+"""What a tuner makes of weight (outputs, inputs) and bias (outputs) of a linear map."""
+
+
 class HeadWeights:
     """Where the weights of a head are looked for: in the adapter, in the model's body, in its checkpoint."""
 
-    def __init__(self, backbone: Backbone, saved: "Mapping[str, Tensor]") -> None:
-        self.backbone, self.saved = backbone, saved
-        self.used: set[str] = set()
-        self.updates: dict[str, Tensor] = {}
-        """Module -> what low-rank updates add to its weight."""
+    def __init__(self, backbone: Backbone, tensors: ForeignTensors | None = None, model: "nn.Module | None" = None):
+        self.backbone, self.tensors, self.model = backbone, tensors, model
+        self.changes: dict[str, Change] = {}
+        """Module -> what a tuner does to it; a module leaves when its map is read."""
 
     def linear(self, module: str, owner: str) -> "tuple[Tensor, Tensor]":
-        """Return weight and bias (zeros where it has none) of a linear map; raise :class:`UsageError` without."""
-        import torch
+        """Return weight and bias (zeros where the class has none) of a linear map, changed as the adapter changes it.
 
-        weight = self._find(f"{module}.weight")
+        Raises :class:`UsageError` where one of them is missing.
+        """
+        weight, weight_saved = self._find(f"{module}.weight")
         if weight is None:
             raise refuse(owner, f"the weights of its {module} are neither in the adapter nor in the checkpoint")
-        for name in [name for name in self.updates if _ends(name, module)]:
-            weight = weight.float() + self.updates.pop(name)
-        bias = self._find(f"{module}.bias")
-        return weight, torch.zeros(weight.shape[0], dtype=weight.dtype) if bias is None else bias
+        if weight.ndim != 2:
+            raise refuse(owner, f"the weight of its {module} has the shape {tuple(weight.shape)}: it is no linear map")
+        if not self._biased(module):
+            bias: Tensor | None = weight.new_zeros(weight.shape[0])
+        else:
+            bias, bias_saved = self._find(f"{module}.bias", f"{module}.base_layer.bias")
+            if bias is None or (weight_saved and not bias_saved):
+                where = "adapter" if weight_saved else "checkpoint"
+                raise refuse(owner, f"the {where} has the weight of its {module}, and {module}.bias is missing there")
+        assert bias is not None
+        if tuple(bias.shape) != (weight.shape[0],):
+            raise refuse(
+                owner, f"its {module}.bias has the shape {tuple(bias.shape)}, and its weight {tuple(weight.shape)}"
+            )
+        for name in [name for name in self.changes if ends(name, module)]:
+            weight, bias = self.changes.pop(name)(weight.float(), bias.float())
+        return weight, bias
 
-    def _find(self, name: str) -> "Tensor | None":
-        for key in self.saved:
-            if _ends(key, name):
-                self.used.add(key)
-                return self.saved[key]
+    def _biased(self, module: str) -> bool:
+        if self.model is None:
+            return True
+        path = next((path for path, _ in self.model.named_modules() if ends(path, module)), None)
+        return path is None or getattr(self.model.get_submodule(path), "bias", None) is not None
+
+    def _find(self, *names: str) -> "tuple[Tensor | None, bool]":
+        """Return the tensor that has one of these names, and whether the adapter has saved it."""
+        for name in names:
+            saved = None if self.tensors is None else self.tensors.ending(name)
+            if self.tensors is not None and saved is not None:
+                return self.tensors.take(saved), True
+        return self.frozen(names[0]), False
+
+    def frozen(self, name: str) -> "Tensor | None":
+        """Return a tensor of the checkpoint, or of the model where that came from memory; None where there is none."""
         stored = self._stored(name)
         if stored is not None or self.backbone.files:
             return stored  # a pooler that the checkpoint lacks is there, but holds random numbers
-        return _parameter(self.backbone.model, name)
+        return parameter(self.backbone.model, name)
 
     def _stored(self, name: str) -> "Tensor | None":
         base = getattr(self.backbone.model, "base_model_prefix", "")
@@ -170,10 +236,17 @@ class HeadWeights:
 
 def read_layout(weights: HeadWeights, layout: Layout, owner: str) -> "dict[str, Tensor]":
     """Return the tensors of a head of ours that does what a layout says."""
-    tensors = {}
-    for number, (module, _) in enumerate(layout.layers):
-        tensors[f"hidden{number}_weight"], tensors[f"hidden{number}_bias"] = weights.linear(module, owner)
-    tensors["weight"], tensors["bias"] = weights.linear(layout.last, owner)
+    tensors: dict[str, Tensor] = {}
+    width = weights.backbone.width
+    for number, module in enumerate([*(name for name, _ in layout.layers), layout.last]):
+        weight, bias = weights.linear(module, owner)
+        shape = (weight.shape[0] if module == layout.last else width, width)
+        if tuple(weight.shape) != shape:
+            raise refuse(
+                owner, f"its {module}.weight has the shape {tuple(weight.shape)}, and on this backbone {shape}"
+            )
+        front = "" if module == layout.last else f"hidden{number}_"
+        tensors |= {f"{front}weight": weight, f"{front}bias": bias}
     return tensors
 
 
@@ -182,13 +255,11 @@ def functions(layout: Layout) -> tuple[str, ...]:
     return tuple(name for _, name in layout.layers)
 
 
-def _ends(name: str, module: str) -> bool:
-    return name == module or name.endswith(f".{module}")
+def ends(path: str, module: str) -> bool:
+    """Tell whether a path is that of a module, whatever stands in front of it."""
+    return path == module or path.endswith(f".{module}")
 
 
-def _parameter(model: "nn.Module", name: str) -> "Tensor | None":
-    return next((tensor.detach().cpu() for path, tensor in _named(model) if path == name), None)
-
-
-def _named(model: "nn.Module") -> "Iterator[tuple[str, Tensor]]":
-    yield from model.named_parameters()
+def parameter(model: "nn.Module", name: str) -> "Tensor | None":
+    """Return a frozen parameter of a model by its name, or None."""
+    return next((tensor.detach().cpu() for path, tensor in model.named_parameters() if path == name), None)

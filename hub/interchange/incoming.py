@@ -4,20 +4,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from adaptdock.errors import FileError, UsageError
+from adaptdock.errors import FileError
+from adaptdock.hub.artefact import strict_json
 from adaptdock.hub.artefact.card import BackboneEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile
+from adaptdock.hub.interchange.incoming_tensors import Named, refuse
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Port, Ports
-from adaptdock.plugins.regular import read_regular
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Named = dict[str, "Tensor"]
 
 
 @dataclass
@@ -46,61 +41,19 @@ class Imported:
     notes: list[str]
 
 
-def refuse(what: str, why: str) -> UsageError:
-    """Return the error for something that cannot be carried from one library to another."""
-    return UsageError(f"{what} cannot be carried over: {why}")
-
-
 # ------------------------------------------------------------------------------------------ folders
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; raise :class:`FileError` where it is none."""
-    try:
-        found = json.loads(read_regular(path).decode("utf-8"))
-    except FileNotFoundError:
-        raise FileError(path, "there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise FileError(path, f"it cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
+    values = strict_json.read_json(path)
+    if not isinstance(values, dict):
         raise FileError(path, "it holds no object")
-    return found
-
-
-def read_tensors(folder: Path, names: Sequence[str]) -> Named:
-    """Return the tensors of the first of these files that is there; raise :class:`FileError` for damage.
-
-    A ``.bin`` is read by torch with ``weights_only``, which makes tensors and runs nothing.
-    """
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
-    if path is None:
-        raise FileError(folder, f"there is none of the files {', '.join(names)}")
-    return _safetensors(path) if path.suffix == ".safetensors" else _weights_only(path)
-
-
-def _safetensors(path: Path) -> Named:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise FileError(path, f"its tensors cannot be read: {error}") from None
-
-
-def _weights_only(path: Path) -> Named:
-    import torch
-
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileError(path, f"it holds more than tensors, or is damaged, and is not loaded ({first:.120})") from None
-    if not isinstance(found, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
-    ):
-        raise FileError(path, "it holds something else than tensors by name")
-    return found
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise FileError(path, "one of its texts holds half of a surrogate pair, which no file can store") from None
+    return values
 
 
 # -------------------------------------------------------------------------------------------- ports
@@ -146,6 +99,30 @@ def _layers(numbers: set[int], there: set[int]) -> str | None:
     return None if numbers == there else ",".join(map(str, sorted(numbers)))
 
 
+# --------------------------------------------------------------------------------------------- notes
+
+
+def base_note(configured: str | None, backbone: Backbone) -> list[str]:
+    """Return a note where the base model of a configuration has another name than the backbone."""
+    names = {_last(name) for name in (backbone.id, backbone.hub_id) if name}
+    if not configured or _last(configured) in names:
+        return []
+    return [
+        f"the adapter was trained on the base model {configured!r}, the backbone is {backbone.id!r}: shapes are "
+        f"compared, weights are not"
+    ]
+
+
+def _last(name: str) -> str:
+    """Return the last part of a path or hub id."""
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2].casefold()
+
+
+def unknown_notes(options: Iterable[str], library: str) -> list[str]:
+    """Return a note for each option of a configuration that the import does not know."""
+    return [f"the configuration's {name!r} is none of the options of {library} that are known here" for name in options]
+
+
 # --------------------------------------------------------------------------------------------- file
 
 
@@ -178,6 +155,9 @@ def build(
         for parameter, tensor in named.items()
     }
     tensors |= {f"head.{parameter}": tensor.contiguous() for parameter, tensor in head.tensors.items()}
+    huge = next((key for key, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    if huge is not None:
+        raise refuse(f"the adapter {name!r}", f"its scales make numbers in {huge!r} that no float32 holds")
     card = Card(
         name=name,
         task=plugin_entry("task", head.task, head.options),

@@ -8,7 +8,7 @@ from typing import Any
 from adaptdock.errors import MismatchError, UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.hub.interchange.incoming import Named, refuse
+from adaptdock.hub.interchange.incoming_tensors import Named, refuse
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Head, Method, Port, Task
 

@@ -1,28 +1,38 @@
 """Adapters of the library peft, read: LoRA and DoRA, IA3, prefix and prompt tuning, with the heads they save.
 
 A folder holds ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``). The tensors tell where an
-adapter acts and at which rank; the configuration tells their scale. The formulas are those of peft 0.21
-(``tuners/*/layer.py``, ``peft_model.py``). What would act otherwise here, or cannot act, is refused by its name.
+adapter acts; the configuration tells rank, scale and places, and has to agree with them. The formulas are those of
+peft 0.21 (``tuners/*/layer.py``, ``peft_model.py``). What would act otherwise here, or cannot act, is refused by its
+name, and so is every tensor that nothing takes.
 """
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptdock.hub.interchange import head_layouts
 from adaptdock.hub.interchange.incoming import (
     Finder,
-    Headed,
     Imported,
-    Named,
     Part,
+    base_note,
     build,
     chosen,
     read_json,
+    unknown_notes,
+)
+from adaptdock.hub.interchange.incoming_tensors import (
+    ForeignTensors,
+    ModuleTensors,
+    Named,
+    contradiction,
     read_tensors,
     refuse,
 )
+from adaptdock.hub.interchange.peft_config import Ia3Options, LoraOptions, PeftOptions, TunerOptions, VirtualOptions
+from adaptdock.hub.interchange.peft_heads import check_unused, frozen, is_head, read_head
 from adaptdock.plugins.contracts import Backbone, Port
 
 if TYPE_CHECKING:
@@ -31,85 +41,15 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 ROOT = "base_model.model."
 TUNED = re.compile(
-    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|ia3_l)"
-    r"(?:\.(?P<kind>weight|bias))?$"
+    r"(?P<module>.+)\.(?P<part>lora_[AB]\.(?:weight|bias)|lora_embedding_[AB]|lora_magnitude_vector(?:\.weight)?|ia3_l)"
 )
-BIAS = re.compile(r"(?P<module>.+?)(?:\.base_layer)?\.bias$")
-CHANGING = {
-    "use_qalora": "it pools what goes into A by groups",
-    "alora_invocation_tokens": "it acts only behind certain tokens",
-    "layer_replication": "it repeats layers of the model",
-    "target_parameters": "it acts on parameters that are no linear maps",
-    "trainable_token_indices": "it replaces embeddings of single tokens",
-    "use_bdlora": "its factors are stored as blocks",
-    "arrow_config": "it routes each token among several adapters",
-    "kasa_config": "it rotates the frozen weights",
-    "velora_config": "it compresses activations",
-    "monteclora_config": "its factors are drawn at random",
-    "megatron_config": "its maps are divided among machines",
-}
-"""Options of LoRA that change what is computed, and how."""
-OPTIONS = frozenset(
-    {
-        "alpha_pattern",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "bias",
-        "corda_config",
-        "encoder_dropout",
-        "encoder_hidden_size",
-        "encoder_num_layers",
-        "encoder_reparameterization_type",
-        "ensure_weight_tying",
-        "eva_config",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "feedforward_modules",
-        "inference_mode",
-        "init_ia3_weights",
-        "init_lora_weights",
-        "init_weights",
-        "layers_pattern",
-        "layers_to_transform",
-        "loftq_config",
-        "lora_alpha",
-        "lora_bias",
-        "lora_dropout",
-        "lora_ga_config",
-        "megatron_core",
-        "modules_to_save",
-        "num_attention_heads",
-        "num_layers",
-        "num_transformer_submodules",
-        "num_virtual_tokens",
-        "peft_type",
-        "peft_version",
-        "prefix_projection",
-        "prompt_tuning_init",
-        "prompt_tuning_init_text",
-        "qalora_group_size",
-        "r",
-        "rank_pattern",
-        "revision",
-        "runtime_config",
-        "target_modules",
-        "task_type",
-        "token_dim",
-        "tokenizer_kwargs",
-        "tokenizer_name_or_path",
-        "use_dora",
-        "use_rslora",
-    }
-)
-"""Options that change nothing which the tensors do not show."""
-STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Starts of LoRA that change the frozen weights, too."""
-KNOWN = {
-    "LORA": "lora",
-    "IA3": "ia3",
-    "PREFIX_TUNING": "prefix",
-    "PROMPT_TUNING": "prompt",
-    "P_TUNING": "prompt",
+BIAS = re.compile(r"(?P<module>.+?)(?:\.base_layer)?\.bias")
+KNOWN: dict[str, type[PeftOptions]] = {
+    "LORA": LoraOptions,
+    "IA3": Ia3Options,
+    "PREFIX_TUNING": VirtualOptions,
+    "PROMPT_TUNING": VirtualOptions,
+    "P_TUNING": VirtualOptions,
 }
 
 
@@ -124,138 +64,188 @@ def read_peft(folder: Path, backbone: Backbone, name: str, labels: tuple[str, ..
     ``labels`` name the classes of its head; without them they are the configuration's. Raises :class:`FileError` for a
     damaged folder, and :class:`UsageError` with the reason for what cannot be carried over.
     """
-    config = read_json(folder / CONFIG)
-    kind = str(config.get("peft_type"))
-    if kind not in KNOWN:
-        raise refuse(f"the PEFT type {kind}", f"there is a method for none but {', '.join(KNOWN)}")
-    tensors = read_tensors(folder, WEIGHTS)
-    notes: list[str] = []
-    rest = {key.removeprefix(ROOT): tensor for key, tensor in tensors.items()}
-    weights = head_layouts.HeadWeights(backbone, rest)
-    if kind == "LORA":
-        parts = _lora(config, rest, backbone, weights)
-    elif kind == "IA3":
-        parts = _ia3(rest, backbone)
+    values = read_json(folder / CONFIG)
+    kind = values.get("peft_type")
+    if not isinstance(kind, str) or kind not in KNOWN:
+        raise refuse(f"the PEFT type {kind!r}", f"there is a method for none but {', '.join(KNOWN)}")
+    options = KNOWN[kind].parse(values, folder / CONFIG)
+    tensors = read_tensors(folder, WEIGHTS, ROOT)
+    notes = base_note(options.base_model_name_or_path, backbone)
+    changes: dict[str, head_layouts.Change] = {}
+    if isinstance(options, LoraOptions):
+        part = _lora(options, tensors, backbone, changes, notes)
+    elif isinstance(options, Ia3Options):
+        part = _ia3(options, tensors, backbone, changes, notes)
     else:
-        parts = [_prefix(config, rest, backbone) if kind == "PREFIX_TUNING" else _prompt(config, rest, backbone)]
-    front = int(parts[0].options["length"]) if kind in ("PROMPT_TUNING", "P_TUNING") else 0
-    head = _head(config, backbone, weights, labels, front, notes)
-    _check_used(rest, weights, backbone)
-    unknown = sorted(config.keys() - OPTIONS - CHANGING.keys())
-    notes += [f"the configuration's {key!r} is none of the options of peft that are known here" for key in unknown]
+        assert isinstance(options, VirtualOptions)
+        read = _prefix if kind == "PREFIX_TUNING" else _prompt
+        part = read(options, tensors, backbone)
+    front = int(part.options["length"]) if part.method == "prompt" else 0
+    head = read_head(options, backbone, tensors, changes, labels, front, notes)
+    check_unused(tensors, backbone)
+    notes += unknown_notes(options.unknown, "peft")
     origin = {
         "library": "peft",
-        "version": config.get("peft_version"),
+        "version": options.peft_version,
         "type": kind,
-        "base_model": config.get("base_model_name_or_path"),
+        "base_model": options.base_model_name_or_path,
     }
-    made = build(backbone, name, parts, head, {key: value for key, value in origin.items() if value})
-    return Imported(made, notes)
+    file = build(backbone, name, [part], head, {key: value for key, value in origin.items() if value})
+    return Imported(file, notes)
+
+
+# ------------------------------------------------------------------------------------------- places
+
+
+def _placed(
+    options: TunerOptions, modules: Iterable[str], finder: Finder, backbone: Backbone, path: Path, notes: list[str]
+) -> dict[str, Port | None]:
+    """Return the port of each tuned module, None for those of a head.
+
+    Raises :class:`UsageError` for a module that is neither, and where the configuration names other places than the
+    tensors.
+    """
+    ports = {module: finder.port(module) for module in modules}
+    for module, port in ports.items():
+        if port is None and not is_head(module, backbone):
+            raise refuse(
+                f"{finder.owner} at {module}", f"{backbone.architecture!r} has no port there that an adapter can act at"
+            )
+    if not any(ports.values()):
+        raise refuse(f"this {finder.owner}", "it has no tensors at any linear map of the backbone")
+    if options.target_modules is None:
+        notes.append("the configuration names no target_modules; the adapter acts where its tensors are")
+        return ports
+    surplus = next((module for module in ports if not options.targets(module)), None)
+    if surplus is not None:
+        raise contradiction(path, "target_modules", _short(options.target_modules), surplus, "lies elsewhere")
+    reached = set(ports.values())
+    for port in backbone.ports:
+        module = f"{finder.front}{port.module}"
+        if port.kind == "linear" and port not in reached and options.targets(module):
+            raise contradiction(path, "target_modules", _short(options.target_modules), module, "is missing")
+    return ports
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 # --------------------------------------------------------------------------------------------- lora
 
 
-def _lora(config: Mapping[str, Any], rest: Named, backbone: Backbone, weights: head_layouts.HeadWeights) -> list[Part]:
-    for option, why in CHANGING.items():
-        if config.get(option):
-            raise refuse(f"LoRA with {option}", why)
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(STARTS):
-        raise refuse(
-            f"LoRA that started as {start}",
-            "peft changes the frozen weights when it loads one. Save it with path_initial_model_for_weight_conversion",
-        )
-    finder, found = Finder(backbone.ports, "LoRA"), _by_module(rest)
-    placed: dict[Port, tuple[str, Named]] = {}
-    for module, named in found.items():
-        if "lora_embedding_A" in named:
-            raise refuse(f"LoRA at {module}", "the embeddings are no linear map, and no port")
-        port = finder.port(module)
-        if port is not None:
-            placed[port] = (module, named)
-        elif _is_head(module, backbone) and "lora_magnitude_vector" not in named:
-            weights.updates[module] = _scale(config, module, named) * _product(named)
+@dataclass(frozen=True)
+class Factors:
+    """What LoRA has at a module: A (rank, inputs), B (outputs, rank), its bias and DoRA's lengths (outputs)."""
+
+    down: "Tensor"
+    up: "Tensor"
+    bias: "Tensor | None"
+    magnitude: "Tensor | None"
+    scale: float
+
+    def change(self, weight: "Tensor", bias: "Tensor") -> "tuple[Tensor, Tensor]":
+        """Return weight and bias of a linear map of a head with the update in them."""
+        import torch
+
+        if (self.up.shape[0], self.down.shape[1]) != tuple(weight.shape):
+            shapes = f"{tuple(self.up.shape)} and {tuple(self.down.shape)}"
+            raise refuse("LoRA at the head", f"its factors are {shapes}, the map {tuple(weight.shape)}")
+        moved = weight + self.scale * (self.up.float() @ self.down.float())
+        if self.magnitude is not None:
+            lengths = torch.linalg.vector_norm(moved, dim=1)
+            moved = moved * (self.magnitude.float() / lengths).unsqueeze(1)
+        return moved, bias if self.bias is None else bias + self.scale * self.bias.float()
+
+
+def _lora(
+    options: LoraOptions,
+    tensors: ForeignTensors,
+    backbone: Backbone,
+    changes: dict[str, head_layouts.Change],
+    notes: list[str],
+) -> Part:
+    options.check_carried()
+    if options.lora_bias and options.use_dora:
+        raise refuse("LoRA with lora_bias and use_dora", "peft has no adapter with both")
+    finder, modules = Finder(backbone.ports, "LoRA"), tensors.modules(TUNED)
+    embedded = next((module for module, group in modules.items() if "lora_embedding_A" in group), None)
+    if embedded is not None:
+        raise refuse(f"LoRA at {embedded}", "the embeddings are no linear map, and no port")
+    ports = _placed(options, modules, finder, backbone, tensors.path, notes)
+    factors: dict[Port, Factors] = {}
+    for module, port in ports.items():
+        update = _factors(options, modules[module], port, tensors.path)
+        if port is None:
+            changes[module] = update.change
         else:
-            raise refuse(f"LoRA at {module}", f"{backbone.architecture!r} has no port there that an adapter can act at")
-    biases = _biases(rest, placed, finder, backbone)
-    if not placed:
-        raise refuse("this LoRA", "it has no tensors at any linear map of the backbone")
-    return [_lora_part(config, placed, biases, backbone)]
+            factors[port] = update
+    biases = _biases(options, tensors, factors, finder, backbone, notes)
+    return _lora_part(options, factors, biases, backbone)
+
+
+def _factors(options: LoraOptions, group: ModuleTensors, port: Port | None, path: Path) -> Factors:
+    """Take the tensors of a module, each as the configuration describes it."""
+    rank = options.rank(group.module)
+    down, up = group.shape("lora_A.weight"), group.shape("lora_B.weight")
+    if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
+        raise refuse(f"LoRA at {group.module}", f"its factors are {up} and {down}, which make no product")
+    if down[0] != rank:
+        option = "r" if rank == options.r else "rank_pattern"
+        raise contradiction(path, option, rank, group.name("lora_A.weight"), f"has the rank {down[0]}")
+    if port is not None and (up[0], down[1]) != (port.outputs, port.inputs):
+        raise refuse(
+            f"LoRA at {group.module}",
+            f"its factors are {up} and {down}, the backbone's map {(port.outputs, port.inputs)}: it was trained on "
+            f"another backbone",
+        )
+    magnitude = next((part for part in group.parts if part.startswith("lora_magnitude")), "lora_magnitude_vector")
+    optional = {}
+    for option, wanted, part in (
+        ("lora_bias", options.lora_bias, "lora_B.bias"),
+        ("use_dora", options.use_dora, magnitude),
+    ):
+        if bool(wanted) != (part in group):
+            state = "is there" if part in group else "is missing"
+            raise contradiction(path, option, "true" if wanted else "false", group.name(part), state)
+        reason = "one number for each output of the map"
+        optional[option] = group.taken(part, (up[0],), reason) if wanted else None
+    return Factors(
+        group.take("lora_A.weight"),
+        group.take("lora_B.weight"),
+        optional["lora_bias"],
+        optional["use_dora"],
+        options.scale(group.module),
+    )
 
 
 def _lora_part(
-    config: Mapping[str, Any],
-    placed: Mapping[Port, tuple[str, Named]],
-    biases: Mapping[Port, "Tensor"],
-    backbone: Backbone,
+    options: LoraOptions, placed: Mapping[Port, Factors], biases: Mapping[Port, "Tensor"], backbone: Backbone
 ) -> Part:
     import torch
 
-    rank = max(named["lora_A"].shape[0] for _, named in placed.values())
-    rslora, dora = bool(config.get("use_rslora")), bool(config.get("use_dora"))
-    alpha = float(config.get("lora_alpha", 8))
-    common = alpha / (rank**0.5 if rslora else rank)
-    biased = bool(biases) or any("lora_B.bias" in named for _, named in placed.values())
+    rank = max(factors.down.shape[0] for factors in placed.values())
+    alpha = options.lora_alpha if options.lora_alpha > 0 else float(rank)  # ours is positive: the sign goes into B
+    common = alpha / (rank**0.5 if options.use_rslora else rank)
+    biased = bool(biases) or bool(options.lora_bias)
     tensors: dict[str, Named] = {}
-    for port, (module, named) in placed.items():
-        down, up = _shaped(port, module, named)
-        scale = _scale(config, module, named)
-        if scale != common:
-            up = up.float() * (scale / common)
-        own = {"lora_a": _grown(down, 0, rank), "lora_b": _grown(up, 1, rank)}
+    for port, factors in placed.items():
+        up = factors.up if factors.scale == common else factors.up.float() * (factors.scale / common)
+        pair = {"lora_a": _grown(factors.down, 0, rank), "lora_b": _grown(up, 1, rank)}
         if biased:
             zero = torch.zeros(port.outputs)
-            own["bias_change"] = biases.get(port, zero) + scale * named.get("lora_B.bias", zero).float()
-        if dora:
-            magnitude = named.get("lora_magnitude_vector")
-            if magnitude is None:
-                raise refuse(f"DoRA at {module}", "its magnitude vector is missing")
+            pair["bias_change"] = biases.get(port, zero)
+            if factors.bias is not None:
+                pair["bias_change"] = pair["bias_change"] + factors.scale * factors.bias.float()
+        if factors.magnitude is not None:
             lengths = torch.linalg.vector_norm(backbone.weight(port).float().cpu(), dim=1)
-            own["magnitude_change"] = magnitude.float().flatten() - lengths
-        tensors[port.name] = own
-    options = {"rank": rank, "alpha": alpha, "rslora": rslora, "bias": biased, "dropout": config.get("lora_dropout", 0)}
-    return Part("dora" if dora else "lora", options | chosen(backbone.ports, list(placed)), tensors)
-
-
-def _by_module(rest: Named) -> dict[str, Named]:
-    """Divide the tensors of a tuner by the module that they belong to."""
-    found: dict[str, Named] = {}
-    for key in list(rest):
-        match = TUNED.match(key)
-        if match is not None:
-            part = match["part"] + (".bias" if match["kind"] == "bias" else "")
-            found.setdefault(match["module"], {})[part] = rest.pop(key)
-    return found
-
-
-def _shaped(port: Port, module: str, named: Named) -> "tuple[Tensor, Tensor]":
-    if "lora_A" not in named or "lora_B" not in named:
-        raise refuse(f"LoRA at {module}", "one of its two factors is missing")
-    down, up = named["lora_A"], named["lora_B"]
-    wanted, shapes = (port.inputs, port.outputs), (down.shape[-1], up.shape[0])
-    if down.ndim != 2 or up.ndim != 2 or shapes != wanted or down.shape[0] != up.shape[1]:
-        raise refuse(
-            f"LoRA at {module}",
-            f"its factors are {tuple(up.shape)} and {tuple(down.shape)}, the backbone's map {wanted[::-1]}: it was "
-            f"trained on another backbone",
-        )
-    return down, up
-
-
-def _scale(config: Mapping[str, Any], module: str, named: Named) -> float:
-    """Return alpha / rank of a module, or alpha / sqrt(rank); patterns match the end of its path."""
-    alpha, rank = float(config.get("lora_alpha", 8)), named["lora_A"].shape[0]
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            alpha = float(value)
-            break
-    return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))
-
-
-def _product(named: Named) -> "Tensor":
-    product: Tensor = named["lora_B"].float() @ named["lora_A"].float()
-    return product
+            pair["magnitude_change"] = factors.magnitude.float() - lengths
+        tensors[port.name] = pair
+    method = "dora" if options.use_dora else "lora"
+    values = {"rank": rank, "alpha": alpha, "rslora": bool(options.use_rslora), "bias": biased}
+    values["dropout"] = options.lora_dropout
+    return Part(method, values | chosen(backbone.ports, list(placed)), tensors)
 
 
 def _grown(tensor: "Tensor", dimension: int, extent: int) -> "Tensor":
@@ -265,59 +255,87 @@ def _grown(tensor: "Tensor", dimension: int, extent: int) -> "Tensor":
     return tensor if not missing else functional.pad(tensor, (0, missing) if dimension else (0, 0, 0, missing))
 
 
-def _biases(rest: Named, placed: Mapping[Port, Any], finder: Finder, backbone: Backbone) -> "dict[Port, Tensor]":
+def _biases(
+    options: LoraOptions,
+    tensors: ForeignTensors,
+    placed: Mapping[Port, Any],
+    finder: Finder,
+    backbone: Backbone,
+    notes: list[str],
+) -> "dict[Port, Tensor]":
     """Return by how much trained biases of linear ports differ from the frozen ones; others must not have changed."""
     changes: dict[Port, Tensor] = {}
-    for key in list(rest):
-        match = BIAS.match(key)
-        if match is None or _is_head(match["module"], backbone):
+    for name in list(tensors.unused):
+        match = BIAS.fullmatch(name)
+        if match is None or is_head(match["module"], backbone) or f"{match['module']}.weight" in tensors.names:
             continue
         port = finder.port(match["module"])
-        tensor = rest[key]
-        trained = tensor.float()
-        frozen = backbone.bias(port).float().cpu() if port is not None else _frozen(key, backbone)
-        if frozen is None or frozen.shape != trained.shape:
+        trained = tensors.unused[name]
+        bias = backbone.bias(port).float().cpu() if port is not None else frozen(name, backbone)
+        if bias is None or bias.shape != trained.shape:
             continue
-        del rest[key]
-        if port in placed:
-            assert port is not None
-            changes[port] = trained - frozen
-        elif not tensor.equal(frozen.to(tensor.dtype)):
-            raise refuse(f"the trained bias {key}", "only those of the maps that LoRA acts at can be carried")
+        if port is not None and port in placed:
+            changes[port] = tensors.take(name).float() - bias
+        elif not trained.equal(bias.to(trained.dtype)):
+            raise refuse(f"the trained bias {name}", "only those of the maps that LoRA acts at can be carried")
+        else:
+            tensors.take(name)
+    if options.bias == "none" and any(change.any() for change in changes.values()):
+        notes.append("the configuration's bias is 'none', and biases were saved: as in peft, they count")
+    if options.bias != "none":
+        biased = {name for name, _ in backbone.model.named_parameters()}
+        lacking = (port for port in placed if port not in changes and f"{port.module}.bias" in biased)
+        for port in lacking:
+            name = f"{finder.front}{port.module}.base_layer.bias"
+            raise contradiction(tensors.path, "bias", repr(options.bias), name, "is missing")
     return changes
-
-
-def _frozen(key: str, backbone: Backbone) -> "Tensor | None":
-    return next(
-        (
-            tensor.detach().float().cpu()
-            for name, tensor in backbone.model.named_parameters()
-            if key == name or key.endswith(f".{name}")
-        ),
-        None,
-    )
 
 
 # ---------------------------------------------------------------------------------------------- ia3
 
 
-def _ia3(rest: Named, backbone: Backbone) -> list[Part]:
-    finder = Finder(backbone.ports, "IA3")
-    tensors: dict[str, Named] = {}
+def _ia3(
+    options: Ia3Options,
+    tensors: ForeignTensors,
+    backbone: Backbone,
+    changes: dict[str, head_layouts.Change],
+    notes: list[str],
+) -> Part:
+    finder, modules = Finder(backbone.ports, "IA3"), tensors.modules(TUNED)
+    placed: dict[str, Named] = {}
     leaving: list[Port] = []
     entering: list[Port] = []
-    for module, named in _by_module(rest).items():
-        port, factor = finder.port(module), named["ia3_l"]
+    for module, port in _placed(options, modules, finder, backbone, tensors.path, notes).items():
+        group = modules[module]
+        shape = group.shape("ia3_l")
+        enters = len(shape) == 2 and shape[0] == 1 and not (shape[1] == 1 and options.enters(module) is False)
+        if options.enters(module) not in (None, enters):
+            wanted = _short(options.feedforward_modules)
+            side = "what the map reads" if enters else "what it gives"
+            state = f"has the shape {shape}: factors on {side}"
+            raise contradiction(tensors.path, "feedforward_modules", wanted, group.name("ia3_l"), state)
+        if len(shape) != 2 or 1 not in shape:
+            raise refuse(f"IA3 at {module}", f"its factors have the shape {shape}, and not (outputs, 1) or (1, inputs)")
+        factor = group.take("ia3_l").float()
         if port is None:
-            raise refuse(f"IA3 at {module}", f"{backbone.architecture!r} has no port there that an adapter can act at")
-        enters = factor.shape[0] == 1
+            changes[module] = _scaled(factor, enters)
+            continue
         if factor.numel() != (port.inputs if enters else port.outputs):
             raise refuse(f"IA3 at {module}", f"it has {factor.numel()} factors: it was trained on another backbone")
         (entering if enters else leaving).append(port)
-        tensors[port.name] = {f"{'input' if enters else 'output'}_factor": factor.float().flatten() - 1}
-    if not tensors:
-        raise refuse("this IA3", "it has no tensors at any linear map of the backbone")
-    return [Part("ia3", _ia3_options(backbone, leaving, entering), tensors)]
+        placed[port.name] = {f"{'input' if enters else 'output'}_factor": factor.flatten() - 1}
+    return Part("ia3", _ia3_options(backbone, leaving, entering), placed)
+
+
+def _scaled(factor: "Tensor", enters: bool) -> head_layouts.Change:
+    """Return the change of a head's map by factors on its outputs (outputs, 1) or on its inputs (1, inputs)."""
+
+    def change(weight: "Tensor", bias: "Tensor") -> "tuple[Tensor, Tensor]":
+        if factor.numel() != weight.shape[1 if enters else 0]:
+            raise refuse("IA3 at the head", f"it has {factor.numel()} factors, the map is {tuple(weight.shape)}")
+        return weight * factor, bias if enters else bias * factor.flatten()
+
+    return change
 
 
 def _ia3_options(backbone: Backbone, leaving: list[Port], entering: list[Port]) -> dict[str, Any]:
@@ -338,126 +356,60 @@ def _names(ports: Iterable[Port]) -> tuple[str, ...]:
 # ----------------------------------------------------------------------------- prefixes and prompts
 
 
-def _prefix(config: Mapping[str, Any], rest: Named, backbone: Backbone) -> Part:
-    own = head_layouts.config_of(backbone)
+def _prefix(options: VirtualOptions, tensors: ForeignTensors, backbone: Backbone) -> Part:
+    config = head_layouts.config_of(backbone)
     if backbone.encoder_decoder:
         raise refuse(
             "prefix tuning of an encoder-decoder",
             "peft puts it into the decoder's caches, where it gets relative positions and hides the encoder",
         )
-    if getattr(own, "sliding_window", None) and getattr(own, "use_sliding_window", True):
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         raise refuse("prefix tuning with sliding windows", "peft's prefix leaves the window, ours never does")
-    table = _taken(rest, "prompt_embeddings", "prefix tuning")
-    ports = backbone.ports.select("attention", ("attention",))
-    heads, width = ports[0].heads, ports[0].key_width
-    length, extent = table.shape
-    if extent != len(ports) * 2 * heads * width or ports[0].value_width != width:
-        raise refuse(
-            "prefix tuning", f"its table is {extent} wide, and not that of {len(ports)} layers of this backbone"
-        )
+    ports = sorted(backbone.ports.select("attention", ("attention",)), key=lambda port: port.layer)
+    heads, width, length = ports[0].heads, ports[0].key_width, options.num_virtual_tokens
+    if ports[0].value_width != width:
+        raise refuse("prefix tuning", f"the keys here are {width} wide, the values {ports[0].value_width}")
+    for option, configured, here in (
+        ("num_layers", options.num_layers, len(ports)),
+        ("num_attention_heads", options.num_attention_heads, heads),
+        ("token_dim", options.token_dim, heads * width),
+    ):
+        if configured not in (None, here):
+            raise refuse("prefix tuning", f"{option} is {configured} in the configuration, and {here} on this backbone")
+    table = _table(options, tensors, length, len(ports) * 2 * heads * width)
     # (L, layers, key or value, H, D) -> layers, key or value, H, L, D
     split = table.view(length, len(ports), 2, heads, width).permute(1, 2, 3, 0, 4)
-    ordered = sorted(ports, key=lambda port: port.layer)
-    tensors = {
+    pairs = {
         port.name: {"prefix_key": split[number, 0], "prefix_value": split[number, 1]}
-        for number, port in enumerate(ordered)
+        for number, port in enumerate(ports)
     }
-    return Part("prefix", {"length": length, "gate": False, "move": True}, tensors)
+    return Part("prefix", {"length": length, "gate": False, "move": True}, pairs)
 
 
-def _prompt(config: Mapping[str, Any], rest: Named, backbone: Backbone) -> Part:
-    table = _taken(rest, "prompt_embeddings", "prompt tuning")
+def _prompt(options: VirtualOptions, tensors: ForeignTensors, backbone: Backbone) -> Part:
     (port,) = backbone.ports.select("embedding", ("all",))
-    length = int(config.get("num_virtual_tokens") or table.shape[0])
-    if table.shape[-1] != port.outputs or length > table.shape[0]:
-        raise refuse("prompt tuning", f"its table is {tuple(table.shape)}, embeddings here are {port.outputs} wide")
+    if options.token_dim not in (None, port.outputs):
+        raise refuse(
+            "prompt tuning",
+            f"token_dim is {options.token_dim} in the configuration, and embeddings are {port.outputs} wide here",
+        )
+    halves = options.num_transformer_submodules or (2 if options.task_type == "SEQ_2_SEQ_LM" else 1)
+    table = _table(options, tensors, options.num_virtual_tokens * halves, port.outputs)
     # an encoder-decoder's table has the same number again for the decoder, which peft never shows to it
-    return Part("prompt", {"length": length}, {port.name: {"prompt": table[:length].clone()}})
+    prompt = table[: options.num_virtual_tokens].clone()
+    return Part("prompt", {"length": options.num_virtual_tokens}, {port.name: {"prompt": prompt}})
 
 
-def _taken(rest: Named, key: str, owner: str) -> "Tensor":
-    if key not in rest:
-        raise refuse(owner, f"the tensor {key!r} is missing")
-    return rest.pop(key)
-
-
-# --------------------------------------------------------------------------------------------- head
-
-
-def _head(
-    config: Mapping[str, Any],
-    backbone: Backbone,
-    weights: head_layouts.HeadWeights,
-    labels: tuple[str, ...],
-    front: int,
-    notes: list[str],
-) -> Headed:
-    kind = config.get("task_type") or _guessed(config, weights)
-    if kind in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
-        return Headed("generation")
-    if kind in (None, "FEATURE_EXTRACTION"):
-        return Headed("embedding")
-    own = head_layouts.config_of(backbone)
-    if kind == "QUESTION_ANS":
-        layout = head_layouts.Layout("", (), "qa_outputs")
-        return Headed("qa", {}, head_layouts.read_layout(weights, layout, "the head"))
-    if kind == "SEQ_CLS":
-        layout = head_layouts.sequence_layout(backbone)
-        tensors = head_layouts.read_layout(weights, layout, "the head")
-        seen = front if layout.reads == "first" else 0
-        options = {"pooling": layout.reads, "hidden_layers": head_layouts.functions(layout), "reads_prompt": seen}
-        if front and layout.reads == "last":
-            notes.append("behind a prompt peft reads the last state even of a padded text; here it is the last token's")
-        names = _named(backbone, tensors, labels, notes)
-        several = getattr(own, "problem_type", None) == "multi_label_classification"
-        return head_layouts.sequence_head(names, several, options, tensors)
-    if kind == "TOKEN_CLS":
-        last = "classifier" if any("classifier" in key for key in weights.saved) else "score"
-        if backbone.architecture == "modernbert":
-            raise refuse("a head of modernbert", "its layers are not known here")
-        tensors = head_layouts.read_layout(weights, head_layouts.Layout("", (), last), "the head")
-        return head_layouts.token_head(_named(backbone, tensors, labels, notes), {}, tensors)
-    raise refuse(f"the task type {kind}", "there is no task for it")
-
-
-def _named(backbone: Backbone, tensors: Named, labels: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
-    names, known = head_layouts.labels_of(backbone, tensors["weight"].shape[0], labels)
-    if not known and len(names) > 1:
-        notes.append(f"the classes have no names in the backbone's configuration; they are called {names[0]}, ...")
-    return names
-
-
-def _guessed(config: Mapping[str, Any], weights: head_layouts.HeadWeights) -> str | None:
-    """Return the task type that the model's class or the saved head tells, where the configuration does not."""
-    of_class = str((config.get("auto_mapping") or {}).get("base_model_class", ""))
-    for ending, kind in (
-        ("ForSequenceClassification", "SEQ_CLS"),
-        ("ForTokenClassification", "TOKEN_CLS"),
-        ("ForQuestionAnswering", "QUESTION_ANS"),
-        ("ForConditionalGeneration", "SEQ_2_SEQ_LM"),
-        ("LMHeadModel", "CAUSAL_LM"),
-        ("ForCausalLM", "CAUSAL_LM"),
-    ):
-        if of_class.endswith(ending):
-            return kind
-    if any("qa_outputs" in key for key in weights.saved):
-        return "QUESTION_ANS"
-    if any("classifier" in key or key.startswith("score.") for key in weights.saved):
-        return "SEQ_CLS"
-    return "CAUSAL_LM" if getattr(weights.backbone, "generator", None) is not None else None
-
-
-def _is_head(module: str, backbone: Backbone) -> bool:
-    layout = head_layouts.SEQUENCE.get(backbone.architecture, head_layouts.LAST)
-    names: Iterable[str] = (layout.last, "classifier", "score", "qa_outputs", *(name for name, _ in layout.layers))
-    return any(module == name or module.endswith(f".{name}") for name in names)
-
-
-def _check_used(rest: Named, weights: head_layouts.HeadWeights, backbone: Backbone) -> None:
-    """Raise :class:`UsageError` for a saved tensor that nothing here takes, unless it is the frozen one."""
-    if weights.updates:
-        raise refuse(f"LoRA at {next(iter(weights.updates))}", "the task of this adapter has no such head")
-    for key, tensor in rest.items():
-        frozen = None if key in weights.used else _frozen(key, backbone)
-        if key not in weights.used and (frozen is None or not tensor.float().equal(frozen)):
-            raise refuse(f"the trained module of the tensor {key!r}", "the adapter file has no place for it")
+def _table(options: VirtualOptions, tensors: ForeignTensors, rows: int, width: int) -> "Tensor":
+    """Take the table of virtual tokens (rows, width)."""
+    table = tensors.take("prompt_embeddings")
+    if table.ndim != 2 or table.shape[1] != width:
+        raise refuse(
+            "the tensor 'prompt_embeddings'", f"its shape is {tuple(table.shape)}, and rows are {width} wide here"
+        )
+    if len(table) != rows:
+        wanted = f"{options.num_virtual_tokens}"
+        if rows != options.num_virtual_tokens:
+            wanted += f" for each of {rows // options.num_virtual_tokens} halves of the model"
+        raise contradiction(tensors.path, "num_virtual_tokens", wanted, "prompt_embeddings", f"has {len(table)} rows")
+    return table

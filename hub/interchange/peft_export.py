@@ -7,13 +7,13 @@ computes another head than ours, the adapter is refused, or written without one.
 
 import json
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptdock.hub.artefact.atomic import whole_folder
 from adaptdock.hub.interchange import head_layouts
-from adaptdock.hub.interchange.incoming import Named, refuse
+from adaptdock.hub.interchange.head_layouts import CLASSES, ends
+from adaptdock.hub.interchange.incoming_tensors import Named, refuse
 from adaptdock.hub.interchange.outgoing import Outgoing, refuse_head
 from adaptdock.plugins.contracts import Port
 from adaptdock.plugins.toolkit import heads
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 ROOT = "base_model.model."
-CLASSES = {
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "FEATURE_EXTRACTION": "AutoModel",
-}
-"""Task type of peft -> the class of transformers that its adapter is put into."""
 
 
 def write_peft(out: Outgoing, folder: Path) -> list[str]:
@@ -45,7 +36,9 @@ def write_peft(out: Outgoing, folder: Path) -> list[str]:
     skeleton = _skeleton(out, kind)
     front = _front(out, skeleton)
     config, tuned = _tuner(out, kind, skeleton, front)
-    saved, tensors = _head(out, kind, skeleton, front)
+    saved, tensors, updated = _head(out, kind, skeleton, front)
+    if updated:
+        config, tuned = _tuner(out, kind, skeleton, front, biased=True)
     config |= {
         "task_type": kind,
         "base_model_name_or_path": out.base,
@@ -53,6 +46,8 @@ def write_peft(out: Outgoing, folder: Path) -> list[str]:
         "inference_mode": True,
         "modules_to_save": sorted(saved) or None,
     }
+    for path, layer in updated.items():
+        config |= _update(out, path, layer, config, skeleton, tuned)
     root = "base_model." if "num_virtual_tokens" in config else ROOT  # a prompt wraps nothing inside the model
     tensors = {f"{root}{name}": tensor for name, tensor in tensors.items()} | tuned
     _write(folder, config, tensors, _readme(out, kind))
@@ -103,19 +98,10 @@ def _task_type(out: Outgoing) -> str:
 
 def _skeleton(out: Outgoing, kind: str) -> "nn.Module":
     """Return the model that peft shall wrap, without weights."""
-    import torch
-    import transformers
-
-    config = deepcopy(head_layouts.config_of(out.backbone))
-    if config is None:
-        raise refuse("an adapter of this backbone", "it is no model of transformers")
-    if out.classes:
-        config.num_labels = out.classes
-    try:
-        with torch.device("meta"):
-            return getattr(transformers, CLASSES[kind]).from_config(config)  # type: ignore[no-any-return]
-    except ValueError:
-        raise refuse_head(out, f"transformers has no {CLASSES[kind]} of {out.backbone.architecture!r}") from None
+    model = head_layouts.skeleton(out.backbone, kind, out.classes)
+    if model is None:
+        raise refuse_head(out, f"transformers has no {CLASSES[kind]} of {out.backbone.architecture!r}")
+    return model
 
 
 def _front(out: Outgoing, skeleton: "nn.Module") -> str:
@@ -131,12 +117,13 @@ def _front(out: Outgoing, skeleton: "nn.Module") -> str:
 # --------------------------------------------------------------------------------------------- head
 
 
-def _head(out: Outgoing, kind: str, skeleton: "nn.Module", front: str) -> tuple[set[str], Named]:
-    """Return the modules to save, and their tensors by path."""
+def _head(out: Outgoing, kind: str, skeleton: "nn.Module", front: str) -> tuple[set[str], Named, dict[str, Named]]:
+    """Return the modules to save, their tensors by path, and the last map where its class has no place for its bias."""
     if kind not in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):
-        return set(), {}
+        return set(), {}, {}
     layout = _layout(out, kind, skeleton)
     tensors: Named = {}
+    updated: dict[str, Named] = {}
     for number, (module, _) in enumerate(layout.layers):
         layer = {name: out.file.tensors[f"head.hidden{number}_{name}"] for name in ("weight", "bias")}
         if module not in layout.body:
@@ -144,8 +131,38 @@ def _head(out: Outgoing, kind: str, skeleton: "nn.Module", front: str) -> tuple[
         elif not _frozen(out, module, layer):
             tensors |= _linear(out, f"{front}{module}", layer, skeleton)
     last = {name: out.file.tensors[f"head.{name}"] for name in ("weight", "bias")}
-    tensors |= _linear(out, layout.last, last, skeleton)
-    return {name.removeprefix(front).split(".")[0] for name in tensors}, tensors
+    if last["bias"].any() and not _has_bias(skeleton, layout.last):
+        updated[layout.last] = last
+    else:
+        tensors |= _linear(out, layout.last, last, skeleton)
+    return {name.removeprefix(front).split(".")[0] for name in tensors}, tensors, updated
+
+
+def _update(
+    out: Outgoing, path: str, layer: Named, config: Mapping[str, Any], skeleton: "nn.Module", stored: Named
+) -> dict[str, Any]:
+    """Store a map of the head as LoRA with a bias on the base's own map, which has none; return what that changes.
+
+    ``B`` is the identity and ``A`` the whole difference, so the update is exact. With a task type peft would save the
+    map in full, so there is none.
+    """
+    import torch
+
+    frozen = head_layouts.HeadWeights(out.backbone).frozen(f"{path}.weight")
+    if config["peft_type"] != "LORA" or config["use_dora"] or frozen is None or frozen.shape != layer["weight"].shape:
+        raise refuse_head(out, f"it has a bias, and {path} of {type(skeleton).__name__} has none")
+    classes = len(layer["bias"])
+    stored[f"{ROOT}{path}.lora_A.weight"] = layer["weight"].float() - frozen.float()
+    stored[f"{ROOT}{path}.lora_B.weight"] = torch.eye(classes)
+    stored[f"{ROOT}{path}.lora_B.bias"] = layer["bias"].float()
+    model = type(skeleton)
+    return {
+        "target_modules": [*config["target_modules"], path],
+        "rank_pattern": {path: classes},
+        "alpha_pattern": {path: _whole(classes**0.5 if config["use_rslora"] else classes)},
+        "task_type": None,
+        "auto_mapping": {"base_model_class": model.__name__, "parent_library": model.__module__},
+    }
 
 
 def _layout(out: Outgoing, kind: str, skeleton: "nn.Module") -> head_layouts.Layout:
@@ -166,36 +183,44 @@ def _layout(out: Outgoing, kind: str, skeleton: "nn.Module") -> head_layouts.Lay
     assert isinstance(head, heads.TokenHead)
     if head.layers:
         raise refuse_head(out, f"it has {len(head.layers)} layers before its last map, {type(skeleton).__name__} none")
-    names = ("qa_outputs",) if kind == "QUESTION_ANS" else ("classifier", "score")
-    last = next((name for name in names if hasattr(skeleton, name)), None)
-    if last is None or not hasattr(getattr(skeleton, last), "weight"):
+    last = head_layouts.token_layout(skeleton, kind)
+    if last is None:
         raise refuse_head(out, f"the head of {type(skeleton).__name__} is no linear map")
-    return head_layouts.Layout("", (), last)
+    return last
 
 
 def _linear(out: Outgoing, path: str, layer: Named, skeleton: "nn.Module") -> Named:
-    module = skeleton.get_submodule(path)
-    if getattr(module, "bias", None) is not None:
+    if _has_bias(skeleton, path):
         return {f"{path}.{name}": tensor for name, tensor in layer.items()}
     if layer["bias"].any():
         raise refuse_head(out, f"it has a bias, and {path} of {type(skeleton).__name__} has none")
     return {f"{path}.weight": layer["weight"]}
 
 
+def _has_bias(skeleton: "nn.Module", path: str) -> bool:
+    return getattr(skeleton.get_submodule(path), "bias", None) is not None
+
+
 def _frozen(out: Outgoing, module: str, layer: Named) -> bool:
     """Tell whether a layer is the frozen one of the body, as precisely as it is stored."""
-    own: Any = out.backbone.model.get_submodule(module)
-    return all(tensor.equal(getattr(own, name).detach().cpu().to(tensor.dtype)) for name, tensor in layer.items())
+    weights = head_layouts.HeadWeights(out.backbone)
+    frozen = {name: weights.frozen(f"{module}.{name}") for name in layer}
+    return all(own is not None and layer[name].equal(own.to(layer[name].dtype)) for name, own in frozen.items())
 
 
 # -------------------------------------------------------------------------------------------- tuner
 
 
-def _tuner(out: Outgoing, kind: str, skeleton: "nn.Module", front: str) -> tuple[dict[str, Any], Named]:
-    """Return the configuration of the tuner, and its tensors by their names in the file."""
+def _tuner(
+    out: Outgoing, kind: str, skeleton: "nn.Module", front: str, biased: bool = False
+) -> tuple[dict[str, Any], Named]:
+    """Return the configuration of the tuner, and its tensors by their names in the file.
+
+    ``biased`` asks for a bias of B at every map, as peft has it at all or none.
+    """
     ((name, options, tensors),) = out.parts
     if name in ("lora", "dora"):
-        return _lora(out, name, options, tensors, skeleton, front)
+        return _lora(out, name, options, tensors, skeleton, front, biased)
     if name == "ia3":
         return _ia3(tensors, skeleton, front, out)
     if name == "prompt":
@@ -206,7 +231,13 @@ def _tuner(out: Outgoing, kind: str, skeleton: "nn.Module", front: str) -> tuple
 
 
 def _lora(
-    out: Outgoing, name: str, options: Mapping[str, Any], tensors: dict[str, Named], skeleton: "nn.Module", front: str
+    out: Outgoing,
+    name: str,
+    options: Mapping[str, Any],
+    tensors: dict[str, Named],
+    skeleton: "nn.Module",
+    front: str,
+    biased: bool,
 ) -> tuple[dict[str, Any], Named]:
     ports = [out.port(place) for place in tensors]
     paths = {port: f"{front}{port.module}" for port in ports}
@@ -229,8 +260,8 @@ def _lora(
         "bias": "none",
         "init_lora_weights": True,
     }
-    if options.get("bias"):
-        config |= _biases(out, options, tensors, paths, skeleton, stored)
+    if options.get("bias") or biased:
+        config |= _biases(out, options, tensors, paths, skeleton, stored, biased)
     return config, stored
 
 
@@ -241,9 +272,12 @@ def _biases(
     paths: Mapping[Port, str],
     skeleton: "nn.Module",
     stored: Named,
+    biased: bool,
 ) -> dict[str, Any]:
     """Store changes of biases: as the trained biases of the maps, or as one of B where a map has none."""
-    if all(getattr(skeleton.get_submodule(path), "bias", None) is not None for path in paths.values()):
+    import torch
+
+    if not biased and all(_has_bias(skeleton, path) for path in paths.values()):
         for port, path in paths.items():
             trained = out.backbone.bias(port).float().cpu() + tensors[port.name]["bias_change"].float()
             stored[f"{ROOT}{path}.base_layer.bias"] = trained
@@ -252,7 +286,8 @@ def _biases(
         raise refuse("DoRA with a bias", "some of its maps have none in this architecture")
     scale = options["alpha"] / (options["rank"] ** 0.5 if options["rslora"] else options["rank"])
     for port, path in paths.items():
-        stored[f"{ROOT}{path}.lora_B.bias"] = tensors[port.name]["bias_change"].float() / scale
+        change = tensors[port.name].get("bias_change", torch.zeros(port.outputs))
+        stored[f"{ROOT}{path}.lora_B.bias"] = change.float() / scale
     return {"lora_bias": True}
 
 
@@ -268,8 +303,8 @@ def _ia3(tensors: dict[str, Named], skeleton: "nn.Module", front: str, out: Outg
         if enters:
             entered.append(path)
     targets = _targets(paths, skeleton)
-    inner = [name for name in targets if any(_ends(path, name) for path in entered)]
-    if any(_ends(path, name) for name in inner for path in set(paths) - set(entered)):
+    inner = [name for name in targets if any(ends(path, name) for path in entered)]
+    if any(ends(path, name) for name in inner for path in set(paths) - set(entered)):
         targets, inner = sorted(paths), sorted(entered)
     config = {
         "peft_type": "IA3",
@@ -344,13 +379,9 @@ def _targets(paths: Sequence[str], skeleton: "nn.Module") -> list[str]:
     wanted = set(paths)
     for parts in (1, 2):
         names = {".".join(path.split(".")[-parts:]) for path in paths}
-        if {path for path in there if any(_ends(path, name) for name in names)} == wanted:
+        if {path for path in there if any(ends(path, name) for name in names)} == wanted:
             return sorted(names)
     return sorted(wanted)
-
-
-def _ends(path: str, name: str) -> bool:
-    return path == name or path.endswith(f".{name}")
 
 
 def _is_linear(module: "nn.Module") -> bool:

@@ -1,6 +1,7 @@
 """``adapt import`` and ``adapt export``."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,26 @@ def test_a_bad_source_is_told_in_one_paragraph_and_leaves_no_file(
 ) -> None:
     source, *more = arguments
     adapt("import", FIXTURES / source, "--backbone", BASE, "-o", "x.safetensors", *more).failed(status, said)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "said"),
+    [
+        ({"alpha": None}, 1, "'config.alpha': it is null"),
+        ({"r": 0}, 1, "'config.r': it is 0"),
+        ({"r": 8}, 2, "r is 8"),
+        ({"attn_matrices": ["q"]}, 2, "attn_matrices is ['q']"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_told_in_one_paragraph(
+    adapt: Adapt, tmp_path: Path, changes: dict[str, Any], status: int, said: str
+) -> None:
+    shutil.copytree(FIXTURES / "lora", tmp_path / "lora")
+    config = tmp_path / "lora" / "adapter_config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps({**values, "config": {**values["config"], **changes}}))
+    adapt("import", "lora", "--backbone", BASE, "-o", "x.safetensors").failed(status, said)
     assert not (tmp_path / "x.safetensors").exists()
 
 

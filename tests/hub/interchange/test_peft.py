@@ -40,6 +40,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*Found missing adapter keys.*:UserWarning"),
     pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*has no bias. This means that merging:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*LoRA tensor.s. have invalid shape.*"),  # peft's of its own bias of B
 ]
 
@@ -95,6 +96,8 @@ class Case:
     method: str
     padded: bool = True
     changes: dict[str, Any] = field(default_factory=dict)
+    typed: bool = True
+    """Whether the configuration has a task type; without, peft saves no head."""
 
     def __str__(self) -> str:
         told = "-".join(
@@ -112,6 +115,11 @@ SAVED = {"distilbert": ["pre_classifier", "classifier"], "deberta-v2": ["pooler"
 def lora(architecture: str, task: str, method: str = "lora", **options: Any) -> Case:
     saved = {"modules_to_save": SAVED[architecture]} if task == "SEQ_CLS" and architecture in SAVED else {}
     return Case(architecture, task, LoraConfig, {**LORA, **saved, **options}, method)
+
+
+def at_head(architecture: str, task: str, method: str = "lora", **options: Any) -> Case:
+    """Return LoRA that reaches the last map of a head, which peft leaves alone where it knows the task."""
+    return Case(architecture, task, LoraConfig, {**LORA, **options}, method, typed=False)
 
 
 PATTERNS = {"rank_pattern": {"query": 2}, "alpha_pattern": {"value": 3, "layer.1.attention.self.query": 5}}
@@ -147,6 +155,20 @@ CASES = [
     lora("llama", "TOKEN_CLS"),
     lora("qwen3", "CAUSAL_LM", target_modules=["q_proj", "v_proj"], layers_to_transform=[0]),
     lora("bert", "TOKEN_CLS", lora_bias=True),
+    lora("bert", "SEQ_CLS", lora_bias=True, target_modules=["query", "value", "dense"], **PATTERNS),
+    lora("albert", "SEQ_CLS", lora_bias=True, target_modules=["query", "pooler"], use_rslora=True),
+    lora("deberta-v2", "SEQ_CLS", lora_bias=True, target_modules=["dense"], modules_to_save=["classifier"]),
+    lora("roberta", "SEQ_CLS", lora_bias=True, target_modules=["dense"]),
+    lora("bert", "SEQ_CLS", bias="lora_only", target_modules=["query", "pooler.dense"]),
+    lora("bert", "SEQ_CLS", "dora", use_dora=True, target_modules=["query", "pooler.dense"]),
+    at_head("bert", "SEQ_CLS", lora_bias=True, target_modules=["query", "pooler.dense", "classifier"]),
+    at_head("bert", "TOKEN_CLS", target_modules=["query", "classifier"], rank_pattern={"classifier": 2}),
+    at_head("bert", "TOKEN_CLS", "dora", use_dora=True, target_modules=["query", "classifier"]),
+    at_head("llama", "SEQ_CLS", lora_bias=True, target_modules=["q_proj", "score"], alpha_pattern={"score": 3}),
+    at_head("gpt2", "SEQ_CLS", lora_bias=True, use_rslora=True, target_modules=["c_attn", "score"]),
+    lora(
+        "bert", "TOKEN_CLS", lora_alpha=-3, target_modules=["query"], alpha_pattern={"layer.1.attention.self.query": 0}
+    ),
     lora("t5", "SEQ_2_SEQ_LM"),
     lora("t5", "SEQ_2_SEQ_LM", target_modules=r"decoder.*EncDecAttention.(k|v)|encoder.*wo"),
     lora("bart", "SEQ_2_SEQ_LM", target_modules=["q_proj", "fc1"]),
@@ -158,6 +180,12 @@ CASES = [
         "ia3",
     ),
     Case("roberta", "TOKEN_CLS", IA3Config, {"target_modules": ["key"], "feedforward_modules": []}, "ia3"),
+    *(
+        Case(
+            "bert", "SEQ_CLS", IA3Config, {"target_modules": ["key", "pooler.dense"], "feedforward_modules": fed}, "ia3"
+        )
+        for fed in ([], ["pooler.dense"])
+    ),
     Case(
         "gpt2",
         "CAUSAL_LM",
@@ -198,7 +226,8 @@ CASES = [
 
 def adapter_folder(case: Case, base: Path, folder: Path) -> Path:
     """Save an adapter of peft with random weights."""
-    model = tuned(load(base, case.task), case.config(task_type=case.task, **case.options))
+    kind = case.task if case.typed else None
+    model = tuned(load(base, case.task), case.config(task_type=kind, **case.options))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -295,6 +324,7 @@ def changed(folder: Path, **changes: Any) -> None:
     ("change", "named"),
     [
         ({"peft_type": "LOHA"}, "LOHA"),
+        ({"peft_type": ["LORA"]}, "PEFT type"),
         ({"use_qalora": True}, "use_qalora"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens"),
@@ -386,3 +416,15 @@ def test_a_pooler_that_the_checkpoint_lacks_is_not_made_up(tmp_path: Path, bases
     backbone = load_backbone(str(tmp_path / "bare"), LoadOptions(device="cpu"))
     with pytest.raises(UsageError, match=r"pooler\.dense are neither in the adapter nor in the checkpoint"):
         import_adapter(folder, backbone, "x")
+
+
+def test_a_pooler_under_lora_goes_through_a_quantized_backbone_and_back_to_peft(tmp_path: Path, bases: Path) -> None:
+    base = base_model(bases, "bert", "SEQ_CLS")
+    case = lora("bert", "SEQ_CLS", lora_bias=True, target_modules=["query", "pooler.dense"])
+    folder = adapter_folder(case, base, tmp_path / "peft")
+    reference = PeftModel.from_pretrained(load(base, "SEQ_CLS"), folder)
+    inputs = batch(reference.get_base_model())
+    backbone = load_backbone(str(base), LoadOptions(device="cpu", quantize="int8"))
+    export_adapter(import_adapter(folder, backbone, "x").file, backbone, tmp_path / "again", "peft")
+    again = PeftModel.from_pretrained(load(base, "SEQ_CLS"), tmp_path / "again")
+    assert difference(list(theirs(again, inputs)), theirs(reference, inputs), inputs) < LIMIT

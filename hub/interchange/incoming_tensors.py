@@ -1,0 +1,194 @@
+"""The tensors of another library's folder, checked at the door, and which of them the import has used.
+
+Every tensor is either taken or refused by name: a tensor counts as used when its value is taken, and not before.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adaptdock.errors import FileError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Named = dict[str, "Tensor"]
+LONGEST = 500
+"""At most this many characters of a foreign text in a message."""
+
+
+def refuse(what: str, why: str) -> UsageError:
+    """Return the error for something that cannot be carried from one library to another."""
+    return UsageError(f"{_line(what)} cannot be carried over: {_line(why)}")
+
+
+def contradiction(path: Path, option: str, configured: object, tensor: str, stored: str) -> UsageError:
+    """Return the error for a configuration and a tensor that contradict each other."""
+    return UsageError(
+        f"{path}: the configuration and the tensors contradict each other: {option} is {_line(str(configured))}, the "
+        f"tensor {_line(tensor)!r} {_line(stored)}. Nothing tells which of them is right: save the adapter again with "
+        f"the library that trained it."
+    )
+
+
+def _line(text: str) -> str:
+    """Return a text in one line, shortened: names and values come from outside."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+
+
+class ForeignTensors:
+    """The tensors of a folder by their names there; ``front`` is cut off the names that begin with it."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, "Tensor"], front: str = "") -> None:
+        self.path, self._unused = path, {name.removeprefix(front): tensor for name, tensor in tensors.items()}
+        if len(self._unused) < len(tensors):
+            twice = next(name for name in tensors if name.startswith(front) and name.removeprefix(front) in tensors)
+            raise FileError(
+                path, f"it holds the tensor {twice.removeprefix(front)!r} twice, with {front!r} and without"
+            )
+        self.names = frozenset(self._unused)
+        """The names of all tensors, used or not."""
+
+    @property
+    def unused(self) -> Mapping[str, "Tensor"]:
+        """The tensors that nothing has taken."""
+        return self._unused
+
+    def take(self, name: str) -> "Tensor":
+        """Return a tensor, which is used from then on; raise :class:`FileError` where it is missing."""
+        tensor = self._unused.pop(name, None)
+        if tensor is None:
+            raise FileError(self.path, f"the tensor {name!r} is missing")
+        return tensor
+
+    def taken(self, name: str, shape: Sequence[int], reason: str) -> "Tensor":
+        """Return a tensor of a shape; raise :class:`FileError` for another, with the reason for the expected one."""
+        tensor = self.take(name)
+        if tuple(tensor.shape) != tuple(shape):
+            raise FileError(
+                self.path, f"the tensor {name!r} has the shape {tuple(tensor.shape)}, and not {tuple(shape)}: {reason}"
+            )
+        return tensor
+
+    def ending(self, end: str) -> str | None:
+        """Return the name of the unused tensor at the end of a path, or None."""
+        return next((name for name in self._unused if name == end or name.endswith(f".{end}")), None)
+
+    def modules(self, pattern: re.Pattern[str]) -> "dict[str, ModuleTensors]":
+        """Return the unused tensors that match, by the group ``module`` and, inside it, the group ``part``."""
+        modules: dict[str, ModuleTensors] = {}
+        for name in self._unused:
+            match = pattern.fullmatch(name)
+            if match is not None:
+                module = modules.setdefault(match["module"], ModuleTensors(self, match["module"]))
+                module.add(match["part"], name)
+        return modules
+
+
+class ModuleTensors:
+    """The tensors of one module of an adapter, by their names inside it; there is at least one."""
+
+    def __init__(self, tensors: ForeignTensors, module: str) -> None:
+        self.module, self._tensors, self._names = module, tensors, dict[str, str]()
+
+    def __contains__(self, part: str) -> bool:
+        return part in self._names
+
+    def add(self, part: str, name: str) -> None:
+        """Add a tensor; raise :class:`UsageError` where two adapters in one folder have it."""
+        if part in self._names:
+            raise refuse(
+                f"the tensors {self._names[part]!r} and {name!r}", "the folder holds two adapters; save each by itself"
+            )
+        self._names[part] = name
+
+    @property
+    def parts(self) -> list[str]:
+        """The names inside the module."""
+        return sorted(self._names)
+
+    def name(self, part: str) -> str:
+        """Return the name of a tensor in the file, there or not."""
+        present, name = next(iter(self._names.items()))
+        return self._names.get(part, f"{name.removesuffix(present)}{part}")
+
+    def take(self, part: str) -> "Tensor":
+        """Return a tensor, which is used from then on; raise :class:`FileError` where it is missing."""
+        return self._tensors.take(self.name(part))
+
+    def taken(self, part: str, shape: Sequence[int], reason: str) -> "Tensor":
+        """Return a tensor of a shape; raise :class:`FileError` for another, with the reason for the expected one."""
+        return self._tensors.taken(self.name(part), shape, reason)
+
+    def shape(self, part: str) -> tuple[int, ...]:
+        """Return the shape of a tensor without using it; raise :class:`FileError` where it is missing."""
+        tensor = self._tensors.unused.get(self.name(part))
+        if tensor is None:
+            raise FileError(self._tensors.path, f"the tensor {self.name(part)!r} is missing")
+        return tuple(tensor.shape)
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+def read_tensors(folder: Path, names: Sequence[str], front: str = "") -> ForeignTensors:
+    """Return the tensors of the first of these files that is there; raise :class:`FileError` for damage.
+
+    A ``.bin`` is read by torch with ``weights_only``, which makes tensors and runs nothing.
+    """
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        raise FileError(folder, f"there is none of the files {', '.join(names)}")
+    tensors = _safetensors(path) if path.suffix == ".safetensors" else _weights_only(path)
+    return ForeignTensors(path, {name: _checked(path, name, tensor) for name, tensor in tensors.items()}, front)
+
+
+def _safetensors(path: Path) -> Named:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors and torch raise many types for a damaged header
+        raise FileError(path, f"its tensors cannot be read: {_first_line(error)}") from None
+
+
+def _weights_only(path: Path) -> Named:
+    import torch
+
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise any type
+        raise FileError(
+            path, f"it holds more than tensors, or is damaged, and is not loaded ({_first_line(error)})"
+        ) from None
+    if not isinstance(stored, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in stored.items()
+    ):
+        raise FileError(path, "it holds something else than tensors by name")
+    return stored
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{lines[0] if lines else type(error).__name__:.120}"
+
+
+def _checked(path: Path, name: str, tensor: "Tensor") -> "Tensor":
+    """Return a tensor of finite floating-point numbers; raise :class:`FileError` for any other."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.dtype not in (
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.float64,
+    ):
+        kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout).removeprefix("torch.")
+        raise FileError(path, f"the tensor {name!r} holds {kind}: weights are float32, float16, bfloat16 or float64")
+    if not tensor.numel():
+        raise FileError(path, f"the tensor {name!r} is empty: its shape is {tuple(tensor.shape)}")
+    if not tensor.isfinite().all():
+        raise FileError(path, f"the tensor {name!r} holds numbers that are not finite")
+    return tensor.detach()

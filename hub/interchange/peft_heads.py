@@ -1,0 +1,206 @@
+"""The heads of peft's adapters, read: what was saved of them, what a tuner does to them, and what is left over."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from adaptdock.hub.interchange import head_layouts
+from adaptdock.hub.interchange.incoming import Headed
+from adaptdock.hub.interchange.incoming_config import under
+from adaptdock.hub.interchange.incoming_tensors import ForeignTensors, contradiction, refuse
+from adaptdock.hub.interchange.peft_config import IMPLIED, PeftOptions, TunerOptions
+from adaptdock.plugins.contracts import Backbone
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CLASS_ENDINGS = (
+    ("ForSequenceClassification", "SEQ_CLS"),
+    ("ForTokenClassification", "TOKEN_CLS"),
+    ("ForQuestionAnswering", "QUESTION_ANS"),
+    ("ForConditionalGeneration", "SEQ_2_SEQ_LM"),
+    ("LMHeadModel", "CAUSAL_LM"),
+    ("ForCausalLM", "CAUSAL_LM"),
+)
+"""The end of a class's name -> its task type."""
+VOCABULARY = ("embed_tokens", "word_embeddings", "wte", "shared", "lm_head", "embed_out", "tok_embeddings")
+"""Modules that peft saves, trained or not, where the vocabulary was resized."""
+
+
+def read_head(
+    options: PeftOptions,
+    backbone: Backbone,
+    tensors: ForeignTensors,
+    changes: dict[str, head_layouts.Change],
+    labels: tuple[str, ...],
+    front: int,
+    notes: list[str],
+) -> Headed:
+    """Return the task and the head of an adapter; ``changes`` are what its tuner does to maps that are no ports."""
+    kind = options.task_type or _guessed(options, backbone, tensors, changes, notes)
+    if kind is not None and kind not in head_layouts.CLASSES:
+        raise refuse(f"the task type {kind}", "there is no task for it")
+    kind = kind or "FEATURE_EXTRACTION"
+    model = head_layouts.skeleton(backbone, kind) if kind in IMPLIED else None
+    _check_saved(options, tensors, model, backbone)
+    weights = head_layouts.HeadWeights(backbone, tensors, model)
+    weights.changes = changes
+    head = _head(kind, options, weights, labels, front, notes)
+    if changes:
+        raise refuse(f"the update at {next(iter(changes))}", "the task of this adapter has no such head")
+    return head
+
+
+def _head(
+    kind: str,
+    options: PeftOptions,
+    weights: head_layouts.HeadWeights,
+    labels: tuple[str, ...],
+    front: int,
+    notes: list[str],
+) -> Headed:
+    backbone = weights.backbone
+    if kind in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        return Headed("generation")
+    if kind == "FEATURE_EXTRACTION":
+        return Headed("embedding")
+    layout = _layout(kind, weights)
+    _check_changed(options, layout, weights)
+    tensors = head_layouts.read_layout(weights, layout, "the head")
+    classes = tensors["weight"].shape[0]
+    if kind == "QUESTION_ANS":
+        if classes != 2:
+            raise refuse("the head", f"it has {classes} scores for each token, and a span has 2")
+        return Headed("qa", {}, tensors)
+    names = _labels(backbone, classes, labels, notes)
+    if kind == "TOKEN_CLS":
+        return head_layouts.token_head(names, {}, tensors)
+    seen = front if layout.reads == "first" else 0
+    if front and layout.reads == "last":
+        notes.append("behind a prompt peft reads the last state even of a padded text; here it is the last token's")
+    several = getattr(head_layouts.config_of(backbone), "problem_type", None) == "multi_label_classification"
+    values = {"pooling": layout.reads, "hidden_layers": head_layouts.functions(layout), "reads_prompt": seen}
+    return head_layouts.sequence_head(names, several, values, tensors)
+
+
+def _layout(kind: str, weights: head_layouts.HeadWeights) -> head_layouts.Layout:
+    backbone, model = weights.backbone, weights.model
+    if kind == "SEQ_CLS":
+        return head_layouts.sequence_layout(backbone)
+    if backbone.architecture == "modernbert":
+        raise refuse("a head of modernbert", "its layers are not known here")
+    layout = None if model is None else head_layouts.token_layout(model, kind)
+    if layout is None:
+        raise refuse(
+            f"a head for {kind} of {backbone.architecture}",
+            f"{head_layouts.CLASSES[kind]} has no such linear map there",
+        )
+    return layout
+
+
+def _labels(backbone: Backbone, classes: int, labels: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
+    names, known = head_layouts.labels_of(backbone, classes, labels)
+    if not known and len(names) > 1:
+        notes.append(f"the classes have no names in the backbone's configuration; they are called {names[0]}, ...")
+    return names
+
+
+def _guessed(
+    options: PeftOptions,
+    backbone: Backbone,
+    tensors: ForeignTensors,
+    changes: Iterable[str],
+    notes: list[str],
+) -> str | None:
+    """Return the task type that the model's class or the head tells, where the configuration does not."""
+    mapping = options.auto_mapping
+    kind = None if mapping is None else _of_class(mapping.base_model_class or "")
+    if kind is not None:
+        return kind
+    modules = {*changes, *(name.rpartition(".")[0] for name in tensors.unused)}
+    if not any(is_head(module, backbone) for module in modules):
+        return "CAUSAL_LM" if getattr(backbone, "generator", None) is not None else None
+    classes = getattr(head_layouts.config_of(backbone), "architectures", None) or ()
+    of_base = next(filter(None, map(_of_class, classes)), None)
+    kind = of_base if of_base in IMPLIED else None
+    if kind is None:
+        kind = "QUESTION_ANS" if any(head_layouts.ends(module, "qa_outputs") for module in modules) else "SEQ_CLS"
+    notes.append(f"the configuration has no task_type; the head that is there is read as that of {kind}")
+    return kind
+
+
+def _of_class(name: str) -> str | None:
+    return next((kind for ending, kind in CLASS_ENDINGS if name.endswith(ending)), None)
+
+
+def is_head(module: str, backbone: Backbone) -> bool:
+    """Tell whether a module is a map of the head that its architecture has."""
+    layout = head_layouts.SEQUENCE.get(backbone.architecture, head_layouts.LAST)
+    names = (layout.last, "classifier", "score", "qa_outputs", *(name for name, _ in layout.layers))
+    return any(head_layouts.ends(module, name) for name in names)
+
+
+# ------------------------------------------------------------------------------------------ checks
+
+
+def _check_saved(options: PeftOptions, tensors: ForeignTensors, model: "nn.Module | None", backbone: Backbone) -> None:
+    """Raise :class:`UsageError` where a module is saved in full by the configuration, and its tensors are missing."""
+    whole = model or getattr(backbone, "generator", None) or backbone.model
+    parameters = [name for name, _ in whole.named_parameters()]
+    for name in (*(options.modules_to_save or ()), *IMPLIED.get(options.task_type or "", ())):
+        covers = under(name)
+        lacking = next(filter(covers.match, parameters), None)
+        if lacking is not None and not any(map(covers.match, tensors.names)):
+            saved = repr(options.modules_to_save) if name in (options.modules_to_save or ()) else "null"
+            option = f"modules_to_save (for {options.task_type}, peft adds {name!r})"
+            raise contradiction(
+                tensors.path, "modules_to_save" if saved != "null" else option, saved, lacking, "is missing"
+            )
+
+
+def _check_changed(options: PeftOptions, layout: head_layouts.Layout, weights: head_layouts.HeadWeights) -> None:
+    """Raise :class:`UsageError` where the configuration names a map of the head, and its tensors are missing."""
+    if not isinstance(options, TunerOptions) or options.every or weights.model is None or weights.tensors is None:
+        return
+    for module in (*(name for name, _ in layout.layers), layout.last):
+        path = next((path for path, _ in weights.model.named_modules() if head_layouts.ends(path, module)), module)
+        changed = any(head_layouts.ends(name, module) for name in weights.changes)
+        if options.targets(path) and not changed and weights.tensors.ending(f"{module}.weight") is None:
+            raise contradiction(weights.tensors.path, "target_modules", options.target_modules, path, "is missing")
+
+
+def check_unused(tensors: ForeignTensors, backbone: Backbone) -> None:
+    """Raise :class:`UsageError` for a saved tensor that nothing has taken, unless it is the frozen one."""
+    for name, tensor in tensors.unused.items():
+        parameter = frozen(name, backbone)
+        if parameter is not None and tensor.equal(parameter.to(tensor.dtype)):
+            continue
+        module = name.rpartition(".")[0]
+        if parameter is not None and tensor.shape != parameter.shape and module.rpartition(".")[2] in VOCABULARY:
+            raise refuse(
+                f"the tensor {name!r}",
+                f"it has {tensor.shape[0]} tokens, the backbone {parameter.shape[0]}: the vocabulary was resized "
+                f"before training. Resize the backbone in the same way, put the saved tensors into it, save it, and "
+                f"give that to --backbone",
+            )
+        raise refuse(
+            f"the module {module!r} with the tensor {name!r}",
+            "it was saved in full, and differs from the backbone's; an adapter file has a place for heads, and for "
+            "nothing else that is saved in full"
+            if parameter is not None
+            else "nothing in the configuration or the backbone tells what it is for",
+        )
+
+
+def frozen(name: str, backbone: Backbone) -> "Tensor | None":
+    """Return the backbone's parameter that a path ends with: of its body, its language model, or its checkpoint."""
+    models = () if backbone.quantized else (backbone.model, getattr(backbone, "generator", None))
+    for model in models:  # a quantised one has other numbers than its checkpoint
+        for path, tensor in () if model is None else model.named_parameters(remove_duplicate=False):
+            if head_layouts.ends(name, path):
+                return tensor.detach().cpu()
+    parts = name.split(".")
+    return next(filter(_is_there, (backbone.stored(".".join(parts[start:])) for start in range(len(parts) - 1))), None)
+
+
+def _is_there(tensor: object) -> bool:
+    return tensor is not None
