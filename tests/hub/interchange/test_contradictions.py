@@ -23,7 +23,7 @@ from adaptdock.hub.interchange.conversion import import_adapter
 from adaptdock.hub.interchange.incoming import Imported
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 
-FIXTURES = Path(__file__).parent / "fixtures" / "adapterhub"
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "adapterhub"
 PEFT, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 Tensors = dict[str, Tensor]
 
