@@ -8,7 +8,7 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,8 @@ class Catalog:
         with self._change:
             if name in self._aliases:
                 raise UsageError(f"{name!r} is an alias, so no adapter can have that name; delete the alias first")
-            sha256 = self._store.keep(source, self._largest)
+            with _unlocated(name):
+                sha256 = self._store.keep(source, self._largest)
             served = self._copy(name)
             served.seen = sha256 if of_folder else served.seen
             version = next((one for one in served.versions.values() if one.sha256 == sha256), None)
@@ -370,12 +371,8 @@ class Catalog:
     def _verified(self, name: str, number: int, sha256: str) -> Version:
         """Return a version whose whole content has been checked: hash, card, backbone, shapes, numbers."""
         path, dock = self._store.path(sha256), self.residency.dock
-        try:
+        with _unlocated(name):
             adapter = self._store.read(path)
-        except FileError as error:
-            if error.path != str(path):
-                raise
-            raise FileError(f"the file of {name!r}", error.problem) from None  # where it was put tells nobody anything
         prepared = dock.prepare(adapter)
         return Version(name, number, sha256, path, prepared.card, prepared.assembly)
 
@@ -482,3 +479,12 @@ class Catalog:
     def _used(self) -> set[str]:
         served = [version for one in list(self._served.values()) for version in one.versions.values()]
         return {version.sha256 for version in (*served, *self._leaving)}
+
+
+@contextmanager
+def _unlocated(name: str) -> Iterator[None]:
+    """Say of a file that it is that of an adapter: its place on this machine is nothing for a client to know."""
+    try:
+        yield
+    except FileError as error:
+        raise FileError(f"the file of {name!r}", error.problem) from None

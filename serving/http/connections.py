@@ -9,8 +9,8 @@ from adaptdock.serving.http.middleware import refuse
 from adaptdock.serving.http.service import Service
 
 PROBES = ("/healthz", "/readyz")
-RESERVE = 64
-"""Connections beyond the limit, for probes and for requests that are refused at once."""
+IDLE_SECONDS = 5.0
+"""So long a client of a busy machine may take from its connection to its request."""
 
 
 class Transport(Protocol):
@@ -24,44 +24,46 @@ class Connections:
     """The open connections of a process, of which the longest idle one is closed where there are too many.
 
     A connection is idle while no request is answered on it: it is new, its head is not complete, or it is kept alive.
+    Beyond ``most`` those give way whose client had time to send something, beyond ``most`` and a half any that is idle.
+    The half is for probes, and for requests that are refused at once.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._idle: OrderedDict[Transport, None] = OrderedDict()
+        self._idle: OrderedDict[Transport, bool] = OrderedDict()  # whether it had time, in the order of its idleness
         self._busy: set[Transport] = set()
 
     def __len__(self) -> int:
         return len(self._idle) + len(self._busy)
 
     def opened(self, transport: Transport) -> None:
-        """Add a connection; close another one for it, or itself where all others are busy and the reserve is used."""
-        self._idle[transport] = None
-        if len(self) > self._most and next(iter(self._idle)) is not transport:
-            self._close(next(iter(self._idle)))
-        elif len(self) > self._most + RESERVE:
-            self._close(transport)
+        """Add a connection; where there are too many, close the longest idle one, which may be itself."""
+        self._idle[transport] = False
+        oldest, had_time = next(iter(self._idle.items()))
+        if len(self) > (self._most if had_time else self._most + self._most // 2):
+            self.closed(oldest)
+            oldest.abort()
+
+    def silent(self, transport: Transport) -> None:
+        """Note that an idle connection sent no request, though it had time to."""
+        if transport in self._idle:
+            self._idle[transport] = True
 
     def busy(self, transport: Transport) -> None:
         """Note that a request is being answered."""
-        if transport in self._idle:
-            del self._idle[transport]
+        if self._idle.pop(transport, None) is not None:
             self._busy.add(transport)
 
     def idle(self, transport: Transport) -> None:
         """Note that a request was answered."""
         if transport in self._busy:
             self._busy.discard(transport)
-            self._idle[transport] = None
+            self._idle[transport] = False
 
     def closed(self, transport: Transport) -> None:
         """Forget a connection."""
         self._idle.pop(transport, None)
         self._busy.discard(transport)
-
-    def _close(self, transport: Transport) -> None:
-        self.closed(transport)
-        transport.abort()
 
 
 class Admission:

@@ -23,7 +23,7 @@ from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http.access_tokens import Tokens, TokensFile, read_tokens
 from adaptdock.serving.http.app import make_app
-from adaptdock.serving.http.connections import RESERVE, Connections
+from adaptdock.serving.http.connections import IDLE_SECONDS, Connections
 from adaptdock.serving.http.service import Service
 from adaptdock.serving.json_logs import log, to_standard_error
 
@@ -33,9 +33,13 @@ TOKENS_OF_A_CORE = 384
 """With so many in a batch a core computes as many a second as with more (measured on MiniLM, float32 and bfloat16)."""
 
 
+ACCEPTED_AT_ONCE = 128
+"""Connections that are accepted before those that give way are closed: fewer than :data:`OTHER_FILES`."""
+BACKLOG = 2048
+"""Connections that the system keeps until they are accepted."""
 AFTER_DRAIN = 5.0
 """Seconds after the time to drain at which the process ends, whatever hangs."""
-OTHER_FILES = 512
+OTHER_FILES = 256
 """Files that a process opens beside its connections, at most."""
 UNFINISHED = 1
 """Exit status of a process that could not end in order."""
@@ -51,6 +55,12 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._limit = threading.Thread(target=self._end, name="limit of the drain", daemon=True)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, with a longer queue than the connections that asyncio accepts at once."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(BACKLOG)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """End in order; a second Ctrl-C waits for nothing."""
@@ -82,11 +92,13 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
     listening = listen(options)
     with listening, owned(options.state_folder):  # before the backbone, whose loading takes its time
         backbone = load_backbone(options.backbone, load)
-        service = Service(Dock(backbone), at_work(options, backbone.device))
+        options = within_files(at_work(options, backbone.device))
+        service = Service(Dock(backbone), options)
         config = uvicorn.Config(
             make_app(service, tokens),
-            http=patient(options.receive_timeout, Connections(connections_possible(options.connections))),
+            http=patient(options.receive_timeout, Connections(options.connections)),
             ws="none",
+            backlog=ACCEPTED_AT_ONCE,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -101,22 +113,23 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
         asyncio.run(Server(config, service).serve(sockets=[listening]))
 
 
-def connections_possible(wanted: int) -> int:
-    """Return how many connections can be open at a time, after raising this process's limit of files as needed."""
+def within_files(options: ServingOptions) -> ServingOptions:
+    """Raise this process's limit of open files as its connections need it; where that is not enough, have fewer."""
     try:
         import resource
     except ImportError:
-        return wanted  # Windows has no such limit
+        return options  # Windows has no such limit
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + RESERVE + OTHER_FILES
+    needed = options.connections + options.connections // 2 + OTHER_FILES
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return wanted
-    limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
-    possible = max(1, min(wanted, max(soft, limit) - RESERVE - OTHER_FILES))
-    if possible < wanted:
-        log("fewer connections", wanted=wanted, possible=possible, reason="the limit of open files (ulimit -n)")
-    return possible
+        return options
+    limit = needed if hard == resource.RLIM_INFINITY else max(soft, min(needed, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    possible = max(1, min(options.connections, (limit - OTHER_FILES) * 2 // 3))
+    if possible < options.connections:
+        reason = f"the limit of open files is {limit} (ulimit -n)"
+        log("fewer connections", wanted=options.connections, possible=possible, reason=reason)
+    return options.model_copy(update={"connections": possible})
 
 
 def hear_hang_up(tokens: Tokens) -> None:
@@ -174,11 +187,13 @@ def patient(seconds: float, connections: Connections | None = None) -> type[H11P
         """HTTP/1.1, with a limit on how long a request's head takes."""
 
         _timer: asyncio.TimerHandle | None = None
+        _silence: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             counted.opened(transport)
             self._wait_for_head()
+            self._listen()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -188,11 +203,14 @@ def patient(seconds: float, connections: Connections | None = None) -> type[H11P
             super().on_response_complete()
             if self.cycle.response_complete:  # else the next request was there already
                 counted.idle(self.transport)
+                self._listen()
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             counted.closed(self.transport)
             self._forget_timer()
+            if self._silence is not None:
+                self._silence.cancel()
 
         def _wait_for_head(self) -> None:
             if self.cycle is not None and not self.cycle.response_complete:
@@ -200,6 +218,17 @@ def patient(seconds: float, connections: Connections | None = None) -> type[H11P
                 self._forget_timer()
             elif self._timer is None:
                 self._timer = self.loop.call_later(seconds, self._give_up)
+
+        def _listen(self, again: bool = True) -> None:
+            """Find the connection silent later, after data that came meanwhile was read, however late the loop is.
+
+            A timer that is due comes after the data of the same round of the loop. The first round may be the one in
+            which the loop begins to look for data, so there are two timers.
+            """
+            if self._silence is not None:
+                self._silence.cancel()
+            after = (self._listen, False) if again else (counted.silent, self.transport)
+            self._silence = self.loop.call_later(IDLE_SECONDS / 2, *after)
 
         def _give_up(self) -> None:
             self._timer = None

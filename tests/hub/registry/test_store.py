@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -316,6 +317,14 @@ def test_what_is_no_key_is_not_trusted(key: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------- wheels
+
+
+def test_a_fifo_is_no_index_and_no_wheel_and_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("registry.json", "a.whl"):
+        os.mkfifo(tmp_path / name)
+    for source in (tmp_path, tmp_path / "registry.json", f"wheels:{tmp_path}"):
+        with pytest.raises(FileError, match="FIFO"):
+            of(source).indices()
 
 
 def test_a_wheel_that_also_carries_code_is_refused(published: Publish, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from served import TEXT, Client, held, listening, serving, until
 
 from adaptdock.plugins.contracts import Backbone
+from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http import process
-from adaptdock.serving.http.connections import RESERVE, Connections
+from adaptdock.serving.http.connections import Connections
 
 ASKED = {"adapter": "red", "inputs": [TEXT]}
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
@@ -55,15 +56,25 @@ def test_the_longest_idle_connection_gives_way_and_those_that_are_answered_stay(
     connections.busy(answered)
     connections.busy(idle)
     connections.idle(idle)  # it was answered after the others had opened
+    for transport in (answered, kept):
+        connections.silent(transport)
     connections.opened(new)
     assert [transport.aborted for transport in (answered, idle, kept, new)] == [False, False, True, False]
     connections.closed(answered)
     assert len(connections) == 2
 
 
-def test_where_all_are_busy_the_reserve_is_for_those_that_are_refused_at_once() -> None:
-    connections = Connections(2)
-    transports = [Transport() for _ in range(2 + RESERVE)]
+def test_a_new_connection_has_time_to_send_its_request_as_long_as_there_is_a_reserve() -> None:
+    connections = Connections(4)
+    transports = [Transport() for _ in range(8)]
+    for transport in transports:
+        connections.opened(transport)
+    assert [transport.aborted for transport in transports] == [True, True] + [False] * 6
+
+
+def test_where_all_are_busy_and_the_reserve_is_used_the_newest_gives_way() -> None:
+    connections = Connections(4)
+    transports = [Transport() for _ in range(6)]
     for transport in transports:
         connections.opened(transport)
         connections.busy(transport)
@@ -71,11 +82,11 @@ def test_where_all_are_busy_the_reserve_is_for_those_that_are_refused_at_once() 
     connections.opened(late)
     assert late.aborted
     assert not any(transport.aborted for transport in transports)
-    assert len(connections) == 2 + RESERVE
+    assert len(connections) == 6
 
 
 def test_heads_that_do_not_come_keep_no_probe_from_its_answer(client: Client) -> None:
-    connections = Connections(4)
+    connections = Connections(3)
     with listening(client, 20, connections) as port, ExitStack() as stack:
         slow = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(12)]
         for sender in slow[-4:]:
@@ -93,7 +104,7 @@ def test_heads_that_do_not_come_keep_no_probe_from_its_answer(client: Client) ->
 
 @pytest.mark.parametrize(
     ("soft", "hard", "possible", "limit"),
-    [(8192, 8192, 2048, None), (1024, 8192, 2048, 2048 + RESERVE + process.OTHER_FILES), (1024, 1024, 448, 1024)],
+    [(8192, 8192, 2048, None), (1024, 8192, 2048, 3072 + 256), (1024, 1024, 512, 1024), (256, 256, 1, 256)],
 )
 def test_the_limit_of_open_files_is_raised_or_there_are_fewer_connections(
     soft: int, hard: int, possible: int, limit: int | None, monkeypatch: pytest.MonkeyPatch
@@ -103,5 +114,5 @@ def test_the_limit_of_open_files_is_raised_or_there_are_fewer_connections(
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
-    assert process.connections_possible(2048) == possible
+    assert process.within_files(ServingOptions(adapters="a", connections=2048)).connections == possible
     assert limits == ([] if limit is None else [(limit, hard)])
