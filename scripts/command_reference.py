@@ -10,7 +10,8 @@ from adaptdock.cli.app import app
 from adaptdock.plugins import registry
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands-help.md"
-WIDTH = 100
+WIDTH = 88
+"""Columns that a page of the site shows without scrolling."""
 HEAD = """# All options of all commands
 
 `make reference` writes this page from the program: it is the `--help` of each command.

@@ -50,7 +50,7 @@ def test_the_first_adapter_is_trained_as_its_page_says(tmp_path: Path) -> None:
     shown = "".join(run(["bash", "-c", command], tmp_path) for command in [*sample, *dry_run])
     data, plan, answers = blocks("text", FIRST)
     assert data in shown
-    assert plan in shown
+    assert set(plan.splitlines()) <= set(shown.splitlines())
     for command in training:
         run(["bash", "-c", command], tmp_path)
     assert (tmp_path / "runs/topic/curves.png").exists()

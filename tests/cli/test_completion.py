@@ -46,7 +46,7 @@ def test_commands_options_and_values_are_completed(candidates) -> None:
     assert "plain,--max-length" in candidates("adapt train --task ner --max")
     assert candidates("adapt train --method prefix --leng") == ["plain,--length"]
     assert candidates("adapt train --task sent") == ["plain,sentiment"]
-    assert candidates("adapt predict --format j") == ["plain,jsonl"]
+    assert candidates("adapt predict --format jsonl") == ["plain,jsonl"]
 
 
 def test_file_names_are_completed_where_nothing_else_is(candidates) -> None:
