@@ -182,7 +182,7 @@ class Catalog:
         with self._change:
             if name in self._aliases:
                 raise UsageError(f"{name!r} is an alias, so no adapter can have that name; delete the alias first")
-            with _unlocated(name):
+            with _unlocated(name, source):
                 sha256 = self._store.keep(source, self._largest)
             served = self._copy(name)
             served.seen = sha256 if of_folder else served.seen
@@ -371,7 +371,7 @@ class Catalog:
     def _verified(self, name: str, number: int, sha256: str) -> Version:
         """Return a version whose whole content has been checked: hash, card, backbone, shapes, numbers."""
         path, dock = self._store.path(sha256), self.residency.dock
-        with _unlocated(name):
+        with _unlocated(name, path):
             adapter = self._store.read(path)
         prepared = dock.prepare(adapter)
         return Version(name, number, sha256, path, prepared.card, prepared.assembly)
@@ -482,9 +482,11 @@ class Catalog:
 
 
 @contextmanager
-def _unlocated(name: str) -> Iterator[None]:
+def _unlocated(name: str, file: Path | bytes) -> Iterator[None]:
     """Say of a file that it is that of an adapter: its place on this machine is nothing for a client to know."""
     try:
         yield
     except FileError as error:
+        if error.path != str(file):  # such as a policy
+            raise
         raise FileError(f"the file of {name!r}", error.problem) from None

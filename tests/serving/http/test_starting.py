@@ -29,7 +29,7 @@ def begun(backbone: Backbone, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Watcher, "look", look)
     service = Service(Dock(backbone), ServingOptions(adapters=str(folder), watch=0.05))
-    with Client(make_app(service), raise_server_exceptions=False) as client:
+    with Client(make_app(service), "http://127.0.0.1", raise_server_exceptions=False) as client:
         client.service = service
         yield client, go_on
         go_on.set()
