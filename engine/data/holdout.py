@@ -40,7 +40,7 @@ def hold_out(
         if not held:
             raise DataError(
                 f"no validation data given, and none of {len(records)} training records can be held out for it: each "
-                f"is the only example of a label. Name validation data with --validation, or add examples"
+                f"is the only example of a label. Name the data with --train and --validation, or add examples"
             )
         splits = {
             "train": [record for number, record in enumerate(records) if number not in held],
@@ -57,7 +57,7 @@ def hold_out(
     labeller.fit(labeller.clean(records, "train").records)  # raises where the fault is in the data, not in its division
     raise DataError(
         f"no validation data given, and no part of {len(records)} training records can be held out for it ({refusal}). "
-        f"Name validation data with --validation"
+        f"Name the data with --train and --validation"
     )
 
 

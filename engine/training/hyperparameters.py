@@ -33,7 +33,8 @@ STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 
 STEPS = 50
 """Fewest optimiser steps of a run whose epochs are not chosen: few-sample training with the usual three epochs stops
-before it has converged (Zhang et al. 2021, arXiv:2006.05987; Mosbach et al. 2021, arXiv:2006.04884)."""
+before it has converged (Zhang et al. 2021, arXiv:2006.05987; Mosbach et al. 2021, arXiv:2006.04884). With MiniLM and
+lora 24 sentences of ner reach an F1 of 0.0 on validation in 30 steps, and 17.1 in 50."""
 
 
 class TrainingOptions(Recipe):
@@ -68,7 +69,8 @@ class TrainingOptions(Recipe):
     class_weights: Literal["none", "balanced"] = "none"
     """Weigh classes in the loss by how rare they are."""
     patience: int = Field(3, ge=0)
-    """Epochs without a better validation metric after which training stops; 0 never stops early."""
+    """Epochs without a better validation metric, or a lower loss at the same metric, after which training stops; 0
+    never stops early."""
     max_length: int = Field(256, gt=0)
     """Longest window in tokens; longer texts are read in overlapping windows, or cut where they are to be answered."""
     packing: bool = False

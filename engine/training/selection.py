@@ -72,6 +72,6 @@ def too_few(task: Task, records: Sequence[Record], instead: str = LAST_KEPT) -> 
     if support >= ENOUGH:
         return []
     return [
-        f"validation compares {support} answers, and fewer than {ENOUGH} cannot tell epochs apart: {instead}. Name "
-        f"more validation data with --validation"
+        f"validation compares {support} answers, and fewer than {ENOUGH} cannot tell epochs apart: {instead}. More "
+        f"validation data can be named with --train and --validation"
     ]

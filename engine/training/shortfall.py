@@ -30,7 +30,11 @@ def unmoved(plan: "Plan", dock: Dock, adapter: AdapterFile, start: Mapping[str, 
     ``start`` are the start weights in the precision of the file.
     """
     trained = [(place, f"{place}.{name}") for place, name, declared in plan.assembly.declared() if declared.trained]
-    moved = {place == HEAD for place, name in trained if not torch.equal(start[name], adapter.tensors[name])}
+    moved = {
+        place == HEAD
+        for place, name in trained
+        if not torch.equal(start[name].float(), adapter.tensors[name].float())  # large weights are stored in 32 bit
+    }
     if not moved:
         return "This adapter is untrained: training has not moved its weights from where they started."
     of_method = [name for place, name in trained if place != HEAD]

@@ -34,7 +34,7 @@ def test_classes_are_held_out_in_proportion_and_none_is_lost(seed: int, counts: 
     task = make_task("classification", {})
     records = texts({f"class {number}": count for number, count in enumerate(counts)})
     if max(counts) == 1:
-        with pytest.raises(DataError, match=r"each is the only example of a label.*--validation"):
+        with pytest.raises(DataError, match=r"each is the only example of a label.*--train and --validation"):
             hold_out(records, seed, type(task), task)
         return
     splits, notes = hold_out(records, seed, type(task), task)
