@@ -10,7 +10,7 @@ from adaptdock.errors import BackboneError, UnknownNameError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-PortKind = Literal["linear", "attention", "embedding", "hidden", "layers"]
+PortKind = Literal["linear", "attention", "embedding", "norm", "hidden", "layers"]
 
 
 @dataclass(frozen=True)

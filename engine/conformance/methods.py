@@ -94,7 +94,7 @@ class Trial:
     # ------------------------------------------------------------------------------------------ acts
 
     def _untrained(self, entries: list[PluginEntry]) -> None:
-        if any(site.port.kind == "embedding" for site in self.bench.assembly(entries).sites.sites):
+        if any(site.side == "front" for site in self.bench.assembly(entries).sites.sites):
             raise NotAsked("it puts embeddings in front of a text, which changes what is read after them")
         largest = self._change(entries, noise=0.0)
         expect(largest <= UNTRAINED, f"the hidden states differ by {largest:.2g}; {UNTRAINED:g} is allowed")

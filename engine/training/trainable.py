@@ -13,7 +13,7 @@ from adaptdock.engine.core.assembly import HEAD, Assembly, Part, lowest_layer
 from adaptdock.engine.core.forward import for_head, mask_for, resumed, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Action
-from adaptdock.plugins.contracts import Backbone, Method, Port, Side, Site
+from adaptdock.plugins.contracts import Backbone, Method, Port, Reparameterised, Side, Site
 
 
 class Answering(nn.Module):
@@ -133,7 +133,9 @@ class _Weights(nn.Module):
             for name, declared in named.items()
         }
         trained = {name: start[name] for name, is_trained in mine.items() if is_trained}
-        self.detour = part.method.reparameterise(trained, generator) if trained else None
+        self.detour: nn.Module | None = None
+        if trained and isinstance(part.method, Reparameterised):
+            self.detour = part.method.reparameterise(trained, generator)
         self.names = [name for name, is_trained in mine.items() if self.detour is None or not is_trained]
         self.plain = nn.ParameterList(nn.Parameter(start[name], requires_grad=mine[name]) for name in self.names)
 
@@ -155,7 +157,7 @@ class TrainedRows:
         self.count, self._owners = len(owners), tuple(owners)
         parts: list[list[Part]] = [[weights.part for weights in acting] for acting in adapters]  # type: ignore[misc]
         self._shifts = [sum(part.method.shift for part in own) for own in parts]
-        self._actions: dict[Side, dict[str, list[_TrainedAction]]] = {"output": {}, "input": {}}
+        self._actions: dict[Side, dict[str, list[_TrainedAction]]] = {"output": {}, "input": {}, "front": {}}
         alike: dict[Hashable, _TrainedAction] = {}
         there = sorted(set(owners))
         acting = [(order, owner) for owner in there for order in range(len(adapters[owner]))]
@@ -172,7 +174,7 @@ class TrainedRows:
                 alike[key].folded[owner] = folded
 
     def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
-        """Return what acts at a port, on what comes out or goes in, in order."""
+        """Return what acts at a port on one side of it, in order."""
         return self._actions[side].get(port.name, ())
 
     @property

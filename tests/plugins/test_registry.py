@@ -71,7 +71,7 @@ def test_a_plugin_of_another_contract_version_is_refused(site: Path) -> None:
     code = "class Old:\n    api_version = 99\n"
     install(site, "acme-old", "0.1", "[adaptdock.tasks]\nold = acme_old:Old\n", {"acme_old": code})
     registry.refresh()
-    with pytest.raises(PluginError, match="built for version 99 of the plugin contracts; this is version 1"):
+    with pytest.raises(PluginError, match="built for version 99 of the plugin contracts; this is version 2"):
         registry.load("task", "old")
 
 

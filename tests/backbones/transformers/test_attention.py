@@ -16,6 +16,7 @@ from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import BackboneError
 from adaptdock.hub.artefact.file import AdapterFile
+from adaptdock.plugins.contracts import Batch
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 13, 25, 37, 49, 51, 3]])
 
@@ -122,7 +123,7 @@ def test_gradients_of_a_prefix_stay_finite_beside_padding_on_either_side() -> No
 
     dock.close()
     with backbone.open_attention(prepend):
-        backbone.forward(given).square().sum().backward()
+        backbone.forward(Batch(given)).square().sum().backward()
     gradients = [tensor.grad for name, tensor in trained.items() if "prefix" in name]
     assert all(gradient is not None and gradient.isfinite().all() and gradient.any() for gradient in gradients)
 

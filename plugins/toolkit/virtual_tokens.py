@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from adaptdock.plugins.contracts import Virtual
+from adaptdock.plugins.ports import Virtual
 
 
 def lay_out(inputs: Mapping[str, Tensor], own: Tensor, virtual: Virtual) -> dict[str, Tensor]:
@@ -30,6 +30,15 @@ def lay_out(inputs: Mapping[str, Tensor], own: Tensor, virtual: Virtual) -> dict
         types = torch.cat([torch.zeros_like(front), inputs["token_type_ids"]], dim=1)
         given["token_type_ids"] = types.gather(1, order)
     return given
+
+
+def token_ids(inputs: Mapping[str, Tensor], virtual: Virtual) -> tuple[Tensor, Tensor]:
+    """Return the tokens of what was laid out, -1 at virtual embeddings, and their mask, (R, L + T) both."""
+    attended, tokens = inputs["attention_mask"], inputs["input_ids"]
+    mask = torch.cat([virtual.mask.to(attended.dtype), attended], dim=1)
+    order = _order(virtual.mask.shape[1], mask, attended)
+    front = tokens.new_full((tokens.shape[0], virtual.mask.shape[1]), -1)
+    return torch.cat([front, tokens], dim=1).gather(1, order), mask.gather(1, order)
 
 
 def positions(virtual: Virtual, mask: Tensor, counted: bool) -> Tensor:
