@@ -74,7 +74,8 @@ class ULMFiTBackbone(RecurrentBackbone):
         super().__init__(name, model, tokenizer, fingerprint)
         self.width = model.embeddings.embedding_dim
         self.vocabulary = tokenizer.digest
-        ports = [Port("embeddings", "embedding", "embeddings", 0, "", "embeddings", outputs=self.width)]
+        words = model.embeddings.num_embeddings
+        ports = [Port("embeddings", "embedding", "embeddings", 0, "", "embeddings", words, self.width)]
         for number in range(len(model.layers)):
             at = f"layers.{number}"
             maps = [

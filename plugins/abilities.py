@@ -42,20 +42,24 @@ class Reparameterised(Protocol):
 class Stepped(Protocol):
     """A method that changes its own parameters between two steps of training."""
 
+    def memory(self, parameters: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        """Return what is remembered from step to step, as it is before the first; checkpoints hold it.
+
+        ``parameters`` map ``<port>.<parameter>`` to the tensors that are trained.
+        """
+
     def after_step(
         self,
         step: int,
         steps: int,
         parameters: "Mapping[str, Tensor]",
         gradients: "Mapping[str, Tensor]",
-        memory: "dict[str, Tensor]",
+        memory: "Mapping[str, Tensor]",
     ) -> None:
-        """Change parameters in place, after step number ``step`` of ``steps`` (from 1) has moved them.
+        """Change parameters and memory in place, after step number ``step`` of ``steps`` (from 1) has moved them.
 
-        ``parameters`` and ``gradients`` map ``<port>.<parameter>`` to tensors; those that a detour replaces are left
-        out, and without gradients those that the step gave none. ``memory`` belongs to this training alone: it is
-        empty at the first step, is what this function has put there afterwards, and is stored with the checkpoints.
-        Several trainings may use one method.
+        ``gradients`` are those of the step, of the parameters that it gave any. Several trainings may use one method,
+        so what it remembers is in ``memory`` and nowhere else.
         """
 
 

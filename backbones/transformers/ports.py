@@ -25,8 +25,8 @@ def embedding_port(model: PreTrainedModel, embeddings: nn.Embedding, encoder_dec
     """Return the port at the input embeddings."""
     path = next(path for path, module in model.named_modules() if module is embeddings)
     stack = "encoder" if encoder_decoder else ""
-    width = int(embeddings.weight.shape[-1])
-    return Port("embeddings", "embedding", "embeddings", 0, stack, path, outputs=width)
+    words, width = embeddings.weight.shape
+    return Port("embeddings", "embedding", "embeddings", 0, stack, path, words, width)
 
 
 def attention_port(backbone: Backbone, path: str, call: Call) -> Port | None:

@@ -8,20 +8,23 @@ from torch import Tensor
 from adaptdock.plugins.contracts import Backbone, Batch, Layout, Port, Positions
 from adaptdock.plugins.toolkit import virtual_tokens
 
-ENCODER, DECODER = "encoder", "decoder"
+ENCODER, DECODER, EMBEDDINGS = "encoder", "decoder", "embeddings"
+"""The halves of a model, and the input embeddings, which see the tokens alone, without a prompt."""
 READS_ENCODER = ("cross_key", "cross_value")
 """Roles of ports of a decoder through which the states of the encoder pass."""
 
 
 def half(port: Port) -> str:
     """Return the half of the model whose positions pass a port; a model in one piece has the first alone."""
+    if port.kind == "embedding":
+        return EMBEDDINGS
     return DECODER if port.stack == DECODER and port.role not in READS_ENCODER else ENCODER
 
 
 def layouts(backbone: Backbone, batch: Batch) -> dict[str, Layout]:
     """Return the layout of each half of a model that a batch goes through."""
     rows = batch.inputs["attention_mask"].shape[0]
-    found = {ENCODER: Layout(rows, lambda: _read(batch))}
+    found = {ENCODER: Layout(rows, lambda: _read(batch)), EMBEDDINGS: Layout(rows, lambda: _looked_up(batch))}
     if backbone.encoder_decoder:
         found[DECODER] = Layout(rows, lambda: _answered(backbone, batch))
     return found
@@ -32,14 +35,14 @@ def texts(inputs: Mapping[str, Tensor]) -> Layout:
     return Layout(inputs["attention_mask"].shape[0], lambda: _read(Batch(inputs)))
 
 
-def next_tokens(tokens: Tensor, numbers: Sequence[int]) -> Layout:
-    """Return the layout of a step of generation, which reads a token of each row (R) at these positions."""
+def next_tokens(tokens: Tensor, numbers: Sequence[int]) -> dict[str, Layout]:
+    """Return the layouts of a step of generation, which reads a token of each row (R) at these positions."""
 
     def compute() -> Positions:
         positions = torch.tensor(numbers, device=tokens.device).unsqueeze(1)
         return Positions(torch.ones_like(positions), positions, tokens.unsqueeze(1))
 
-    return Layout(len(tokens), compute)
+    return dict.fromkeys((ENCODER, EMBEDDINGS), Layout(len(tokens), compute))
 
 
 def _read(batch: Batch) -> Positions:
@@ -51,6 +54,15 @@ def _read(batch: Batch) -> Positions:
     if batch.shift is not None:
         positions = (positions + batch.shift.to(mask.device).unsqueeze(1)) * mask
     return Positions(mask, positions, token_ids)
+
+
+def _looked_up(batch: Batch) -> Positions:
+    """Return the positions of the tokens alone, counted behind a prompt that is put in front of them."""
+    alone = _read(Batch(batch.inputs, shift=batch.shift))
+    if batch.virtual is None:
+        return alone
+    behind = (batch.virtual.mask != 0).sum(1, keepdim=True).to(alone.mask.device)
+    return alone._replace(positions=(alone.positions + behind) * alone.mask)
 
 
 def _answered(backbone: Backbone, batch: Batch) -> Positions:

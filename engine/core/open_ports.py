@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adaptdock.engine.core.layouts import half
+from adaptdock.engine.core.layouts import EMBEDDINGS, ENCODER, half
 from adaptdock.engine.core.rows import Action, Rows
 from adaptdock.errors import AdaptError
 from adaptdock.plugins.contracts import Backbone, ForwardPass, Layout, Port, Prepended, Site
@@ -131,11 +131,13 @@ class OpenPorts:
         finally:
             self._running.batch = outer
 
-    def lay_out(self, half: str, layout: Layout) -> None:
+    def lay_out(self, called: str, layout: Layout) -> None:
         """Note how the positions of the next call of a half are laid out, in a search in this thread."""
         batch = self._batch
         if batch is not None:
-            batch.layouts[half] = layout
+            batch.layouts[called] = layout
+            if called == ENCODER:
+                batch.layouts[EMBEDDINGS] = layout
 
     def acquire(self, sites: Sites) -> None:
         """Open the ports of an adapter's sites; adapters of one assembly are counted together."""

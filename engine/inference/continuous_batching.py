@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
 from adaptdock.engine.core.forward import in_front
-from adaptdock.engine.core.layouts import ENCODER, layouts, next_tokens
+from adaptdock.engine.core.layouts import layouts, next_tokens
 from adaptdock.engine.core.rows import MixedRows, moves
 from adaptdock.engine.inference.generation import GenerationOptions, lay_out
 from adaptdock.errors import BackboneError
@@ -115,8 +115,8 @@ class Steps:
         if self._mixed is None:
             self._mixed = self._dock.mixed([text.row for text in self.texts])
         last = torch.tensor([text.tokens[-1] for text in self.texts], device=self._mine.device)
-        layout = next_tokens(last, [text.position for text in self.texts])
-        with self._dock.ports.routed(self._mixed, {1}, {ENCODER: layout}):
+        laid_out = next_tokens(last, [text.position for text in self.texts])
+        with self._dock.ports.routed(self._mixed, {1}, laid_out):
             logits = self._kept.append(last)
         self._write(self.texts, logits)
         done = [text for text in self.texts if text.done]
