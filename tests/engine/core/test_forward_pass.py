@@ -77,14 +77,16 @@ def test_behind_a_prompt_positions_go_on_and_its_embeddings_are_no_tokens() -> N
     dock = opened("llama")
     hidden(dock, ["prompt+marks", "marks", "marks"])
     dock.close()
-    _, mask, positions, tokens = marks.SEEN[0]
-    assert tokens is not None
-    row = tokens[:, 2].tolist().index(7)  # rows are computed in an order of their own
-    assert (mask[row].tolist(), positions[row].tolist()) == ([1] * 6, [0, 1, 2, 3, 4, 5])
-    assert tokens[row].tolist() == [-1, -1, 7, 8, 9, 10]
-    bare = tokens[:, 2].tolist().index(11)
-    assert tokens[bare].tolist() == [-1, -1, 11, 12, 0, 0]
-    assert (mask[bare].tolist(), positions[bare].tolist()) == ([0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 0, 0])
+    told = {
+        tuple(row): (mask[number].tolist(), positions[number].tolist())
+        for _, mask, positions, tokens in marks.SEEN
+        for number, row in enumerate(tokens.tolist() if tokens is not None else [])
+    }
+    assert told == {
+        (-1, -1, 7, 8, 9, 10): ([1, 1, 1, 1, 1, 1], [0, 1, 2, 3, 4, 5]),
+        (-1, -1, 11, 12, 0, 0): ([0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 0, 0]),
+        (-1, -1, 13, 14, 15, 0): ([0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 2, 0]),
+    }
 
 
 def test_a_text_that_is_moved_has_its_positions_moved() -> None:
