@@ -109,13 +109,13 @@ class AdaLoRA(Method):
 
     def memory(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Remember importance and uncertainty of every weight, and at last which triplets are left."""
-        kept = {
+        averages = {
             f"{name}.{what}": torch.zeros_like(tensor)
             for name, tensor in parameters.items()
             for what in (IMPORTANCE, UNCERTAINTY)
         }
         live = {f"{name}.{LIVE}": torch.ones_like(tensor) for name, tensor in parameters.items() if name.endswith(E)}
-        return kept | live
+        return averages | live
 
     def after_step(
         self,

@@ -38,10 +38,10 @@ class EmbeddingLoRA(Method):
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act at the input embeddings; raise :class:`BackboneError` where they are no table of tokens."""
-        chosen = ports.select("embedding", ("all",))
-        if not all(port.inputs for port in chosen):
+        tables = ports.select("embedding", ("all",))
+        if not all(port.inputs for port in tables):
             raise BackboneError(f"the input embeddings of {ports.architecture!r} are not a table of tokens")
-        return tuple(Site(port) for port in chosen)
+        return tuple(Site(port) for port in tables)
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
         """Keep A (rank, V), zero at the start, and B (W, rank)."""
@@ -59,11 +59,11 @@ class EmbeddingLoRA(Method):
         if tokens is None:
             raise BackboneError("embedding-lora: what goes into the input embeddings is no tokens")
         if table.shape[0] == 1:
-            found = functional.embedding(tokens, table[0])
+            narrow = functional.embedding(tokens, table[0])
         else:
             rows = torch.arange(table.shape[0], device=tokens.device).unsqueeze(1)
-            found = table[rows, tokens]
-        return linear(found, parameters["embedding_b"], onto=out)
+            narrow = table[rows, tokens]
+        return linear(narrow, parameters["embedding_b"], onto=out)
 
 
 def _normal(tensor: Tensor, generator: torch.Generator) -> None:

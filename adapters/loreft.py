@@ -44,11 +44,11 @@ class LoReFT(Method):
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act at the outputs of whole layers; raise :class:`UsageError` for a rank above their width."""
-        chosen = ports.select("hidden", ("block",), self.options.layers)
-        narrow = next((port for port in chosen if port.outputs < self.options.rank), None)
+        blocks = ports.select("hidden", ("block",), self.options.layers)
+        narrow = next((port for port in blocks if port.outputs < self.options.rank), None)
         if narrow is not None:
             raise UsageError(f"loreft: rank {self.options.rank} is above the width {narrow.outputs} of {narrow.name}")
-        return tuple(Site(port) for port in chosen)
+        return tuple(Site(port) for port in blocks)
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
         """Keep a free matrix (rank, width), normal at the start, D (rank, width) and b (rank), zero."""
@@ -69,8 +69,8 @@ class LoReFT(Method):
         """Change the states, (R, T, W) -> (R, T, rank) -> (R, T, W)."""
         inner = linear(out, parameters["change"], parameters["bias"])
         if self.options.first is not None:
-            chosen = (forward_pass.positions < self.options.first) & forward_pass.mask.bool()
-            inner = inner * chosen.unsqueeze(-1).to(inner.dtype)
+            early = (forward_pass.positions < self.options.first) & forward_pass.mask.bool()
+            inner = inner * early.unsqueeze(-1).to(inner.dtype)
         return linear(inner, parameters["rotation"].mT, onto=out)
 
 

@@ -61,13 +61,13 @@ def open_ports(
 
 def watched(model: PreTrainedModel, encoder_decoder: bool) -> list[nn.Module]:
     """Return the modules, beside linear maps, that the probe has to see: norms, embeddings, experts, whole layers."""
-    found = []
+    modules = []
     for path, module in model.named_modules():
         where = place(path, encoder_decoder)
         is_layer = where is not None and not where.leaf
         if is_norm(module) or isinstance(module, nn.Embedding) or is_layer or _are_experts(path):
-            found.append(module)
-    return found
+            modules.append(module)
+    return modules
 
 
 def _are_experts(path: str) -> bool:
@@ -113,9 +113,8 @@ def _closed(backbone: Any, shown: Findings) -> dict[str, str]:
 def _nothing_open(backbone: Any, closed: Mapping[str, str]) -> str:
     if "linear" in closed:
         return f"nothing can be adapted in the architecture {backbone.architecture!r}: {closed['linear']}"
-    seen = sorted({type(module).__name__ for module in backbone.model.modules()})
-    found = ", ".join(seen)
-    return f"no role was recognised in the architecture {backbone.architecture!r}; its modules are of the types {found}"
+    types = ", ".join(sorted({type(module).__name__ for module in backbone.model.modules()}))
+    return f"no role was recognised in the architecture {backbone.architecture!r}; its modules are of the types {types}"
 
 
 def _norm_ports(backbone: Any, width: int, shown: Findings) -> Iterator[Port]:

@@ -167,10 +167,10 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 def _watch_rows(findings: Findings) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
     def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         *leading, _ = args[0].shape
-        told = leading == [ROWS * LENGTH] or (len(leading) > 1 and leading[0] == ROWS)
-        told = told and isinstance(out, Tensor)  # PhiMoE's router gives what it has chosen
+        apart = leading == [ROWS * LENGTH] or (len(leading) > 1 and leading[0] == ROWS)
+        apart = apart and isinstance(out, Tensor)  # PhiMoE's router gives what it has chosen
         findings.called[module] = None
-        findings.seen[module] = told and findings.seen.get(module, True)
+        findings.seen[module] = apart and findings.seen.get(module, True)
 
     return after
 
@@ -179,8 +179,8 @@ def _watch_states(findings: Findings) -> Callable[[nn.Module, tuple[Any, ...], A
     def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         states = out[0] if isinstance(out, tuple) and out else out
         *leading, width = states.shape if isinstance(states, Tensor) and states.ndim > 1 else (0, 0)
-        told = leading in ([ROWS, LENGTH], [ROWS * LENGTH])
-        findings.states[module] = width if told and findings.states.get(module, width) == width else 0
+        apart = leading in ([ROWS, LENGTH], [ROWS * LENGTH])
+        findings.states[module] = width if apart and findings.states.get(module, width) == width else 0
         findings.called[module] = None
 
     return after

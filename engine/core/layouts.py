@@ -24,10 +24,10 @@ def half(port: Port) -> str:
 def layouts(backbone: Backbone, batch: Batch) -> dict[str, Layout]:
     """Return the layout of each half of a model that a batch goes through."""
     rows = batch.inputs["attention_mask"].shape[0]
-    found = {ENCODER: Layout(rows, lambda: _read(batch)), EMBEDDINGS: Layout(rows, lambda: _looked_up(batch))}
+    halves = {ENCODER: Layout(rows, lambda: _read(batch)), EMBEDDINGS: Layout(rows, lambda: _looked_up(batch))}
     if backbone.encoder_decoder:
-        found[DECODER] = Layout(rows, lambda: _answered(backbone, batch))
-    return found
+        halves[DECODER] = Layout(rows, lambda: _answered(backbone, batch))
+    return halves
 
 
 def texts(inputs: Mapping[str, Tensor]) -> Layout:

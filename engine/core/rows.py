@@ -177,14 +177,14 @@ def moves(rows: Rows, device: torch.device) -> Tensor | None:
 
 def virtual(rows: Rows, port: Port, layout: Layout) -> Virtual | None:
     """Return what all actions at the embedding port put in front of the rows, or None."""
-    found = [
+    pieces = [
         action.method.embed(action.parameters(None), ForwardPass(rows.count, action.dropout, layout))
         for action in rows.at(port, "front")
     ]
-    if not found:
+    if not pieces:
         return None
     shape = (rows.count, -1, -1)
     return Virtual(
-        torch.cat([piece.embeddings.expand(*shape) for piece in reversed(found)], dim=1),
-        torch.cat([piece.mask.expand(rows.count, -1) for piece in reversed(found)], dim=1),
+        torch.cat([piece.embeddings.expand(*shape) for piece in reversed(pieces)], dim=1),
+        torch.cat([piece.mask.expand(rows.count, -1) for piece in reversed(pieces)], dim=1),
     )
