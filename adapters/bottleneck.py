@@ -21,14 +21,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Port, Ports, Site
+from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Port, Ports, Site
 from adaptdock.plugins.toolkit.activations import ACTIVATIONS, Activation
 from adaptdock.plugins.toolkit.batched_linear import layer_norm, linear
 
 ENDS = {"pfeiffer": ("ffn_down",), "houlsby": ("attention_output", "ffn_down")}
 
-LAYER = "layer"
-"""The role of a hidden port at the output of a whole layer."""
+RECURRENT, BLOCK = "recurrent", "block"
+"""The role of a map that recurrent layers alone have, and that of the port at the output of a whole layer."""
 
 
 class BottleneckOptions(Options):
@@ -79,8 +79,8 @@ class Bottleneck(Method):
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act at the maps that end the attention and feed-forward blocks, or at the layers of a recurrent backbone."""
-        if LAYER in ports.roles("hidden"):
-            return tuple(Site(port) for port in ports.select("hidden", (LAYER,), self.options.layers))
+        if RECURRENT in ports.roles("linear"):
+            return tuple(Site(port) for port in ports.select("hidden", (BLOCK,), self.options.layers))
         roles = self.options.roles or ENDS[self.options.placement]
         chosen = ports.select("linear", roles, self.options.layers)
         return tuple(Site(port, self._source(ports, port)) for port in chosen)
@@ -121,13 +121,13 @@ class Bottleneck(Method):
     def _sums(self) -> bool:
         return self.options.stream and not self.options.parallel
 
-    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
+    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
         """Add the bottleneck's output, (R, T, W) -> (R, T, W / reduction) -> (R, T, W)."""
         own, read = self.options, x if self.options.parallel else out
         if self._sums:
             added = out + x
             read = normed = _normed(parameters, added)
-        if dropout and own.dropout:
+        if forward_pass.training and own.dropout:
             read = functional.dropout(read, own.dropout)
         inner = ACTIVATIONS[own.activation](linear(read, parameters["down"], parameters["down_bias"]))
         if own.onto != "output":

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Site
 from adaptdock.plugins.toolkit.batched_linear import linear
 from adaptdock.plugins.toolkit.lowrank import kaiming, scale
 
@@ -88,13 +88,13 @@ class DoRA(Method):
             folded["bias_change"] = parameters["bias_change"]
         return {name: tensor.to(parameters["lora_a"]) for name, tensor in folded.items()}
 
-    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
+    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
         """Give the rows their length and add the update, (R, T, inputs) -> (R, T, rank) -> (R, T, outputs)."""
         change, bias = parameters["change"].unsqueeze(1), parameters["bias"].unsqueeze(1)
         out = torch.addcmul(out, out - bias, change)
         if "bias_change" in parameters:
             out = out + parameters["bias_change"].unsqueeze(1)
-        if dropout and self.options.dropout:
+        if forward_pass.training and self.options.dropout:
             x = functional.dropout(x, self.options.dropout)
         return linear(linear(x, parameters["lora_a"]), parameters["lora_b"], onto=out)
 

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Site
 
 
 class FeaturesOptions(Options):
@@ -52,7 +52,9 @@ class Features(Method):
         last[-1] = 1
         return {"mix": (share - last).to(parameters["mix_weight"].dtype)}
 
-    def mix(self, parameters: Mapping[str, Tensor], layers: Sequence[Tensor], out: Tensor) -> Tensor:
+    def mix(
+        self, parameters: Mapping[str, Tensor], layers: Sequence[Tensor], out: Tensor, forward_pass: ForwardPass
+    ) -> Tensor:
         """Add what there is more of each layer, (R, T, W)."""
         for number, state in enumerate(layers):
             out = out + parameters["mix"][:, number, None, None] * state

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from adaptdock.plugins.contracts import Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.contracts import ForwardPass, Method, Options, Parameter, Ports, Site
 from adaptdock.plugins.toolkit.batched_linear import linear
 
 
@@ -38,7 +38,7 @@ class Full(Method):
         port = site.port
         return {"weight_change": Parameter((port.outputs, port.inputs)), "bias_change": Parameter((port.outputs,))}
 
-    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
+    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
         """Add what the difference makes of the input, (R, T, inputs) -> (R, T, outputs)."""
         return linear(x, parameters["weight_change"], parameters["bias_change"], onto=out)
 

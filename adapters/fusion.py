@@ -26,7 +26,17 @@ from torch.nn import functional
 
 from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Composite, Method, Options, Parameter, Ports, Site, Trained
+from adaptdock.plugins.contracts import (
+    Backbone,
+    Composite,
+    ForwardPass,
+    Method,
+    Options,
+    Parameter,
+    Ports,
+    Site,
+    Trained,
+)
 from adaptdock.plugins.toolkit.activations import ACTIVATIONS
 from adaptdock.plugins.toolkit.batched_linear import linear
 
@@ -140,7 +150,7 @@ class Fusion(Composite):
         }
         return {name: tensor.to(parameters["up"]) for name, tensor in folded.items()}
 
-    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
+    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
         """Add the members' outputs by their shares: (R, T, W) -> units (R, T, U), shares (R, T, M) -> (R, T, W)."""
         options = self._members[0].options
         read = x if options.parallel else out

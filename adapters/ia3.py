@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from adaptdock.plugins.contracts import Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.contracts import ForwardPass, Method, Options, Parameter, Ports, Site
 from adaptdock.plugins.toolkit.learning_rates import Rates
 
 FEED_FORWARD = "ffn_down"
@@ -58,11 +58,11 @@ class IA3(Method):
             return {"input_factor": Parameter((site.port.inputs,))}
         return {"output_factor": Parameter((site.port.outputs,))}
 
-    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
+    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
         """Multiply what comes out, (R, T, outputs)."""
         return torch.addcmul(out, out, parameters["output_factor"].unsqueeze(1))
 
-    def enter(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    def enter(self, parameters: Mapping[str, Tensor], x: Tensor, forward_pass: ForwardPass) -> Tensor:
         """Multiply what goes in, (R, T, inputs)."""
         return torch.addcmul(x, x, parameters["input_factor"].unsqueeze(1))
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from adaptdock.plugins.contracts import Backbone, LowRank, Options, Parameter, Ports, Site
+from adaptdock.plugins.contracts import Backbone, ForwardPass, LowRank, Options, Parameter, Ports, Site
 from adaptdock.plugins.toolkit.batched_linear import linear
 from adaptdock.plugins.toolkit.learning_rates import Rates
 from adaptdock.plugins.toolkit.lowrank import kaiming, scale
@@ -66,9 +66,9 @@ class LoRA(LowRank):
         factor = scale(self.options.rank, self.options.alpha, self.options.rslora)
         return {**parameters, "lora_b": parameters["lora_b"] * factor}
 
-    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
+    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
         """Add the update, (R, T, inputs) -> (R, T, rank) -> (R, T, outputs)."""
-        if dropout and self.options.dropout:
+        if forward_pass.training and self.options.dropout:
             x = torch.nn.functional.dropout(x, self.options.dropout)
         if "bias_change" in parameters:
             out = out + parameters["bias_change"].unsqueeze(1)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Prepended, Site
+from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Prepended, Site
 from adaptdock.plugins.toolkit.learning_rates import Rates
 
 CLOSED = 1e-3
@@ -75,7 +75,7 @@ class Prefix(Method):
         """Add open gates where none are learned."""
         return {"prefix_gate": parameters["prefix_key"].new_ones(self.options.length), **parameters}
 
-    def prepend(self, parameters: Mapping[str, Tensor]) -> Prepended:
+    def prepend(self, parameters: Mapping[str, Tensor], forward_pass: ForwardPass) -> Prepended:
         """Give keys and values with the logarithm of the squared gates as bias (zero: not there)."""
         bias = 2 * parameters["prefix_gate"].float().abs().log()
         return Prepended(parameters["prefix_key"], parameters["prefix_value"], bias)

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Site, Virtual
+from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Site, Virtual
 from adaptdock.plugins.toolkit.learning_rates import Rates
 
 
@@ -40,8 +40,8 @@ class Prompt(Method):
         return self.options.length
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
-        """Act at the input embeddings."""
-        return tuple(Site(port) for port in ports.select("embedding", ("all",)))
+        """Act in front of the input embeddings."""
+        return tuple(Site(port, side="front") for port in ports.select("embedding", ("all",)))
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
         """Keep the embeddings (length, width)."""
@@ -52,7 +52,7 @@ class Prompt(Method):
         """Add a mask of ones: where it is padded with zeros, nothing is there."""
         return {**parameters, "mask": parameters["prompt"].new_ones(self.options.length)}
 
-    def embed(self, parameters: Mapping[str, Tensor]) -> Virtual:
+    def embed(self, parameters: Mapping[str, Tensor], forward_pass: ForwardPass) -> Virtual:
         """Give embeddings and mask."""
         return Virtual(parameters["prompt"], parameters["mask"])
 

@@ -27,7 +27,7 @@ from adaptdock.backbones.recurrent.recurrent_backbone import (
     place,
 )
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import BackboneFamily, LoadOptions, Port, Virtual
+from adaptdock.plugins.contracts import BackboneFamily, Batch, LoadOptions, Port
 
 FORGET_BIAS = 1.0
 GATES = [0, 2, 1, 3]  # torch's i, f, g, o among the file's i, j, f, o
@@ -85,16 +85,9 @@ class ELMoBackbone(RecurrentBackbone):
         """Return the mean of the layers (R, T, W)."""
         return self.model.mean(self.model(vectors, mask))
 
-    def layers(
-        self,
-        inputs: Mapping[str, Tensor],
-        reads: str = "encoder",
-        virtual: Virtual | None = None,
-        encoded: Tensor | None = None,
-        shift: Tensor | None = None,
-    ) -> list[Tensor]:
+    def layers(self, batch: Batch) -> list[Tensor]:
         """Return the layers that ELMo mixes, and their mean."""
-        found = self.model(*self.steps(inputs, virtual))
+        found = self.model(*self.steps(batch.inputs, batch.virtual))
         return [*self.model.alike(found), self.model.mean(found)]
 
     @torch.inference_mode()
@@ -255,6 +248,6 @@ def _ports(model: BiLM) -> Iterator[Port]:
             for role in ("input", "recurrent", *(("projection",) if model.shape.projection else ())):
                 name = f"layers.{layer}.{NAMES[direction]}.{role}"
                 yield linear_port(model, name, role, layer, f"layers.{layer}.{direction}.{role}")
-        yield Port(f"layers.{layer}.output", "hidden", "layer", layer, "", f"layers.{layer}", inputs, outputs)
+        yield Port(f"layers.{layer}.output", "hidden", "block", layer, "", f"layers.{layer}", inputs, outputs)
         inputs = outputs
     yield Port("layers", "layers", "layers", len(model.layers) + model.mixes_tokens, "", "layers")

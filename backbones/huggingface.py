@@ -18,10 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from adaptdock.backbones import virtual_tokens
 from adaptdock.backbones.fingerprint import fingerprint
 from adaptdock.backbones.transformers import attention, kv_cache, limits, quantization, saving
 from adaptdock.backbones.transformers.blocks import Blocks, check_resuming
+from adaptdock.backbones.transformers.calls import reported
 from adaptdock.backbones.transformers.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.transformers.lm_head import (
     auto_class,
@@ -32,11 +32,11 @@ from adaptdock.backbones.transformers.lm_head import (
     is_language_model,
     language_logits,
 )
-from adaptdock.backbones.transformers.ports import attention_port, embedding_port, linear_port, unique, widths
+from adaptdock.backbones.transformers.port_table import called_table, open_ports, watched
+from adaptdock.backbones.transformers.ports import widths
 from adaptdock.backbones.transformers.positions import moved, moving_on
 from adaptdock.backbones.transformers.probe import Findings, probe
 from adaptdock.backbones.transformers.residual import residuals
-from adaptdock.backbones.transformers.roles import is_expert, place
 from adaptdock.backbones.transformers.sampling import drawing
 from adaptdock.backbones.transformers.silence import quiet
 from adaptdock.backbones.transformers.tokenizer import load_tokenizer
@@ -45,12 +45,13 @@ from adaptdock.plugins.contracts import (
     AttentionHandler,
     Backbone,
     BackboneFamily,
+    Batch,
     LoadOptions,
     Port,
-    Ports,
     Residual,
     Virtual,
 )
+from adaptdock.plugins.toolkit import virtual_tokens
 
 
 class HuggingFace(BackboneFamily):
@@ -114,10 +115,14 @@ class HuggingFaceBackbone(Backbone):
         reader = self.model.get_encoder() if self.encoder_decoder else self.model
         self._takes_positions = "position_ids" in signature(reader.forward).parameters
         self.max_length = limits.max_length(self.model, self._position_offset, tokenizer)
+        self._table = self.model.get_input_embeddings()
         shown = _probe(self)
         self.width, self._states_device = shown.width, shown.device or self.device
+        self._table = called_table(self.model, shown)
         self.causal = shown.causal and not self.encoder_decoder
-        self.ports, self._attention = _open_ports(self, int(getattr(config, "hidden_size", shown.width)), shown)
+        self.ports, self._attention = open_ports(
+            self, self.model, int(getattr(config, "hidden_size", shown.width)), shown
+        )
         self._vocabulary_closed = shown.vocabulary_closed
 
     @property
@@ -134,21 +139,15 @@ class HuggingFaceBackbone(Backbone):
         """Return the device on which the port's module computes; that of the last states where layers are mixed."""
         return self._states_device if port.kind == "layers" else device_of(self.model.get_submodule(port.module))
 
-    def forward(
-        self,
-        inputs: Mapping[str, Tensor],
-        reads: str = "encoder",
-        virtual: Virtual | None = None,
-        encoded: Tensor | None = None,
-        shift: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """Return the last hidden states, of the encoder alone where only that is read."""
+        inputs, encoded = batch.inputs, batch.encoded
         read = {name: tensor for name, tensor in inputs.items() if not name.startswith("decoder_")}
-        given = dict(self._divided(read)) if virtual is None else self.with_virtual(read, virtual)
-        if shift is not None:
+        given = dict(self._divided(read)) if batch.virtual is None else self.with_virtual(read, batch.virtual)
+        if batch.shift is not None:
             if not self._takes_positions or self.encoder_decoder:
                 raise BackboneError(f"{type(self.model).__name__} takes no positions, so a text cannot be moved in it")
-            given["position_ids"] = moved(given, shift, self.positions_counted, self._position_offset)
+            given["position_ids"] = moved(given, batch.shift, self.positions_counted, self._position_offset)
         with self._attention_kernel():
             if not self.encoder_decoder:
                 extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
@@ -156,7 +155,7 @@ class HuggingFaceBackbone(Backbone):
             if encoded is None:
                 output = self.model.get_encoder()(**given)
                 encoded, self._encoder_output = output[0], type(output)
-            if reads == "encoder":
+            if batch.reads == "encoder":
                 return encoded
             ids = inputs.get("decoder_input_ids")
             return self.model(  # type: ignore[no-any-return]
@@ -174,17 +173,10 @@ class HuggingFaceBackbone(Backbone):
             name: given for name, given in inputs.items() if name != "attention_mask" or "position_ids" not in inputs
         }
 
-    def layers(
-        self,
-        inputs: Mapping[str, Tensor],
-        reads: str = "encoder",
-        virtual: Virtual | None = None,
-        encoded: Tensor | None = None,
-        shift: Tensor | None = None,
-    ) -> list[Tensor]:
+    def layers(self, batch: Batch) -> list[Tensor]:
         """Return the states that enter each layer, with what adapters have done to them, and the last ones."""
         with Blocks(self.model).seen() as seen:
-            last = self.forward(inputs, reads, virtual, encoded, shift)
+            last = self.forward(batch)
         odd = next((state for state in seen if state.shape != last.shape), None)
         if odd is not None:
             raise BackboneError(
@@ -196,23 +188,23 @@ class HuggingFaceBackbone(Backbone):
     def entering(self, inputs: Mapping[str, Tensor], layer: int | None) -> Tensor:
         """Return the hidden states that enter a layer; the first call checks that the model can begin there."""
         if layer is None:
-            return self.forward(inputs)
+            return self.forward(Batch(inputs))
         blocks = Blocks(self.model)
         if layer not in self._resumed:
-            check_resuming(blocks, self.forward, inputs, layer)
+            check_resuming(blocks, self.forward, Batch(inputs), layer)
             self._resumed.add(layer)
         with blocks.stopping(layer) as seen:
-            self.forward(inputs)
+            self.forward(Batch(inputs))
         return seen[0]
 
     def resumed(self, inputs: Mapping[str, Tensor], layer: int, hidden: Tensor) -> Tensor:
         """Return the last hidden states, from those that enter a layer."""
         with Blocks(self.model).only(layer, hidden):
-            return self.forward(inputs)
+            return self.forward(Batch(inputs))
 
     def with_virtual(self, inputs: Mapping[str, Tensor], virtual: Virtual) -> dict[str, Tensor]:
         """Return the model's inputs with embeddings in front; they have positions as if they were tokens."""
-        own = self.model.get_input_embeddings()(inputs["input_ids"])
+        own = self._table(inputs["input_ids"])
         given = virtual_tokens.lay_out(inputs, own, virtual)
         if self._takes_positions:
             found = virtual_tokens.positions(virtual, given["attention_mask"], self.positions_counted)
@@ -277,25 +269,20 @@ class HuggingFaceBackbone(Backbone):
             raise BackboneError(f"the backbone {self.id!r} cannot be used as a language model: {reason}")
         return language_logits(self.generator, hidden)
 
-    def generate(
-        self,
-        inputs: Mapping[str, Tensor],
-        virtual: Virtual | None,
-        options: Mapping[str, Any],
-        seeds: Sequence[int] | None = None,
-        shift: Tensor | None = None,
-    ) -> Tensor:
+    def generate(self, batch: Batch, options: Mapping[str, Any], seeds: Sequence[int] | None = None) -> Tensor:
         """Return new tokens (R, N), by the search of transformers."""
         if self.generator is None:
             raise BackboneError(
                 f"the backbone {self.id!r} cannot write: as {type(self.model).__name__} it has no map to a vocabulary"
             )
-        given = dict(inputs)
+        inputs, virtual, shift = batch.inputs, batch.virtual, batch.shift
+        given, prompts = dict(inputs), None
         if virtual is not None:
             extended = self.with_virtual(inputs, virtual)
             given = {name: extended[name] for name in ("inputs_embeds", "attention_mask")}
+            prompts, _ = virtual_tokens.token_ids(inputs, virtual)
         moving = nullcontext() if shift is None else moving_on(self.model, shift)
-        with moving:
+        with moving, reported(self.model, batch.calls, prompts, shift):
             found: Tensor = self._search(given, options, seeds)
         skipped = 1 if self.encoder_decoder else (0 if virtual is not None else inputs["input_ids"].shape[1])
         return found[:, skipped:]
@@ -326,14 +313,12 @@ class HuggingFaceBackbone(Backbone):
         """Whether this is a decoder that keeps keys and values alone; found by a short text."""
         return self.generator is not None and not self.encoder_decoder and kv_cache.possible(self.model)
 
-    def begin(
-        self, inputs: Mapping[str, Tensor], virtual: Virtual | None, shift: Tensor | None = None
-    ) -> tuple[Tensor, kv_cache.Cached]:
+    def begin(self, batch: Batch) -> tuple[Tensor, kv_cache.Cached]:
         """Read prompts into a cache of keys and values."""
         if not self.writes_in_steps:
             raise BackboneError(f"the backbone {self.id!r} does not write in steps")
-        given = dict(inputs) if virtual is None else self.with_virtual(inputs, virtual)
-        return kv_cache.begin(self.model, given, self.vocabulary_logits, self._takes_positions, shift)
+        given = dict(batch.inputs) if batch.virtual is None else self.with_virtual(batch.inputs, batch.virtual)
+        return kv_cache.begin(self.model, given, self.vocabulary_logits, self._takes_positions, batch.shift)
 
     def _attention_kernel(self) -> AbstractContextManager[None]:
         """Choose the attention kernel that trains fast.
@@ -415,83 +400,17 @@ def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-# ----------------------------------------------------------------------------------------- ports
-
-
-def _open_ports(backbone: HuggingFaceBackbone, width: int, shown: Findings) -> tuple[Ports, dict[nn.Module, Port]]:
-    closed = _closed(backbone, shown)
-    ports: dict[str, Port] = {}
-    attending: dict[nn.Module, Port] = {}
-    for path, module in backbone.model.named_modules():
-        port = None
-        if shown.rows_told(module) and not is_expert(path):
-            port = linear_port(backbone, path, module, width)
-        elif module in shown.attention:
-            port = attention_port(backbone, path, shown.attention[module])
-        if port is not None:
-            port = unique(port, ports)
-            ports[port.name] = port
-            if port.kind == "attention":
-                attending[module] = port
-    if "embedding" not in closed:
-        ports["embeddings"] = embedding_port(backbone.model, backbone.encoder_decoder)
-    try:
-        ports["layers"] = _layers_port(backbone.model)
-    except BackboneError as error:
-        closed["layers"] = str(error)
-    if not any(port.kind == "linear" and port.role != "other" for port in ports.values()):
-        raise BackboneError(_nothing_open(backbone, closed))
-    return Ports(ports.values(), backbone.architecture, closed, backbone.residual), attending
-
-
 def _probe(backbone: HuggingFaceBackbone) -> Findings:
     model = backbone.model
     linear_maps = [module for module in model.modules() if widths(module) is not None]
     try:
         with quiet():
-            return probe(backbone, linear_maps, language_logits)
+            return probe(backbone, linear_maps, watched(model, backbone.encoder_decoder), language_logits)
     except Exception as error:  # whatever a model raises that wants something else than tokens
         raise BackboneError(
             f"the architecture {backbone.architecture!r} cannot be used: a small batch of tokens did not come "
             f"through {type(model).__name__} ({type(error).__name__}: {_first_line(error)})"
         ) from error
-
-
-def _closed(backbone: HuggingFaceBackbone, shown: Findings) -> dict[str, str]:
-    """Return, by kind of port, what is not open on this model and why."""
-    model, closed = backbone.model, {}
-    name = attention.implementation(model)
-    if name not in attention.WRAPPED:
-        closed["attention"] = f"it was loaded with the attention implementation {name!r}; use sdpa or eager"
-    elif not shown.attention:
-        closed["attention"] = (
-            f"the attention of {type(model).__name__} does not go through the attention interface of "
-            f"transformers, so nothing can be put in front of its keys; use lora or bottleneck instead"
-        )
-    if shown.embedding_closed:
-        closed["embedding"] = shown.embedding_closed
-    mixed = [
-        path
-        for path, module in model.named_modules()
-        if place(path, backbone.encoder_decoder)
-        and (is_expert(path) or (module in shown.seen and not shown.rows_told(module)))
-    ]
-    if mixed:
-        closed["linear"] = f"the rows of a batch cannot be told apart in {mixed[0]} and others like it"
-    return closed
-
-
-def _nothing_open(backbone: HuggingFaceBackbone, closed: Mapping[str, str]) -> str:
-    if "linear" in closed:
-        return f"nothing can be adapted in the architecture {backbone.architecture!r}: {closed['linear']}"
-    seen = sorted({type(module).__name__ for module in backbone.model.modules()})
-    found = ", ".join(seen)
-    return f"no role was recognised in the architecture {backbone.architecture!r}; its modules are of the types {found}"
-
-
-def _layers_port(model: PreTrainedModel) -> Port:
-    blocks = Blocks(model)
-    return Port("layers", "layers", "layers", len(blocks), "", blocks.path)
 
 
 def _at_port(handler: AttentionHandler, port: Port) -> attention.Handler:

@@ -28,7 +28,7 @@ from adaptdock.backbones.recurrent.recurrent_backbone import (
     place,
 )
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import BackboneFamily, LoadOptions, Port
+from adaptdock.plugins.contracts import BackboneFamily, Batch, LoadOptions, Port
 
 WEIGHTS, VOCABULARIES = (".pth", ".safetensors"), (".json", ".txt", ".pkl")
 ENCODER, DECODER = "encoder.weight", "1.decoder."
@@ -74,7 +74,8 @@ class ULMFiTBackbone(RecurrentBackbone):
         super().__init__(name, model, tokenizer, fingerprint)
         self.width = model.embeddings.embedding_dim
         self.vocabulary = tokenizer.digest
-        ports = [Port("embeddings", "embedding", "embeddings", 0, "", "embeddings", outputs=self.width)]
+        words = model.embeddings.num_embeddings
+        ports = [Port("embeddings", "embedding", "embeddings", 0, "", "embeddings", words, self.width)]
         for number in range(len(model.layers)):
             at = f"layers.{number}"
             maps = [
@@ -83,7 +84,7 @@ class ULMFiTBackbone(RecurrentBackbone):
             ]
             ports += maps
             outputs = maps[1].inputs
-            ports.append(Port(f"{at}.output", "hidden", "layer", number, "", at, maps[0].inputs, outputs))
+            ports.append(Port(f"{at}.output", "hidden", "block", number, "", at, maps[0].inputs, outputs))
         self.ports = open_ports(ports, self.architecture)
 
     def vectors(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -97,7 +98,7 @@ class ULMFiTBackbone(RecurrentBackbone):
     def entering(self, inputs: Mapping[str, Tensor], layer: int | None) -> Tensor:
         """Return the states (R, T, width) that enter a layer."""
         if layer is None:
-            return self.forward(inputs)
+            return self.forward(Batch(inputs))
         x = self.model.input_dropout(self.vectors(inputs))
         return self.model.between(x, inputs["attention_mask"], 0, layer)
 

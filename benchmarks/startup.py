@@ -20,7 +20,7 @@ def put(site: Path, name: str, group: str) -> None:
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[adaptdock.{group}]\n{name} = {name}_plugin:Plugin\n")
-    (site / f"{name}_plugin.py").write_text("import torch\nclass Plugin:\n    api_version = 1\n")
+    (site / f"{name}_plugin.py").write_text("import torch\nclass Plugin:\n    api_version = 2\n")
 
 
 def seconds(folder: str) -> tuple[float, float]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptdock.errors import BackboneError
+from adaptdock.plugins.forward_pass import Batch
 from adaptdock.plugins.options import API_VERSION, LoadOptions
-from adaptdock.plugins.ports import Port, Ports, Prepended, Virtual
+from adaptdock.plugins.ports import Port, Ports, Prepended
 
 if TYPE_CHECKING:
     import torch
@@ -83,32 +84,16 @@ class Backbone(ABC):
         """Return the device on which a port's module computes."""
 
     @abstractmethod
-    def forward(
-        self,
-        inputs: "Mapping[str, Tensor]",
-        reads: str = "encoder",
-        virtual: Virtual | None = None,
-        encoded: "Tensor | None" = None,
-        shift: "Tensor | None" = None,
-    ) -> "Tensor":
+    def forward(self, batch: Batch) -> "Tensor":
         """Return the last hidden states (R, T, W) of the half of the model that a head reads.
 
-        With ``virtual`` embeddings in front of the inputs' own, states include theirs: (R, L + T, W). What is
+        With virtual embeddings in front of the inputs' own, states include theirs: (R, L + T, W). What is
         masked of them, and padding on the left, comes first: a row's own stand directly before its text.
-        ``encoded`` is what the same inputs gave for the encoder, which is then not computed again. The decoder
-        reads ``decoder_input_ids``, or where there are none the text itself, after its start token.
+        The decoder reads ``decoder_input_ids``, or where there are none the text itself, after its start token.
         Where there are ``position_ids`` (R, T), a text begins at each 0 and sees nothing of those before it.
-        ``shift`` (R), which only methods with a :attr:`Method.shift` ask for, moves a row's positions to the right.
         """
 
-    def layers(
-        self,
-        inputs: "Mapping[str, Tensor]",
-        reads: str = "encoder",
-        virtual: Virtual | None = None,
-        encoded: "Tensor | None" = None,
-        shift: "Tensor | None" = None,
-    ) -> "list[Tensor]":
+    def layers(self, batch: Batch) -> "list[Tensor]":
         """Return the hidden states (R, L + T, W) that enter each layer, and after them what :meth:`forward` gives.
 
         Raises :class:`BackboneError` where they cannot be seen; such a backbone has no port of the kind ``layers``.
@@ -150,19 +135,12 @@ class Backbone(ABC):
         """Return the frozen language model's logits (R, T, V) for hidden states (R, T, W)."""
         raise BackboneError(f"the backbone {self.id!r} is no language model: it has no map to a vocabulary")
 
-    def generate(
-        self,
-        inputs: "Mapping[str, Tensor]",
-        virtual: Virtual | None,
-        options: Mapping[str, Any],
-        seeds: Sequence[int] | None = None,
-        shift: "Tensor | None" = None,
-    ) -> "Tensor":
-        """Return new tokens (R, N) after ``inputs`` (R, T), padded on the right.
+    def generate(self, batch: Batch, options: Mapping[str, Any], seeds: Sequence[int] | None = None) -> "Tensor":
+        """Return new tokens (R, N) after the inputs (R, T), padded on the right.
 
         ``options``: max_new_tokens, num_beams, repetition_penalty, and for draws temperature, top_k and
         top_p. Tokens are drawn where there are ``seeds``, one for each row. A row may stand in the
-        model several times (its beams), one copy after the other. ``shift`` (R) is that of :meth:`forward`.
+        model several times (its beams), one copy after the other. ``batch.calls`` is told each call of the model.
         """
         raise BackboneError(f"the backbone {self.id!r} is no language model: it cannot write")
 
@@ -176,12 +154,10 @@ class Backbone(ABC):
         """Whether :meth:`begin` can be called: the model writes, and keeps nothing but what rows can leave with."""
         return False
 
-    def begin(
-        self, inputs: "Mapping[str, Tensor]", virtual: Virtual | None, shift: "Tensor | None" = None
-    ) -> "tuple[Tensor, Continuation]":
-        """Read ``inputs`` (R, T), padded on the left; return the logits (R, V) of the next token, and what was kept.
+    def begin(self, batch: Batch) -> "tuple[Tensor, Continuation]":
+        """Read inputs (R, T), padded on the left; return the logits (R, V) of the next token, and what was kept.
 
-        ``shift`` (R) moves the positions of each row to the right, of what is written too.
+        A shift (R) moves the positions of each row to the right, of what is written too.
         Raises :class:`BackboneError` where the model cannot write in steps.
         """
         raise BackboneError(f"the backbone {self.id!r} does not write in steps")

@@ -3,17 +3,26 @@
 A plugin is a class registered under an entry-point group:
 
 =======================  ======================================================================
-``adaptdock.adapters``   a :class:`Method` (``methods.py``): how an adapter changes what passes a port; or a
-                         :class:`Combination` of several
+``adaptdock.adapters``   a :class:`Method` (``methods.py``, ``abilities.py``): how an adapter changes what passes a
+                         port; or a :class:`Combination` of several
 ``adaptdock.tasks``      a :class:`Task` (``tasks.py``): data in, head, loss, metrics, readable predictions out
 ``adaptdock.backbones``  a :class:`BackboneFamily` (``backbones.py``): how to load a model, and where its ports are
 =======================  ======================================================================
 """
 
+from adaptdock.plugins.abilities import Mergeable as Mergeable
+from adaptdock.plugins.abilities import Penalised as Penalised
+from adaptdock.plugins.abilities import Reparameterised as Reparameterised
+from adaptdock.plugins.abilities import Stepped as Stepped
 from adaptdock.plugins.backbones import AttentionHandler as AttentionHandler
 from adaptdock.plugins.backbones import Backbone as Backbone
 from adaptdock.plugins.backbones import BackboneFamily as BackboneFamily
 from adaptdock.plugins.backbones import Continuation as Continuation
+from adaptdock.plugins.forward_pass import Batch as Batch
+from adaptdock.plugins.forward_pass import CallHandler as CallHandler
+from adaptdock.plugins.forward_pass import ForwardPass as ForwardPass
+from adaptdock.plugins.forward_pass import Layout as Layout
+from adaptdock.plugins.forward_pass import Positions as Positions
 from adaptdock.plugins.methods import Combination as Combination
 from adaptdock.plugins.methods import Composite as Composite
 from adaptdock.plugins.methods import LowRank as LowRank

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from adaptdock.errors import UsageError
 from adaptdock.plugins.backbones import Backbone
+from adaptdock.plugins.forward_pass import ForwardPass
 from adaptdock.plugins.options import API_VERSION, Options
 from adaptdock.plugins.ports import Port, Ports, Prepended, Virtual
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Parameter:
     trained: bool = True
 
 
-Side = Literal["output", "input"]
+Side = Literal["output", "input", "front"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Site:
     """A port that a method acts at.
 
     ``source`` is the port whose input is read there (its own unless named). ``side`` says whether what
-    comes out of a linear port is changed, or what goes in.
+    comes out of a port is changed, or what goes into a linear one, or whether something is put in front of the input
+    embeddings.
     """
 
     port: Port
@@ -55,7 +56,7 @@ class Method(ABC):
     two things must hold of what :meth:`fold` gives: *zeros are the identity* (all zero leaves the output
     as it was), and *padding with zeros is exact* in the dimensions that :attr:`grows` names. ``transform``,
     ``enter``, ``prepend``, ``embed`` and ``mix`` may look at the stack key's options and at what they are given, at
-    nothing else: the rows belong to many adapters.
+    nothing else: the rows belong to many adapters. What a method can do beyond this is said in ``abilities.py``.
     """
 
     api_version: ClassVar[int] = API_VERSION
@@ -97,53 +98,44 @@ class Method(ABC):
         """
         return dict(parameters)
 
-    def transform(self, parameters: "Mapping[str, Tensor]", x: "Tensor", out: "Tensor", dropout: bool) -> "Tensor":
-        """Return the new output of a linear or hidden port.
+    def transform(
+        self, parameters: "Mapping[str, Tensor]", x: "Tensor", out: "Tensor", forward_pass: ForwardPass
+    ) -> "Tensor":
+        """Return the new output of a linear, norm, embedding or hidden port.
 
         ``parameters``, folded, have a leading dimension R; ``x`` (R, T, W) is the input, ``out``
-        (R, T, W) the output so far. ``dropout`` is true while this adapter is trained.
+        (R, T, W) the output so far. At an embedding port, which reads
+        tokens, ``x`` says nothing: they are in the forward pass.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not act at linear or hidden ports")
+        raise NotImplementedError(f"{type(self).__name__} does not change what comes out of a port")
 
-    def enter(self, parameters: "Mapping[str, Tensor]", x: "Tensor") -> "Tensor":
+    def enter(self, parameters: "Mapping[str, Tensor]", x: "Tensor", forward_pass: ForwardPass) -> "Tensor":
         """Return the new input (R, T, W) of a linear port, at sites whose side is ``input``."""
         raise NotImplementedError(f"{type(self).__name__} does not act on what goes into a port")
 
-    def prepend(self, parameters: "Mapping[str, Tensor]") -> Prepended:
-        """Return what an attention call shall see in front of its own keys and values."""
+    def prepend(self, parameters: "Mapping[str, Tensor]", forward_pass: ForwardPass) -> Prepended:
+        """Return what an attention call shall see in front of its own keys and values.
+
+        The forward pass is that of the half of the model that the queries are of.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not act at attention ports")
 
-    def embed(self, parameters: "Mapping[str, Tensor]") -> Virtual:
-        """Return what stands in front of the input embeddings."""
+    def embed(self, parameters: "Mapping[str, Tensor]", forward_pass: ForwardPass) -> Virtual:
+        """Return what stands in front of the input embeddings, at sites whose side is ``front``.
+
+        The forward pass is that of the texts alone.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not act at the input embeddings")
 
-    def mix(self, parameters: "Mapping[str, Tensor]", layers: "Sequence[Tensor]", out: "Tensor") -> "Tensor":
+    def mix(
+        self, parameters: "Mapping[str, Tensor]", layers: "Sequence[Tensor]", out: "Tensor", forward_pass: ForwardPass
+    ) -> "Tensor":
         """Return what a head reads (R, T, W), at the port of the kind ``layers``.
 
         ``layers`` are the states (R, T, W) that enter each layer, and after them the last ones; ``out`` is what a
         head reads so far, of the last ones unless something else has acted.
         """
         raise NotImplementedError(f"{type(self).__name__} does not act on what a head reads")
-
-    def merge(
-        self, site: Site, folded: "Mapping[str, Tensor]", weight: "Tensor", bias: "Tensor"
-    ) -> "tuple[Tensor, Tensor]":
-        """Return weight (outputs, inputs) and bias (outputs) of a linear map that has become one with the adapter.
-
-        ``weight`` and ``bias`` are its own, without adapter. Raises :class:`UsageError` in methods that
-        are no linear map, and therefore cannot be merged.
-        """
-        raise UsageError(
-            f"the method {type(self).__name__.lower()} cannot be merged into a backbone: what it does is no linear map"
-        )
-
-    def reparameterise(self, start: "Mapping[str, Tensor]", generator: "torch.Generator") -> "nn.Module | None":
-        """Return a module that is trained in the parameters' place, or None.
-
-        ``start`` maps ``<port>.<parameter>`` to a tensor; calling the module with no argument must
-        return such a mapping. What is saved is what it returns, so the detour leaves no trace.
-        """
-        return None
 
 
 class LowRank(Method):

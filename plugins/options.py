@@ -5,8 +5,13 @@ from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-API_VERSION = 1
+API_VERSION = 2
 """Of the contracts; a plugin built for another one is set aside."""
+CHANGES = {
+    2: "every act of a method takes the forward pass in place of dropout, and a backbone takes a Batch in place of "
+    "inputs, reads, virtual, encoded and shift; docs/plugins.md says how a plugin is brought up to it",
+}
+"""What each version of the contracts has changed for the authors of plugins."""
 
 
 class Options(BaseModel):

@@ -10,7 +10,7 @@ from adaptdock.errors import BackboneError, UnknownNameError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-PortKind = Literal["linear", "attention", "embedding", "hidden", "layers"]
+PortKind = Literal["linear", "attention", "embedding", "norm", "hidden", "layers"]
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,10 @@ class Port:
     """A place on the backbone where an adapter can act.
 
     ``name`` is stable and unique (``layers.3.query``, ``decoder.layers.0.cross_attention``); it
-    names the tensors in an adapter file. ``inputs`` and ``outputs`` are the widths before and
-    after; an attention port has ``heads`` key/value heads of ``key_width`` and ``value_width``. The port of the kind
-    ``layers`` lies between the backbone and the heads; ``layer`` is the number of layers beneath it.
+    names the tensors in an adapter file. ``inputs`` and ``outputs`` are the widths before and after; of embeddings
+    ``inputs`` is the number of words, zero where they read something else than tokens. An attention port has ``heads``
+    key/value heads of ``key_width`` and ``value_width``. The port of the kind ``layers`` lies between the backbone and
+    the heads; ``layer`` is the number of layers beneath it.
     """
 
     name: str

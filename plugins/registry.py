@@ -114,7 +114,8 @@ def load_plugin(plugin: Plugin) -> Any:
     """
     if plugin.kind == "files":
         return _folder(plugin)
-    from adaptdock.plugins.contracts import API_VERSION, BackboneFamily, Combination, Method, Task
+    from adaptdock.plugins.compatibility import reason
+    from adaptdock.plugins.contracts import BackboneFamily, Combination, Method, Task
 
     try:
         loaded = plugin.entry_point.load()
@@ -128,11 +129,11 @@ def load_plugin(plugin: Plugin) -> Any:
     contracts: dict[Kind, tuple[type, ...]]
     contracts = {"method": (Method, Combination), "task": (Task,), "backbone": (BackboneFamily,)}
     allowed = contracts.get(plugin.kind, ())
-    version = getattr(loaded, "api_version", API_VERSION)
-    if version != API_VERSION:
+    outdated = reason(loaded, Method)
+    if outdated is not None:
         raise PluginError(
-            f"the {plugin.kind} {plugin.name!r} of {plugin.source} was built for version {version} of the plugin "
-            f"contracts; this is version {API_VERSION}. Install a release of {plugin.distribution} that fits."
+            f"the {plugin.kind} {plugin.name!r} of {plugin.source} {outdated}. Install a release of "
+            f"{plugin.distribution} that fits."
         )
     if allowed and not (isinstance(loaded, type) and issubclass(loaded, allowed)):
         wanted = allowed[0].__name__

@@ -16,7 +16,7 @@ from adaptdock.engine.conformance import Check, checks
 from adaptdock.engine.core.assembly import make_method
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, LoadOptions
+from adaptdock.plugins.contracts import Backbone, ForwardPass, LoadOptions
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "plugins"
 KINDS = {group: kind for kind, group in registry.GROUPS.items()}
@@ -83,7 +83,7 @@ def test_vera_computes_what_peft_does(backbone: Backbone, tmp_path: Path) -> Non
     x = torch.randn(2, 5, 32)
     bare = theirs.base_layer(x)
     folded = {name: tensor.unsqueeze(0) for name, tensor in method.fold(site, learnt, backbone).items()}
-    mine = method.transform(folded, x, bare.clone(), dropout=False)
+    mine = method.transform(folded, x, bare.clone(), ForwardPass(1))
     torch.testing.assert_close(mine, theirs(x), atol=1e-5, rtol=0)
     assert not torch.allclose(mine, bare, atol=1e-3)
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptdock.backbones import virtual_tokens
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import AttentionHandler, Backbone, LoadOptions, Port, Ports, Virtual
+from adaptdock.plugins.contracts import AttentionHandler, Backbone, Batch, LoadOptions, Port, Ports, Virtual
+from adaptdock.plugins.toolkit import virtual_tokens
 
 LONGEST = 8192
 """Windows are no longer than this; the networks themselves have no limit."""
@@ -55,16 +55,9 @@ class RecurrentBackbone(Backbone):
     def through(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Return the last hidden states (R, T, W), from the input embeddings on."""
 
-    def forward(
-        self,
-        inputs: Mapping[str, Tensor],
-        reads: str = "encoder",
-        virtual: Virtual | None = None,
-        encoded: Tensor | None = None,
-        shift: Tensor | None = None,
-    ) -> Tensor:
-        """Return the last hidden states; there are no positions that ``shift`` could move."""
-        return self.through(*self.steps(inputs, virtual))
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the last hidden states; there are no positions that a shift could move."""
+        return self.through(*self.steps(batch.inputs, batch.virtual))
 
     def steps(self, inputs: Mapping[str, Tensor], virtual: Virtual | None) -> tuple[Tensor, Tensor]:
         """Return the input embeddings (R, L + T, W) and their mask; virtual ones are steps before the first token."""
@@ -86,14 +79,7 @@ class RecurrentBackbone(Backbone):
             return torch.zeros(port.outputs, device=self.device)
         return found.bias.detach()  # type: ignore[no-any-return]
 
-    def generate(
-        self,
-        inputs: Mapping[str, Tensor],
-        virtual: Virtual | None,
-        options: Mapping[str, Any],
-        seeds: Sequence[int] | None = None,
-        shift: Tensor | None = None,
-    ) -> Tensor:
+    def generate(self, batch: Batch, options: Mapping[str, Any], seeds: Sequence[int] | None = None) -> Tensor:
         """Refuse: no search is written for recurrent networks."""
         raise BackboneError(
             f"the backbone {self.id!r} is recurrent, and recurrent backbones do not write; a causal one measures texts "

@@ -1,6 +1,6 @@
 """The stack of equal blocks in a model: its top left off, or its lower part left out once its result is known."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adaptdock.errors import BackboneError
+from adaptdock.plugins.contracts import Batch
 
 
 class Blocks:
@@ -107,10 +108,10 @@ class _Reached(Exception):
     """The block that is waited for is about to run."""
 
 
-def check_resuming(blocks: Blocks, run: Any, inputs: Mapping[str, Tensor], first: int) -> None:
+def check_resuming(blocks: Blocks, run: Callable[[Batch], Tensor], inputs: Batch, first: int) -> None:
     """Raise :class:`BackboneError` unless a batch that begins with block ``first`` gives what a whole one does.
 
-    ``run`` takes inputs and returns the last hidden states.
+    ``run`` takes a batch and returns the last hidden states.
     """
     with torch.no_grad():
         whole = run(inputs)

@@ -21,13 +21,12 @@ def linear_port(backbone: Backbone, path: str, module: nn.Module, width: int) ->
     return Port(f"{where.prefix}.{found}", "linear", found, where.layer, where.stack, path, *own)
 
 
-def embedding_port(model: PreTrainedModel, encoder_decoder: bool) -> Port:
+def embedding_port(model: PreTrainedModel, embeddings: nn.Embedding, encoder_decoder: bool) -> Port:
     """Return the port at the input embeddings."""
-    embeddings = model.get_input_embeddings()
     path = next(path for path, module in model.named_modules() if module is embeddings)
     stack = "encoder" if encoder_decoder else ""
-    width = int(embeddings.weight.shape[-1])
-    return Port("embeddings", "embedding", "embeddings", 0, stack, path, outputs=width)
+    words, width = embeddings.weight.shape
+    return Port("embeddings", "embedding", "embeddings", 0, stack, path, words, width)
 
 
 def attention_port(backbone: Backbone, path: str, call: Call) -> Port | None:
@@ -47,6 +46,14 @@ def attention_port(backbone: Backbone, path: str, call: Call) -> Port | None:
         key_width=call.key_width,
         value_width=call.value_width,
     )
+
+
+def block_port(backbone: Backbone, path: str, width: int) -> Port | None:
+    """Return the port at the output of a whole layer; None elsewhere."""
+    where = place(path, backbone.encoder_decoder)
+    if where is None or where.leaf:
+        return None
+    return Port(f"{where.prefix}.output", "hidden", "block", where.layer, where.stack, path, width, width)
 
 
 def unique(port: Port, taken: Mapping[str, Port]) -> Port:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adaptdock.backbones.transformers import attention
-from adaptdock.plugins.contracts import Prepended, Virtual
+from adaptdock.plugins.contracts import Batch, Prepended, Virtual
 
 ROWS, LENGTH = 2, 3  # unlike, so that they cannot be taken for each other
 
@@ -40,6 +40,10 @@ class Findings:
     attention: dict[nn.Module, Call] = field(default_factory=dict)
     seen: dict[nn.Module, bool] = field(default_factory=dict)
     """Each linear map that was called, and whether the rows could be told apart every time."""
+    states: dict[nn.Module, int] = field(default_factory=dict)
+    """The width of what each other module puts out, in the order of their first calls; zero unless it is (R, T, W)."""
+    called: dict[nn.Module, None] = field(default_factory=dict)
+    """The watched modules in the order of their first calls."""
 
     embedding_closed: str = ""
     """Why nothing can stand in front of the input embeddings; empty where it can."""
@@ -62,14 +66,20 @@ class Probed(Protocol):
     def device(self) -> torch.device:
         """Where inputs go."""
 
-    def forward(self, inputs: Mapping[str, Tensor], reads: str = "encoder", virtual: Virtual | None = None) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """Return the last hidden states."""
 
 
 def probe(
-    backbone: Probed, linear_maps: Iterable[nn.Module], language_logits: Callable[[PreTrainedModel, Tensor], Tensor]
+    backbone: Probed,
+    linear_maps: Iterable[nn.Module],
+    others: Iterable[nn.Module],
+    language_logits: Callable[[PreTrainedModel, Tensor], Tensor],
 ) -> Findings:
-    """Send two rows of three tokens through the model, the last token of the second row being another."""
+    """Send two rows of three tokens through the model, the last token of the second row being another.
+
+    ``others`` are the modules, beside linear maps, that may put out hidden states.
+    """
     findings, model = Findings(), backbone.model
     ids = torch.full((ROWS, LENGTH), 5, device=backbone.device)
     ids[1, -1] = 6
@@ -77,11 +87,13 @@ def probe(
         stack.enter_context(torch.no_grad())
         for module in linear_maps:
             stack.callback(module.register_forward_hook(_watch_rows(findings)).remove)
+        for module in others:
+            stack.callback(module.register_forward_hook(_watch_states(findings)).remove)
         if attention.implementation(model) in attention.WRAPPED:
             handlers = {module: _watch_attention(findings, module) for module in model.modules()}
             stack.enter_context(attention.intercept(model, handlers))
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        hidden = backbone.forward(batch, "decoder")
+        hidden = backbone.forward(Batch(batch, "decoder"))
     findings.embedding_closed = _front_refused(backbone, batch)
     if backbone.generator is not None:
         findings.vocabulary_closed = _logits_refused(backbone, batch, hidden, language_logits)
@@ -112,10 +124,10 @@ def _front_refused(backbone: Probed, batch: Mapping[str, Tensor]) -> str:
     for counted in (False, True):
         backbone.positions_counted = counted
         try:
-            found = backbone.forward(batch, "encoder", masked)[:, 2:]
+            found = backbone.forward(Batch(batch, virtual=masked))[:, 2:]
         except Exception as error:  # whatever a model raises that wants tokens and no embeddings
             return f"{name} takes no input embeddings ({type(error).__name__})"
-        alone = backbone.forward(batch, "encoder")
+        alone = backbone.forward(Batch(batch))
         kept = kept.to(alone.device)
         if _alike(found[kept], alone[kept]):
             return ""
@@ -138,7 +150,7 @@ def _logits_refused(
     given = dict(batch)
     if model.config.is_encoder_decoder:
         given["decoder_input_ids"] = torch.zeros_like(batch["input_ids"])
-        hidden = backbone.forward(given, "decoder")
+        hidden = backbone.forward(Batch(given, "decoder"))
     if _alike(language_logits(model, hidden), model(**given, use_cache=False).logits):
         return ""
     return f"{type(model).__name__} does more with its hidden states than map them to the vocabulary"
@@ -155,9 +167,21 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 def _watch_rows(findings: Findings) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
     def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         *leading, _ = args[0].shape
-        told = leading == [ROWS * LENGTH] or (len(leading) > 1 and leading[0] == ROWS)
-        told = told and isinstance(out, Tensor)  # PhiMoE's router gives what it has chosen
-        findings.seen[module] = told and findings.seen.get(module, True)
+        apart = leading == [ROWS * LENGTH] or (len(leading) > 1 and leading[0] == ROWS)
+        apart = apart and isinstance(out, Tensor)  # PhiMoE's router gives what it has chosen
+        findings.called[module] = None
+        findings.seen[module] = apart and findings.seen.get(module, True)
+
+    return after
+
+
+def _watch_states(findings: Findings) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        states = out[0] if isinstance(out, tuple) and out else out
+        *leading, width = states.shape if isinstance(states, Tensor) and states.ndim > 1 else (0, 0)
+        apart = leading in ([ROWS, LENGTH], [ROWS * LENGTH])
+        findings.states[module] = width if apart and findings.states.get(module, width) == width else 0
+        findings.called[module] = None
 
     return after
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adaptdock.plugins.contracts import Port, Ports, Residual
+from adaptdock.plugins.contracts import Batch, Port, Ports, Residual
 
 STARTS = {"attention_output": "query", "cross_attention_output": "cross_query", "ffn_down": "ffn_up"}
 
@@ -28,7 +28,7 @@ class Run(Protocol):
     def device(self) -> torch.device:
         """Where inputs go."""
 
-    def forward(self, inputs: Mapping[str, Tensor], reads: str = "encoder") -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """Return the last hidden states."""
 
 
@@ -55,7 +55,7 @@ def residuals(backbone: Run, ports: Ports) -> dict[str, Residual]:
     with ExitStack() as stack:
         for module in {*norms.values(), *(model.get_submodule(port.module) for port in linear)}:
             stack.callback(module.register_forward_hook(seen.watch).remove)
-        backbone.forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "decoder")
+        backbone.forward(Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "decoder"))
     found = {}
     for port in linear:
         start = ports.find(STARTS[port.role], port) if port.role in STARTS else None

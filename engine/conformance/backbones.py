@@ -14,7 +14,7 @@ from adaptdock.engine.conformance.models import ON_CPU, POSITIONS, tiny_model
 from adaptdock.engine.core.batches import collate, reading
 from adaptdock.errors import BackboneError
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, BackboneFamily
+from adaptdock.plugins.contracts import Backbone, BackboneFamily, Batch
 from adaptdock.plugins.toolkit.windowing import windows
 
 TEXTS = ("ada met bob in oslo", "rain", "a quick brown fox jumps over the fence")
@@ -153,4 +153,4 @@ class Loaded:
 
     @torch.inference_mode()
     def _states(self, texts: Sequence[str]) -> Tensor:
-        return self.backbone.forward(self._inputs(texts))
+        return self.backbone.forward(Batch(self._inputs(texts)))

@@ -119,13 +119,14 @@ class Bench:
         before, frozen = model.tensors(), self.state()
         ports.acquire(assembly.sites)
         try:
-            for _ in range(STEPS):
+            for step in range(STEPS):
                 optimiser.zero_grad()
                 _loss(model, self.backbone, given).backward()  # type: ignore[no-untyped-call]
                 for name, weight in trained.items():
                     expect(weight.grad is not None, f"the weight {name} has no gradient: nothing depends on it")
                     expect(weight.grad is None or weight.grad.isfinite().all(), f"the gradient of {name} is not finite")
                 optimiser.step()
+                model.after_step(step + 1, STEPS)
         finally:
             ports.release(assembly.sites)
         after = model.tensors()

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 from torch import nn
 
+from adaptdock.engine.conformance.abilities import merged, penalised, stepped
 from adaptdock.engine.conformance.bench import SLACK, TOLERANCE, Bench, same
 from adaptdock.engine.conformance.check import Check, NotAsked, Unmet, expect
 from adaptdock.engine.conformance.models import Shape, tiny_backbone
@@ -60,7 +61,7 @@ class Trial:
 
     def checks(self) -> list[Check]:
         """Return the checks that need a backbone."""
-        acts = {
+        acts: dict[str, Any] = {
             "untrained it leaves the hidden states as they were": self._untrained,
             "with other weights it changes them": self._acts,
             "in a mixed batch each row is what it is alone": self._mixed,
@@ -70,6 +71,12 @@ class Trial:
             "trained and docked it computes the same": self._both_paths,
             "texts that are longer than the model reads go through": self._long,
         }
+        abilities = {
+            "merged into the linear maps it computes the same": merged,
+            "its penalty is a finite number with gradients": penalised,
+            "after a step its parameters are as they were declared": stepped,
+        }
+        acts |= {title: partial(self._on_bench, act) for title, act in abilities.items()}
         return [Check(f"{self.place}: {title}", partial(self._ask, act)) for title, act in acts.items()]
 
     @cached_property
@@ -93,8 +100,11 @@ class Trial:
 
     # ------------------------------------------------------------------------------------------ acts
 
+    def _on_bench(self, act: Callable[[Bench, list[PluginEntry]], None], entries: list[PluginEntry]) -> None:
+        act(self.bench, entries)
+
     def _untrained(self, entries: list[PluginEntry]) -> None:
-        if any(site.port.kind == "embedding" for site in self.bench.assembly(entries).sites.sites):
+        if any(site.side == "front" for site in self.bench.assembly(entries).sites.sites):
             raise NotAsked("it puts embeddings in front of a text, which changes what is read after them")
         largest = self._change(entries, noise=0.0)
         expect(largest <= UNTRAINED, f"the hidden states differ by {largest:.2g}; {UNTRAINED:g} is allowed")

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from adaptdock.engine.core.open_ports import Sites
-from adaptdock.errors import MismatchError, UsageError
+from adaptdock.errors import BackboneError, MismatchError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Combination, Head, Method, Options, Parameter, Site, Task
+from adaptdock.plugins.contracts import Backbone, Combination, Head, Method, Options, Parameter, Ports, Site, Task
 
 HEAD, ON = "head", "on"
 
@@ -165,7 +165,7 @@ def parts_beneath(
     """
     made = [(entry.name, make_method(entry.name, entry.options)) for entry in base.methods]
     ports, prefix = backbone.ports.within(base.reads), f"{ON}.{depth}."
-    return [Part(name, method, method.sites(ports), prefix, kept) for name, method in made]
+    return [Part(name, method, _sites(method, ports), prefix, kept) for name, method in made]
 
 
 def put_together(
@@ -174,7 +174,7 @@ def put_together(
     """Put an adapter together of methods that have been made, each with its name; see :func:`assemble`."""
     head = task.head()
     ports = backbone.ports.within(head.reads)
-    parts = tuple(Part(name, method, method.sites(ports)) for name, method in methods)
+    parts = tuple(Part(name, method, _sites(method, ports)) for name, method in methods)
     made = Assembly((*beneath, *parts), task, head, backbone.width)
     names = Counter(f"{place}.{name}" for place, name, _ in made.declared())
     twice = next((name for name, count in names.items() if count > 1), None)
@@ -191,6 +191,17 @@ def put_together(
             f"{backbone.max_length}: nothing is left of it"
         )
     return made
+
+
+def _sites(method: Method, ports: Ports) -> tuple[Site, ...]:
+    """Return where a method acts; raise :class:`BackboneError` where nothing can stand in front of the embeddings."""
+    sites = method.sites(ports)
+    if "front" in ports.closed and any(site.side == "front" for site in sites):
+        raise BackboneError(
+            f"the backbone architecture {ports.architecture!r} takes nothing in front of its input embeddings: "
+            f"{ports.closed['front']}"
+        )
+    return sites
 
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:

@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from adaptdock.engine.core.layouts import ENCODER, layouts, texts
 from adaptdock.engine.core.open_ports import OpenPorts, joined
 from adaptdock.engine.core.rows import Rows, moves, virtual
-from adaptdock.plugins.contracts import Backbone, Head, Port, PortKind, Tied, Virtual
+from adaptdock.plugins.contracts import Backbone, Batch, ForwardPass, Head, Layout, Port, PortKind, Tied, Virtual
 
 
-def in_front(backbone: Backbone, rows: Rows) -> Virtual | None:
+def in_front(backbone: Backbone, rows: Rows, inputs: Mapping[str, Tensor]) -> Virtual | None:
     """Return what the rows' adapters put in front of the input embeddings, or None."""
     port = _only_port(backbone, "embedding")
-    return None if port is None else virtual(rows, port)
+    return None if port is None else virtual(rows, port, texts(inputs))
 
 
 def mixes(backbone: Backbone, rows: Rows) -> bool:
@@ -22,15 +23,17 @@ def mixes(backbone: Backbone, rows: Rows) -> bool:
     return port is not None and bool(rows.at(port))
 
 
-def mixed(backbone: Backbone, rows: Rows, layers: Sequence[Tensor]) -> Tensor:
+def mixed(backbone: Backbone, rows: Rows, layers: Sequence[Tensor], layout: Layout) -> Tensor:
     """Return what heads read (R, L + T, W): the last states, or what the rows' adapters make of those of all layers."""
     port, out = _only_port(backbone, "layers"), layers[-1]
     for action in () if port is None else rows.at(port):
         span, parameters = action.span, action.parameters(out)
+        part = out if span is None else out[span]
+        forward_pass = ForwardPass(len(part), action.dropout, layout, 1, span, out.shape[1], out.device)
         if span is None:
-            out = action.method.mix(parameters, layers, out)
+            out = action.method.mix(parameters, layers, out, forward_pass)
         else:
-            changed = action.method.mix(parameters, [layer[span] for layer in layers], out[span])
+            changed = action.method.mix(parameters, [layer[span] for layer in layers], part, forward_pass)
             out = joined(out, span, changed)
     return out
 
@@ -52,17 +55,17 @@ def states(
     ``encoded`` is what this gave for the encoder half, if it has been run before; with other rows, their prompts
     may have been longer, and what these rows do not have stands at the very front.
     """
-    prompts = in_front(backbone, rows)
+    prompts = in_front(backbone, rows, inputs)
     extra = 0 if prompts is None else prompts.mask.shape[1]
     lengths = {tensor.shape[1] + more for tensor in inputs.values() if tensor.ndim > 1 for more in (0, extra)}
     if encoded is not None:
         encoded = encoded[:, -(inputs["attention_mask"].shape[1] + extra) :]
-    shift = moves(rows, backbone.device)
-    moved = {} if shift is None else {"shift": shift}
-    with ports.routed(rows, lengths):
+    batch = Batch(inputs, reads, prompts, encoded, moves(rows, backbone.device))
+    laid_out = layouts(backbone, batch)
+    with ports.routed(rows, lengths, laid_out):
         if mixes(backbone, rows):
-            return mixed(backbone, rows, backbone.layers(inputs, reads, prompts, encoded, **moved))
-        return backbone.forward(inputs, reads, prompts, encoded, **moved)
+            return mixed(backbone, rows, backbone.layers(batch), laid_out.get(reads, laid_out[ENCODER]))
+        return backbone.forward(batch)
 
 
 def resumed(
@@ -73,8 +76,8 @@ def resumed(
     None says that nothing has to be computed: they are the last states, or side by side those of all layers.
     """
     if layer is None:
-        return mixed(backbone, rows, torch.split(hidden, backbone.width, dim=-1))
-    with ports.routed(rows, {hidden.shape[1]}):
+        return mixed(backbone, rows, torch.split(hidden, backbone.width, dim=-1), texts(inputs))
+    with ports.routed(rows, {hidden.shape[1]}, layouts(backbone, Batch(inputs))):
         return backbone.resumed(inputs, layer, hidden)
 
 

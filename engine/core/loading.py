@@ -1,8 +1,9 @@
 """Loading a backbone by its name, with the family that accepts it."""
 
 from adaptdock.engine.core.distributed import placed
-from adaptdock.errors import BackboneError
+from adaptdock.errors import BackboneError, PluginError
 from adaptdock.plugins import registry
+from adaptdock.plugins.compatibility import reason
 from adaptdock.plugins.contracts import Backbone, BackboneFamily, LoadOptions
 
 
@@ -13,13 +14,25 @@ def load_backbone(name: str, options: LoadOptions) -> Backbone:
     Raises :class:`BackboneError` where no family does, or loading fails, and what :func:`placed` raises.
     """
     options = placed(options)
-    families: list[BackboneFamily] = []
-    for _, plugin in registry.usable("backbone"):
-        family: BackboneFamily = plugin()
+    families: list[tuple[registry.Plugin, BackboneFamily]] = []
+    for plugin, family_type in registry.usable("backbone"):
+        family: BackboneFamily = family_type()
         if name in family.aliases:
-            return family.load(name, options)
-        families.append(family)
-    for family in sorted(families, key=lambda family: family.general):
+            return _loaded(plugin, family, name, options)
+        families.append((plugin, family))
+    for plugin, family in sorted(families, key=lambda entry: entry[1].general):
         if family.accepts(name):
-            return family.load(name, options)
+            return _loaded(plugin, family, name, options)
     raise BackboneError(f"no backbone family accepts {name!r}; there are {registry.names('backbone')}")
+
+
+def _loaded(plugin: registry.Plugin, family: BackboneFamily, name: str, options: LoadOptions) -> Backbone:
+    """Load a backbone; raise :class:`PluginError` where it is not one of this version of the contracts."""
+    backbone = family.load(name, options)
+    outdated = reason(type(backbone), Backbone)
+    if outdated is not None:
+        raise PluginError(
+            f"a backbone of the family {plugin.name!r} of {plugin.source} {outdated}. Install a release of "
+            f"{plugin.distribution} that fits."
+        )
+    return backbone

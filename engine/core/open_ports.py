@@ -6,7 +6,7 @@ were here.
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adaptdock.engine.core.rows import Rows
+from adaptdock.engine.core.layouts import EMBEDDINGS, ENCODER, half
+from adaptdock.engine.core.rows import Action, Rows
 from adaptdock.errors import AdaptError
-from adaptdock.plugins.contracts import Backbone, Port, Prepended, Site
+from adaptdock.plugins.contracts import Backbone, ForwardPass, Layout, Port, Prepended, Site
 
 Act = Literal["transform", "enter", "read", "attend"]
 
@@ -36,7 +37,7 @@ class Sites:
         for site in self.sites:
             if site.port.kind == "attention":
                 found[site.port, "attend"] = None
-            elif site.port.kind not in ("embedding", "layers"):
+            elif site.port.kind != "layers" and site.side != "front":
                 found[site.port, "transform" if site.side == "output" else "enter"] = None
             if site.source is not None:
                 found[site.source, "read"] = None
@@ -46,9 +47,26 @@ class Sites:
 class _Pass:
     """One batch on its way through the backbone, in one thread."""
 
-    def __init__(self, rows: Rows, lengths: frozenset[int], copies: int) -> None:
+    def __init__(self, rows: Rows, lengths: frozenset[int], layouts: Mapping[str, Layout], copies: int) -> None:
         self.rows, self.lengths, self.copies = rows, lengths, copies
+        self.layouts = dict(layouts)
         self.inputs: dict[str, Tensor] = {}
+
+    def forward_pass(
+        self, port: Port, action: Action, rows: int, like: Tensor | None = None, tokens: Tensor | None = None
+    ) -> ForwardPass:
+        """Return what an action may look at: of all ``rows`` that pass the port, or of its span.
+
+        ``like`` (R, T, W) passes the port; ``tokens`` (R, T) are those that an embedding port looks up.
+        """
+        layout, span = self.layouts.get(half(port)), action.span
+        if layout is not None and port.kind == "embedding":
+            layout = layout.with_tokens(tokens)
+        copies = 1 if layout is None else rows // layout.rows
+        rows = rows if span is None else len(range(rows)[span])
+        if like is None:
+            return ForwardPass(rows, action.dropout, layout, copies, span)
+        return ForwardPass(rows, action.dropout, layout, copies, span, like.shape[1], like.device)
 
     def as_rows(self, port: Port, tensor: Tensor) -> tuple[Rows, Tensor]:
         """Return a tensor as (R, T, W), whatever the model made of its leading dimensions, with its rows.
@@ -98,18 +116,28 @@ class OpenPorts:
         self._attention: AbstractContextManager[None] | None = None
 
     @contextmanager
-    def routed(self, rows: Rows, lengths: Iterable[int], copies: int = 1) -> Iterator[None]:
+    def routed(
+        self, rows: Rows, lengths: Iterable[int], layouts: Mapping[str, Layout], copies: int = 1
+    ) -> Iterator[None]:
         """Let the rows' adapters act on what this thread sends through the backbone.
 
-        ``lengths`` are the numbers of positions that inputs may have, ``copies`` how often the model may
-        repeat each row (its beams).
+        ``lengths`` are the numbers of positions that inputs may have, ``layouts`` those of the halves of the model,
+        ``copies`` how often the model may repeat each row (its beams).
         """
         outer = getattr(self._running, "batch", None)
-        self._running.batch = _Pass(rows, frozenset(lengths), copies)
+        self._running.batch = _Pass(rows, frozenset(lengths), layouts, copies)
         try:
             yield
         finally:
             self._running.batch = outer
+
+    def lay_out(self, called: str, layout: Layout) -> None:
+        """Note how the positions of the next call of a half are laid out, in a search in this thread."""
+        batch = self._batch
+        if batch is not None:
+            batch.layouts[called] = layout
+            if called == ENCODER:
+                batch.layouts[EMBEDDINGS] = layout
 
     def acquire(self, sites: Sites) -> None:
         """Open the ports of an adapter's sites; adapters of one assembly are counted together."""
@@ -158,9 +186,17 @@ class OpenPorts:
             batch = self._batch
             return None if batch is None else _transformed(batch, port, args[0], out)
 
+        def block(_: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any], out: Any) -> Any:
+            batch = self._batch
+            return None if batch is None else _block_transformed(batch, port, _states(args, named), out)
+
         if act == "read":  # what a neighbour reads is what came in, whatever enters here
             return module.register_forward_pre_hook(read, prepend=True)
-        return module.register_forward_pre_hook(enter) if act == "enter" else module.register_forward_hook(transform)
+        if act == "enter":
+            return module.register_forward_pre_hook(enter)
+        if port.kind == "hidden":
+            return module.register_forward_hook(block, with_kwargs=True)
+        return module.register_forward_hook(transform)
 
     def _route_attention(self) -> None:
         needed = any(act == "attend" for _, act in self._open)
@@ -176,7 +212,9 @@ class OpenPorts:
         if batch is None:
             return []
         actions = batch.rows.repeated(rows // batch.rows.count).at(port)
-        return [action.method.prepend(action.parameters(None)) for action in actions]
+        return [
+            action.method.prepend(action.parameters(None), batch.forward_pass(port, action, rows)) for action in actions
+        ]
 
 
 def _entered(batch: _Pass, port: Port, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -184,11 +222,11 @@ def _entered(batch: _Pass, port: Port, args: tuple[Any, ...]) -> tuple[Any, ...]
         return None
     rows, x = batch.as_rows(port, args[0])
     for action in rows.at(port, "input"):
-        span = action.span
+        span, forward_pass = action.span, batch.forward_pass(port, action, rows.count, x)
         if span is None:
-            x = action.method.enter(action.parameters(x), x)
+            x = action.method.enter(action.parameters(x), x, forward_pass)
         else:
-            x = joined(x, span, action.method.enter(action.parameters(x), x[span]))
+            x = joined(x, span, action.method.enter(action.parameters(x), x[span], forward_pass))
     return x.reshape(args[0].shape), *args[1:]
 
 
@@ -196,7 +234,9 @@ def _transformed(batch: _Pass, port: Port, x: Tensor, out: Tensor) -> Tensor | N
     if not batch.rows.at(port):
         return None
     rows, result = batch.as_rows(port, out)
-    own = None
+    own = tokens = None
+    if port.kind == "embedding":  # what goes in are tokens, and not always: ELMo reads characters
+        own, tokens = result, x.reshape(result.shape[:2]) if x.shape == out.shape[:-1] else None
     for action in rows.at(port):
         source = action.site.source
         if source is not None:
@@ -204,14 +244,28 @@ def _transformed(batch: _Pass, port: Port, x: Tensor, out: Tensor) -> Tensor | N
         else:
             read = own = batch.as_rows(port, x.to(out.dtype))[1] if own is None else own
         span, parameters = action.span, action.parameters(out)
+        forward_pass = batch.forward_pass(port, action, rows.count, result, tokens)
         if span is None:
-            result = action.method.transform(parameters, read, result, action.dropout)
+            result = action.method.transform(parameters, read, result, forward_pass)
         else:
             part = result[span]
-            changed = action.method.transform(parameters, read[span], part, action.dropout)
+            changed = action.method.transform(parameters, read[span], part, forward_pass)
             if changed is not part:  # else it was written into its place
                 result = joined(result, span, changed)
     return result if result.shape == out.shape else result.reshape(out.shape)
+
+
+def _block_transformed(batch: _Pass, port: Port, x: Tensor, out: Any) -> Any:
+    """Change the states that leave a block; some blocks give more beside them, after them."""
+    if isinstance(out, Tensor):
+        return _transformed(batch, port, x, out)
+    states = _transformed(batch, port, x, out[0])
+    return None if states is None else (states, *out[1:])
+
+
+def _states(args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
+    """Return the states that enter a block."""
+    return args[0] if args else named["hidden_states"]  # type: ignore[no-any-return]
 
 
 def joined(whole: Tensor, span: slice, part: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.core.slots import Gathered, Slot, Stack
-from adaptdock.plugins.contracts import Method, Port, Side, Site, Virtual
+from adaptdock.plugins.contracts import ForwardPass, Layout, Method, Port, Side, Site, Virtual
 
 
 class Action(Protocol):
@@ -47,7 +47,7 @@ class Rows(Protocol):
         """By how many positions each row is moved to the right."""
 
     def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
-        """Return what acts at a port, on what comes out or goes in, in order."""
+        """Return what acts at a port on one side of it, in order."""
 
     def repeated(self, copies: int) -> "Rows":
         """Return the rows of a batch in which each of these stands ``copies`` times (beams)."""
@@ -99,14 +99,14 @@ class MixedRows:
         """
         self.count = len(rows)
         self._rows, self._dtype, self._whole = rows, dtype, whole
-        self._actions: dict[Side, dict[str, list[Action]]] = {"output": {}, "input": {}}
+        self._actions: dict[Side, dict[str, list[Action]]] = {"output": {}, "input": {}, "front": {}}
         self._gathered: list[Gathered] = []
         self._repeated: dict[int, MixedRows] = {1: self}
         for level in range(max((len(adapters) for adapters in rows), default=0)):
             self._add_level([adapters[level] if level < len(adapters) else () for adapters in rows])
 
     def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
-        """Return what acts at a port, on what comes out or goes in, in order."""
+        """Return what acts at a port on one side of it, in order."""
         return self._actions[side].get(port.name, ())
 
     @property
@@ -152,7 +152,7 @@ class MixedRows:
 
         What stands in front of keys, values or embeddings has to be there for every row.
         """
-        if any(site.port.kind in ("attention", "embedding") for site in sites.values()):
+        if any(site.port.kind == "attention" or site.side == "front" for site in sites.values()):
             return None
         span = slice(members[0], members[-1] + 1)
         return None if span == slice(0, self.count) else span
@@ -175,13 +175,16 @@ def moves(rows: Rows, device: torch.device) -> Tensor | None:
     return torch.tensor(shifts, device=device) if any(shifts) else None
 
 
-def virtual(rows: Rows, port: Port) -> Virtual | None:
+def virtual(rows: Rows, port: Port, layout: Layout) -> Virtual | None:
     """Return what all actions at the embedding port put in front of the rows, or None."""
-    found = [action.method.embed(action.parameters(None)) for action in rows.at(port)]
-    if not found:
+    pieces = [
+        action.method.embed(action.parameters(None), ForwardPass(rows.count, action.dropout, layout))
+        for action in rows.at(port, "front")
+    ]
+    if not pieces:
         return None
     shape = (rows.count, -1, -1)
     return Virtual(
-        torch.cat([piece.embeddings.expand(*shape) for piece in reversed(found)], dim=1),
-        torch.cat([piece.mask.expand(rows.count, -1) for piece in reversed(found)], dim=1),
+        torch.cat([piece.embeddings.expand(*shape) for piece in reversed(pieces)], dim=1),
+        torch.cat([piece.mask.expand(rows.count, -1) for piece in reversed(pieces)], dim=1),
     )

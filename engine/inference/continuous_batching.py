@@ -13,10 +13,11 @@ from torch import Tensor
 
 from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
 from adaptdock.engine.core.forward import in_front
+from adaptdock.engine.core.layouts import layouts, next_tokens
 from adaptdock.engine.core.rows import MixedRows, moves
 from adaptdock.engine.inference.generation import GenerationOptions, lay_out
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import Continuation
+from adaptdock.plugins.contracts import Batch, Continuation
 
 
 @dataclass(eq=False)
@@ -36,6 +37,11 @@ class Text:
     def done(self) -> bool:
         """Whether nothing more is written."""
         return self.ended or len(self.tokens) >= self.search.max_new_tokens
+
+    @property
+    def position(self) -> int:
+        """The position of the last token, behind those that the adapters take for themselves."""
+        return len(self.prompt) + len(self.tokens) - 1 + sum(part.assembly.positions for part in self.row)
 
     def choose(self, logits: Tensor) -> int:
         """Return the next token, from its logits (V)."""
@@ -83,10 +89,11 @@ class Steps:
         )
         inputs = lay_out(self._dock, [text.prompt for text in texts], room)
         mixed = self._dock.mixed([text.row for text in texts])
-        prompts = in_front(self._mine, mixed)
+        prompts = in_front(self._mine, mixed, inputs)
         length = inputs["input_ids"].shape[1] + (0 if prompts is None else prompts.mask.shape[1])
-        with self._dock.ports.routed(mixed, {length}):
-            logits, kept = self._mine.begin(inputs, prompts, moves(mixed, self._mine.device))
+        batch = Batch(inputs, virtual=prompts, shift=moves(mixed, self._mine.device))
+        with self._dock.ports.routed(mixed, {length}, layouts(self._mine, batch)):
+            logits, kept = self._mine.begin(batch)
         self._write(texts, logits)
         going = [number for number, text in enumerate(texts) if not text.done]
         if not going:
@@ -108,7 +115,8 @@ class Steps:
         if self._mixed is None:
             self._mixed = self._dock.mixed([text.row for text in self.texts])
         last = torch.tensor([text.tokens[-1] for text in self.texts], device=self._mine.device)
-        with self._dock.ports.routed(self._mixed, {1}):
+        laid_out = next_tokens(last, [text.position for text in self.texts])
+        with self._dock.ports.routed(self._mixed, {1}, laid_out):
             logits = self._kept.append(last)
         self._write(self.texts, logits)
         done = [text for text in self.texts if text.done]

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
 from adaptdock.engine.core.forward import in_front, mixes
+from adaptdock.engine.core.layouts import layouts
 from adaptdock.engine.core.rows import moves, places
 from adaptdock.errors import BackboneError, UsageError
-from adaptdock.plugins.contracts import Options
+from adaptdock.plugins.contracts import Batch, Options
 
 
 class GenerationOptions(Options):
@@ -84,15 +85,14 @@ def generate_ids(
         raise UsageError(
             "an adapter that mixes layers for its head cannot write: the language model reads the last ones"
         )
-    prompts = in_front(mine, mixed)
+    prompts = in_front(mine, mixed, inputs)
     length = inputs["input_ids"].shape[1] + (0 if prompts is None else prompts.mask.shape[1])
     seeds = None
     if options.do_sample:
         seeds = [secrets.randbits(63) if options.seed is None else options.seed for _ in rows]
-    shift = moves(mixed, mine.device)
-    moved = {} if shift is None else {"shift": shift}
-    with dock.ports.routed(mixed, {1, length}, copies=options.num_beams):
-        found = mine.generate(inputs, prompts, options.model_dump(), seeds, **moved)
+    batch = Batch(inputs, virtual=prompts, shift=moves(mixed, mine.device), calls=dock.ports.lay_out)
+    with dock.ports.routed(mixed, {1, length}, layouts(mine, batch), copies=options.num_beams):
+        found = mine.generate(batch, options.model_dump(), seeds)
     return found[places(order)]
 
 

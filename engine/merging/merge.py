@@ -11,7 +11,7 @@ from adaptdock.engine.core.docked_adapters import DockedAdapters
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.atomic import whole_folder
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.plugins.contracts import Backbone, Port
+from adaptdock.plugins.contracts import Backbone, Mergeable, Port
 
 HEAD_FILE, CARD_FILE, CONFIG_FILE = "head.safetensors", "card.json", "config.json"
 Maps = dict[Port, tuple[Tensor, Tensor]]
@@ -77,6 +77,10 @@ def merged_maps(backbone: Backbone, adapter: AdapterFile, assembly: Assembly) ->
                 )
             if port in maps:
                 raise UsageError(f"two methods of this adapter act at {port.name}; only one can be merged into a map")
+            if not isinstance(part.method, Mergeable):
+                raise UsageError(
+                    f"the method {part.name!r} cannot be merged into a backbone: what it does is not a linear map"
+                )
             weight, bias = backbone.weight(port), backbone.bias(port)
             acting = {name: tensor.to(weight.device, torch.float32) for name, tensor in folded[port.name].items()}
             merged = part.method.merge(site, acting, weight.float(), bias.float())

@@ -264,7 +264,14 @@ class Together(nn.Module):
             self.losses[number].append(float(loss.detach()))
             share = tasks.count(number) / len(tasks)
             losses.append(loss * share if self.shared else loss)
+        penalties = [acting.penalty() for acting in self._acting] if self.training else []
+        losses += [penalty for penalty in penalties if penalty is not None]
         return {"loss": torch.stack(losses).sum()}
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Let the methods of every adapter change their parameters between two steps."""
+        for acting in self._acting:
+            acting.after_step(step, steps)
 
 
 class TogetherRun(Course[list[Result]]):

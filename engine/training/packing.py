@@ -11,7 +11,7 @@ import torch
 from adaptdock.engine.core.assembly import Assembly
 from adaptdock.engine.core.batches import collate, length
 from adaptdock.errors import BackboneError, UsageError
-from adaptdock.plugins.contracts import Backbone, Feature
+from adaptdock.plugins.contracts import Backbone, Batch, Feature
 
 NEAR = {torch.float32: 1e-3}
 HALF_NEAR = 0.05
@@ -58,8 +58,8 @@ def _joined(features: Sequence[Feature]) -> Feature:
 @torch.no_grad()
 def _check(backbone: Backbone, features: Sequence[Feature]) -> None:
     """Raise :class:`BackboneError` unless each of these has the same states in one window as alone."""
-    together = backbone.forward(collate(backbone, [_joined(features)]))[0].float()
-    alone = torch.cat([backbone.forward(collate(backbone, [own]))[0] for own in features]).float()
+    together = backbone.forward(Batch(collate(backbone, [_joined(features)])))[0].float()
+    alone = torch.cat([backbone.forward(Batch(collate(backbone, [own])))[0] for own in features]).float()
     apart = (together - alone).norm(dim=-1) / alone.norm(dim=-1).clamp(min=1e-6)
     if apart.max() > NEAR.get(backbone.dtype, HALF_NEAR):
         raise BackboneError(

@@ -18,7 +18,7 @@ from adaptdock.engine.core.assembly import Assembly, lowest_layer, mixes_layers
 from adaptdock.engine.core.batches import by_length, collate, length
 from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.artefact import directories
-from adaptdock.plugins.contracts import Backbone, Feature
+from adaptdock.plugins.contracts import Backbone, Batch, Feature
 
 ROWS, TOKENS = 64, 8192
 
@@ -87,7 +87,7 @@ class Cache:
 
     def _computed(self, inputs: Mapping[str, Tensor]) -> Tensor:
         if self._mixed:
-            return torch.cat(self._backbone.layers(inputs), dim=-1)
+            return torch.cat(self._backbone.layers(Batch(inputs)), dim=-1)
         return self._backbone.entering(inputs, self.layer)
 
     @torch.inference_mode()

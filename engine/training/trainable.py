@@ -13,7 +13,7 @@ from adaptdock.engine.core.assembly import HEAD, Assembly, Part, lowest_layer
 from adaptdock.engine.core.forward import for_head, mask_for, resumed, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Action
-from adaptdock.plugins.contracts import Backbone, Method, Port, Side, Site
+from adaptdock.plugins.contracts import Backbone, Method, Penalised, Port, Reparameterised, Side, Site, Stepped
 
 
 class Answering(nn.Module):
@@ -53,6 +53,17 @@ class Acting(nn.ModuleList):
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights by the names they are stored under, detours folded away."""
         return {name: tensor for part in self for name, tensor in part().items()}
+
+    def penalty(self) -> Tensor | None:
+        """Return what the methods add to the loss, or None."""
+        terms = [term for weights in self for term in weights.penalties()]  # type: ignore[operator]
+        return torch.stack(terms).sum() if terms else None
+
+    @torch.no_grad()
+    def after_step(self, step: int, steps: int) -> None:
+        """Tell the methods that step number ``step`` of ``steps`` is done, while its gradients are there."""
+        for weights in self:
+            weights.after_step(step, steps)  # type: ignore[operator]
 
 
 class Trainable(nn.Module):
@@ -96,7 +107,13 @@ class Trainable(nn.Module):
                 hidden = states(backbone, ports, rows, inputs, head.reads)
             else:
                 hidden = resumed(backbone, ports, rows, inputs, lowest_layer(self.assembly), entering)
-        return {"loss": self.head(backbone, hidden, mask, labels)}
+        loss = self.head(backbone, hidden, mask, labels)
+        penalty = self.parts.penalty() if self.training else None
+        return {"loss": loss if penalty is None else loss + penalty}
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Let the methods change their parameters between two steps."""
+        self.parts.after_step(step, steps)
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,9 +150,38 @@ class _Weights(nn.Module):
             for name, declared in named.items()
         }
         trained = {name: start[name] for name, is_trained in mine.items() if is_trained}
-        self.detour = part.method.reparameterise(trained, generator) if trained else None
+        self.detour: nn.Module | None = None
+        if trained and isinstance(part.method, Reparameterised):
+            self.detour = part.method.reparameterise(trained, generator)
         self.names = [name for name, is_trained in mine.items() if self.detour is None or not is_trained]
         self.plain = nn.ParameterList(nn.Parameter(start[name], requires_grad=mine[name]) for name in self.names)
+
+        method, self.memory = part.method, nn.Module()
+        self._remembered: list[str] = []
+        if trained and isinstance(method, Stepped):
+            for number, (name, tensor) in enumerate(method.memory(self._steppable()).items()):
+                self._remembered.append(name)
+                self.memory.register_buffer(str(number), tensor)
+
+    def penalties(self) -> list[Tensor]:
+        """Return the method's term of the loss, if it has one."""
+        method = self.part.method
+        if self.part.frozen or not isinstance(method, Penalised):
+            return []
+        return [method.penalty(self())]
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Let the method change its parameters in place."""
+        method = self.part.method
+        if self._remembered and isinstance(method, Stepped):
+            parameters = self._steppable()
+            gradients = {name: weight.grad for name, weight in parameters.items() if weight.grad is not None}
+            memory = dict(zip(self._remembered, self.memory.buffers(), strict=True))
+            method.after_step(step, steps, parameters, gradients, memory)
+
+    def _steppable(self) -> dict[str, Tensor]:
+        """Return the parameters that are trained as they are stored."""
+        return {name: weight for name, weight in zip(self.names, self.plain, strict=True) if weight.requires_grad}
 
     def forward(self) -> dict[str, Tensor]:
         """Return the weights by the names they are stored under."""
@@ -155,7 +201,7 @@ class TrainedRows:
         self.count, self._owners = len(owners), tuple(owners)
         parts: list[list[Part]] = [[weights.part for weights in acting] for acting in adapters]  # type: ignore[misc]
         self._shifts = [sum(part.method.shift for part in own) for own in parts]
-        self._actions: dict[Side, dict[str, list[_TrainedAction]]] = {"output": {}, "input": {}}
+        self._actions: dict[Side, dict[str, list[_TrainedAction]]] = {"output": {}, "input": {}, "front": {}}
         alike: dict[Hashable, _TrainedAction] = {}
         there = sorted(set(owners))
         acting = [(order, owner) for owner in there for order in range(len(adapters[owner]))]
@@ -172,7 +218,7 @@ class TrainedRows:
                 alike[key].folded[owner] = folded
 
     def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
-        """Return what acts at a port, on what comes out or goes in, in order."""
+        """Return what acts at a port on one side of it, in order."""
         return self._actions[side].get(port.name, ())
 
     @property

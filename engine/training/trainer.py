@@ -169,6 +169,14 @@ class Watch(TrainerCallback):
         self.progress(Progress(state.global_step, state.max_steps, state.epoch or 0.0, loss, metrics, shown))
 
 
+class AfterStep(TrainerCallback):
+    """Lets methods change their parameters between two steps."""
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Tell what is trained that a step is done; its gradients are still there."""
+        model.after_step(state.global_step + 1, state.max_steps)
+
+
 class ClipEach(TrainerCallback):
     """Shortens the gradients of each adapter by its own norm; the one of all would let them disturb each other."""
 
@@ -221,7 +229,7 @@ def make_trainer(run: "Course[Any]", trainable: Any, progress: "Callable[[Progre
         data_collator=run.collator(),
         train_dataset=units,
         eval_dataset=units[:1],
-        callbacks=[Watch(run, trainable, progress)],
+        callbacks=[Watch(run, trainable, progress), AfterStep()],
     )
     trainer.remove_callback(PrinterCallback)
     if not alone:

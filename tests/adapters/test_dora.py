@@ -8,7 +8,7 @@ from torch import Tensor
 from adaptdock.adapters.dora import DoRA
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.core.assembly import make_method
-from adaptdock.plugins.contracts import Site
+from adaptdock.plugins.contracts import ForwardPass, Site
 
 OPTIONS = {"rank": 2, "roles": "query", "layers": "0"}
 
@@ -67,8 +67,8 @@ def test_the_input_of_the_update_alone_is_dropped_while_it_is_trained() -> None:
     folded = {name: tensor.unsqueeze(0) for name, tensor in method.fold(site, parameters, backbone).items()}
     x, out = torch.randn(1, 5, 32), torch.randn(1, 5, 32)
     torch.manual_seed(0)
-    dropped = method.transform(folded, x, out, True)
+    dropped = method.transform(folded, x, out, ForwardPass(1, training=True))
     wanted = out + folded["change"] * (out - folded["bias"])
     close = (dropped - wanted).abs() < 1e-4
     assert close.float().mean() > 0.7
-    assert not torch.allclose(method.transform(folded, x, out, False), wanted, atol=1e-2)
+    assert not torch.allclose(method.transform(folded, x, out, ForwardPass(1)), wanted, atol=1e-2)

@@ -19,7 +19,7 @@ from adaptdock.engine.training.run import Run
 from adaptdock.engine.training.state_cache import Cache
 from adaptdock.errors import BackboneError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
-from adaptdock.plugins.contracts import Backbone, Feature
+from adaptdock.plugins.contracts import Backbone, Batch, Feature
 
 TEXTS = ["ada runs in the rain", "bob", "eve sings and joe sings"]
 
@@ -55,7 +55,7 @@ def test_it_starts_as_the_plain_mean_of_all_layers(backbone: Backbone) -> None:
     name = dock.dock(build_adapter(backbone, "features", {"mix": "layers"}, trained=False))
     inputs = collate(backbone, features(dock, name))
     with torch.no_grad():
-        expected = torch.stack(backbone.layers(inputs)).mean(0)
+        expected = torch.stack(backbone.layers(Batch(inputs))).mean(0)
     with dock.boarding([name] * len(TEXTS)) as rows:
         torch.testing.assert_close(dock.hidden(rows, inputs), expected, atol=1e-5, rtol=1e-4)
 

@@ -24,7 +24,7 @@ from adaptdock.engine.training.trainable import Trainable
 from adaptdock.errors import FileError, MismatchError, UsageError
 from adaptdock.hub.artefact.card import BackboneEntry
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
-from adaptdock.plugins.contracts import Backbone, Composite, Feature, Method, Site
+from adaptdock.plugins.contracts import Backbone, Composite, Feature, ForwardPass, Method, Site
 
 KEPT = ("down", "down_bias", "up", "up_bias")
 TEXTS = ["ada met bob in oslo", "rain", "a quick brown fox jumps", "no."]
@@ -132,7 +132,7 @@ def test_it_computes_the_formula_of_the_paper(
             )
             for row in range(2)
         ]
-        found = method.transform(folded(backbone, adapter, number)[1], x, out, False)
+        found = method.transform(folded(backbone, adapter, number)[1], x, out, ForwardPass(1))
         torch.testing.assert_close(found, torch.stack(wanted), atol=2e-5, rtol=1e-5)
 
 
@@ -143,14 +143,16 @@ def test_a_fresh_fusion_gives_each_member_the_same_share(backbone: Backbone, pai
     out = torch.randn(1, 6, 32)
     method, parameters = folded(backbone, adapter)
     wanted = out + sum(member_output(read_file(path), place, out) for path in pair) / 2
-    torch.testing.assert_close(method.transform(parameters, out, out.clone(), False), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        method.transform(parameters, out, out.clone(), ForwardPass(1)), wanted, atol=1e-5, rtol=0
+    )
 
 
 def test_zeros_are_the_identity_and_padding_is_exact(backbone: Backbone, pair: list[Path]) -> None:
     method, parameters = folded(backbone, fused(backbone, pair))
     out = torch.randn(2, 6, 32)
     nothing = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
-    assert torch.equal(method.transform(nothing, out, out, False), out)
+    assert torch.equal(method.transform(nothing, out, out, ForwardPass(1)), out)
     padded = {}
     for name, tensor in parameters.items():
         shape = list(tensor.shape)
@@ -159,8 +161,8 @@ def test_zeros_are_the_identity_and_padding_is_exact(backbone: Backbone, pair: l
         padded[name] = torch.zeros(shape)
         padded[name][tuple(slice(extent) for extent in tensor.shape)] = tensor
     assert {tuple(padded[name].shape) for name in ("down", "up")} == {(1, 16, 32), (1, 32, 16)}
-    wanted = method.transform(parameters, out, out, False)
-    torch.testing.assert_close(method.transform(padded, out, out, False), wanted, atol=1e-6, rtol=0)
+    wanted = method.transform(parameters, out, out, ForwardPass(1))
+    torch.testing.assert_close(method.transform(padded, out, out, ForwardPass(1)), wanted, atol=1e-6, rtol=0)
 
 
 def test_what_acts_holds_no_map_of_the_backbone_s_width_and_is_in_the_precision_of_the_file(
@@ -309,7 +311,7 @@ def test_a_tensor_that_is_not_trained_takes_no_detour_through_a_reparameterisati
         def forward(self) -> dict[str, Tensor]:
             return dict(zip(self.names, self.plain, strict=True))
 
-    monkeypatch.setattr(Fusion, "reparameterise", lambda self, start, generator: Detour(start))
+    monkeypatch.setattr(Fusion, "reparameterise", lambda self, start, generator: Detour(start), raising=False)
     assembly = assembled(backbone, pair)
     model = Trainable(backbone, Dock(backbone).ports, assembly, seed=0)
     assert {name.rpartition(".")[2] for name in seen} == {"query", "key", "value_change"}

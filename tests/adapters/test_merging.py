@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from adaptdock.engine.core.assembly import assemble, make_task
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.contracts import Backbone, Batch
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 3], [2, 8, 9, 10, 3, 0, 0]])
 INPUTS = {"input_ids": IDS, "attention_mask": (IDS != 0).long()}
@@ -24,7 +24,7 @@ METHODS = {
 
 def hidden(backbone: Backbone) -> Tensor:
     with torch.no_grad():
-        return backbone.forward(INPUTS)[KEPT]
+        return backbone.forward(Batch(INPUTS))[KEPT]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -16,7 +16,7 @@ from adaptdock.backbones.recurrent.character_tokenizer import CharacterTokenizer
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import Feature, LoadOptions, Reading
+from adaptdock.plugins.contracts import Batch, Feature, LoadOptions, Reading
 from adaptdock.plugins.toolkit.windowing import align, located_windows, windows
 
 CASES: dict[str, dict[str, Any]] = {
@@ -69,7 +69,7 @@ def test_the_hidden_states_are_the_mean_of_the_layers(tmp_path: Path) -> None:
     assert inputs["characters"].shape == (3, 8, 50)
     layers = mine.embed(SENTENCES)
     with torch.no_grad():
-        hidden = mine.forward(inputs)
+        hidden = mine.forward(Batch(inputs))
     for row, words in enumerate(SENTENCES):
         torch.testing.assert_close(hidden[row, 1 : len(words) + 1], layers[:, row, : len(words)].mean(0))
 

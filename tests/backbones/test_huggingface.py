@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from adaptdock.backbones.huggingface import HuggingFace, pick_device
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import LoadOptions
+from adaptdock.plugins.contracts import Batch, LoadOptions
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def test_a_device_map_of_accelerate_gives_the_same_model(folder: Path) -> None:
     ids = torch.arange(5, 12)[None]
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad():
-        found = mapped.forward({name: tensor.to(mapped.device) for name, tensor in given.items()})
-        torch.testing.assert_close(found.cpu().float(), plain.forward(given), atol=1e-2, rtol=0)
+        found = mapped.forward(Batch({name: tensor.to(mapped.device) for name, tensor in given.items()}))
+        torch.testing.assert_close(found.cpu().float(), plain.forward(Batch(given)), atol=1e-2, rtol=0)
     assert list(mapped.ports) == list(plain.ports)
 
 

@@ -18,7 +18,7 @@ from adaptdock.backbones.recurrent.fastai_vocabulary import VocabularyTokenizer,
 from adaptdock.backbones.ulmfit import ULMFiT, ULMFiTBackbone
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import LoadOptions
+from adaptdock.plugins.contracts import Batch, LoadOptions
 
 CPU = LoadOptions(device="cpu")
 IDS = torch.tensor([[2, 7, 8, 9, 10, 11, 13], [2, 12, 8, 7, 13, 9, 4]])
@@ -62,7 +62,7 @@ def test_states_and_logits_are_those_of_fastai_itself_from_the_file_that_it_woul
     mine = loaded(tmp_path / "lm", model.state_dict())
     model.reset()
     logits, states, _ = model(IDS)
-    found = mine.forward(batch())
+    found = mine.forward(Batch(batch()))
     torch.testing.assert_close(found, states, atol=1e-5, rtol=0)
     torch.testing.assert_close(mine.vocabulary_logits(found), logits, atol=1e-5, rtol=0)
     assert (found - states).abs().max() < 1e-5
@@ -74,7 +74,7 @@ def test_an_encoder_saved_alone_gives_the_same_states_and_says_that_it_has_no_vo
     model = of_fastai()
     mine = loaded(tmp_path / "encoder", model[0].state_dict())
     model.reset()
-    found = mine.forward(batch())
+    found = mine.forward(Batch(batch()))
     torch.testing.assert_close(found, model[0](IDS), atol=1e-5, rtol=0)
     with pytest.raises(BackboneError, match="holds an encoder only"):
         mine.vocabulary_logits(found)
@@ -108,7 +108,7 @@ def test_what_is_dropped_in_training_has_the_distribution_that_fastai_gives_it()
 @torch.no_grad()
 def test_every_way_in_which_fastai_has_named_its_weights_gives_the_same_model(tmp_path: Path) -> None:
     state = awd_state()
-    expected = loaded(tmp_path / "now", state).forward(batch())
+    expected = loaded(tmp_path / "now", state).forward(Batch(batch()))
     older = {
         key.replace(".weight_hh_l0_raw", ".module.weight_hh_l0_raw").replace(
             "encoder_dp.emb", "encoder_with_dropout.embed"
@@ -132,7 +132,7 @@ def test_every_way_in_which_fastai_has_named_its_weights_gives_the_same_model(tm
         )
     ):
         found = loaded(tmp_path / str(number), given)
-        assert torch.equal(found.forward(batch()), expected), number
+        assert torch.equal(found.forward(Batch(batch())), expected), number
 
 
 def test_safetensors_are_read_too_and_the_words_from_json_text_or_a_plain_pickled_list(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_safetensors_are_read_too_and_the_words_from_json_text_or_a_plain_pickle
         assert found.tokenizer.words == WORDS
         assert found.vocabulary == expected.vocabulary
         with torch.no_grad():
-            assert torch.equal(found.forward(batch()), expected.forward(batch()))
+            assert torch.equal(found.forward(Batch(batch())), expected.forward(Batch(batch())))
 
 
 def test_equal_words_in_a_pickle_are_one_string_that_it_recalls(tmp_path: Path) -> None:

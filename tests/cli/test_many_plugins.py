@@ -10,7 +10,7 @@ import pytest
 
 COUNT = 20
 GROUPS = ("adapters", "tasks", "backbones", "files", "commands")
-CLASS = "class Plugin:\n    api_version = 1\n"
+CLASS = "class Plugin:\n    api_version = 2\n"
 BAD = {
     "raises": "raise RuntimeError('broken on import')\n",
     "exits": "import os\nos._exit(3)\n",

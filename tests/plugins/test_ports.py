@@ -1,9 +1,15 @@
 """Ports: chosen by kind, role and layer; what is not there is refused."""
 
-import pytest
+from pathlib import Path
+from typing import get_args
 
+import pytest
+from architectures import tiny_backbone
+
+from adaptdock.backbones.transformers.roles import WORDS
 from adaptdock.errors import BackboneError, UnknownNameError, UsageError
-from adaptdock.plugins.ports import Port, Ports, parse_layers
+from adaptdock.plugins.methods import Side
+from adaptdock.plugins.ports import Port, PortKind, Ports, parse_layers
 
 
 def linear(role: str, layer: int, stack: str = "") -> Port:
@@ -59,3 +65,14 @@ def test_one_half_of_an_encoder_decoder_can_be_had_alone() -> None:
     ports = Ports([linear("query", 0, "encoder"), linear("query", 0, "decoder")], "pair")
     assert [port.stack for port in ports.within("encoder")] == ["encoder"]
     assert len(PORTS.within("encoder")) == len(PORTS)
+
+
+def test_the_document_names_every_kind_role_and_side() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+    roles = {role for words in WORDS.values() for role in words.values()}
+    backbones = [tiny_backbone(name) for name in ("bert", "gemma2", "t5")]
+    for kind in get_args(PortKind):
+        assert f"| `{kind}` |" in text, kind
+        roles |= {role for backbone in backbones for role in backbone.ports.roles(kind)}
+    assert {role for role in roles if f"`{role.removeprefix('cross_')}`" not in text} == set()
+    assert {side for side in get_args(Side) if f"| `{side}`" not in text} == set()

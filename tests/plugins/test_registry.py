@@ -53,6 +53,7 @@ def test_a_broken_plugin_is_named_and_breaks_nothing_else(site: Path) -> None:
     with pytest.raises(PluginError, match=r"'broken' of acme-broken 1\.2 cannot be imported.*ZeroDivisionError"):
         registry.load("method", "broken")
     built_in = {"bottleneck", "dora", "features", "full", "fusion", "ia3", "lora", "mam", "prefix", "prompt"}
+    built_in |= {"adalora", "embedding-lora", "loreft", "norms"}
     assert {plugin.name for plugin, _ in registry.usable("method")} == built_in
     assert not registry.state(registry.find("method", "exits"), check=True).usable
 
@@ -71,12 +72,47 @@ def test_a_plugin_of_another_contract_version_is_refused(site: Path) -> None:
     code = "class Old:\n    api_version = 99\n"
     install(site, "acme-old", "0.1", "[adaptdock.tasks]\nold = acme_old:Old\n", {"acme_old": code})
     registry.refresh()
-    with pytest.raises(PluginError, match="built for version 99 of the plugin contracts; this is version 1"):
+    with pytest.raises(PluginError, match="built for version 99 of the plugin contracts; this is version 2"):
         registry.load("task", "old")
 
 
+OLD_METHOD = """
+from adaptdock.plugins.contracts import Method, Options
+
+class Old(Method):
+    Options = Options
+
+    def sites(self, ports):
+        return ()
+
+    def parameters(self, site):
+        return {}
+
+    def transform(self, parameters, x, out, dropout):
+        return out
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "version"),
+    [
+        (OLD_METHOD, r"its transform takes \(parameters, x, out, dropout\); this is version 2, where "),
+        ("class Old:\n    api_version = 1\n", "was built for version 1 of the plugin contracts; this is version 2"),
+    ],
+)
+def test_a_method_of_contract_1_is_refused_with_versions_and_what_changed(site: Path, code: str, version: str) -> None:
+    install(site, "acme-old", "0.1", "[adaptdock.adapters]\nold = acme_old:Old\n", {"acme_old": code})
+    registry.refresh()
+    sys.modules.pop("acme_old", None)
+    with pytest.raises(PluginError, match=version) as refused:
+        registry.load("method", "old")
+    assert "the method 'old' of acme-old 0.1" in str(refused.value)
+    assert "every act of a method takes the forward pass in place of dropout" in str(refused.value)
+    assert "Install a release of acme-old that fits" in str(refused.value)
+
+
 def test_an_unknown_name_offers_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown method 'lorra': did you mean lora, dora\?"):
+    with pytest.raises(UnknownNameError, match=r"unknown method 'lorra': did you mean lora, "):
         registry.load("method", "lorra")
 
 

@@ -16,6 +16,7 @@ from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import BackboneError
 from adaptdock.hub.artefact.file import AdapterFile
+from adaptdock.plugins.contracts import Batch, ForwardPass
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 13, 25, 37, 49, 51, 3]])
 
@@ -116,13 +117,14 @@ def test_gradients_of_a_prefix_stay_finite_beside_padding_on_either_side() -> No
     def prepend(port: Any, rows: int) -> list[Any]:
         return [
             part.method.prepend(
-                {n: trained[f"{port.name}.{n}"][None] for n in ("prefix_key", "prefix_value", "prefix_gate")}
+                {n: trained[f"{port.name}.{n}"][None] for n in ("prefix_key", "prefix_value", "prefix_gate")},
+                ForwardPass(rows),
             )
         ]
 
     dock.close()
     with backbone.open_attention(prepend):
-        backbone.forward(given).square().sum().backward()
+        backbone.forward(Batch(given)).square().sum().backward()
     gradients = [tensor.grad for name, tensor in trained.items() if "prefix" in name]
     assert all(gradient is not None and gradient.isfinite().all() and gradient.any() for gradient in gradients)
 

@@ -16,7 +16,7 @@ from adaptdock.backbones.huggingface import HuggingFace
 from adaptdock.backbones.transformers import checkpoint
 from adaptdock.backbones.transformers.checkpoint import ALIASES, resolve
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import LoadOptions
+from adaptdock.plugins.contracts import Batch, LoadOptions
 
 
 def load(name: Path | str, **options: Any) -> Any:
@@ -67,7 +67,7 @@ def test_smollm2_loads_from_its_gguf_file_and_runs() -> None:
     assert len(backbone.ports) == 30 * 8 + 2  # linear and attention ports, embeddings, layers
     encoded = backbone.tokenizer("The capital of France is", return_tensors="pt")
     with torch.no_grad():
-        hidden = backbone.forward(dict(encoded))
+        hidden = backbone.forward(Batch(dict(encoded)))
     assert hidden.isfinite().all()
     word = (hidden[0, -1] @ backbone.model.get_input_embeddings().weight.T).argmax()  # its embeddings are tied
     assert backbone.tokenizer.decode(word) == " Paris"

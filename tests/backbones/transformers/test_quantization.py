@@ -21,7 +21,7 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.trainable import Trainable
 from adaptdock.errors import BackboneError
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.plugins.contracts import Feature, LoadOptions
+from adaptdock.plugins.contracts import Batch, Feature, LoadOptions
 
 TORCHAO = {"quantize": "int8"}
 NF4 = {"quantize": "nf4"}
@@ -127,7 +127,7 @@ def test_a_quantised_backbone_has_the_ports_and_nearly_the_output_of_the_float_o
     inputs = collate(exact, features(dock))
     kept = inputs["attention_mask"].bool()
     with torch.no_grad():
-        wanted = exact.forward(inputs)[kept]
+        wanted = exact.forward(Batch(inputs))[kept]
     found = hidden(dock, [None] * len(TEXTS), inputs)[kept]
     assert 0 < (found - wanted).abs().max() < 0.2
 

@@ -146,7 +146,7 @@ def test_a_vision_tower_beside_the_text_has_no_port() -> None:
     tokens = {"image_token_index": 99, "boi_token_index": 98, "eoi_token_index": 97, "mm_tokens_per_image": 4}
     config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision, **tokens)
     backbone = HuggingFaceBackbone("gemma3", AutoModel.from_config(config), None, "blocks1:x")
-    assert len(backbone.ports) == 2 * 8 + 1
+    assert len(backbone.ports) == 2 * (8 + 4 + 1) + 2  # maps and attention, norms, output; embeddings and last norm
     assert all(port.module.startswith("language_model.") for port in backbone.ports)
 
 

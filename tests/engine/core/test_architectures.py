@@ -34,6 +34,9 @@ METHODS = {
     "ia3": ("ia3", {}),
     "dora": ("dora", {"rank": 4, "roles": "all"}),
     "prompt": ("prompt", {"length": 3}),
+    "norms": ("norms", {}),
+    "embedding-lora": ("embedding-lora", {"rank": 4}),
+    "loreft": ("loreft", {"first": 3}),
 }
 NO_IDENTITY = ("prompt",)
 HALVES = ("t5", "bart", "mbart", "pegasus")
@@ -75,7 +78,7 @@ def refusal(architecture: str, method: str) -> str | None:
     if method == "prefix" and architecture in NO_INTERFACE:
         return "does not go through the attention interface"
     if method == "prompt" and architecture in SHIFTED:
-        return "has no embedding port: in .* the positions of a text depend on what stands in front of it"
+        return "takes nothing in front of its input embeddings: in .* the positions of a text depend on what stands in"
     if architecture == "mixtral" and method in ("houlsby", "pfeiffer", "parallel", "ia3"):
         return r"unknown linear role 'ffn_down'.*cannot be told apart in layers.0.mlp.experts"
     return None

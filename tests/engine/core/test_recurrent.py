@@ -22,7 +22,7 @@ from adaptdock.engine.training.run import train as run
 from adaptdock.engine.training.trainable import Trainable
 from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
-from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions
+from adaptdock.plugins.contracts import Backbone, Batch, Feature, LoadOptions
 from adaptdock.plugins.toolkit.windowing import windows
 
 LIMIT = 1e-5
@@ -191,7 +191,7 @@ def test_a_prefix_is_refused_because_there_is_no_attention(dock: Dock, family: s
 def test_writing_is_refused(dock: Dock, family: str) -> None:
     ids = torch.tensor([[2, 7]])
     with pytest.raises(AdaptError, match="recurrent backbones do not write"):
-        dock.backbone.generate({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, None, {})
+        dock.backbone.generate(Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), {})
 
 
 @pytest.mark.parametrize("family", ["ulmfit"])
@@ -266,7 +266,7 @@ def test_a_prompt_is_the_first_steps(dock: Dock, family: str) -> None:
 @torch.no_grad()
 def test_a_pass_can_begin_at_a_layer(dock: Dock, family: str) -> None:
     inputs = collate(dock.backbone, features(dock))
-    whole = dock.backbone.forward(inputs)
+    whole = dock.backbone.forward(Batch(inputs))
     for layer in (0, 1, 2):
         entering = dock.backbone.entering(inputs, layer)
         assert torch.equal(dock.backbone.resumed(inputs, layer, entering), whole)

@@ -13,7 +13,7 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.generation import GenerationOptions, generate_ids
 from adaptdock.errors import BackboneError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.plugins.contracts import Backbone, Feature
+from adaptdock.plugins.contracts import Backbone, Batch, Feature
 
 LABELS = ("a", "b", "c")
 TASKS: dict[str, dict[str, Any]] = {
@@ -92,7 +92,7 @@ def test_an_untrained_adapter_of_each_wiring_leaves_the_states_as_they_were() ->
     backbone = tiny_backbone("bert")
     ids = torch.tensor([[5, 6, 7, 8]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    bare = backbone.forward(inputs)
+    bare = backbone.forward(Batch(inputs))
     for method, options in [("bottleneck", {"stream": True}), ("lora", {"bias": True}), ("dora", {"bias": True})]:
         dock = Dock(backbone)
         name = dock.dock(build_adapter(backbone, method, options, trained=False))

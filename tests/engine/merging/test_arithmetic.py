@@ -17,6 +17,7 @@ from adaptdock.engine.merging.arithmetic import combine
 from adaptdock.engine.merging.combination import CombineOptions
 from adaptdock.errors import MismatchError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile
+from adaptdock.plugins.contracts import Batch
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 3], [2, 8, 9, 10, 3, 0, 0]])
 MASK = (IDS != 0).long()
@@ -60,7 +61,7 @@ def docked(backbone: HuggingFaceBackbone, adapter: AdapterFile) -> Tensor:
 
 def bare(backbone: HuggingFaceBackbone) -> Tensor:
     with torch.no_grad():
-        return backbone.forward(INPUTS)[KEPT]
+        return backbone.forward(Batch(INPUTS))[KEPT]
 
 
 def deltas(adapter: AdapterFile) -> dict[str, Tensor]:

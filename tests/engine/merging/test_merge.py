@@ -17,7 +17,7 @@ from adaptdock.engine.merging.merge import merge
 from adaptdock.errors import BackboneError, MismatchError, UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.contracts import Backbone, Batch
 
 IDS = torch.tensor([[2, 11, 23, 35, 47, 59, 3], [2, 8, 9, 10, 3, 0, 0]])
 MASK = (IDS != 0).long()
@@ -57,14 +57,14 @@ def test_the_merged_model_gives_the_hidden_states_of_the_docked_adapter(architec
     adapter = build_adapter(backbone, method, {**options, "roles": "all"})
     state = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     with torch.no_grad():
-        before = backbone.forward(INPUTS)
+        before = backbone.forward(Batch(INPUTS))
     wanted = docked(backbone, adapter)
     ports = merge(backbone, adapter, tmp_path / "merged")
     assert set(ports) == {port.name for port in backbone.ports.within("encoder").select("linear", ("all",))}
     torch.testing.assert_close(loaded(tmp_path / "merged"), wanted, atol=1e-5, rtol=0)
     assert (before[KEPT] - wanted).abs().max() > 0.05
     with torch.no_grad():
-        assert torch.equal(backbone.forward(INPUTS), before)
+        assert torch.equal(backbone.forward(Batch(INPUTS)), before)
     assert all(torch.equal(tensor, state[name]) for name, tensor in backbone.model.state_dict().items())
 
 
@@ -199,5 +199,5 @@ def test_a_merged_model_is_a_backbone_again(tmp_path):
     again = load_backbone(str(tmp_path / "merged"), LoadOptions(device="cpu"))
     assert again.fingerprint != backbone.fingerprint
     with torch.no_grad():
-        torch.testing.assert_close(again.forward(INPUTS)[KEPT], docked(backbone, adapter), atol=1e-5, rtol=0)
+        torch.testing.assert_close(again.forward(Batch(INPUTS))[KEPT], docked(backbone, adapter), atol=1e-5, rtol=0)
     assert tiny_model("bert").config.model_type == again.architecture

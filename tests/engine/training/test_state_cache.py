@@ -15,7 +15,7 @@ from adaptdock.engine.training.run import Run
 from adaptdock.engine.training.state_cache import Cache
 from adaptdock.errors import BackboneError, MismatchError, UsageError
 from adaptdock.hub.artefact.file import read_file
-from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions
+from adaptdock.plugins.contracts import Backbone, Batch, Feature, LoadOptions
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_frozen_features_need_no_backbone_once_they_are_kept(
     assert runs == before
     from adaptdock.engine.core.batches import collate
 
-    expected = backbone.forward(collate(backbone, features(given)[:3]))
+    expected = backbone.forward(Batch(collate(backbone, features(given)[:3])))
     for row, feature in enumerate(features(given)[:3]):
         own = len(feature.inputs["input_ids"])
         assert torch.allclose(states[row, :own], expected[row, :own], atol=1e-5)

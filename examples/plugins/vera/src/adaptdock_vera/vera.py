@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from adaptdock.plugins.contracts import Backbone, Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Site
 from adaptdock.plugins.toolkit.batched_linear import linear
 from adaptdock.plugins.toolkit.lowrank import kaiming
 
@@ -55,7 +55,7 @@ class VeRA(Method):
         d, b = parameters["d"].unsqueeze(1), parameters["b"].unsqueeze(1)
         return {"down": d * down.to(d), "up": b * up.to(b)}
 
-    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, dropout: bool) -> Tensor:
+    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
         """Add the update, (R, T, inputs) -> (R, T, rank) -> (R, T, outputs)."""
         return linear(linear(x, parameters["down"]), parameters["up"], onto=out)
 

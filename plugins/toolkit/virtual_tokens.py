@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from adaptdock.plugins.contracts import Virtual
+from adaptdock.plugins.ports import Virtual
 
 
 def lay_out(inputs: Mapping[str, Tensor], own: Tensor, virtual: Virtual) -> dict[str, Tensor]:
@@ -22,14 +22,23 @@ def lay_out(inputs: Mapping[str, Tensor], own: Tensor, virtual: Virtual) -> dict
     mask = torch.cat([front, attended], dim=1)
     order = _order(front.shape[1], mask, attended)
     embeddings = torch.cat([virtual.embeddings.to(own.dtype), own], dim=1)
-    given = {
+    laid_out = {
         "inputs_embeds": embeddings.gather(1, order.unsqueeze(-1).expand(embeddings.shape)),
         "attention_mask": mask.gather(1, order),
     }
     if "token_type_ids" in inputs:
         types = torch.cat([torch.zeros_like(front), inputs["token_type_ids"]], dim=1)
-        given["token_type_ids"] = types.gather(1, order)
-    return given
+        laid_out["token_type_ids"] = types.gather(1, order)
+    return laid_out
+
+
+def token_ids(inputs: Mapping[str, Tensor], virtual: Virtual) -> tuple[Tensor, Tensor]:
+    """Return the tokens of what was laid out, -1 at virtual embeddings, and their mask, (R, L + T) both."""
+    attended, tokens = inputs["attention_mask"], inputs["input_ids"]
+    mask = torch.cat([virtual.mask.to(attended.dtype), attended], dim=1)
+    order = _order(virtual.mask.shape[1], mask, attended)
+    front = tokens.new_full((tokens.shape[0], virtual.mask.shape[1]), -1)
+    return torch.cat([front, tokens], dim=1).gather(1, order), mask.gather(1, order)
 
 
 def positions(virtual: Virtual, mask: Tensor, counted: bool) -> Tensor:
@@ -38,11 +47,11 @@ def positions(virtual: Virtual, mask: Tensor, counted: bool) -> Tensor:
     They are ``counted`` over what the mask shows, or else numbered from the first place on, padding included.
     """
     if counted:
-        found = mask.cumsum(1) - 1
+        numbers = mask.cumsum(1) - 1
     else:
         nothing = (virtual.mask == 0).sum(1, keepdim=True)
-        found = torch.arange(mask.shape[1], device=mask.device) - nothing.to(mask.device)
-    return (found * mask).long()  # what is masked has no position, least of all one that there is not
+        numbers = torch.arange(mask.shape[1], device=mask.device) - nothing.to(mask.device)
+    return (numbers * mask).long()  # what is masked has no position, least of all one that there is not
 
 
 def _order(length: int, mask: Tensor, attended: Tensor) -> Tensor:

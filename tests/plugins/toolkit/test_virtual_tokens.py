@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptdock.backbones.virtual_tokens import lay_out, positions
 from adaptdock.plugins.contracts import Virtual
+from adaptdock.plugins.toolkit.virtual_tokens import lay_out, positions
 
 FRONT, TEXT = 4, 5
 ROW = st.tuples(

@@ -1,0 +1,70 @@
+"""LoRA on the input embeddings (Hu et al. 2021, arXiv:2106.09685): tokens get other vectors.
+
+``out + scale * B A[:, token]`` with A (rank, V), zero at the start, and B (W, rank), normal; scale is alpha / rank, or
+alpha / sqrt(rank) with rank stabilisation. That is what peft computes at an embedding. Where the backbone multiplies
+its embeddings by a constant, the update is added to the product. A prompt in front of a text is left as it is.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from adaptdock.errors import BackboneError
+from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.toolkit.batched_linear import linear
+from adaptdock.plugins.toolkit.lowrank import scale
+
+
+class EmbeddingLoRAOptions(Options):
+    """Options of ``embedding-lora``."""
+
+    rank: int = Field(8, gt=0)
+    """Rank of the update."""
+    alpha: float = Field(16.0, gt=0)
+    """Scale of the update, before it is divided by the rank."""
+    rslora: bool = False
+    """Divide alpha by the square root of the rank instead of the rank."""
+
+
+class EmbeddingLoRA(Method):
+    """A low-rank update of the table of input embeddings."""
+
+    Options = EmbeddingLoRAOptions
+    options: EmbeddingLoRAOptions
+    grows = {"embedding_a": 0, "embedding_b": 1}
+
+    def sites(self, ports: Ports) -> tuple[Site, ...]:
+        """Act at the input embeddings; raise :class:`BackboneError` where they are no table of tokens."""
+        tables = ports.select("embedding", ("all",))
+        if not all(port.inputs for port in tables):
+            raise BackboneError(f"the input embeddings of {ports.architecture!r} are not a table of tokens")
+        return tuple(Site(port) for port in tables)
+
+    def parameters(self, site: Site) -> dict[str, Parameter]:
+        """Keep A (rank, V), zero at the start, and B (W, rank)."""
+        rank, port = self.options.rank, site.port
+        return {"embedding_a": Parameter((rank, port.inputs)), "embedding_b": Parameter((port.outputs, rank), _normal)}
+
+    def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+        """Put the scale into B."""
+        factor = scale(self.options.rank, self.options.alpha, self.options.rslora)
+        return {**parameters, "embedding_b": parameters["embedding_b"] * factor}
+
+    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
+        """Add the update of each token: (R, T) -> (R, T, rank) -> (R, T, W)."""
+        tokens, table = forward_pass.token_ids, parameters["embedding_a"].mT  # (R or 1, V, rank)
+        if tokens is None:
+            raise BackboneError("embedding-lora: what goes into the input embeddings is no tokens")
+        if table.shape[0] == 1:
+            narrow = functional.embedding(tokens, table[0])
+        else:
+            rows = torch.arange(table.shape[0], device=tokens.device).unsqueeze(1)
+            narrow = table[rows, tokens]
+        return linear(narrow, parameters["embedding_b"], onto=out)
+
+
+def _normal(tensor: Tensor, generator: torch.Generator) -> None:
+    tensor.normal_(generator=generator)

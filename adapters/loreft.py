@@ -1,0 +1,78 @@
+"""LoReFT: low-rank linear representation finetuning (Wu et al. 2024, arXiv:2404.03592).
+
+``h + R^T (W h + b - R h)`` at the output h of whole layers, with R (rank, width) whose rows are orthonormal. Kept are D
+(rank, width), the difference of W from R, and b (rank), zero at the start, and a free matrix from which R is made by
+its QR decomposition, so that ``h + R^T (D h + b)`` acts.
+
+With ``first`` only that many positions at the beginning of each text are changed, as the paper does it. They are told
+by their numbers: padding, neighbours and what is generated afterwards do not count.
+"""
+
+from collections.abc import Hashable, Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from adaptdock.errors import UsageError
+from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.toolkit.batched_linear import linear
+
+
+class LoReFTOptions(Options):
+    """Options of ``loreft``."""
+
+    rank: int = Field(4, gt=0)
+    """Dimensions of the subspace in which the states are changed."""
+    first: int | None = Field(None, gt=0)
+    """Positions at the beginning of each text that are changed; all of them unless given."""
+    layers: str | None = None
+    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+
+
+class LoReFT(Method):
+    """A change of the hidden states within a learned subspace, after whole layers."""
+
+    Options = LoReFTOptions
+    options: LoReFTOptions
+    grows = {"rotation": 0, "change": 0, "bias": 0}
+
+    @property
+    def stack_key(self) -> Hashable:
+        """The positions that are changed."""
+        return self.options.first
+
+    def sites(self, ports: Ports) -> tuple[Site, ...]:
+        """Act at the outputs of whole layers; raise :class:`UsageError` for a rank above their width."""
+        blocks = ports.select("hidden", ("block",), self.options.layers)
+        narrow = next((port for port in blocks if port.outputs < self.options.rank), None)
+        if narrow is not None:
+            raise UsageError(f"loreft: rank {self.options.rank} is above the width {narrow.outputs} of {narrow.name}")
+        return tuple(Site(port) for port in blocks)
+
+    def parameters(self, site: Site) -> dict[str, Parameter]:
+        """Keep a free matrix (rank, width), normal at the start, D (rank, width) and b (rank), zero."""
+        shape = (self.options.rank, site.port.outputs)
+        return {"free": Parameter(shape, _normal), "change": Parameter(shape), "bias": Parameter(shape[:1])}
+
+    def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+        """Make R of the free matrix; the signs of its rows are those that leave an orthonormal one as it is."""
+        orthonormal, triangle = torch.linalg.qr(parameters["free"].float().mT)
+        rotation = (orthonormal * triangle.diagonal().sign()).mT
+        return {
+            "rotation": rotation.to(parameters["free"]),
+            "change": parameters["change"],
+            "bias": parameters["bias"],
+        }
+
+    def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
+        """Change the states, (R, T, W) -> (R, T, rank) -> (R, T, W)."""
+        inner = linear(out, parameters["change"], parameters["bias"])
+        if self.options.first is not None:
+            early = (forward_pass.positions < self.options.first) & forward_pass.mask.bool()
+            inner = inner * early.unsqueeze(-1).to(inner.dtype)
+        return linear(inner, parameters["rotation"].mT, onto=out)
+
+
+def _normal(tensor: Tensor, generator: torch.Generator) -> None:
+    tensor.normal_(generator=generator)

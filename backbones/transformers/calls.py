@@ -1,0 +1,72 @@
+"""The calls of a model in a search: the halves that are called, and how the rows of each call are laid out."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from inspect import signature
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from adaptdock.plugins.contracts import CallHandler, Layout, Positions
+
+
+@contextmanager
+def reported(
+    model: PreTrainedModel, handler: CallHandler | None, prompts: Tensor | None, shift: Tensor | None
+) -> Iterator[None]:
+    """Tell the handler each call of a half of the model by this thread, while the context is open.
+
+    ``prompts`` (R, T) are the tokens of the inputs that go in as embeddings; ``shift`` (R) moves each row's positions.
+    """
+    if handler is None:
+        yield
+        return
+    halves = {"encoder": model}
+    if model.config.is_encoder_decoder:
+        halves = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
+    with ExitStack() as stack:
+        for name, module in halves.items():
+            hook = _hook(name, handler, prompts, shift)
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+def _hook(half: str, handler: CallHandler, prompts: Tensor | None, shift: Tensor | None) -> Any:
+    thread = get_ident()
+
+    def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if get_ident() != thread:
+            return
+        call = {**signature(module.forward).bind_partial(*args).arguments, **named}
+        first = _first(call)
+        cache = call.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        handler(half, Layout(first.shape[0], partial(_positions, call, first.shape[1], past, prompts, shift)))
+
+    return before
+
+
+def _first(call: Mapping[str, Any]) -> Tensor:
+    """Return the tokens (R, T) of a call, or its embeddings (R, T, W)."""
+    token_ids = call.get("input_ids")
+    return call["inputs_embeds"] if token_ids is None else token_ids  # type: ignore[no-any-return]
+
+
+def _positions(
+    call: Mapping[str, Any], length: int, past: int, prompts: Tensor | None, shift: Tensor | None
+) -> Positions:
+    """Return what a call of ``length`` positions reads, behind ``past`` that are in its cache."""
+    token_ids, mask, first = call.get("input_ids"), call.get("attention_mask"), _first(call)
+    rows = first.shape[0]
+    if token_ids is None and prompts is not None:
+        token_ids = prompts.repeat_interleave(rows // len(prompts), dim=0)
+    if mask is None or mask.ndim != 2:
+        mask = torch.ones(rows, past + length, dtype=torch.long, device=first.device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    if shift is not None:
+        positions = positions + shift.to(mask.device).repeat_interleave(rows // len(shift)).unsqueeze(1)
+    return Positions(mask[:, -length:], (positions * mask)[:, -length:], token_ids)

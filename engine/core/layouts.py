@@ -1,0 +1,79 @@
+"""How the positions of a batch are laid out in each half of a model, computed when a method looks."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from adaptdock.plugins.contracts import Backbone, Batch, Layout, Port, Positions
+from adaptdock.plugins.toolkit import virtual_tokens
+
+ENCODER, DECODER, EMBEDDINGS = "encoder", "decoder", "embeddings"
+"""The halves of a model, and the input embeddings, which see the tokens alone, without a prompt."""
+READS_ENCODER = ("cross_key", "cross_value")
+"""Roles of ports of a decoder through which the states of the encoder pass."""
+
+
+def half(port: Port) -> str:
+    """Return the half of the model whose positions pass a port; a model in one piece has the first alone."""
+    if port.kind == "embedding":
+        return EMBEDDINGS
+    return DECODER if port.stack == DECODER and port.role not in READS_ENCODER else ENCODER
+
+
+def layouts(backbone: Backbone, batch: Batch) -> dict[str, Layout]:
+    """Return the layout of each half of a model that a batch goes through."""
+    rows = batch.inputs["attention_mask"].shape[0]
+    halves = {ENCODER: Layout(rows, lambda: _read(batch)), EMBEDDINGS: Layout(rows, lambda: _looked_up(batch))}
+    if backbone.encoder_decoder:
+        halves[DECODER] = Layout(rows, lambda: _answered(backbone, batch))
+    return halves
+
+
+def texts(inputs: Mapping[str, Tensor]) -> Layout:
+    """Return the layout of the inputs alone, with nothing in front."""
+    return Layout(inputs["attention_mask"].shape[0], lambda: _read(Batch(inputs)))
+
+
+def next_tokens(tokens: Tensor, numbers: Sequence[int]) -> dict[str, Layout]:
+    """Return the layouts of a step of generation, which reads a token of each row (R) at these positions."""
+
+    def compute() -> Positions:
+        positions = torch.tensor(numbers, device=tokens.device).unsqueeze(1)
+        return Positions(torch.ones_like(positions), positions, tokens.unsqueeze(1))
+
+    return dict.fromkeys((ENCODER, EMBEDDINGS), Layout(len(tokens), compute))
+
+
+def _read(batch: Batch) -> Positions:
+    inputs, mask = batch.inputs, batch.inputs["attention_mask"]
+    token_ids = inputs.get("input_ids")
+    if batch.virtual is not None and token_ids is not None:
+        token_ids, mask = virtual_tokens.token_ids(inputs, batch.virtual)
+    positions = inputs["position_ids"] if "position_ids" in inputs else _counted(mask)
+    if batch.shift is not None:
+        positions = (positions + batch.shift.to(mask.device).unsqueeze(1)) * mask
+    return Positions(mask, positions, token_ids)
+
+
+def _looked_up(batch: Batch) -> Positions:
+    """Return the positions of the tokens alone, counted behind a prompt that is put in front of them."""
+    alone = _read(Batch(batch.inputs, shift=batch.shift))
+    if batch.virtual is None:
+        return alone
+    behind = (batch.virtual.mask != 0).sum(1, keepdim=True).to(alone.mask.device)
+    return alone._replace(positions=(alone.positions + behind) * alone.mask)
+
+
+def _answered(backbone: Backbone, batch: Batch) -> Positions:
+    token_ids, mask = batch.inputs.get("decoder_input_ids"), batch.inputs.get("decoder_attention_mask")
+    if token_ids is None:  # the decoder reads the text itself, after its start token
+        text = batch.inputs["input_ids"]
+        token_ids = torch.cat([torch.full_like(text[:, :1], backbone.decoder_start or 0), text[:, :-1]], dim=1)
+        mask = batch.inputs["attention_mask"]
+    mask = torch.ones_like(token_ids) if mask is None else mask
+    return Positions(mask, _counted(mask), token_ids)
+
+
+def _counted(mask: Tensor) -> Tensor:
+    return (mask.cumsum(1) - 1).clamp(min=0) * mask
