@@ -104,7 +104,7 @@ def test_a_reader_that_goes_away_ends_the_program_without_a_traceback(adapter: P
 
 
 def numbered(count: int) -> Iterator[Input]:
-    return (Input(str(number), number) for number in range(count))
+    return (Input(number, str(number)) for number in range(count))
 
 
 def test_what_has_arrived_is_taken_at_once_and_no_more_than_a_batch() -> None:
