@@ -10,10 +10,14 @@ import torch
 from architectures import tiny_backbone, tiny_model
 from builders import build_adapter
 
-from adaptdock.engine.core.assembly import make_method
+from adaptdock.engine.core.assembly import assemble, make_method, make_task, method_entries
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.run import train
 from adaptdock.engine.training.trainable import Trainable
+from adaptdock.errors import UsageError
+from adaptdock.hub.artefact.file import read_file
+from adaptdock.plugins.contracts import Backbone
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of peft
 INPUTS = {"input_ids": torch.tensor([[7, 8, 9], [11, 12, 8]]), "attention_mask": torch.ones(2, 3, dtype=torch.long)}
@@ -95,10 +99,8 @@ def test_the_budget_is_divided_as_peft_divides_it() -> None:
     assert left[6:] == [8] * 4
 
 
-def test_what_is_remembered_is_in_a_checkpoint(tmp_path: Path) -> None:
+def test_what_is_remembered_is_in_a_checkpoint() -> None:
     backbone = tiny_backbone("bert")
-    from adaptdock.engine.core.assembly import assemble, make_task, method_entries
-
     assembly = assemble(backbone, method_entries("adalora", OPTIONS), make_task("ner", {"labels": ("LOC", "PER")}))
     one, other = (Trainable(backbone, OpenPorts(backbone), assembly, seed=seed) for seed in (0, 1))
     for weight in one.parameters():
@@ -119,7 +121,13 @@ def test_what_is_remembered_is_in_a_checkpoint(tmp_path: Path) -> None:
     [({"rank": 2, "target_rank": 3}, "target_rank is above rank"), ({"warmup": 0.6, "final": 0.4}, "leave no steps")],
 )
 def test_a_budget_that_cannot_fall_is_refused(options: dict[str, Any], message: str) -> None:
-    from adaptdock.errors import UsageError
-
     with pytest.raises(UsageError, match=message):
         make_method("adalora", options)
+
+
+def test_training_leaves_as_many_triplets_as_the_budget_has(backbone: Backbone, data: Path, tmp_path: Path) -> None:
+    options = {"rank": 4, "target_rank": 1, "warmup": 0.1, "final": 0.4, "roles": ("query", "value")}
+    result = train("ner", "adalora", backbone, str(data), tmp_path, options, epochs=2, patience=0, batch_size=8)
+    values = [tensor for name, tensor in read_file(result.file).tensors.items() if name.endswith("lora_e")]
+    assert len(values) == 4
+    assert sum(int((tensor != 0).sum()) for tensor in values) == 4  # the best weights are those of the last epoch
