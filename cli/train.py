@@ -159,7 +159,6 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
     values = {**values, "method": values["method"] or METHOD, "backbone": values["backbone"] or BACKBONE}
     values["columns"] = values["columns"] or ()
     folding = validated(FoldOptions, FOLDING.given(values), "folds")
-    assert isinstance(folding, FoldOptions)
     settings = decide(values, chosen.training, chosen.method, chosen.task)
     if values["dry_run"]:
         show_plan(_plan(settings), values["as_json"])

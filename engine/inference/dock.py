@@ -31,7 +31,6 @@ class Dock(DockedAdapters):
         ``options`` are those of :class:`LoadOptions`: ``device``, ``dtype``, ``quantize``, ...
         """
         chosen = validated(LoadOptions, options, "loading")
-        assert isinstance(chosen, LoadOptions)
         return cls(load_backbone(backbone, chosen))
 
     def predict(self, name: str | Sequence[str], inputs: Sequence[Any], batch_size: int = 32) -> list[dict[str, Any]]:
@@ -56,7 +55,6 @@ class Dock(DockedAdapters):
         :class:`BackboneError` where the backbone cannot write.
         """
         chosen = validated(GenerationOptions, options, "writing")
-        assert isinstance(chosen, GenerationOptions)
         given = [text(item, f"text {number}") for number, item in enumerate(listed(texts, *TEXTS))]
         batch = size(batch_size, "batch size")
         answers: list[str] = []

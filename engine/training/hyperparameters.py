@@ -195,6 +195,4 @@ def merge_options(task: str, method: str, given: Mapping[str, Any]) -> TrainingO
         defaults.pop("backbone_dropout", None)  # kept states cannot change from step to step
     if "epochs" in given:
         defaults["min_steps"] = 0  # the number of epochs that a person chooses stays
-    options = validated(TrainingOptions, {**defaults, **given}, "training")
-    assert isinstance(options, TrainingOptions)
-    return options
+    return validated(TrainingOptions, {**defaults, **given}, "training")
