@@ -14,6 +14,7 @@ from adaptdock.plugins.backbones import AttentionHandler as AttentionHandler
 from adaptdock.plugins.backbones import Backbone as Backbone
 from adaptdock.plugins.backbones import BackboneFamily as BackboneFamily
 from adaptdock.plugins.backbones import Continuation as Continuation
+from adaptdock.plugins.loaded_models import AdoptsModels as AdoptsModels
 from adaptdock.plugins.methods import Combination as Combination
 from adaptdock.plugins.methods import Composite as Composite
 from adaptdock.plugins.methods import LowRank as LowRank

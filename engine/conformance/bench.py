@@ -105,7 +105,7 @@ class Bench:
     def logits(self, dock: Dock, name: str, given: Sequence[Feature]) -> list[Tensor]:
         """Return what the head of a docked adapter makes of each row."""
         with dock.boarding([name] * len(given)) as rows:
-            return dock.logits(rows, given)
+            return dock.run(rows, given)
 
     def train(self, adapter: AdapterFile) -> dict[str, Tensor]:
         """Take a few steps and return the weights; raise :class:`Unmet` where gradients are not as they should be."""

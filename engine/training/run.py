@@ -28,7 +28,11 @@ from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.hub.artefact.locks import owned
 from adaptdock.plugins import registry
+from adaptdock.plugins.arguments import file_path, mapping, of_type
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Task, Writer
+from adaptdock.plugins.sequences import text
+
+DATA = "the data (where it is not a Source)"
 
 
 @dataclass
@@ -52,8 +56,8 @@ class Result:
 def train(
     task: str,
     method: str = registry.DEFAULT_METHOD,
-    backbone: str | Backbone = registry.DEFAULT_BACKBONE,
-    data: str | Source | None = None,
+    backbone: str | Path | Backbone = registry.DEFAULT_BACKBONE,
+    data: str | Path | Source | None = None,
     folder: str | Path | None = None,
     method_options: Mapping[str, Any] | None = None,
     task_options: Mapping[str, Any] | None = None,
@@ -61,14 +65,35 @@ def train(
 ) -> Result:
     """Train an adapter; the result's ``file`` is complete, and its ``adapter`` can be docked.
 
-    ``data`` is a folder, a hub name or a :class:`Source`; None trains on the task's sample. ``options``
-    are those of :class:`TrainingOptions`. ``folder`` is a new one under ``runs`` unless named.
+    ``task`` and ``method`` are names of plugins (``adapt plugins`` lists them), ``backbone`` is a name, or a loaded
+    one (``dock.backbone``). ``data`` is a folder, a file, a hub name or a :class:`Source`; None trains on the task's
+    sample. ``options`` are those of :class:`TrainingOptions` (``epochs``, ``learning_rate``, ``seed``, ...).
+    ``folder`` is a new one under ``runs`` unless named.
+
+    Returns a :class:`Result`: ``file`` with its ``size`` in bytes, ``adapter``, ``epochs``, ``seconds``, ``history``.
+    Raises :class:`UnknownNameError` for a plugin that does not exist, :class:`UsageError` for options and arguments
+    that are not valid, :class:`DataError` for data that cannot be used, :class:`BackboneError` where the backbone
+    cannot be loaded or lacks a port, and :class:`LockedError` where another run works in the folder.
+
+    >>> from adaptdock import Dock, train
+    >>> dock = Dock.open("minilm")
+    >>> result = train("ner", backbone=dock.backbone, data="people.conll", folder="runs/people", epochs=1)
+    >>> result.file.name, result.ending, sorted(result.adapter.card.metrics)
+    ('best.safetensors', 'complete', ['validation'])
+    >>> dock.load(result.file)
+    'ner'
     """
-    if isinstance(backbone, str):
-        backbone = load_backbone(backbone, with_precision(LoadOptions(), options.get("precision", "auto")))
-    source = data if isinstance(data, Source) else Source(data=data)
+    text(task, "the name of a task")
+    text(method, "the name of a method")
+    method_options = mapping(method_options, "method_options", "{'rank': 8}")
+    task_options = mapping(task_options, "task_options", "{'calibrate': True}")
+    source = data if isinstance(data, Source) else Source(data=None if data is None else str(file_path(data, DATA)))
+    place = None if folder is None else file_path(folder, "the folder of the run")
+    if isinstance(backbone, str | Path):
+        backbone = load_backbone(str(backbone), with_precision(LoadOptions(), options.get("precision", "auto")))
+    of_type(backbone, Backbone, "the backbone is a name, a path or a loaded backbone (dock.backbone)")
     made = plan(backbone, task, method, source, options, method_options, task_options)
-    return carry_out(made, Path(folder) if folder else fresh_folder(task, method))
+    return carry_out(made, place or fresh_folder(task, method))
 
 
 def carry_out(
