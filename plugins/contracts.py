@@ -5,11 +5,16 @@ A plugin is a class registered under an entry-point group:
 =======================  ======================================================================
 ``adaptdock.adapters``   a :class:`Method` (``methods.py``): how an adapter changes what passes a port; or a
                          :class:`Combination` of several
-``adaptdock.tasks``      a :class:`Task` (``tasks.py``): data in, head, loss, metrics, readable predictions out
+``adaptdock.tasks``      a :class:`Task` (``tasks.py``): data in, head, loss, metrics, readable predictions out;
+                         ``abilities.py`` has what only some tasks can do
 ``adaptdock.backbones``  a :class:`BackboneFamily` (``backbones.py``): how to load a model, and where its ports are
 =======================  ======================================================================
 """
 
+from adaptdock.plugins.abilities import Calibrated as Calibrated
+from adaptdock.plugins.abilities import Grouped as Grouped
+from adaptdock.plugins.abilities import PseudoLabelling as PseudoLabelling
+from adaptdock.plugins.abilities import Weighted as Weighted
 from adaptdock.plugins.backbones import AttentionHandler as AttentionHandler
 from adaptdock.plugins.backbones import Backbone as Backbone
 from adaptdock.plugins.backbones import BackboneFamily as BackboneFamily

@@ -102,7 +102,10 @@ class Head(ABC):
 
 
 class Task(ABC):
-    """What an adapter is for; one instance has one set of options (label names included)."""
+    """What an adapter is for; one instance has one set of options (label names included).
+
+    What only some tasks can do is not here: ``abilities.py`` has a protocol for each.
+    """
 
     api_version: ClassVar[int] = API_VERSION
     Options: ClassVar[type[Options]]
@@ -141,11 +144,6 @@ class Task(ABC):
     def recipe(cls, method: str) -> Recipe:
         """Return tuned defaults for a method; the general ones for a method it does not know."""
         return Recipe()
-
-    @classmethod
-    def group(cls, record: Record) -> Hashable:
-        """Return what a raw record has in common with others that must stand in the same split; None if nothing."""
-        return None
 
     def labels(self, record: Record) -> Iterable[Hashable]:
         """Return the labels of a raw record (a class, tags); empty, as here, where records have none.
@@ -202,33 +200,13 @@ class Task(ABC):
         """Return a record of which only these of its :attr:`words` are left, with tags that go together still."""
         return {**record, **{name: [record[name][place] for place in kept] for name in type(self).words or ()}}
 
-    def class_weights(self, records: Sequence[Record]) -> list[float] | None:
-        """Return a weight per class that evens out the classes, or None if the task has no classes."""
-        return None
-
     def digest(self, feature: Feature, logits: "Tensor") -> "Tensor":
         """Return what is kept of one window's logits until a record is decoded; all of them unless they are many."""
         return logits
 
-    def settle(self, records: Sequence[Record], digests: "Sequence[Sequence[Tensor]]") -> Self:
-        """Return this task with what it learns once the weights are chosen (a temperature, a threshold).
-
-        ``digests`` are those of the validation records' windows.
-        """
-        return self
-
     @abstractmethod
     def decode(self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]") -> dict[str, Any]:
         """Turn what :meth:`digest` gave for each window of a record into a prediction that JSON can hold."""
-
-    def pseudo(
-        self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]"
-    ) -> tuple[Record, float] | None:
-        """Return a record that :meth:`read` gave with the labels that the model finds, and how sure it is, 0 to 1.
-
-        None where it finds none. A task that does not override this has no pseudo-labels.
-        """
-        return None
 
     @abstractmethod
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

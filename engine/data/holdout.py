@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 from random import Random
 
 from adaptdock.errors import DataError
+from adaptdock.plugins.abilities import group as group_of
 from adaptdock.plugins.contracts import Record, Task
 
 SHARES = (0.1, 0.1, 0.1, 0.2, 0.3, 0.5)
@@ -65,7 +66,7 @@ def _groups(records: Sequence[Record], task: type[Task]) -> list[list[int]]:
     """Return the numbers of the records of each group; a record without a group is one of its own."""
     groups: dict[Hashable, list[int]] = {}
     for number, record in enumerate(records):
-        group = task.group(record)
+        group = group_of(task, record)
         groups.setdefault(("alone", number) if group is None else ("group", group), []).append(number)
     return list(groups.values())
 

@@ -29,7 +29,7 @@ from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.hub.artefact.locks import owned
 from adaptdock.plugins import registry
 from adaptdock.plugins.arguments import file_path, mapping, of_type
-from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Task, Writer
+from adaptdock.plugins.contracts import Backbone, Calibrated, Feature, LoadOptions, Writer
 from adaptdock.plugins.sequences import text
 
 DATA = "the data (where it is not a Source)"
@@ -288,7 +288,7 @@ class Run(Course[Result]):
         """Return what is measured at the end: the test data; else validation again, where it shows more than before."""
         if "test" in self.plan.records:
             return ["test"]
-        more = isinstance(self.plan.task, Writer) or type(self.plan.task).settle is not Task.settle
+        more = isinstance(self.plan.task, Writer | Calibrated)
         return ["validation"] if more else []
 
     def _settled(self, adapter: AdapterFile) -> AdapterFile:
@@ -296,10 +296,11 @@ class Run(Course[Result]):
 
         From too few records it learns nothing.
         """
-        if type(self.plan.task).settle is Task.settle or not self.criterion.decisive:
+        task = self.plan.task
+        if not isinstance(task, Calibrated) or not self.criterion.decisive:
             return adapter
         found = self._best_found or self._evaluate(adapter, "validation", write=False)
-        settled = self.plan.task.settle(self.plan.records["validation"], found.digests)
+        settled = task.settle(self.plan.records["validation"], found.digests)
         card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
         return AdapterFile(card, adapter.tensors)
 
