@@ -46,4 +46,5 @@ from adaptdock.plugins.tasks import Reading as Reading
 from adaptdock.plugins.tasks import Record as Record
 from adaptdock.plugins.tasks import Task as Task
 from adaptdock.plugins.tasks import Tied as Tied
+from adaptdock.plugins.tasks import WithRowInputs as WithRowInputs
 from adaptdock.plugins.tasks import Writer as Writer

@@ -24,14 +24,31 @@ class Feature:
     """One window of a record, ready for the backbone.
 
     ``inputs`` are the model's inputs by name, for each position an integer or a list of them, always as many
-    (the characters of a word), ``labels`` what the loss needs (None when predicting), ``alignment`` whatever the
-    task needs to read predictions back, ``cut`` the number of tokens for which there was no room.
+    (the characters of a word), ``alignment`` whatever the task needs to read predictions back, ``cut`` the number of
+    tokens for which there was no room.
+
+    ``labels`` are what the loss needs, None when predicting. All features of a task have labels of one form:
+
+    ============================  =======================================  ====================================
+    form                          what the loss is given                   for
+    ============================  =======================================  ====================================
+    an int                        (R), integers                            a class for each row
+    a float                       (R), float32                             a number for each row
+    a list of ints                (R, longest), integers, padded on the    a class for each position (as many as
+                                  right with -100, which does not count    the head answers for), a span
+    a list of floats              (R, longest), float32, padded with -100  a yes or no for each class
+    ============================  =======================================  ====================================
+
+    ``row_inputs`` are numbers that the head reads beside the states, by the names in :attr:`Head.row_inputs`: an int or
+    a float becomes (R), a list of them (R, longest), padded on the right with what the head says there. Positions
+    count the window's tokens from 0, special ones included, whatever a method puts in front of them.
     """
 
     inputs: dict[str, list[Any]]
     labels: Any = None
     alignment: Any = None
     cut: int = 0
+    row_inputs: dict[str, int | float | list[int] | list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,14 @@ class Tied:
     embeddings: "Tensor"
 
 
+@dataclass(frozen=True)
+class WithRowInputs:
+    """What a head is given otherwise, and the numbers of each row that it asks for, (R) or (R, longest) by name."""
+
+    hidden: "Tensor | Tied"
+    inputs: "Mapping[str, Tensor]"
+
+
 class Head(ABC):
     """The last, small layer of an adapter; kept in float and stacked like a method's parameters.
 
@@ -78,6 +103,9 @@ class Head(ABC):
     over: ClassVar[Literal["hidden", "vocabulary", "embeddings"]] = "hidden"
     """What it is given: the last hidden states, the frozen language model's logits made of them, or the states
     with the frozen input embeddings (:class:`Tied`)."""
+    row_inputs: ClassVar[Mapping[str, int | float]] = {}
+    """The names of the numbers of each row that it reads beside the states (the positions of two entities), each with
+    the number that pads its lists. A head with any is given :class:`WithRowInputs`. Padding must change nothing."""
     grows: ClassVar[Mapping[str, int]] = {}
     """The dimension of a tensor whose extent an option chooses (classes), by its name."""
     front: int = 0

@@ -10,8 +10,9 @@ from adaptdock.engine.conformance.check import Check, NotAsked, Unmet, expect
 from adaptdock.engine.conformance.methods import stored
 from adaptdock.engine.conformance.models import SHAPES, Shape, tiny_backbone
 from adaptdock.engine.core.assembly import make_methods, make_task, method_entries
+from adaptdock.engine.core.batches import form
 from adaptdock.engine.evaluation.measurement import evaluate
-from adaptdock.errors import BackboneError, DataError, UsageError
+from adaptdock.errors import BackboneError, DataError, PluginError, UsageError
 from adaptdock.hub.artefact.card import PluginEntry
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Recipe, Task
@@ -30,6 +31,7 @@ def task_checks(name: str, model: str | None) -> list[Check]:
     ]
     for shape in SHAPES:
         acts = {
+            "labels and row inputs have one form of the contract each": _forms,
             "records become windows, and training moves every weight": _trained,
             "predictions are JSON, and are scored by the metric": _predicted,
             "an input without labels is read, answered and shown": _answered,
@@ -132,6 +134,26 @@ def _works_somewhere(name: str) -> None:
 
 def _methods() -> list[PluginEntry]:
     return method_entries(METHOD, {})
+
+
+def _forms(bench: Bench) -> None:
+    features, head = bench.features(_methods()), bench.task.head()
+    _one_form("labels", [feature.labels for feature in features])
+    for name in head.row_inputs:
+        absent = sum(name not in feature.row_inputs for feature in features)
+        expect(not absent, f"{absent} features have no row input {name!r}, which {type(head).__name__} reads")
+        _one_form(f"the row inputs {name!r}", [feature.row_inputs[name] for feature in features])
+    unread = sorted({name for feature in features for name in feature.row_inputs} - head.row_inputs.keys())
+    expect(not unread, f"encode() gives row inputs {unread} that row_inputs of {type(head).__name__} does not name")
+
+
+def _one_form(what: str, values: list[Any]) -> None:
+    try:
+        forms = {form(value) for value in values if value != []}
+    except PluginError as error:
+        raise Unmet(f"{what}: {error}") from None
+    found = " and ".join(f"{kind} ({shape})" for shape, kind in sorted(forms))
+    expect(len(forms) <= 1, f"{what} have several forms, where a batch has one: {found}")
 
 
 def _trained(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD, Assembly, assemble, make_task
-from adaptdock.engine.core.batches import collate, length_read, reading
+from adaptdock.engine.core.batches import collate, collate_row_inputs, length_read, reading
 from adaptdock.engine.core.forward import for_head, mask_for, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Docked, MixedRows, arranged, places
@@ -367,7 +367,8 @@ class DockedAdapters:
                 head = rows[members[0]][-1].assembly.head
                 mask = mask_for(head, inputs)[chosen]
                 weights = Gathered([rows[number][-1].head for number in members], torch.float32).at(HEAD)
-                given = for_head(self.backbone, head, hidden[chosen], mask)
+                row_inputs = collate_row_inputs(head, [features[number] for number in members], mask.device)
+                given = for_head(self.backbone, head, hidden[chosen], mask, row_inputs)
                 answers.update(zip(members, head.apply(weights, given, mask), strict=True))
         heads = [row[-1].assembly.head for row in rows]
         return [

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptdock.engine.core.assembly import Assembly, entry
-from adaptdock.engine.core.batches import collate, collate_labels, length
+from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, length
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
@@ -188,7 +188,9 @@ class Run(Course[Result]):
         def collated(batch: Sequence[Any]) -> dict[str, Any]:
             features = [feature for unit in batch for feature in unit]
             labels = collate_labels(features, plan.backbone.device)
-            given = {**collate(plan.backbone, features), "labels": labels}
+            row_inputs = collate_row_inputs(plan.assembly.head, features, plan.backbone.device)
+            given: dict[str, Any] = {**collate(plan.backbone, features), "labels": labels}
+            given |= {"row_inputs": row_inputs} if row_inputs else {}
             return given if cache is None else {**given, "entering": cache.states(features)}
 
         return collated
