@@ -149,6 +149,12 @@ class Task(ABC):
     An altered copy of a record holds its number, 1 or more, under ``copy``."""
     words: ClassVar[tuple[str, str] | None] = None
     """The field with words that augmentation may change, and the field with a tag for each."""
+    sample: ClassVar[Path]
+    """The folder of the sample data that ships with the task."""
+    recipes: ClassVar[Mapping[str, Recipe]] = {}
+    """Tuned defaults of training, by the name of the method."""
+    default_recipe: ClassVar[Recipe] = Recipe()
+    """Those for methods without an entry in :attr:`recipes`."""
     layout: ClassVar[str] = "lines"
     """How a text file without a telling suffix is read: ``conll``, ``lines`` or ``document``."""
     metric: ClassVar[str]
@@ -162,16 +168,6 @@ class Task(ABC):
 
     def __init__(self, options: Any) -> None:
         self.options = options
-
-    @classmethod
-    @abstractmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample data that ships with the task."""
-
-    @classmethod
-    def recipe(cls, method: str) -> Recipe:
-        """Return tuned defaults for a method; the general ones for a method it does not know."""
-        return Recipe()
 
     def labels(self, record: Record) -> Iterable[Hashable]:
         """Return the labels of a raw record (a class, tags); empty, as here, where records have none.

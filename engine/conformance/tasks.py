@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections.abc import Mapping
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.conformance.bench import Bench, fitted
@@ -51,8 +53,10 @@ def _declared(name: str) -> None:
 
 
 def _sample(name: str) -> None:
-    folder = registry.load("task", name).sample()
-    expect(folder.is_dir(), f"sample() names {folder}, which is no folder; is it in the wheel?")
+    folder = getattr(registry.load("task", name), "sample", None)
+    if not isinstance(folder, Path):
+        raise Unmet(f"sample has to be the Path of a folder; found {folder!r:.60}")
+    expect(folder.is_dir(), f"sample names {folder}, which is no folder; is it in the wheel?")
     task, splits = fitted(name)
     for split, records in splits.items():
         expect(records, f"the {split} split of the sample is empty")
@@ -67,9 +71,11 @@ def _fitted_options(name: str) -> None:
 
 def _recipes(name: str) -> None:
     task: type[Task] = registry.load("task", name)
-    for method in (*registry.names("method"), "a method that nobody has written yet"):
-        recipe = task.recipe(method)
-        expect(isinstance(recipe, Recipe), f"recipe({method!r}) gives a {type(recipe).__name__}")
+    expect(isinstance(task.recipes, Mapping), f"recipes is a {type(task.recipes).__name__}, not a table by method")
+    for method, recipe in (*task.recipes.items(), ("default_recipe", task.default_recipe)):
+        expect(isinstance(recipe, Recipe), f"the recipe {method!r} is a {type(recipe).__name__}")
+    for method in registry.names("method"):
+        recipe = task.recipes.get(method, task.default_recipe)
         if recipe.method_options:
             make_methods(method, recipe.method_options)
 

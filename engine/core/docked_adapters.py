@@ -30,7 +30,7 @@ NAMES = "adapter names", "['ner', 'topic']"
 ADAPTER = "an adapter in memory is what read_file() or train() gives (its .adapter); load() takes the path of a file"
 CARD = "a card is what read_card() gives"
 ROWS = "rows", "those of boarding(['ner'])"
-FEATURES = "features", "those that a task's encode() gives"
+FEATURES = "features of a batch", "those that a task's encode() gives"
 
 
 @dataclass(frozen=True, eq=False)
