@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from adaptdock.backbones.fingerprint import fingerprint
-from adaptdock.backbones.huggingface import pick_device
 from adaptdock.backbones.recurrent.bilm import CHARACTERS, BiLM, Shape, read_shape
 from adaptdock.backbones.recurrent.character_tokenizer import CharacterTokenizer
 from adaptdock.backbones.recurrent.lstm import State
@@ -26,6 +25,7 @@ from adaptdock.backbones.recurrent.recurrent_backbone import (
     open_ports,
     place,
 )
+from adaptdock.backbones.transformers.devices import pick_device
 from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import BackboneFamily, Batch, LoadOptions, Port
 

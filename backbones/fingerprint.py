@@ -7,11 +7,14 @@ falls between all the blocks does not show: this tells backbones apart, it does 
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from adaptdock.errors import BackboneError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK = 512
 BLOCKS_PER_TENSOR = 8
@@ -22,12 +25,36 @@ SCHEME = "blocks1"
 
 def fingerprint(files: list[Path]) -> str:
     """Return ``blocks1:<sha256>`` of a checkpoint's weight files, in any order or sharding."""
-    digest = hashlib.sha256()
     safetensors = [file for file in files if file.suffix == ".safetensors"]
-    for description, block in sorted(_tensors(safetensors)) if safetensors else _opaque(files):
+    return _hashed(sorted(_tensors(safetensors)) if safetensors else _opaque(files))
+
+
+def fingerprint_of_tensors(tensors: "Mapping[str, Tensor]") -> str:
+    """Return the :func:`fingerprint` of safetensors files with these tensors, without writing them."""
+    return _hashed(sorted(_in_memory(tensors)))
+
+
+def _hashed(parts: Iterable[tuple[str, bytes]]) -> str:
+    digest = hashlib.sha256()
+    for description, block in parts:
         digest.update(description.encode())
         digest.update(block)
     return f"{SCHEME}:{digest.hexdigest()}"
+
+
+def _in_memory(tensors: "Mapping[str, Tensor]") -> Iterator[tuple[str, bytes]]:
+    import torch
+    from safetensors.torch import _TYPES
+
+    codes = {dtype: code for code, dtype in _TYPES.items()}
+    for name, tensor in tensors.items():
+        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+        def read(start: int, count: int, flat: "Tensor" = flat) -> bytes:
+            return flat[start : start + count].cpu().numpy().tobytes()
+
+        sample = _blocks(read, len(flat), BLOCKS_PER_TENSOR)
+        yield f"{name}|{codes[tensor.dtype]}|{list(tensor.shape)}", sample
 
 
 def _tensors(files: list[Path]) -> Iterator[tuple[str, bytes]]:
@@ -45,7 +72,7 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, bytes]]:
             for name, entry in header.items():
                 if name != "__metadata__":
                     start, end = entry["data_offsets"]
-                    sample = _blocks(stream, 8 + size + start, end - start, BLOCKS_PER_TENSOR)
+                    sample = _blocks(_reader(stream, 8 + size + start), end - start, BLOCKS_PER_TENSOR)
                     yield f"{name}|{entry['dtype']}|{entry['shape']}", sample
 
 
@@ -53,15 +80,23 @@ def _opaque(files: list[Path]) -> Iterator[tuple[str, bytes]]:
     for file in sorted(files):
         with file.open("rb") as stream:
             size = file.stat().st_size
-            yield f"{file.suffix}|{size}", _blocks(stream, 0, size, BLOCKS_PER_FILE)
+            yield f"{file.suffix}|{size}", _blocks(_reader(stream, 0), size, BLOCKS_PER_FILE)
 
 
-def _blocks(stream: BinaryIO, start: int, size: int, count: int) -> bytes:
+def _reader(stream: BinaryIO, begin: int) -> Callable[[int, int], bytes]:
+    """Return what reads so many bytes from a place, counted from ``begin``."""
+
+    def read(start: int, count: int) -> bytes:
+        stream.seek(begin + start)
+        return stream.read(count)
+
+    return read
+
+
+def _blocks(read: Callable[[int, int], bytes], size: int, count: int) -> bytes:
     digest = hashlib.sha256()
     step = max(BLOCK, (size - BLOCK) // max(1, count - 1))
     for offset in range(0, size, step):
-        stream.seek(start + offset)
-        digest.update(stream.read(min(BLOCK, size - offset)))
-    stream.seek(start + max(0, size - BLOCK))
-    digest.update(stream.read(min(BLOCK, size)))
+        digest.update(read(offset, min(BLOCK, size - offset)))
+    digest.update(read(max(0, size - BLOCK), min(BLOCK, size)))
     return digest.digest()

@@ -23,6 +23,7 @@ from adaptdock.backbones.transformers import attention, kv_cache, limits, quanti
 from adaptdock.backbones.transformers.blocks import Blocks, check_resuming
 from adaptdock.backbones.transformers.calls import reported
 from adaptdock.backbones.transformers.checkpoint import ALIASES, Checkpoint, resolve
+from adaptdock.backbones.transformers.devices import pick_device
 from adaptdock.backbones.transformers.lm_head import (
     auto_class,
     body,
@@ -32,6 +33,7 @@ from adaptdock.backbones.transformers.lm_head import (
     is_language_model,
     language_logits,
 )
+from adaptdock.backbones.transformers.loaded_model import origin_of, with_padding
 from adaptdock.backbones.transformers.port_table import called_table, open_ports, watched
 from adaptdock.backbones.transformers.ports import widths
 from adaptdock.backbones.transformers.positions import moved, moving_on
@@ -84,6 +86,18 @@ class HuggingFace(BackboneFamily):
         backbone.quantized, backbone.dropped = options.quantize, options.drop_layers
         backbone.files = () if checkpoint.gguf else tuple(checkpoint.weight_files)
         backbone.hub_id = ALIASES[name].hub_id if name in ALIASES else None
+        return backbone
+
+    def adopts(self, model: object) -> bool:
+        """Take the models of transformers."""
+        return isinstance(model, PreTrainedModel)
+
+    def adopt(self, model: Any, tokenizer: Any) -> "HuggingFaceBackbone":
+        """Build a backbone around a model in memory, which is frozen in place and set to evaluation."""
+        origin = origin_of(model)
+        padded = with_padding(tokenizer)
+        backbone = HuggingFaceBackbone(origin.name, model, padded, origin.fingerprint, origin.revision)
+        backbone.files = origin.files
         return backbone
 
 
@@ -340,22 +354,6 @@ class HuggingFaceBackbone(Backbone):
     def _shift_right(self, ids: Tensor) -> Tensor:
         assert self.decoder_start is not None  # there is a decoder
         return torch.cat([torch.full_like(ids[:, :1], self.decoder_start), ids[:, :-1]], dim=1)
-
-
-def pick_device(name: str) -> str:
-    """Return the named device, or for ``auto`` the best there is: cuda, mps, cpu.
-
-    Raises :class:`BackboneError` for a device this machine does not have.
-    """
-    if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator.type if accelerator is not None else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = _first_line(error).split(". ")[0]  # the rest may be a list of everything torch was built with
-        raise BackboneError(f"the device {name!r} cannot be used: {reason}") from error
-    return name
 
 
 # --------------------------------------------------------------------------------------- loading

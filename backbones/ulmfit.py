@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from adaptdock.backbones.fingerprint import fingerprint
-from adaptdock.backbones.huggingface import pick_device
 from adaptdock.backbones.recurrent.awd_lstm import AWDLSTM
 from adaptdock.backbones.recurrent.fastai_vocabulary import VocabularyTokenizer, read_vocabulary
 from adaptdock.backbones.recurrent.recurrent_backbone import (
@@ -27,6 +26,7 @@ from adaptdock.backbones.recurrent.recurrent_backbone import (
     open_ports,
     place,
 )
+from adaptdock.backbones.transformers.devices import pick_device
 from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import BackboneFamily, Batch, LoadOptions, Port
 

@@ -69,7 +69,7 @@ def check_methods(host: Backbone, backbone: Backbone, folder: Path) -> float:
         dock = Dock(backbone)
         dock.dock(adapter, name)
         with dock.boarding(rows) as aboard:
-            took = milliseconds(lambda dock=dock, aboard=aboard: dock.logits(aboard, FEATURES))
+            took = milliseconds(lambda dock=dock, aboard=aboard: dock.run(aboard, FEATURES))
         dock.close()
         with training(backbone, adapter, device) as (_, step):
             step_took = milliseconds(step)

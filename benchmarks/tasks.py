@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +66,7 @@ from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Run
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions, Record, Writer
+from adaptdock.plugins.task_abilities import group
 from adaptdock.plugins.toolkit.heads import mean_state
 from adaptdock.tasks.qa import END, START
 
@@ -238,9 +240,9 @@ def divided(row: Row, root: Path, folder: Path, sample: int | None, tested: int 
     source = Source(**(files or {"data": str(root / row.data)}), **row.layout)
     splits, _ = load_splits(source, task)
     if row.ordered:
-        splits["train"].sort(key=lambda record: sha256(str(task.group(record)).encode()).digest())
+        splits["train"].sort(key=lambda record: sha256(str(group(task, record)).encode()).digest())
     if "test" not in splits:
-        splits["test"], splits["train"] = held_out(splits["train"], task.group if row.groups else None)
+        splits["test"], splits["train"] = held_out(splits["train"], partial(group, task) if row.groups else None)
     splits["train"] = splits["train"][:sample]
     for split in splits.keys() - {"train"}:
         splits[split] = splits[split][:tested]

@@ -55,7 +55,6 @@ def command(
     ties, dare and magnitude_prune are those of the library peft: pip install 'adaptdock[merge]'.
     """
     options = validated(CombineOptions, OPTIONS.given(values), "combine")
-    assert isinstance(options, CombineOptions)
     called = name or output.stem
     _check_output(output, overwrite, called)
     adapters, numbers = [read_adapter(file) for file in files], _numbers(weights)

@@ -19,7 +19,7 @@ def command(task: str, folder: Path | None) -> None:
     The files show the format that the task reads. FOLDER is TASK-sample unless given. No file is overwritten.
     """
     folder = folder or Path(f"{task}-sample")
-    for path in write_sample(registry.load("task", task).sample(), folder):
+    for path in write_sample(registry.load("task", task).sample, folder):
         say(str(path))
     note(f"Next: adapt train --task {task} --data {folder}")
 

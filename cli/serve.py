@@ -33,7 +33,6 @@ def command(config: Path | None, check: bool, new_token: str | None, token_name:
         _show_token(chosen.get("tokens"), new_token, token_name or "")
         return
     options = validated(ServingOptions, SERVING.given(chosen), "serving")
-    assert isinstance(options, ServingOptions)
     _needs_server()
     if check:
         _check(options, chosen)

@@ -172,7 +172,6 @@ def _sweep(values: dict[str, Any], searched: Searched) -> int:
     values = {name: config.get(name) if value in (None, ()) else value for name, value in values.items()}
     space = searched.with_owners(Space.parse(_listed(values["search"])))
     options = validated(SearchOptions, SEARCHING.given(values), "search")
-    assert isinstance(options, SearchOptions)
     method = next(iter(searched.methods))
     values |= {"method": method, "backbone": values["backbone"] or BACKBONE, "columns": values["columns"] or ()}
     automatic = not values["run_dir"] and values["task"] is not None

@@ -163,7 +163,6 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
     values = {**values, "method": values["method"] or METHOD, "backbone": values["backbone"] or BACKBONE}
     values["columns"] = values["columns"] or ()
     folding = validated(FoldOptions, FOLDING.given(values), "folds")
-    assert isinstance(folding, FoldOptions)
     if folding.folds:
         check_alone("adapt train --folds")
     _check_shared(load_options(values), values["unlabelled"])

@@ -3,17 +3,14 @@
 A plugin is a class registered under an entry-point group:
 
 =======================  ======================================================================
-``adaptdock.adapters``   a :class:`Method` (``methods.py``, ``abilities.py``): how an adapter changes what passes a
-                         port; or a :class:`Combination` of several
-``adaptdock.tasks``      a :class:`Task` (``tasks.py``): data in, head, loss, metrics, readable predictions out
+``adaptdock.adapters``   a :class:`Method` (``methods.py``, ``method_abilities.py``): how an adapter changes what passes
+                         a port; or a :class:`Combination` of several
+``adaptdock.tasks``      a :class:`Task` (``tasks.py``, ``task_abilities.py``): data in, head, loss, metrics, readable
+                         predictions out
 ``adaptdock.backbones``  a :class:`BackboneFamily` (``backbones.py``): how to load a model, and where its ports are
 =======================  ======================================================================
 """
 
-from adaptdock.plugins.abilities import Mergeable as Mergeable
-from adaptdock.plugins.abilities import Penalised as Penalised
-from adaptdock.plugins.abilities import Reparameterised as Reparameterised
-from adaptdock.plugins.abilities import Stepped as Stepped
 from adaptdock.plugins.backbones import AttentionHandler as AttentionHandler
 from adaptdock.plugins.backbones import Backbone as Backbone
 from adaptdock.plugins.backbones import BackboneFamily as BackboneFamily
@@ -23,6 +20,11 @@ from adaptdock.plugins.forward_pass import CallHandler as CallHandler
 from adaptdock.plugins.forward_pass import ForwardPass as ForwardPass
 from adaptdock.plugins.forward_pass import Layout as Layout
 from adaptdock.plugins.forward_pass import Positions as Positions
+from adaptdock.plugins.loaded_models import AdoptsModels as AdoptsModels
+from adaptdock.plugins.method_abilities import Mergeable as Mergeable
+from adaptdock.plugins.method_abilities import Penalised as Penalised
+from adaptdock.plugins.method_abilities import Reparameterised as Reparameterised
+from adaptdock.plugins.method_abilities import Stepped as Stepped
 from adaptdock.plugins.methods import Combination as Combination
 from adaptdock.plugins.methods import Composite as Composite
 from adaptdock.plugins.methods import LowRank as LowRank
@@ -41,6 +43,10 @@ from adaptdock.plugins.ports import Ports as Ports
 from adaptdock.plugins.ports import Prepended as Prepended
 from adaptdock.plugins.ports import Residual as Residual
 from adaptdock.plugins.ports import Virtual as Virtual
+from adaptdock.plugins.task_abilities import Calibrated as Calibrated
+from adaptdock.plugins.task_abilities import Grouped as Grouped
+from adaptdock.plugins.task_abilities import PseudoLabelling as PseudoLabelling
+from adaptdock.plugins.task_abilities import Weighted as Weighted
 from adaptdock.plugins.tasks import Cleaned as Cleaned
 from adaptdock.plugins.tasks import ColumnInspector as ColumnInspector
 from adaptdock.plugins.tasks import Feature as Feature
@@ -49,4 +55,5 @@ from adaptdock.plugins.tasks import Reading as Reading
 from adaptdock.plugins.tasks import Record as Record
 from adaptdock.plugins.tasks import Task as Task
 from adaptdock.plugins.tasks import Tied as Tied
+from adaptdock.plugins.tasks import WithRowInputs as WithRowInputs
 from adaptdock.plugins.tasks import Writer as Writer

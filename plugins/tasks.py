@@ -24,14 +24,31 @@ class Feature:
     """One window of a record, ready for the backbone.
 
     ``inputs`` are the model's inputs by name, for each position an integer or a list of them, always as many
-    (the characters of a word), ``labels`` what the loss needs (None when predicting), ``alignment`` whatever the
-    task needs to read predictions back, ``cut`` the number of tokens for which there was no room.
+    (the characters of a word), ``alignment`` whatever the task needs to read predictions back, ``cut`` the number of
+    tokens for which there was no room.
+
+    ``labels`` are what the loss needs, None when predicting. All features of a task have labels of one form:
+
+    ============================  =======================================  ====================================
+    form                          what the loss is given                   for
+    ============================  =======================================  ====================================
+    an int                        (R), integers                            a class for each row
+    a float                       (R), float32                             a number for each row
+    a list of ints                (R, longest), integers, padded on the    a class for each position (as many as
+                                  right with -100, which does not count    the head answers for), a span
+    a list of floats              (R, longest), float32, padded with -100  a yes or no for each class
+    ============================  =======================================  ====================================
+
+    ``row_inputs`` are numbers that the head reads beside the states, by the names in :attr:`Head.row_inputs`: an int or
+    a float becomes (R), a list of them (R, longest), padded on the right with what the head says there. Positions
+    count the window's tokens from 0, special ones included, whatever a method puts in front of them.
     """
 
     inputs: dict[str, list[Any]]
     labels: Any = None
     alignment: Any = None
     cut: int = 0
+    row_inputs: dict[str, int | float | list[int] | list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,14 @@ class Tied:
     embeddings: "Tensor"
 
 
+@dataclass(frozen=True)
+class WithRowInputs:
+    """What a head is given otherwise, and the numbers of each row that it asks for, (R) or (R, longest) by name."""
+
+    hidden: "Tensor | Tied"
+    inputs: "Mapping[str, Tensor]"
+
+
 class Head(ABC):
     """The last, small layer of an adapter; kept in float and stacked like a method's parameters.
 
@@ -78,6 +103,9 @@ class Head(ABC):
     over: ClassVar[Literal["hidden", "vocabulary", "embeddings"]] = "hidden"
     """What it is given: the last hidden states, the frozen language model's logits made of them, or the states
     with the frozen input embeddings (:class:`Tied`)."""
+    row_inputs: ClassVar[Mapping[str, int | float]] = {}
+    """The names of the numbers of each row that it reads beside the states (the positions of two entities), each with
+    the number that pads its lists. A head with any is given :class:`WithRowInputs`. Padding must change nothing."""
     grows: ClassVar[Mapping[str, int]] = {}
     """The dimension of a tensor whose extent an option chooses (classes), by its name."""
     front: int = 0
@@ -102,7 +130,10 @@ class Head(ABC):
 
 
 class Task(ABC):
-    """What an adapter is for; one instance has one set of options (label names included)."""
+    """What an adapter is for; one instance has one set of options (label names included).
+
+    What only some tasks can do is not here: ``abilities.py`` has a protocol for each.
+    """
 
     api_version: ClassVar[int] = API_VERSION
     Options: ClassVar[type[Options]]
@@ -118,6 +149,12 @@ class Task(ABC):
     An altered copy of a record holds its number, 1 or more, under ``copy``."""
     words: ClassVar[tuple[str, str] | None] = None
     """The field with words that augmentation may change, and the field with a tag for each."""
+    sample: ClassVar[Path]
+    """The folder of the sample data that ships with the task."""
+    recipes: ClassVar[Mapping[str, Recipe]] = {}
+    """Tuned defaults of training, by the name of the method."""
+    default_recipe: ClassVar[Recipe] = Recipe()
+    """Those for methods without an entry in :attr:`recipes`."""
     layout: ClassVar[str] = "lines"
     """How a text file without a telling suffix is read: ``conll``, ``lines`` or ``document``."""
     metric: ClassVar[str]
@@ -131,21 +168,6 @@ class Task(ABC):
 
     def __init__(self, options: Any) -> None:
         self.options = options
-
-    @classmethod
-    @abstractmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample data that ships with the task."""
-
-    @classmethod
-    def recipe(cls, method: str) -> Recipe:
-        """Return tuned defaults for a method; the general ones for a method it does not know."""
-        return Recipe()
-
-    @classmethod
-    def group(cls, record: Record) -> Hashable:
-        """Return what a raw record has in common with others that must stand in the same split; None if nothing."""
-        return None
 
     def labels(self, record: Record) -> Iterable[Hashable]:
         """Return the labels of a raw record (a class, tags); empty, as here, where records have none.
@@ -202,33 +224,13 @@ class Task(ABC):
         """Return a record of which only these of its :attr:`words` are left, with tags that go together still."""
         return {**record, **{name: [record[name][place] for place in kept] for name in type(self).words or ()}}
 
-    def class_weights(self, records: Sequence[Record]) -> list[float] | None:
-        """Return a weight per class that evens out the classes, or None if the task has no classes."""
-        return None
-
     def digest(self, feature: Feature, logits: "Tensor") -> "Tensor":
         """Return what is kept of one window's logits until a record is decoded; all of them unless they are many."""
         return logits
 
-    def settle(self, records: Sequence[Record], digests: "Sequence[Sequence[Tensor]]") -> Self:
-        """Return this task with what it learns once the weights are chosen (a temperature, a threshold).
-
-        ``digests`` are those of the validation records' windows.
-        """
-        return self
-
     @abstractmethod
     def decode(self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]") -> dict[str, Any]:
         """Turn what :meth:`digest` gave for each window of a record into a prediction that JSON can hold."""
-
-    def pseudo(
-        self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]"
-    ) -> tuple[Record, float] | None:
-        """Return a record that :meth:`read` gave with the labels that the model finds, and how sure it is, 0 to 1.
-
-        None where it finds none. A task that does not override this has no pseudo-labels.
-        """
-        return None
 
     @abstractmethod
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,11 +14,7 @@ class Chunking(NER):
         "tokens": ("tokens", "words", "token", "form", "0"),
         "tags": ("chunk_tags", "chunks", "tags", "labels", "misc:Chunk", "-1"),
     }
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample corpus, written for this project."""
-        return Path(__file__).parent / "samples" / "chunking"
+    sample = Path(__file__).parent / "samples" / "chunking"
 
     @classmethod
     def column_of_tags(cls, columns: Sequence[Sequence[str]]) -> int | None:

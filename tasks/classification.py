@@ -68,11 +68,7 @@ class Classification(SequenceTask):
         "label": ("label", "labels", "category", "class", "intent", "sentiment", "topic", "target", "1"),
     }
     metric = "accuracy"
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample data, written for this project."""
-        return Path(__file__).parent / "samples" / "classification"
+    sample = Path(__file__).parent / "samples" / "classification"
 
     # ------------------------------------------------------------------------------------- data
 

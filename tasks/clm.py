@@ -39,16 +39,9 @@ class CLM(LanguageModelling):
     Options = CLMOptions
     options: CLMOptions
     measured_before = True
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample texts, written for this project."""
-        return Path(__file__).parent / "samples" / "clm"
-
-    @classmethod
-    def recipe(cls, method: str) -> Recipe:
-        """Return defaults for a method."""
-        return RECIPES.get(method, Recipe(batch_size=8))
+    sample = Path(__file__).parent / "samples" / "clm"
+    recipes = RECIPES
+    default_recipe = Recipe(batch_size=8)
 
     def fit(self, records: Sequence[Record]) -> Self:
         """Return this task; a map to the vocabulary of its own is not trained."""

@@ -33,6 +33,13 @@ QUERIES_AT_ONCE = 1024
 SHOWN = 5
 """So many places or numbers stand in a note, or for a person."""
 
+RECIPES = {
+    "lora": Recipe(learning_rate=5e-4, epochs=2, batch_size=32, method_options={"roles": ["all"]}),
+    "bottleneck": Recipe(
+        learning_rate=1e-3, epochs=2, batch_size=32, method_options={"parallel": True, "activation": "gelu"}
+    ),
+}
+
 
 class EmbeddingOptions(Options):
     """Options of ``embedding``."""
@@ -65,16 +72,9 @@ class Embedding(Task):
     texts = TEXTS
     metric = "recall@1"
     together = True
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample data, written for this project: texts with a label."""
-        return Path(__file__).parent / "samples" / "embedding"
-
-    @classmethod
-    def recipe(cls, method: str) -> Recipe:
-        """Return defaults for a method."""
-        return RECIPES.get(method, Recipe(batch_size=32))
+    sample = Path(__file__).parent / "samples" / "embedding"
+    recipes = RECIPES
+    default_recipe = Recipe(batch_size=32)
 
     @classmethod
     def group(cls, record: Record) -> Hashable:
@@ -253,14 +253,6 @@ class Embedding(Task):
         vector = prediction["embedding"]
         first = " ".join(f"{number:.3f}" for number in vector[:SHOWN])
         return f"[{first}{' ...' if len(vector) > SHOWN else ''}] {len(vector)} numbers"
-
-
-RECIPES = {
-    "lora": Recipe(learning_rate=5e-4, epochs=2, batch_size=32, method_options={"roles": ["all"]}),
-    "bottleneck": Recipe(
-        learning_rate=1e-3, epochs=2, batch_size=32, method_options={"parallel": True, "activation": "gelu"}
-    ),
-}
 
 
 # ---------------------------------------------------------------------------------------------- data

@@ -36,11 +36,7 @@ class Generation(Writing):
         "messages": ("messages", "conversations", "conversation"),
     }
     optional = frozenset(columns)  # a record has a prompt and an answer, or messages
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample prompts, written for this project."""
-        return Path(__file__).parent / "samples" / "generation"
+    sample = Path(__file__).parent / "samples" / "generation"
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Divide conversations into what comes before the last answer, and that answer."""

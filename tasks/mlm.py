@@ -62,16 +62,9 @@ class MLM(LanguageModelling):
 
     Options = MLMOptions
     options: MLMOptions
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample texts, written for this project."""
-        return Path(__file__).parent / "samples" / "mlm"
-
-    @classmethod
-    def recipe(cls, method: str) -> Recipe:
-        """Return defaults for a method."""
-        return RECIPES.get(method, Recipe(batch_size=8))
+    sample = Path(__file__).parent / "samples" / "mlm"
+    recipes = RECIPES
+    default_recipe = Recipe(batch_size=8)
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Join the texts of a split; those of the training data are masked in several copies."""

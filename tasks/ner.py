@@ -22,6 +22,32 @@ from adaptdock.tasks.tags import NO_TYPES, as_written
 Scheme = Literal["auto", "bio", "iob1", "bioes", "ioe", "io"]
 STARTS, ENDS, INSIDE = "BSU", "ESLU", "IEML"
 
+RECIPES = {
+    "lora": Recipe(
+        learning_rate=5e-4,
+        epochs=3,
+        batch_size=16,
+        backbone_dropout=True,
+        method_options={"roles": ["all"], "learning_rate_factor_b": 4},
+    ),
+    "dora": Recipe(
+        learning_rate=1e-3, epochs=3, batch_size=16, backbone_dropout=True, method_options={"roles": ["all"]}
+    ),
+    "bottleneck": Recipe(
+        learning_rate=2e-3,
+        epochs=3,
+        batch_size=16,
+        method_options={"parallel": True, "activation": "gelu", "reduction_factor": 12},
+    ),
+    "prefix": Recipe(
+        learning_rate=2e-3,
+        epochs=3,
+        batch_size=16,
+        method_options={"length": 32, "learning_rate_factor": 40},
+    ),
+    "ia3": Recipe(learning_rate=1e-3, epochs=3, batch_size=16, method_options={"learning_rate_factor": 30}),
+}
+
 
 class NEROptions(TaggingOptions):
     """Options of ``ner``."""
@@ -43,16 +69,8 @@ class NER(Tagging):
     }
     layout = "conll"
     metric = "f1"
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample corpus, written for this project."""
-        return Path(__file__).parent / "samples" / "ner"
-
-    @classmethod
-    def recipe(cls, method: str) -> Recipe:
-        """Return defaults tuned on the development set of WNUT-17 with MiniLM."""
-        return RECIPES.get(method, Recipe())
+    sample = Path(__file__).parent / "samples" / "ner"
+    recipes = RECIPES
 
     @property
     def tags(self) -> list[str]:
@@ -181,33 +199,6 @@ class NER(Tagging):
             parts += [text[done : entity["start"]], f"[{entity['text']}|{entity['label']}]"]
             done = entity["end"]
         return "".join([*parts, text[done:]])
-
-
-RECIPES = {
-    "lora": Recipe(
-        learning_rate=5e-4,
-        epochs=3,
-        batch_size=16,
-        backbone_dropout=True,
-        method_options={"roles": ["all"], "learning_rate_factor_b": 4},
-    ),
-    "dora": Recipe(
-        learning_rate=1e-3, epochs=3, batch_size=16, backbone_dropout=True, method_options={"roles": ["all"]}
-    ),
-    "bottleneck": Recipe(
-        learning_rate=2e-3,
-        epochs=3,
-        batch_size=16,
-        method_options={"parallel": True, "activation": "gelu", "reduction_factor": 12},
-    ),
-    "prefix": Recipe(
-        learning_rate=2e-3,
-        epochs=3,
-        batch_size=16,
-        method_options={"length": 32, "learning_rate_factor": 40},
-    ),
-    "ia3": Recipe(learning_rate=1e-3, epochs=3, batch_size=16, method_options={"learning_rate_factor": 30}),
-}
 
 
 # -------------------------------------------------------------------------------------- tag schemes

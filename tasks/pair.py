@@ -16,8 +16,4 @@ class Pair(Classification):
     }
     asks = texts = ("text", "second")
     pair = True
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample data, written for this project."""
-        return Path(__file__).parent / "samples" / "pair"
+    sample = Path(__file__).parent / "samples" / "pair"

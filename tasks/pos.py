@@ -11,7 +11,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, Feature, Recipe, Record
+from adaptdock.plugins.contracts import Cleaned, Feature, Record
 from adaptdock.tasks.ner import RECIPES
 from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import word_class_column
@@ -32,16 +32,8 @@ class POS(Tagging):
     }
     layout = "conll"
     metric = "accuracy"
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample corpus, written for this project."""
-        return Path(__file__).parent / "samples" / "pos"
-
-    @classmethod
-    def recipe(cls, method: str) -> Recipe:
-        """Return the defaults of ``ner``, which were tuned on data of the same size."""
-        return RECIPES.get(method, Recipe())
+    sample = Path(__file__).parent / "samples" / "pos"
+    recipes = RECIPES
 
     @property
     def tags(self) -> list[str]:

@@ -121,11 +121,8 @@ class Prompted(Classification):
     Options = PromptedOptions
     options: PromptedOptions
     measured_before = True
-
-    @classmethod
-    def recipe(cls, method: str) -> Recipe:
-        """Return defaults for few examples."""
-        return RECIPES.get(method, Recipe(batch_size=8))
+    recipes = RECIPES
+    default_recipe = Recipe(batch_size=8)
 
     # ------------------------------------------------------------------------------------- words
 

@@ -87,16 +87,8 @@ class QA(Task):
     texts = ("question",)
     layout = "json"
     metric = "f1"
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample data, written for this project."""
-        return Path(__file__).parent / "samples" / "qa"
-
-    @classmethod
-    def recipe(cls, method: str) -> Recipe:
-        """Return defaults for MiniLM; for methods that are not named the general ones."""
-        return RECIPES.get(method, Recipe())
+    sample = Path(__file__).parent / "samples" / "qa"
+    recipes = RECIPES
 
     @classmethod
     def group(cls, record: Record) -> str:

@@ -42,11 +42,7 @@ class Regression(SequenceTask):
     }
     optional = frozenset({"second"})
     metric = "pearson"
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample data, written for this project."""
-        return Path(__file__).parent / "samples" / "regression"
+    sample = Path(__file__).parent / "samples" / "regression"
 
     # ------------------------------------------------------------------------------------- data
 

@@ -53,11 +53,7 @@ class SequenceTask(ColumnInspector):
     texts: ClassVar[tuple[str, ...]] = ("text",)
     pair: ClassVar[bool] = False
     """Whether a record has to have a second text."""
-
-    @classmethod
-    def recipe(cls, method: str) -> Recipe:
-        """Return defaults for MiniLM; for methods that are not named the general ones."""
-        return RECIPES.get(method, Recipe())
+    recipes = RECIPES
 
     # ------------------------------------------------------------------------------------- data
 

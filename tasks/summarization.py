@@ -28,11 +28,7 @@ class Summarization(Writing):
         "source": ("source", "document", "article", "text", "dialogue", "description", "documents"),
         "target": ("target", "summary", "highlights", "abstract", "tldr", "headline"),
     }
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample texts, written for this project."""
-        return Path(__file__).parent / "samples" / "summarization"
+    sample = Path(__file__).parent / "samples" / "summarization"
 
     @classmethod
     def group(cls, record: Record) -> Hashable:

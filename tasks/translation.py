@@ -35,11 +35,7 @@ class Translation(Writing):
         "source": ("source", "src", "source_text", "translation"),
         "target": ("target", "tgt", "target_text", "translation"),
     }
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample sentences, written for this project."""
-        return Path(__file__).parent / "samples" / "translation"
+    sample = Path(__file__).parent / "samples" / "translation"
 
     @classmethod
     def group(cls, record: Record) -> Hashable:

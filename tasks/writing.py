@@ -95,11 +95,8 @@ class Writing(Writer):
     metric = "perplexity"
     lower_is_better = True
     measured_before = True
-
-    @classmethod
-    def recipe(cls, method: str) -> Recipe:
-        """Return defaults tuned on the sample data of ``generation`` with SmolLM2."""
-        return RECIPES.get(method, Recipe(batch_size=8))
+    recipes = RECIPES
+    default_recipe = Recipe(batch_size=8)
 
     @property
     def written(self) -> int:

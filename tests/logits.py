@@ -15,7 +15,7 @@ def ours(backbone: Backbone, adapter: AdapterFile, inputs: dict[str, Tensor]) ->
     count = len(inputs["input_ids"])
     features = [Feature({key: tensor[row].tolist() for key, tensor in inputs.items()}) for row in range(count)]
     with dock.boarding([name] * count) as rows:
-        found = dock.logits(rows, features)
+        found = dock.run(rows, features)
     dock.close()
     return found
 

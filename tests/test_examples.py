@@ -3,20 +3,26 @@
 import json
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from builders import build_adapter
 from environments import Environment, environment
-from models import tiny_bert
+from models import tiny_bert, tiny_tokenizer
 
-from adaptdock.engine.conformance import Check, checks
-from adaptdock.engine.core.assembly import make_method
+from adaptdock import Dock, train
+from adaptdock.engine.conformance import Check, checks, tasks
+from adaptdock.engine.core.assembly import make_method, make_task
 from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.training.loop import Course
+from adaptdock.engine.training.multitask import SharingOptions, TaskEntry, TogetherRun, plan_together
+from adaptdock.errors import DataError
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, ForwardPass, LoadOptions
+from adaptdock.plugins.contracts import Backbone, Feature, ForwardPass, LoadOptions, Reading, Record
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "plugins"
 KINDS = {group: kind for kind, group in registry.GROUPS.items()}
@@ -41,7 +47,8 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     installed = (*registry._installed(), *found)
     monkeypatch.setattr(registry, "_installed", lambda: installed)
     yield
-    for name in [name for name in sys.modules if name.startswith(("adaptdock_vera", "adaptdock_keyphrase"))]:
+    examples = ("adaptdock_vera", "adaptdock_keyphrase", "adaptdock_relation")
+    for name in [name for name in sys.modules if name.startswith(examples)]:
         del sys.modules[name]
 
 
@@ -88,6 +95,102 @@ def test_vera_computes_what_peft_does(backbone: Backbone, tmp_path: Path) -> Non
     assert not torch.allclose(mine, bare, atol=1e-3)
 
 
+MARKED = "[Ada Berg] works for [Nordbank] as an engineer."
+
+
+def test_a_relation_beside_other_tasks_in_one_batch_is_what_it_is_alone(backbone: Backbone) -> None:
+    texts = [MARKED, "In the long run, said a man from [Porto] , most of all he liked [Oakline]."]
+    with Dock(backbone) as dock:
+        for name, labels, seed in (("one", "ab", 1), ("other", "abcd", 2)):
+            dock.dock(build_adapter(backbone, "lora", labels=tuple(labels), task="relation", seed=seed), name)
+        dock.dock(build_adapter(backbone, "prefix", {"length": 3}), "ner")
+        dock.dock(build_adapter(backbone, "bottleneck", labels=("x", "y", "z"), task="classification"), "topic")
+        names = ["ner", "one", "topic", "other", "one", "other"]
+        inputs = ["ada runs", texts[0], "bob sings in the rain", texts[1], texts[1], texts[0]]
+        for name, text, [mixed] in zip(names, inputs, dock.logits(names, inputs), strict=True):
+            [[alone]] = dock.logits(name, [text])
+            torch.testing.assert_close(mixed, alone, atol=1e-5, rtol=0)
+        [first], [second] = dock.logits("one", ["[Porto] lies near [Oakline].", "Porto lies [near] [Oakline]."])
+        assert not torch.allclose(first, second, atol=1e-4)  # the same words, other marks
+
+
+def test_a_relation_is_trained_and_answers(backbone: Backbone, tmp_path: Path) -> None:
+    result = train("relation", backbone=backbone, folder=tmp_path / "run", epochs=2, learning_rate=1e-2)
+    labels = result.adapter.card.task.options["labels"]
+    assert labels == ["based_in", "born_in", "works_for"]
+    with Dock(backbone) as dock:
+        [answer] = dock.predict(dock.load(result.file), [MARKED])
+        assert answer["entities"] == ["Ada Berg", "Nordbank"]
+        assert answer["label"] in labels
+        for wrong in ("no marks", "[one] mark", "[a] [b] [c]", None, {"text": 5}):
+            with pytest.raises(DataError, match="two entities in square brackets"):
+                dock.predict("relation", [wrong])
+
+
+def test_a_relation_trained_beside_another_task_has_the_loss_that_it_has_alone(
+    backbone: Backbone, data: Path, tmp_path: Path
+) -> None:
+    entries = {"ner": TaskEntry(task="ner", data=str(data)), "relation": TaskEntry(task="relation")}
+    made = plan_together(backbone, entries, "lora", SharingOptions(sharing="passes"), {"batch_size": 8}, {})
+    run = TogetherRun(made, tmp_path)
+    rows = [next(unit for unit in run.units if unit[0] == number) for number in (0, 1, 1, 0)]
+    alone = 0.0
+    for number, single in enumerate(run.runs):
+        own = [unit for task, unit in rows if task == number]
+        alone += losses(single, own)
+    assert losses(run, rows) == pytest.approx(alone, abs=1e-5)
+
+
+@torch.no_grad()
+def losses(run: Course[Any], units: list[Any]) -> float:
+    trainable = run.trainable().eval()
+    for assembly in run.assemblies:
+        run.dock.ports.acquire(assembly.sites)
+    try:
+        return float(trainable(**run.collator()(units))["loss"])
+    finally:
+        for assembly in run.assemblies:
+            run.dock.ports.release(assembly.sites)
+
+
+def test_the_kit_refuses_labels_of_two_forms_and_row_inputs_that_no_head_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks._bench.cache_clear()  # which may hold a class of an earlier import of the example
+    plugin = registry.load("task", "relation")
+    encode = plugin.encode
+
+    def changed(change: Callable[[Feature, Record], None]) -> str:
+        def altered(self: Any, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
+            [feature] = encode(self, record, reading, labelled)
+            change(feature, record)
+            return [feature]
+
+        monkeypatch.setattr(plugin, "encode", altered)
+        check = next(check for check in checks("task", "relation") if "labels and row inputs" in str(check))
+        return str(check.outcome().reason)
+
+    assert changed(lambda feature, record: None) == ""
+    assert "found 'a'" in changed(lambda feature, record: setattr(feature, "labels", "a"))
+    assert "an int, a float, or a list" in changed(lambda feature, record: setattr(feature, "labels", (1, 2)))
+    some = changed(lambda feature, record: setattr(feature, "labels", 1.0 if record["label"] == "born_in" else 1))
+    assert "labels have several forms, where a batch has one: float (number) and int (number)" in some
+    assert "no row input 'entities'" in changed(lambda feature, record: feature.row_inputs.clear())
+    unread = changed(lambda feature, record: feature.row_inputs.update(marks=[1]))
+    assert "encode() gives row inputs ['marks'] that row_inputs of EntityPairHead does not name" in unread
+
+
+def test_an_entity_far_in_a_long_text_is_kept_and_the_rest_is_cut_and_counted() -> None:
+    task = make_task("relation", {"labels": ["a", "b"]})
+    reading = Reading(tiny_tokenizer(), 64)
+    text = f"{'x ' * 100}[Ada] runs to [Porto]{' y' * 100}"
+    [feature] = task.encode({"text": text}, reading, labelled=False)
+    tokens = reading.tokenizer.convert_ids_to_tokens(feature.inputs["input_ids"])
+    assert [tokens[place] for place in feature.row_inputs["entities"]] == ["a", "p"]
+    assert len(tokens) == 64
+    assert feature.cut > 100
+    with pytest.raises(DataError, match="the two entities are 101 tokens apart"):
+        task.encode({"text": f"[A]{' x' * 100} [B]"}, reading, labelled=False)
+
+
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """An environment in which the examples are installed from wheels."""
@@ -107,6 +210,7 @@ def test_the_examples_are_installed_from_wheels_and_used(
     assert theirs == {
         ("method", "vera"): "adaptdock-vera",
         ("task", "keyphrase"): "adaptdock-keyphrase",
+        ("task", "relation"): "adaptdock-relation",
         ("files", "topics"): "adaptdock-topics",
     }
     training = f"--backbone {model_folder} --precision fp32 --epochs 1"
@@ -129,6 +233,6 @@ def test_the_examples_are_installed_from_wheels_and_used(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vera", "keyphrase", "topics"])
+@pytest.mark.parametrize("name", ["vera", "keyphrase", "relation", "topics"])
 def test_an_installed_example_passes_adapt_plugin_check(wheels: Environment, tmp_path: Path, name: str) -> None:
     assert " 0 failed" in wheels.run(f"adapt plugin check {name}", tmp_path).stderr

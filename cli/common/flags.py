@@ -217,6 +217,4 @@ def load_options(values: Mapping[str, Any]) -> LoadOptions:
     """Return the validated load options among the parameters of a command."""
     from adaptdock.engine.core.assembly import validated
 
-    options = validated(LoadOptions, LOADING.given(values), "backbone")
-    assert isinstance(options, LoadOptions)
-    return options
+    return validated(LoadOptions, LOADING.given(values), "backbone")

@@ -153,7 +153,6 @@ def read_tasks(path: Path) -> dict[str, TaskEntry]:
         if isinstance(columns, Mapping):
             table = {**table, "columns": {str(key): str(column) for key, column in columns.items()}}
         entry = validated(TaskEntry, {"task": name, **table}, f"{path}: {name}")
-        assert isinstance(entry, TaskEntry)
         _check_source(entry, f"{path}: {name}")
         make_task(entry.task, entry.options)
         found[name] = entry
@@ -192,7 +191,6 @@ def _decide(
     method = values["method"] or METHOD
     chosen = merge_options(next(iter(entries.values())).task, method, of_training.given(values))
     sharing = validated(SharingOptions, of_sharing.given(values), "several tasks")
-    assert isinstance(sharing, SharingOptions)
     method_options = checked_options("method", method, {**chosen.method_options, **of_method.given(values)})
     make_methods(method, method_options)
     return TogetherSettings(

@@ -95,7 +95,6 @@ def recall(folder: Path, output: str | None, overwrite: bool) -> Settings:
         found = json.loads(path.read_text(encoding="utf-8"))
         training = validated(TrainingOptions, found["training"], str(path))
         load = validated(LoadOptions, found["load"], str(path))
-        assert isinstance(load, LoadOptions)
         return Settings(
             **{key: found[key] for key in ("task", "method", "backbone", "name", "method_options", "task_options")},
             source=Source(**found["source"]),

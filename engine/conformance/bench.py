@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adaptdock.engine.conformance.check import Unmet, expect
 from adaptdock.engine.core.assembly import Assembly, assemble, entry, make_task
-from adaptdock.engine.core.batches import collate, collate_labels, counts, length
+from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, counts, length
 from adaptdock.engine.core.batches import reading as read_by
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.data.sources import Source, load_splits
@@ -105,7 +105,7 @@ class Bench:
     def logits(self, dock: Dock, name: str, given: Sequence[Feature]) -> list[Tensor]:
         """Return what the head of a docked adapter makes of each row."""
         with dock.boarding([name] * len(given)) as rows:
-            return dock.logits(rows, given)
+            return dock.run(rows, given)
 
     def train(self, adapter: AdapterFile) -> dict[str, Tensor]:
         """Take a few steps and return the weights; raise :class:`Unmet` where gradients are not as they should be."""
@@ -170,7 +170,9 @@ def _read(feature: Feature) -> Feature:
 
 
 def _loss(model: Trainable, backbone: Backbone, given: Sequence[Feature]) -> Tensor:
-    loss: Tensor = model(labels=collate_labels(given, backbone.device), **collate(backbone, given))["loss"]
+    row_inputs = collate_row_inputs(model.assembly.head, given, backbone.device)
+    labels = collate_labels(given, backbone.device)
+    loss: Tensor = model(labels=labels, row_inputs=row_inputs, **collate(backbone, given))["loss"]
     expect(loss.ndim == 0 and loss.isfinite(), f"the loss has to be one finite number, found {loss}")
     return loss
 

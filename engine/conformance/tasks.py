@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.conformance.bench import Bench, fitted
@@ -11,9 +12,10 @@ from adaptdock.engine.conformance.check import Check, NotAsked, Unmet, expect
 from adaptdock.engine.conformance.methods import stored
 from adaptdock.engine.conformance.models import SHAPES, Shape, tiny_backbone
 from adaptdock.engine.core.assembly import make_methods, make_task, method_entries
+from adaptdock.engine.core.batches import form
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.evaluation.measurement import evaluate
-from adaptdock.errors import BackboneError, DataError, UsageError
+from adaptdock.errors import BackboneError, DataError, PluginError, UsageError
 from adaptdock.hub.artefact.card import PluginEntry
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Recipe, Task
@@ -33,6 +35,7 @@ def task_checks(name: str, model: str | None) -> list[Check]:
     ]
     for shape in SHAPES:
         acts = {
+            "labels and row inputs have one form of the contract each": _forms,
             "records become windows, and training moves every weight": _trained,
             "predictions are JSON, and are scored by the metric": _predicted,
             "an input without labels is read, answered and shown": _answered,
@@ -52,8 +55,10 @@ def _declared(name: str) -> None:
 
 
 def _sample(name: str) -> None:
-    folder = registry.load("task", name).sample()
-    expect(folder.is_dir(), f"sample() names {folder}, which is no folder; is it in the wheel?")
+    folder = getattr(registry.load("task", name), "sample", None)
+    if not isinstance(folder, Path):
+        raise Unmet(f"sample has to be the Path of a folder; found {folder!r:.60}")
+    expect(folder.is_dir(), f"sample names {folder}, which is no folder; is it in the wheel?")
     task, splits = fitted(name)
     for split, records in splits.items():
         expect(records, f"the {split} split of the sample is empty")
@@ -85,9 +90,11 @@ def _fitted_options(name: str) -> None:
 
 def _recipes(name: str) -> None:
     task: type[Task] = registry.load("task", name)
-    for method in (*registry.names("method"), "a method that nobody has written yet"):
-        recipe = task.recipe(method)
-        expect(isinstance(recipe, Recipe), f"recipe({method!r}) gives a {type(recipe).__name__}")
+    expect(isinstance(task.recipes, Mapping), f"recipes is a {type(task.recipes).__name__}, not a table by method")
+    for method, recipe in (*task.recipes.items(), ("default_recipe", task.default_recipe)):
+        expect(isinstance(recipe, Recipe), f"the recipe {method!r} is a {type(recipe).__name__}")
+    for method in registry.names("method"):
+        recipe = task.recipes.get(method, task.default_recipe)
         if recipe.method_options:
             make_methods(method, recipe.method_options)
 
@@ -152,6 +159,26 @@ def _works_somewhere(name: str) -> None:
 
 def _methods() -> list[PluginEntry]:
     return method_entries(METHOD, {})
+
+
+def _forms(bench: Bench) -> None:
+    features, head = bench.features(_methods()), bench.task.head()
+    _one_form("labels", [feature.labels for feature in features])
+    for name in head.row_inputs:
+        absent = sum(name not in feature.row_inputs for feature in features)
+        expect(not absent, f"{absent} features have no row input {name!r}, which {type(head).__name__} reads")
+        _one_form(f"the row inputs {name!r}", [feature.row_inputs[name] for feature in features])
+    unread = sorted({name for feature in features for name in feature.row_inputs} - head.row_inputs.keys())
+    expect(not unread, f"encode() gives row inputs {unread} that row_inputs of {type(head).__name__} does not name")
+
+
+def _one_form(what: str, values: list[Any]) -> None:
+    try:
+        forms = {form(value) for value in values if value != []}
+    except PluginError as error:
+        raise Unmet(f"{what}: {error}") from None
+    found = " and ".join(f"{kind} ({shape})" for shape, kind in sorted(forms))
+    expect(len(forms) <= 1, f"{what} have several forms, where a batch has one: {found}")
 
 
 def _trained(bench: Bench) -> None:

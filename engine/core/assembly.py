@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -17,6 +17,7 @@ from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Combination, Head, Method, Options, Parameter, Ports, Site, Task
 
 HEAD, ON = "head", "on"
+Validated = TypeVar("Validated", bound=Options)
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ def _make(kind: registry.Kind, name: str, options: Mapping[str, Any]) -> Any:
     return plugin(validated(plugin.Options, options, f"{kind} {name!r}"))
 
 
-def validated(model: type[Options], options: Mapping[str, Any], owner: str) -> Options:
+def validated(model: type[Validated], options: Mapping[str, Any], owner: str) -> Validated:
     """Return the options as the model wants them; raise :class:`UsageError` naming every wrong one."""
     try:
         return model.model_validate(dict(options))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptdock.errors import BackboneError
+from adaptdock.errors import BackboneError, PluginError
 from adaptdock.plugins.contracts import Backbone, Feature, Head, Reading
 
 NOT_COUNTED = -100
@@ -62,14 +62,55 @@ def length_read(head: Head, feature: Feature) -> int:
 
 
 def collate_labels(features: Sequence[Feature], device: torch.device) -> Tensor:
-    """Return the labels of features as one tensor; lists are padded with :data:`NOT_COUNTED`."""
+    """Return the labels of features as one tensor; lists are padded with :data:`NOT_COUNTED`.
+
+    Raises :class:`PluginError` for labels that have none of the forms of :class:`Feature`.
+    """
     labels = [feature.labels for feature in features]
     if not labels:
         return torch.empty(0, dtype=torch.long, device=device)
-    if isinstance(labels[0], list):
-        longest = max(map(len, labels))
-        labels = [given + [NOT_COUNTED] * (longest - len(given)) for given in labels]
-    return torch.tensor(labels, device=device)
+    return _numbers(labels, NOT_COUNTED, device, "the labels of features")
+
+
+def collate_row_inputs(head: Head, features: Sequence[Feature], device: torch.device) -> dict[str, Tensor]:
+    """Return the row inputs of a head as tensors, (R) or (R, longest).
+
+    Raises :class:`PluginError` for a feature without one of them, and for forms that :class:`Feature` does not have.
+    """
+    collated = {}
+    for name, pad in head.row_inputs.items():
+        if any(name not in feature.row_inputs for feature in features):
+            raise PluginError(f"{type(head).__name__} reads the row input {name!r}, and a feature has none: encode()")
+        values = [feature.row_inputs[name] for feature in features]
+        collated[name] = _numbers(values, pad, device, f"the row inputs {name!r}")
+    return collated
+
+
+def form(value: Any) -> tuple[str, str]:
+    """Return ``number`` or ``list``, and ``int`` or ``float``, of labels or row inputs.
+
+    Raises :class:`PluginError` for anything else; an empty list is one of ints.
+    """
+    numbers = value if isinstance(value, list) else [value]
+    kinds = {type(number) for number in numbers} or {int}
+    if kinds not in ({int}, {float}):
+        raise PluginError(
+            f"labels and row inputs are an int, a float, or a list of ints or of floats; found {value!r:.60}"
+        )
+    return "list" if isinstance(value, list) else "number", kinds.pop().__name__
+
+
+def _numbers(values: Sequence[Any], pad: float, device: torch.device, what: str) -> Tensor:
+    if any(isinstance(value, list) for value in values):
+        try:
+            longest = max(map(len, values))
+        except TypeError:
+            raise PluginError(f"{what} are lists in some features and numbers in others") from None
+        values = [[*value, *[pad] * (longest - len(value))] for value in values]
+    try:
+        return torch.tensor(values, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PluginError(f"{what} cannot become a tensor: {error}") from None
 
 
 def counts(labels: Any) -> bool:

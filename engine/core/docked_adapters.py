@@ -5,13 +5,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD, Assembly, assemble, make_task
-from adaptdock.engine.core.batches import collate, length_read, reading
+from adaptdock.engine.core.batches import collate, collate_row_inputs, length_read, reading
 from adaptdock.engine.core.forward import for_head, mask_for, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Docked, MixedRows, arranged, places
@@ -20,14 +20,17 @@ from adaptdock.errors import MismatchError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.registry.admission import read_adapter
+from adaptdock.plugins.arguments import checked_number, file_path, of_type, refusal
 from adaptdock.plugins.contracts import Backbone, Feature, Reading
 from adaptdock.plugins.sequences import listed, text
 
 HOST = torch.device("cpu")
 KNOWN_ASSEMBLIES = 1000
 NAMES = "adapter names", "['ner', 'topic']"
+ADAPTER = "an adapter in memory is what read_file() or train() gives (its .adapter); load() takes the path of a file"
+CARD = "a card is what read_card() gives"
 ROWS = "rows", "those of boarding(['ner'])"
-FEATURES = "encoded features", "those that a task's encode() gives"
+FEATURES = "features of a batch", "those that a task's encode() gives"
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +95,7 @@ class DockedAdapters:
     """
 
     def __init__(self, backbone: Backbone) -> None:
+        of_type(backbone, Backbone, "a dock is made of a loaded backbone (Dock.open loads one by its name)")
         self.backbone = backbone
         self.ports = OpenPorts(backbone)
         self._residents: dict[str, Resident] = {}
@@ -99,6 +103,24 @@ class DockedAdapters:
         self._devices = {port.name: backbone.placement(port) for port in backbone.ports} | {HEAD: backbone.device}
         self._assemblies: dict[str, Assembly] = {}
         self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        docked = ", ".join(map(repr, self.names)) or "no adapters"
+        return f"<{type(self).__name__} on {self.backbone.id!r} ({self.backbone.architecture}) with {docked}>"
+
+    def __len__(self) -> int:
+        """Return the number of docked adapters; a dock with none is therefore false, as an empty list is."""
+        return len(self._residents)
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether an adapter of that name is docked."""
+        return isinstance(name, str) and name in self._residents
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def names(self) -> list[str]:
@@ -115,7 +137,7 @@ class DockedAdapters:
 
     def assembled(self, card: Card) -> Assembly:
         """Return what an adapter consists of that need not be docked."""
-        return self._assembly(card)
+        return self._assembly(of_type(card, Card, CARD))
 
     def reading(self, max_length: int, row: Row = (), room: int = 0) -> Reading:
         """Return how this backbone reads, in windows of at most ``max_length`` tokens.
@@ -123,7 +145,10 @@ class DockedAdapters:
         They are shorter where the adapters of the row take positions for themselves, or ``room`` is kept for
         what shall be written.
         """
-        return reading(self.backbone, max_length, sum(resident.assembly.positions for resident in row) + room)
+        checked_number(max_length, "the longest window, in tokens,", 1)
+        taken = checked_number(room, "the room for new tokens")
+        (row,) = _rows([row], bare=True)
+        return reading(self.backbone, max_length, taken + sum(resident.assembly.positions for resident in row))
 
     # --------------------------------------------------------------------------- dock and undock
 
@@ -137,10 +162,13 @@ class DockedAdapters:
         :class:`MismatchError` for another backbone or for tensors that do not fit, :class:`UsageError` for a taken
         name.
         """
-        return self.dock(read_adapter(path), name, replace)
+        return self.dock(read_adapter(file_path(path, "the file of an adapter")), name, replace)
 
     def dock(self, adapter: AdapterFile | Prepared, name: str | None = None, replace: bool = False) -> str:
         """Dock an adapter that is in memory; see :meth:`load`."""
+        if not isinstance(adapter, AdapterFile | Prepared):
+            raise UsageError(refusal(adapter, ADAPTER))
+        of_type(replace, bool, "replace is True or False")
         name = adapter.card.name if name is None else text(name, "the name of an adapter")
         if "+" in name:
             raise UsageError(f"the name {name!r} contains '+', which divides the adapters of a stack; give another")
@@ -166,7 +194,7 @@ class DockedAdapters:
 
         Raises :class:`MismatchError` as :meth:`load` does.
         """
-        assembly = self._assembled(adapter)
+        assembly = self._assembled(of_type(adapter, AdapterFile, ADAPTER))
         parts = tuple(
             Docked(
                 part.method,
@@ -299,12 +327,12 @@ class DockedAdapters:
 
     def order(self, rows: Sequence[Row]) -> list[int]:
         """Return the order in which rows are best computed: those with adapters of the same kind are neighbours."""
-        return arranged([_parts(row) for row in rows])
+        return arranged([_parts(row) for row in _rows(rows, bare=True)])
 
     def mixed(self, rows: Sequence[Row]) -> MixedRows:
         """Lay a batch out by port."""
         compiled = self.backbone.model._compiled_call_impl is not None
-        made = MixedRows([_parts(row) for row in rows], self.backbone.dtype, whole=compiled)
+        made = MixedRows([_parts(row) for row in _rows(rows, bare=True)], self.backbone.dtype, whole=compiled)
         if compiled:
             made.gather()
         return made
@@ -312,14 +340,17 @@ class DockedAdapters:
     @torch.inference_mode()
     def hidden(self, rows: Sequence[Row], inputs: Mapping[str, Tensor], reads: str = "encoder") -> Tensor:
         """Return the last hidden states (R, T, W) of a batch whose rows have adapters of their own."""
-        rows = listed(rows, *ROWS)
+        rows = _rows(rows, bare=True)
+        if reads not in ("encoder", "decoder"):
+            raise UsageError(refusal(reads, "what is read is the 'encoder' or the 'decoder'"))
+        of_type(inputs, Mapping, "the inputs are a mapping from their names to tensors (R, T)")
         order = self.order(rows)
         given = {name: tensor[order] for name, tensor in inputs.items()}
         found = states(self.backbone, self.ports, self.mixed([rows[number] for number in order]), given, reads)
         return found[places(order), -inputs["attention_mask"].shape[1] :]
 
     @torch.inference_mode()
-    def logits(self, rows: Sequence[Row], features: Sequence[Feature]) -> list[Tensor]:
+    def run(self, rows: Sequence[Row], features: Sequence[Feature]) -> list[Tensor]:
         """Run a batch and return each row's logits, from the head of its topmost adapter, on the CPU.
 
         ``rows`` are those that :meth:`boarding` gives for names.
@@ -336,7 +367,8 @@ class DockedAdapters:
                 head = rows[members[0]][-1].assembly.head
                 mask = mask_for(head, inputs)[chosen]
                 weights = Gathered([rows[number][-1].head for number in members], torch.float32).at(HEAD)
-                given = for_head(self.backbone, head, hidden[chosen], mask)
+                row_inputs = collate_row_inputs(head, [features[number] for number in members], mask.device)
+                given = for_head(self.backbone, head, hidden[chosen], mask, row_inputs)
                 answers.update(zip(members, head.apply(weights, given, mask), strict=True))
         heads = [row[-1].assembly.head for row in rows]
         return [
@@ -369,14 +401,20 @@ def _parts(row: Row) -> list[tuple[Docked, ...]]:
     return [resident.adapter.parts for resident in row]
 
 
-def _checked(rows: Any, features: Any) -> tuple[Sequence[Row], Sequence[Feature]]:
+def _rows(rows: Any, bare: bool) -> list[Row]:
+    """Return the rows of a batch; raise :class:`UsageError` where they are something else, or bare and may not be."""
+    every: list[Row] = listed(rows, *ROWS)
+    for row in every:
+        if not isinstance(row, tuple) or not (row or bare) or not all(isinstance(part, Resident) for part in row):
+            raise UsageError(f"a row is what boarding() gives for the name of an adapter; found {row!r:.60}")
+    return every
+
+
+def _checked(rows: Any, features: Any) -> tuple[list[Row], list[Feature]]:
     """Return the rows and features of a batch; raise :class:`UsageError` where they are something else."""
-    rows, features = listed(rows, *ROWS), listed(features, *FEATURES)
+    rows, features = _rows(rows, bare=False), listed(features, *FEATURES)
     if len(rows) != len(features):
         raise UsageError(f"{len(rows)} rows for {len(features)} features: each row has one")
-    wrong = next((row for row in rows if not isinstance(row, tuple) or not row), None)
-    if wrong is not None:
-        raise UsageError(f"a row is what boarding() gives for the name of an adapter; found {wrong!r:.60}")
     wrong = next((feature for feature in features if not isinstance(feature, Feature)), None)
     if wrong is not None:
         raise UsageError(f"a feature is what a task's encode() gives; found {wrong!r:.60}")

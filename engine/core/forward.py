@@ -8,7 +8,18 @@ from torch import Tensor
 from adaptdock.engine.core.layouts import ENCODER, layouts, texts
 from adaptdock.engine.core.open_ports import OpenPorts, joined
 from adaptdock.engine.core.rows import Rows, moves, virtual
-from adaptdock.plugins.contracts import Backbone, Batch, ForwardPass, Head, Layout, Port, PortKind, Tied, Virtual
+from adaptdock.plugins.contracts import (
+    Backbone,
+    Batch,
+    ForwardPass,
+    Head,
+    Layout,
+    Port,
+    PortKind,
+    Tied,
+    Virtual,
+    WithRowInputs,
+)
 
 
 def in_front(backbone: Backbone, rows: Rows, inputs: Mapping[str, Tensor]) -> Virtual | None:
@@ -87,11 +98,19 @@ def mask_for(head: Head, inputs: Mapping[str, Tensor]) -> Tensor:
     return inputs["attention_mask"] if answered is None else answered
 
 
-def for_head(backbone: Backbone, head: Head, hidden: Tensor, mask: Tensor) -> Tensor | Tied:
+def for_head(
+    backbone: Backbone, head: Head, hidden: Tensor, mask: Tensor, row_inputs: Mapping[str, Tensor]
+) -> Tensor | Tied | WithRowInputs:
     """Return what a head is given, float32, from the states of the rows that it answers for.
 
-    ``mask`` (R, T) tells how many positions of ``hidden`` (R, L + T, W) are those of the inputs.
+    ``mask`` (R, T) tells how many positions of ``hidden`` (R, L + T, W) are those of the inputs; ``row_inputs`` are
+    those that the head asks for.
     """
+    given = _read_by(backbone, head, hidden, mask)
+    return WithRowInputs(given, row_inputs) if head.row_inputs else given
+
+
+def _read_by(backbone: Backbone, head: Head, hidden: Tensor, mask: Tensor) -> Tensor | Tied:
     own = hidden[:, -(mask.shape[1] + head.front) :]
     if head.over == "embeddings":
         return Tied(own.float().to(mask.device), backbone.embeddings().to(mask.device))

@@ -1,10 +1,13 @@
-"""Loading a backbone by its name, with the family that accepts it."""
+"""Loading a backbone by its name, or taking a model in memory, with the family that accepts it."""
+
+from typing import Any
 
 from adaptdock.engine.core.distributed import placed
-from adaptdock.errors import BackboneError, PluginError
+from adaptdock.errors import BackboneError, PluginError, UsageError
 from adaptdock.plugins import registry
+from adaptdock.plugins.arguments import refusal
 from adaptdock.plugins.compatibility import reason
-from adaptdock.plugins.contracts import Backbone, BackboneFamily, LoadOptions
+from adaptdock.plugins.contracts import AdoptsModels, Backbone, BackboneFamily, LoadOptions
 
 
 def load_backbone(name: str, options: LoadOptions) -> Backbone:
@@ -36,3 +39,17 @@ def _loaded(plugin: registry.Plugin, family: BackboneFamily, name: str, options:
             f"{plugin.distribution} that fits."
         )
     return backbone
+
+
+def adopt_backbone(model: Any, tokenizer: Any) -> Backbone:
+    """Return a backbone around a model in memory, by the first family that takes it.
+
+    Raises :class:`UsageError` where no family does or the tokenizer is missing.
+    """
+    families = [plugin() for _, plugin in registry.usable("backbone")]
+    family = next((family for family in families if isinstance(family, AdoptsModels) and family.adopts(model)), None)
+    if family is None:
+        raise UsageError(refusal(model, "a backbone is an alias, a path, a hub id, or a loaded model of transformers"))
+    if not callable(tokenizer):
+        raise UsageError(refusal(tokenizer, "a loaded model needs its tokenizer (tokenizer=)"))
+    return family.adopt(model, tokenizer)

@@ -11,6 +11,7 @@ from random import Random
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record, Task
+from adaptdock.plugins.task_abilities import group as group_of
 
 SHARES = (0.1, 0.1, 0.1, 0.2, 0.3, 0.5)
 """Shares of the training data that are tried in turn, each with another draw, until the task can use both parts."""
@@ -65,7 +66,7 @@ def _groups(records: Sequence[Record], task: type[Task]) -> list[list[int]]:
     """Return the numbers of the records of each group; a record without a group is one of its own."""
     groups: dict[Hashable, list[int]] = {}
     for number, record in enumerate(records):
-        group = task.group(record)
+        group = group_of(task, record)
         groups.setdefault(("alone", number) if group is None else ("group", group), []).append(number)
     return list(groups.values())
 

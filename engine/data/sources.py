@@ -66,7 +66,7 @@ def load_splits(
     if any(given.values()):
         splits = {split: reader.file(path) for split, path in given.items() if path}
     elif source.data is None:
-        splits = reader.folder(task.sample())
+        splits = reader.folder(task.sample)
     elif Path(source.data).is_dir():
         splits = reader.folder(Path(source.data))
     elif Path(source.data).exists() or "," in source.data:

@@ -1,17 +1,22 @@
 """The dock: a backbone to which adapters are docked, and which predicts and writes with them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
+
+from torch import Tensor
 
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.core.docked_adapters import NAMES, DockedAdapters
-from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.core.loading import adopt_backbone, load_backbone
 from adaptdock.engine.inference.generation import GenerationOptions, generate
-from adaptdock.engine.inference.prediction import predict
+from adaptdock.engine.inference.prediction import logits_of, predict
 from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
+from adaptdock.plugins.arguments import refusal
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.plugins.sequences import listed, size, text
+from adaptdock.plugins.toolkit.heads import EmbeddingHead
 
 INPUTS = "inputs", "['a text', 'another text']"
 TEXTS = "texts", INPUTS[1]
@@ -21,50 +26,130 @@ class Dock(DockedAdapters):
     """A backbone with its ports open, and the answers of the adapters docked to it.
 
     Safe for use by many threads: a batch finishes with the adapters it started with, whatever is
-    docked or undocked meanwhile.
+    docked or undocked meanwhile. A context manager, which undocks all adapters at its end.
+
+    >>> with Dock.open("minilm") as dock:
+    ...     name = dock.load("ner.safetensors")
+    ...     len(dock), name in dock, dock.predict(name, ["Ada lived in London."])[0]["text"]
+    (1, True, 'Ada lived in London.')
     """
 
     @classmethod
-    def open(cls, backbone: str = registry.DEFAULT_BACKBONE, **options: Any) -> Self:
-        """Load a backbone by alias, path or hub id and open its ports.
+    def open(cls, backbone: Any = registry.DEFAULT_BACKBONE, *, tokenizer: Any = None, **options: Any) -> Self:
+        """Load a backbone by alias, path or hub id, or take a loaded model, and open its ports.
 
-        ``options`` are those of :class:`LoadOptions`: ``device``, ``dtype``, ``quantize``, ...
+        ``options`` are those of :class:`LoadOptions`: ``device``, ``dtype``, ``quantize``, ... A loaded model of
+        transformers needs its ``tokenizer`` and no options; it is frozen in place and set to evaluation.
+
+        A loaded model has the fingerprint of the checkpoint that it names (``model.name_or_path``) where its weights
+        are that checkpoint's, in any precision, and the checkpoint is on this machine. Else the fingerprint is
+        computed from the weights, as ``save_pretrained`` would write them. Adapters trained on the model therefore
+        load on the same weights opened by name: from that checkpoint, or from a folder that ``save_pretrained``
+        wrote. They do not where the weights were quantised in memory, or were written by another program.
+
+        Raises :class:`BackboneError` where loading fails or the model cannot be used, :class:`UsageError` for options
+        that are not valid and for anything else than a name or a model.
+
+        >>> dock = Dock.open("minilm", device="cpu")
+        >>> dock
+        <Dock on '...minilm' (bert) with no adapters>
+
+        >>> from transformers import AutoModel, AutoTokenizer
+        >>> model, tokenizer = AutoModel.from_pretrained("minilm"), AutoTokenizer.from_pretrained("minilm")
+        >>> Dock.open(model, tokenizer=tokenizer).load("ner.safetensors")
+        'ner'
         """
-        chosen = validated(LoadOptions, options, "loading")
-        assert isinstance(chosen, LoadOptions)
-        return cls(load_backbone(backbone, chosen))
+        if isinstance(backbone, str | Path):
+            if tokenizer is not None:
+                raise UsageError(refusal(tokenizer, "tokenizer= goes with a loaded model alone"))
+            return cls(load_backbone(str(backbone), validated(LoadOptions, options, "loading")))
+        if options:
+            raise UsageError(f"the model is loaded already, so {', '.join(options)} cannot be chosen any more")
+        return cls(adopt_backbone(backbone, tokenizer))
 
     def predict(self, name: str | Sequence[str], inputs: Sequence[Any], batch_size: int = 32) -> list[dict[str, Any]]:
         """Return a prediction for each input: a text, or whatever the adapter's task reads.
 
         ``name`` is one adapter's, or one for each input; ``lower+upper`` names a stack, whose upper
-        adapter answers. Inputs of different adapters share batches. A single text is given as a list of one. Raises
-        :class:`UsageError` for what is no list.
+        adapter answers. Inputs of different adapters share batches of at most ``batch_size`` rows. A single text is
+        given as a list of one. A prediction is a dictionary that JSON can hold; its keys are the task's.
+
+        Raises :class:`UsageError` for arguments that are no lists, :class:`UnknownNameError` for an adapter that is
+        not docked, and :class:`DataError` for an input that the task cannot read.
+
+        >>> dock = Dock.open("minilm")
+        >>> dock.predict(dock.load("ner.safetensors"), ["Ada lived in London."])
+        [{'text': 'Ada lived in London.', 'entities': [...]}]
         """
         items = listed(inputs, *INPUTS)
-        names = _one_each(name, items, "inputs")
-        if None in names:
-            raise UsageError("each input needs the name of an adapter: a bare row has no head that could answer")
-        return predict(self, names, items, size(batch_size, "batch size"))
+        return predict(self, self._answering(name, items), items, size(batch_size, "batch size"))
+
+    def logits(self, name: str | Sequence[str], inputs: Sequence[Any], batch_size: int = 32) -> list[list[Tensor]]:
+        """Return, for each input, the logits of its windows, float32 on the CPU; a text that fits has one window.
+
+        Names and inputs are as in :meth:`predict`. The shape is that of the adapter's head: (classes) for a text,
+        (tokens, classes) for tags, (tokens, 2) for a span, (tokens, words of the vocabulary) for a language model.
+        Tokens count the special ones. Raises what :meth:`predict` raises.
+
+        >>> dock = Dock.open("minilm")
+        >>> [[logits]] = dock.logits(dock.load("topic.safetensors"), ["Ada lived in London."])
+        >>> logits.shape
+        torch.Size([3])
+        """
+        items, batch = listed(inputs, *INPUTS), size(batch_size, "batch size")
+        with self.boarding(self._answering(name, items)) as rows:
+            return logits_of(self, rows, items, batch)
+
+    def embed(self, name: str, texts: Sequence[str], batch_size: int = 32) -> list[list[float]]:
+        """Return a vector of length 1 for each text, by an adapter that embeds (``adapt train --task embedding``).
+
+        The cosine of two texts is the dot product of their vectors. Raises :class:`UsageError` for an adapter of
+        another kind, and for a text without a token.
+
+        >>> dock = Dock.open("minilm")
+        >>> [vector] = dock.embed(dock.load("near.safetensors"), ["Ada lived in London."])
+        >>> len(vector), round(sum(number**2 for number in vector), 3)
+        (32, 1.0)
+        """
+        items = [text(item, f"text {number}") for number, item in enumerate(listed(texts, *TEXTS))]
+        upper = text(name, "the name of an adapter").rpartition("+")[2]
+        if not isinstance(self.assembly(upper).head, EmbeddingHead):
+            raise UsageError(f"the adapter {upper!r} is for {self.card(upper).task.name}: it gives no vectors of texts")
+        vectors = [prediction["embedding"] for prediction in self.predict(name, items, batch_size)]
+        for number, vector in enumerate(vectors):
+            if not vector:
+                raise UsageError(f"text {number} has no token, and so no vector: {items[number]!r:.60}")
+        return vectors
 
     def generate(
         self, names: str | Sequence[str | None] | None, texts: Sequence[str], batch_size: int = 8, **options: Any
     ) -> list[str]:
-        """Return what a language model writes after each text, with adapters as in :meth:`predict`.
+        """Return the text that a language model writes after each text, with adapters as in :meth:`predict`.
 
-        None is the bare backbone. ``options`` are those of :class:`GenerationOptions`. Raises
-        :class:`BackboneError` where the backbone cannot write.
+        None is the bare backbone. ``options`` are those of :class:`GenerationOptions`: ``max_new_tokens``,
+        ``num_beams``, ``do_sample``, ... Raises :class:`BackboneError` where the backbone cannot write,
+        :class:`UsageError` for options that are not valid and for texts without room.
+
+        >>> dock = Dock.open("my-language-model")
+        >>> texts = dock.generate([None, dock.load("writer.safetensors")], ["a text", "a text"], max_new_tokens=4)
+        >>> len(texts)
+        2
         """
-        chosen = validated(GenerationOptions, options, "writing")
-        assert isinstance(chosen, GenerationOptions)
-        given = [text(item, f"text {number}") for number, item in enumerate(listed(texts, *TEXTS))]
+        search = validated(GenerationOptions, options, "writing")
+        prompts = [text(item, f"text {number}") for number, item in enumerate(listed(texts, *TEXTS))]
         batch = size(batch_size, "batch size")
         answers: list[str] = []
-        with self.boarding(_one_each(names, given, "texts")) as rows:
-            for start in range(0, len(given), batch):
+        with self.boarding(_one_each(names, prompts, "texts")) as rows:
+            for start in range(0, len(prompts), batch):
                 part = slice(start, start + batch)
-                answers += generate(self, rows[part], given[part], chosen)
+                answers += generate(self, rows[part], prompts[part], search)
         return answers
+
+    def _answering(self, name: Any, items: Sequence[Any]) -> list[str]:
+        names = _one_each(name, items, "inputs")
+        if None in names:
+            raise UsageError("each input needs the name of an adapter: a bare row has no head that could answer")
+        return names
 
 
 def _one_each(names: Any, inputs: Sequence[Any], what: str) -> list[Any]:

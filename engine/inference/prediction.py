@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from adaptdock.engine.core.batches import by_length, length
@@ -44,14 +45,30 @@ def predict_records(
 def _read_off(
     dock: DockedAdapters, rows: Sequence[Row], records: Sequence[Record], batch_size: int
 ) -> list[dict[str, Any]]:
-    features = [
-        row[-1].assembly.task.encode(record, dock.reading(row[-1].card.preprocessing.max_length, row), labelled=False)
-        for row, record in zip(rows, records, strict=True)
-    ]
+    features = _encoded(dock, rows, records)
     digests = digests_of(dock, rows, features, batch_size)
     return [
         row[-1].assembly.task.decode(record, own, found)
         for row, record, own, found in zip(rows, records, features, digests, strict=True)
+    ]
+
+
+def logits_of(dock: DockedAdapters, rows: Sequence[Row], inputs: Sequence[Any], batch_size: int) -> list[list[Tensor]]:
+    """Return the logits of each window of each input, for rows that are aboard."""
+    records = [row[-1].assembly.task.read(item) for row, item in zip(rows, inputs, strict=True)]
+    features = _encoded(dock, rows, records)
+    logits: list[list[Tensor]] = [[torch.empty(0)] * len(windows) for windows in features]
+    for batch in _batches(rows, features, batch_size):
+        windows = [features[owner][place] for owner, place in batch]
+        for (owner, place), found in zip(batch, dock.run([rows[owner] for owner, _ in batch], windows), strict=True):
+            logits[owner][place] = found
+    return logits
+
+
+def _encoded(dock: DockedAdapters, rows: Sequence[Row], records: Sequence[Record]) -> list[list[Feature]]:
+    return [
+        row[-1].assembly.task.encode(record, dock.reading(row[-1].card.preprocessing.max_length, row), labelled=False)
+        for row, record in zip(rows, records, strict=True)
     ]
 
 
@@ -104,7 +121,7 @@ def digests_of(
     digests: list[list[Tensor | None]] = [[None] * len(own) for own in features]
     for batch in _batches(rows, features, batch_size):
         given = [features[owner][place] for owner, place in batch]
-        logits = dock.logits([rows[owner] for owner, _ in batch], given)
+        logits = dock.run([rows[owner] for owner, _ in batch], given)
         if seen is not None:
             seen(given, logits)
         for (owner, place), feature, found in zip(batch, given, logits, strict=True):

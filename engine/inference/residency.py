@@ -18,6 +18,7 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import BudgetError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.registry.admission import read_adapter
+from adaptdock.plugins.arguments import checked_number, file_path, of_type, refusal
 from adaptdock.plugins.sequences import listed, text
 
 Tier = Literal["device", "host", "disk"]
@@ -44,8 +45,19 @@ class _Known:
 class Residency:
     """The adapters that a dock's process knows, docked when they are used.
 
-    ``device_bytes`` and ``host_bytes`` are the budgets; None is no limit. ``read`` reads a file whenever its adapter
-    is docked. Safe for use by many threads.
+    ``device_bytes`` and ``host_bytes`` are the budgets in bytes; None is no limit. ``read`` reads a file whenever its
+    adapter is docked. Safe for use by many threads. Every method raises :class:`UnknownNameError` for a name that is
+    not known, and :class:`UsageError` for arguments of a wrong type.
+
+    >>> from adaptdock import Dock
+    >>> adapters = Residency(Dock.open("minilm"), device_bytes=50_000_000)
+    >>> adapters.know("people", "ner.safetensors")
+    >>> adapters.tier("people")
+    'disk'
+    >>> adapters.predict("people", ["Ada lived in London."])
+    [{'text': 'Ada lived in London.', 'entities': [...]}]
+    >>> adapters.tier("people"), adapters.resident_bytes == adapters.docked_bytes("people") > 0
+    ('device', True)
     """
 
     def __init__(
@@ -55,7 +67,13 @@ class Residency:
         host_bytes: int | None = None,
         read: Callable[[Path], AdapterFile] = read_adapter,
     ) -> None:
+        of_type(dock, Dock, "a residency is made of a Dock")
+        if not callable(read):
+            raise UsageError(refusal(read, "read is a function from a path to an adapter in memory"))
         self.dock, self._read_file = dock, read
+        for budget, name in ((device_bytes, "device_bytes"), (host_bytes, "host_bytes")):
+            if budget is not None:
+                checked_number(budget, f"the budget {name}, in bytes,")
         self.device_bytes, self.host_bytes = device_bytes, host_bytes
         self._known: dict[str, _Known] = {}
         self._docked: OrderedDict[str, _Known] = OrderedDict()
@@ -77,13 +95,15 @@ class Residency:
     def know(self, name: str, path: str | Path) -> None:
         """Make a file known under a name; it is read when it is first used.
 
-        A name that is known already gets a new version: batches under way keep the old one.
+        A name that is known already gets a new version: batches under way keep the old one. Raises
+        :class:`UsageError` for a name that is no text or contains ``+``, and for what is no path.
         """
         if "+" in text(name, "the name of an adapter") or not name:
             raise UsageError(f"the name {name!r} cannot be used: give one without '+', which divides a stack")
+        file = file_path(path, "the file of an adapter")
         with self._lock:
-            known = self._known.setdefault(name, _Known(Path(path)))
-            known.path, known.stale = Path(path), bool(known.docked)
+            known = self._known.setdefault(name, _Known(file))
+            known.path, known.stale = file, bool(known.docked)
             known.waiting = None
             self._waiting.pop(name, None)
 
@@ -107,13 +127,13 @@ class Residency:
         self._find(name).pinned = False
 
     def tier(self, name: str) -> Tier:
-        """Tell where an adapter's weights are now."""
+        """Return where an adapter's weights are now: ``device`` (docked), ``host`` or ``disk``."""
         known = self._find(name)
         return "device" if known.docked else "disk" if known.waiting is None else "host"
 
     def docked_bytes(self, name: str) -> int:
         """Return the bytes of an adapter's docked weights; 0 where they are not docked, or it is not known."""
-        known = self._known.get(name)
+        known = self._known.get(text(name, "the name of an adapter"))
         return 0 if known is None else known.docked
 
     @contextmanager

@@ -20,6 +20,8 @@ from adaptdock.engine.training.plan import Plan, augmentation_settings, make_uni
 from adaptdock.engine.training.run import Result, Run
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Options, Record
+from adaptdock.plugins.task_abilities import class_weights
+from adaptdock.plugins.task_abilities import group as group_of
 
 FOLDS = "folds.json"
 
@@ -98,7 +100,7 @@ def _numbers(plan: Plan, records: Sequence[Record], count: int) -> list[tuple[li
 def _labels(plan: Plan, records: Sequence[Record]) -> list[str] | None:
     """Return the label of each record, where the task has classes and a record one of them."""
     found = [record.get("label") for record in records]
-    if not all(isinstance(label, str) for label in found) or plan.task.class_weights(records) is None:
+    if not all(isinstance(label, str) for label in found) or class_weights(plan.task, records) is None:
         return None
     return [str(label) for label in found]
 
@@ -108,7 +110,7 @@ def _groups(plan: Plan, records: Sequence[Record]) -> list[int]:
     numbers: dict[Any, int] = {}
     found = []
     for place, record in enumerate(records):
-        group = type(plan.task).group(record)
+        group = group_of(plan.task, record)
         key = ("alone", place) if group is None else ("group", group)
         found.append(numbers.setdefault(key, len(numbers)))
     return found

@@ -14,7 +14,7 @@ from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.data.augmentation import BACK_TRANSLATE, parse
 from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import LoadOptions, Recipe
+from adaptdock.plugins.contracts import LoadOptions, Recipe, Task
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 OPTIMIZERS = {
@@ -192,12 +192,10 @@ def lengthened(options: TrainingOptions, units: int) -> tuple[TrainingOptions, l
 
 def merge_options(task: str, method: str, given: Mapping[str, Any]) -> TrainingOptions:
     """Return training options: those given, over the task's recipe for the method."""
-    recipe: Recipe = registry.load("task", task).recipe(method)
-    defaults = recipe.model_dump(exclude_unset=True)
+    kind: type[Task] = registry.load("task", task)
+    defaults = kind.recipes.get(method, kind.default_recipe).model_dump(exclude_unset=True)
     if given.get("cache"):
         defaults.pop("backbone_dropout", None)  # kept states cannot change from step to step
     if "epochs" in given:
         defaults["min_steps"] = 0  # the number of epochs that a person chooses stays
-    options = validated(TrainingOptions, {**defaults, **given}, "training")
-    assert isinstance(options, TrainingOptions)
-    return options
+    return validated(TrainingOptions, {**defaults, **given}, "training")

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from adaptdock.engine.core.assembly import HEAD, Assembly
-from adaptdock.engine.core.batches import collate, collate_labels, length, shuffled
+from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, length, shuffled
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.core.forward import mask_for, states
 from adaptdock.engine.core.open_ports import OpenPorts
@@ -240,10 +240,17 @@ class Together(nn.Module):
             found.update({f"{number}.{name}": tensor for name, tensor in mine.items()})
         return found
 
-    def forward(self, labels: Sequence[Tensor], owners: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self,
+        labels: Sequence[Tensor],
+        row_inputs: Sequence[Mapping[str, Tensor]],
+        owners: Tensor,
+        **inputs: Tensor,
+    ) -> dict[str, Tensor]:
         """Return the loss of a batch.
 
-        ``owners`` (R) are the numbers of the rows' tasks, ``labels`` those of each task for its own rows.
+        ``owners`` (R) are the numbers of the rows' tasks, ``labels`` and ``row_inputs`` those of each task for its own
+        rows.
         """
         backbone, ports = self._outside
         inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
@@ -260,7 +267,7 @@ class Together(nn.Module):
             mine = owners.to(mask.device) == number
             longest = int(mask[mine].sum(1).max())  # as if there were no other rows
             own_states = hidden[mine.to(hidden.device), :longest]
-            loss = self.heads[number](backbone, own_states, mask[mine, :longest], labels[number])
+            loss = self.heads[number](backbone, own_states, mask[mine, :longest], labels[number], row_inputs[number])
             self.losses[number].append(float(loss.detach()))
             share = tasks.count(number) / len(tasks)
             losses.append(loss * share if self.shared else loss)
@@ -349,15 +356,19 @@ class TogetherRun(Course[list[Result]]):
 
     def collator(self) -> Callable[[Sequence[Any]], dict[str, Any]]:
         """Return what puts units of any tasks into one batch."""
-        backbone, count = self.backbone, len(self.runs)
+        backbone, count, assemblies = self.backbone, len(self.runs), self.assemblies
 
         def collated(batch: Sequence[Any]) -> dict[str, Any]:
             rows = [(number, feature) for number, unit in batch for feature in unit]
-            labels = [[feature for number, feature in rows if number == task] for task in range(count)]
+            own = [[feature for number, feature in rows if number == task] for task in range(count)]
             return {
                 **collate(backbone, [feature for _, feature in rows]),
                 "owners": torch.tensor([number for number, _ in rows]),
-                "labels": [collate_labels(features, backbone.device) for features in labels],
+                "labels": [collate_labels(features, backbone.device) for features in own],
+                "row_inputs": [
+                    collate_row_inputs(assembly.head, features, backbone.device)
+                    for assembly, features in zip(assemblies, own, strict=True)
+                ],
             }
 
         return collated

@@ -24,7 +24,7 @@ def pack(backbone: Backbone, assembly: Assembly, features: Sequence[Feature], ro
     Raises :class:`UsageError` for a task or a method that cannot be packed, and :class:`BackboneError` where
     examples in one window would see each other.
     """
-    if assembly.head.over != "vocabulary" or not backbone.causal:
+    if assembly.head.over != "vocabulary" or assembly.head.row_inputs or not backbone.causal:
         raise UsageError("--packing is for tasks that learn each next token of a decoder (clm, generation and its kin)")
     if assembly.positions:
         raise UsageError("--packing: the method puts positions in front of each text, and a window has one front")

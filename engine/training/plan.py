@@ -24,7 +24,8 @@ from adaptdock.engine.training.selection import Criterion, too_few
 from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Feature, Reading, Record, Task
+from adaptdock.plugins.contracts import Backbone, Feature, PseudoLabelling, Reading, Record, Task
+from adaptdock.plugins.task_abilities import class_weights
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Plan:
         """Return a weight per class, if that is asked for; raise :class:`UsageError` where there are no classes."""
         if self.options.class_weights != "balanced":
             return None
-        found = self.task.class_weights(self.records["train"])
+        found = class_weights(self.task, self.records["train"])
         if found is None:
             raise UsageError(f"the task {self.task_name!r} has no classes to weigh")
         return torch.tensor(found)
@@ -219,7 +220,7 @@ def _unlabelled(options: TrainingOptions, source: Source, task: Task, name: str,
     """
     if options.unlabelled is None:
         return []
-    if type(task).pseudo is Task.pseudo:
+    if not isinstance(task, PseudoLabelling):
         raise UsageError(
             f"the task {name!r} has no pseudo-labels, for it does not say how sure it is: train without --unlabelled"
         )

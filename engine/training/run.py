@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptdock.engine.core.assembly import Assembly, entry
-from adaptdock.engine.core.batches import collate, collate_labels, length
+from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, length
 from adaptdock.engine.core.distributed import check_alone, ranks, shared
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
@@ -28,7 +28,11 @@ from adaptdock.engine.training.state_cache import Cache
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Task, Writer
+from adaptdock.plugins.arguments import file_path, mapping, of_type
+from adaptdock.plugins.contracts import Backbone, Calibrated, Feature, LoadOptions, Writer
+from adaptdock.plugins.sequences import text
+
+DATA = "the data (where it is not a Source)"
 
 
 @dataclass
@@ -52,8 +56,8 @@ class Result:
 def train(
     task: str,
     method: str = registry.DEFAULT_METHOD,
-    backbone: str | Backbone = registry.DEFAULT_BACKBONE,
-    data: str | Source | None = None,
+    backbone: str | Path | Backbone = registry.DEFAULT_BACKBONE,
+    data: str | Path | Source | None = None,
     folder: str | Path | None = None,
     method_options: Mapping[str, Any] | None = None,
     task_options: Mapping[str, Any] | None = None,
@@ -61,14 +65,35 @@ def train(
 ) -> Result:
     """Train an adapter; the result's ``file`` is complete, and its ``adapter`` can be docked.
 
-    ``data`` is a folder, a hub name or a :class:`Source`; None trains on the task's sample. ``options``
-    are those of :class:`TrainingOptions`. ``folder`` is a new one under ``runs`` unless named.
+    ``task`` and ``method`` are names of plugins (``adapt plugins`` lists them), ``backbone`` is a name, or a loaded
+    one (``dock.backbone``). ``data`` is a folder, a file, a hub name or a :class:`Source`; None trains on the task's
+    sample. ``options`` are those of :class:`TrainingOptions` (``epochs``, ``learning_rate``, ``seed``, ...).
+    ``folder`` is a new one under ``runs`` unless named.
+
+    Returns a :class:`Result`: ``file`` with its ``size`` in bytes, ``adapter``, ``epochs``, ``seconds``, ``history``.
+    Raises :class:`UnknownNameError` for a plugin that does not exist, :class:`UsageError` for options and arguments
+    that are not valid, :class:`DataError` for data that cannot be used, :class:`BackboneError` where the backbone
+    cannot be loaded or lacks a port, and :class:`LockedError` where another run works in the folder.
+
+    >>> from adaptdock import Dock, train
+    >>> dock = Dock.open("minilm")
+    >>> result = train("ner", backbone=dock.backbone, data="people.conll", folder="runs/people", epochs=1)
+    >>> result.file.name, result.ending, sorted(result.adapter.card.metrics)
+    ('best.safetensors', 'complete', ['validation'])
+    >>> dock.load(result.file)
+    'ner'
     """
-    if isinstance(backbone, str):
-        backbone = load_backbone(backbone, with_precision(LoadOptions(), options.get("precision", "auto")))
-    source = data if isinstance(data, Source) else Source(data=data)
+    text(task, "the name of a task")
+    text(method, "the name of a method")
+    method_options = mapping(method_options, "method_options", "{'rank': 8}")
+    task_options = mapping(task_options, "task_options", "{'calibrate': True}")
+    source = data if isinstance(data, Source) else Source(data=None if data is None else str(file_path(data, DATA)))
+    place = None if folder is None else file_path(folder, "the folder of the run")
+    if isinstance(backbone, str | Path):
+        backbone = load_backbone(str(backbone), with_precision(LoadOptions(), options.get("precision", "auto")))
+    of_type(backbone, Backbone, "the backbone is a name, a path or a loaded backbone (dock.backbone)")
     made = plan(backbone, task, method, source, options, method_options, task_options)
-    return carry_out(made, Path(folder) if folder else fresh_folder(task, method))
+    return carry_out(made, place or fresh_folder(task, method))
 
 
 def carry_out(
@@ -165,7 +190,9 @@ class Run(Course[Result]):
         def collated(batch: Sequence[Any]) -> dict[str, Any]:
             features = [feature for unit in batch for feature in unit]
             labels = collate_labels(features, plan.backbone.device)
-            given = {**collate(plan.backbone, features), "labels": labels}
+            row_inputs = collate_row_inputs(plan.assembly.head, features, plan.backbone.device)
+            given: dict[str, Any] = {**collate(plan.backbone, features), "labels": labels}
+            given |= {"row_inputs": row_inputs} if row_inputs else {}
             return given if cache is None else {**given, "entering": cache.states(features)}
 
         return collated
@@ -269,7 +296,7 @@ class Run(Course[Result]):
         """Return what is measured at the end: the test data; else validation again, where it shows more than before."""
         if "test" in self.plan.records:
             return ["test"]
-        more = isinstance(self.plan.task, Writer) or type(self.plan.task).settle is not Task.settle
+        more = isinstance(self.plan.task, Writer | Calibrated)
         return ["validation"] if more else []
 
     def _settled(self, adapter: AdapterFile) -> AdapterFile:
@@ -277,10 +304,11 @@ class Run(Course[Result]):
 
         From too few records it learns nothing.
         """
-        if type(self.plan.task).settle is Task.settle or not self.criterion.decisive:
+        task = self.plan.task
+        if not isinstance(task, Calibrated) or not self.criterion.decisive:
             return adapter
         found = self._best_found or self._evaluate(adapter, "validation", write=False)
-        settled = self.plan.task.settle(self.plan.records["validation"], found.digests)
+        settled = task.settle(self.plan.records["validation"], found.digests)
         card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
         return AdapterFile(card, adapter.tensors)
 

@@ -23,7 +23,7 @@ from adaptdock.engine.training.plan import Plan, make_units
 from adaptdock.engine.training.run import Result, Run
 from adaptdock.errors import FileError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
-from adaptdock.plugins.contracts import Record
+from adaptdock.plugins.contracts import PseudoLabelling, Record
 
 PSEUDO = "self-training"
 LOG = "log.jsonl"
@@ -135,6 +135,7 @@ def pseudo_labelled(
     name = dock.dock(adapter, f"teacher {uuid4()}")
     try:
         task = dock.assembly(name).task
+        assert isinstance(task, PseudoLabelling)  # which the plan has checked
         with dock.boarding([name]) as (row,):
             reading = dock.reading(adapter.card.preprocessing.max_length, row)
             features = [task.encode(record, reading, labelled=False) for record in records]

@@ -36,11 +36,14 @@ class Answering(nn.Module):
         """Return the weights by the names they are stored under."""
         return {f"{HEAD}.{name}": tensor for name, tensor in self.weights.items()}
 
-    def forward(self, backbone: Backbone, hidden: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, backbone: Backbone, hidden: Tensor, mask: Tensor, labels: Tensor, row_inputs: Mapping[str, Tensor]
+    ) -> Tensor:
         """Return the mean loss, from the states (R, L + T, W) of this task's rows and their mask (R, T)."""
         head, weights = self.assembly.head, {name: tensor.unsqueeze(0) for name, tensor in self.weights.items()}
         mask = mask.to(labels.device)
-        logits = head.apply(weights, for_head(backbone, head, hidden, mask), mask)
+        row_inputs = {name: tensor.to(labels.device) for name, tensor in row_inputs.items()}
+        logits = head.apply(weights, for_head(backbone, head, hidden, mask, row_inputs), mask)
         return self.assembly.task.loss(logits, labels, self.class_weights)
 
 
@@ -95,7 +98,13 @@ class Trainable(nn.Module):
         """Return a copy of the weights as they would be stored, detours folded away."""
         return copied({**self.parts.tensors(), **self.head.tensors()})
 
-    def forward(self, labels: Tensor, entering: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self,
+        labels: Tensor,
+        entering: Tensor | None = None,
+        row_inputs: Mapping[str, Tensor] | None = None,
+        **inputs: Tensor,
+    ) -> dict[str, Tensor]:
         """Return the loss of a batch; ``entering`` (R, T, W) are the states beneath the lowest adapter, if known."""
         backbone, ports = self._outside
         inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
@@ -107,7 +116,7 @@ class Trainable(nn.Module):
                 hidden = states(backbone, ports, rows, inputs, head.reads)
             else:
                 hidden = resumed(backbone, ports, rows, inputs, lowest_layer(self.assembly), entering)
-        loss = self.head(backbone, hidden, mask, labels)
+        loss = self.head(backbone, hidden, mask, labels, row_inputs or {})
         penalty = self.parts.penalty() if self.training else None
         return {"loss": loss if penalty is None else loss + penalty}
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from adaptdock.errors import FileError, TakenError
 from adaptdock.hub.artefact.atomic import numbered, whole_file
 from adaptdock.hub.artefact.card import Card
+from adaptdock.plugins.arguments import file_path
 from adaptdock.plugins.regular import open_regular, size_of
 
 if TYPE_CHECKING:
@@ -57,8 +58,17 @@ class AdapterFile:
 
 
 def read_card(path: str | Path) -> Card:
-    """Return the card of an adapter file; raise :class:`FileError` if it is not one."""
-    return read_header(path).card
+    """Return the card of an adapter file, without torch and without reading the weights.
+
+    Raises :class:`FileError` for a file that is missing, damaged or of another kind, and :class:`UsageError` for an
+    argument that is no path.
+
+    >>> from adaptdock import read_card
+    >>> card = read_card("ner.safetensors")
+    >>> card.name, card.task.name, [method.name for method in card.methods], card.task.options["labels"]
+    ('ner', 'ner', ['lora'], ['LOC', 'PER'])
+    """
+    return read_header(file_path(path, "an adapter file")).card
 
 
 def read_header(path: str | Path) -> Header:

@@ -13,6 +13,7 @@ import httpx2
 from pydantic import ValidationError
 
 from adaptdock.errors import FileError, UsageError
+from adaptdock.plugins.arguments import checked_number, file_path, of_type
 from adaptdock.plugins.regular import read_regular
 from adaptdock.plugins.sequences import listed, text
 from adaptdock.serving.client.answers import OverloadedError, UnreachableError, problem_of
@@ -24,6 +25,7 @@ Asked = str | Sequence[Mapping[str, Any]]
 TOKEN = "ADAPTDOCK_TOKEN"
 """The variable of the environment whose token is sent where none is given."""
 TEXTS, MESSAGES = "['a text', 'another text']", "[{'role': 'user', 'content': 'a text'}]"
+NAME, ACTIVATE = "the name of an adapter", "activate is True or False"
 LONGEST_PAUSE = 30.0
 """Seconds before another attempt, at most."""
 BINARY = "application/octet-stream"
@@ -57,21 +59,25 @@ def predicting(
     names: Names, inputs: Sequence[Any], timeout: float | None, render: bool = False
 ) -> Call[list[Predicted]]:
     """Ask for predictions; raise :class:`UsageError` for names or inputs that are no list."""
-    named = names if isinstance(names, str) else listed(names, "adapter names", "['ner', 'topic']")
+    named: Any = names
+    if not isinstance(names, str):
+        every = listed(names, "adapter names", "['ner', 'topic']")
+        named = [text(name, f"the adapter name of input {number}") for number, name in enumerate(every)]
     body: dict[str, Any] = {"adapter": named, "inputs": listed(inputs, "inputs", TEXTS)}
-    body |= {} if timeout is None else {"timeout": timeout}
+    body |= {} if timeout is None else {"timeout": checked_number(timeout, "the timeout, in seconds,", whole=False)}
     body |= {"render": True} if render else {}
     return Call("POST", "v1/predict", _predictions, body)
 
 
 def embedding(adapter: str, texts: Sequence[str]) -> Call[list[list[float]]]:
-    """Ask for vectors."""
-    return Call("POST", "v1/embeddings", _vectors, {"model": adapter, "input": listed(texts, "texts", TEXTS)})
+    """Ask for vectors; raise :class:`UsageError` for what is no list of texts."""
+    items = [text(item, f"text {number}") for number, item in enumerate(listed(texts, "texts", TEXTS))]
+    return Call("POST", "v1/embeddings", _vectors, {"model": text(adapter, NAME), "input": items})
 
 
 def writing(adapter: str, prompt: Asked, wishes: Mapping[str, Any]) -> Call[str]:
     """Ask for what continues a text, or answers a conversation."""
-    body = {"model": adapter, **wishes}
+    body = {"model": text(adapter, NAME), **wishes}
     if isinstance(prompt, str):
         return Call("POST", "v1/completions", _text, {**body, "prompt": prompt})
     return Call("POST", "v1/chat/completions", _text, {**body, "messages": listed(prompt, "messages", MESSAGES)})
@@ -89,13 +95,14 @@ def adapter_of(name: str) -> Call[AdapterDetail]:
 
 def loading(name: str, version: int | None, activate: bool) -> Call[Changed]:
     """Ask for a kept version, or the file in the watched folder, to be served."""
-    body = {"activate": activate} | ({} if version is None else {"version": version})
+    body: dict[str, Any] = {"activate": of_type(activate, bool, ACTIVATE)}
+    body |= {} if version is None else {"version": checked_number(version, "a version", 1)}
     return Call("PUT", _place(name), Changed.model_validate, body)
 
 
 def pushing(name: str, file: Path | str | bytes, activate: bool) -> Call[Changed]:
     """Send an adapter file; raise :class:`FileError` where it cannot be read."""
-    params = {"activate": activate}
+    params = {"activate": of_type(activate, bool, ACTIVATE)}
     return Call("PUT", f"{_place(name)}/file", Changed.model_validate, content=_content(file), params=params)
 
 
@@ -106,13 +113,18 @@ def changing(name: str, change: str) -> Call[Changed]:
 
 def splitting(name: str, weights: Mapping[int, float], mirror: int | None) -> Call[Changed]:
     """Ask for the answers to be divided among versions."""
-    body = {"weights": {str(number): weight for number, weight in weights.items()}, "mirror": mirror}
+    of_type(weights, Mapping, "the weights are a mapping from versions to shares, such as {1: 0.9, 2: 0.1}")
+    shares = {
+        str(checked_number(version, "a version", 1)): checked_number(weight, "a weight", whole=False)
+        for version, weight in weights.items()
+    }
+    body = {"weights": shares, "mirror": None if mirror is None else checked_number(mirror, "the mirror's version", 1)}
     return Call("PUT", f"{_place(name)}/split", Changed.model_validate, body)
 
 
 def aliasing(alias: str, target: str) -> Call[None]:
     """Ask for a name to stand for another."""
-    return Call("PUT", _place(alias, "aliases"), _nothing, {"target": target})
+    return Call("PUT", _place(alias, "aliases"), _nothing, {"target": text(target, "the target of an alias")})
 
 
 def removing(name: str, among: str = "adapters") -> Call[None]:
@@ -122,13 +134,14 @@ def removing(name: str, among: str = "adapters") -> Call[None]:
 
 def settings(url: str, token: str | None, timeout: float) -> dict[str, Any]:
     """Return the arguments of a client of httpx2; raise :class:`UsageError` for what is no address or no token."""
+    checked_number(timeout, "the timeout, in seconds,", whole=False)
     try:
-        parsed = httpx2.URL(url)
+        parsed = httpx2.URL(text(url, "the address of a serving process"))
     except httpx2.InvalidURL as error:
         raise UsageError(f"{url!r} is no address of a serving process: {error}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UsageError(f"{url!r} is no address of a serving process: give one such as http://127.0.0.1:8000")
-    secret = os.environ.get(TOKEN, "") if token is None else token
+    secret = os.environ.get(TOKEN, "") if token is None else text(token, "the token")
     if not secret.isascii() or not secret.isprintable():
         raise UsageError("the token holds characters that no token has")
     headers = {"authorization": f"Bearer {secret}"} if secret else {}
@@ -196,12 +209,13 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
 
 
 def _place(name: str, among: str = "adapters") -> str:
-    return f"v1/{among}/{quote(text(name, 'the name of an adapter'), safe='')}"
+    return f"v1/{among}/{quote(text(name, NAME), safe='')}"
 
 
 def _content(file: Path | str | bytes) -> bytes:
     if isinstance(file, bytes):
         return file
+    file = file_path(file, "an adapter file (where it is not its bytes)")
     try:
         return read_regular(file)
     except OSError as error:

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
+from adaptdock.plugins.arguments import checked_number
 from adaptdock.serving.client.answers import AnswerError as AnswerError
 from adaptdock.serving.client.answers import OverloadedError as OverloadedError
 from adaptdock.serving.client.answers import Pieces, problem_of
@@ -47,11 +48,18 @@ class Client:
     taken nothing, is asked ``retries`` times more. May be used by several threads, and as a context manager.
 
     Every method raises :class:`RequestError`, :class:`OverloadedError` or :class:`AnswerError` with the process's own
-    message, and :class:`UnreachableError` where there is no answer; all are :class:`AdaptError`.
+    message, and :class:`UnreachableError` where there is no answer; all are :class:`AdaptError`. Arguments of a wrong
+    type raise :class:`UsageError` before anything is sent.
+
+    >>> from adaptdock import Client
+    >>> with Client(url) as client:  # such as "http://127.0.0.1:8000"
+    ...     [answer] = client.predict("people", ["Ada lived in London."])
+    ...     answer.adapter, answer.version, answer.prediction["text"]
+    ('people', 1, 'Ada lived in London.')
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 60.0, retries: int = 2) -> None:
-        self.url, self._retries = url, retries
+        self.url, self._retries = url, checked_number(retries, "retries")
         self._http = httpx2.Client(**settings(url, token, timeout))
 
     def predict(self, adapter: Names, inputs: Sequence[Any], timeout: float | None = None) -> list[Predicted]:
@@ -153,10 +161,19 @@ class Client:
 
 
 class AsyncClient:
-    """Asks a serving process from an event loop; all else is as with :class:`Client`."""
+    """Asks a serving process from an event loop; all else is as with :class:`Client`.
+
+    >>> import asyncio
+    >>> from adaptdock import AsyncClient
+    >>> async def embed() -> list[list[float]]:
+    ...     async with AsyncClient(url) as client:  # such as "http://127.0.0.1:8000"
+    ...         return await client.embed("near", ["Ada lived in London.", "Bob sings."])
+    >>> len(asyncio.run(embed()))
+    2
+    """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 60.0, retries: int = 2) -> None:
-        self.url, self._retries = url, retries
+        self.url, self._retries = url, checked_number(retries, "retries")
         self._http = httpx2.AsyncClient(**settings(url, token, timeout))
 
     async def predict(self, adapter: Names, inputs: Sequence[Any], timeout: float | None = None) -> list[Predicted]:

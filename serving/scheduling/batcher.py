@@ -287,7 +287,7 @@ class Batcher:
                 for window, tokens in zip(batch, written, strict=True):
                     self._written(window.work, tokens)
                 return
-            for window, feature, found in zip(batch, features, self._dock.logits(rows, features), strict=True):
+            for window, feature, found in zip(batch, features, self._dock.run(rows, features), strict=True):
                 window.work.digests[window.place] = window.work.task.digest(feature, found)
         for work in {id(window.work): window.work for window in batch}.values():
             if len(work.digests) == len(work.features):

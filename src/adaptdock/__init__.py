@@ -4,6 +4,7 @@
 >>> dock = Dock.open("minilm")
 >>> name = dock.load("ner.safetensors")
 >>> dock.predict(name, ["Ada Lovelace lived in London."])
+[{'text': 'Ada Lovelace lived in London.', 'entities': [...]}]
 """
 
 from importlib import import_module
@@ -37,3 +38,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'adaptdock' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, and nothing else."""
+    return list(__all__)

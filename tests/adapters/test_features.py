@@ -68,11 +68,11 @@ def test_rows_with_a_mix_and_without_share_a_batch_and_none_disturbs_another(
     names.append(f"lora+{names[0]}")  # what is mixed are the states with what acts in them
     feature = features(dock, names[0])[0]
     with dock.boarding(names) as rows:
-        together = dock.logits(rows, [feature] * len(names))
+        together = dock.run(rows, [feature] * len(names))
     alone = []
     for name in names:
         with dock.boarding([name]) as rows:
-            alone += dock.logits(rows, [feature])
+            alone += dock.run(rows, [feature])
     for name, one, other in zip(names, together, alone, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0, msg=name)
     assert not torch.allclose(alone[0], alone[-1], atol=1e-3)
@@ -91,7 +91,7 @@ def test_threads_do_not_see_the_layers_of_each_other(backbone: Backbone, dock: D
 
     def ask(number: int) -> list[torch.Tensor]:
         with dock.boarding([names[number]]) as rows:
-            return [dock.logits(rows, [given[number]])[0] for _ in range(20)]
+            return [dock.run(rows, [given[number]])[0] for _ in range(20)]
 
     expected = [ask(number)[0] for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -112,7 +112,7 @@ def test_its_weights_learn_and_a_reloaded_file_gives_the_same_logits(
     found = []
     for name in names:
         with dock.boarding([name]) as rows:
-            found += dock.logits(rows, given[:1])
+            found += dock.run(rows, given[:1])
     assert torch.equal(*found)
 
 

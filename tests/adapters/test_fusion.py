@@ -86,7 +86,7 @@ def features(backbone: Backbone, count: int = 4) -> list[Feature]:
 
 def logits(dock: Dock, names: list[str], given: list[Feature]) -> list[Tensor]:
     with dock.boarding(names) as rows:
-        return dock.logits(rows, given)
+        return dock.run(rows, given)
 
 
 def method_of(backbone: Backbone, adapter: AdapterFile) -> tuple[Method, list[Site]]:

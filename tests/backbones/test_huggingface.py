@@ -9,7 +9,8 @@ from builders import build_adapter
 from models import tiny_bert, tiny_tokenizer
 from transformers.utils import logging as transformers_logging
 
-from adaptdock.backbones.huggingface import HuggingFace, pick_device
+from adaptdock.backbones.huggingface import HuggingFace
+from adaptdock.backbones.transformers.devices import pick_device
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Batch, LoadOptions

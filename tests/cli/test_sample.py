@@ -20,7 +20,7 @@ def test_the_files_of_every_task_are_read_as_its_sample_is(adapt, tmp_path: Path
     ran = adapt("sample", task, "data")
     assert ran.status == 0, ran
     kind = registry.load("task", task)
-    originals = {path.name: path.read_bytes() for path in kind.sample().iterdir()}
+    originals = {path.name: path.read_bytes() for path in kind.sample.iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == originals
     assert {Path(name).stem for name in originals} >= {"train", "validation", "test"}
     assert ran.out.splitlines() == sorted(f"data/{name}" for name in originals)

@@ -143,7 +143,7 @@ def compare_methods(where: str, host: Backbone, backbone: Backbone, folder: Path
     dock = Dock(backbone)
     dock.dock(adapters["lora"], "lora")
     with dock.boarding(["lora"] * 4) as aboard:
-        count_waits(f"{where}: waits of a pass", lambda: dock.logits(aboard, FEATURES))
+        count_waits(f"{where}: waits of a pass", lambda: dock.run(aboard, FEATURES))
     with training(backbone, adapters["lora"], str(backbone.device)) as (_, step):
         count_waits(f"{where}: waits of a training step", step)
 

@@ -131,7 +131,7 @@ def logits(backbone: Backbone, adapters: Mapping[str, AdapterFile], rows: list[s
         dock.dock(adapters[name], name)
     with dock.boarding(rows) as aboard:
         features = [FEATURES[number % len(FEATURES)] for number in range(len(rows))]
-        found = dock.logits(aboard, features)
+        found = dock.run(aboard, features)
     dock.close()
     return {str(number): row for number, row in enumerate(found)}
 

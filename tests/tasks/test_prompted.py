@@ -42,7 +42,7 @@ def logits(backbone: Backbone, file: Path, text: str) -> torch.Tensor:
     task = dock.assembly(name).task
     (feature,) = task.encode(task.read(text), dock.reading(128), labelled=False)
     with dock.boarding([name]) as aboard:
-        (found,) = dock.logits(aboard, [feature])
+        (found,) = dock.run(aboard, [feature])
     dock.close()
     return task.digest(feature, found)
 

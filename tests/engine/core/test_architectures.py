@@ -252,7 +252,7 @@ def test_an_adapter_trains_and_a_fresh_backbone_gives_the_same_logits_from_its_f
         opened = Dock(there)
         name = opened.dock(read_file(tmp_path / "a.safetensors"))
         with opened.boarding([name] * 3) as rows:
-            answers.append(opened.logits(rows, given))
+            answers.append(opened.run(rows, given))
         states.append(hidden(opened, [name] * 3, inputs, reads))
         opened.close()
     assert all(torch.equal(one, other) for one, other in zip(*answers, strict=True))
@@ -291,9 +291,9 @@ def test_heads_of_both_halves_and_prompts_share_a_batch(dock: Dock, architecture
     given = features(TEXTS[:4])
     for chosen in (names, names[:2]):
         with dock.boarding(chosen) as rows:
-            mixed = dock.logits(rows, given[: len(chosen)])
+            mixed = dock.run(rows, given[: len(chosen)])
             for row, feature, found in zip(rows, given, mixed, strict=False):
-                torch.testing.assert_close(found, dock.logits([row], [feature])[0], atol=1e-5, rtol=0)
+                torch.testing.assert_close(found, dock.run([row], [feature])[0], atol=1e-5, rtol=0)
 
 
 def to_the_right(inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -88,7 +88,7 @@ def features(backbone: HuggingFaceBackbone) -> list[Feature]:
 
 def logits(dock: Dock, names: list[str], given: list[Feature]) -> list[torch.Tensor]:
     with dock.boarding(names) as rows:
-        return dock.logits(rows, given)
+        return dock.run(rows, given)
 
 
 def differences(backbone: HuggingFaceBackbone) -> Iterator[tuple[str, str, str, str, float]]:

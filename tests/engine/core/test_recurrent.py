@@ -80,7 +80,7 @@ def features(dock: Dock, labelled: bool = False, texts: list[str] = TEXTS) -> li
 
 def logits(dock: Dock, names: list[str], given: list[Feature]) -> list[Tensor]:
     with dock.boarding(names) as rows:
-        return dock.logits(rows, given)
+        return dock.run(rows, given)
 
 
 def hidden(dock: Dock, names: list[str | None], given: list[Feature]) -> list[Tensor]:

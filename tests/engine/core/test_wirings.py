@@ -80,10 +80,10 @@ def test_a_row_in_a_mixed_batch_equals_that_row_alone(
         ids = torch.randint(5, 90, (4 + number % 5,), generator=generator).tolist()
         features.append(Feature({"input_ids": ids, "attention_mask": [1] * len(ids)}))
     with dock.boarding(names) as rows:
-        together = dock.logits(rows, features)
+        together = dock.run(rows, features)
     for name, feature, found in zip(names, features, together, strict=True):
         with dock.boarding([name]) as rows:
-            (alone,) = dock.logits(rows, [feature])
+            (alone,) = dock.run(rows, [feature])
         torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
     dock.close()
 

@@ -104,7 +104,7 @@ def test_names_and_inputs_of_different_number_are_refused_and_none_of_either_is_
         ready.predict(["ner"], TEXTS)
     with pytest.raises(UsageError, match="2 adapter names for 0 inputs"):
         ready.predict(["ner", "ner"], [])
-    assert ready.predict("ner", []) == ready.predict([], []) == ready.logits([], []) == []
+    assert ready.predict("ner", []) == ready.predict([], []) == ready.run([], []) == []
 
 
 @pytest.mark.parametrize("number", [0, -1, 2.0, None, "4", True])
@@ -118,14 +118,14 @@ def test_logits_are_asked_for_by_rows_and_features(ready: Dock) -> None:
     with ready.boarding(["ner"]) as rows:
         task = rows[0][-1].assembly.task
         features = task.encode(task.read("ada runs"), ready.reading(32), labelled=False)
-        assert len(ready.logits(rows, features)) == 1
+        assert len(ready.run(rows, features)) == 1
         for wrong in ("ner", ["ner"], [()], None, 5):
             with pytest.raises(UsageError, match=r"rows are a list|a row is what boarding\(\) gives"):
-                ready.logits(wrong, features)  # type: ignore[arg-type]
+                ready.run(wrong, features)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="1 rows for 2 features"):
-            ready.logits(rows, features * 2)
+            ready.run(rows, features * 2)
         with pytest.raises(UsageError, match="a feature is what"):
-            ready.logits(rows, ["ada runs"])  # type: ignore[list-item]
+            ready.run(rows, ["ada runs"])  # type: ignore[list-item]
 
 
 def test_texts_that_are_continued_are_a_list_of_texts() -> None:

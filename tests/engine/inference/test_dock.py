@@ -30,7 +30,7 @@ def features(dock: Dock, count: int) -> list[Feature]:
 
 def logits(dock: Dock, names: list[str], given: list[Feature]) -> list[torch.Tensor]:
     with dock.boarding(names) as rows:
-        return dock.logits(rows, given)
+        return dock.run(rows, given)
 
 
 def bare(dock: Dock) -> torch.Tensor:
@@ -198,10 +198,10 @@ def test_a_batch_keeps_the_version_it_started_with(dock: Dock, backbone: Backbon
     given = features(dock, 2)
     dock.dock(first, "a")
     with dock.boarding(["a", "a"]) as rows:
-        before = dock.logits(rows, given)
+        before = dock.run(rows, given)
         dock.dock(second, "a", replace=True)
         dock.dock(build_adapter(backbone, "lora", seed=3), "b")
-        assert all(torch.equal(x, y) for x, y in zip(before, dock.logits(rows, given), strict=True))
+        assert all(torch.equal(x, y) for x, y in zip(before, dock.run(rows, given), strict=True))
     after = logits(dock, ["a", "a"], given)
     assert not torch.allclose(before[0], after[0])
 

@@ -109,9 +109,7 @@ def test_each_file_gives_its_logits_in_a_fresh_dock(
             name = dock.load(result.file)
             task = dock.assembly(name).task
             with dock.boarding([name]) as rows:
-                found.append(
-                    dock.logits(rows, task.encode(task.read("ada sings"), dock.reading(64), labelled=False))[0]
-                )
+                found.append(dock.run(rows, task.encode(task.read("ada sings"), dock.reading(64), labelled=False))[0])
             dock.close()
         assert torch.equal(*found)
         assert read_file(result.file).card.metrics.keys() == {"validation", "test"}

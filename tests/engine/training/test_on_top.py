@@ -48,7 +48,7 @@ def test_one_file_does_what_the_stack_of_both_does(
     record = dock.assembly("task").task.read(TEXTS[0])
     with dock.boarding(["task", "domain+alone", "alone"]) as rows:
         features = [dock.assembly("task").task.encode(record, dock.reading(64), labelled=False)[0]] * 3
-        found = dock.logits(rows, features)
+        found = dock.run(rows, features)
     assert (found[0] - found[1]).abs().max() < 1e-5
     assert (found[0] - found[2]).abs().max() > 1e-4
 

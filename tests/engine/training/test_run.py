@@ -68,7 +68,7 @@ def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_process(
         "import sys, json, torch; torch.set_num_threads(1); from adaptdock import Dock; "
         "dock = Dock.open(sys.argv[1], device='cpu'); name = dock.load(sys.argv[2]); "
         "task = dock.assembly(name).task; feature = task.encode(task.read('ada runs'), dock.reading(64), False)\n"
-        "with dock.boarding([name]) as rows: print(json.dumps(dock.logits(rows, feature)[0].tolist()))"
+        "with dock.boarding([name]) as rows: print(json.dumps(dock.run(rows, feature)[0].tolist()))"
     )
     command = [sys.executable, "-c", code, str(model_folder), str(result.file)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -76,7 +76,7 @@ def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_process(
     name = with_dock.load(result.file)
     task = with_dock.assembly(name).task
     with with_dock.boarding([name]) as rows:
-        here = with_dock.logits(rows, task.encode(task.read("ada runs"), with_dock.reading(64), labelled=False))[0]
+        here = with_dock.run(rows, task.encode(task.read("ada runs"), with_dock.reading(64), labelled=False))[0]
     with_dock.close()
     assert torch.equal(here, torch.tensor(found))
 

@@ -1,6 +1,7 @@
 """The clients and a process of its own, over HTTP on this machine."""
 
 import asyncio
+import doctest
 import json
 import subprocess
 import sys
@@ -330,3 +331,19 @@ def test_the_clients_are_public_names_that_import_no_torch() -> None:
         "import sys; from adaptdock import Client; assert not {'torch', 'transformers', 'fastapi'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["Client", "AsyncClient"])
+def test_the_example_of_a_client_runs(
+    name: str,
+    url: str,
+    tokens: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ADAPTDOCK_TOKEN", tokens["predict"])
+    [example] = doctest.DocTestFinder(recurse=False).find(getattr(adaptdock, name), name, globs={})
+    example.globs["url"] = url
+    failures = doctest.DocTestRunner().run(example)
+    assert failures.failed == 0, capsys.readouterr().out
+    assert failures.attempted

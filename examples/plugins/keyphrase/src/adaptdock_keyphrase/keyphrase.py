@@ -39,16 +39,8 @@ class Keyphrase(Task):
     columns = {"text": ("text", "abstract", "document"), "keyphrases": ("keyphrases", "keywords")}
     layout = "jsonl"
     metric = "f1"
-
-    @classmethod
-    def sample(cls) -> Path:
-        """Return the folder of the sample data, written for this package."""
-        return Path(__file__).parent / "sample"
-
-    @classmethod
-    def recipe(cls, method: str) -> Recipe:
-        """Return the same defaults for every method."""
-        return Recipe(learning_rate=2e-3, epochs=12, batch_size=8)
+    sample = Path(__file__).parent / "sample"
+    default_recipe = Recipe(learning_rate=2e-3, epochs=12, batch_size=8)
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check texts and keyphrases; leave out, and count, keyphrases that are not in their text."""

@@ -1,0 +1,22 @@
+"""The device that a backbone is loaded on."""
+
+import torch
+
+from adaptdock.errors import BackboneError
+
+
+def pick_device(name: str) -> str:
+    """Return the named device, or for ``auto`` the best there is: cuda, mps, cpu.
+
+    Raises :class:`BackboneError` for a device this machine does not have.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator.type if accelerator is not None else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        # What follows the first sentence may be a list of everything that torch was built with.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        raise BackboneError(f"the device {name!r} cannot be used: {reason}") from error
+    return name
