@@ -1,4 +1,4 @@
-"""Training: an adapter and its head, through the ports of a frozen backbone, by transformers' Trainer."""
+"""A run: one adapter and its head trained through the ports of a frozen backbone."""
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -13,22 +13,20 @@ from torch import Tensor, nn
 
 from adaptdock.engine.core.assembly import Assembly, entry
 from adaptdock.engine.core.batches import collate, collate_labels, length
-from adaptdock.engine.core.distributed import check_alone, ranks, shared
-from adaptdock.engine.core.loading import load_backbone
-from adaptdock.engine.data.sources import Source
+from adaptdock.engine.core.distributed import ranks, shared
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
-from adaptdock.engine.training.hyperparameters import STORES, with_precision
-from adaptdock.engine.training.loop import Course, Ending, Progress, Validated
-from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run_folders import fresh_folder, owned_by_first
+from adaptdock.engine.evaluation.report import write_report
+from adaptdock.engine.evaluation.selection import Criterion
+from adaptdock.engine.training.contract import Ending, Validated
+from adaptdock.engine.training.hyperparameters import STORES
+from adaptdock.engine.training.loop import TrainingLoop
+from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.schedules import Distances, frozen_until
-from adaptdock.engine.training.selection import Criterion
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved
 from adaptdock.engine.training.state_cache import Cache
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
-from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Task, Writer
+from adaptdock.plugins.contracts import Feature, Task, Writer
 
 
 @dataclass
@@ -48,47 +46,11 @@ class Result:
         """Why the adapter is of no use, in a sentence; empty where nothing speaks against it."""
         return str(self.adapter.card.training.get("shortfall", ""))
 
-
-def train(
-    task: str,
-    method: str = registry.DEFAULT_METHOD,
-    backbone: str | Backbone = registry.DEFAULT_BACKBONE,
-    data: str | Source | None = None,
-    folder: str | Path | None = None,
-    method_options: Mapping[str, Any] | None = None,
-    task_options: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> Result:
-    """Train an adapter; the result's ``file`` is complete, and its ``adapter`` can be docked.
-
-    ``data`` is a folder, a hub name or a :class:`Source`; None trains on the task's sample. ``options``
-    are those of :class:`TrainingOptions`. ``folder`` is a new one under ``runs`` unless named.
-    """
-    if isinstance(backbone, str):
-        backbone = load_backbone(backbone, with_precision(LoadOptions(), options.get("precision", "auto")))
-    source = data if isinstance(data, Source) else Source(data=data)
-    made = plan(backbone, task, method, source, options, method_options, task_options)
-    return carry_out(made, Path(folder) if folder else fresh_folder(task, method))
-
-
-def carry_out(
-    made: Plan,
-    folder: Path,
-    name: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    resume: bool = False,
-) -> Result:
-    """Train what a plan says: in one run, or in several where there are texts without labels.
-
-    Raises :class:`LockedError` where another run works in the folder.
-    """
-    from adaptdock.engine.training.self_training import SelfTraining
-
-    if made.unlabelled:
-        check_alone("training with --unlabelled")
-    run = SelfTraining(made, folder, name) if made.unlabelled else Run(made, folder, name)
-    with owned_by_first(folder):
-        return run(progress, resume)
+    def report(self, folder: Path, plan: Plan) -> list[str]:
+        """Write the report into the run's folder; return the verdict in sentences."""
+        card = self.adapter.card
+        decisive = plan.criterion.decisive
+        return write_report(folder, type(plan.task), card, self.history, decisive, self.size, plan.summary())
 
 
 def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
@@ -97,7 +59,7 @@ def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]
     return {} if found is None else {"before": {metric: found[f"eval_{metric}"], "loss": found["eval_loss"]}}
 
 
-class Run(Course[Result]):
+class Run(TrainingLoop[Result]):
     """One training run: a plan carried out in a folder of its own.
 
     ``together`` is what its card tells of other tasks that it is trained with.

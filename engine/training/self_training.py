@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
-from adaptdock.engine.evaluation.report import write_report
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.prediction import digests_of
-from adaptdock.engine.training.loop import BEST, Progress, identify
+from adaptdock.engine.training.contract import Ending, Progress
+from adaptdock.engine.training.loop import BEST, identify
 from adaptdock.engine.training.plan import Plan, make_units
 from adaptdock.engine.training.run import Result, Run
 from adaptdock.errors import FileError
@@ -104,7 +104,7 @@ class SelfTraining:
     def _finish(self, results: Sequence[Result], interrupted: bool, seconds: float) -> Result:
         number = self._best(results)
         best = results[number]
-        ending: Literal["complete", "early", "interrupted"] = "interrupted" if interrupted else best.ending
+        ending: Ending = "interrupted" if interrupted else best.ending
         training = {
             **best.adapter.card.training,
             "self_training": {"best": number, "rounds": [asdict(one) for one in self.rounds]},
@@ -166,6 +166,6 @@ def _ended(folder: Path) -> Result | None:
 
 def _report(folder: Path, plan: Plan, result: Result) -> None:
     try:
-        write_report(folder, plan, result)
+        result.report(folder, plan)
     except OSError as error:
         raise FileError(folder, f"the report of a round could not be written: {error.strerror or error}") from None

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD
 from adaptdock.engine.evaluation.measurement import evaluate
+from adaptdock.engine.evaluation.selection import ENOUGH
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.prediction import digests_of
-from adaptdock.engine.training.selection import ENOUGH
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Record
 
