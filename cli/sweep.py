@@ -318,7 +318,8 @@ def _end(sweep: Sweep, trials: Trials, common: Settings, interrupted: bool, as_j
     best = sweep.best()
     shortfall = _shortfall(best)
     if shortfall and not as_json:
-        say(f"{shortfall}\n")
+        say(shortfall)
+        say()
     if not as_json:
         _show(found, sweep.space, trials.metric)
     if best is None:
