@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.inference.prediction import digests_of
+from adaptdock.engine.inference.pipeline import compute, temporarily_docked
 from adaptdock.engine.training.contract import Ending, Progress
 from adaptdock.engine.training.loop import BEST, identify
 from adaptdock.engine.training.plan import Plan, make_units
@@ -132,19 +131,10 @@ def pseudo_labelled(
     dock: Dock, adapter: AdapterFile, records: Sequence[Record], confidence: float, batch_size: int
 ) -> list[Record]:
     """Return the records that an adapter labels more surely than ``confidence``, with these labels."""
-    name = dock.dock(adapter, f"teacher {uuid4()}")
-    try:
-        task = dock.assembly(name).task
-        with dock.boarding([name]) as (row,):
-            reading = dock.reading(adapter.card.preprocessing.max_length, row)
-            features = [task.encode(record, reading, labelled=False) for record in records]
-            digests = digests_of(dock, [row] * len(records), features, batch_size)
-    finally:
-        dock.unload(name)
-    made = (
-        task.pseudo(record, own, found) for record, own, found in zip(records, features, digests, strict=True) if own
-    )
-    return [found[0] for found in made if found is not None and found[1] > confidence]
+    with temporarily_docked(dock, adapter) as row:
+        encoded = compute(dock, [row] * len(records), records, batch_size)
+    labelled = (item.task.pseudo(item.record, item.windows, item.digests) for item in encoded if item.windows)
+    return [pair[0] for pair in labelled if pair is not None and pair[1] > confidence]
 
 
 def _ended(folder: Path) -> Result | None:
