@@ -237,7 +237,7 @@ def accuracy(exact: HuggingFaceBackbone, quick: HuggingFaceBackbone, mode: str) 
 
     from adaptdock.engine.data.sources import Source, load_splits
     from adaptdock.engine.evaluation.measurement import evaluate
-    from adaptdock.engine.training.run import train
+    from adaptdock.engine.training.train import train
     from adaptdock.tasks.ner import NER
 
     records = load_splits(Source(), NER)[0]["test"]

@@ -30,10 +30,12 @@ from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.search.sweep import Finished, Pruned, Report, SearchOptions, Space, Sweep, Trial, ranked
-from adaptdock.engine.training.loop import BEST, CHECKPOINTS, Progress
+from adaptdock.engine.training.contract import Progress
+from adaptdock.engine.training.loop import BEST
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.run import Run
 from adaptdock.engine.training.run_folders import run_name
+from adaptdock.engine.training.trainer import CHECKPOINTS
 from adaptdock.errors import AdaptError, UnknownNameError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.hub.artefact.locks import changing
@@ -246,8 +248,6 @@ class Trials:
             return self._train(made, settings, report)
 
     def _train(self, made: Plan, settings: Settings, report: Report) -> Finished:
-        from adaptdock.engine.evaluation.report import write_report
-
         folder = settings.run_dir
         clear(folder)
         settings.write()
@@ -263,7 +263,7 @@ class Trials:
             except (AdaptError, Pruned):
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
                 raise
-        write_report(folder, made, result)
+        result.report(folder, made)
         found = result.adapter.card.metrics.get("validation", {}).get(self.metric, float("nan"))
         best = made.criterion.best(result.history)
         return Finished(
@@ -317,7 +317,8 @@ def _end(sweep: Sweep, trials: Trials, common: Settings, interrupted: bool, as_j
     best = sweep.best()
     shortfall = _shortfall(best)
     if shortfall and not as_json:
-        say(f"{shortfall}\n")
+        say(shortfall)
+        say()
     if not as_json:
         _show(found, sweep.space, trials.metric)
     if best is None:

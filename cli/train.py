@@ -38,7 +38,8 @@ from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.training.cross_validation import FoldOptions
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import Result, carry_out
+from adaptdock.engine.training.run import Result
+from adaptdock.engine.training.train import carry_out
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins import registry
@@ -256,9 +257,7 @@ def _run(
 
 
 def _report(folder: Path, made: Plan, result: Result) -> list[str]:
-    from adaptdock.engine.evaluation.report import write_report
-
     try:
-        return write_report(folder, made, result)
+        return result.report(folder, made)
     except OSError as error:  # the adapter is saved; a full disk must not hide that
         return [f"The report in {folder} could not be written: {error.strerror or error}."]

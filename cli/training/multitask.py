@@ -305,10 +305,8 @@ def _save(settings: TogetherSettings, results: Mapping[str, Result], its_own: Co
 
 
 def _report(folder: Path, made: TogetherPlan, name: str, result: Result) -> list[str]:
-    from adaptdock.engine.evaluation.report import write_report
-
     try:
-        return write_report(folder, made.plans[name], result)
+        return result.report(folder, made.plans[name])
     except OSError as error:  # the adapter is saved; a full disk must not hide that
         return [f"The report in {folder} could not be written: {error.strerror or error}."]
 

@@ -51,7 +51,8 @@ def show_result(
         show_json(_document(summary, result, output, folder, verdict) | ({"folds": folds} if folds else {}))
         return
     if result.shortfall:
-        say(f"{result.shortfall}\n")
+        say(result.shortfall)
+        say()
     if metrics:
         show_metrics(metrics)
         say()

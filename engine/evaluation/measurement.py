@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -12,7 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from adaptdock.engine.core.batches import NOT_COUNTED, collate_labels
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.inference.prediction import digests_of, write_records
+from adaptdock.engine.inference.pipeline import compute, temporarily_docked
+from adaptdock.engine.inference.prediction import write_records
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Feature, Record, Task, Writer
 
@@ -35,28 +35,20 @@ def evaluate(
     Where the task's answers are written by a language model, the first ones are written and compared too,
     unless ``write`` is false.
     """
-    name = dock.dock(adapter, f"measured {uuid4()}")
-    try:
-        task = dock.assembly(name).task
+    with temporarily_docked(dock, adapter) as row:
+        task = row[-1].assembly.task
         tally = _Tally(task)
-        with dock.boarding([name]) as (row,):
-            reading = dock.reading(adapter.card.preprocessing.max_length, row)
-            features = [task.encode(record, reading, labelled=True) for record in records]
-            digests = digests_of(dock, [row] * len(records), features, batch_size, tally.add)
-            written = []
-            if write and isinstance(task, Writer):
-                chosen = list(records[: task.written])
-                written = write_records(dock, [row] * len(chosen), chosen, batch_size)
-    finally:
-        dock.unload(name)
-    predictions = [
-        task.decode(record, own, found) for record, own, found in zip(records, features, digests, strict=True)
-    ]
+        encoded = compute(dock, [row] * len(records), records, batch_size, labelled=True, on_batch=tally.add)
+        written = []
+        if write and isinstance(task, Writer):
+            chosen = list(records[: task.written])
+            written = write_records(dock, [row] * len(chosen), chosen, batch_size)
+    predictions = [item.decode() for item in encoded]
     metrics = task.score(records, predictions)
     if isinstance(task, Writer) and written:
         metrics |= {"written": len(written), **task.compare(records[: len(written)], written)}
         predictions = written
-    return Evaluation(metrics, tally.mean, predictions, digests)
+    return Evaluation(metrics, tally.mean, predictions, [item.digests for item in encoded])
 
 
 class _Tally:

@@ -7,42 +7,51 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.evaluation.curves import draw, title
-from adaptdock.engine.training.plan import Plan
-from adaptdock.engine.training.run import Result
-from adaptdock.engine.training.selection import Criterion
+from adaptdock.engine.evaluation.selection import Criterion
+from adaptdock.hub.artefact.card import Card
+from adaptdock.plugins.contracts import Task
 
 RISING = 2
 """Validations in a row after which a rising validation loss counts as overfitting."""
 
 
-def write_report(folder: Path, plan: Plan, result: Result) -> list[str]:
-    """Write metrics.json, log.jsonl and curves.png into a run's folder; return the verdict in sentences."""
-    task = type(plan.task)
-    points = validations(result.history, task.metric)
-    criterion = plan.criterion
-    stored = result.adapter.card.training.get("best_epoch")
+def write_report(
+    folder: Path,
+    task: type[Task],
+    card: Card,
+    history: Sequence[Mapping[str, Any]],
+    decisive: bool,
+    size: int,
+    summary: Mapping[str, Any],
+) -> list[str]:
+    """Write metrics.json, log.jsonl and curves.png into a run's folder; return the verdict in sentences.
+
+    ``size`` is the bytes of the adapter file, ``summary`` that of the plan. ``decisive`` tells whether validation data
+    is enough to choose an epoch by.
+    """
+    points = validations(history, task.metric)
+    stored, shortfall = card.training.get("best_epoch"), str(card.training.get("shortfall", ""))
     best = next(
         (number for number, point in enumerate(points) if round(point["epoch"], 3) == stored),
-        best_of(points, task.metric, task.lower_is_better, criterion.decisive),
+        best_of(points, task.metric, task.lower_is_better, decisive),
     )
-    verdict = judge(points, best, result, task.lower_is_better, criterion.decisive, result.shortfall)
-    card = result.adapter.card
+    verdict = judge(points, best, card.training["ending"], task.lower_is_better, decisive, shortfall)
     report = {
-        "shortfall": result.shortfall or None,
+        "shortfall": shortfall or None,
         "metrics": card.metrics,
         "training": card.training,
-        "plan": plan.summary(),
-        "file_bytes": result.size,
+        "plan": summary,
+        "file_bytes": size,
         "verdict": verdict,
         "epochs": [{key: _number(value) for key, value in point.items()} for point in points],
         "gap": _number(points[best]["validation_loss"] - points[best]["train_loss"]) if points else None,
     }
     (folder / "metrics.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in result.history))
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
     if points:
-        heading = title(plan.task_name, [method.name for method in plan.methods], plan.backbone.id)
+        heading = title(summary["task"], summary["methods"], summary["backbone"])
         path, scale = folder / "curves.png", (task.metric, task.lower_is_better)
-        draw(path, heading, result.history, points, points[best], *scale)
+        draw(path, heading, history, points, points[best], *scale)
     return verdict
 
 
@@ -80,7 +89,7 @@ def validations(history: Sequence[Mapping[str, Any]], metric: str) -> list[dict[
 def judge(
     points: Sequence[Mapping[str, float]],
     best: int,
-    result: Result,
+    ending: str,
     lower_is_better: bool,
     decisive: bool = True,
     shortfall: str = "",
@@ -88,7 +97,7 @@ def judge(
     """Say in words what the curves show: nothing learnt, overfitting, training too short, or none of these.
 
     Where validation data is too few (not ``decisive``) they show nothing; of an adapter with a ``shortfall`` no good is
-    said.
+    said. ``ending`` is that of the run: "complete", "early" or "interrupted".
     """
     if not points:
         return ["There was no validation, so nothing can be said about overfitting."]
@@ -98,15 +107,15 @@ def judge(
             f"of epoch {points[best]['epoch']:g}, chosen without it."
         )
         return [sentence, *_of_best(points, best)]
-    sentences = _seen(points, best, result, lower_is_better, shortfall) + _of_best(points, best)
-    if result.ending == "early":
+    sentences = _seen(points, best, ending, lower_is_better, shortfall) + _of_best(points, best)
+    if ending == "early":
         metric = _metric(points)
         sentences.append(f"Training stopped early, at epoch {points[-1]['epoch']:g}, as {metric} got no better.")
     return sentences
 
 
 def _seen(
-    points: Sequence[Mapping[str, float]], best: int, result: Result, lower_is_better: bool, shortfall: str
+    points: Sequence[Mapping[str, float]], best: int, ending: str, lower_is_better: bool, shortfall: str
 ) -> list[str]:
     last = [point["validation_loss"] for point in points]
     rising = 0
@@ -127,7 +136,7 @@ def _seen(
         ]
     if shortfall:
         return [f"The best epoch by {metric} was {points[best]['epoch']:g}; nothing can be said about overfitting."]
-    if best == len(points) - 1 and result.ending == "complete" and len(points) > 1:
+    if best == len(points) - 1 and ending == "complete" and len(points) > 1:
         return [f"The last epoch was the best by {metric}; more epochs may help. No sign of overfitting."]
     return [f"No sign of overfitting; the best epoch by {metric} was {points[best]['epoch']:g}."]
 

@@ -1,23 +1,16 @@
 """Prediction: inputs of any adapters in shared batches, answers in the order of the inputs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from adaptdock.engine.core.batches import by_length, length
 from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
 from adaptdock.engine.inference.generation import GenerationOptions, write
+from adaptdock.engine.inference.pipeline import TOKENS_PER_BATCH, compute
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Feature, Record, Writer
-
-TOKENS_PER_BATCH = 8192
-TOKENS_PER_VOCABULARY_BATCH = 2048
-"""Of heads whose logits are as wide as the vocabulary, so that they fit in memory."""
-
-Seen = Callable[[Sequence[Feature], Sequence[Tensor]], None]
-"""Told the features and the logits of a batch."""
 
 
 def predict(dock: DockedAdapters, names: Sequence[str], inputs: Sequence[Any], batch_size: int) -> list[dict[str, Any]]:
@@ -45,31 +38,19 @@ def predict_records(
 def _read_off(
     dock: DockedAdapters, rows: Sequence[Row], records: Sequence[Record], batch_size: int
 ) -> list[dict[str, Any]]:
-    features = _encoded(dock, rows, records)
-    digests = digests_of(dock, rows, features, batch_size)
-    return [
-        row[-1].assembly.task.decode(record, own, found)
-        for row, record, own, found in zip(rows, records, features, digests, strict=True)
-    ]
+    return [encoded.decode() for encoded in compute(dock, rows, records, batch_size)]
 
 
 def logits_of(dock: DockedAdapters, rows: Sequence[Row], inputs: Sequence[Any], batch_size: int) -> list[list[Tensor]]:
     """Return the logits of each window of each input, for rows that are aboard."""
     records = [row[-1].assembly.task.read(item) for row, item in zip(rows, inputs, strict=True)]
-    features = _encoded(dock, rows, records)
-    logits: list[list[Tensor]] = [[torch.empty(0)] * len(windows) for windows in features]
-    for batch in _batches(rows, features, batch_size):
-        windows = [features[owner][place] for owner, place in batch]
-        for (owner, place), found in zip(batch, dock.run([rows[owner] for owner, _ in batch], windows), strict=True):
-            logits[owner][place] = found
-    return logits
+    by_window: dict[int, Tensor] = {}
 
+    def collect(windows: Sequence[Feature], logits: Sequence[Tensor]) -> None:
+        by_window.update(zip(map(id, windows), logits, strict=True))
 
-def _encoded(dock: DockedAdapters, rows: Sequence[Row], records: Sequence[Record]) -> list[list[Feature]]:
-    return [
-        row[-1].assembly.task.encode(record, dock.reading(row[-1].card.preprocessing.max_length, row), labelled=False)
-        for row, record in zip(rows, records, strict=True)
-    ]
+    encoded = compute(dock, rows, records, batch_size, on_batch=collect)
+    return [[by_window[id(window)] for window in item.windows] for item in encoded]
 
 
 def write_records(
@@ -105,39 +86,3 @@ def write_records(
 
 def _written(task: Writer) -> bool:
     return task.head().over == "vocabulary"
-
-
-def digests_of(
-    dock: DockedAdapters,
-    rows: Sequence[Row],
-    features: Sequence[Sequence[Feature]],
-    batch_size: int,
-    seen: Seen | None = None,
-) -> list[list[Tensor]]:
-    """Return the digest of each record's features, computed in batches of like length.
-
-    ``seen`` is told the logits of each batch, before they are given up.
-    """
-    digests: list[list[Tensor | None]] = [[None] * len(own) for own in features]
-    for batch in _batches(rows, features, batch_size):
-        given = [features[owner][place] for owner, place in batch]
-        logits = dock.run([rows[owner] for owner, _ in batch], given)
-        if seen is not None:
-            seen(given, logits)
-        for (owner, place), feature, found in zip(batch, given, logits, strict=True):
-            digests[owner][place] = rows[owner][-1].assembly.task.digest(feature, found)
-    return digests  # type: ignore[return-value]  # every feature was in a batch
-
-
-def _batches(
-    rows: Sequence[Row], features: Sequence[Sequence[Feature]], batch_size: int
-) -> Iterator[list[tuple[int, int]]]:
-    """Yield batches of (record, place of the feature); what is compared in the loss stays together."""
-    units: list[list[tuple[int, int]]] = []
-    for owner, (row, own) in enumerate(zip(rows, features, strict=True)):
-        places = [(owner, place) for place in range(len(own))]
-        units += [places] if places and row[-1].assembly.task.together else [[place] for place in places]
-    wide = any(row[-1].assembly.head.over != "hidden" for row in rows)
-    lengths = [sum(length(features[owner][place]) for owner, place in unit) for unit in units]
-    for batch in by_length(lengths, batch_size, TOKENS_PER_VOCABULARY_BATCH if wide else TOKENS_PER_BATCH):
-        yield [place for number in batch for place in units[number]]

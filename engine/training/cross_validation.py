@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.data.augmentation import augment
 from adaptdock.engine.data.sources import NOT_GIVEN, load_splits
-from adaptdock.engine.training.loop import Progress
+from adaptdock.engine.training.contract import Progress
 from adaptdock.engine.training.plan import Plan, augmentation_settings, make_units
 from adaptdock.engine.training.run import Result, Run
 from adaptdock.errors import DataError

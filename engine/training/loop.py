@@ -1,158 +1,34 @@
-"""The course of a training: carried out in a folder, kept in time, interrupted and resumed, whatever is trained."""
+"""The training loop: a run carried out in a folder, timed, interrupted and resumed."""
 
 import json
 import shutil
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from adaptdock.engine.core.assembly import Assembly
-from adaptdock.engine.core.batches import shuffled
 from adaptdock.engine.core.distributed import ranks, shared
-from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.hyperparameters import TrainingOptions
+from adaptdock.engine.training.contract import Ending, Progress, TrainingRun
 from adaptdock.engine.training.run_folders import owned_by_first
+from adaptdock.engine.training.trainer import CHECKPOINTS, LossIsNotFinite, make_trainer
 from adaptdock.errors import AdaptError, UsageError
-from adaptdock.plugins.contracts import Backbone
 
-BEST, CHECKPOINTS, IDENTITY = "best.safetensors", "checkpoints", "identity.json"
-Ending = Literal["complete", "early", "interrupted"]
-Left = TypeVar("Left")
+BEST, IDENTITY = "best.safetensors", "identity.json"
+Outcome = TypeVar("Outcome")
 
 
-@dataclass
-class Progress:
-    """What a run tells those who watch it; ``metrics`` are what validation found, ``shown`` the chief ones of them."""
-
-    step: int
-    steps: int
-    epoch: float
-    loss: float | None = None
-    metrics: Mapping[str, Any] | None = None
-    shown: Mapping[str, float] | None = None
-
-
-@dataclass(frozen=True)
-class Validated:
-    """What a validation found: numbers for the history (``eval_loss`` among them), and all that a card tells."""
-
-    numbers: Mapping[str, float]
-    metrics: Mapping[str, Any]
-    shown: Mapping[str, float]
-
-
-class Course(ABC, Generic[Left]):
-    """A training that goes through units of data in batches, and validates after each epoch.
-
-    What is trained, and what is left of it, says the class that is made of this one.
-    """
-
-    def __init__(self, backbone: Backbone, options: TrainingOptions, folder: Path) -> None:
-        self.backbone, self.options, self.folder = backbone, options, folder
-        self.dock = Dock(backbone)
-        self.started = time.monotonic()
-
-    # ------------------------------------------------------------------------- what is trained
-
-    @property
-    @abstractmethod
-    def assemblies(self) -> Sequence[Assembly]:
-        """What is trained; its ports are open meanwhile."""
-
-    @property
-    @abstractmethod
-    def units(self) -> Sequence[Any]:
-        """What is drawn for a batch."""
-
-    @property
-    @abstractmethod
-    def measured_before(self) -> bool:
-        """Whether validation measures the weights at the start too."""
+class TrainingLoop(TrainingRun, Generic[Outcome]):
+    """A run that can be called: it trains in batches and validates after each epoch."""
 
     @abstractmethod
-    def lengths(self) -> list[int]:
-        """Return the positions of each unit."""
+    def _finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Outcome:
+        """Measure the best weights for the last time, store them, and return the outcome."""
 
-    @abstractmethod
-    def trainable(self) -> Any:
-        """Return a module that gives the loss of a batch, and whose ``tensors()`` are the weights by name."""
-
-    @abstractmethod
-    def distances(self, trainable: Any) -> Mapping[nn.Parameter, int]:
-        """Return how far from the top each parameter that is trained acts (:class:`Distances`)."""
-
-    @abstractmethod
-    def collator(self) -> Callable[[Sequence[Any]], dict[str, Any]]:
-        """Return what makes a batch of units: the arguments of the module that is trained."""
-
-    @abstractmethod
-    def identity(self) -> dict[str, str]:
-        """Return fingerprints of everything that a resumed run must find unchanged."""
-
-    @abstractmethod
-    def begin_with(self, tensors: Mapping[str, Tensor]) -> None:
-        """Remember the start weights, to tell at the end whether training has moved them."""
-
-    @abstractmethod
-    def recall(self) -> None:
-        """Take what an earlier run has left in the folder as the best so far."""
-
-    @abstractmethod
-    def check(self, tensors: Mapping[str, Tensor]) -> Validated:
-        """Measure weights, as they would be stored, on the validation data."""
-
-    @abstractmethod
-    def keep_best(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor], found: Validated) -> None:
-        """Store the weights of the newest validation, if it is the best in the history."""
-
-    @abstractmethod
-    def keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
-        """Store these weights where none have been stored."""
-
-    @abstractmethod
-    def stalled(self, history: Sequence[Mapping[str, Any]]) -> bool:
-        """Tell whether the best validation of the history is too long ago."""
-
-    @abstractmethod
-    def _finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Left:
-        """Measure the best weights for the last time, store them, and return what is left of the run."""
-
-    def draw(self, epoch: int) -> list[int]:
-        """Return the numbers of the units of an epoch in their order, which seed and epoch alone decide.
-
-        Several processes take the batches of a step from it: together they are the batch that one would take.
-        """
-        options = self.options
-        seed = options.seed * 100_003 + epoch
-        return shuffled(self.lengths(), options.batch_size * ranks().count, seed, options.group_by_length)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The optimiser steps of an epoch."""
-        return self.options.steps_of(len(self.draw(0)))
-
-    @property
-    def patient_from(self) -> float:
-        """The epoch up to which patience does not count: that of the fewest steps of a run."""
-        return self.options.min_steps / self.steps_per_epoch
-
-    def clipped(self, trainable: nn.Module) -> list[list[nn.Parameter]]:
-        """Return the parameters whose gradients are measured, and shortened, together."""
-        return [list(trainable.parameters())]
-
-    def told(self) -> Mapping[str, float]:
-        """Return what stands in the history beside a training loss."""
-        return {}
-
-    # ------------------------------------------------------------------------------------- work
-
-    def __call__(self, progress: Callable[[Progress], None] | None = None, resume: bool = False) -> Left:
-        """Train, and return what is left of the run: the best adapter, stored.
+    def __call__(self, progress: Callable[[Progress], None] | None = None, resume: bool = False) -> Outcome:
+        """Train, store the best adapter, and return the outcome.
 
         With ``resume`` the run goes on from its last complete checkpoint. Ctrl-C ends it with the best
         adapter so far. Raises :class:`AdaptError` where the loss is no longer a number; the last good
@@ -161,9 +37,7 @@ class Course(ABC, Generic[Left]):
         with owned_by_first(self.folder):
             return self._train(progress, resume)
 
-    def _train(self, progress: Callable[[Progress], None] | None, resume: bool) -> Left:
-        from adaptdock.engine.training.trainer import LossIsNotFinite, make_trainer
-
+    def _train(self, progress: Callable[[Progress], None] | None, resume: bool) -> Outcome:
         self._settle(resume)
         trainable = self.trainable()
         if not any(parameter.requires_grad for parameter in trainable.parameters()):
@@ -210,7 +84,7 @@ class Course(ABC, Generic[Left]):
         if ending != "interrupted" and ranks().first:
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
-    def _measure_only(self, tensors: Mapping[str, Tensor]) -> Left:
+    def _measure_only(self, tensors: Mapping[str, Tensor]) -> Outcome:
         """Keep what has no weights to train as it is: what it does, the backbone does by itself."""
         found = self.check(tensors)
         history = [{**found.numbers, "epoch": 0.0, "step": 0}]

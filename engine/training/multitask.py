@@ -23,13 +23,14 @@ from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.core.forward import mask_for, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.data.sources import Source
+from adaptdock.engine.evaluation.selection import LAST_KEPT, Criterion, too_few
+from adaptdock.engine.training.contract import Ending, Validated
 from adaptdock.engine.training.hyperparameters import lengthened, merge_options
-from adaptdock.engine.training.loop import Course, Ending, Validated
+from adaptdock.engine.training.loop import TrainingLoop
 from adaptdock.engine.training.plan import Plan, draft
 from adaptdock.engine.training.run import Result, Run
 from adaptdock.engine.training.schedules import Distances, frozen_until
 from adaptdock.engine.training.schedules import check as check_schedules
-from adaptdock.engine.training.selection import LAST_KEPT, Criterion, too_few
 from adaptdock.engine.training.task_sampling import Sampling, drawn, draws, shares
 from adaptdock.engine.training.trainable import Acting, Answering, TrainedRows, copied, dropping
 from adaptdock.errors import UsageError
@@ -281,7 +282,7 @@ class Together(nn.Module):
             acting.after_step(step, steps)
 
 
-class TogetherRun(Course[list[Result]]):
+class TogetherRun(TrainingLoop[list[Result]]):
     """Tasks trained together in one folder; each has a folder in it with its name, as if it had been trained alone."""
 
     def __init__(self, plan: TogetherPlan, folder: Path) -> None:
@@ -424,7 +425,7 @@ class TogetherRun(Course[list[Result]]):
         patience = self.options.patience
         return bool(patience) and all(found is not None and found >= patience for found in since)
 
-    def told(self) -> Mapping[str, float]:
+    def extra_losses(self) -> Mapping[str, float]:
         """Return the mean loss of each task since it was last told."""
         assert self._together is not None
         found = {}

@@ -15,12 +15,12 @@ from adaptdock.engine.core.assembly import Assembly, entry, make_methods, make_t
 from adaptdock.engine.core.batches import counts, length, reading
 from adaptdock.engine.data.augmentation import AugmentationSettings, augment, parse
 from adaptdock.engine.data.sources import Reader, Source, load_splits
+from adaptdock.engine.evaluation.selection import Criterion, too_few
 from adaptdock.engine.inference.back_translation import back_translated
 from adaptdock.engine.training import pretrained
 from adaptdock.engine.training.hyperparameters import DTYPES, PLACES, TrainingOptions, lengthened, merge_options
 from adaptdock.engine.training.packing import begun, pack
 from adaptdock.engine.training.schedules import check as check_schedules
-from adaptdock.engine.training.selection import Criterion, too_few
 from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry

@@ -1,4 +1,4 @@
-"""Training: an adapter and its head, through the ports of a frozen backbone, by transformers' Trainer."""
+"""A run: one adapter and its head trained through the ports of a frozen backbone."""
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -13,26 +13,20 @@ from torch import Tensor, nn
 
 from adaptdock.engine.core.assembly import Assembly, entry
 from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, length
-from adaptdock.engine.core.distributed import check_alone, ranks, shared
-from adaptdock.engine.core.loading import load_backbone
-from adaptdock.engine.data.sources import Source
+from adaptdock.engine.core.distributed import ranks, shared
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
-from adaptdock.engine.training.hyperparameters import STORES, with_precision
-from adaptdock.engine.training.loop import Course, Ending, Progress, Validated
-from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run_folders import fresh_folder, owned_by_first
+from adaptdock.engine.evaluation.report import write_report
+from adaptdock.engine.evaluation.selection import Criterion
+from adaptdock.engine.training.contract import Ending, Validated
+from adaptdock.engine.training.hyperparameters import STORES
+from adaptdock.engine.training.loop import TrainingLoop
+from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.schedules import Distances, frozen_until
-from adaptdock.engine.training.selection import Criterion
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved
 from adaptdock.engine.training.state_cache import Cache
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
-from adaptdock.plugins import registry
-from adaptdock.plugins.arguments import file_path, mapping, of_type
-from adaptdock.plugins.contracts import Backbone, Calibrated, Feature, LoadOptions, Writer
-from adaptdock.plugins.sequences import text
-
-DATA = "the data (where it is not a Source)"
+from adaptdock.plugins.contracts import Calibrated, Feature, Writer
 
 
 @dataclass
@@ -52,68 +46,11 @@ class Result:
         """Why the adapter is of no use, in a sentence; empty where nothing speaks against it."""
         return str(self.adapter.card.training.get("shortfall", ""))
 
-
-def train(
-    task: str,
-    method: str = registry.DEFAULT_METHOD,
-    backbone: str | Path | Backbone = registry.DEFAULT_BACKBONE,
-    data: str | Path | Source | None = None,
-    folder: str | Path | None = None,
-    method_options: Mapping[str, Any] | None = None,
-    task_options: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> Result:
-    """Train an adapter; the result's ``file`` is complete, and its ``adapter`` can be docked.
-
-    ``task`` and ``method`` are names of plugins (``adapt plugins`` lists them), ``backbone`` is a name, or a loaded
-    one (``dock.backbone``). ``data`` is a folder, a file, a hub name or a :class:`Source`; None trains on the task's
-    sample. ``options`` are those of :class:`TrainingOptions` (``epochs``, ``learning_rate``, ``seed``, ...).
-    ``folder`` is a new one under ``runs`` unless named.
-
-    Returns a :class:`Result`: ``file`` with its ``size`` in bytes, ``adapter``, ``epochs``, ``seconds``, ``history``.
-    Raises :class:`UnknownNameError` for a plugin that does not exist, :class:`UsageError` for options and arguments
-    that are not valid, :class:`DataError` for data that cannot be used, :class:`BackboneError` where the backbone
-    cannot be loaded or lacks a port, and :class:`LockedError` where another run works in the folder.
-
-    >>> from adaptdock import Dock, train
-    >>> dock = Dock.open("minilm")
-    >>> result = train("ner", backbone=dock.backbone, data="people.conll", folder="runs/people", epochs=1)
-    >>> result.file.name, result.ending, sorted(result.adapter.card.metrics)
-    ('best.safetensors', 'complete', ['validation'])
-    >>> dock.load(result.file)
-    'ner'
-    """
-    text(task, "the name of a task")
-    text(method, "the name of a method")
-    method_options = mapping(method_options, "method_options", "{'rank': 8}")
-    task_options = mapping(task_options, "task_options", "{'calibrate': True}")
-    source = data if isinstance(data, Source) else Source(data=None if data is None else str(file_path(data, DATA)))
-    place = None if folder is None else file_path(folder, "the folder of the run")
-    if isinstance(backbone, str | Path):
-        backbone = load_backbone(str(backbone), with_precision(LoadOptions(), options.get("precision", "auto")))
-    of_type(backbone, Backbone, "the backbone is a name, a path or a loaded backbone (dock.backbone)")
-    made = plan(backbone, task, method, source, options, method_options, task_options)
-    return carry_out(made, place or fresh_folder(task, method))
-
-
-def carry_out(
-    made: Plan,
-    folder: Path,
-    name: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    resume: bool = False,
-) -> Result:
-    """Train what a plan says: in one run, or in several where there are texts without labels.
-
-    Raises :class:`LockedError` where another run works in the folder.
-    """
-    from adaptdock.engine.training.self_training import SelfTraining
-
-    if made.unlabelled:
-        check_alone("training with --unlabelled")
-    run = SelfTraining(made, folder, name) if made.unlabelled else Run(made, folder, name)
-    with owned_by_first(folder):
-        return run(progress, resume)
+    def report(self, folder: Path, plan: Plan) -> list[str]:
+        """Write the report into the run's folder; return the verdict in sentences."""
+        card = self.adapter.card
+        decisive = plan.criterion.decisive
+        return write_report(folder, type(plan.task), card, self.history, decisive, self.size, plan.summary())
 
 
 def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
@@ -122,7 +59,7 @@ def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]
     return {} if found is None else {"before": {metric: found[f"eval_{metric}"], "loss": found["eval_loss"]}}
 
 
-class Run(Course[Result]):
+class Run(TrainingLoop[Result]):
     """One training run: a plan carried out in a folder of its own.
 
     ``together`` is what its card tells of other tasks that it is trained with.

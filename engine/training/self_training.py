@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-from uuid import uuid4
+from typing import Any
 
-from adaptdock.engine.evaluation.report import write_report
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.inference.prediction import digests_of
-from adaptdock.engine.training.loop import BEST, Progress, identify
+from adaptdock.engine.inference.pipeline import compute, temporarily_docked
+from adaptdock.engine.training.contract import Ending, Progress
+from adaptdock.engine.training.loop import BEST, identify
 from adaptdock.engine.training.plan import Plan, make_units
 from adaptdock.engine.training.run import Result, Run
 from adaptdock.errors import FileError
@@ -104,7 +103,7 @@ class SelfTraining:
     def _finish(self, results: Sequence[Result], interrupted: bool, seconds: float) -> Result:
         number = self._best(results)
         best = results[number]
-        ending: Literal["complete", "early", "interrupted"] = "interrupted" if interrupted else best.ending
+        ending: Ending = "interrupted" if interrupted else best.ending
         training = {
             **best.adapter.card.training,
             "self_training": {"best": number, "rounds": [asdict(one) for one in self.rounds]},
@@ -132,20 +131,12 @@ def pseudo_labelled(
     dock: Dock, adapter: AdapterFile, records: Sequence[Record], confidence: float, batch_size: int
 ) -> list[Record]:
     """Return the records that an adapter labels more surely than ``confidence``, with these labels."""
-    name = dock.dock(adapter, f"teacher {uuid4()}")
-    try:
-        task = dock.assembly(name).task
-        assert isinstance(task, PseudoLabelling)  # which the plan has checked
-        with dock.boarding([name]) as (row,):
-            reading = dock.reading(adapter.card.preprocessing.max_length, row)
-            features = [task.encode(record, reading, labelled=False) for record in records]
-            digests = digests_of(dock, [row] * len(records), features, batch_size)
-    finally:
-        dock.unload(name)
-    made = (
-        task.pseudo(record, own, found) for record, own, found in zip(records, features, digests, strict=True) if own
-    )
-    return [found[0] for found in made if found is not None and found[1] > confidence]
+    with temporarily_docked(dock, adapter) as row:
+        encoded = compute(dock, [row] * len(records), records, batch_size)
+        task = row[-1].assembly.task
+    assert isinstance(task, PseudoLabelling)  # which the plan has checked
+    labelled = (task.pseudo(item.record, item.windows, item.digests) for item in encoded if item.windows)
+    return [pair[0] for pair in labelled if pair is not None and pair[1] > confidence]
 
 
 def _ended(folder: Path) -> Result | None:
@@ -167,6 +158,6 @@ def _ended(folder: Path) -> Result | None:
 
 def _report(folder: Path, plan: Plan, result: Result) -> None:
     try:
-        write_report(folder, plan, result)
+        result.report(folder, plan)
     except OSError as error:
         raise FileError(folder, f"the report of a round could not be written: {error.strerror or error}") from None

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import torch
 from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD
 from adaptdock.engine.evaluation.measurement import evaluate
+from adaptdock.engine.evaluation.selection import ENOUGH
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.inference.prediction import digests_of
-from adaptdock.engine.training.selection import ENOUGH
+from adaptdock.engine.inference.pipeline import compute, temporarily_docked
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Record
 
@@ -52,15 +51,10 @@ def _acts(plan: "Plan", dock: Dock, adapter: AdapterFile, of_method: Mapping[str
 
 
 def _digests(plan: "Plan", dock: Dock, adapter: AdapterFile) -> list[Tensor]:
-    name = dock.dock(adapter, f"tried {uuid4()}")
-    try:
-        with dock.boarding([name]) as (row,):
-            records = spread(plan.given, TRIED)
-            features = [plan.task.encode(record, plan.reading, labelled=True) for record in records]
-            digests = digests_of(dock, [row] * len(records), features, plan.options.batch_size)
-    finally:
-        dock.unload(name)
-    return [found for own in digests for found in own]
+    records = spread(plan.given, TRIED)
+    with temporarily_docked(dock, adapter) as row:
+        encoded = compute(dock, [row] * len(records), records, plan.options.batch_size, labelled=True)
+    return [digest for item in encoded for digest in item.digests]
 
 
 def compared(plan: "Plan", dock: Dock, adapter: AdapterFile, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,13 +16,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from adaptdock.engine.core.distributed import mean, shared
+from adaptdock.engine.training.contract import Progress, TrainingRun, Validated
 from adaptdock.engine.training.hyperparameters import OPTIMIZERS
 from adaptdock.engine.training.schedules import Unfreezing, decayed, rate
 from adaptdock.errors import FileError
 
-if TYPE_CHECKING:
-    from adaptdock.engine.training.loop import Course, Progress, Validated
-
+CHECKPOINTS = "checkpoints"
 REPORTS_PER_EPOCH = 20
 
 
@@ -37,7 +36,7 @@ class LossIsNotFinite(ArithmeticError):
 class EpochSampler(Sampler[int]):
     """The order of a run's units, which depends on seed and epoch alone, so that a resumed run repeats it."""
 
-    def __init__(self, run: "Course[Any]") -> None:
+    def __init__(self, run: TrainingRun) -> None:
         self.run, self.epoch = run, 0
         self.drawn = run.draw(0)
 
@@ -59,7 +58,7 @@ class AdapterTrainer(Trainer):
     control: Any
     lr_scheduler: Any
 
-    def __init__(self, run: "Course[Any]", **arguments: Any) -> None:
+    def __init__(self, run: TrainingRun, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._run = run
         self._last_good: Mapping[str, Tensor] = self.model.tensors()
@@ -116,7 +115,7 @@ class AdapterTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
         """Add what the run tells of itself to each training loss."""
-        super().log({**logs, **(self._run.told() if "loss" in logs else {})}, *arguments, **named)
+        super().log({**logs, **(self._run.extra_losses() if "loss" in logs else {})}, *arguments, **named)
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         try:
@@ -145,7 +144,7 @@ class AdapterTrainer(Trainer):
 class Watch(TrainerCallback):
     """Keeps the best weights, stops when they get no better, reports progress."""
 
-    def __init__(self, run: "Course[Any]", trainable: Any, progress: "Callable[[Progress], None] | None") -> None:
+    def __init__(self, run: TrainingRun, trainable: Any, progress: Callable[[Progress], None] | None) -> None:
         self.run, self.trainable, self.progress = run, trainable, progress
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
@@ -160,11 +159,9 @@ class Watch(TrainerCallback):
         if logs and "loss" in logs:
             self._report(state, loss=float(logs["loss"]))
 
-    def _report(self, state: Any, loss: float | None = None, found: "Validated | None" = None) -> None:
+    def _report(self, state: Any, loss: float | None = None, found: Validated | None = None) -> None:
         if self.progress is None:
             return
-        from adaptdock.engine.training.loop import Progress
-
         metrics, shown = (None, None) if found is None else (found.metrics, found.shown)
         self.progress(Progress(state.global_step, state.max_steps, state.epoch or 0.0, loss, metrics, shown))
 
@@ -180,7 +177,7 @@ class AfterStep(TrainerCallback):
 class ClipEach(TrainerCallback):
     """Shortens the gradients of each adapter by its own norm; the one of all would let them disturb each other."""
 
-    def __init__(self, run: "Course[Any]", longest: float) -> None:
+    def __init__(self, run: TrainingRun, longest: float) -> None:
         self.run, self.longest = run, longest
         self.trainer: Trainer | None = None
 
@@ -192,13 +189,13 @@ class ClipEach(TrainerCallback):
             clip_grad_norm_(group, self.longest)
 
 
-def make_trainer(run: "Course[Any]", trainable: Any, progress: "Callable[[Progress], None] | None") -> AdapterTrainer:
+def make_trainer(run: TrainingRun, trainable: Any, progress: Callable[[Progress], None] | None) -> AdapterTrainer:
     """Return a Trainer for a run; checkpoints go to ``folder / checkpoints``."""
     options, units = run.options, run.units
     alone = len(run.clipped(trainable)) == 1
 
     arguments = TrainingArguments(
-        output_dir=str(run.folder / "checkpoints"),
+        output_dir=str(run.folder / CHECKPOINTS),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,
         gradient_accumulation_steps=options.gradient_accumulation,

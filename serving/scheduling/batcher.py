@@ -18,6 +18,7 @@ from typing import Protocol
 
 from adaptdock.engine.core.batches import by_length, length
 from adaptdock.engine.inference.generation import GenerationOptions, write_ids
+from adaptdock.engine.inference.pipeline import EncodedRecord
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError, BudgetError
 from adaptdock.serving.configuration import ServingOptions
@@ -215,8 +216,8 @@ class Batcher:
         """Let an input wait where it belongs: for the next batch, or for its turn to be written."""
         if self._scribe.takes(work):
             self._scribe.put(work)
-        elif not work.features:
-            self._finish(work)
+        elif work.encoded is not None and work.encoded.complete:  # an input without windows
+            self._finish(work, work.encoded)
         else:
             extra = work.search.max_new_tokens if work.search else 0
             for place, feature in enumerate(work.features):
@@ -287,18 +288,17 @@ class Batcher:
                 for window, tokens in zip(batch, written, strict=True):
                     self._written(window.work, tokens)
                 return
-            for window, feature, found in zip(batch, features, self._dock.run(rows, features), strict=True):
-                window.work.digests[window.place] = window.work.task.digest(feature, found)
+            for window, logits in zip(batch, self._dock.run(rows, features), strict=True):
+                assert window.work.encoded is not None  # else the text is generated
+                window.work.encoded.digest(window.place, logits)
         for work in {id(window.work): window.work for window in batch}.values():
-            if len(work.digests) == len(work.features):
-                self._finish(work)
+            if work.encoded is not None and work.encoded.complete:
+                self._finish(work, work.encoded)
 
-    def _finish(self, work: Work) -> None:
+    def _finish(self, work: Work, encoded: EncodedRecord) -> None:
         """Answer from the digests of all windows."""
         try:
-            digests = [work.digests[place] for place in range(len(work.features))]
-            prediction = work.task.decode(work.record, work.features, digests)
-            work.succeed(Outcome(finite(prediction, work.name), read_tokens=sum(map(length, work.features))))
+            work.succeed(Outcome(finite(encoded.decode(), work.name), read_tokens=sum(map(length, work.features))))
         except Exception as error:
             work.fail(error)
 

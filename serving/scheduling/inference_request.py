@@ -7,10 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
-
 from adaptdock.engine.core.batches import length, reading
 from adaptdock.engine.inference.generation import GenerationOptions
+from adaptdock.engine.inference.pipeline import EncodedRecord
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Backbone, Feature, Reading, Record, Task, Writer
 from adaptdock.serving.configuration import ServingOptions
@@ -46,9 +45,10 @@ class Work:
     raw: bool = False
     told: Callable[[str], None] | None = None
     future: "Future[Outcome]" = field(default_factory=Future)
+    encoded: EncodedRecord | None = None
+    """The input, unless the text of the answer is generated."""
     record: Record = field(default_factory=dict)
     features: list[Feature] = field(default_factory=list)
-    digests: dict[int, Tensor] = field(default_factory=dict)
     search: GenerationOptions | None = None
     """How a text is written; None where the answer is read off."""
     since: float = field(default_factory=time.monotonic)
@@ -86,9 +86,10 @@ class Work:
         if self.raw or isinstance(self.task, Writer):
             self._ask(backbone, tokenizer, options.max_new_tokens)
         else:
-            self.record = self.task.read(self.item)
             limit = self.parts[-1].card.preprocessing.max_length
-            self.features = self.task.encode(self.record, self._reading(backbone, tokenizer, limit), labelled=False)
+            record = self.task.read(self.item)
+            self.encoded = EncodedRecord.encode(self.task, record, self._reading(backbone, tokenizer, limit))
+            self.features = self.encoded.windows
         tokens = sum(map(length, self.features))
         if tokens > options.max_tokens:
             raise LimitError(f"the input has {tokens:,} tokens in its windows; at most {options.max_tokens:,} are read")

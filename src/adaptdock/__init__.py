@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adaptdock.engine.inference.dock import Dock as Dock
     from adaptdock.engine.inference.residency import Residency as Residency
-    from adaptdock.engine.training.run import train as train
+    from adaptdock.engine.training.train import train as train
     from adaptdock.errors import AdaptError as AdaptError
     from adaptdock.hub.artefact.file import read_card as read_card
     from adaptdock.serving.client.client import AsyncClient as AsyncClient
@@ -28,7 +28,7 @@ _HOME = {
     "Dock": "adaptdock.engine.inference.dock",
     "Residency": "adaptdock.engine.inference.residency",
     "read_card": "adaptdock.hub.artefact.file",
-    "train": "adaptdock.engine.training.run",
+    "train": "adaptdock.engine.training.train",
 }
 __all__ = ["AdaptError", "AsyncClient", "Client", "Dock", "Residency", "__version__", "read_card", "train"]
 

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.loop import Course, Progress
+from adaptdock.engine.training.contract import Progress, TrainingRun
 from adaptdock.engine.training.multitask import SharingOptions, TaskEntry, TogetherRun, plan_together
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Result, Run
@@ -52,7 +51,7 @@ def make_run(
 
 
 @contextmanager
-def opened(run: Course[Any]) -> Iterator[None]:
+def opened(run: TrainingRun) -> Iterator[None]:
     for assembly in run.assemblies:
         run.dock.ports.acquire(assembly.sites)
     try:

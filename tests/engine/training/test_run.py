@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.evaluation.report import write_report
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.loop import Progress
+from adaptdock.engine.training.contract import Progress
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Result, Run, train
+from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.train import train
 from adaptdock.errors import AdaptError, FileError, UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone
@@ -218,7 +218,7 @@ def test_a_run_killed_in_an_epoch_and_resumed_ends_with_the_weights_of_one_that_
 def test_a_run_leaves_metrics_log_and_curves_in_its_folder(backbone: Backbone, data: Path, tmp_path: Path) -> None:
     run = make_run(backbone, data, tmp_path)
     result = run()
-    verdict = write_report(tmp_path, run.plan, result)
+    verdict = result.report(tmp_path, run.plan)
     assert json.loads((tmp_path / "metrics.json").read_text())["verdict"] == verdict
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == len(result.history)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -246,24 +246,24 @@ def fake_history(losses: list[tuple[float, float, float]]) -> list[dict]:
 def test_the_curves_are_put_into_words(losses: list, words: str) -> None:
     from adaptdock.engine.evaluation.report import best_of, judge, validations
 
-    result = Result(None, Path(), 0, 0, 0, [])  # type: ignore[arg-type]
     points = validations(fake_history(losses), "f1")
-    assert words in " ".join(judge(points, best_of(points, "f1", lower_is_better=False), result, lower_is_better=False))
+    assert words in " ".join(
+        judge(points, best_of(points, "f1", lower_is_better=False), "complete", lower_is_better=False)
+    )
 
 
 def test_an_error_of_0_is_the_best_there_is() -> None:
     from adaptdock.engine.evaluation.report import judge, validations
 
-    result = Result(None, Path(), 0, 0, 0, [])  # type: ignore[arg-type]
     points = validations(fake_history([(1.0, 0.5, 0), (0.5, 0.4, 0)]), "f1")
-    assert "No sign of overfitting" in " ".join(judge(points, 0, result, lower_is_better=True))
+    assert "No sign of overfitting" in " ".join(judge(points, 0, "complete", lower_is_better=True))
 
 
 def test_how_far_the_losses_lie_apart_stands_in_words_and_in_the_metrics(
     backbone: Backbone, data: Path, tmp_path: Path
 ) -> None:
     run = make_run(backbone, data, tmp_path)
-    verdict = write_report(tmp_path, run.plan, run())
+    verdict = run().report(tmp_path, run.plan)
     report = json.loads((tmp_path / "metrics.json").read_text())
     best = max(report["epochs"], key=lambda point: point["f1"])
     assert report["gap"] == pytest.approx(best["validation_loss"] - best["train_loss"], abs=1e-4)

@@ -15,8 +15,8 @@ from transformers import get_scheduler
 
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training import trainer as trainers
+from adaptdock.engine.training.contract import Progress
 from adaptdock.engine.training.hyperparameters import TrainingOptions
-from adaptdock.engine.training.loop import Progress
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Result, Run
 from adaptdock.engine.training.schedules import Distances, rate, slanted_triangular

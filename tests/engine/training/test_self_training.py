@@ -13,8 +13,9 @@ from adaptdock.engine.data.sources import Reader, Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training import self_training
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import Result, Run, train
+from adaptdock.engine.training.run import Result, Run
 from adaptdock.engine.training.self_training import SelfTraining, pseudo_labelled
+from adaptdock.engine.training.train import train
 from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, Feature, PseudoLabelling, Record, Task

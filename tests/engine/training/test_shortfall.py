@@ -9,11 +9,11 @@ import torch
 
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.evaluation.report import write_report
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import Result, Run, train
+from adaptdock.engine.training.run import Result, Run
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved
+from adaptdock.engine.training.train import train
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 
@@ -40,7 +40,7 @@ def test_weights_that_have_not_moved_are_told_first_and_stand_in_report_and_card
     result = Run(own, tmp_path / "run")()
     assert result.shortfall.startswith("This adapter is untrained")
     assert result.adapter.card.training["shortfall"] == result.shortfall
-    verdict = write_report(tmp_path / "run", own, result)
+    verdict = result.report(tmp_path / "run", own)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["shortfall"] == result.shortfall
     assert "No sign of overfitting" not in " ".join(verdict)
 

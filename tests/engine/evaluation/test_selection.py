@@ -8,12 +8,11 @@ import pytest
 
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.evaluation.report import write_report
+from adaptdock.engine.evaluation.selection import ENOUGH, Criterion, too_few
+from adaptdock.engine.training.contract import Progress
 from adaptdock.engine.training.hyperparameters import STEPS, lengthened, merge_options
-from adaptdock.engine.training.loop import Progress
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Run
-from adaptdock.engine.training.selection import ENOUGH, Criterion, too_few
 from adaptdock.plugins.contracts import Backbone
 
 
@@ -86,7 +85,7 @@ def test_a_run_with_little_validation_data_keeps_the_last_epoch_and_says_so(
     assert result.adapter.card.training["best_epoch"] == result.epochs == 4
     last = [progress.metrics for progress in seen if progress.metrics is not None][-1]
     assert result.adapter.card.metrics["validation"] == last
-    verdict = " ".join(write_report(tmp_path, made, result))
+    verdict = " ".join(result.report(tmp_path, made))
     assert "too small to tell overfitting" in verdict
     assert "No sign of overfitting" not in verdict
     assert any("the weights of the last epoch are kept" in note for note in made.notes)
