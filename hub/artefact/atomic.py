@@ -24,9 +24,9 @@ def write_atomically(path: Path, blob: bytes, replace: bool = True) -> None:
             stream.write(blob)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(0o644)  # mkstemp creates a private file
         if not replace:
-            _reserve(path)
+            _reserve(path)  # Path.replace() would overwrite a file of another process
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -183,6 +183,7 @@ def _reads_stream(out: Outgoing, port: Port) -> bool:
 
 def _reduction(hidden: int, width: int) -> float:
     """Return a reduction factor for this width, which the library computes as ``int(hidden // factor)``."""
+    # Rounding errors can make int(hidden // exact) one too small.
     exact = hidden / width
     return exact if int(hidden // exact) == width else hidden / (width + 0.5)
 

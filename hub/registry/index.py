@@ -70,6 +70,7 @@ class Entry(_Model):
         if value.startswith("https://"):
             return value
         path = PurePosixPath(value)
+        # A colon could be a drive or a scheme, and a backslash a separator on Windows.
         if ":" in value or "\\" in value or "\0" in value:
             raise ValueError(
                 f"{value!r} is neither a path in the folder of the index nor an address that begins with https://"

@@ -38,7 +38,7 @@ def newest_installed(name: str) -> str | None:
 def remember(entry: Entry) -> None:
     """Record an installed or just removed version; raise :class:`FileError` if the record cannot be written."""
     path = _file()
-    with changing(path):
+    with changing(path):  # another process may add a version between read and write
         versions = {**_read().versions, entry.name: entry.version}
         try:
             write_atomically(path, _Newest(versions=versions).model_dump_json(indent=2).encode() + b"\n")

@@ -80,6 +80,7 @@ def _publish(
         )
     stem = f"{FILES}/{card.name}-{card.version}"
     path = folder / f"{stem}.safetensors"
+    # The entry needs the size and hash of the written file before it may replace an old file.
     trial = folder / f"{stem}.safetensors.new"
     make_entry(
         source, card, b"-", f"{stem}.safetensors", publisher=publisher
@@ -229,6 +230,7 @@ def build_wheel(published: Published, distribution: str, folder: Path) -> Path:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, blob in members.items():
+            # With a fixed time, equal content gives an equal wheel.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), blob, zipfile.ZIP_DEFLATED)
     path = folder / f"{package}-{entry.version}-py3-none-any.whl"
     try:

@@ -272,7 +272,7 @@ def _fetched(url: str, limit: int) -> Iterator[bytes]:
 def _followed(url: str) -> "requests.Response":
     import requests
 
-    for _ in range(REDIRECTS + 1):
+    for _ in range(REDIRECTS + 1):  # by hand, as requests would follow a redirect to http
         if urlsplit(url).scheme != "https":
             raise SourceError(url, "a redirect leads away from https, which is not followed")
         answer = requests.get(url, stream=True, timeout=SECONDS, allow_redirects=False)

@@ -113,6 +113,7 @@ def install_locked(lock: Path, rules: Rules | None = None) -> list[Record]:
                 f"{offer.entry.label} is refused: {lock} has the sha256 {locked.sha256}, {locked.source} now says "
                 f"{offer.entry.sha256}"
             )
+        # A lock file names exact hashes, so older versions and lookalikes are intended.
         exact = Rules((rules or Rules()).policy, allow_downgrade=True, allow_lookalike=True)
         records.append(_install(offer, exact, []))
     return records

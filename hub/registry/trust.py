@@ -20,7 +20,7 @@ from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry.index import Entry, Revocation
 
-DOMAIN = b"adaptdock registry entry, version 1\0"
+DOMAIN = b"adaptdock registry entry, version 1\0"  # keeps a signature from being valid for other data
 ALGORITHM = "ed25519:"
 
 
@@ -62,6 +62,7 @@ def new_key(name: str) -> str:
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # O_EXCL: an existing key must never be overwritten; 0600: only the owner may read it.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(blob)

@@ -19,6 +19,7 @@ from adaptdock.plugins.regular import open_regular
 
 CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".pth", ".exe", ".sh", ".bat")
 MEMBER_LIMIT = 2**34
+"""Largest unpacked file in bytes, against zip bombs."""
 
 
 def entries(wheel: Path) -> Iterator[Entry]:
@@ -84,6 +85,7 @@ def _declares_files(archive: zipfile.ZipFile, names: list[str]) -> bool:
 
 def _refuse_code(wheel: Path, archive: zipfile.ZipFile, names: list[str]) -> None:
     for name in names:
+        # An empty __init__.py makes a package of files importable by importlib.resources.
         empty = name.endswith("__init__.py") and not archive.read(name).strip()
         if name.endswith(CODE) and not empty:
             raise TrustError(

@@ -138,7 +138,7 @@ class Catalog:
                 version.users -= 1
             going = [version for version in parts if version.leaving and version.users == 0]
         for version in going:
-            self._later(partial(self._forget, version))
+            self._later(partial(self._forget, version))  # not here: unloading may wait for a change
 
     def _pick(self, asked: str) -> tuple[Version, Version | None]:
         target = self._aliases.get(asked, asked)
@@ -149,6 +149,7 @@ class Catalog:
         served = self._find(target, asked)
         numbers = list(served.split)
         number = numbers[0] if len(numbers) == 1 else random.choices(numbers, list(served.split.values()))[0]
+        # The answering version gets no shadow traffic.
         mirror = served.versions.get(served.mirror) if served.mirror not in (None, number) else None
         return served.versions[number], mirror
 

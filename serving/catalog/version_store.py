@@ -47,7 +47,7 @@ class Store:
                 half_written.unlink()
             self._base = sqlite3.connect(folder / "state.db", check_same_thread=False, isolation_level=None)
             self._base.execute("PRAGMA journal_mode=WAL")
-            self._base.execute("PRAGMA synchronous=FULL")
+            self._base.execute("PRAGMA synchronous=FULL")  # a committed change survives a power failure
             for table, column in (("adapters", "record"), ("aliases", "target")):
                 self._base.execute(f"CREATE TABLE IF NOT EXISTS {table} (name TEXT PRIMARY KEY, {column} TEXT)")
         except (OSError, sqlite3.Error) as error:
@@ -71,7 +71,7 @@ class Store:
                     stream.write(chunk)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(temporary).replace(self.path(digest.hexdigest()))
+            Path(temporary).replace(self.path(digest.hexdigest()))  # atomic, and harmless if the version exists
             return digest.hexdigest()
         except OSError as error:
             raise StoreError(self.folder, error) from error

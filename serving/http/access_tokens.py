@@ -52,7 +52,7 @@ class Tokens:
         """Return the record of a token, or None. The comparison takes constant time, against timing attacks."""
         mark = _hash(secret)
         match = None
-        for token in self._known:
+        for token in self._known:  # without a break: the time must not depend on the position
             if hmac.compare_digest(token.sha256, mark):
                 match = token
         return match
@@ -96,7 +96,7 @@ class TokensFile(Tokens):
             self._known = tuple(_tokens_of(self._path))
         except AdaptError as error:
             if not isinstance(error, BrokenTokensError):
-                self._known = ()
+                self._known = ()  # fail closed
             if changed:
                 log("tokens refused", logging.ERROR, reason=str(error), tokens=len(self._known))
         else:
@@ -149,7 +149,7 @@ def new_token(path: Path, scopes: str, name: str = "") -> str:
     secret = PREFIX + secrets.token_urlsafe(32)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)  # for the owner only
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             start = "" if _ends_in_line(path) else "\n"
             stream.write(f"{start}{name} {','.join(granted)} {_hash(secret)}\n")

@@ -36,7 +36,7 @@ from adaptdock.serving.http.metrics import Metrics
 from adaptdock.serving.json_logs import log, log_error
 from adaptdock.serving.schemas import Problem, Refusal
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # any other id could forge lines or headers
 HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -105,12 +105,12 @@ class Envelope:
             await self._app(scope, receive, tell)
         except Exception as error:
             log_error("error", error, request_id=identity)
-            if status == 0:
+            if status == 0:  # once a response has started, its status cannot change
                 await refuse(
                     scope, tell, 500, "an unexpected error; the log of the process has the details", "server_error"
                 )
         finally:
-            self._metrics.response(status or 499)
+            self._metrics.response(status or 499)  # 499: the client left before any response
             if scope["path"] not in QUIET:
                 log(
                     "request",

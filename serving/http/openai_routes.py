@@ -64,7 +64,7 @@ class Writing(Body):
         if self.seed is not None:
             options["seed"] = self.seed
         if options.get("do_sample"):
-            options["num_beams"] = 1
+            options["num_beams"] = 1  # the task's default may be beam search
         return options
 
 
@@ -126,7 +126,7 @@ def openai_routes(service: Service) -> APIRouter:
         entries = [
             {"id": name, "object": "model", "created": began, "owned_by": OWNER, "abilities": abilities(version)}
             for name, version in ((served.name, served.current) for served in service.catalog.all().values())
-            if len(abilities(version)) > 1
+            if len(abilities(version)) > 1  # "predict" alone has no OpenAI route
         ]
         return {"object": "list", "data": entries}
 

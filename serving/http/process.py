@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
         self._service.batcher.abandon()
         time.sleep(AFTER_DRAIN)
         log("ended before all was complete", drain=self._service.options.drain)
-        os._exit(UNFINISHED)
+        os._exit(UNFINISHED)  # sys.exit() would end only this thread
 
 
 def serve(options: ServingOptions, load: LoadOptions) -> None:
@@ -125,7 +125,7 @@ def within_file_limit(options: ServingOptions) -> ServingOptions:
         return options
     limit = needed if hard == resource.RLIM_INFINITY else max(soft, min(needed, hard))
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    possible = max(1, min(options.connections, (limit - OTHER_FILES) * 2 // 3))
+    possible = max(1, min(options.connections, (limit - OTHER_FILES) * 2 // 3))  # solves `needed` for connections
     if possible < options.connections:
         reason = f"the limit of open files is {limit} (ulimit -n)"
         log("fewer connections", wanted=options.connections, possible=possible, reason=reason)
@@ -169,7 +169,7 @@ def listen(options: ServingOptions) -> socket.socket:
     try:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart need not wait for TIME_WAIT
         listening.bind((options.host, options.port))
         return listening
     except OSError as error:

@@ -30,7 +30,7 @@ class RequestBodies:
         declared = headers.get("content-length", "0")
         body: bytes | None = None
         try:
-            if not declared.isdigit() or int(declared) <= limit:
+            if not declared.isdigit() or int(declared) <= limit:  # else refused unread
                 body = await asyncio.wait_for(_read(receive, limit), self._seconds(limit))
         except TimeoutError:
             await refuse(scope, send, 408, "the body did not arrive in time", "timeout_error")

@@ -196,8 +196,9 @@ class Service:
         waiting.add_done_callback(_seen)  # after a timeout nobody awaits the future
         done, _ = await asyncio.wait([waiting], timeout=self.options.change_timeout)
         if not done:
-            raise SlowChangeError(self.options.change_timeout, begun=not future.cancel())
-        if waiting.cancelled():
+            begun = not future.cancel()  # a running change cannot be cancelled
+            raise SlowChangeError(self.options.change_timeout, begun)
+        if waiting.cancelled():  # by Loader.stop()
             raise StoppingError
         return waiting.result()
 
@@ -223,7 +224,7 @@ class Service:
         seconds = min(timeout or self.options.timeout, self.options.timeout)
         selections: dict[str, Selection] = {}
         try:
-            for name in dict.fromkeys(names):
+            for name in dict.fromkeys(names):  # one choice per name: all its inputs go to the same version
                 selections[name] = self.catalog.choose(name)
             deadline = time.monotonic() + seconds
             works = [
@@ -253,6 +254,7 @@ class Service:
         """Yield the pieces of a text during generation, and at last the whole answer; errors as :meth:`ask`."""
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        # The batcher calls on_text in its own thread, but asyncio queues are not thread-safe.
         more["on_text"] = lambda piece: loop.call_soon_threadsafe(pieces.put_nowait, piece)
         asking = asyncio.ensure_future(self.ask(request, [name], [item], **more))
         asking.add_done_callback(lambda _: pieces.put_nowait(None))

@@ -175,7 +175,7 @@ class Batcher:
     def _admit_others(self) -> None:
         """Put adapters without a ready batch ahead of the ready batches, with every other batch."""
         self._enter()
-        self._cut_in = not self._cut_in
+        self._cut_in = not self._cut_in  # every other batch, or the ready batches would starve
         if self._cut_in and self._queues:
             waiting = {window.work.name for batch in self._ready for window in batch}
             late = self._queues.take(self._options.batch_tokens, without=waiting)
@@ -256,11 +256,13 @@ class Batcher:
             self._pass(batch)
         except Exception as error:
             works = {id(window.work): window.work for window in batch}
+            # With a single stack of adapters over the memory budget, no half would fit either.
             divisible = not isinstance(error, BudgetError) or len({window.work.key for window in batch}) > 1
             if len(works) == 1 or not divisible:
                 for work in works.values():
                     work.fail(error)
                 return
+            # Sorted by adapter, a faulty adapter is isolated after few halvings.
             ordered = sorted(batch, key=lambda window: window.work.key)
             half = len(ordered) // 2
             self._compute(ordered[:half])

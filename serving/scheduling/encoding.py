@@ -70,7 +70,7 @@ class Encoders:
             self._condition.notify_all()
 
     def _run(self, lane: FairQueues[Work]) -> None:
-        tokenizer = deepcopy(self._backbone.tokenizer)
+        tokenizer = deepcopy(self._backbone.tokenizer)  # setting its truncation length is not thread-safe
         while (work := self._next(lane)) is not None:
             try:
                 if not self._dropped(work):

@@ -52,7 +52,7 @@ class FairQueues(Generic[Item]):
             room -= cost
             taken.append(item)
             if not self._queues[name]:
-                del self._queues[name], self._credit[name]
+                del self._queues[name], self._credit[name]  # no credit for idle time
         return taken
 
     def _turns(self, without: Collection[str]) -> Iterator[tuple[str, Item]]:
