@@ -10,7 +10,7 @@ from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_opt
 from adaptdock.cli.common.output import count, note, show_json, show_pairs
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import UsageError
-from adaptdock.hub.artefact.atomic import whole_folder
+from adaptdock.hub.artefact.atomic import atomic_folder
 from adaptdock.hub.interchange.conversion import FORMATS, export_adapter
 from adaptdock.hub.registry.admission import read_adapter
 
@@ -38,7 +38,7 @@ def command(
     _check_folder(folder, overwrite)
     backbone = open_backbone(adapter.card, values["backbone"], load_options(values))
     Dock(backbone).prepare(adapter)
-    with whole_folder(folder, replace=overwrite) as place:
+    with atomic_folder(folder, replace=overwrite) as place:
         notes = export_adapter(adapter, backbone, place, form, without_head)
     for line in notes:
         note(line)

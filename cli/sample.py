@@ -6,7 +6,7 @@ import click
 
 from adaptdock.cli.common.output import note, say
 from adaptdock.errors import FileError, UsageError
-from adaptdock.hub.artefact.atomic import whole_file
+from adaptdock.hub.artefact.atomic import write_atomically
 from adaptdock.plugins import registry
 
 
@@ -37,7 +37,7 @@ def write_sample(sample: Path, folder: Path) -> list[Path]:
     copies: list[Path] = []
     try:
         for source in sources:
-            whole_file(folder / source.name, source.read_bytes())
+            write_atomically(folder / source.name, source.read_bytes())
             copies.append(folder / source.name)
     except OSError as error:
         for copy in copies:

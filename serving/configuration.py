@@ -1,4 +1,4 @@
-"""What can be chosen about the serving process."""
+"""Options of the serving process."""
 
 from pathlib import Path
 from typing import Self
@@ -10,7 +10,7 @@ from adaptdock.plugins.contracts import Options
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STATE = ".serving"
-"""The folder, within that of the adapters, in which the state is kept unless another is named."""
+"""Name of the default state folder, inside the folder of the adapters."""
 
 
 class ServingOptions(Options):
@@ -19,59 +19,59 @@ class ServingOptions(Options):
     backbone: str = registry.DEFAULT_BACKBONE
     """Backbone of all adapters: an alias, a folder, a GGUF file or a hub id."""
     adapters: str | None = None
-    """Folder that is watched: each NAME.safetensors in it is docked as NAME."""
+    """Folder to watch: each NAME.safetensors in it is served as NAME."""
     state: str | None = None
-    """Folder that keeps versions, aliases and splits over a restart; a hidden one in that of the adapters."""
+    """Folder for versions, aliases and splits, which survive a restart; default: a hidden folder among the adapters."""
     host: str = "127.0.0.1"
-    """Address to listen on; any other than this machine's own needs tokens."""
+    """Address to listen on; an address other than this machine's own needs tokens."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     tokens: str | None = None
-    """File with the hashes of the bearer tokens that are let in."""
+    """File with the hashes of the accepted bearer tokens."""
     batch_tokens: int = Field(2048, gt=0)
-    """Tokens of a batch that is read, padding included; unless given no more than 384 for each core on a CPU."""
+    """Tokens of a batch in one pass, with padding; the default on a CPU is at most 384 for each core."""
     write_tokens: int = Field(2048, gt=0)
-    """Tokens that texts which are written together may come to, padding included."""
+    """Tokens of texts generated together, with padding."""
     batch_rows: int = Field(64, gt=0)
     """Rows of a batch."""
     max_wait: float = Field(2.0, ge=0)
-    """Milliseconds that the first input of an idle process waits for company."""
+    """Milliseconds that the first input of an idle process waits for more inputs to share its batch."""
     queue: int = Field(1024, gt=0)
-    """Inputs that wait at most; more are answered with 429."""
+    """Largest number of waiting inputs; further inputs get 429."""
     queue_per_adapter: int = Field(512, gt=0)
-    """Inputs that wait for one adapter at most."""
+    """Largest number of waiting inputs of one adapter."""
     timeout: float = Field(30.0, gt=0)
-    """Seconds after which a request is given up."""
+    """Timeout of a request, in seconds."""
     change_timeout: float = Field(60.0, gt=0)
-    """Seconds after which a change of what is served is answered with 504, whether or not it is still made."""
+    """Timeout of a change to the served adapters, in seconds; then the answer is 504, though it may still complete."""
     max_body: int = Field(4 * 2**20, gt=0)
-    """Largest body of a request, in bytes."""
+    """Largest request body, in bytes."""
     max_upload: int = Field(2**30, gt=0)
-    """Largest adapter file that is sent or lies in the folder, in bytes."""
+    """Largest adapter file in an upload or in the folder, in bytes."""
     max_inputs: int = Field(256, gt=0)
-    """Inputs of one request."""
+    """Largest number of inputs in one request."""
     max_tokens: int = Field(65536, gt=0)
-    """Tokens of one input, in all its windows."""
+    """Largest number of tokens of one input, over all its windows."""
     max_characters: int | None = Field(None, gt=0)
-    """Characters of one input, with the names of its fields; unless given 16 for each of max_tokens, or 65,536."""
+    """Largest number of characters of one input with its field names; default: 16 for each of max_tokens, or 65,536."""
     max_new_tokens: int = Field(1024, gt=0)
-    """Tokens that are written for one input."""
+    """Largest number of new tokens for one input."""
     receive_timeout: float = Field(20.0, gt=0)
-    """Seconds in which the head of a request has to be complete, and then its body."""
+    """Timeout of a request's head, and then of its body, in seconds."""
     connections: int = Field(2048, gt=0)
-    """Requests that are answered at a time, and connections; more are refused with 503, but for the probes."""
+    """Largest number of concurrent requests, and of connections; more get 503, except probes."""
     workers: int | None = Field(None, gt=0)
-    """Batches that are computed at a time; unless given two on a CPU with cores for them, else one."""
+    """Batches computed at the same time; default: two on a CPU with at least two cores, else one."""
     device_bytes: int | None = Field(None, gt=0)
-    """Budget of docked weights, in bytes; the least recently used make room."""
+    """Memory budget of docked weights, in bytes; the least recently used are undocked first."""
     host_bytes: int | None = Field(None, gt=0)
-    """Budget of weights that wait in host memory beside a GPU, in bytes."""
+    """Memory budget of weights that wait in host memory for a GPU, in bytes."""
     keep_versions: int = Field(3, gt=0)
-    """Earlier versions of an adapter that stay, to go back to."""
+    """Earlier versions of an adapter to keep for a rollback."""
     watch: float = Field(1.0, gt=0)
     """Seconds between two looks at the folder."""
     drain: float = Field(30.0, ge=0)
-    """Seconds that requests under way get to their end when the process is told to stop; it ends 5 s later at most."""
+    """Seconds for in-flight requests after a stop signal; the process exits at most 5 s later."""
     warm_up: bool = True
     """Dock the adapters and run a batch before the first request."""
 
@@ -87,31 +87,32 @@ class ServingOptions(Options):
     @model_validator(mode="after")
     def _state_has_a_place(self) -> Self:
         if self.adapters is None and self.state is None:
-            raise ValueError("adapters or state is needed: a folder to watch, or one for what is sent")
+            raise ValueError("adapters or state is needed: a folder to watch, or a folder for uploaded adapters")
         return self
 
     @property
     def characters(self) -> int:
-        """The characters that one input may have.
+        """Largest number of characters of one input.
 
-        A token of a text has 4 to 5 on average; a small limit of tokens is left to the tokenizer, as it is cheap.
+        A token has 4 to 5 characters on average. A small limit of tokens is left to the tokenizer, which is cheap
+        there.
         """
         return self.max_characters or max(16 * self.max_tokens, 65_536)
 
     @property
     def local(self) -> bool:
-        """Whether this machine alone can reach the process."""
+        """Whether only this machine can reach the process."""
         return self.host in LOOPBACK
 
     @property
     def folder(self) -> Path | None:
-        """The folder that is watched."""
+        """The watched folder, or None."""
         return None if self.adapters is None else Path(self.adapters).expanduser()
 
     @property
     def state_folder(self) -> Path:
-        """The folder in which the state is kept."""
+        """The state folder: ``state``, or a hidden folder in the watched folder."""
         if self.state is not None:
             return Path(self.state).expanduser()
-        assert self.folder is not None  # one of the two is given
+        assert self.folder is not None  # _state_has_a_place has checked that one of the two is set
         return self.folder / STATE

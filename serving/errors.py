@@ -1,10 +1,10 @@
-"""What the serving process refuses, beside the errors of the rooms below."""
+"""Errors of the serving process, in addition to :mod:`adaptdock.errors`."""
 
 from adaptdock.errors import AdaptError
 
 
 class BusyError(AdaptError):
-    """Too much waits already. Attribute: ``seconds`` after which another attempt makes sense."""
+    """Too many waiting requests or inputs. Attribute: ``seconds`` before a retry."""
 
     def __init__(self, what: str, seconds: int) -> None:
         self.seconds = seconds
@@ -12,35 +12,35 @@ class BusyError(AdaptError):
 
 
 class LateError(AdaptError):
-    """A request that was not answered in its time."""
+    """A request without an answer within its timeout."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"there was no answer within {seconds:g} s, so the request was given up")
 
 
 class StoppingError(AdaptError):
-    """A request that came when the process was stopping, or waited longer than it could."""
+    """A request to a stopping process, or an input still waiting when the drain time ends."""
 
     def __init__(self) -> None:
         super().__init__("this process is stopping: send the request again, to another or in a moment")
 
 
 class StartingError(AdaptError):
-    """A name that may belong to an adapter that is not loaded yet."""
+    """An unknown name while some adapters are not loaded yet."""
 
     def __init__(self) -> None:
         super().__init__("this process is starting, and has not loaded all adapters yet: send the request again")
 
 
 class BrokenError(AdaptError):
-    """A name that may belong to an adapter that could not be loaded, as the start failed."""
+    """An unknown name after a failed start, so that the adapter may exist but could not be loaded."""
 
     def __init__(self) -> None:
         super().__init__("this process could not start, so its adapters are not loaded; its log has the reason")
 
 
 class SlowChangeError(AdaptError):
-    """A change of what is served that was not complete in its time. Attribute: ``begun``."""
+    """A change that was not complete within its timeout. Attribute: ``begun``, whether it may still complete."""
 
     def __init__(self, seconds: float, begun: bool) -> None:
         self.begun = begun
@@ -53,11 +53,11 @@ class SlowChangeError(AdaptError):
 
 
 class LimitError(AdaptError):
-    """A request that is larger than this process allows."""
+    """A request over a limit of this process."""
 
 
 class StoreError(AdaptError):
-    """The state or a copy of an adapter could not be written or read; nothing has changed."""
+    """A failed read or write of the state or of a copy of an adapter; nothing has changed."""
 
     def __init__(self, folder: object, error: Exception) -> None:
         reason = getattr(error, "strerror", None) or error

@@ -1,6 +1,6 @@
-"""Logs: one JSON object a line, with the time and the request that it belongs to. No token or input stands in them.
+"""Logs: one JSON object per line, with the time and the request id. Tokens and inputs are never logged.
 
-A character that is not seen, such as a control character or a mark of writing direction, is a JSON escape.
+An invisible character, such as a control character or a mark of writing direction, becomes a JSON escape.
 """
 
 import logging
@@ -15,27 +15,27 @@ LOGGER = logging.getLogger("adaptdock.serving")
 
 
 def log(event: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Write what happened."""
+    """Log an event with its fields."""
     LOGGER.log(level, event, extra={"fields": fields})
 
 
 def log_error(event: str, error: BaseException, **fields: Any) -> None:
-    """Write of an error that should not happen, with where it came from."""
+    """Log an unexpected error with its traceback."""
     where = "".join(traceback.format_exception(error))
     log(event, logging.ERROR, error=f"{type(error).__name__}: {error}", traceback=where, **fields)
 
 
 class JsonLines(logging.Formatter):
-    """Makes one line of JSON of a record."""
+    """Formats a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return time, level, event and the fields that go with it."""
+        """Return time, level, event and the fields of a record."""
         fields = getattr(record, "fields", {})
         if record.exc_info and "traceback" not in fields:
             fields = {**fields, "traceback": self.formatException(record.exc_info)}
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        found = {"time": time, "level": record.levelname.lower(), "event": record.getMessage(), **fields}
-        return json_text(found, default=str)
+        entry = {"time": time, "level": record.levelname.lower(), "event": record.getMessage(), **fields}
+        return json_text(entry, default=str)
 
 
 def to_standard_error() -> None:

@@ -1,4 +1,4 @@
-"""What requests and answers hold; the OpenAPI description is made of it."""
+"""Bodies of requests and answers. FastAPI generates the OpenAPI description from them."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,10 +8,10 @@ AdapterName = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Request(BaseModel):
-    """A body with exactly these fields.
+    """A request body with exactly these fields.
 
-    One wrong element of a list and one unknown field are reported: an error for each of a million would take seconds,
-    in which nobody is answered. Lists of what can be wrong are therefore ``fail_fast``.
+    Only the first wrong list element and the first unknown field are reported: a million errors would take seconds,
+    during which the event loop answers nobody. Lists that can hold wrong elements are therefore ``fail_fast``.
     """
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -29,50 +29,50 @@ class Request(BaseModel):
 
 
 class Answer(BaseModel):
-    """The body of an answer."""
+    """A response body."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class PredictRequest(Request):
-    """Inputs, and who shall answer."""
+    """Inputs, and the adapters for them."""
 
     adapter: AdapterName | Annotated[list[AdapterName], Field(fail_fast=True)]
-    """An adapter's name, an alias, a version (``name@2``) or a stack (``lower+upper``); or one for each input."""
+    """An adapter's name, an alias, a version (``name@2``) or a stack (``lower+upper``); or a list, one per input."""
     inputs: list[Any] = Field(min_length=1)
-    """Each is what the adapter's task reads: mostly a text, or an object with its fields."""
+    """Each input is in the format of the adapter's task: mostly a text, or an object with fields."""
     timeout: float | None = Field(None, gt=0)
-    """Seconds after which the request is given up, if that is less than what the process allows."""
+    """Timeout in seconds, if shorter than that of the process."""
     render: bool = False
-    """Give each prediction as text for a person too."""
+    """Add a text for people to each prediction."""
 
 
 class Predicted(Answer):
-    """The answer to one input."""
+    """The prediction for one input."""
 
     adapter: str
     version: int
-    """The version that answered; of a stack that of its topmost adapter."""
+    """The version that answered; for a stack, the version of its topmost adapter."""
     prediction: dict[str, Any]
-    """What the adapter's task gives."""
+    """The prediction in the format of the adapter's task."""
     rendered: str | None = None
-    """That as text for a person, where the request wants it."""
+    """The prediction as a text for people, if requested."""
 
 
 class PredictAnswer(Answer):
-    """A prediction for each input, in their order."""
+    """A prediction for each input, in order."""
 
     predictions: list[Predicted]
 
 
 class Counters(Answer):
-    """What an adapter has been asked since the process began."""
+    """Counts of an adapter since the process started."""
 
     requests: int
-    """Inputs."""
+    """Number of inputs."""
     errors: int
     mean_seconds: float | None
-    """Mean time from the arrival of an input to its answer."""
+    """Mean seconds from the arrival of an input to its answer."""
 
 
 class VersionState(Answer):
@@ -82,41 +82,41 @@ class VersionState(Answer):
     sha256: str
     """Hash of the adapter file."""
     weight: float
-    """Its share of the answers."""
+    """Share of the inputs, from 0 to 1."""
     tier: Literal["device", "host", "disk"]
-    """Where its weights are now."""
+    """The place of its weights now."""
     users: int
-    """Inputs that wait for it or are being computed."""
+    """Number of in-flight inputs of this version."""
     resident_bytes: int
 
 
 class AdapterState(Answer):
-    """An adapter that is served."""
+    """A served adapter."""
 
     name: str
     task: str
     asks: list[str]
-    """The fields of an input; where it is one, an input may be the bare text."""
+    """The fields of an input. With a single field, an input may be the bare text."""
     methods: list[str]
     abilities: list[Literal["predict", "completions", "chat", "embeddings"]]
     description: str
     version: int
-    """The version that answers; of several the one with the largest weight."""
+    """The version that answers; of several, the version with the largest weight."""
     versions: list[VersionState]
     mirror: int | None
-    """The version that hears what is asked without answering."""
+    """The version that gets shadow traffic: the same inputs, without answering."""
     pinned: bool
     counters: Counters
 
 
 class AdapterDetail(AdapterState):
-    """An adapter with the card of the version that answers."""
+    """A served adapter with the card of its current version."""
 
     card: dict[str, Any]
 
 
 class Adapters(Answer):
-    """The adapters that are served."""
+    """The served adapters and the aliases."""
 
     backbone: str
     adapters: list[AdapterState]
@@ -124,32 +124,32 @@ class Adapters(Answer):
 
 
 class LoadRequest(Request):
-    """Which version of an adapter shall answer."""
+    """The version of an adapter to activate."""
 
     version: int | None = Field(None, gt=0)
-    """One that is kept; or else the adapter's file in the watched folder is read."""
+    """A kept version; without it, the adapter's file in the watched folder is read."""
     activate: bool = True
-    """Let it answer at once, or only when it is asked for by ``name@version`` or gets a share."""
+    """Answer with it at once; otherwise only as ``name@version`` or with a share."""
 
 
 class SplitRequest(Request):
-    """How the answers are divided among versions."""
+    """Shares of the versions of an adapter."""
 
     weights: dict[Annotated[int, Field(gt=0)], Annotated[float, Field(ge=0)]] = Field(min_length=1)
-    """Version -> weight."""
+    """Version -> weight; the weights need not add up to 1."""
     mirror: int | None = Field(None, gt=0)
-    """A version that hears what is asked without answering."""
+    """A version that gets the inputs as shadow traffic, without answering."""
 
 
 class AliasRequest(Request):
-    """What an alias stands for."""
+    """The target of an alias."""
 
     target: AdapterName
     """An adapter's name, or a version such as ``name@2``."""
 
 
 class Changed(Answer):
-    """What a change led to."""
+    """The state after a change."""
 
     adapter: str
     version: int
@@ -157,28 +157,28 @@ class Changed(Answer):
 
 
 class Health(Answer):
-    """How the process is."""
+    """The health of the process."""
 
     status: Literal["ok", "starting", "stopping", "broken"]
     adapters: int
     waiting: int
-    """Inputs that have no answer yet."""
+    """Number of inputs without an answer."""
 
 
 class Problem(Answer):
-    """Why there is no answer."""
+    """An error."""
 
     message: str
     type: str
     param: str | None = None
-    """The field that is wrong."""
+    """The wrong field."""
     code: str | None = None
     nearest: list[str] = []
-    """Names that there are, like the one that there is not."""
+    """Valid names similar to the unknown name."""
 
 
 class Refusal(Answer):
-    """The body of every answer that is an error."""
+    """The body of every error response."""
 
     error: Problem
     request_id: str

@@ -1,4 +1,4 @@
-"""Versions: what a version of an adapter is, what is served of an adapter, and what an input was given to."""
+"""Versions: a version of an adapter, a served adapter with its versions, and the versions selected for an input."""
 
 import re
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ VERSION = re.compile(r"(?P<name>[^@]+)@(?P<number>[1-9][0-9]{0,8})")
 
 @dataclass(eq=False)
 class Version:
-    """One version of an adapter; ``users`` are the inputs that were taken for it and not answered yet."""
+    """One version of an adapter; ``users`` counts its in-flight inputs."""
 
     name: str
     number: int
@@ -30,27 +30,27 @@ class Version:
 
     @property
     def key(self) -> str:
-        """Its name in the dock."""
+        """The version's name in the dock, such as ``ner@2``."""
         return f"{self.name}@{self.number}"
 
 
 @dataclass(eq=False)
 class Served:
-    """An adapter: its versions, which of them answer with what weight, and what answered before."""
+    """An adapter: its versions, the share of each (``split``), and the versions before."""
 
     name: str
     versions: dict[int, Version] = field(default_factory=dict)
     split: dict[int, float] = field(default_factory=dict)
     mirror: int | None = None
     earlier: list[int] = field(default_factory=list)
-    """Versions that answered alone before, the last one at the end."""
+    """Versions that answered alone before, the latest last."""
     pinned: bool = False
     next_number: int = 1
     seen: str = ""
-    """Hash of the file that was last seen in the folder; one that was unloaded comes back when it changes."""
+    """Hash of the file last seen in the folder; an unloaded adapter comes back when the hash changes."""
 
     def record(self) -> dict[str, Any]:
-        """Return what a restart needs, as JSON."""
+        """Return the state for a restart, as JSON."""
         return {
             "versions": {str(number): version.sha256 for number, version in self.versions.items()},
             "split": {str(number): weight for number, weight in self.split.items()},
@@ -63,22 +63,22 @@ class Served:
 
     @property
     def current(self) -> Version:
-        """The version that answers, or the one with the largest weight."""
+        """The version that answers; of several, the version with the largest weight."""
         return self.versions[max(self.split, key=lambda number: self.split[number])]
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The versions that an input was given to, from the lowest of a stack to the one that answers."""
+class Selection:
+    """The versions for one input, from the lowest of a stack to the version that answers."""
 
     name: str
     parts: tuple[Version, ...]
     mirrored: tuple[Version, ...] = ()
-    """The version that gets the input too, and whose answer is compared and thrown away."""
+    """The version that gets the input as shadow traffic; its answer is compared and discarded."""
 
 
 def checked_name(name: str) -> str:
-    """Return a name that can be an adapter's; raise :class:`UsageError` for any other."""
+    """Return a valid adapter name unchanged; raise :class:`UsageError` for any other."""
     if NAME.fullmatch(name) is None:
         raise UsageError(
             f"the name {name[:150]!r} cannot be used: give 1 to 128 letters, digits, dots, dashes and underscores, "
@@ -88,7 +88,7 @@ def checked_name(name: str) -> str:
 
 
 def parts_of(asked: str) -> list[str]:
-    """Return the names in a stack ``lower+upper``; raise :class:`UsageError` for too many, or for one twice."""
+    """Return the names in a stack ``lower+upper``; raise :class:`UsageError` for too many or repeated names."""
     parts = asked.split("+")
     if len(parts) > MOST_PARTS:
         raise UsageError(f"a stack has at most {MOST_PARTS} adapters; {asked[:60]!r}... has {len(parts)}")

@@ -19,7 +19,7 @@ from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http.access_tokens import Tokens
 from adaptdock.serving.http.app import make_app
 from adaptdock.serving.http.connections import Connections
-from adaptdock.serving.http.process import patient
+from adaptdock.serving.http.process import timed_protocol
 from adaptdock.serving.http.service import Service
 
 TEXT = "ada met bob in oslo"
@@ -99,7 +99,7 @@ def held(client: Client) -> Iterator[None]:
 def listening(client: Client, seconds: float = 0.5, connections: Connections | None = None) -> Iterator[int]:
     """Serve the client's service, which it begins and ends, at a port of this machine."""
     app = make_app(client.service, Tokens())
-    config = uvicorn.Config(app, http=patient(seconds, connections), lifespan="off", log_config=None)
+    config = uvicorn.Config(app, http=timed_protocol(seconds, connections), lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     with socket.socket() as at:
         at.bind(("127.0.0.1", 0))

@@ -9,7 +9,7 @@ from torch import Tensor
 from adaptdock.engine.core.assembly import HEAD, Assembly
 from adaptdock.engine.core.docked_adapters import DockedAdapters
 from adaptdock.errors import UsageError
-from adaptdock.hub.artefact.atomic import whole_folder
+from adaptdock.hub.artefact.atomic import atomic_folder
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, Mergeable, Port
 
@@ -37,7 +37,7 @@ def merge(backbone: Backbone, adapter: AdapterFile, folder: Path, overwrite: boo
         )
     maps = merged_maps(backbone, adapter, DockedAdapters(backbone).prepare(adapter).assembly)
     head = {name: tensor for name, tensor in adapter.tensors.items() if name.startswith(f"{HEAD}.")}
-    with whole_folder(folder, replace=overwrite) as place:
+    with atomic_folder(folder, replace=overwrite) as place:
         backbone.save(place, maps)
         save_file({name: tensor.cpu().contiguous() for name, tensor in head.items()}, place / HEAD_FILE)
         card = adapter.card.model_dump_json(indent=2)

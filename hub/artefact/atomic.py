@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Atomic writes of files and folders: after a crash or an error the old content is complete, or the new."""
 
 import os
 import shutil
@@ -11,11 +11,11 @@ from pathlib import Path
 from adaptdock.errors import FileError, TakenError
 
 
-def whole_file(path: Path, blob: bytes, replace: bool = True) -> None:
-    """Write a file that takes the place of ``path`` when it is complete and on the disk; raises :class:`OSError`.
+def write_atomically(path: Path, blob: bytes, replace: bool = True) -> None:
+    """Write a file atomically: ``path`` keeps its old content until the new is on the disk; raises :class:`OSError`.
 
-    When anything fails, what stood there is untouched and nothing half-written is left. Without ``replace``
-    :class:`FileExistsError` is raised where there is a file.
+    After an error the old file is untouched and no temporary file remains. Without ``replace`` an existing file raises
+    :class:`FileExistsError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
@@ -24,9 +24,9 @@ def whole_file(path: Path, blob: bytes, replace: bool = True) -> None:
             stream.write(blob)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(0o644)  # mkstemp creates a private file
         if not replace:
-            _reserve(path)
+            _reserve(path)  # Path.replace() would overwrite a file of another process
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -34,23 +34,22 @@ def whole_file(path: Path, blob: bytes, replace: bool = True) -> None:
 
 
 def _reserve(path: Path) -> None:
-    """Make an empty file, which no other process can have made; raise :class:`FileExistsError` where there is one."""
+    """Create an empty file exclusively, so that no other process can create it; raise :class:`FileExistsError`."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
 
 
 def numbered(path: Path) -> Iterator[Path]:
-    """Yield a path, then the same with -2, -3 and so on at the end of its stem: names for what finds one taken."""
+    """Yield a path, then the same path with -2, -3 and so on after its stem: alternatives for a taken name."""
     yield path
     yield from (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
 
 
 @contextmanager
-def whole_folder(path: Path, replace: bool = True) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of ``path`` when the block ends well.
+def atomic_folder(path: Path, replace: bool = True) -> Iterator[Path]:
+    """Yield an empty temporary folder, which atomically becomes ``path`` when the block ends without an error.
 
-    What stood there is replaced only when the new content is complete and on the disk; when anything
-    fails, it is untouched and nothing half-written is left. Raises :class:`FileError`, and without ``replace``
-    :class:`TakenError` where something is there at the end: then the new folder is beside it.
+    After an error the old folder is untouched and no temporary folder remains. Raises :class:`FileError`. Without
+    ``replace`` an existing path raises :class:`TakenError` at the end, and the new folder is beside it.
     """
     path = path.absolute()
     try:
@@ -76,7 +75,7 @@ def _take_place(new: Path, path: Path) -> None:
         new.rename(path)
         return
     old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-    path.rename(old)  # an empty folder gives way
+    path.rename(old)  # rename() replaces an empty folder
     try:
         new.rename(path)
     except BaseException:
@@ -86,10 +85,10 @@ def _take_place(new: Path, path: Path) -> None:
 
 
 def _stand_beside(new: Path, path: Path) -> None:
-    """Give a folder its name, or the next one that is free; raise :class:`TakenError` where it is not the first."""
+    """Rename a folder to ``path`` or the next free name; raise :class:`TakenError` for any name but the first."""
     for place in numbered(path):
         try:
-            new.rename(place)  # which replaces an empty folder, and nothing else
+            new.rename(place)  # rename() replaces an empty folder, and fails for anything else
         except OSError:
             if not place.exists():
                 raise
@@ -100,7 +99,7 @@ def _stand_beside(new: Path, path: Path) -> None:
 
 
 def _settle(folder: Path) -> None:
-    """Bring what was written to the disk, readable for everyone as files mostly are."""
+    """Flush all files to the disk, and make them readable for everybody: mkdtemp creates private folders."""
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
         if path.is_file():

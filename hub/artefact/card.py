@@ -1,4 +1,4 @@
-"""The card: all that is needed to run an adapter with no other argument, as JSON in its file's header."""
+"""The card: everything needed to run an adapter without other arguments, as JSON in the header of its file."""
 
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ class _Entry(BaseModel):
 
 
 class PluginEntry(_Entry):
-    """A method or task: its name, its options, and the distribution it came from."""
+    """A method or task: its name, its options, and the distribution that provides it."""
 
     name: str
     options: dict[str, Any] = {}
@@ -19,7 +19,7 @@ class PluginEntry(_Entry):
 
 
 class BaseEntry(_Entry):
-    """An adapter that another was trained on top of: its name, methods, and the half of the model it was for."""
+    """An adapter below, on top of which this adapter was trained; ``reads`` is the half of the model it belongs to."""
 
     name: str
     methods: list[PluginEntry] = Field(min_length=1)
@@ -27,9 +27,9 @@ class BaseEntry(_Entry):
 
 
 class BackboneEntry(_Entry):
-    """The backbone an adapter was trained on. Only ``fingerprint`` decides whether another one fits.
+    """The backbone of an adapter. Only ``fingerprint`` decides whether another backbone fits.
 
-    ``drop_layers`` are the layers that were left off its top.
+    ``drop_layers`` is the number of layers removed from the top.
     """
 
     id: str
@@ -40,7 +40,7 @@ class BackboneEntry(_Entry):
 
 
 class Preprocessing(_Entry):
-    """How inputs become tokens: the longest window in tokens, the tokenizer, and a hash of its vocabulary."""
+    """Tokenization: the longest window in tokens, the tokenizer, and a hash of its vocabulary."""
 
     max_length: int = Field(gt=0)
     tokenizer: str = ""
@@ -51,8 +51,8 @@ class Preprocessing(_Entry):
 class Card(_Entry):
     """The card of an adapter. ``methods`` are applied to the ports in this order.
 
-    ``on`` are the adapters that it was trained on top of, lowest first; the file holds their weights too, the names
-    of those of the first beginning with ``on.0.``.
+    ``on`` are the adapters below, lowest first. The file holds their weights too: the tensors of the first have names
+    that begin with ``on.0.``.
     """
 
     name: str = Field(min_length=1, max_length=200)

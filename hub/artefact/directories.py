@@ -1,19 +1,19 @@
-"""Where things lie on this machine: what was installed, and what can be fetched or computed again."""
+"""Folders of this machine: for installed data, and for caches."""
 
 import os
 from pathlib import Path
 
 
 def home() -> Path:
-    """Return the folder of what a person installed and trusts: ``ADAPTDOCK_HOME``, or ``~/.local/share/adaptdock``."""
+    """Return the folder of installed adapters, keys and trust: ``ADAPTDOCK_HOME``, or ``~/.local/share/adaptdock``."""
     return _folder("ADAPTDOCK_HOME", ".local/share")
 
 
 def cache() -> Path:
-    """Return the folder of what can be had again: ``ADAPTDOCK_CACHE``, or ``~/.cache/adaptdock``."""
+    """Return the folder of downloads and other data to recreate: ``ADAPTDOCK_CACHE``, or ``~/.cache/adaptdock``."""
     return _folder("ADAPTDOCK_CACHE", ".cache")
 
 
 def _folder(variable: str, usual: str) -> Path:
-    named = os.environ.get(variable)
-    return Path(named).expanduser() if named else Path.home() / usual / "adaptdock"
+    folder = os.environ.get(variable)
+    return Path(folder).expanduser() if folder else Path.home() / usual / "adaptdock"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from pydantic import ValidationError
 
 from adaptdock.errors import FileError, TakenError
-from adaptdock.hub.artefact.atomic import numbered, whole_file
+from adaptdock.hub.artefact.atomic import numbered, write_atomically
 from adaptdock.hub.artefact.card import Card
 from adaptdock.plugins.arguments import file_path
 from adaptdock.plugins.regular import open_regular, size_of
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 FORMAT = "adaptdock"
 FORMAT_VERSION = "1"
 HEADER_LIMIT = 16 * 2**20
-"""No header of an adapter comes near this many bytes."""
+"""Limit in bytes, far above any adapter's header."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself: the card, and each tensor's type and shape."""
+    """The header of a file: the card, each tensor's type and shape, and the bytes of tensor data."""
 
     card: Card
     tensors: dict[str, tuple[str, tuple[int, ...]]]
@@ -39,7 +39,7 @@ class Header:
 
     @property
     def parameters(self) -> int:
-        """The number of weights in the file."""
+        """Number of weights over all tensors."""
         total = 0
         for _, shape in self.tensors.values():
             count = 1
@@ -72,10 +72,9 @@ def read_card(path: str | Path) -> Card:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read the header of an adapter file without torch and without its tensors.
+    """Read the header of an adapter file, without torch and without loading tensors.
 
-    Raises :class:`FileError`, with what is wrong, for a file that is missing, truncated, a pickle,
-    another format or another version.
+    Raises :class:`FileError` for a missing or truncated file, a pickle, another format or another version.
     """
     path = Path(path)
     with _opened(path) as stream:
@@ -83,9 +82,9 @@ def read_header(path: str | Path) -> Header:
 
 
 def checked_header(stream: BinaryIO, where: object) -> Header:
-    """Read the header of an opened adapter file, and check that the file has the size that the header tells.
+    """Read the header of an open adapter file, and compare the file's size with the header.
 
-    The stream is at its beginning before and after. Raises :class:`FileError`, naming ``where``.
+    The stream is at its start before and after. Raises :class:`FileError`, naming ``where``.
     """
     head, data_size = _parsed_head(stream, size_of(stream), where)
     stream.seek(0)
@@ -93,22 +92,22 @@ def checked_header(stream: BinaryIO, where: object) -> Header:
 
 
 def read_header_of(blob: bytes, where: object) -> Header:
-    """Read the header of an adapter file that is in memory; raise :class:`FileError`, naming ``where``."""
+    """Read the header of an adapter file in memory; raise :class:`FileError`, naming ``where``."""
     head, data_size = _parsed_head(io.BytesIO(blob), len(blob), where)
     return _header(where, head, data_size)
 
 
 def read_file(path: str | Path, admit: Callable[[bytes], None] = lambda content: None) -> AdapterFile:
-    """Read and verify an adapter file; raise :class:`FileError` where its content is damaged.
+    """Read and verify an adapter file; raise :class:`FileError` for damaged content.
 
-    ``admit`` sees the content before anything is made of it, and raises where it may not be used.
+    ``admit`` gets the raw content before it is parsed, and raises an error to refuse it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = Path(path)
     with _opened(path) as stream:
-        checked_header(stream, path)  # what is no adapter is not read to its end
+        checked_header(stream, path)  # fails early, before a large foreign file is read to its end
         blob = stream.read()
     admit(blob)
     head, data_size = _parsed_head(io.BytesIO(blob), len(blob), path)
@@ -123,11 +122,10 @@ def read_file(path: str | Path, admit: Callable[[bytes], None] = lambda content:
 
 
 def write_file(path: str | Path, adapter: AdapterFile, replace: bool = True) -> int:
-    """Write an adapter file and return its size in bytes.
+    """Write an adapter file atomically and return its size in bytes.
 
-    A file that stood there is replaced only when the new one is complete and on the disk; when
-    anything fails, it is untouched and nothing half-written is left. Raises :class:`FileError`, and without
-    ``replace`` :class:`TakenError` where there is a file: then the new one is beside it.
+    After an error the old file is untouched and no temporary file remains. Raises :class:`FileError`. Without
+    ``replace`` an existing file raises :class:`TakenError`, and the new file is beside it.
     """
     from safetensors.torch import save
 
@@ -149,10 +147,10 @@ def write_file(path: str | Path, adapter: AdapterFile, replace: bool = True) -> 
 
 
 def _written(path: Path, blob: bytes, replace: bool) -> Path:
-    """Write a file, and return its path: the next one that is free where a file is not to be replaced."""
+    """Write a file and return its path: without ``replace``, the next free name."""
     for place in numbered(path):
         try:
-            whole_file(place, blob, replace)
+            write_atomically(place, blob, replace)
         except FileExistsError:
             continue
         return place
@@ -160,7 +158,7 @@ def _written(path: Path, blob: bytes, replace: bool) -> Path:
 
 
 def _checksum(head: Mapping[str, Any], data: bytes) -> str:
-    """Return the hash of everything but itself: card, table of tensors, tensor data."""
+    """Return the SHA-256 of everything but the hash itself: card, table of tensors, tensor data."""
     metadata = {key: value for key, value in head["__metadata__"].items() if key != "sha256"}
     table = json.dumps({**head, "__metadata__": metadata}, sort_keys=True)
     return hashlib.sha256(table.encode() + b"\0" + data).hexdigest()

@@ -1,8 +1,8 @@
-"""Locks: one process at a time owns a folder, or changes a file. The operating system frees the lock of a dead process.
+"""Locks: one process at a time owns a folder or changes a file. The operating system frees the lock of a dead process.
 
-The lock is an advisory one (``flock``; on Windows a locked byte) on a hidden file, which holds the id of the process
-and the name of the machine for error messages. The file itself locks nothing: one that a killed process has left is
-taken over. A file system without such locks (some network file systems) gives none, and the work goes on unprotected.
+The lock is advisory (``flock``; on Windows a locked byte) on a hidden file. The file holds the process id and the
+machine's name for error messages, but its existence locks nothing: a file left by a killed process is taken over. On a
+file system without locks (some network file systems) the work continues unprotected.
 """
 
 import errno
@@ -20,7 +20,7 @@ from adaptdock.errors import FileError, LockedError
 
 NAME = ".adaptdock.lock"
 BRIEF = 10.0
-"""Seconds to wait for another process that changes a file, which takes it a moment."""
+"""Seconds to wait for another process that changes a file."""
 PAUSE = 0.02
 UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -28,7 +28,7 @@ if sys.platform == "win32":
     import msvcrt
 
     FAR = 2**30
-    """The byte that is locked: far from the text, which stays readable."""
+    """Offset of the locked byte: far behind the text, which other processes can still read."""
 
     def _lock(descriptor: int) -> None:
         os.lseek(descriptor, FAR, os.SEEK_SET)
@@ -44,12 +44,12 @@ else:
 
 @dataclass
 class _Held:
-    """A lock of this process: the thread that has it, and how often."""
+    """A lock of this process: its thread, and how often the thread has acquired it."""
 
     descriptor: int
     thread: int
     folders: list[Path]
-    """Folders that were made for it."""
+    """Folders created for the lock, the deepest first."""
     count: int = 1
 
 
@@ -59,10 +59,10 @@ _guard = threading.Lock()
 
 @contextmanager
 def owned(folder: Path, new: bool = False) -> Iterator[None]:
-    """Own a folder until the block ends; it is made where it is missing, and removed if it is still empty.
+    """Own a folder until the block ends. A missing folder is created, and removed again if it is still empty.
 
-    ``new``: raise :class:`FileExistsError` where it exists already. Raises :class:`LockedError` at once where another
-    process (or thread) owns it, :class:`FileError` where nothing can be written there.
+    With ``new`` an existing folder raises :class:`FileExistsError`. Raises :class:`LockedError` at once if another
+    process or thread owns the folder, :class:`FileError` if the folder is not writable.
     """
     lock = acquire(folder, new)
     try:
@@ -73,9 +73,9 @@ def owned(folder: Path, new: bool = False) -> Iterator[None]:
 
 @contextmanager
 def changing(path: Path, seconds: float = BRIEF) -> Iterator[None]:
-    """Be the only one to read and write a file (or a folder's content) until the block ends; wait a moment for others.
+    """Lock a file (or the content of a folder) for reading and writing until the block ends, waiting for others.
 
-    Raises :class:`LockedError` after ``seconds``, :class:`FileError` where nothing can be written there.
+    Raises :class:`LockedError` after ``seconds``, :class:`FileError` if the place is not writable.
     """
     file = path.with_name(f".{path.name}{NAME}")
     lock = _acquire(path, file, seconds)
@@ -86,19 +86,19 @@ def changing(path: Path, seconds: float = BRIEF) -> Iterator[None]:
 
 
 def acquire(folder: Path, new: bool = False) -> Path:
-    """Own a folder until :func:`release` gets what this returns; all else as with :func:`owned`."""
+    """Own a folder and return its lock for :func:`release`; arguments and errors as in :func:`owned`."""
     return _acquire(folder, folder / NAME, 0.0, new)
 
 
 def release(lock: Path) -> None:
-    """Give up a lock; the file goes, and folders that were made for it and are still empty."""
+    """Release a lock. Its file is deleted, and so are folders created for it that are still empty."""
     with _guard:
         held = _held[lock]
         held.count -= 1
         if held.count:
             return
         del _held[lock]
-    if sys.platform != "win32":  # which deletes no open file; a file that stays does no harm
+    if sys.platform != "win32":  # Windows cannot delete an open file; the remaining file is harmless
         with suppress(OSError):
             lock.unlink()
     os.close(held.descriptor)
@@ -132,7 +132,7 @@ def _acquire(place: Path, file: Path, seconds: float, new: bool = False) -> Path
 
 
 def _created(folder: Path, new: bool) -> list[Path]:
-    """Make a folder and return those that were missing, from the top; ``new``: it must be missing itself."""
+    """Create a folder and return the missing parents and itself, from the top; with ``new`` it must not exist."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()][::-1]
     for place in missing[:-1]:
         place.mkdir(exist_ok=True)
@@ -142,12 +142,12 @@ def _created(folder: Path, new: bool) -> list[Path]:
 
 
 def _taken(file: Path) -> int | None:
-    """Return the descriptor of a file that is locked now, or None where another process has it."""
+    """Return the descriptor of a freshly locked file, or None if another process has the lock."""
     while True:
         try:
             descriptor, writable = _opened(file)
         except FileNotFoundError:
-            return None  # its folder was removed by a process that is ending
+            return None  # another process has just removed the folder in release()
         try:
             _lock(descriptor)
         except OSError as error:
@@ -162,12 +162,12 @@ def _taken(file: Path) -> int | None:
                     os.ftruncate(descriptor, 0)
                     os.write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
                     return descriptor
-                file.unlink()  # left by a process of another user that was killed
-        os.close(descriptor)  # the process that had it has removed it meanwhile
+                file.unlink()  # left by a killed process of another user
+        os.close(descriptor)  # a lock on a deleted file locks nothing: the previous owner has removed it
 
 
 def _opened(file: Path) -> tuple[int, bool]:
-    """Open a lock's file, and tell whether it can be written: not where another user's process has made it."""
+    """Open a lock file and tell whether it is writable: the file of another user's process is not."""
     flags = getattr(os, "O_NOFOLLOW", 0)
     try:
         return os.open(file, os.O_RDWR | os.O_CREAT | flags, 0o644), True
@@ -178,7 +178,7 @@ def _opened(file: Path) -> tuple[int, bool]:
 
 
 def _holder(file: Path) -> tuple[int | None, str]:
-    """Return the id of the process that has a lock, None where it is not known, and another machine's name."""
+    """Return the id of the process with the lock (None if unknown), and the name of its machine if it is another."""
     try:
         number, _, host = file.read_text(encoding="utf-8").strip().partition(" ")
         return int(number), "" if host == socket.gethostname() else host

@@ -1,4 +1,4 @@
-"""JSON from outside, read without leniency: nothing twice, nothing that JSON does not have, nothing without end."""
+"""Strict JSON for files from outside: no duplicate keys, no NaN or infinity, and a limit of size."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from adaptdock.errors import FileError
 from adaptdock.plugins.regular import open_regular, size_of
 
 LIMIT = 64 * 2**20
-"""No index or record comes near this many bytes."""
+"""Limit in bytes, far above any index or record."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -18,8 +18,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def parse(text: str | bytes, where: object, model: type[Model]) -> Model:
     """Return a validated model from JSON.
 
-    Raises :class:`FileError`, naming ``where``, for the texts that :func:`parse_json` refuses, and for what the model
-    does not allow.
+    Raises :class:`FileError`, naming ``where``, for the errors of :func:`parse_json` and for invalid fields.
     """
     try:
         return model.model_validate(parse_json(text, where))
@@ -32,8 +31,8 @@ def parse(text: str | bytes, where: object, model: type[Model]) -> Model:
 def parse_json(text: str | bytes, where: object) -> Any:
     """Return the value of a JSON text.
 
-    Raises :class:`FileError`, naming ``where``, for what is no JSON, for a key that stands twice in one table (which
-    of the two counts would depend on the reader), and for NaN and infinity.
+    Raises :class:`FileError`, naming ``where``, for invalid JSON, NaN, infinity, and a duplicate key in a table:
+    readers differ in which of the two values they use.
     """
     if len(text) > LIMIT:
         raise FileError(where, f"it has {len(text):,} bytes; at most {LIMIT:,} are read")
@@ -46,12 +45,12 @@ def parse_json(text: str | bytes, where: object) -> Any:
 
 
 def read(path: Path, model: type[Model]) -> Model:
-    """Return what :func:`parse` makes of a file; raise :class:`FileError` where it cannot be read."""
+    """Read and :func:`parse` a file; raise :class:`FileError` for an unreadable file."""
     return parse(_bytes(path), path, model)
 
 
 def read_json(path: Path) -> Any:
-    """Return what :func:`parse_json` makes of a file; raise :class:`FileError` where it cannot be read."""
+    """Read and :func:`parse_json` a file; raise :class:`FileError` for an unreadable file."""
     return parse_json(_bytes(path), path)
 
 
@@ -66,13 +65,13 @@ def _bytes(path: Path) -> bytes:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one table")
-    return found
+        raise ValueError(f"the key {twice!r} appears twice in one table")
+    return table
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")

@@ -1,8 +1,8 @@
-"""Adapters of the library adapters (AdapterHub), read: bottlenecks, prefixes, LoRA, DoRA and IA3, with their heads.
+"""Import from AdapterHub (library ``adapters``): bottlenecks, prefixes, LoRA, DoRA and IA3, with their heads.
 
-A folder holds ``adapter_config.json`` and ``pytorch_adapter.bin`` (or ``adapter.safetensors``), and for a head
+A folder has ``adapter_config.json`` and ``pytorch_adapter.bin`` (or ``adapter.safetensors``), and for a head
 ``head_config.json`` and ``pytorch_model_head.bin`` (or ``model_head.safetensors``). The formulas are those of adapters
-1.3 (``methods/*.py``, ``heads/*.py``). What would act otherwise here, or cannot act, is refused by its name.
+1.3 (``methods/*.py``, ``heads/*.py``). An option that would compute something else here is refused by name.
 """
 
 import re
@@ -35,7 +35,7 @@ from adaptdock.hub.interchange.incoming import (
     Part,
     base_note,
     build,
-    chosen,
+    port_selection,
     read_json,
     unknown_notes,
 )
@@ -59,19 +59,19 @@ OWNERS = {
     "cross_attention_adapters": "cross_attention_output",
     "output_adapters": "ffn_down",
 }
-"""The modules that hold bottlenecks beside a block; elsewhere they lie in the block itself."""
+"""Names of modules with bottlenecks beside a block; in other models the block itself has the bottleneck."""
 LEARNED = ("learned", "channel")
 FAULTY = (1, 1)
-"""The first version of the library that multiplies with alpha / r; those before it left the scale at 1."""
+"""First version of the library that multiplies by alpha / r; earlier versions left the scale at 1."""
 
 
 def is_adapterhub(folder: Path) -> bool:
-    """Tell whether a folder holds an adapter of AdapterHub."""
+    """Tell whether a folder has an adapter of AdapterHub."""
     return (folder / CONFIG).is_file() and "config" in read_json(folder / CONFIG)
 
 
 def read_adapterhub(folder: Path, backbone: Backbone, name: str, labels: tuple[str, ...] = ()) -> Imported:
-    """Read an adapter of AdapterHub for the backbone that it was trained on; see :func:`read_peft`."""
+    """Read an adapter of AdapterHub for its backbone; see :func:`read_peft`."""
     path = folder / CONFIG
     about = FolderOptions.parse(read_json(path), path)
     if about.model_type not in (None, backbone.architecture):
@@ -137,16 +137,16 @@ def _bottleneck(options: BottleneckOptions, about: FolderOptions, tensors: Forei
     modules = {port: group.module for port, group in placed.items()}
     check_places(tensors.path, bottleneck_ports(options, backbone), modules, FLAGS, options, backbone)
     maps = {port.name: _maps(options, port, group, backbone, tensors.path) for port, group in placed.items()}
-    width = max(named["down"].shape[0] for named in maps.values())
-    maps = {port: _widened(named, width) for port, named in maps.items()}
+    width = max(named_tensors["down"].shape[0] for named_tensors in maps.values())
+    maps = {port: _widened(named_tensors, width) for port, named_tensors in maps.items()}
     ports = list(placed)
-    where = chosen(backbone.ports, ports)
+    where = port_selection(backbone.ports, ports)
     values = {"width": width, **_wiring(options, backbone, ports[0]), **where, **_factor(options, maps)}
     return Part("bottleneck", values, maps)
 
 
 def _owned(tensors: ForeignTensors, kind: str, name: str | None) -> dict[str, ModuleTensors]:
-    """Return the tensors that lie under ``<module>.<kind>.<name>.``, by module."""
+    """Return the tensors named ``<module>.<kind>.<name>.*``, by module."""
     pattern = re.compile(rf"(?P<module>.+?)\.{kind}\.(?P<adapter>[^.]+)\.(?P<part>.+)")
     for tensor in tensors.unused:
         match = pattern.fullmatch(tensor)
@@ -156,27 +156,27 @@ def _owned(tensors: ForeignTensors, kind: str, name: str | None) -> dict[str, Mo
 
 
 def _end(owner: str, backbone: Backbone) -> Port:
-    """Return the port that ends the block in which a bottleneck lies."""
+    """Return the last port of the block with a bottleneck."""
     path, _, leaf = owner.rpartition(".")
     roles = (OWNERS[leaf],) if leaf in OWNERS else ENDS
     inside = path if leaf in OWNERS else owner
     parts = inside.split(".")
     for start in range(len(parts)):
         front = ".".join(parts[start:]) + "."
-        found = [
+        candidates = [
             port
             for port in backbone.ports
             if port.kind == "linear" and port.role in roles and port.module.startswith(front)
         ]
-        if len(found) > 1 and leaf not in OWNERS:  # of BERT, a layer's own output and not its attention's
-            found = [port for port in found if port.module.count(".") == front.count(".")]
-        if len(found) == 1:
-            return found[0]
+        if len(candidates) > 1 and leaf not in OWNERS:  # BERT: the output of the layer, not of its attention
+            candidates = [port for port in candidates if port.module.count(".") == front.count(".")]
+        if len(candidates) == 1:
+            return candidates[0]
     raise refuse(f"the bottleneck at {owner}", f"{backbone.architecture!r} has no block there that an adapter can end")
 
 
 def _maps(options: BottleneckOptions, port: Port, group: ModuleTensors, backbone: Backbone, path: Path) -> Named:
-    """Take the two maps of a bottleneck, (width, W) and (W, width), with the learned scale in the second."""
+    """Take the two maps of a bottleneck, (width, W) and (W, width); a learned scale is multiplied into the second."""
     shape, layer = group.shape("adapter_down.0.weight"), counted(port, backbone)
     width = options.width(layer, backbone.width)
     if width is None:
@@ -198,7 +198,7 @@ def _maps(options: BottleneckOptions, port: Port, group: ModuleTensors, backbone
         "up": group.taken("adapter_up.weight", (port.outputs, width), reason),
         "up_bias": group.taken("adapter_up.bias", (port.outputs,), reason),
     }
-    if options.scaling in LEARNED:  # one factor, or one for each channel
+    if options.scaling in LEARNED:  # one factor in all, or one per channel
         count = 1 if options.scaling == "learned" else port.outputs
         factors = group.taken("scaling", (count,), f"scaling is {options.scaling!r}")
         maps["up"] = maps["up"].float() * factors.float().reshape(-1, 1)
@@ -208,34 +208,34 @@ def _maps(options: BottleneckOptions, port: Port, group: ModuleTensors, backbone
     return maps
 
 
-def _widened(named: Named, width: int) -> Named:
+def _widened(maps: Named, width: int) -> Named:
     from torch.nn import functional
 
-    missing = width - named["down"].shape[0]
+    missing = width - maps["down"].shape[0]
     if not missing:
-        return named
+        return maps
     return {
-        "down": functional.pad(named["down"], (0, 0, 0, missing)),
-        "down_bias": functional.pad(named["down_bias"], (0, missing)),
-        "up": functional.pad(named["up"], (0, missing)),
-        "up_bias": named["up_bias"],
+        "down": functional.pad(maps["down"], (0, 0, 0, missing)),
+        "down_bias": functional.pad(maps["down_bias"], (0, missing)),
+        "up": functional.pad(maps["up"], (0, missing)),
+        "up_bias": maps["up_bias"],
     }
 
 
 def _factor(options: BottleneckOptions, maps: dict[str, Named]) -> dict[str, Any]:
-    """Return the scale; one that is not positive goes into the weights."""
+    """Return the scale. A scale that is not positive is multiplied into the weights."""
     scale = options.scaling
     if isinstance(scale, str):
         return {"scale": 1.0}
     if scale > 0:
         return {"scale": float(scale)}
-    for named in maps.values():
-        named.update({name: named[name] * float(scale) for name in ("up", "up_bias")})
+    for port_maps in maps.values():
+        port_maps.update({name: port_maps[name] * float(scale) for name in ("up", "up_bias")})
     return {"scale": 1.0}
 
 
 def _wiring(options: BottleneckOptions, backbone: Backbone, port: Port) -> dict[str, Any]:
-    """Return what a bottleneck reads, and what it adds to (``Adapter.pre_forward`` and ``post_forward``)."""
+    """Return options for the input and the addition of a bottleneck (``Adapter.pre_forward`` and ``post_forward``)."""
     values = {
         "activation": head_layouts.function(options.non_linearity, "the bottleneck"),
         "parallel": options.is_parallel,
@@ -256,12 +256,12 @@ def _wiring(options: BottleneckOptions, backbone: Backbone, port: Port) -> dict[
     if not after:
         if normed or onto != "sum":
             raise refuse("a bottleneck with original_ln_after off", "the backbone always adds and norms")
-        onto = "output"  # the sum is there already, and the backbone adds it
+        onto = "output"  # the backbone itself adds the sum
     return {**values, "stream": before, "onto": onto}
 
 
 def _follows(backbone: Backbone, port: Port) -> bool:
-    """Tell whether a layer norm takes the sum in."""
+    """Tell whether a layer norm reads the residual sum."""
     try:
         return backbone.ports.residual(port).norm is not None
     except BackboneError as error:
@@ -295,7 +295,7 @@ def _lora(
     factors = {port: _factors(options, port, group, tensors.path) for port, group in placed.items()}
     rank = max(down.shape[0] for down, _ in factors.values())
     scale = alpha / options.r
-    positive = scale if scale > 0 else 1.0  # ours is positive: the sign goes into B
+    positive = scale if scale > 0 else 1.0  # our scale must be positive: B gets the sign
     pairs = {}
     for port, (down, up) in factors.items():
         pair = _ranked(down, up if scale > 0 else up.float() * scale, rank)
@@ -304,11 +304,11 @@ def _lora(
         pairs[port.name] = pair
     dora = bool(options.use_dora)
     values = {"rank": rank, "alpha": positive * rank, "dropout": options.dropout, "bias": dora}
-    return Part("dora" if dora else "lora", values | chosen(backbone.ports, list(placed)), pairs)
+    return Part("dora" if dora else "lora", values | port_selection(backbone.ports, list(placed)), pairs)
 
 
 def _alpha(options: LoraOptions, about: FolderOptions, notes: list[str]) -> float:
-    """Return alpha as the library reads it: before version 1.1 LoRA was trained as if it were the rank."""
+    """Return alpha as the library uses it: before version 1.1 LoRA was trained as if alpha were the rank."""
     match = re.match(r"adapters\.(\d{1,4})\.(\d{1,4})", about.version or "")
     faulty = match is not None and (int(match[1]), int(match[2])) < FAULTY
     if not faulty or options.alpha == options.r or about.config.get("architecture") != "lora":
@@ -321,7 +321,7 @@ def _alpha(options: LoraOptions, about: FolderOptions, notes: list[str]) -> floa
 
 
 def _factors(options: LoraOptions, port: Port, group: ModuleTensors, path: Path) -> "tuple[Tensor, Tensor]":
-    """Return A and B; of a fused map each of query, key and value has factors of its own, side by side."""
+    """Return A and B. A fused QKV map has separate factors for query, key and value, side by side."""
     import torch
 
     if not options.use_dora and "m.weight" in group:
@@ -351,7 +351,7 @@ def _factors(options: LoraOptions, port: Port, group: ModuleTensors, path: Path)
 
 
 def _thirds(options: LoraOptions) -> list[int]:
-    """Return which of query, key and value an adapter acts at, by their order in a fused map."""
+    """Return the indices of the adapted maps (query, key, value), by their order in a fused map."""
     return [number for number, name in enumerate("qkv") if name in options.attn_matrices]
 
 
@@ -365,10 +365,10 @@ def _ranked(down: "Tensor", up: "Tensor", rank: int) -> Named:
 def _lengthened(
     scale: float, positive: float, port: Port, group: ModuleTensors, factors: Named, backbone: Backbone
 ) -> Named:
-    """Return what gives ``m / |W + B A| * (W x + b + s B A x)``, as AdapterHub computes it.
+    """Return our parameters for ``m / |W + B A| * (W x + b + s B A x)``, the formula of AdapterHub.
 
-    Ours leaves the frozen bias b alone, so what is done to it is a change of the bias; and it divides by the lengths
-    of ``W + s B A``. ``factors`` hold B with the part of the scale that ``positive`` lacks.
+    Our formula does not scale the frozen bias b, so its scaling becomes a change of the bias; and it divides by the
+    lengths of ``W + s B A``. ``factors`` hold B with the part of the scale missing in ``positive``.
     """
     import torch
 
@@ -405,4 +405,4 @@ def _ia3(
                 whole[part * third : (part + 1) * third] = factor[number * third : (number + 1) * third]
             factor = whole
         tensors[port.name] = {"output_factor": factor - 1}
-    return Part("ia3", {"feed_forward": False, **chosen(backbone.ports, list(placed))}, tensors)
+    return Part("ia3", {"feed_forward": False, **port_selection(backbone.ports, list(placed))}, tensors)

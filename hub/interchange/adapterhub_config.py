@@ -1,4 +1,4 @@
-"""Configurations of adapters 1.3 (AdapterHub), with types: of a folder, of each method, and of a head."""
+"""Typed configurations of adapters 1.3 (AdapterHub): of a folder, of each method, and of a head."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,15 +10,15 @@ from adaptdock.hub.interchange.incoming_config import Count, ForeignOptions, Ind
 from adaptdock.hub.interchange.incoming_tensors import refuse
 
 RENAMED = {"gelu": "gelu_new", "gelu_orig": "gelu"}
-"""Functions that were called otherwise before a version was written into the configuration."""
+"""Activation functions of configurations without a version, under their former names."""
 Reduction = Annotated[float, Field(gt=0, le=1e6)]
-"""The factor by which a bottleneck is narrower than the model; below 1 it is wider."""
+"""The hidden size divided by the width of the bottleneck; below 1 the bottleneck is wider."""
 DEEPEST = 8
-"""At most this many unions inside one another."""
+"""Largest depth of nested unions."""
 
 
 class FolderOptions(ForeignOptions):
-    """What a configuration file says beside the method or the head."""
+    """The fields of a configuration file besides the method or the head."""
 
     SILENT: ClassVar[frozenset[str]] = frozenset({"library_name", "type", "config_id"})
 
@@ -32,11 +32,11 @@ class FolderOptions(ForeignOptions):
 
 
 class MethodOptions(ForeignOptions):
-    """Options that several methods have."""
+    """Options common to several methods."""
 
     SILENT: ClassVar[frozenset[str]] = frozenset({"architecture", "init_weights", "init_weights_seed", "dtype"})
     ACTIVE: ClassVar[Mapping[str, str]] = {}
-    """Options that change what is computed in a way that nothing here does, and why."""
+    """Options that change the computation in an unsupported way, with the reason."""
 
     leave_out: list[Index] | None = None
     dropout: Rate = 0.0
@@ -44,11 +44,11 @@ class MethodOptions(ForeignOptions):
 
     @property
     def unknown(self) -> list[str]:
-        """The options that are neither read, nor refused, nor known to change nothing."""
+        """Names of options that are neither read, nor refused, nor known to change nothing."""
         return [name for name in super().unknown if name not in self.ACTIVE]
 
     def check_carried(self, what: str) -> None:
-        """Raise :class:`UsageError` for an option that changes what is computed."""
+        """Raise :class:`UsageError` for an option that changes the computation in an unsupported way."""
         if self.use_gating:
             raise refuse("gating", "its gate is a mean over all positions of a batch, padding included")
         for option, why in self.ACTIVE.items():
@@ -70,8 +70,8 @@ class BottleneckOptions(MethodOptions):
         "phm_layer": "a compacter's maps are sums of Kronecker products, for which there is no method here",
         "inv_adapter": "invertible adapters act on the embeddings, for which there is no method here",
         "invertible_adapter": "invertible adapters act on the embeddings, for which there is no method here",
-        "ln_before": "a layer norm of its own stands before the bottleneck",
-        "ln_after": "a layer norm of its own stands behind the bottleneck",
+        "ln_before": "it has its own layer norm before the bottleneck",
+        "ln_after": "it has its own layer norm after the bottleneck",
     }
 
     mh_adapter: bool
@@ -86,7 +86,7 @@ class BottleneckOptions(MethodOptions):
     residual_before_ln: bool | Literal["post_add"] = True
 
     def width(self, layer: int, hidden: int) -> int | None:
-        """Return the width in a layer of a model; None where the configuration names none for it."""
+        """Return the width in a layer; None if the configuration has no value for the layer."""
         factor = self.reduction_factor
         if isinstance(factor, dict):
             factor = factor.get(str(layer), factor.get("default", 0.0))
@@ -136,7 +136,7 @@ REFUSED = {
 
 
 def read_methods(folder: FolderOptions, path: Path) -> list[MethodOptions]:
-    """Return the options of each method in a configuration; a union has several."""
+    """Return the options of each method in a configuration; a union has several methods."""
     return [_method(config, folder, path, place) for config, place in _single(folder.config, path, ("config",))]
 
 
@@ -166,7 +166,7 @@ def _single(
 
 
 class UnionOptions(ForeignOptions):
-    """Several methods in one adapter."""
+    """Several methods in one adapter, with the options of each."""
 
     configs: list[dict[str, Any]] = Field(min_length=1)
 

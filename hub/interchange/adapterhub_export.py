@@ -1,6 +1,6 @@
-"""Adapters of ours, written as AdapterHub's library writes them: adapter, head, and a configuration of each.
+"""Export to AdapterHub: adapter, head, and a configuration of each, in the format of the library.
 
-Weights are written twice, since the library reads ``.bin`` (plain tensors) unless it is told ``use_safetensors=True``.
+Weights are written twice: the library reads ``.bin`` (plain tensors) unless it gets ``use_safetensors=True``.
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptdock.errors import BackboneError
-from adaptdock.hub.artefact.atomic import whole_folder
+from adaptdock.hub.artefact.atomic import atomic_folder
 from adaptdock.hub.interchange import head_layouts
 from adaptdock.hub.interchange.adapterhub_heads_export import head_of
 from adaptdock.hub.interchange.adapterhub_places import EXCHANGED, FLAGS, counted
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME, VERSION = "adapter", "adapters.1.3.0"
-"""What the adapter is called inside the files (the library renames it on loading), and the format that is written."""
+"""The name inside the files (the library renames the adapter on loading), and the format version."""
 IN_BLOCK = frozenset({"bert", "roberta", "xlm-roberta", "electra", "bert-generation", "xmod", "deberta", "deberta-v2"})
 IN_LAYER = frozenset({"t5", "mt5"})
 BESIDE = frozenset({"gpt2", "gptj", "llama", "mistral", "distilbert", "bart", "mbart", "plbart"})
-"""Architectures by where the library puts a bottleneck: into the block's output, its layer, or beside it."""
+"""Architectures by the place of their bottlenecks: in the block's output, in the layer, or beside the block."""
 OWNERS = {
     "attention_output": "attention_adapters",
     "cross_attention_output": "cross_attention_adapters",
@@ -45,17 +45,17 @@ MATRICES = {"query": "q", "key": "k", "value": "v"}
 
 
 def write_adapterhub(out: Outgoing, folder: Path) -> list[str]:
-    """Write an adapter as AdapterHub does, and return what a person should know.
+    """Write an adapter in the format of AdapterHub, and return notes for the user.
 
-    Raises :class:`UsageError` for what cannot be carried. The folder is there whole or not at all.
+    Raises :class:`UsageError` for an unsupported adapter. The folder is written atomically.
     """
     if out.backbone.architecture not in IN_BLOCK | IN_LAYER | BESIDE:
         raise refuse(f"an adapter for {out.backbone.architecture}", "AdapterHub has no such model that is known here")
-    found = [_part(out, name, options, tensors) for name, options, tensors in out.parts]
-    configs = [config for config, _ in found]
+    methods = [_part(out, name, options, tensors) for name, options, tensors in out.parts]
+    configs = [config for config, _ in methods]
     config = configs[0] if len(configs) == 1 else {"architecture": "union", "configs": configs}
     front = f"{getattr(out.backbone.model, 'base_model_prefix', '')}."
-    tensors = {f"{front}{path}": tensor for _, named in found for path, tensor in named.items()}
+    tensors = {f"{front}{path}": tensor for _, stored in methods for path, tensor in stored.items()}
     head = head_of(out, NAME)
     about = {
         "hidden_size": out.backbone.width,
@@ -65,11 +65,11 @@ def write_adapterhub(out: Outgoing, folder: Path) -> list[str]:
         "name": NAME,
         "version": VERSION,
     }
-    with whole_folder(folder) as made:
-        _write(made, "adapter_config.json", ("adapter.safetensors", "pytorch_adapter.bin"), config, about, tensors)
+    with atomic_folder(folder) as temporary:
+        _write(temporary, "adapter_config.json", ("adapter.safetensors", "pytorch_adapter.bin"), config, about, tensors)
         if head is not None:
             names = ("model_head.safetensors", "pytorch_model_head.bin")
-            _write(made, "head_config.json", names, head[0], about, head[1])
+            _write(temporary, "head_config.json", names, head[0], about, head[1])
     return out.notes
 
 
@@ -92,7 +92,7 @@ def _write(
 
 
 def _family(out: Outgoing) -> str:
-    """Return the beginning of the names of a model's classes: Bert, GPT2, ..."""
+    """Return the prefix of a model's class names: Bert, GPT2, ..."""
     name = type(head_layouts.config_of(out.backbone)).__name__
     return name.removesuffix("Config")
 
@@ -110,13 +110,13 @@ def _part(
 
 
 def _left_out(out: Outgoing, ports: list[Port], roles: set[str]) -> list[int]:
-    """Return the layers without the adapter; raise :class:`UsageError` where it acts in some at other roles."""
-    mine = [port for port in out.backbone.ports if port.kind == ports[0].kind and port.role in roles]
+    """Return the layers without the adapter; raise :class:`UsageError` if the roles differ between layers."""
+    candidates = [port for port in out.backbone.ports if port.kind == ports[0].kind and port.role in roles]
     inside = {counted(port, out.backbone) for port in ports}
-    odd = next((port.name for port in mine if counted(port, out.backbone) in inside and port not in ports), None)
+    odd = next((port.name for port in candidates if counted(port, out.backbone) in inside and port not in ports), None)
     if odd is not None:
         raise refuse("this adapter", f"in AdapterHub it would act at {odd} too, where it does not")
-    return sorted({counted(port, out.backbone) for port in mine} - inside)
+    return sorted({counted(port, out.backbone) for port in candidates} - inside)
 
 
 # --------------------------------------------------------------------------------------- methods
@@ -126,12 +126,12 @@ def _bottleneck(out: Outgoing, options: Mapping[str, Any], tensors: dict[str, Na
     ports = [out.port(place) for place in tensors]
     stored: Named = {}
     for port in ports:
-        own, path = tensors[port.name], f"{_owner(out, port)}.adapters.{NAME}"
+        maps, path = tensors[port.name], f"{_owner(out, port)}.adapters.{NAME}"
         stored |= {
-            f"{path}.adapter_down.0.weight": own["down"],
-            f"{path}.adapter_down.0.bias": own["down_bias"],
-            f"{path}.adapter_up.weight": own["up"],
-            f"{path}.adapter_up.bias": own["up_bias"],
+            f"{path}.adapter_down.0.weight": maps["down"],
+            f"{path}.adapter_down.0.bias": maps["down_bias"],
+            f"{path}.adapter_up.weight": maps["up"],
+            f"{path}.adapter_up.bias": maps["up_bias"],
         }
     width = next(iter(tensors.values()))["down"].shape[0]
     config = {
@@ -147,7 +147,7 @@ def _bottleneck(out: Outgoing, options: Mapping[str, Any], tensors: dict[str, Na
 
 
 def _owner(out: Outgoing, port: Port) -> str:
-    """Return the path of the module that holds a bottleneck."""
+    """Return the path of the module with a bottleneck."""
     kind = out.backbone.architecture
     parts = port.module.split(".")
     if kind in IN_BLOCK:
@@ -159,7 +159,7 @@ def _owner(out: Outgoing, port: Port) -> str:
 
 
 def _wiring(out: Outgoing, options: Mapping[str, Any], ports: list[Port]) -> dict[str, Any]:
-    """Return what says in AdapterHub what is read, and what is added to."""
+    """Return AdapterHub's options for the input and the addition of a bottleneck."""
     wired = {"original_ln_before": False, "original_ln_after": True, "is_parallel": options["parallel"]}
     wired |= {"residual_before_ln": True, "ln_before": False, "ln_after": False, "adapter_residual_before_ln": False}
     if options["parallel"]:
@@ -174,7 +174,7 @@ def _wiring(out: Outgoing, options: Mapping[str, Any], ports: list[Port]) -> dic
 
 
 def _reads_stream(out: Outgoing, port: Port) -> bool:
-    """Tell whether the input of a block is the residual stream, as in models that norm after the sum."""
+    """Tell whether the input of a block is the residual stream, as in models with a layer norm after the sum."""
     try:
         return out.backbone.ports.residual(port).norm is not None
     except BackboneError:
@@ -182,7 +182,8 @@ def _reads_stream(out: Outgoing, port: Port) -> bool:
 
 
 def _reduction(hidden: int, width: int) -> float:
-    """Return a factor of which the library makes this width: ``int(hidden // factor)``."""
+    """Return a reduction factor for this width, which the library computes as ``int(hidden // factor)``."""
+    # Rounding errors can make int(hidden // exact) one too small.
     exact = hidden / width
     return exact if int(hidden // exact) == width else hidden / (width + 0.5)
 
@@ -195,17 +196,17 @@ def _lora(out: Outgoing, options: Mapping[str, Any], tensors: dict[str, Named]) 
     dora = "magnitude_change" in next(iter(tensors.values()))
     stored: Named = {}
     for port in ports:
-        own, path = tensors[port.name], f"{port.module}.loras.{NAME}"
+        weights, path = tensors[port.name], f"{port.module}.loras.{NAME}"
         if port.role == "qkv":
             if dora:
                 raise refuse("DoRA at a fused map", "AdapterHub leaves the magnitudes out there")
-            stored[f"{path}.lora_A"] = torch.cat([own["lora_a"]] * 3)
+            stored[f"{path}.lora_A"] = torch.cat([weights["lora_a"]] * 3)
         else:
-            stored[f"{path}.lora_A"] = own["lora_a"]
-        stored[f"{path}.lora_B"] = own["lora_b"]
-        change = own.get("bias_change")
+            stored[f"{path}.lora_A"] = weights["lora_a"]
+        stored[f"{path}.lora_B"] = weights["lora_b"]
+        change = weights.get("bias_change")
         if dora:
-            stored[f"{path}.m.weight"] = _magnitude(out, port, own, scale)
+            stored[f"{path}.m.weight"] = _magnitude(out, port, weights, scale)
         elif change is not None and change.any():
             raise refuse("LoRA with a change of biases", "AdapterHub's has none")
     config = {"architecture": "lora", "composition_mode": "add", "r": rank, "alpha": scale * rank, "use_dora": dora}
@@ -213,15 +214,15 @@ def _lora(out: Outgoing, options: Mapping[str, Any], tensors: dict[str, Named]) 
     return config | _places(out, ports), stored
 
 
-def _magnitude(out: Outgoing, port: Port, own: Named, scale: float) -> "Tensor":
-    """Return m with which ``m / |W + B A| * (W x + b + s B A x)`` is what ours computes."""
+def _magnitude(out: Outgoing, port: Port, weights: Named, scale: float) -> "Tensor":
+    """Return m such that ``m / |W + B A| * (W x + b + s B A x)`` equals our formula."""
     import torch
 
     weight, bias = out.backbone.weight(port).float().cpu(), out.backbone.bias(port).float().cpu()
-    product = own["lora_b"].float() @ own["lora_a"].float()
+    product = weights["lora_b"].float() @ weights["lora_a"].float()
     plain, unscaled, scaled = (torch.linalg.vector_norm(weight + s * product, dim=1) for s in (0.0, 1.0, scale))
-    factor = (plain + own["magnitude_change"].float()) / scaled
-    change = own.get("bias_change", torch.zeros_like(bias)).float()
+    factor = (plain + weights["magnitude_change"].float()) / scaled
+    change = weights.get("bias_change", torch.zeros_like(bias)).float()
     if not torch.allclose(change, (factor - 1) * bias, atol=1e-6):
         raise refuse("this DoRA", "AdapterHub's multiplies the biases with the rows, and this one does not")
     magnitude: Tensor = (factor * unscaled).unsqueeze(1)
@@ -232,17 +233,17 @@ def _ia3(out: Outgoing, options: Mapping[str, Any], tensors: dict[str, Named]) -
     ports = [out.port(place) for place in tensors]
     stored: Named = {}
     for port in ports:
-        own = tensors[port.name]
-        if "input_factor" in own:
+        factors = tensors[port.name]
+        if "input_factor" in factors:
             raise refuse(f"IA3 at the input of {port.name}", "AdapterHub's has factors on outputs only")
-        stored[f"{port.module}.loras.{NAME}.lora_B"] = (1 + own["output_factor"].float()).unsqueeze(1)
+        stored[f"{port.module}.loras.{NAME}.lora_B"] = (1 + factors["output_factor"].float()).unsqueeze(1)
     config = {"architecture": "lora", "composition_mode": "scale", "r": 1, "alpha": 1, "use_dora": False}
     config |= {"dropout": 0.0, "init_weights": "ia3", "use_gating": False}
     return config | _places(out, ports), stored
 
 
 def _places(out: Outgoing, ports: list[Port]) -> dict[str, Any]:
-    """Return where a low-rank adapter acts, in the library's words."""
+    """Return the places of a low-rank adapter as options of the library."""
     roles = {port.role for port in ports}
     plain = {role.removeprefix("cross_") for role in roles}
     up, down = ("ffn_down", "ffn_up") if out.backbone.architecture in EXCHANGED else ("ffn_up", "ffn_down")
@@ -263,7 +264,7 @@ def _places(out: Outgoing, ports: list[Port]) -> dict[str, Any]:
 
 
 def _prefix(out: Outgoing, options: Mapping[str, Any], tensors: dict[str, Named]) -> tuple[dict[str, Any], Named]:
-    if options["gate"] and any((named["prefix_gate"].abs() != 1).any() for named in tensors.values()):
+    if options["gate"] and any((prefix["prefix_gate"].abs() != 1).any() for prefix in tensors.values()):
         raise refuse("a gated prefix", "AdapterHub's gates depend on the text (train with --no-gate)")
     if options["move"]:
         raise refuse("a prefix that moves positions", "AdapterHub's leaves them where they are")
@@ -294,7 +295,7 @@ def _prefix(out: Outgoing, options: Mapping[str, Any], tensors: dict[str, Named]
 
 
 def _location(out: Outgoing, port: Port) -> str:
-    """Return the library's name for a place of a prefix."""
+    """Return the library's name for the place of a prefix."""
     if out.backbone.architecture == "distilbert":
         return "self"
     if port.role == "cross_attention":
@@ -303,18 +304,18 @@ def _location(out: Outgoing, port: Port) -> str:
 
 
 def _without_prefix(out: Outgoing, ports: list[Port]) -> list[int]:
-    """Return the layers without a prefix, among those of the kinds of attention that have one."""
+    """Return the layers without a prefix, among the attention kinds with one."""
     kinds = {(port.stack, port.role) for port in ports}
-    mine = [port for port in out.backbone.ports if (port.stack, port.role) in kinds and port.kind == "attention"]
+    candidates = [port for port in out.backbone.ports if (port.stack, port.role) in kinds and port.kind == "attention"]
     inside = {counted(port, out.backbone) for port in ports}
-    odd = next((port.name for port in mine if counted(port, out.backbone) in inside and port not in ports), None)
+    odd = next((port.name for port in candidates if counted(port, out.backbone) in inside and port not in ports), None)
     if odd is not None:
         raise refuse("this prefix", f"in AdapterHub it would act at {odd} too, where it does not")
-    return sorted({counted(port, out.backbone) for port in mine} - inside)
+    return sorted({counted(port, out.backbone) for port in candidates} - inside)
 
 
 def _flat(ports: list[Port], tensors: dict[str, Named]) -> "Tensor":
-    """Return the keys and values of a place, (layers * 2, H, L, D) -> L, layers * 2, H, D in one row."""
+    """Return the keys and values of a place, (layers * 2, H, L, D), flattened in the order L, layers * 2, H, D."""
     import torch
 
     ordered = sorted(ports, key=lambda port: port.layer)

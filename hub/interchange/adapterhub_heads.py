@@ -1,4 +1,4 @@
-"""The prediction heads of AdapterHub, read: layers with a function between them, before the last map."""
+"""Import of AdapterHub's prediction heads: linear layers with an activation function between them."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ KNOWN = (*SEQUENCE, *VOCABULARY, "tagging", "question_answering")
 
 
 def read_head(folder: Path, backbone: Backbone, labels: tuple[str, ...]) -> tuple[Headed, list[str]]:
-    """Return the head in a folder, and notes; where there is none, what suits the backbone."""
+    """Return the head in a folder, and notes; without a head, the default head for the backbone."""
     path = folder / CONFIG
     if not path.is_file():
         weights = next((name for name in WEIGHTS if (folder / name).exists()), None)
@@ -62,8 +62,8 @@ def _head(
     if options.head_type in VOCABULARY:
         return _vocabulary(options, layers, tensors, backbone), []
     _check_count(options, len(layers), len(layers), tensors)
-    named = _linear(layers, backbone.width, options.bias is not False)
-    classes = named["weight"].shape[0]
+    head = _linear(layers, backbone.width, options.bias is not False)
+    classes = head["weight"].shape[0]
     if options.num_labels not in (None, classes):
         raise contradiction(
             tensors.path, "num_labels", options.num_labels, layers[-1].name("weight"), f"has {classes} classes"
@@ -72,16 +72,16 @@ def _head(
     if options.head_type == "question_answering":
         if functions or classes != 2:
             raise refuse("a head for question answering with several layers", "ours has one")
-        return Headed("qa", {}, named), []
+        return Headed("qa", {}, head), []
     names, notes = _labels(options, classes, labels, tensors.path)
     if options.head_type == "tagging":
-        return head_layouts.token_head(names, {"hidden_layers": functions}, named), notes
-    values, named = _pooled(options, functions, named, backbone, notes)
-    return head_layouts.sequence_head(names, options.head_type == "multilabel_classification", values, named), notes
+        return head_layouts.token_head(names, {"hidden_layers": functions}, head), notes
+    values, head = _pooled(options, functions, head, backbone, notes)
+    return head_layouts.sequence_head(names, options.head_type == "multilabel_classification", values, head), notes
 
 
 def _layers(tensors: ForeignTensors, about: FolderOptions) -> list[ModuleTensors]:
-    """Return the tensors of each layer, by their numbers among the head's modules."""
+    """Return the tensors of each layer, in the order of the head's modules."""
     for name in tensors.unused:
         match = LAYERS.fullmatch(name)
         if match is None:
@@ -93,27 +93,27 @@ def _layers(tensors: ForeignTensors, about: FolderOptions) -> list[ModuleTensors
 
 
 def _check_count(options: HeadOptions, linear: int, modules: int, tensors: ForeignTensors) -> None:
-    """Raise :class:`UsageError` where a head has another number of layers than its configuration says."""
+    """Raise :class:`UsageError` if the numbers of layers in head and configuration differ."""
     if options.layers not in (None, linear) or not modules:
         state = f"is one of those of {linear} layers"
         raise contradiction(tensors.path, "layers", options.layers, next(iter(tensors.names), "heads"), state)
 
 
 def _linear(layers: list[ModuleTensors], width: int, biased: bool) -> Named:
-    """Take the tensors of linear layers by our names; ``biased`` tells whether the last one has a bias."""
-    named: Named = {}
+    """Take the tensors of linear layers, under our names; ``biased`` tells whether the last layer has a bias."""
+    weights: Named = {}
     for number, layer in enumerate(layers):
         last = number == len(layers) - 1
         front = "" if last else f"hidden{number}_"
         shape = layer.shape("weight")
         outputs = shape[0] if last and shape else width
         weight = layer.taken("weight", (outputs, width), f"the backbone is {width} wide")
-        named[f"{front}weight"] = weight
+        weights[f"{front}weight"] = weight
         if last and not biased:
-            named["bias"] = weight.new_zeros(outputs)
+            weights["bias"] = weight.new_zeros(outputs)
         else:
-            named[f"{front}bias"] = layer.taken("bias", (outputs,), f"its layer has {outputs} outputs")
-    return named
+            weights[f"{front}bias"] = layer.taken("bias", (outputs,), f"its layer has {outputs} outputs")
+    return weights
 
 
 def _labels(
@@ -138,22 +138,22 @@ def _labels(
 
 
 def _pooled(
-    options: HeadOptions, functions: tuple[str, ...], named: Named, backbone: Backbone, notes: list[str]
+    options: HeadOptions, functions: tuple[str, ...], weights: Named, backbone: Backbone, notes: list[str]
 ) -> tuple[dict[str, Any], Named]:
-    """Return what a head reads, and its weights, after those of the pooler if it reads that."""
+    """Return the options and weights of a head; a head on the pooler gets the pooler's layer first."""
     if backbone.encoder_decoder:
         raise refuse(f"the head {options.head_type} of an encoder-decoder", "it reads the decoder's last state")
     if not options.use_pooler:
         if backbone.causal:
             notes.append("a text is read at its last token")
-        return {"pooling": "last" if backbone.causal else "first", "hidden_layers": functions}, named
+        return {"pooling": "last" if backbone.causal else "first", "hidden_layers": functions}, weights
     layout = head_layouts.sequence_layout(backbone)
     if not layout.body:
         raise refuse("a head that reads the pooler", f"{backbone.architecture!r} has none that is known here")
     ((module, name),) = layout.layers
     weight, bias = head_layouts.HeadWeights(backbone).linear(module, "the head")
     moved: Named = {"hidden0_weight": weight, "hidden0_bias": bias}
-    for key, tensor in named.items():
+    for key, tensor in weights.items():
         match = re.fullmatch(r"hidden(\d+)_(\w+)", key)
         moved[key if match is None else f"hidden{int(match[1]) + 1}_{match[2]}"] = tensor
     return {"pooling": "first", "hidden_layers": (name, *functions)}, moved
@@ -162,7 +162,7 @@ def _pooled(
 def _vocabulary(
     options: HeadOptions, layers: list[ModuleTensors], tensors: ForeignTensors, backbone: Backbone
 ) -> Headed:
-    """Return a head with a map to the vocabulary of its own."""
+    """Return a language-model head with its own vocabulary map."""
     config, causal = head_layouts.config_of(backbone), options.head_type == "causal_lm"
     if causal and not backbone.causal:
         raise refuse("the head causal_lm", f"{backbone.architecture!r} reads both ways")
@@ -174,17 +174,17 @@ def _vocabulary(
     if options.embedding_size not in (None, width):
         raise refuse("a head with an embedding size of its own", "the layers of ours are as wide as the backbone")
     between = head_layouts.function(options.activation_function, "the head")
-    named = _linear(linear, width, bool(options.bias))
-    words = named["weight"].shape[0]
+    weights = _linear(linear, width, bool(options.bias))
+    words = weights["weight"].shape[0]
     if options.vocab_size not in (None, words):
         raise contradiction(
             tensors.path, "vocab_size", options.vocab_size, linear[-1].name("weight"), f"has {words} words"
         )
     for number, norm in enumerate(norms):
         for part in ("weight", "bias"):
-            named[f"norm{number}_{part}"] = norm.taken(part, (width,), "it is a layer norm of the backbone's width")
+            weights[f"norm{number}_{part}"] = norm.taken(part, (width,), "it is a layer norm of the backbone's width")
         epsilon = float(getattr(config, "layer_norm_eps", 1e-12))
-        named[f"norm{number}_epsilon"] = named[f"norm{number}_weight"].new_full((1,), epsilon)
+        weights[f"norm{number}_epsilon"] = weights[f"norm{number}_weight"].new_full((1,), epsilon)
     scaled = (
         not causal
         and getattr(config, "model_type", "") in ("t5", "mt5")
@@ -196,4 +196,4 @@ def _vocabulary(
         "norms": normed,
         "states_scale": float(config.d_model**-0.5) if scaled else 1.0,
     }
-    return Headed("clm" if causal else "generation", values, named)
+    return Headed("clm" if causal else "generation", values, weights)

@@ -1,4 +1,4 @@
-"""Heads of ours, written as the prediction heads of AdapterHub."""
+"""Export of heads as prediction heads of AdapterHub."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ FUNCTIONS = {
 
 
 def head_of(out: Outgoing, name: str) -> tuple[dict[str, Any], Named] | None:
-    """Return configuration and tensors of a head, or None where the model's own is used.
+    """Return configuration and tensors of a head, or None if the model's own head is used.
 
-    Raises :class:`UsageError` for one that AdapterHub does not have.
+    Raises :class:`UsageError` for a head without a counterpart in AdapterHub.
     """
     head = out.head
     if head is None:
@@ -59,7 +59,7 @@ def head_of(out: Outgoing, name: str) -> tuple[dict[str, Any], Named] | None:
 
 
 def _tensors(out: Outgoing, layers: int, name: str, first: int, step: int) -> Named:
-    """Return the tensors of linear layers by the numbers that they have among the modules of a head."""
+    """Return the tensors of linear layers by their module numbers in the head."""
     stored: Named = {}
     for number in range(layers + 1):
         front = "" if number == layers else f"hidden{number}_"

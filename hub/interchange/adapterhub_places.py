@@ -1,4 +1,4 @@
-"""Where AdapterHub's library puts an adapter: the ports that a configuration names, beside those that tensors have."""
+"""Places of adapters in AdapterHub: the ports named by a configuration, compared with the ports of the tensors."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -8,25 +8,27 @@ from adaptdock.hub.interchange.incoming_tensors import contradiction, refuse
 from adaptdock.plugins.contracts import Backbone, Port
 
 FLAGS = {"attention_output": "mh_adapter", "cross_attention_output": "cross_adapter", "ffn_down": "output_adapter"}
-"""Role -> the option that puts a bottleneck there."""
+"""Role -> the option for a bottleneck there."""
 EXCHANGED = frozenset({"llama", "mistral"})
-"""Architectures in which the library calls the way down intermediate and the way up output."""
+"""Architectures whose feed-forward down and up maps are called intermediate and output in the library."""
 SWAPPED = frozenset({"albert"})
-"""Architectures in which the library gives a bottleneck behind the attention the input of the block for its output."""
+"""Architectures in which a bottleneck after the attention gets the block's input instead of its output."""
 OTHERWISE = frozenset({"deberta"})
-"""Architectures whose hidden states differ between the library and transformers, with no adapter at all."""
+"""Architectures whose hidden states differ between the library and transformers, even without an adapter."""
 MATRICES = {"q": "query", "k": "key", "v": "value", "o": "attention_output"}
 
 
 def counted(port: Port, backbone: Backbone) -> int:
-    """Return the number of a port's layer as the library counts: those of the decoder after the encoder's."""
+    """Return the number of a port's layer as the library counts: decoder layers follow the encoder's."""
     if port.stack != "decoder":
         return port.layer
-    return port.layer + 1 + max(other.layer for other in backbone.ports if other.stack == "encoder")
+    return (
+        port.layer + 1 + max(encoder_port.layer for encoder_port in backbone.ports if encoder_port.stack == "encoder")
+    )
 
 
 def bottleneck_ports(options: BottleneckOptions, backbone: Backbone) -> list[Port]:
-    """Return the ports at which a configuration puts bottlenecks, those of layers that it leaves out included.
+    """Return the ports of the bottlenecks in a configuration, layers in ``leave_out`` included.
 
     Raises :class:`UsageError` for an architecture in which the library reads another state there.
     """
@@ -42,7 +44,7 @@ def bottleneck_ports(options: BottleneckOptions, backbone: Backbone) -> list[Por
 
 
 def lora_ports(options: LoraOptions, backbone: Backbone) -> tuple[list[Port], dict[str, str]]:
-    """Return the ports at which a configuration puts LoRA, and the option that each role belongs to."""
+    """Return the ports of LoRA in a configuration, and the option of each role."""
     flags = {MATRICES[name]: "attn_matrices" for name in MATRICES}
     flags |= {"qkv": "attn_matrices"}
     up, down = ("ffn_down", "ffn_up") if backbone.architecture in EXCHANGED else ("ffn_up", "ffn_down")
@@ -67,9 +69,9 @@ def check_places(
     options: MethodOptions,
     backbone: Backbone,
 ) -> None:
-    """Raise :class:`UsageError` where tensors and configuration name different places.
+    """Raise :class:`UsageError` if tensors and configuration have different places.
 
-    ``modules`` are the ports that tensors have, with their paths; ``flags`` the option that a role belongs to.
+    ``modules`` are the ports of the tensors, with their paths; ``flags`` is the option of each role.
     """
     left_out = set(options.leave_out or ())
     for port, module in modules.items():

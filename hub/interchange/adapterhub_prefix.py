@@ -1,4 +1,4 @@
-"""Prefixes of AdapterHub, read: keys and values of all layers of one kind of attention in one row a position."""
+"""Import of AdapterHub's prefixes: a row per position has the keys and values of all layers of an attention kind."""
 
 import re
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ POOLED = re.compile(r"(?:.*\.)?prefix_tunings\.(?P<adapter>[^.]+)\.(?P<place>\w+
 
 
 def read_prefix(options: PrefixOptions, name: str | None, tensors: ForeignTensors, backbone: Backbone) -> Part:
-    """Read the prefixes of an adapter; raise :class:`UsageError` where the configuration describes others."""
+    """Read the prefixes of an adapter; raise :class:`UsageError` if the configuration describes others."""
     if hasattr(head_layouts.config_of(backbone), "relative_attention_num_buckets"):
         raise refuse("prefix tuning of a model with relative positions", "there the prefix moves the text's positions")
     pools = _pools(tensors, name)
@@ -45,7 +45,7 @@ def read_prefix(options: PrefixOptions, name: str | None, tensors: ForeignTensor
 
 
 def _pools(tensors: ForeignTensors, name: str | None) -> dict[str, dict[str, list[str]]]:
-    """Return the names of the tensors by place and part; each layer lists the pool that all of them share."""
+    """Return the tensor names by place and part; each layer has a copy of the shared pool."""
     pools: dict[str, dict[str, list[str]]] = {}
     for tensor in tensors.unused:
         match = POOLED.fullmatch(tensor)
@@ -60,7 +60,7 @@ def _pools(tensors: ForeignTensors, name: str | None) -> dict[str, dict[str, lis
 def _check_places(
     options: PrefixOptions, pools: dict[str, dict[str, list[str]]], tensors: ForeignTensors, backbone: Backbone
 ) -> None:
-    """Raise :class:`UsageError` where an encoder-decoder has other prefixes than its configuration says."""
+    """Raise :class:`UsageError` if an encoder-decoder has other prefixes than its configuration."""
     if not backbone.encoder_decoder:
         return
     wanted = {"encoder_prefix": options.encoder_prefix, "cross_prefix": options.cross_prefix, "self_prefix": True}
@@ -72,7 +72,7 @@ def _check_places(
 
 
 def _attentions(place: str, backbone: Backbone) -> list[Port]:
-    """Return the attention ports of a place, in the order in which their prefixes are stored."""
+    """Return the attention ports of a place, in the order of the stored prefixes."""
     role = PREFIXES.get(place.removeprefix(f"{backbone.architecture}_"))
     if role is None:
         raise refuse(f"the prefix {place}", "this place of a model is not known here")
@@ -84,7 +84,7 @@ def _attentions(place: str, backbone: Backbone) -> list[Port]:
 
 
 def _table(options: PrefixOptions, pool: dict[str, list[str]], tensors: ForeignTensors, width: int) -> "Tensor":
-    """Take the keys and values (L, width); a network is computed once and for all."""
+    """Take the keys and values (L, width); a reparametrization network is evaluated once."""
     from torch.nn import functional
 
     from adaptdock.plugins.toolkit.activations import ACTIVATIONS
@@ -114,7 +114,7 @@ def _table(options: PrefixOptions, pool: dict[str, list[str]], tensors: ForeignT
 
 
 def _take(pool: dict[str, list[str]], part: str, tensors: ForeignTensors) -> "Tensor":
-    """Take a tensor and its copies; raise where it is missing, and where the copies differ."""
+    """Take a tensor and its copies; raise an error if it is missing, or if the copies differ."""
     names = pool.get(part)
     if not names:
         present = next(iter(pool.values()))[0]
@@ -134,7 +134,7 @@ def _check(
     shape: tuple[int, ...],
     configured: str,
 ) -> None:
-    """Raise :class:`UsageError` for a tensor of another shape than the configuration and the backbone want."""
+    """Raise :class:`UsageError` for a tensor whose shape contradicts configuration or backbone."""
     if tuple(tensor.shape) != shape or len(shape) > 2:
         option, _, value = configured.partition(" ")
         state = f"has the shape {tuple(tensor.shape)}, where {shape} is expected"

@@ -1,4 +1,4 @@
-"""Interchange: adapters of peft and AdapterHub become files of ours, and files of ours theirs."""
+"""Conversion of adapters from and to peft and AdapterHub."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from adaptdock.plugins.contracts import Backbone
 
 CONFIG, FUSION = "adapter_config.json", "adapter_fusion_config.json"
 SHOWN = 5
-"""At most this many folders in one message."""
+"""Largest number of folders in a message."""
 FORMATS = {"peft": write_peft, "adapterhub": write_adapterhub}
 
 
 def import_adapter(folder: Path, backbone: Backbone, name: str, labels: tuple[str, ...] = ()) -> Imported:
-    """Read an adapter that another library has saved, for the backbone that it was trained on.
+    """Read an adapter of another library for its backbone.
 
-    Raises :class:`FileError` for a folder that holds none, or is damaged, and :class:`UsageError` with the reason for
-    what cannot be carried over.
+    Raises :class:`FileError` for a folder without an adapter or with damage, and :class:`UsageError` with the reason
+    for an unsupported adapter.
     """
     if not folder.is_dir():
         raise FileError(folder, "there is no such folder; an adapter of peft or AdapterHub is one")
@@ -35,7 +35,7 @@ def import_adapter(folder: Path, backbone: Backbone, name: str, labels: tuple[st
 
 
 def _no_adapter(folder: Path) -> UsageError:
-    """Return the error for a folder that neither library has saved, with the reason that the folder shows."""
+    """Return the error for a folder of neither library, with the reason that its files show."""
     if (folder / FUSION).is_file():
         return refuse(
             f"the AdapterFusion in {folder}",
@@ -51,9 +51,9 @@ def _no_adapter(folder: Path) -> UsageError:
 def export_adapter(
     adapter: AdapterFile, backbone: Backbone, folder: Path, form: str, headless: bool = False
 ) -> list[str]:
-    """Write an adapter into a folder as another library does, and return what a person should know.
+    """Write an adapter into a folder in the format of another library, and return notes for the user.
 
-    ``headless`` leaves the head out. Raises :class:`UsageError` with the reason for what cannot be carried over,
-    :class:`MismatchError` for another backbone, and :class:`FileError` where nothing can be written.
+    ``headless`` leaves the head out. Raises :class:`UsageError` with the reason for an unsupported adapter,
+    :class:`MismatchError` for another backbone, and :class:`FileError` for a failed write.
     """
     return FORMATS[form](Outgoing(adapter, backbone, headless), folder)

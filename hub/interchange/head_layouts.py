@@ -1,7 +1,7 @@
-"""The heads of transformers' models, as layers of ours: what they read, the layers before the last map, that map.
+"""Layouts of transformers' heads as our layers: the state they read, the layers before the last map, and that map.
 
-The names and functions are those of the modelling files of transformers 5. ``body`` layers (poolers) are the model's
-own and frozen; others belong to the head, and an adapter that saves only the last map leaves them to the checkpoint.
+Names and functions are from the modelling files of transformers 5. ``body`` layers (poolers) belong to the model and
+are frozen; the others belong to the head. If an adapter saves only the last map, the checkpoint has the others.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """A head: the state it reads, (module, function) of the layers before its last map, and that map."""
+    """A head: the state it reads, (module, function) of the layers before its last map, and the last map."""
 
     reads: str
     layers: tuple[tuple[str, str], ...]
@@ -41,7 +41,7 @@ SEQUENCE: dict[str, Layout] = {
     "electra": Layout("first", (("classifier.dense", "gelu"),), "classifier.out_proj"),
     "distilbert": Layout("first", (("pre_classifier", "relu"),), "classifier"),
 }
-"""By architecture; a causal model has a map named ``score`` that reads the last state."""
+"""Layout by architecture; a causal model has a map named ``score`` on the last state."""
 LAST = Layout("last", (), "score")
 CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -51,7 +51,7 @@ CLASSES = {
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
     "FEATURE_EXTRACTION": "AutoModel",
 }
-"""Task type of peft -> the class of transformers that its adapter is put into."""
+"""Task type of peft -> the transformers class of the model."""
 FUNCTIONS = {
     "relu": "relu",
     "gelu": "gelu",
@@ -67,33 +67,33 @@ FUNCTIONS = {
     "linear": "identity",
     None: "identity",
 }
-"""The functions between two maps, by the names of other libraries."""
+"""Activation functions by the names of other libraries."""
 
 
 def function(name: str | None, owner: str) -> str:
-    """Return our name of a function; raise :class:`UsageError` for one that there is not."""
-    found = FUNCTIONS.get(None if name is None else name.lower())
-    if found is None:
-        raise refuse(owner, f"the function {name!r} is none of {', '.join(filter(None, FUNCTIONS))}")
-    return found
+    """Return our name of an activation function; raise :class:`UsageError` for an unknown function."""
+    activation = FUNCTIONS.get(None if name is None else name.lower())
+    if activation is None:
+        raise refuse(owner, f"the function {name!r} is not one of {', '.join(filter(None, FUNCTIONS))}")
+    return activation
 
 
 def config_of(backbone: Backbone) -> Any:
-    """Return the configuration of a backbone's model, or None."""
+    """Return the configuration of a backbone's model, or None for a model without one."""
     return getattr(backbone.model, "config", None)
 
 
 def skeleton(backbone: Backbone, kind: str, classes: int = 0) -> "nn.Module | None":
-    """Return the model of the class for a task type, without weights; None where transformers has no such class.
+    """Return the model for a task type, without weights; None if transformers has no class for it.
 
-    Raises :class:`UsageError` for a backbone that is no model of transformers.
+    Raises :class:`UsageError` for a backbone that is not a model of transformers.
     """
     import torch
     import transformers
 
     config = deepcopy(config_of(backbone))
     if config is None:
-        raise refuse("an adapter of this backbone", "it is no model of transformers")
+        raise refuse("an adapter of this backbone", "it is not a model of transformers")
     if classes:
         config.num_labels = classes
     try:
@@ -104,58 +104,58 @@ def skeleton(backbone: Backbone, kind: str, classes: int = 0) -> "nn.Module | No
 
 
 def token_layout(model: "nn.Module", kind: str) -> Layout | None:
-    """Return the head that a model of transformers has for spans or tokens; None where it is no linear map."""
+    """Return the head layout of a model for spans or tokens; None if the head is not a linear map."""
     names = ("qa_outputs",) if kind == "QUESTION_ANS" else ("classifier", "score")
     last = next((name for name in names if hasattr(model, name)), None)
     return Layout("", (), last) if last is not None and hasattr(getattr(model, last), "weight") else None
 
 
 def sequence_layout(backbone: Backbone) -> Layout:
-    """Return the head of a model for sequence classification; raise :class:`UsageError` where it is not known."""
-    found = SEQUENCE.get(backbone.architecture)
-    if found is _CONTEXT:
-        own = function(getattr(config_of(backbone), "pooler_hidden_act", "gelu"), "the head")
-        return Layout(found.reads, (("pooler.dense", own),), found.last)
-    if found is None and backbone.encoder_decoder:
+    """Return the head layout for sequence classification; raise :class:`UsageError` for an unknown architecture."""
+    layout = SEQUENCE.get(backbone.architecture)
+    if layout is _CONTEXT:
+        activation = function(getattr(config_of(backbone), "pooler_hidden_act", "gelu"), "the head")
+        return Layout(layout.reads, (("pooler.dense", activation),), layout.last)
+    if layout is None and backbone.encoder_decoder:
         raise refuse(
             f"a head for sequence classification of {backbone.architecture}",
             "it reads the decoder's state at the end of the text, which no head here does",
         )
-    if found is None and not backbone.causal:
+    if layout is None and not backbone.causal:
         raise refuse(f"a head for sequence classification of {backbone.architecture}", "its layers are not known here")
-    return found or LAST
+    return layout or LAST
 
 
 # --------------------------------------------------------------------------------------- labels
 
 
-def labels_of(backbone: Backbone, classes: int, given: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
-    """Return the names of the classes, and whether they are known: given, or the configuration's."""
-    if given:
-        if len(given) != classes or len(set(given)) != classes:
-            raise refuse("the head", f"it has {classes} classes, and --labels names {len(set(given))}")
-        return given, True
-    named = getattr(config_of(backbone), "id2label", None) or {}
-    found = tuple(str(named.get(number, named.get(str(number), ""))) for number in range(classes))
-    if len(named) == classes and all(found) and len(set(found)) == classes:
-        return found, found != numbered(classes)
+def labels_of(backbone: Backbone, classes: int, labels: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
+    """Return the class names, and whether they are known: from ``labels`` or the configuration, else LABEL_0, ..."""
+    if labels:
+        if len(labels) != classes or len(set(labels)) != classes:
+            raise refuse("the head", f"it has {classes} classes, and --labels names {len(set(labels))}")
+        return labels, True
+    id2label = getattr(config_of(backbone), "id2label", None) or {}
+    names = tuple(str(id2label.get(number, id2label.get(str(number), ""))) for number in range(classes))
+    if len(id2label) == classes and all(names) and len(set(names)) == classes:
+        return names, names != numbered(classes)
     return numbered(classes), False
 
 
 def numbered(classes: int) -> tuple[str, ...]:
-    """Return the names that transformers gives to classes without one."""
+    """Return the default class names of transformers."""
     return tuple(f"LABEL_{number}" for number in range(classes))
 
 
 def sequence_head(labels: tuple[str, ...], several: bool, options: Mapping[str, Any], tensors: Any) -> Headed:
-    """Return the task of a head that gives a text labels, or a number where there is one class only."""
+    """Return the task of a head on texts: labels, or a number for a single class."""
     if len(labels) == 1:
         return Headed("regression", dict(options), tensors)
     return Headed("classification", {"labels": labels, "multi_label": several, **options}, tensors)
 
 
 def token_head(labels: tuple[str, ...], options: Mapping[str, Any], tensors: Any) -> Headed:
-    """Return the task of a head that gives each word a tag: ``ner`` where the tags are its own, in its order."""
+    """Return the task of a head on words: ``ner`` if the tags are in its order, else ``pos``."""
     types = tuple(dict.fromkeys(label[2:] for label in labels if label[:2] in ("B-", "I-")))
     try:
         ner = registry.load("task", "ner")
@@ -170,27 +170,29 @@ def token_head(labels: tuple[str, ...], options: Mapping[str, Any], tensors: Any
 
 
 Change = Callable[["Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
-"""What a tuner makes of weight (outputs, inputs) and bias (outputs) of a linear map."""
+"""Changes a tuner makes to weight (outputs, inputs) and bias (outputs) of a linear map."""
 
 
 class HeadWeights:
-    """Where the weights of a head are looked for: in the adapter, in the model's body, in its checkpoint."""
+    """Looks up weights of a head: in the adapter, in the model's body, then in its checkpoint."""
 
     def __init__(self, backbone: Backbone, tensors: ForeignTensors | None = None, model: "nn.Module | None" = None):
         self.backbone, self.tensors, self.model = backbone, tensors, model
         self.changes: dict[str, Change] = {}
-        """Module -> what a tuner does to it; a module leaves when its map is read."""
+        """Module -> the tuner's change; removed when the map is read, so that unread changes remain."""
 
     def linear(self, module: str, owner: str) -> "tuple[Tensor, Tensor]":
-        """Return weight and bias (zeros where the class has none) of a linear map, changed as the adapter changes it.
+        """Return weight and bias (zeros if the class has none) of a linear map, with the adapter's changes.
 
-        Raises :class:`UsageError` where one of them is missing.
+        Raises :class:`UsageError` for a missing tensor.
         """
         weight, weight_saved = self._find(f"{module}.weight")
         if weight is None:
             raise refuse(owner, f"the weights of its {module} are neither in the adapter nor in the checkpoint")
         if weight.ndim != 2:
-            raise refuse(owner, f"the weight of its {module} has the shape {tuple(weight.shape)}: it is no linear map")
+            raise refuse(
+                owner, f"the weight of its {module} has the shape {tuple(weight.shape)}: it is not a linear map"
+            )
         if not self._biased(module):
             bias: Tensor | None = weight.new_zeros(weight.shape[0])
         else:
@@ -214,7 +216,7 @@ class HeadWeights:
         return path is None or getattr(self.model.get_submodule(path), "bias", None) is not None
 
     def _find(self, *names: str) -> "tuple[Tensor | None, bool]":
-        """Return the tensor that has one of these names, and whether the adapter has saved it."""
+        """Return the tensor with one of these names, and whether the adapter has saved it."""
         for name in names:
             saved = None if self.tensors is None else self.tensors.ending(name)
             if self.tensors is not None and saved is not None:
@@ -222,7 +224,7 @@ class HeadWeights:
         return self.frozen(names[0]), False
 
     def frozen(self, name: str) -> "Tensor | None":
-        """Return a tensor of the checkpoint, or of the model where that came from memory; None where there is none."""
+        """Return a tensor of the checkpoint, or of the model if it was built in memory; None if there is none."""
         stored = self._stored(name)
         if stored is not None or self.backbone.files:
             return stored  # a pooler that the checkpoint lacks is there, but holds random numbers
@@ -235,7 +237,7 @@ class HeadWeights:
 
 
 def read_layout(weights: HeadWeights, layout: Layout, owner: str) -> "dict[str, Tensor]":
-    """Return the tensors of a head of ours that does what a layout says."""
+    """Return the tensors of our head for a layout."""
     tensors: dict[str, Tensor] = {}
     width = weights.backbone.width
     for number, module in enumerate([*(name for name, _ in layout.layers), layout.last]):
@@ -251,15 +253,15 @@ def read_layout(weights: HeadWeights, layout: Layout, owner: str) -> "dict[str, 
 
 
 def functions(layout: Layout) -> tuple[str, ...]:
-    """Return the functions of the layers before the last map."""
+    """Return the activation functions of the layers before the last map."""
     return tuple(name for _, name in layout.layers)
 
 
 def ends(path: str, module: str) -> bool:
-    """Tell whether a path is that of a module, whatever stands in front of it."""
+    """Tell whether a path is the path of a module, with any prefix."""
     return path == module or path.endswith(f".{module}")
 
 
 def parameter(model: "nn.Module", name: str) -> "Tensor | None":
-    """Return a frozen parameter of a model by its name, or None."""
+    """Return a frozen parameter of the model by its name, or None."""
     return next((tensor.detach().cpu() for path, tensor in model.named_parameters() if path == name), None)

@@ -1,4 +1,4 @@
-"""Adapters of other libraries: their folders, their modules and our ports, and the file that is made of them."""
+"""Parts of an import: folders, modules matched with our ports, and the resulting adapter file."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ class Part:
 
 @dataclass
 class Headed:
-    """A task, its options, and the tensors of its head."""
+    """A head: its task, the task's options, and its tensors."""
 
     task: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Headed:
 
 @dataclass
 class Imported:
-    """An adapter that was read, and what a person should know of it."""
+    """An imported adapter, and notes for the user."""
 
     file: AdapterFile
     notes: list[str]
@@ -45,7 +45,7 @@ class Imported:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; raise :class:`FileError` where it is none."""
+    """Return the object in a JSON file; raise :class:`FileError` for any other JSON value."""
     values = strict_json.read_json(path)
     if not isinstance(values, dict):
         raise FileError(path, "it holds no object")
@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Finder:
-    """The port of a module that another library names, whatever stands in front of its path in the body."""
+    """Finds ports by module paths of another library, which may have a prefix before the body's paths."""
 
     def __init__(self, ports: Iterable[Port], owner: str) -> None:
         self._by_module = {port.module: port for port in ports if port.kind == "linear"}
@@ -68,42 +68,42 @@ class Finder:
         self._seen: set[str] = set()
 
     def port(self, path: str) -> Port | None:
-        """Return the port at a path, or None; raise :class:`UsageError` where paths begin in two ways."""
+        """Return the port at a path, or None; raise :class:`UsageError` if paths have different prefixes."""
         parts = path.split(".")
         for start in range(len(parts)):
-            found = self._by_module.get(".".join(parts[start:]))
-            if found is not None:
+            port = self._by_module.get(".".join(parts[start:]))
+            if port is not None:
                 self._seen.add(".".join(parts[:start]))
                 if len(self._seen) > 1:
-                    raise refuse(self.owner, f"its modules lie in two models: {' and '.join(sorted(self._seen))}")
-                return found
+                    raise refuse(self.owner, f"its modules are in two models: {' and '.join(sorted(self._seen))}")
+                return port
         return None
 
     @property
     def front(self) -> str:
-        """What stands in front of the body's paths, with its dot; known once a port was found."""
+        """The prefix before the body's paths, with its dot; known after the first match."""
         return "".join(f"{part}." for part in self._seen if part)
 
 
-def chosen(ports: Ports, wanted: Sequence[Port]) -> dict[str, Any]:
-    """Return ``roles`` and ``layers`` with which a method acts at these linear ports and no others."""
+def port_selection(ports: Ports, wanted: Sequence[Port]) -> dict[str, Any]:
+    """Return ``roles`` and ``layers`` that select exactly these linear ports for a method."""
     roles = tuple(dict.fromkeys(port.role for port in wanted))
-    there = {port.layer for port in ports if port.kind == "linear"}
-    layers = _layers({port.layer for port in wanted}, there)
+    every_layer = {port.layer for port in ports if port.kind == "linear"}
+    layers = _layers({port.layer for port in wanted}, every_layer)
     if set(ports.select("linear", roles, layers)) == set(wanted):
         return {"roles": roles, "layers": layers}
     return {"roles": tuple(port.name for port in wanted), "layers": None}
 
 
-def _layers(numbers: set[int], there: set[int]) -> str | None:
-    return None if numbers == there else ",".join(map(str, sorted(numbers)))
+def _layers(numbers: set[int], every_layer: set[int]) -> str | None:
+    return None if numbers == every_layer else ",".join(map(str, sorted(numbers)))
 
 
 # --------------------------------------------------------------------------------------------- notes
 
 
 def base_note(configured: str | None, backbone: Backbone) -> list[str]:
-    """Return a note where the base model of a configuration has another name than the backbone."""
+    """Return a note if the base model in a configuration has another name than the backbone."""
     names = {_last(name) for name in (backbone.id, backbone.hub_id) if name}
     if not configured or _last(configured) in names:
         return []
@@ -114,31 +114,31 @@ def base_note(configured: str | None, backbone: Backbone) -> list[str]:
 
 
 def _last(name: str) -> str:
-    """Return the last part of a path or hub id."""
+    """Return the last part of a path or hub id, in lower case."""
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2].casefold()
 
 
 def unknown_notes(options: Iterable[str], library: str) -> list[str]:
-    """Return a note for each option of a configuration that the import does not know."""
-    return [f"the configuration's {name!r} is none of the options of {library} that are known here" for name in options]
+    """Return a note for each unknown option of a configuration."""
+    return [f"the configuration's {name!r} is not a known option of {library}" for name in options]
 
 
 # --------------------------------------------------------------------------------------------- file
 
 
 def plugin_entry(kind: registry.Kind, name: str, options: Mapping[str, Any]) -> PluginEntry:
-    """Return what a card says of a plugin with these options, checked; raise :class:`UsageError` without it."""
+    """Return the card's entry for a plugin with valid options; raise :class:`UsageError` for invalid options."""
     from pydantic import ValidationError
 
     plugin = registry.find(kind, name)
     try:
-        made = registry.load(kind, name).Options.model_validate(dict(options))
+        checked_options = registry.load(kind, name).Options.model_validate(dict(options))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors())
         raise refuse(f"the {kind} {name!r} with these options", problems) from None
     return PluginEntry(
         name=name,
-        options=made.model_dump(mode="json"),
+        options=checked_options.model_dump(mode="json"),
         distribution=plugin.distribution,
         version=plugin.version,
     )
@@ -147,12 +147,12 @@ def plugin_entry(kind: registry.Kind, name: str, options: Mapping[str, Any]) -> 
 def build(
     backbone: Backbone, name: str, parts: Sequence[Part], head: Headed, origin: Mapping[str, Any], description: str = ""
 ) -> AdapterFile:
-    """Put parts and head into one adapter file in memory, in the precision in which they came."""
+    """Build an adapter file in memory from methods and head, in the precision of their tensors."""
     tensors = {
         f"{port}.{parameter}": tensor.contiguous()
         for part in parts
-        for port, named in part.tensors.items()
-        for parameter, tensor in named.items()
+        for port, parameters in part.tensors.items()
+        for parameter, tensor in parameters.items()
     }
     tensors |= {f"head.{parameter}": tensor.contiguous() for parameter, tensor in head.tensors.items()}
     huge = next((key for key, tensor in tensors.items() if not tensor.isfinite().all()), None)

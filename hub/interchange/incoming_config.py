@@ -1,7 +1,7 @@
-"""Configurations of other libraries, read with types: no value reaches the arithmetic unchecked.
+"""Typed configurations of other libraries, so that every value is checked before use.
 
-A model declares the options that the import reads. ``SILENT`` names the options that change nothing which the tensors
-do not show; the rest of a configuration is unknown, and a note says so.
+A model declares the options that the import reads. ``SILENT`` names options without an effect beyond the tensors. Any
+other option is unknown and reported in a note.
 """
 
 import re
@@ -15,13 +15,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from adaptdock.errors import FileError
 
 SHOWN = 4
-"""At most this many faulty options in one message."""
+"""Largest number of faulty options in a message."""
 LONGEST = 60
-"""At most this many characters of a value in a message."""
+"""Largest number of characters of a value in a message."""
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """Return a compiled expression; raise :class:`ValueError` for one that Python cannot compile."""
+    """Return a compiled expression; raise :class:`ValueError` for an invalid expression."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an expression may use what a later Python will read otherwise
@@ -31,12 +31,12 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 def ends_with(name: str) -> re.Pattern[str]:
-    """Return the expression with which peft looks a name or pattern up at the end of a module's path."""
+    """Return peft's expression to match a name or pattern with the end of a module's path."""
     return compiled(rf"(.*\.)?({name})$")
 
 
 def under(name: str) -> re.Pattern[str]:
-    """Return the expression with which peft looks for the modules that a name covers."""
+    """Return peft's expression for the modules that a name covers."""
     return compiled(rf"(^|.*\.){name}($|\..*)")
 
 
@@ -56,39 +56,39 @@ def _checked_whole(pattern: str) -> str:
 
 
 Ending = Annotated[str, AfterValidator(_checked_end)]
-"""A name or expression that matches the end of a module's path."""
+"""A name or expression for the end of a module's path."""
 Covering = Annotated[str, AfterValidator(_checked_under)]
-"""A name or expression that covers a module and all inside it."""
+"""A name or expression for a module with everything inside it."""
 Expression = Annotated[str, AfterValidator(_checked_whole)]
-"""A regular expression that matches a whole path."""
+"""A regular expression for a whole path."""
 Count = Annotated[int, Field(ge=1, le=2**31)]
 """A length, rank or number of layers."""
 Index = Annotated[int, Field(ge=0, le=2**31)]
-"""The number of a layer or class."""
+"""The index of a layer or class."""
 Real = Annotated[float, Field(ge=-1e30, le=1e30)]
-"""A finite number that float32 holds."""
+"""A finite number in the range of float32."""
 Rate = Annotated[float, Field(ge=0, lt=1)]
-"""A probability of dropout."""
+"""A dropout probability."""
 
 
 class ForeignOptions(BaseModel):
-    """Options of another library: typed where the import reads them, kept by name where it does not."""
+    """Options of another library: typed if the import reads them, otherwise kept by name."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
     SILENT: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def unknown(self) -> list[str]:
-        """The options that are neither read nor known to change nothing."""
+        """Names of options that are neither read nor known to change nothing."""
         return sorted((self.model_extra or {}).keys() - self.SILENT)
 
     def value(self, option: str) -> Any:
-        """Return the raw value of an option that has no type here, or None."""
+        """Return the raw value of an untyped option, or None."""
         return (self.model_extra or {}).get(option)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], path: Path, *place: str) -> Self:
-        """Return the options in a part of a file; raise :class:`FileError` naming each faulty one and its value."""
+        """Return the options in a part of a file; raise :class:`FileError` with each faulty option and its value."""
         return parsed(cls, values, path, *place)
 
 
@@ -96,7 +96,7 @@ Options = TypeVar("Options", bound=ForeignOptions)
 
 
 def parsed(model: type[Options], values: Mapping[str, Any], path: Path, *place: str) -> Options:
-    """Validate a part of a configuration file."""
+    """Validate a part of a configuration file; raise pydantic's error."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

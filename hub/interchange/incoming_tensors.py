@@ -1,6 +1,6 @@
-"""The tensors of another library's folder, checked at the door, and which of them the import has used.
+"""Tensors of another library's folder: validated when read, and tracked until used.
 
-Every tensor is either taken or refused by name: a tensor counts as used when its value is taken, and not before.
+Every tensor is either used or refused by name. A tensor counts as used when its value is taken.
 """
 
 import re
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 Named = dict[str, "Tensor"]
 LONGEST = 500
-"""At most this many characters of a foreign text in a message."""
+"""Largest number of characters of a foreign text in a message."""
 
 
 def refuse(what: str, why: str) -> UsageError:
-    """Return the error for something that cannot be carried from one library to another."""
+    """Return the error for an unsupported part of an adapter."""
     return UsageError(f"{_line(what)} cannot be carried over: {_line(why)}")
 
 
 def contradiction(path: Path, option: str, configured: object, tensor: str, stored: str) -> UsageError:
-    """Return the error for a configuration and a tensor that contradict each other."""
+    """Return the error for a contradiction between configuration and tensors."""
     return UsageError(
         f"{path}: the configuration and the tensors contradict each other: {option} is {_line(str(configured))}, the "
         f"tensor {_line(tensor)!r} {_line(stored)}. Nothing tells which of them is right: save the adapter again with "
@@ -33,13 +33,13 @@ def contradiction(path: Path, option: str, configured: object, tensor: str, stor
 
 
 def _line(text: str) -> str:
-    """Return a text in one line, shortened: names and values come from outside."""
+    """Return a shortened text on one line, for names and values from outside."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 class ForeignTensors:
-    """The tensors of a folder by their names there; ``front`` is cut off the names that begin with it."""
+    """The tensors of a folder by their names there, without the prefix ``front``."""
 
     def __init__(self, path: Path, tensors: Mapping[str, "Tensor"], front: str = "") -> None:
         self.path, self._unused = path, {name.removeprefix(front): tensor for name, tensor in tensors.items()}
@@ -49,22 +49,22 @@ class ForeignTensors:
                 path, f"it holds the tensor {twice.removeprefix(front)!r} twice, with {front!r} and without"
             )
         self.names = frozenset(self._unused)
-        """The names of all tensors, used or not."""
+        """The names of all tensors, used ones included."""
 
     @property
     def unused(self) -> Mapping[str, "Tensor"]:
-        """The tensors that nothing has taken."""
+        """The names of the unused tensors."""
         return self._unused
 
     def take(self, name: str) -> "Tensor":
-        """Return a tensor, which is used from then on; raise :class:`FileError` where it is missing."""
+        """Return a tensor and mark it as used; raise :class:`FileError` for a missing tensor."""
         tensor = self._unused.pop(name, None)
         if tensor is None:
             raise FileError(self.path, f"the tensor {name!r} is missing")
         return tensor
 
     def taken(self, name: str, shape: Sequence[int], reason: str) -> "Tensor":
-        """Return a tensor of a shape; raise :class:`FileError` for another, with the reason for the expected one."""
+        """Return a tensor of this shape; raise :class:`FileError` for another shape, with the reason for this one."""
         tensor = self.take(name)
         if tuple(tensor.shape) != tuple(shape):
             raise FileError(
@@ -77,7 +77,7 @@ class ForeignTensors:
         return next((name for name in self._unused if name == end or name.endswith(f".{end}")), None)
 
     def modules(self, pattern: re.Pattern[str]) -> "dict[str, ModuleTensors]":
-        """Return the unused tensors that match, by the group ``module`` and, inside it, the group ``part``."""
+        """Return the unused tensors that match, by the group ``module`` and inside it by the group ``part``."""
         modules: dict[str, ModuleTensors] = {}
         for name in self._unused:
             match = pattern.fullmatch(name)
@@ -88,7 +88,7 @@ class ForeignTensors:
 
 
 class ModuleTensors:
-    """The tensors of one module of an adapter, by their names inside it; there is at least one."""
+    """The tensors of one module of an adapter, by their names inside the module; never empty."""
 
     def __init__(self, tensors: ForeignTensors, module: str) -> None:
         self.module, self._tensors, self._names = module, tensors, dict[str, str]()
@@ -97,7 +97,7 @@ class ModuleTensors:
         return part in self._names
 
     def add(self, part: str, name: str) -> None:
-        """Add a tensor; raise :class:`UsageError` where two adapters in one folder have it."""
+        """Add a tensor; raise :class:`UsageError` if two adapters in one folder have it."""
         if part in self._names:
             raise refuse(
                 f"the tensors {self._names[part]!r} and {name!r}", "the folder holds two adapters; save each by itself"
@@ -106,24 +106,24 @@ class ModuleTensors:
 
     @property
     def parts(self) -> list[str]:
-        """The names inside the module."""
+        """The names of the tensors inside the module."""
         return sorted(self._names)
 
     def name(self, part: str) -> str:
-        """Return the name of a tensor in the file, there or not."""
+        """Return the full name of a tensor, which may be missing."""
         present, name = next(iter(self._names.items()))
         return self._names.get(part, f"{name.removesuffix(present)}{part}")
 
     def take(self, part: str) -> "Tensor":
-        """Return a tensor, which is used from then on; raise :class:`FileError` where it is missing."""
+        """Return a tensor and mark it as used; raise :class:`FileError` for a missing tensor."""
         return self._tensors.take(self.name(part))
 
     def taken(self, part: str, shape: Sequence[int], reason: str) -> "Tensor":
-        """Return a tensor of a shape; raise :class:`FileError` for another, with the reason for the expected one."""
+        """Return a tensor of this shape; raise :class:`FileError` for another shape, with the reason for this one."""
         return self._tensors.taken(self.name(part), shape, reason)
 
     def shape(self, part: str) -> tuple[int, ...]:
-        """Return the shape of a tensor without using it; raise :class:`FileError` where it is missing."""
+        """Return the shape of a tensor without marking it as used; raise :class:`FileError` for a missing tensor."""
         tensor = self._tensors.unused.get(self.name(part))
         if tensor is None:
             raise FileError(self._tensors.path, f"the tensor {self.name(part)!r} is missing")
@@ -134,13 +134,13 @@ class ModuleTensors:
 
 
 def read_tensors(folder: Path, names: Sequence[str], front: str = "") -> ForeignTensors:
-    """Return the tensors of the first of these files that is there; raise :class:`FileError` for damage.
+    """Return the tensors of the first existing file; raise :class:`FileError` for damage.
 
-    A ``.bin`` is read by torch with ``weights_only``, which makes tensors and runs nothing.
+    torch reads a ``.bin`` with ``weights_only``, which runs no code.
     """
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
-        raise FileError(folder, f"there is none of the files {', '.join(names)}")
+        raise FileError(folder, f"it has none of the files {', '.join(names)}")
     tensors = _safetensors(path) if path.suffix == ".safetensors" else _weights_only(path)
     return ForeignTensors(path, {name: _checked(path, name, tensor) for name, tensor in tensors.items()}, front)
 
@@ -176,7 +176,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _checked(path: Path, name: str, tensor: "Tensor") -> "Tensor":
-    """Return a tensor of finite floating-point numbers; raise :class:`FileError` for any other."""
+    """Return a tensor of finite floating-point numbers unchanged; raise :class:`FileError` for any other."""
     import torch
 
     if tensor.layout != torch.strided or tensor.dtype not in (

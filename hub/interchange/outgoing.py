@@ -1,4 +1,4 @@
-"""What is written for other libraries: an adapter with its methods, sites and head, as its card describes them."""
+"""An adapter to export: its methods, sites and head, as its card describes them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from adaptdock.plugins.contracts import Backbone, Head, Method, Port, Task
 
 @dataclass
 class Outgoing:
-    """An adapter that is to be written by the rules of another library; ``headless`` leaves its head out."""
+    """An adapter to export to another library; ``headless`` leaves its head out."""
 
     file: AdapterFile
     backbone: Backbone
@@ -23,66 +23,66 @@ class Outgoing:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        card, mine = self.card, self.backbone
+        card, backbone = self.card, self.backbone
         if card.on:
-            raise refuse("an adapter that stands on another", "other libraries keep such a stack as two adapters")
-        if card.backbone.fingerprint != mine.fingerprint:
+            raise refuse("an adapter on top of another", "other libraries keep such a stack as two adapters")
+        if card.backbone.fingerprint != backbone.fingerprint:
             raise MismatchError(
-                f"the adapter {card.name!r} was trained on the backbone {card.backbone.id!r}, this is {mine.id!r}: "
+                f"the adapter {card.name!r} was trained on the backbone {card.backbone.id!r}, this is {backbone.id!r}: "
                 f"their weights differ. Name the backbone it was trained on."
             )
 
     @property
     def card(self) -> Card:
-        """Its card."""
+        """The card of the adapter."""
         return self.file.card
 
     @property
     def base(self) -> str:
-        """The name by which others know the backbone."""
+        """The public name of the backbone: its hub id, if known."""
         return self.backbone.hub_id or self.card.backbone.id
 
     @cached_property
     def task(self) -> Task:
-        """Its task."""
+        """The task of the adapter, with the card's options."""
         plugin = registry.load("task", self.card.task.name)
-        made: Task = plugin(plugin.Options.model_validate(self.card.task.options))
-        return made
+        task: Task = plugin(plugin.Options.model_validate(self.card.task.options))
+        return task
 
     @cached_property
     def head(self) -> Head | None:
-        """Its head, unless that is left out."""
+        """The head; None if it is left out."""
         return None if self.headless else self.task.head()
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of its classes; none where the task has none."""
+        """The class names; empty for a task without classes."""
         return tuple(getattr(self.task, "tags", None) or self.card.task.options.get("labels") or ())
 
     @property
     def classes(self) -> int:
-        """The number of classes of its head; 0 where it has none."""
+        """The number of classes of the head; 0 without a head."""
         weight = self.file.tensors.get("head.weight")
         return 0 if weight is None or self.headless else int(weight.shape[0])
 
     @cached_property
     def parts(self) -> list[tuple[str, dict[str, Any], dict[str, Named]]]:
-        """Name, options (with the defaults of those that a card does not know) and tensors by port of each method."""
-        found = []
+        """Name, options (with defaults for those not on the card) and tensors by port of each method."""
+        parts = []
         ports = self.backbone.ports.within(self.task.head().reads)
         for entry in self.card.methods:
             plugin = registry.load("method", entry.name)
-            made: Method = plugin(plugin.Options.model_validate(entry.options))
+            method: Method = plugin(plugin.Options.model_validate(entry.options))
             tensors: dict[str, Named] = {}
-            for site in made.sites(ports):
+            for site in method.sites(ports):
                 place = site.port.name
-                kept = made.parameters(site)
-                tensors[place] = {name: self.file.tensors[f"{place}.{name}"] for name in kept}
-            found.append((entry.name, made.options.model_dump(), tensors))
-        return found
+                parameters = method.parameters(site)
+                tensors[place] = {name: self.file.tensors[f"{place}.{name}"] for name in parameters}
+            parts.append((entry.name, method.options.model_dump(), tensors))
+        return parts
 
     def port(self, name: str) -> Port:
-        """Return a port by its name."""
+        """Return the port with this name."""
         return self._by_name[name]
 
     @cached_property
@@ -91,17 +91,17 @@ class Outgoing:
 
     @property
     def layers(self) -> int:
-        """The number of layers with attention."""
+        """The number of attention layers."""
         return len({(port.stack, port.layer) for port in self.backbone.ports if port.kind == "attention"})
 
     @property
     def prompt(self) -> int:
-        """The length of its prompt."""
+        """The number of virtual tokens of a prompt; 0 without one."""
         return sum(options["length"] for name, options, _ in self.parts if name == "prompt")
 
 
 def refuse_head(out: Outgoing, why: str) -> UsageError:
-    """Return the error for a head that cannot be carried."""
+    """Return the error for an unsupported head, with the way out."""
     return refuse(
         f"the head of {out.card.name!r} ({out.card.task.name})", f"{why}. --without-head writes the adapter alone"
     )

@@ -1,9 +1,9 @@
-"""Adapters of the library peft, read: LoRA and DoRA, IA3, prefix and prompt tuning, with the heads they save.
+"""Import from peft: LoRA, DoRA, IA3, prefix and prompt tuning, with the saved heads.
 
-A folder holds ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``). The tensors tell where an
-adapter acts; the configuration tells rank, scale and places, and has to agree with them. The formulas are those of
-peft 0.21 (``tuners/*/layer.py``, ``peft_model.py``). What would act otherwise here, or cannot act, is refused by its
-name, and so is every tensor that nothing takes.
+A folder has ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``). The tensors show the places of an
+adapter; the configuration has rank, scale and places, and must agree. The formulas are those of peft 0.21
+(``tuners/*/layer.py``, ``peft_model.py``). An option that would compute something else here is refused by name, and so
+is every unused tensor.
 """
 
 import re
@@ -19,7 +19,7 @@ from adaptdock.hub.interchange.incoming import (
     Part,
     base_note,
     build,
-    chosen,
+    port_selection,
     read_json,
     unknown_notes,
 )
@@ -54,15 +54,15 @@ KNOWN: dict[str, type[PeftOptions]] = {
 
 
 def is_peft(folder: Path) -> bool:
-    """Tell whether a folder holds an adapter of peft."""
+    """Tell whether a folder has an adapter of peft."""
     return (folder / CONFIG).is_file() and "peft_type" in read_json(folder / CONFIG)
 
 
 def read_peft(folder: Path, backbone: Backbone, name: str, labels: tuple[str, ...] = ()) -> Imported:
-    """Read an adapter of peft for the backbone that it was trained on.
+    """Read an adapter of peft for its backbone.
 
-    ``labels`` name the classes of its head; without them they are the configuration's. Raises :class:`FileError` for a
-    damaged folder, and :class:`UsageError` with the reason for what cannot be carried over.
+    ``labels`` name the classes of its head; by default the configuration does. Raises :class:`FileError` for a damaged
+    folder, and :class:`UsageError` with the reason for an unsupported adapter.
     """
     values = read_json(folder / CONFIG)
     kind = values.get("peft_type")
@@ -100,10 +100,9 @@ def read_peft(folder: Path, backbone: Backbone, name: str, labels: tuple[str, ..
 def _placed(
     options: TunerOptions, modules: Iterable[str], finder: Finder, backbone: Backbone, path: Path, notes: list[str]
 ) -> dict[str, Port | None]:
-    """Return the port of each tuned module, None for those of a head.
+    """Return the port of each tuned module, None for modules of a head.
 
-    Raises :class:`UsageError` for a module that is neither, and where the configuration names other places than the
-    tensors.
+    Raises :class:`UsageError` for any other module, and if configuration and tensors have different places.
     """
     ports = {module: finder.port(module) for module in modules}
     for module, port in ports.items():
@@ -137,7 +136,7 @@ def _short(value: object) -> str:
 
 @dataclass(frozen=True)
 class Factors:
-    """What LoRA has at a module: A (rank, inputs), B (outputs, rank), its bias and DoRA's lengths (outputs)."""
+    """LoRA tensors of a module: A (rank, inputs), B (outputs, rank), its bias, and DoRA's lengths (outputs)."""
 
     down: "Tensor"
     up: "Tensor"
@@ -146,7 +145,7 @@ class Factors:
     scale: float
 
     def change(self, weight: "Tensor", bias: "Tensor") -> "tuple[Tensor, Tensor]":
-        """Return weight and bias of a linear map of a head with the update in them."""
+        """Return weight and bias of a linear map of a head, with the update added."""
         import torch
 
         if (self.up.shape[0], self.down.shape[1]) != tuple(weight.shape):
@@ -186,7 +185,7 @@ def _lora(
 
 
 def _factors(options: LoraOptions, group: ModuleTensors, port: Port | None, path: Path) -> Factors:
-    """Take the tensors of a module, each as the configuration describes it."""
+    """Take the tensors of a module, each in the shape that the configuration implies."""
     rank = options.rank(group.module)
     down, up = group.shape("lora_A.weight"), group.shape("lora_B.weight")
     if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
@@ -226,7 +225,7 @@ def _lora_part(
     import torch
 
     rank = max(factors.down.shape[0] for factors in placed.values())
-    alpha = options.lora_alpha if options.lora_alpha > 0 else float(rank)  # ours is positive: the sign goes into B
+    alpha = options.lora_alpha if options.lora_alpha > 0 else float(rank)  # our scale must be positive: B gets the sign
     common = alpha / (rank**0.5 if options.use_rslora else rank)
     biased = bool(biases) or bool(options.lora_bias)
     tensors: dict[str, Named] = {}
@@ -245,7 +244,7 @@ def _lora_part(
     method = "dora" if options.use_dora else "lora"
     values = {"rank": rank, "alpha": alpha, "rslora": bool(options.use_rslora), "bias": biased}
     values["dropout"] = options.lora_dropout
-    return Part(method, values | chosen(backbone.ports, list(placed)), tensors)
+    return Part(method, values | port_selection(backbone.ports, list(placed)), tensors)
 
 
 def _grown(tensor: "Tensor", dimension: int, extent: int) -> "Tensor":
@@ -263,7 +262,7 @@ def _biases(
     backbone: Backbone,
     notes: list[str],
 ) -> "dict[Port, Tensor]":
-    """Return by how much trained biases of linear ports differ from the frozen ones; others must not have changed."""
+    """Return the differences of trained biases from frozen biases at linear ports; other biases must be unchanged."""
     changes: dict[Port, Tensor] = {}
     for name in list(tensors.unused):
         match = BIAS.fullmatch(name)
@@ -277,7 +276,7 @@ def _biases(
         if port is not None and port in placed:
             changes[port] = tensors.take(name).float() - bias
         elif not trained.equal(bias.to(trained.dtype)):
-            raise refuse(f"the trained bias {name}", "only those of the maps that LoRA acts at can be carried")
+            raise refuse(f"the trained bias {name}", "only biases of maps with LoRA can be imported")
         else:
             tensors.take(name)
     if options.bias == "none" and any(change.any() for change in changes.values()):
@@ -339,8 +338,8 @@ def _scaled(factor: "Tensor", enters: bool) -> head_layouts.Change:
 
 
 def _ia3_options(backbone: Backbone, leaving: list[Port], entering: list[Port]) -> dict[str, Any]:
-    """Return options with which IA3 acts at the outputs of some ports and the inputs of others."""
-    out, inner = (chosen(backbone.ports, ports) if ports else {} for ports in (leaving, entering))
+    """Return options of IA3 for the outputs of some ports and the inputs of others."""
+    out, inner = (port_selection(backbone.ports, ports) if ports else {} for ports in (leaving, entering))
     layers = {part["layers"] for part in (out, inner) if part}
     if len(layers) == 1:
         roles = {"roles": out.get("roles", ()), "input_roles": inner.get("roles", ()), "layers": layers.pop()}

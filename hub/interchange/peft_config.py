@@ -1,4 +1,4 @@
-"""Configurations of peft 0.21, with types, and the modules that they name."""
+"""Typed configurations of peft 0.21, and the modules that they select."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -32,16 +32,16 @@ CHANGING = {
     "monteclora_config": "its factors are drawn at random",
     "megatron_config": "its maps are divided among machines",
 }
-"""Options of LoRA that change what is computed, and how."""
+"""Options of LoRA that change the computation, with the reason."""
 STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Starts of LoRA that change the frozen weights, too."""
+"""Initializations of LoRA that also change the frozen weights."""
 EVERY = "all-linear"
 ANY_LAYER = r".*?\.[^.]*\.(?P<number>\d+)\."
 """The first number in a path."""
 
 
 def _layer_pattern(name: str) -> str:
-    """Return the expression of the numbers behind a name."""
+    """Return the expression for the numbers after a name."""
     return rf"(?:^|.*?\.){name}\.(?P<number>\d+)\."
 
 
@@ -51,18 +51,18 @@ def _checked_layers(name: str) -> str:
 
 
 Layers = Annotated[str, AfterValidator(_checked_layers)]
-"""A name or expression in front of the number of a layer."""
+"""A name or expression before the number of a layer."""
 
 
 class AutoMapping(ForeignOptions):
-    """The class of the model that an adapter without a task type was put into."""
+    """The class of the base model, for an adapter without a task type."""
 
     base_model_class: str | None = None
     parent_library: str | None = None
 
 
 class PeftOptions(ForeignOptions):
-    """Options of every type."""
+    """Options of all adapter types."""
 
     SILENT: ClassVar[frozenset[str]] = frozenset({"inference_mode", "runtime_config"})
 
@@ -75,7 +75,7 @@ class PeftOptions(ForeignOptions):
     modules_to_save: list[Covering] | None = None
 
     def saves(self, module: str) -> bool:
-        """Tell whether the weights of a module are saved in full, as the configuration or peft's task type wants."""
+        """Tell whether the weights of a module are saved in full, by the configuration or by peft's task type."""
         names = [*(self.modules_to_save or ()), *IMPLIED.get(self.task_type or "", ())]
         return any(under(name).match(module) for name in names)
 
@@ -85,22 +85,22 @@ IMPLIED = {
     "TOKEN_CLS": ("classifier", "score"),
     "QUESTION_ANS": ("qa_outputs",),
 }
-"""Task type -> the modules that peft saves without being asked."""
+"""Task type -> the modules that peft saves by default."""
 
 
 class TunerOptions(PeftOptions):
-    """Options of a type that acts inside modules."""
+    """Options of adapter types that act inside modules."""
 
     target_modules: list[str] | Expression | None = None
     exclude_modules: list[str] | Expression | None = None
 
     @property
     def every(self) -> bool:
-        """Whether all linear maps are meant, whatever their names."""
+        """Whether ``all-linear`` selects every linear map."""
         return isinstance(self.target_modules, str) and self.target_modules.lower() == EVERY
 
     def targets(self, module: str) -> bool:
-        """Tell whether the tuner acts at a module, by its path (``check_target_module_exists`` of peft)."""
+        """Tell whether the tuner acts at the module with this path (``check_target_module_exists`` of peft)."""
         if self.exclude_modules and _named(self.exclude_modules, module):
             return False
         if any(under(name).match(module) for name in self.modules_to_save or ()):
@@ -135,7 +135,7 @@ class LoraOptions(TunerOptions):
     layers_pattern: list[Layers] | Layers | None = None
 
     def check_carried(self) -> None:
-        """Raise :class:`UsageError` for an option that changes what is computed."""
+        """Raise :class:`UsageError` for an option that changes the computation in an unsupported way."""
         for option, why in CHANGING.items():
             if self.value(option):
                 raise refuse(f"LoRA with {option}", why)
@@ -174,7 +174,7 @@ class LoraOptions(TunerOptions):
         return number is not None and number in map(str, wanted if isinstance(wanted, list) else [wanted])
 
     def _layer(self, module: str) -> str | None:
-        """Return the number of the layer in a path, or None."""
+        """Return the layer number in a path, or None."""
         names = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
         expressions = [_layer_pattern(name) for name in names or () if name] or [ANY_LAYER]
         match = next(filter(None, (compiled(expression).match(module) for expression in expressions)), None)
@@ -189,7 +189,7 @@ class Ia3Options(TunerOptions):
     feedforward_modules: list[str] | Expression | None = None
 
     def enters(self, module: str) -> bool | None:
-        """Tell whether the factors act on what a module reads; None where the configuration leaves it open."""
+        """Tell whether the factors act on the input of a module; None if the configuration leaves it open."""
         names = self.feedforward_modules
         if isinstance(names, str):
             return compiled(names).fullmatch(module) is not None
@@ -197,7 +197,7 @@ class Ia3Options(TunerOptions):
 
 
 class VirtualOptions(PeftOptions):
-    """Options of prefixes and prompts."""
+    """Options of prefix and prompt tuning."""
 
     SILENT: ClassVar[frozenset[str]] = (
         PeftOptions.SILENT
@@ -214,7 +214,7 @@ class VirtualOptions(PeftOptions):
 
 
 def _named(names: list[str] | str, module: str) -> bool:
-    """Tell whether an expression matches the whole of a path, or one of several names its end."""
+    """Tell whether an expression matches a whole path, or one of several names the end of the path."""
     if isinstance(names, str):
         return compiled(names).fullmatch(module) is not None
     return module in names or any(module.endswith(f".{name}") for name in names)

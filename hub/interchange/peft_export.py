@@ -1,8 +1,8 @@
-"""Adapters of ours, written as peft writes them, so that the library itself loads the folder.
+"""Export to peft, so that peft itself and servers (vLLM, TGI) load the folder.
 
-That is also what servers take (vLLM, TGI): ``adapter_config.json`` beside ``adapter_model.safetensors``. The model
-that peft shall wrap is the class of transformers for the adapter's task, whose head is saved with it; where that class
-computes another head than ours, the adapter is refused, or written without one.
+The folder has ``adapter_config.json`` and ``adapter_model.safetensors``. peft wraps the transformers class for the
+adapter's task, and its head is saved too. If that class computes another head than ours, the export refuses, or writes
+the adapter without a head.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptdock.hub.artefact.atomic import whole_folder
+from adaptdock.hub.artefact.atomic import atomic_folder
 from adaptdock.hub.interchange import head_layouts
 from adaptdock.hub.interchange.head_layouts import CLASSES, ends
 from adaptdock.hub.interchange.incoming_tensors import Named, refuse
@@ -25,9 +25,9 @@ ROOT = "base_model.model."
 
 
 def write_peft(out: Outgoing, folder: Path) -> list[str]:
-    """Write an adapter as peft does, and return what a person should know; raise :class:`UsageError` for what cannot.
+    """Write an adapter in the format of peft, and return notes for the user; raise :class:`UsageError` for a refusal.
 
-    The folder is there whole or not at all.
+    The folder is written atomically.
     """
     if len(out.parts) != 1:
         names = " and ".join(name for name, _, _ in out.parts)
@@ -48,7 +48,7 @@ def write_peft(out: Outgoing, folder: Path) -> list[str]:
     }
     for path, layer in updated.items():
         config |= _update(out, path, layer, config, skeleton, tuned)
-    root = "base_model." if "num_virtual_tokens" in config else ROOT  # a prompt wraps nothing inside the model
+    root = "base_model." if "num_virtual_tokens" in config else ROOT  # prompts wrap no modules
     tensors = {f"{root}{name}": tensor for name, tensor in tensors.items()} | tuned
     _write(folder, config, tensors, _readme(out, kind))
     return out.notes
@@ -57,12 +57,12 @@ def write_peft(out: Outgoing, folder: Path) -> list[str]:
 def _write(folder: Path, config: Mapping[str, Any], tensors: Named, readme: str) -> None:
     from safetensors.torch import save_file
 
-    with whole_folder(folder) as made:
+    with atomic_folder(folder) as temporary:
         text = json.dumps(config, indent=2, sort_keys=True)
-        (made / "adapter_config.json").write_text(f"{text}\n", encoding="utf-8")
+        (temporary / "adapter_config.json").write_text(f"{text}\n", encoding="utf-8")
         contiguous = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, made / "adapter_model.safetensors", metadata={"format": "pt"})
-        (made / "README.md").write_text(readme, encoding="utf-8")
+        save_file(contiguous, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        (temporary / "README.md").write_text(readme, encoding="utf-8")
 
 
 def _readme(out: Outgoing, kind: str) -> str:
@@ -97,7 +97,7 @@ def _task_type(out: Outgoing) -> str:
 
 
 def _skeleton(out: Outgoing, kind: str) -> "nn.Module":
-    """Return the model that peft shall wrap, without weights."""
+    """Return the model for peft to wrap, without weights."""
     model = head_layouts.skeleton(out.backbone, kind, out.classes)
     if model is None:
         raise refuse_head(out, f"transformers has no {CLASSES[kind]} of {out.backbone.architecture!r}")
@@ -105,7 +105,7 @@ def _skeleton(out: Outgoing, kind: str) -> "nn.Module":
 
 
 def _front(out: Outgoing, skeleton: "nn.Module") -> str:
-    """Return what stands in front of the body's paths in a model with a head."""
+    """Return the prefix of the body's paths in a model with a head."""
     paths = {path for path, _ in skeleton.named_modules()}
     modules = [port.module for port in out.backbone.ports if port.kind == "linear"]
     for front in ("", f"{getattr(skeleton, 'base_model_prefix', '')}."):
@@ -118,7 +118,7 @@ def _front(out: Outgoing, skeleton: "nn.Module") -> str:
 
 
 def _head(out: Outgoing, kind: str, skeleton: "nn.Module", front: str) -> tuple[set[str], Named, dict[str, Named]]:
-    """Return the modules to save, their tensors by path, and the last map where its class has no place for its bias."""
+    """Return the modules to save, their tensors by path, and the last map if its class has no bias."""
     if kind not in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):
         return set(), {}, {}
     layout = _layout(out, kind, skeleton)
@@ -141,10 +141,10 @@ def _head(out: Outgoing, kind: str, skeleton: "nn.Module", front: str) -> tuple[
 def _update(
     out: Outgoing, path: str, layer: Named, config: Mapping[str, Any], skeleton: "nn.Module", stored: Named
 ) -> dict[str, Any]:
-    """Store a map of the head as LoRA with a bias on the base's own map, which has none; return what that changes.
+    """Store a map of the head as LoRA with a bias, for a base map without one; return the changed options.
 
     ``B`` is the identity and ``A`` the whole difference, so the update is exact. With a task type peft would save the
-    map in full, so there is none.
+    map in full, so the task type is left out.
     """
     import torch
 
@@ -159,14 +159,14 @@ def _update(
     return {
         "target_modules": [*config["target_modules"], path],
         "rank_pattern": {path: classes},
-        "alpha_pattern": {path: _whole(classes**0.5 if config["use_rslora"] else classes)},
+        "alpha_pattern": {path: _int_if_whole(classes**0.5 if config["use_rslora"] else classes)},
         "task_type": None,
         "auto_mapping": {"base_model_class": model.__name__, "parent_library": model.__module__},
     }
 
 
 def _layout(out: Outgoing, kind: str, skeleton: "nn.Module") -> head_layouts.Layout:
-    """Return the layout of the class's head; raise :class:`UsageError` where it computes another than ours."""
+    """Return the head layout of the class; raise :class:`UsageError` if the class computes another head than ours."""
     head = out.head
     if kind == "SEQ_CLS":
         layout = head_layouts.sequence_layout(out.backbone)
@@ -185,7 +185,7 @@ def _layout(out: Outgoing, kind: str, skeleton: "nn.Module") -> head_layouts.Lay
         raise refuse_head(out, f"it has {len(head.layers)} layers before its last map, {type(skeleton).__name__} none")
     last = head_layouts.token_layout(skeleton, kind)
     if last is None:
-        raise refuse_head(out, f"the head of {type(skeleton).__name__} is no linear map")
+        raise refuse_head(out, f"the head of {type(skeleton).__name__} is not a linear map")
     return last
 
 
@@ -202,10 +202,13 @@ def _has_bias(skeleton: "nn.Module", path: str) -> bool:
 
 
 def _frozen(out: Outgoing, module: str, layer: Named) -> bool:
-    """Tell whether a layer is the frozen one of the body, as precisely as it is stored."""
+    """Tell whether a layer equals the frozen layer of the body, in the precision of the stored layer."""
     weights = head_layouts.HeadWeights(out.backbone)
     frozen = {name: weights.frozen(f"{module}.{name}") for name in layer}
-    return all(own is not None and layer[name].equal(own.to(layer[name].dtype)) for name, own in frozen.items())
+    return all(
+        frozen_tensor is not None and layer[name].equal(frozen_tensor.to(layer[name].dtype))
+        for name, frozen_tensor in frozen.items()
+    )
 
 
 # -------------------------------------------------------------------------------------------- tuner
@@ -214,9 +217,9 @@ def _frozen(out: Outgoing, module: str, layer: Named) -> bool:
 def _tuner(
     out: Outgoing, kind: str, skeleton: "nn.Module", front: str, biased: bool = False
 ) -> tuple[dict[str, Any], Named]:
-    """Return the configuration of the tuner, and its tensors by their names in the file.
+    """Return the tuner's configuration, and its tensors by their names in the file.
 
-    ``biased`` asks for a bias of B at every map, as peft has it at all or none.
+    ``biased`` asks for a bias of B at every map: peft has the bias at all maps or at none.
     """
     ((name, options, tensors),) = out.parts
     if name in ("lora", "dora"):
@@ -243,15 +246,15 @@ def _lora(
     paths = {port: f"{front}{port.module}" for port in ports}
     stored: Named = {}
     for port in ports:
-        own, path = tensors[port.name], f"{ROOT}{paths[port]}"
-        stored |= {f"{path}.lora_A.weight": own["lora_a"], f"{path}.lora_B.weight": own["lora_b"]}
+        weights, path = tensors[port.name], f"{ROOT}{paths[port]}"
+        stored |= {f"{path}.lora_A.weight": weights["lora_a"], f"{path}.lora_B.weight": weights["lora_b"]}
         if name == "dora":
             lengths = out.backbone.weight(port).float().cpu().norm(dim=1)
-            stored[f"{path}.lora_magnitude_vector.weight"] = lengths + own["magnitude_change"].float()
+            stored[f"{path}.lora_magnitude_vector.weight"] = lengths + weights["magnitude_change"].float()
     config = {
         "peft_type": "LORA",
         "r": options["rank"],
-        "lora_alpha": _whole(options["alpha"]),
+        "lora_alpha": _int_if_whole(options["alpha"]),
         "lora_dropout": options["dropout"],
         "use_rslora": options["rslora"],
         "use_dora": name == "dora",
@@ -274,7 +277,7 @@ def _biases(
     stored: Named,
     biased: bool,
 ) -> dict[str, Any]:
-    """Store changes of biases: as the trained biases of the maps, or as one of B where a map has none."""
+    """Store changes of biases: as trained biases of the maps, or as a bias of B if a map has no bias."""
     import torch
 
     if not biased and all(_has_bias(skeleton, path) for path in paths.values()):
@@ -294,10 +297,10 @@ def _biases(
 def _ia3(tensors: dict[str, Named], skeleton: "nn.Module", front: str, out: Outgoing) -> tuple[dict[str, Any], Named]:
     stored: Named = {}
     paths, entered = [], []
-    for place, own in tensors.items():
+    for place, factors in tensors.items():
         path = f"{front}{out.port(place).module}"
-        enters = "input_factor" in own
-        factor = 1 + own["input_factor" if enters else "output_factor"].float()
+        enters = "input_factor" in factors
+        factor = 1 + factors["input_factor" if enters else "output_factor"].float()
         stored[f"{ROOT}{path}.ia3_l"] = factor.unsqueeze(0) if enters else factor.unsqueeze(1)
         paths.append(path)
         if enters:
@@ -321,8 +324,8 @@ def _prompt(
 ) -> tuple[dict[str, Any], Named]:
     import torch
 
-    (own,) = tensors.values()
-    table = own["prompt"]
+    (prompt,) = tensors.values()
+    table = prompt["prompt"]
     halves = 2 if kind == "SEQ_2_SEQ_LM" else 1
     stored = torch.cat([table, torch.zeros_like(table)]) if halves == 2 else table  # peft never shows the second half
     config = {
@@ -339,13 +342,13 @@ def _prompt(
 def _prefix(out: Outgoing, options: Mapping[str, Any], tensors: dict[str, Named]) -> tuple[dict[str, Any], Named]:
     import torch
 
-    if options["gate"] and any((named["prefix_gate"].abs() != 1).any() for named in tensors.values()):
+    if options["gate"] and any((prefix["prefix_gate"].abs() != 1).any() for prefix in tensors.values()):
         raise refuse("a gated prefix", "peft's prefix has no gates (train with --no-gate)")
     if not options.get("move"):
         raise refuse("a prefix that leaves positions alone", "peft's moves the text behind it (train with --move)")
     ports = sorted((out.port(place) for place in tensors), key=lambda port: port.layer)
     if out.backbone.encoder_decoder or len(ports) < out.layers:
-        raise refuse("this prefix", "peft's stands in every layer of a model in one piece")
+        raise refuse("this prefix", "peft's prefix is in every layer of a model with one stack")
     pairs = [tensors[port.name][f"prefix_{kind}"] for port in ports for kind in ("key", "value")]
     table = torch.stack(pairs).permute(2, 0, 1, 3).flatten(1)  # (layers * 2, H, L, D) -> (L, layers * 2 * H * D)
     heads_there, width = ports[0].heads, ports[0].key_width
@@ -363,10 +366,10 @@ def _prefix(out: Outgoing, options: Mapping[str, Any], tensors: dict[str, Named]
 
 
 def _sizes(out: Outgoing) -> dict[str, Any]:
-    own = head_layouts.config_of(out.backbone)
+    config = head_layouts.config_of(out.backbone)
     return {
-        "num_layers": getattr(own, "num_hidden_layers", out.layers),
-        "num_attention_heads": getattr(own, "num_attention_heads", 1),
+        "num_layers": getattr(config, "num_hidden_layers", out.layers),
+        "num_attention_heads": getattr(config, "num_attention_heads", 1),
     }
 
 
@@ -374,12 +377,12 @@ def _sizes(out: Outgoing) -> dict[str, Any]:
 
 
 def _targets(paths: Sequence[str], skeleton: "nn.Module") -> list[str]:
-    """Return names that select these modules among a model's linear maps, the shortest that do; else their paths."""
-    there = [path for path, module in skeleton.named_modules() if _is_linear(module)]
+    """Return the shortest names that select exactly these linear maps of a model, or else their full paths."""
+    linear_paths = [path for path, module in skeleton.named_modules() if _is_linear(module)]
     wanted = set(paths)
     for parts in (1, 2):
         names = {".".join(path.split(".")[-parts:]) for path in paths}
-        if {path for path in there if any(ends(path, name) for name in names)} == wanted:
+        if {path for path in linear_paths if any(ends(path, name) for name in names)} == wanted:
             return sorted(names)
     return sorted(wanted)
 
@@ -392,5 +395,5 @@ def _is_conv(skeleton: "nn.Module", path: str) -> bool:
     return type(skeleton.get_submodule(path)).__name__ == "Conv1D"
 
 
-def _whole(number: float) -> float:
+def _int_if_whole(number: float) -> float:
     return int(number) if float(number).is_integer() else number

@@ -1,4 +1,4 @@
-"""The heads of peft's adapters, read: what was saved of them, what a tuner does to them, and what is left over."""
+"""Import of heads in peft's adapters: saved tensors, changes by a tuner, and unused tensors."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -21,9 +21,9 @@ CLASS_ENDINGS = (
     ("LMHeadModel", "CAUSAL_LM"),
     ("ForCausalLM", "CAUSAL_LM"),
 )
-"""The end of a class's name -> its task type."""
+"""Suffix of a class name -> its task type."""
 VOCABULARY = ("embed_tokens", "word_embeddings", "wte", "shared", "lm_head", "embed_out", "tok_embeddings")
-"""Modules that peft saves, trained or not, where the vocabulary was resized."""
+"""Modules that peft saves, trained or not, after the vocabulary was resized."""
 
 
 def read_head(
@@ -35,7 +35,7 @@ def read_head(
     front: int,
     notes: list[str],
 ) -> Headed:
-    """Return the task and the head of an adapter; ``changes`` are what its tuner does to maps that are no ports."""
+    """Return the task and the head of an adapter; ``changes`` are the tuner's changes of maps outside the ports."""
     kind = options.task_type or _guessed(options, backbone, tensors, changes, notes)
     if kind is not None and kind not in head_layouts.CLASSES:
         raise refuse(f"the task type {kind}", "there is no task for it")
@@ -111,7 +111,7 @@ def _guessed(
     changes: Iterable[str],
     notes: list[str],
 ) -> str | None:
-    """Return the task type that the model's class or the head tells, where the configuration does not."""
+    """Return the task type shown by the model's class or the head, for a configuration without one."""
     mapping = options.auto_mapping
     kind = None if mapping is None else _of_class(mapping.base_model_class or "")
     if kind is not None:
@@ -133,7 +133,7 @@ def _of_class(name: str) -> str | None:
 
 
 def is_head(module: str, backbone: Backbone) -> bool:
-    """Tell whether a module is a map of the head that its architecture has."""
+    """Tell whether a module is a map of the architecture's head."""
     layout = head_layouts.SEQUENCE.get(backbone.architecture, head_layouts.LAST)
     names = (layout.last, "classifier", "score", "qa_outputs", *(name for name, _ in layout.layers))
     return any(head_layouts.ends(module, name) for name in names)
@@ -143,7 +143,7 @@ def is_head(module: str, backbone: Backbone) -> bool:
 
 
 def _check_saved(options: PeftOptions, tensors: ForeignTensors, model: "nn.Module | None", backbone: Backbone) -> None:
-    """Raise :class:`UsageError` where a module is saved in full by the configuration, and its tensors are missing."""
+    """Raise :class:`UsageError` if the configuration saves a module in full, but its tensors are missing."""
     whole = model or getattr(backbone, "generator", None) or backbone.model
     parameters = [name for name, _ in whole.named_parameters()]
     for name in (*(options.modules_to_save or ()), *IMPLIED.get(options.task_type or "", ())):
@@ -158,7 +158,7 @@ def _check_saved(options: PeftOptions, tensors: ForeignTensors, model: "nn.Modul
 
 
 def _check_changed(options: PeftOptions, layout: head_layouts.Layout, weights: head_layouts.HeadWeights) -> None:
-    """Raise :class:`UsageError` where the configuration names a map of the head, and its tensors are missing."""
+    """Raise :class:`UsageError` if the configuration names a map of the head, but its tensors are missing."""
     if not isinstance(options, TunerOptions) or options.every or weights.model is None or weights.tensors is None:
         return
     for module in (*(name for name, _ in layout.layers), layout.last):
@@ -169,7 +169,7 @@ def _check_changed(options: PeftOptions, layout: head_layouts.Layout, weights: h
 
 
 def check_unused(tensors: ForeignTensors, backbone: Backbone) -> None:
-    """Raise :class:`UsageError` for a saved tensor that nothing has taken, unless it is the frozen one."""
+    """Raise :class:`UsageError` for an unused saved tensor, unless it equals the frozen parameter."""
     for name, tensor in tensors.unused.items():
         parameter = frozen(name, backbone)
         if parameter is not None and tensor.equal(parameter.to(tensor.dtype)):
@@ -192,7 +192,7 @@ def check_unused(tensors: ForeignTensors, backbone: Backbone) -> None:
 
 
 def frozen(name: str, backbone: Backbone) -> "Tensor | None":
-    """Return the backbone's parameter that a path ends with: of its body, its language model, or its checkpoint."""
+    """Return the backbone's parameter at the end of a path: of its body, its language model, or its checkpoint."""
     models = () if backbone.quantized else (backbone.model, getattr(backbone, "generator", None))
     for model in models:  # a quantised one has other numbers than its checkpoint
         for path, tensor in () if model is None else model.named_parameters(remove_duplicate=False):

@@ -1,6 +1,6 @@
-"""Admission: whether an adapter may be used, asked whenever its file is read, not only when it is installed.
+"""Admission: checks at each read of a file, not only at installation, whether the adapter may be used.
 
-What is known of an adapter is its content: a copy of an installed file is refused with the installed one.
+Adapters are recognized by content: a copy of a refused file is refused too.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ Stamp = Mapping[Path, tuple[int, int, int] | None]
 
 @dataclass(frozen=True)
 class _Known:
-    """What may not be used: reasons by the hash of a content; and what installed files have to be, by their path."""
+    """Reasons of refused contents by their SHA-256, and the expected SHA-256 of each installed file."""
 
     refused: Mapping[str, str]
     installed: Mapping[Path, str]
@@ -29,17 +29,17 @@ _known: tuple[Stamp, _Known] | None = None
 
 
 def read_adapter(name: str | Path) -> AdapterFile:
-    """Read an adapter that is to be used, from its path or, where it is installed, by its name.
+    """Read an adapter to use, from its path or its name.
 
-    Raises :class:`TrustError` where it is revoked, no longer allowed by the policy, or not what was installed;
-    and what :func:`locate` and :func:`read_file` raise.
+    Raises :class:`TrustError` if the adapter is revoked, not allowed by the policy, or changed after its installation;
+    and the errors of :func:`locate` and :func:`read_file`.
     """
     path = locate(name)
     return read_file(path, lambda content: admit(path, content))
 
 
 def admit(path: Path, content: bytes) -> None:
-    """Raise :class:`TrustError` for the content of an adapter file that may not be used now."""
+    """Raise :class:`TrustError` if the content of an adapter file may not be used now."""
     known, path = _current(), path.resolve()
     expected = known.installed.get(path)
     if expected is None and path.is_relative_to(store.root().resolve()):
@@ -60,7 +60,7 @@ def admit(path: Path, content: bytes) -> None:
 
 
 def refused() -> Mapping[str, str]:
-    """Return why contents may not be used now, by their sha256; cheap where nothing has changed since the last call."""
+    """Return the reasons of refused contents by their SHA-256. Cheap while no file of trust or records changes."""
     return _current().refused
 
 
@@ -85,7 +85,7 @@ def _read() -> _Known:
         try:
             record = store.read_record(file)
         except FileError:
-            continue  # what is damaged is told where it is asked for
+            continue  # find() and verify() report a damaged record
         contents[record.path.resolve()] = record.entry.sha256
         try:
             judge(record.entry, policy, trust, [])

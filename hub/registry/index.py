@@ -1,4 +1,4 @@
-"""The index of published adapters, ``registry.json``, version 1: an entry for each version of each adapter."""
+"""The index of published adapters, ``registry.json``, version 1, with an entry per version of each adapter."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ from adaptdock.errors import UnknownNameError, UsageError
 from adaptdock.hub.artefact.card import Card
 
 NAME = r"^[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?$"
-"""Names of published adapters: lower case ASCII, so that none looks like another in another script."""
+"""Names of published adapters: lower-case ASCII, so that no name imitates another with letters of another script."""
 LINE = r"^[^\x00-\x1f\x7f]+$"
 LOOKALIKES = str.maketrans({"0": "o", "1": "l", "i": "l", "5": "s", "_": "-", ".": "-"})
 
@@ -25,14 +25,14 @@ class _Model(BaseModel):
 
 
 class Backbone(_Model):
-    """The backbone that an adapter belongs to; the fingerprint decides, the id helps to find it."""
+    """The backbone of an adapter. The fingerprint decides whether a backbone fits; the id helps to find it."""
 
     id: str = Field(min_length=1)
     fingerprint: str = Field(min_length=8)
 
 
 class Entry(_Model):
-    """One version of a published adapter, and what has to be true of its file."""
+    """One version of a published adapter, with the size and hash that its file must have."""
 
     name: str = Field(pattern=NAME)
     version: str
@@ -40,13 +40,13 @@ class Entry(_Model):
     methods: list[str] = Field(min_length=1)
     backbone: Backbone
     file: str
-    """Where the file is: a path beneath the index, or an address that begins with ``https://``."""
+    """A path in the folder of the index, or an ``https://`` address."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(gt=0, le=2**40)
     licence: str = Field(pattern=LINE)
     languages: list[str] = Field(min_length=1)
     metrics: dict[str, dict[str, Any]] = {}
-    """By the name of a test set."""
+    """Metrics by the name of the test set."""
     description: str = Field(min_length=1)
     publisher: str = Field(pattern=LINE, max_length=100)
     published: date | None = None
@@ -61,7 +61,7 @@ class Entry(_Model):
         try:
             Version(value)
         except InvalidVersion:
-            raise ValueError(f"{value!r} is no version such as 1 or 1.2.0") from None
+            raise ValueError(f"{value!r} is not a version such as 1 or 1.2.0") from None
         return value
 
     @field_validator("file")
@@ -70,8 +70,11 @@ class Entry(_Model):
         if value.startswith("https://"):
             return value
         path = PurePosixPath(value)
+        # A colon could be a drive or a scheme, and a backslash a separator on Windows.
         if ":" in value or "\\" in value or "\0" in value:
-            raise ValueError(f"{value!r} is neither a path beneath the index nor an address that begins with https://")
+            raise ValueError(
+                f"{value!r} is neither a path in the folder of the index nor an address that begins with https://"
+            )
         if path.is_absolute() or ".." in path.parts or not path.parts:
             raise ValueError(f"{value!r} leads out of the folder of the index")
         return value
@@ -84,17 +87,17 @@ class Entry(_Model):
 
     @property
     def label(self) -> str:
-        """Name and version, as a person writes them."""
+        """Name and version, such as ``ner@1.2.0``."""
         return f"{self.name}@{self.version}"
 
     @property
     def order(self) -> Version:
-        """What versions are sorted by."""
+        """The sort key of versions (PEP 440)."""
         return Version(self.version)
 
 
 class Revocation(_Model):
-    """A key or a file, by its sha256, that is no longer to be trusted, and why."""
+    """A key, or a file by its sha256, that is no longer trusted, and the reason."""
 
     key: str = ""
     sha256: str = ""
@@ -108,7 +111,7 @@ class Revocation(_Model):
 
 
 class Index(_Model):
-    """What ``registry.json`` holds."""
+    """The content of ``registry.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="adaptdock registry, version 1")
     version: Literal[1] = 1
@@ -120,29 +123,29 @@ class Index(_Model):
         labels = [entry.label for entry in self.adapters]
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
-            raise ValueError(f"{twice} stands twice among the adapters")
+            raise ValueError(f"{twice} appears twice among the adapters")
         return self
 
     def find(self, name: str, version: str | None = None) -> Entry | None:
-        """Return a version of an adapter, the newest unless one is named, or None."""
-        found = [entry for entry in self.adapters if entry.name == name and version in (None, entry.version)]
-        return max(found, key=lambda entry: entry.order, default=None)
+        """Return a version of an adapter, by default the newest; None if there is none."""
+        matches = [entry for entry in self.adapters if entry.name == name and version in (None, entry.version)]
+        return max(matches, key=lambda entry: entry.order, default=None)
 
     def added(self, entry: Entry) -> "Index":
-        """Return an index with one more entry, which takes the place of one with the same name and version."""
-        kept = [other for other in self.adapters if other.label != entry.label]
-        entries = sorted([*kept, entry], key=lambda other: (other.name, other.order))
+        """Return an index with another entry, which replaces an entry with the same name and version."""
+        rest = [published for published in self.adapters if published.label != entry.label]
+        entries = sorted([*rest, entry], key=lambda published: (published.name, published.order))
         return Index(adapters=entries, revoked=self.revoked)
 
     def to_json(self) -> str:
-        """Return the text of the file."""
+        """Return the text of ``registry.json``."""
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
 
 def make_entry(where: object, card: Card, blob: bytes, file: str, **fields: Any) -> Entry:
-    """Return the entry of an adapter file, from its card and content; ``fields`` are those that the card has not.
+    """Return the entry of an adapter file, from its card and content; ``fields`` are those not on the card.
 
-    Raises :class:`UsageError`, naming ``where``, for what cannot be published.
+    Raises :class:`UsageError`, naming ``where``, for a card or file that cannot be published.
     """
     try:
         return Entry(
@@ -161,13 +164,14 @@ def make_entry(where: object, card: Card, blob: bytes, file: str, **fields: Any)
         )
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors()
+            f"{'.'.join(map(str, detail['loc']))}: {detail['msg'].removeprefix('Value error, ')}"
+            for detail in error.errors()
         )
         raise UsageError(f"{where}: it cannot be published as it is: {wrong}") from None
 
 
 def matching(entries: Iterable[Entry], words: Sequence[str], **fields: str | None) -> list[Entry]:
-    """Return the newest version of each adapter that has all words in what is said of it, and these fields."""
+    """Return the newest version of each adapter whose texts contain all words and whose fields have these values."""
     newest: dict[str, Entry] = {}
     for entry in entries:
         if entry.name not in newest or newest[entry.name].order < entry.order:
@@ -180,18 +184,18 @@ def matching(entries: Iterable[Entry], words: Sequence[str], **fields: str | Non
 
 
 def skeleton(name: str) -> str:
-    """Return what a name looks like: names of one skeleton are taken for each other by a reader."""
+    """Return the skeleton of a name: readers confuse names with the same skeleton, such as ``ner-1`` and ``ner_l``."""
     plain = unicodedata.normalize("NFKC", name).lower().replace("rn", "m").replace("vv", "w").translate(LOOKALIKES)
     return re.sub("-+", "-", plain)
 
 
 def lookalike(name: str, known: Iterable[str]) -> str | None:
-    """Return a known name that another one could be taken for, or None."""
-    return next((other for other in known if other != name and skeleton(other) == skeleton(name)), None)
+    """Return a known name that readers could confuse with this name, or None."""
+    return next((candidate for candidate in known if candidate != name and skeleton(candidate) == skeleton(name)), None)
 
 
 def unknown(name: str, known: Iterable[str]) -> UnknownNameError:
-    """Return the error for a name that no source has."""
+    """Return the error for a name without a source."""
     return UnknownNameError("adapter", name, set(known), "See adapt search.")
 
 
@@ -203,6 +207,6 @@ def _said(entry: Entry) -> str:
 def _has(entry: Entry, field: str, value: str | None) -> bool:
     if value is None:
         return True
-    found = {"task": [entry.task], "method": entry.methods, "language": entry.languages}
-    found |= {"backbone": [entry.backbone.id, entry.backbone.fingerprint], "licence": [entry.licence]}
-    return value in found[field]
+    values = {"task": [entry.task], "method": entry.methods, "language": entry.languages}
+    values |= {"backbone": [entry.backbone.id, entry.backbone.fingerprint], "licence": [entry.licence]}
+    return value in values[field]

@@ -1,4 +1,4 @@
-"""Adapters that are there by name: those that were installed from a registry, and those that distributions carry."""
+"""Adapters by name: installed from a registry, or carried by installed distributions."""
 
 import os
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from adaptdock.plugins.files import SUFFIX, adapter_files
 
 @dataclass(frozen=True)
 class Installed:
-    """An adapter file by its name, and the distribution (or the registry) that brought it.
+    """An adapter file by name, with its distribution or registry.
 
-    In a distribution the name is that of the file, without its suffix.
+    In a distribution the name is the name of the file, without its suffix.
     """
 
     name: str
@@ -23,52 +23,52 @@ class Installed:
 
     @property
     def source(self) -> str:
-        """The distribution and its version, for messages."""
+        """Distribution and version, for messages."""
         return f"{self.distribution} {self.version}"
 
 
 def installed() -> list[Installed]:
-    """Return the adapters that there are, by name; only records, metadata and the names of files are read.
+    """Return all named adapters, sorted. Only records, metadata and file names are read.
 
-    An entry point that leads nowhere brings none; :func:`registry.state` tells why.
+    A broken entry point yields no adapters; :func:`registry.state` has the reason.
     """
-    from adaptdock.hub.registry import store  # reads indices and signatures, which a path does without
+    from adaptdock.hub.registry import store  # slow to import, and not needed for a path
 
-    found = {
+    adapters = {
         record.path: Installed(record.entry.name, record.path, record.source, record.entry.version)
         for record in store.installed()
     }
     for plugin in registry.discover("files"):
         if registry.state(plugin, check=True).usable:
             for path in adapter_files(registry.load_plugin(plugin)):
-                found.setdefault(path, Installed(path.stem, path, plugin.distribution, plugin.version))
-    return sorted(found.values(), key=lambda one: (one.name, one.source, one.path))
+                adapters.setdefault(path, Installed(path.stem, path, plugin.distribution, plugin.version))
+    return sorted(adapters.values(), key=lambda adapter: (adapter.name, adapter.source, adapter.path))
 
 
 def find(name: str) -> Installed:
-    """Return the one adapter of that name.
+    """Return the only adapter of that name.
 
-    Raises :class:`UnknownNameError` with the nearest names, and :class:`PluginError` where several have it.
+    Raises :class:`UnknownNameError` with the nearest names, and :class:`PluginError` if several adapters have the name.
     """
-    there = installed()
-    matching = [one for one in there if one.name == name]
+    adapters = installed()
+    matching = [adapter for adapter in adapters if adapter.name == name]
     if not matching:
         hint = "adapt list shows the installed ones; a file is named with its folder or its suffix."
-        raise UnknownNameError("adapter", name, {one.name for one in there}, hint)
+        raise UnknownNameError("adapter", name, {adapter.name for adapter in adapters}, hint)
     if len(matching) > 1:
-        sources = " and ".join(one.source for one in matching)
+        sources = " and ".join(adapter.source for adapter in matching)
         raise PluginError(
             f"the adapter {name!r} is in {sources}: uninstall one of them, or give the path that adapt list shows"
         )
     return matching[0]
 
 
-def locate(given: str | Path) -> Path:
-    """Return the path of an adapter that is given by its path or by its name; what exists as a path is one.
+def locate(name: str | Path) -> Path:
+    """Return the path of an adapter, given its path or its name; an existing path comes first.
 
-    Raises what :func:`find` raises.
+    Raises the errors of :func:`find`.
     """
-    path = Path(given)
-    if path.exists() or path.suffix == SUFFIX or os.sep in str(given):
+    path = Path(name)
+    if path.exists() or path.suffix == SUFFIX or os.sep in str(name):
         return path
-    return find(str(given)).path
+    return find(str(name)).path

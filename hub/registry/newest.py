@@ -1,4 +1,4 @@
-"""The versions that were installed last, remembered after their removal: an old index does not bring an older one."""
+"""The newest installed version of each adapter, remembered after removal, so that an old index cannot downgrade it."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from adaptdock.errors import FileError
 from adaptdock.hub.artefact import directories
-from adaptdock.hub.artefact.atomic import whole_file
+from adaptdock.hub.artefact.atomic import write_atomically
 from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry.index import Entry
 
 
 class _Newest(BaseModel):
-    """The version of each adapter that was installed last, by its name."""
+    """The last installed version of each adapter, by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     versions: dict[str, str] = {}
@@ -31,17 +31,17 @@ class _Newest(BaseModel):
 
 
 def newest_installed(name: str) -> str | None:
-    """Return the version of an adapter that was installed last; None where it never was."""
+    """Return the last installed version of an adapter; None if it never was installed."""
     return _read().versions.get(name)
 
 
 def remember(entry: Entry) -> None:
-    """Remember the version that is installed now, or was until now; raise :class:`FileError` where that fails."""
+    """Record an installed or just removed version; raise :class:`FileError` if the record cannot be written."""
     path = _file()
-    with changing(path):
+    with changing(path):  # another process may add a version between read and write
         versions = {**_read().versions, entry.name: entry.version}
         try:
-            whole_file(path, _Newest(versions=versions).model_dump_json(indent=2).encode() + b"\n")
+            write_atomically(path, _Newest(versions=versions).model_dump_json(indent=2).encode() + b"\n")
         except OSError as error:
             raise FileError(path, f"it could not be saved: {error.strerror or error}") from error
 

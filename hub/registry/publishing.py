@@ -1,7 +1,7 @@
-"""Publishing: an adapter file with a complete card, its entry in an index, its card to read, and a wheel.
+"""Publishing: an adapter file with a complete card, its entry in an index, readable pages, and a wheel.
 
-A registry is a folder: ``registry.json``, and beneath ``published/`` the files that it names, each with its card as
-Markdown and HTML. The index is written last, so it never names a file that is not there.
+A registry is a folder with ``registry.json`` and the files in ``published/``, each with its card as Markdown and HTML.
+The index is written last, so that it never names a missing file.
 """
 
 import base64
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.errors import FileError, SourceError, UsageError
-from adaptdock.hub.artefact.atomic import whole_file
+from adaptdock.hub.artefact.atomic import write_atomically
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.hub.artefact.locks import changing
@@ -31,12 +31,12 @@ from adaptdock.plugins.registry import GROUPS, OWN
 
 FILES = "published"
 MEASURED = "test"
-"""The split whose metrics are published."""
+"""The split with the published metrics."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """What publishing has left: the entry, the adapter file, and its card to read."""
+    """The result of publishing: the entry, the adapter file, and the card as Markdown and as HTML."""
 
     entry: Entry
     file: Path
@@ -44,9 +44,9 @@ class Published:
     page: Path
 
 
-def completed(card: Card, **given: Any) -> Card:
-    """Return a card with what a person added; raise :class:`UsageError` with all that a published one still lacks."""
-    card = Card.model_validate({**card.model_dump(), **{name: value for name, value in given.items() if value}})
+def completed(card: Card, **fields: Any) -> Card:
+    """Return a card with further fields; raise :class:`UsageError` with all fields that are still missing."""
+    card = Card.model_validate({**card.model_dump(), **{name: value for name, value in fields.items() if value}})
     missing = [f"--{name}" for name in ("description", "licence") if not getattr(card, name).strip()]
     missing += ["--language"] if not card.languages else []
     missing += ["metrics on test data (train with --test, or adapt eval)"] if MEASURED not in card.metrics else []
@@ -56,31 +56,35 @@ def completed(card: Card, **given: Any) -> Card:
 
 
 def publish(
-    source: Path, folder: Path, publisher: str, test_set: str, key: str | None = None, **given: Any
+    source: Path, folder: Path, publisher: str, test_set: str, key: str | None = None, **fields: Any
 ) -> Published:
-    """Add an adapter to the registry in a folder; ``given`` are fields of its card that it has not, or that change.
+    """Add an adapter to the registry in a folder; ``fields`` complete or replace fields of its card.
 
-    ``test_set`` is the name of the data that the metrics are of, ``key`` that of a private key to sign with. Raises
-    :class:`UsageError` for a card that is not complete, for a version that is there with other content, and for a
-    name that looks like another.
+    ``test_set`` is the name of the data behind the metrics, ``key`` the name of the private key to sign with. Raises
+    :class:`UsageError` for an incomplete card, a published version with other content, and a lookalike name.
     """
     with changing(folder / INDEX):
-        return _publish(source, folder, publisher, test_set, key, given)
+        return _publish(source, folder, publisher, test_set, key, fields)
 
 
 def _publish(
-    source: Path, folder: Path, publisher: str, test_set: str, key: str | None, given: Mapping[str, Any]
+    source: Path, folder: Path, publisher: str, test_set: str, key: str | None, fields: Mapping[str, Any]
 ) -> Published:
     adapter = read_adapter(source)
-    card = completed(adapter.card, **given)
+    card = completed(adapter.card, **fields)
     index = read(folder / INDEX, Index) if (folder / INDEX).exists() else Index()
-    other = lookalike(card.name, {entry.name for entry in index.adapters})
-    if other is not None:
-        raise UsageError(f"the name {card.name!r} looks like {other!r}, which is in the registry; give another --name")
+    similar = lookalike(card.name, {entry.name for entry in index.adapters})
+    if similar is not None:
+        raise UsageError(
+            f"the name {card.name!r} looks like {similar!r}, which is in the registry; give another --name"
+        )
     stem = f"{FILES}/{card.name}-{card.version}"
     path = folder / f"{stem}.safetensors"
+    # The entry needs the size and hash of the written file before it may replace an old file.
     trial = folder / f"{stem}.safetensors.new"
-    make_entry(source, card, b"-", f"{stem}.safetensors", publisher=publisher)  # what is wrong is said before writing
+    make_entry(
+        source, card, b"-", f"{stem}.safetensors", publisher=publisher
+    )  # raises for invalid fields before any write
     try:
         write_file(trial, AdapterFile(card, adapter.tensors))
         blob = trial.read_bytes()
@@ -102,21 +106,21 @@ def _publish(
     pages = {".md": markdown(entry, card), ".html": page(entry, card)}
     try:
         for suffix, text in pages.items():
-            whole_file(folder / f"{stem}{suffix}", text.encode())
-        whole_file(folder / INDEX, index.added(entry).to_json().encode())
+            write_atomically(folder / f"{stem}{suffix}", text.encode())
+        write_atomically(folder / INDEX, index.added(entry).to_json().encode())
     except OSError as error:
         raise FileError(folder, f"the registry could not be written: {error.strerror or error}") from error
     return Published(entry, path, folder / f"{stem}.md", folder / f"{stem}.html")
 
 
 def needs(card: Card) -> list[str]:
-    """Return the distributions, other than this one, whose plugins an adapter needs."""
+    """Return the other distributions whose plugins an adapter needs, sorted."""
     plugins = [card.task, *card.methods, *(method for base in card.on for method in base.methods)]
     return sorted({plugin.distribution for plugin in plugins} - {"", OWN})
 
 
 def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics that are numbers."""
+    """Return the numeric metrics."""
     return {
         name: value for name, value in metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)
     }
@@ -134,8 +138,8 @@ def _refuse_changed(index: Index, entry: Entry) -> None:
 
 
 def facts(entry: Entry, card: Card) -> dict[str, str]:
-    """Return what is told of an adapter, in the order in which it is told."""
-    found = {
+    """Return the facts on a card page, in their order; empty facts are left out."""
+    values = {
         "Task": entry.task,
         "Method": ", ".join(entry.methods),
         "Backbone": f"{entry.backbone.id} ({entry.backbone.fingerprint})",
@@ -148,11 +152,11 @@ def facts(entry: Entry, card: Card) -> dict[str, str]:
         "Needs": ", ".join(entry.needs),
         "Signed with": entry.key,
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in values.items() if value}
 
 
 def markdown(entry: Entry, card: Card) -> str:
-    """Return the card as Markdown, with the metadata that model hubs read at its head."""
+    """Return the card as Markdown, with front matter for model hubs."""
     head = {
         "library_name": OWN,
         "license": entry.licence.lower(),
@@ -172,7 +176,7 @@ def markdown(entry: Entry, card: Card) -> str:
 
 
 def page(entry: Entry, card: Card) -> str:
-    """Return the card as an HTML page that needs nothing else."""
+    """Return the card as a self-contained HTML page."""
     title = html.escape(f"{entry.name} {entry.version}")
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
@@ -203,12 +207,14 @@ def _cell(value: str) -> str:
 
 
 def build_wheel(published: Published, distribution: str, folder: Path) -> Path:
-    """Write a wheel (PEP 427) that carries the adapter and no code; return its path.
+    """Write a wheel (PEP 427) with the adapter and without code; return its path.
 
-    Raises :class:`UsageError` for a name that no distribution can have.
+    Raises :class:`UsageError` for an invalid distribution name.
     """
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", distribution):
-        raise UsageError(f"{distribution!r} is no name of a distribution: letters, digits, '-', '_' and '.' are fine")
+        raise UsageError(
+            f"{distribution!r} is not a name of a distribution: letters, digits, '-', '_' and '.' are fine"
+        )
     entry = published.entry
     package = re.sub(r"[-_.]+", "_", distribution).lower()
     info = f"{package}-{entry.version}.dist-info"
@@ -224,10 +230,11 @@ def build_wheel(published: Published, distribution: str, folder: Path) -> Path:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, blob in members.items():
+            # With a fixed time, equal content gives an equal wheel.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), blob, zipfile.ZIP_DEFLATED)
     path = folder / f"{package}-{entry.version}-py3-none-any.whl"
     try:
-        whole_file(path, packed.getvalue())
+        write_atomically(path, packed.getvalue())
     except OSError as error:
         raise FileError(path, f"the wheel could not be written: {error.strerror or error}") from error
     return path
@@ -249,16 +256,16 @@ def _digest(blob: bytes) -> str:
 def push(published: Published, repository: str) -> str:
     """Upload the adapter file and its card to a repository of the Hugging Face hub; return its address.
 
-    Raises :class:`SourceError` where the hub cannot be reached or refuses.
+    Raises :class:`SourceError` if the hub is unreachable or refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     api = HfApi()
     try:
-        made = api.create_repo(repository, exist_ok=True)
+        address = api.create_repo(repository, exist_ok=True)
         for local, name in ((published.file, published.file.name), (published.card, "README.md")):
             api.upload_file(path_or_fileobj=local, path_in_repo=name, repo_id=repository)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise SourceError(repository, f"it could not be uploaded: {str(error).splitlines()[0]}") from error
-    return str(made)
+    return str(address)

@@ -1,7 +1,7 @@
-"""Sources of published adapters: a folder, an address, a folder of wheels, a hub repository; several at once.
+"""Sources of published adapters: a folder, an address, a folder of wheels, or a hub repository; several at once.
 
-Each has an index, and gives the file of an entry. What an entry calls a path is looked up beneath its index and
-nowhere else; over the network there is https alone, to the end of every redirect.
+Each source has an index and the files of its entries. A path in an entry must stay in the folder of its index. Network
+access is by https only, redirects included.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 from adaptdock import plugins
 from adaptdock.errors import FileError, SourceError, UsageError
 from adaptdock.hub.artefact import directories
-from adaptdock.hub.artefact.atomic import whole_file
+from adaptdock.hub.artefact.atomic import write_atomically
 from adaptdock.hub.artefact.strict_json import LIMIT, parse, read
 from adaptdock.hub.registry import wheels
 from adaptdock.hub.registry.index import Entry, Index, unknown
@@ -34,22 +34,22 @@ VARIABLE = "ADAPTDOCK_SOURCES"
 
 
 class Source(ABC):
-    """A place that publishes adapters."""
+    """A source of published adapters."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @abstractmethod
     def index(self) -> Index:
-        """Return the index; raise :class:`SourceError` or :class:`FileError` where it cannot be had."""
+        """Return the index; raise :class:`SourceError` or :class:`FileError` if it is unavailable."""
 
     @abstractmethod
     def content(self, entry: Entry) -> Iterator[bytes]:
-        """Yield the parts of an entry's file; raise :class:`SourceError` or :class:`FileError`."""
+        """Yield the file of an entry in parts; raise :class:`SourceError` or :class:`FileError`."""
 
 
 class Folder(Source):
-    """A folder with an index, or the index itself, on this machine."""
+    """A folder with an index, or the index file itself, on this machine."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -57,11 +57,11 @@ class Folder(Source):
         self.path = path / INDEX if path.is_dir() else path
 
     def index(self) -> Index:
-        """Read the file."""
+        """Read the index file."""
         return read(self.path, Index)
 
     def content(self, entry: Entry) -> Iterator[bytes]:
-        """Read a file beneath the index, or fetch one that is elsewhere."""
+        """Read a file in the folder of the index, or fetch a file from its address."""
         if entry.file.startswith("https://"):
             yield from _fetched(entry.file, entry.size)
             return
@@ -73,27 +73,27 @@ class Folder(Source):
 
 
 class Address(Source):
-    """An index at an https address. What was read last is kept, and used where the network is down."""
+    """An index at an https address. The last index is cached, and used while the network is down."""
 
     note = ""
-    """What a person should know about the index that was returned."""
+    """A remark for the user about the last index, empty if there is none."""
 
     def index(self) -> Index:
-        """Fetch the index; raise :class:`SourceError` where it cannot be reached and was never read."""
-        kept = directories.cache() / "registries" / f"{hashlib.sha256(self.name.encode()).hexdigest()[:32]}.json"
+        """Fetch the index; raise :class:`SourceError` if it is unreachable and not cached."""
+        cached = directories.cache() / "registries" / f"{hashlib.sha256(self.name.encode()).hexdigest()[:32]}.json"
         try:
             text = b"".join(_fetched(self.name, LIMIT))
         except SourceError as error:
-            if not kept.exists():
+            if not cached.exists():
                 raise
-            self.note = f"{error} The index as it was read last is used."
-            return read(kept, Index)
-        found = parse(text, self.name, Index)
-        whole_file(kept, text)
-        return found
+            self.note = f"{error} The cached index is used."
+            return read(cached, Index)
+        index = parse(text, self.name, Index)
+        write_atomically(cached, text)
+        return index
 
     def content(self, entry: Entry) -> Iterator[bytes]:
-        """Fetch a file from beside the index, or from the address that the entry names."""
+        """Fetch a file, relative to the address of the index."""
         yield from _fetched(urljoin(self.name, entry.file), entry.size)
 
 
@@ -101,7 +101,7 @@ class Hub(Source):
     """A repository of the Hugging Face hub with an index in it: ``hf:OWNER/NAME``."""
 
     def index(self) -> Index:
-        """Fetch the index; the hub's own cache serves where the network is down."""
+        """Fetch the index; the hub's own cache is used while the network is down."""
         return read(self._file(INDEX), Index)
 
     def content(self, entry: Entry) -> Iterator[bytes]:
@@ -122,7 +122,7 @@ class Hub(Source):
 
 
 class Wheels(Source):
-    """A folder of wheels that carry adapter files: ``wheels:FOLDER``. Its index is read off the wheels."""
+    """A folder of wheels with adapter files: ``wheels:FOLDER``. The index is made from the wheels."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -135,19 +135,19 @@ class Wheels(Source):
         return Index(adapters=[entry for wheel in sorted(self.path.glob("*.whl")) for entry in wheels.entries(wheel)])
 
     def content(self, entry: Entry) -> Iterator[bytes]:
-        """Read a file out of its wheel."""
+        """Read a file in its wheel."""
         wheel, _, member = entry.file.partition("/")
         yield wheels.member(self.path / wheel, member)
 
 
 def usual() -> list[str]:
-    """Return the sources that are asked unless others are named: ``ADAPTDOCK_SOURCES``, or the project's own index."""
-    named = os.environ.get(VARIABLE)
-    return named.split(",") if named else [str(Path(plugins.__file__).parents[1] / INDEX)]
+    """Return the default sources: ``ADAPTDOCK_SOURCES`` (comma-separated), or the project's own index."""
+    variable = os.environ.get(VARIABLE)
+    return variable.split(",") if variable else [str(Path(plugins.__file__).parents[1] / INDEX)]
 
 
 def open_source(name: str) -> Source:
-    """Return the source that a person names; raise :class:`UsageError` for what is none."""
+    """Return the source with this name; raise :class:`UsageError` for an invalid name."""
     if name.startswith(HUB):
         return Hub(name)
     if name.startswith(WHEELS):
@@ -163,8 +163,8 @@ def open_source(name: str) -> Source:
 
 
 @dataclass(frozen=True)
-class Found:
-    """An entry, with the source and the index that it is from."""
+class Offer:
+    """An entry with its source and index."""
 
     source: Source
     index: Index
@@ -173,70 +173,70 @@ class Found:
 
 @dataclass
 class Sources:
-    """Several sources, of which the first that has an adapter gives it."""
+    """Several sources. The first source with an adapter provides it."""
 
     sources: Sequence[Source]
     notes: list[str] = field(default_factory=list)
-    """What a person should know: sources that could not be read, and others that have the same adapter."""
+    """Remarks for the user: unreadable sources, and other sources of the same adapter."""
 
     def indices(self) -> list[tuple[Source, Index]]:
-        """Return the index of each source that can be read; raise what the only one raises."""
-        found = []
+        """Return the index of each readable source; with a single source, raise its error."""
+        indices = []
         for source in self.sources:
             try:
-                found.append((source, source.index()))
+                indices.append((source, source.index()))
             except (SourceError, FileError) as error:
                 if len(self.sources) == 1:
                     raise
                 self.notes.append(f"set aside: {error}")
             if isinstance(source, Address) and source.note:
                 self.notes.append(source.note)
-        return found
+        return indices
 
-    def find(self, name: str, version: str | None = None) -> Found:
-        """Return the entry of an adapter in the first source that has it, the newest version unless one is named.
+    def find(self, name: str, version: str | None = None) -> Offer:
+        """Return the entry of an adapter in the first source with it, by default the newest version.
 
         Raises :class:`UnknownNameError` with the nearest names.
         """
         indices = self.indices()
-        found = [
-            Found(source, index, entry) for source, index in indices if (entry := index.find(name, version)) is not None
+        offers = [
+            Offer(source, index, entry) for source, index in indices if (entry := index.find(name, version)) is not None
         ]
-        if not found:
+        if not offers:
             known = [
                 entry.label if entry.name == name else entry.name for _, index in indices for entry in index.adapters
             ]
             raise unknown(name if version is None else f"{name}@{version}", known)
-        first, *others = found
+        first, *others = offers
         if others:
-            listed = ", ".join(f"{other.source.name} ({other.entry.version})" for other in others)
+            listed = ", ".join(f"{offer.source.name} ({offer.entry.version})" for offer in others)
             self.notes.append(f"{first.entry.label} is taken from {first.source.name}; also in {listed}")
         return first
 
 
 @contextmanager
 def fetched(source: Source, entry: Entry) -> Iterator[Path]:
-    """Yield the path of an entry's file, verified by size and hash, which is gone when the context is left.
+    """Yield the path of an entry's file after a check of size and hash; the file is deleted afterwards.
 
-    Raises :class:`SourceError` where it is another file than the entry says.
+    Raises :class:`SourceError` for a file with another size or hash than in the entry.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adapter.safetensors"
-        seen, size = hashlib.sha256(), 0
+        digest, size = hashlib.sha256(), 0
         with path.open("wb") as stream:
             for part in source.content(entry):
                 size += len(part)
                 if size > entry.size:
                     break
-                seen.update(part)
+                digest.update(part)
                 stream.write(part)
         if size != entry.size:
             more = "more than" if size > entry.size else f"{size:,} of"
             raise SourceError(source.name, f"{entry.label}: the file has {more} the {entry.size:,} bytes of its entry")
-        if seen.hexdigest() != entry.sha256:
+        if digest.hexdigest() != entry.sha256:
             raise SourceError(
                 source.name,
-                f"{entry.label}: the file has the sha256 {seen.hexdigest()}, its entry says {entry.sha256}: it is "
+                f"{entry.label}: the file has the sha256 {digest.hexdigest()}, its entry says {entry.sha256}: it is "
                 f"another file than was published",
             )
         yield path
@@ -252,7 +252,7 @@ def _parts(path: Path) -> Iterator[bytes]:
 
 
 def _fetched(url: str, limit: int) -> Iterator[bytes]:
-    """Yield what is at an https address, at most a little more than ``limit`` bytes of it."""
+    """Yield the content at an https address, at most ``limit`` bytes plus a part of :data:`CHUNK`."""
     import requests
 
     try:
@@ -272,7 +272,7 @@ def _fetched(url: str, limit: int) -> Iterator[bytes]:
 def _followed(url: str) -> "requests.Response":
     import requests
 
-    for _ in range(REDIRECTS + 1):
+    for _ in range(REDIRECTS + 1):  # by hand, as requests would follow a redirect to http
         if urlsplit(url).scheme != "https":
             raise SourceError(url, "a redirect leads away from https, which is not followed")
         answer = requests.get(url, stream=True, timeout=SECONDS, allow_redirects=False)

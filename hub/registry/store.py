@@ -1,6 +1,6 @@
-"""The store: adapters that were installed from a source, one version of each, verified before they are there.
+"""The store: adapters installed from a source, one version of each, verified before their installation.
 
-An adapter's folder holds its file and a record of where it came from. It changes as a whole or not at all.
+An adapter's folder has its file and a record of its origin. The folder changes atomically.
 """
 
 import hashlib
@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from adaptdock.errors import FileError, TrustError, UsageError
 from adaptdock.hub.artefact import directories
-from adaptdock.hub.artefact.atomic import whole_file, whole_folder
+from adaptdock.hub.artefact.atomic import atomic_folder, write_atomically
 from adaptdock.hub.artefact.file import read_header
 from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry.index import Entry, lookalike, unknown
 from adaptdock.hub.registry.newest import newest_installed, remember
-from adaptdock.hub.registry.sources import Found, Sources, fetched, open_source
+from adaptdock.hub.registry.sources import Offer, Sources, fetched, open_source
 from adaptdock.hub.registry.trust import Policy, judge, read_policy, trusted
 from adaptdock.plugins.regular import read_regular
 
@@ -30,7 +30,7 @@ RECORD = "record.json"
 
 
 class Record(BaseModel):
-    """An installed adapter: its entry, the source it came from, and who stood for it."""
+    """An installed adapter: its entry, its source, and a phrase about its signer (``stands``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     entry: Entry
@@ -39,12 +39,12 @@ class Record(BaseModel):
 
     @property
     def path(self) -> Path:
-        """The adapter file."""
+        """The path of the adapter file."""
         return _folder(self.entry.name) / f"{self.entry.name}.safetensors"
 
 
 class Locked(BaseModel):
-    """An adapter that a deployment uses, down to the bytes of its file."""
+    """An adapter of a deployment, identified by the SHA-256 of its file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
@@ -54,7 +54,7 @@ class Locked(BaseModel):
 
 
 class Lock(BaseModel):
-    """A lock file: exactly what a deployment uses."""
+    """A lock file: the exact adapters of a deployment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     version: Literal[1] = 1
@@ -63,7 +63,7 @@ class Lock(BaseModel):
 
 @dataclass(frozen=True)
 class Rules:
-    """What an installation has to keep to; what is risky happens only where a person has said so."""
+    """Rules of an installation. Risky steps need explicit permission."""
 
     policy: Policy = field(default_factory=Policy)
     allow_downgrade: bool = False
@@ -71,55 +71,56 @@ class Rules:
 
 
 def installed() -> list[Record]:
-    """Return the records of all installed adapters, by name; raise :class:`FileError` for a damaged one."""
+    """Return the records of all installed adapters, by name; raise :class:`FileError` for a damaged record."""
     return [read_record(file) for file in record_files()]
 
 
 def record_files() -> list[Path]:
-    """Return the files that say what is installed."""
+    """Return the record files of the installed adapters, sorted."""
     return sorted(root().glob(f"*/{RECORD}"))
 
 
 def read_record(file: Path) -> Record:
-    """Return the record in a file; raise :class:`FileError` for a damaged one."""
+    """Return the record in a file; raise :class:`FileError` for a damaged record."""
     return read(file, Record)
 
 
 def find(name: str) -> Record:
     """Return the record of an installed adapter; raise :class:`UnknownNameError` with the nearest names."""
-    there = {record.entry.name: record for record in installed()}
-    if name not in there:
-        raise unknown(name, there)
-    return there[name]
+    records = {record.entry.name: record for record in installed()}
+    if name not in records:
+        raise unknown(name, records)
+    return records[name]
 
 
 def install(sources: Sources, name: str, version: str | None = None, rules: Rules | None = None) -> Record:
-    """Install an adapter and return its record; what is there already and the same is left as it is.
+    """Install an adapter and return its record. An identical installation is left untouched.
 
-    Raises :class:`TrustError` for what rules, signature or file speak against, :class:`UsageError` for what needs
-    code that is not there, and what :meth:`Sources.find` and :func:`fetched` raise.
+    Raises :class:`TrustError` for a violation of rules, signature or file, :class:`UsageError` for missing code, and
+    the errors of :meth:`Sources.find` and :func:`fetched`.
     """
-    found = sources.find(name, version)
-    return _install(found, rules or Rules(), [entry for _, index in sources.indices() for entry in index.adapters])
+    offer = sources.find(name, version)
+    return _install(offer, rules or Rules(), [entry for _, index in sources.indices() for entry in index.adapters])
 
 
 def install_locked(lock: Path, rules: Rules | None = None) -> list[Record]:
-    """Install what a lock file says, to the byte; raise :class:`TrustError` where a source has something else now."""
+    """Install the exact adapters of a lock file; raise :class:`TrustError` if a source has other content now."""
     records = []
     for locked in read(lock, Lock).adapters:
-        found = Sources([open_source(locked.source)]).find(locked.name, locked.version)
-        if found.entry.sha256 != locked.sha256:
+        offer = Sources([open_source(locked.source)]).find(locked.name, locked.version)
+        if offer.entry.sha256 != locked.sha256:
             raise TrustError(
-                f"{found.entry.label} is refused: {lock} has the sha256 {locked.sha256}, {locked.source} now says "
-                f"{found.entry.sha256}"
+                f"{offer.entry.label} is refused: {lock} has the sha256 {locked.sha256}, {locked.source} now says "
+                f"{offer.entry.sha256}"
             )
+        # A lock file names exact hashes, so older versions and lookalikes are intended.
         exact = Rules((rules or Rules()).policy, allow_downgrade=True, allow_lookalike=True)
-        records.append(_install(found, exact, []))
+        records.append(_install(offer, exact, []))
     return records
 
 
 def write_lock(path: Path) -> Lock:
-    """Write a lock file of all that is installed, and return it."""
+    """Write a lock file of all installed adapters, and return its content."""
     lock = Lock(
         adapters=[
             Locked(
@@ -132,20 +133,20 @@ def write_lock(path: Path) -> Lock:
         ]
     )
     try:
-        whole_file(path, lock.model_dump_json(indent=2).encode() + b"\n")
+        write_atomically(path, lock.model_dump_json(indent=2).encode() + b"\n")
     except OSError as error:
         raise FileError(path, f"it could not be written: {error.strerror or error}") from error
     return lock
 
 
 def verify(record: Record) -> str | None:
-    """Return what is wrong with an installed adapter now, or None."""
+    """Return the fault of an installed adapter, or None."""
     try:
-        found = hashlib.sha256(read_regular(record.path)).hexdigest()
+        sha256 = hashlib.sha256(read_regular(record.path)).hexdigest()
     except OSError as error:
         return f"its file cannot be read: {error.strerror or error}"
-    if found != record.entry.sha256:
-        return f"its file was changed: the sha256 is {found}, not {record.entry.sha256}"
+    if sha256 != record.entry.sha256:
+        return f"its file was changed: the sha256 is {sha256}, not {record.entry.sha256}"
     try:
         judge(record.entry, read_policy(), trusted(), [])
     except TrustError as error:
@@ -165,32 +166,32 @@ def remove(name: str) -> Record:
     return record
 
 
-def _install(found: Found, rules: Rules, published: Sequence[Entry]) -> Record:
-    record, is_installed = _admitted(found, rules, published)
+def _install(offer: Offer, rules: Rules, published: Sequence[Entry]) -> Record:
+    record, is_installed = _admitted(offer, rules, published)
     if is_installed:
         return record
     entry = record.entry
-    with fetched(found.source, entry) as path:
+    with fetched(offer.source, entry) as path:
         _check_header(entry, path)
         with changing(root()):
-            record, is_installed = _admitted(found, rules, published)  # another process may have been faster
+            record, is_installed = _admitted(offer, rules, published)  # another process may have been faster
             if is_installed:
                 return record
-            with whole_folder(_folder(entry.name)) as folder:
+            with atomic_folder(_folder(entry.name)) as folder:
                 shutil.copyfile(path, folder / record.path.name)
                 (folder / RECORD).write_text(record.model_dump_json(indent=2) + "\n")
             remember(entry)
     return record
 
 
-def _admitted(found: Found, rules: Rules, published: Sequence[Entry]) -> tuple[Record, bool]:
-    """Return the record of what is to be installed, or of the same that is installed already, and which it is."""
-    entry = found.entry
-    there = {record.entry.name: record for record in installed()}
-    before = there.get(entry.name)
+def _admitted(offer: Offer, rules: Rules, published: Sequence[Entry]) -> tuple[Record, bool]:
+    """Return the record of an adapter to install, and False; for an identical installation its record, and True."""
+    entry = offer.entry
+    records = {record.entry.name: record for record in installed()}
+    before = records.get(entry.name)
     if not rules.allow_lookalike:
-        _refuse_lookalike(entry, [*(record.entry for record in there.values()), *published])
-    stands = judge(entry, rules.policy, trusted(), found.index.revoked)
+        _refuse_lookalike(entry, [*(record.entry for record in records.values()), *published])
+    stands = judge(entry, rules.policy, trusted(), offer.index.revoked)
     _refuse_missing_code(entry)
     if before is not None:
         if before.entry == entry and verify(before) is None:
@@ -198,15 +199,15 @@ def _admitted(found: Found, rules: Rules, published: Sequence[Entry]) -> tuple[R
         _refuse_other(entry, before.entry, rules.allow_downgrade)
     elif not rules.allow_downgrade:
         _refuse_older(entry)
-    return Record(entry=entry, source=found.source.name, stands=stands), False
+    return Record(entry=entry, source=offer.source.name, stands=stands), False
 
 
 def _refuse_lookalike(entry: Entry, others: Sequence[Entry]) -> None:
-    names = {other.name for other in others if other.publisher != entry.publisher}
-    other = lookalike(entry.name, names)
-    if other is not None:
+    names = {published.name for published in others if published.publisher != entry.publisher}
+    similar = lookalike(entry.name, names)
+    if similar is not None:
         raise TrustError(
-            f"{entry.label} of {entry.publisher!r} is refused: its name looks like {other!r}, which is of another "
+            f"{entry.label} of {entry.publisher!r} is refused: its name looks like {similar!r}, which is of another "
             f"publisher. If it is what you want, say --allow-lookalike."
         )
 
@@ -231,7 +232,7 @@ def _is_installed(name: str) -> bool:
 def _refuse_other(entry: Entry, before: Entry, allow_downgrade: bool) -> None:
     if entry.order == before.order and entry.sha256 != before.sha256:
         raise TrustError(
-            f"{entry.label} is refused: the same version is installed with another content (sha256 {before.sha256}), "
+            f"{entry.label} is refused: the same version is installed with other content (sha256 {before.sha256}), "
             f"and a version never changes. Remove the installed one first, if you trust the new one."
         )
     if entry.order < before.order and not allow_downgrade:
@@ -242,7 +243,7 @@ def _refuse_other(entry: Entry, before: Entry, allow_downgrade: bool) -> None:
 
 
 def _refuse_older(entry: Entry) -> None:
-    """Refuse what is older than the version that was removed: an index from before that version would bring it."""
+    """Refuse a version older than the removed version: an outdated index would offer it."""
     newest = newest_installed(entry.name)
     if newest is not None and entry.order < Version(newest):
         raise TrustError(
@@ -252,9 +253,9 @@ def _refuse_older(entry: Entry) -> None:
 
 
 def _check_header(entry: Entry, path: Path) -> None:
-    """Refuse a file whose own card says something else than the entry."""
+    """Refuse a file whose card contradicts the entry."""
     card = read_header(path).card
-    told: dict[str, tuple[object, object]] = {
+    facts: dict[str, tuple[object, object]] = {
         "name": (entry.name, card.name),
         "version": (entry.version, card.version),
         "task": (entry.task, card.task.name),
@@ -262,13 +263,13 @@ def _check_header(entry: Entry, path: Path) -> None:
         "fingerprint of the backbone": (entry.backbone.fingerprint, card.backbone.fingerprint),
         "licence": (entry.licence, card.licence),
     }
-    for what, (said, held) in told.items():
-        if said != held:
-            raise TrustError(f"{entry.label} is refused: its entry has the {what} {said!r}, its file {held!r}")
+    for fact, (published, actual) in facts.items():
+        if published != actual:
+            raise TrustError(f"{entry.label} is refused: its entry has the {fact} {published!r}, its file {actual!r}")
 
 
 def root() -> Path:
-    """Return the folder of the installed adapters."""
+    """Return the folder of the installed adapters, which may be missing."""
     return directories.home() / "adapters"
 
 

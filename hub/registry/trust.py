@@ -1,7 +1,7 @@
-"""Trust: Ed25519 signatures over entries (RFC 8032), whose keys are a publisher's, and what a policy allows.
+"""Trust: Ed25519 signatures (RFC 8032) over entries by keys of publishers, and a policy for installation and use.
 
-What is signed is the entry as canonical JSON, without its signature: keys sorted, no spaces, UTF-8. The entry has
-the hash of the file, so the signature holds for the file too.
+The signed bytes are the entry as canonical JSON without its signature: sorted keys, no spaces, UTF-8. The entry has
+the hash of the file, so the signature covers the file too.
 """
 
 import base64
@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adaptdock.errors import FileError, TrustError, UnknownNameError, UsageError
 from adaptdock.hub.artefact import directories
-from adaptdock.hub.artefact.atomic import whole_file
+from adaptdock.hub.artefact.atomic import write_atomically
 from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry.index import Entry, Revocation
 
-DOMAIN = b"adaptdock registry entry, version 1\0"
+DOMAIN = b"adaptdock registry entry, version 1\0"  # keeps a signature from being valid for other data
 ALGORITHM = "ed25519:"
 
 
@@ -29,17 +29,17 @@ class _Model(BaseModel):
 
 
 class Trusted(_Model):
-    """Whom this machine trusts: the keys of each publisher, and what was revoked."""
+    """The trust of this machine: the keys of each publisher, and revocations."""
 
     publishers: dict[str, list[str]] = {}
     revoked: list[Revocation] = []
 
 
 class Policy(_Model):
-    """Which published adapters may be installed and used; an empty list allows everything of its kind."""
+    """The policy for published adapters; an empty list allows all publishers or licences."""
 
     signed_only: bool = False
-    """Only entries that are signed by a key of a trusted publisher."""
+    """Allow only entries signed by a key of a trusted publisher."""
     publishers: list[str] = []
     licences: list[str] = []
 
@@ -48,9 +48,9 @@ class Policy(_Model):
 
 
 def new_key(name: str) -> str:
-    """Make a private key in this machine's folder of keys and return its public key.
+    """Generate a private key in this machine's folder of keys and return its public key.
 
-    Raises :class:`UsageError` where there is one of that name.
+    Raises :class:`UsageError` for a taken name.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -62,6 +62,7 @@ def new_key(name: str) -> str:
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # O_EXCL: an existing key must never be overwritten; 0600: only the owner may read it.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(blob)
@@ -73,7 +74,7 @@ def new_key(name: str) -> str:
 
 
 def public_key(name: str) -> str:
-    """Return the public key to a private one, as ``ed25519:`` and base64."""
+    """Return the public key of a private key, as ``ed25519:`` and base64."""
     from cryptography.hazmat.primitives import serialization
 
     raw = _private(name).public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
@@ -81,15 +82,15 @@ def public_key(name: str) -> str:
 
 
 def key_names() -> list[str]:
-    """Return the names of the private keys on this machine."""
+    """Return the names of this machine's private keys, sorted."""
     return sorted(path.stem for path in _keys().glob("*.pem"))
 
 
 def sign(entry: Entry, key: str) -> Entry:
     """Return an entry signed with the private key of that name."""
-    named = entry.model_copy(update={"key": public_key(key), "signature": ""})
-    signature = base64.b64encode(_private(key).sign(_signed(named))).decode()
-    return named.model_copy(update={"signature": signature})
+    keyed = entry.model_copy(update={"key": public_key(key), "signature": ""})
+    signature = base64.b64encode(_private(key).sign(_signed(keyed))).decode()
+    return keyed.model_copy(update={"signature": signature})
 
 
 def _private(name: str):  # type: ignore[no-untyped-def]
@@ -115,13 +116,13 @@ def _key_file(name: str) -> Path:
 
 
 def trusted() -> Trusted:
-    """Return whom this machine trusts; nobody where nothing was said."""
+    """Return the trust of this machine, empty by default."""
     path = trust_file()
     return read(path, Trusted) if path.exists() else Trusted()
 
 
 def trust(publisher: str, key: str) -> None:
-    """Trust a publisher's key from now on; raise :class:`UsageError` for what is no key."""
+    """Trust a key of a publisher from now on; raise :class:`UsageError` for an invalid key."""
     _raw(key)
     with changing(trust_file()):
         known = trusted()
@@ -130,35 +131,35 @@ def trust(publisher: str, key: str) -> None:
 
 
 def distrust(publisher: str, key: str | None = None) -> None:
-    """Trust a publisher, or one key of his, no longer; raise :class:`UnknownNameError` where it was not trusted."""
+    """Remove the trust in a publisher, or in one key; raise :class:`UnknownNameError` if there is none."""
     with changing(trust_file()):
         known = trusted()
         if publisher not in known.publishers:
             raise UnknownNameError("publisher", publisher, known.publishers)
         if key is not None and key not in known.publishers[publisher]:
             raise UnknownNameError(f"key of {publisher}", key, known.publishers[publisher])
-        kept = [other for other in known.publishers[publisher] if key is not None and other != key]
+        remaining = [known_key for known_key in known.publishers[publisher] if key is not None and known_key != key]
         others = {name: keys for name, keys in known.publishers.items() if name != publisher}
-        _save(known.model_copy(update={"publishers": {**others, **({publisher: kept} if kept else {})}}))
+        _save(known.model_copy(update={"publishers": {**others, **({publisher: remaining} if remaining else {})}}))
 
 
 def revoke(revocation: Revocation) -> None:
-    """Refuse a key or a file from now on."""
+    """Refuse a key or a file from now on, also if it is installed already."""
     with changing(trust_file()):
         known = trusted()
         _save(known.model_copy(update={"revoked": [*known.revoked, revocation]}))
 
 
-def _save(found: Trusted) -> None:
+def _save(trusted_now: Trusted) -> None:
     path = trust_file()
     try:
-        whole_file(path, found.model_dump_json(indent=2).encode() + b"\n")
+        write_atomically(path, trusted_now.model_dump_json(indent=2).encode() + b"\n")
     except OSError as error:
         raise FileError(path, f"it could not be saved: {error.strerror or error}") from error
 
 
 def trust_file() -> Path:
-    """Return the file that says whom this machine trusts."""
+    """Return the file with the trusted keys and the revocations."""
     return directories.home() / "trust.json"
 
 
@@ -166,12 +167,12 @@ def trust_file() -> Path:
 
 
 def policy_file() -> Path:
-    """Return the file of this machine's policy."""
+    """Return the file of this machine's policy, which may be missing."""
     return directories.home() / "policy.toml"
 
 
 def read_policy(path: Path | None = None) -> Policy:
-    """Return a policy (TOML), this machine's unless a file is named; where there is none, it allows everything."""
+    """Return the policy in a TOML file, by default this machine's; without a file, it allows everything."""
     file = path or policy_file()
     if path is None and not file.exists():
         return Policy()
@@ -187,9 +188,9 @@ def read_policy(path: Path | None = None) -> Policy:
 
 
 def judge(entry: Entry, policy: Policy, known: Trusted, revoked: list[Revocation]) -> str:
-    """Return in a phrase who stands for an entry; raise :class:`TrustError` with the reason where it is refused.
+    """Return a phrase about the signer of an entry; raise :class:`TrustError` with the reason for a refusal.
 
-    ``revoked`` are what the entry's own source has revoked.
+    ``revoked`` are the revocations of the entry's own source.
     """
     for revocation in [*known.revoked, *revoked]:
         if revocation.sha256 == entry.sha256 or (revocation.key and revocation.key == entry.key):
@@ -199,15 +200,14 @@ def judge(entry: Entry, policy: Policy, known: Trusted, revoked: list[Revocation
         _verify(entry)
     keys = known.publishers.get(entry.publisher, [])
     if keys and entry.key not in keys:
-        how = "is signed with a key that is none of his" if entry.key else "is not signed"
+        how = "is signed with another key" if entry.key else "is not signed"
         raise TrustError(
-            f"{entry.label} is refused: it says that it is of {entry.publisher!r}, whose keys are known here, but it "
-            f"{how}"
+            f"{entry.label} is refused: it claims to be of {entry.publisher!r}, whose keys are known here, but it {how}"
         )
     if policy.signed_only and not keys:
         raise TrustError(
-            f"{entry.label} is refused: the policy allows what a trusted publisher has signed, and "
-            f"{entry.publisher!r} is none. Trust his key by adapt trust add, if you know it to be his."
+            f"{entry.label} is refused: the policy allows only files signed by a trusted publisher, and "
+            f"{entry.publisher!r} is not trusted. Add a key that you know to be authentic by adapt trust add."
         )
     if policy.publishers and entry.publisher not in policy.publishers:
         raise TrustError(
@@ -248,5 +248,7 @@ def _raw(key: str) -> bytes:
     except binascii.Error:
         raw = b""
     if not key.startswith(ALGORITHM) or len(raw) != 32:
-        raise UsageError(f"{key!r} is no public key: write {ALGORITHM} and 32 bytes in base64, as adapt key show does")
+        raise UsageError(
+            f"{key!r} is not a public key: write {ALGORITHM} and 32 bytes in base64, as adapt key show does"
+        )
     return raw

@@ -1,6 +1,6 @@
-"""Wheels that carry adapter files and no code: read without installing them, and written.
+"""Wheels with adapter files and without code: read without installation, and written.
 
-A distribution of adapter files has entry points in the group ``adaptdock.files``; each names a folder within it.
+A distribution of adapter files has entry points in the group ``adaptdock.files``; each names a folder in it.
 """
 
 import configparser
@@ -19,12 +19,13 @@ from adaptdock.plugins.regular import open_regular
 
 CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".pth", ".exe", ".sh", ".bat")
 MEMBER_LIMIT = 2**34
+"""Largest unpacked file in bytes, against zip bombs."""
 
 
 def entries(wheel: Path) -> Iterator[Entry]:
-    """Yield an entry for each adapter file in a wheel; nothing for a wheel that has none.
+    """Yield an entry for each adapter file in a wheel; nothing for a wheel without adapter files.
 
-    Raises :class:`TrustError` for a wheel that also carries code, :class:`FileError` for one that is damaged.
+    Raises :class:`TrustError` for a wheel that also carries code, :class:`FileError` for a damaged wheel.
     """
     with _opened(wheel) as archive:
         names = [info.filename for info in archive.infolist()]
@@ -42,7 +43,7 @@ def entries(wheel: Path) -> Iterator[Entry]:
 
 
 def member(wheel: Path, name: str) -> bytes:
-    """Return a file of a wheel; raise :class:`FileError` where there is none of that name."""
+    """Return the content of a file in a wheel; raise :class:`FileError` for an unknown name."""
     with _opened(wheel) as archive:
         try:
             return archive.read(name)
@@ -56,7 +57,7 @@ def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
         try:
             archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(wheel))))
         except (OSError, zipfile.BadZipFile) as error:
-            raise FileError(wheel, f"it is no wheel that can be read: {error}") from None
+            raise FileError(wheel, f"it is not a readable wheel: {error}") from None
         for info in archive.infolist():
             path = PurePosixPath(info.filename)
             if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
@@ -69,7 +70,7 @@ def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
 def _metadata(wheel: Path, archive: zipfile.ZipFile, names: list[str]) -> dict[str, str]:
     name = next((name for name in names if name.endswith(".dist-info/METADATA")), None)
     if name is None:
-        raise FileError(wheel, "it has no METADATA: it is no wheel")
+        raise FileError(wheel, "it has no METADATA: it is not a wheel")
     return dict(BytesHeaderParser().parsebytes(archive.read(name)).items())
 
 
@@ -84,6 +85,7 @@ def _declares_files(archive: zipfile.ZipFile, names: list[str]) -> bool:
 
 def _refuse_code(wheel: Path, archive: zipfile.ZipFile, names: list[str]) -> None:
     for name in names:
+        # An empty __init__.py makes a package of files importable by importlib.resources.
         empty = name.endswith("__init__.py") and not archive.read(name).strip()
         if name.endswith(CODE) and not empty:
             raise TrustError(

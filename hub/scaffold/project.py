@@ -1,4 +1,4 @@
-"""New plugin projects: a folder that can be installed, tested and published, written from the templates beside this."""
+"""New plugin projects: an installable, testable and publishable folder, written from templates."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from string import Template
 from typing import Literal
 
 from adaptdock.errors import UsageError
-from adaptdock.hub.artefact.atomic import whole_folder
+from adaptdock.hub.artefact.atomic import atomic_folder
 from adaptdock.hub.artefact.file import read_card
 from adaptdock.plugins import registry
 from adaptdock.plugins.files import SUFFIX
@@ -23,7 +23,7 @@ PROJECTS: dict[ProjectKind, Kind] = {
     "backbone": "backbone",
     "adapters": "files",
 }
-"""What a project is for -> the kind of plugin that it registers."""
+"""Kind of project -> kind of the plugin that the project registers."""
 TEMPLATES, ENDING = Path(__file__).parent / "templates", ".template"
 NAME = re.compile(r"[a-z](?:-?[a-z0-9]+)*")
 LONGEST = 60
@@ -41,45 +41,45 @@ PACKAGE_DATA: dict[ProjectKind, str] = {
 "{{}}.files" = ["*{SUFFIX}"]
 """,
 }
-"""What a package carries beside code: a task's sample data, and adapter files."""
+"""Package data besides code: sample data of a task, and adapter files."""
 
 
 @dataclass(frozen=True)
 class Project:
-    """What a new project is called."""
+    """The names of a new project."""
 
     kind: ProjectKind
     name: str
 
     @property
     def distribution(self) -> str:
-        """The name to install it by."""
+        """The name for pip, such as ``adaptdock-my-method``."""
         return f"adaptdock-{self.name}"
 
     @property
     def package(self) -> str:
-        """The name to import it by."""
+        """The name for import, such as ``adaptdock_my_method``."""
         return self.distribution.replace("-", "_")
 
     @property
     def module(self) -> str:
-        """The module of the plugin's class."""
+        """The module of the plugin class, such as ``my_method``."""
         return self.name.replace("-", "_")
 
     @property
     def class_name(self) -> str:
-        """The name of that class."""
+        """The name of the plugin class, such as ``MyMethod``."""
         return "".join(part.capitalize() for part in self.name.split("-"))
 
     @property
     def target(self) -> str:
-        """Where the entry point leads."""
+        """The target of the entry point: ``package.module:Class``, or a package of adapter files."""
         if self.kind == "adapters":
             return f"{self.package}.files"
         return f"{self.package}.{self.module}:{self.class_name}"
 
     def words(self) -> dict[str, str]:
-        """Return what the templates' names stand for."""
+        """Return the values of the placeholders in the templates."""
         kind, is_backbone = PROJECTS[self.kind], self.kind == "backbone"
         packaging = PACKAGING + PACKAGE_DATA.get(self.kind, "").format(self.package)
         check = f"adapt plugin check {self.name} --kind {kind}"
@@ -104,7 +104,7 @@ class Project:
 
 
 def checked(kind: ProjectKind, name: str) -> Project:
-    """Return a project of that name; raise :class:`UsageError` for a name that cannot be, or that is taken."""
+    """Return a project of that name; raise :class:`UsageError` for an invalid or taken name."""
     if not NAME.fullmatch(name) or len(name) > LONGEST:
         near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:LONGEST].rstrip("-")
         offer = f" {near!r} would do." if NAME.fullmatch(near) else ""
@@ -119,10 +119,10 @@ def checked(kind: ProjectKind, name: str) -> Project:
 
 
 def write_project(project: Project, folder: Path, adapters: Sequence[Path] = ()) -> list[Path]:
-    """Write a project into a new folder, with adapter files if it is for some, and return its files.
+    """Write a project into a new folder, with adapter files for that kind, and return its files.
 
-    Raises :class:`UsageError` where the folder is there already, and :class:`FileError` for a file that is no
-    adapter, or a folder that cannot be written; nothing half-written is left.
+    Raises :class:`UsageError` for an existing folder, and :class:`FileError` for an invalid adapter file or a failed
+    write. After an error no folder remains.
     """
     if folder.exists() or folder.is_symlink():
         raise UsageError(f"{folder} is there already: name another by --folder")
@@ -130,11 +130,11 @@ def write_project(project: Project, folder: Path, adapters: Sequence[Path] = ())
         raise UsageError(f"a {project.kind} project carries no adapter files")
     twice = len({path.stem for path in adapters}) < len(adapters)
     if twice:
-        raise UsageError("two of the adapter files have one name, and that is what they will be found by")
+        raise UsageError("two of the adapter files have the same name, but an adapter is found by the name of its file")
     for path in adapters:
         read_card(path)
     words = project.words()
-    with whole_folder(folder, replace=False) as new:
+    with atomic_folder(folder, replace=False) as new:
         for source in ("common", project.kind):
             _fill(TEMPLATES / source, new, words)
         for path in adapters:
@@ -143,10 +143,10 @@ def write_project(project: Project, folder: Path, adapters: Sequence[Path] = ())
 
 
 def _fill(templates: Path, folder: Path, words: Mapping[str, str]) -> None:
-    """Write each template under its own name, in which PACKAGE and MODULE stand for the project's, dot- for a dot."""
+    """Write each template under its own name, with PACKAGE and MODULE replaced, and ``dot-`` as a dot."""
     for template in sorted(templates.rglob(f"*{ENDING}")):
         parts = template.relative_to(templates).with_suffix("").parts
-        named = [part.replace("PACKAGE", words["package"]).replace("MODULE", words["module"]) for part in parts]
-        path = folder.joinpath(*("." + part[4:] if part.startswith("dot-") else part for part in named))
+        filled = [part.replace("PACKAGE", words["package"]).replace("MODULE", words["module"]) for part in parts]
+        path = folder.joinpath(*("." + part[4:] if part.startswith("dot-") else part for part in filled))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(Template(template.read_text("utf-8")).substitute(words), "utf-8")

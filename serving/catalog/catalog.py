@@ -1,7 +1,7 @@
-"""The catalogue: which adapters are served, in which versions, and which of them answers.
+"""The catalog: the served adapters, their versions, and the version that answers a request.
 
-A version is verified before anything changes; then the state is written; then, in one step, it answers. Requests
-that were taken before finish on the version that was chosen for them, and a version leaves when none uses it.
+A new version is verified, then written to the state, then switched in by one assignment. In-flight requests finish on
+their assigned version, which is unloaded after the last of them.
 """
 
 import random
@@ -23,15 +23,15 @@ from adaptdock.errors import (
     UsageError,
 )
 from adaptdock.serving.catalog.version_store import Store, hash_of
-from adaptdock.serving.versions import VERSION, Chosen, Served, Version, checked_name, parts_of
+from adaptdock.serving.versions import VERSION, Selection, Served, Version, checked_name, parts_of
 
 
 class Catalog:
-    """The adapters of one process. Changes are made one after the other, by any thread; choosing never waits for them.
+    """The adapters of one process. Changes are serialized and may come from any thread; :meth:`choose` never waits.
 
-    ``told`` hears of every change: what happened, and to which version. ``largest`` is the limit of a file, in bytes.
-    ``later`` runs a function that may wait for a change to be made. ``incomplete`` is the error for a name that is not
-    known while not all adapters are loaded.
+    ``notify`` is called with the event and its fields after every change. ``largest`` limits a file, in bytes.
+    ``later`` runs a function that may wait for another change. :attr:`incomplete` is the error for an unknown name
+    while some adapters are not loaded yet.
     """
 
     def __init__(
@@ -39,16 +39,16 @@ class Catalog:
         residency: Residency,
         store: Store,
         keep: int = 3,
-        told: Callable[[str, Mapping[str, Any]], None] = lambda event, about: None,
+        notify: Callable[[str, Mapping[str, Any]], None] = lambda event, about: None,
         largest: int | None = None,
         later: Callable[[Callable[[], None]], object] = lambda leave: leave(),
     ) -> None:
-        self.residency, self._store, self._keep, self._told = residency, store, keep, told
+        self.residency, self._store, self._keep, self._notify = residency, store, keep, notify
         self._largest, self._later = largest, later
         self.incomplete: type[AdaptError] | None = None
         self._served: dict[str, Served] = {}
         self._aliases: dict[str, str] = {}
-        self._gone: dict[str, Served] = {}  # unloaded, with the hash of the file that lies in the folder still
+        self._gone: dict[str, Served] = {}  # unloaded, but their file is still in the folder: `seen` has its hash
         self._leaving: set[Version] = set()
         self._change = threading.RLock()
         self._lock = threading.Lock()
@@ -57,17 +57,17 @@ class Catalog:
 
     @property
     def names(self) -> list[str]:
-        """The names of the adapters that are served."""
+        """The names of the served adapters, sorted."""
         return sorted(self._served)
 
     def all(self) -> dict[str, Served]:
-        """Return the adapters that are served, by name."""
+        """Return the served adapters by name, sorted."""
         with self._lock:
             return dict(sorted(self._served.items()))
 
     @property
     def aliases(self) -> dict[str, str]:
-        """The target of each alias."""
+        """The target of each alias: an adapter's name, or ``name@2``."""
         return dict(self._aliases)
 
     def served(self, name: str) -> Served:
@@ -76,69 +76,69 @@ class Catalog:
             return self._find(name)
 
     def version(self, name: str, number: int) -> Version:
-        """Return a version of an adapter; raise :class:`UnknownNameError` with those there are."""
+        """Return a version of an adapter; raise :class:`UnknownNameError` with its versions."""
         with self._lock:
             return self._version(self._find(name), number)
 
     def of_folder(self) -> list[str]:
-        """Return the names of the adapters whose file was last seen in the folder, unloaded ones included."""
+        """Return the names of the adapters that came from the folder, unloaded adapters included."""
         return [name for name, served in [*self._served.items(), *self._gone.items()] if served.seen]
 
     def unchanged(self, name: str, path: Path) -> bool:
-        """Tell whether a file of the folder is the one that was last seen there.
+        """Tell whether the file in the folder has the same content as at its last load.
 
-        Raises :class:`FileError` where it cannot be read.
+        Raises :class:`FileError` for an unreadable file.
         """
-        found = self._served.get(name) or self._gone.get(name)
-        return found is not None and found.seen == hash_of(path, self._largest)
+        served = self._served.get(name) or self._gone.get(name)
+        return served is not None and served.seen == hash_of(path, self._largest)
 
     def tier(self, version: Version) -> Tier:
-        """Tell where the weights of a version are now."""
+        """Return the tier that holds the weights of a version now."""
         try:
             return self.residency.tier(version.key)
         except UnknownNameError:
-            return "disk"  # it has left meanwhile
+            return "disk"  # another thread has unloaded the version meanwhile
 
     def resident_bytes(self, version: Version) -> int:
-        """Return the bytes of a version's weights that are docked."""
+        """Return the bytes of a version's docked weights."""
         return self.residency.docked_bytes(version.key)
 
-    def choose(self, asked: str) -> Chosen:
+    def choose(self, asked: str) -> Selection:
         """Return the versions for an input, and hold them until :meth:`release`.
 
-        ``asked`` is an adapter's name, an alias, a version such as ``name@2``, or a stack ``lower+upper`` of those.
+        ``asked`` is an adapter's name, an alias, a version such as ``name@2``, or a stack ``lower+upper`` of these.
         """
         with self._lock:
-            found = [self._pick(part) for part in parts_of(asked)]
-            if len({version for version, _ in found}) < len(found):
+            picks = [self._pick(part) for part in parts_of(asked)]
+            if len({version for version, _ in picks}) < len(picks):
                 raise UsageError(f"the stack {asked[:150]!r} has an adapter twice, under two names: each acts once")
-            parts = tuple(version for version, _ in found)
-            mirror = found[0][1] if len(found) == 1 else None
+            parts = tuple(version for version, _ in picks)
+            mirror = picks[0][1] if len(picks) == 1 else None
             mirrored = () if mirror is None else (mirror,)
             for version in parts:
                 version.users += 1
-            return Chosen("+".join(version.name for version in parts), parts, mirrored)
+            return Selection("+".join(version.name for version in parts), parts, mirrored)
 
     def peek(self, asked: str) -> Version:
-        """Return a version that would answer, without holding it; ``asked`` as in :meth:`choose`."""
+        """Return a version that would answer, without a hold on it; ``asked`` as in :meth:`choose`."""
         with self._lock:
             return [self._pick(part) for part in parts_of(asked)][-1][0]
 
     def hold(self, parts: tuple[Version, ...]) -> tuple[Version, ...]:
-        """Hold versions once more, until :meth:`release`."""
+        """Add another hold on versions, until :meth:`release`."""
         with self._lock:
             for version in parts:
                 version.users += 1
         return parts
 
     def release(self, parts: tuple[Version, ...]) -> None:
-        """Let go of versions that were held; those that had to leave do so when nobody holds them."""
+        """Release held versions. A leaving version is unloaded with its last hold."""
         with self._lock:
             for version in parts:
                 version.users -= 1
             going = [version for version in parts if version.leaving and version.users == 0]
         for version in going:
-            self._later(partial(self._forget, version))
+            self._later(partial(self._forget, version))  # not here: unloading may wait for a change
 
     def _pick(self, asked: str) -> tuple[Version, Version | None]:
         target = self._aliases.get(asked, asked)
@@ -149,6 +149,7 @@ class Catalog:
         served = self._find(target, asked)
         numbers = list(served.split)
         number = numbers[0] if len(numbers) == 1 else random.choices(numbers, list(served.split.values()))[0]
+        # The answering version gets no shadow traffic.
         mirror = served.versions.get(served.mirror) if served.mirror not in (None, number) else None
         return served.versions[number], mirror
 
@@ -172,11 +173,13 @@ class Catalog:
     # ----------------------------------------------------------------------------------- changing
 
     def add(self, name: str, source: Path | bytes, activate: bool = True, of_folder: bool = False) -> Version:
-        """Take a file as a new version of an adapter, verified; it answers at once unless ``activate`` is off.
+        """Add a file as a new, verified version. The version answers at once unless ``activate`` is off.
 
-        A file that an earlier version has been is that version again. While several versions share the answers, a
-        new one from the folder waits until it is chosen. Raises what :meth:`Dock.load` raises, :class:`UsageError`
-        for a name that cannot be used, and :class:`StoreError` where it cannot be kept; then nothing has changed.
+        A file with the content of an earlier version reactivates that version. While several versions share the
+        answers, a new version from the folder stays inactive until it is activated.
+
+        Raises the errors of :meth:`Dock.load`, :class:`UsageError` for an invalid name, and :class:`StoreError` for a
+        failed write. After an error nothing has changed.
         """
         checked_name(name)
         with self._change:
@@ -186,12 +189,13 @@ class Catalog:
                 sha256 = self._store.keep(source, self._largest)
             served = self._copy(name)
             served.seen = sha256 if of_folder else served.seen
-            version = next((one for one in served.versions.values() if one.sha256 == sha256), None)
+            version = next((known for known in served.versions.values() if known.sha256 == sha256), None)
             try:
                 if version is None:
                     version = self._verified(name, served.next_number, sha256)
                     served.next_number += 1
                     served.versions[version.number] = version
+                # A new file in the folder must not end a split that a client has set up.
                 if not served.split or (activate and not (of_folder and len(served.split) > 1)):
                     self._answers(served, version.number)
                 self._bring(version)
@@ -199,40 +203,42 @@ class Catalog:
             except BaseException:
                 self._undo(name, served.next_number - 1, sha256)
                 raise
-            self._told("added", {"adapter": name, "version": version.number, "answers": version.number in served.split})
+            self._notify(
+                "added", {"adapter": name, "version": version.number, "answers": version.number in served.split}
+            )
             return version
 
     def activate(self, name: str, number: int) -> None:
-        """Let one version answer alone."""
+        """Make one version answer all inputs."""
         with self._change:
             served = self._copy(name, known=True)
             self._bring(self._version(served, number))
             self._answers(served, number)
             self._commit(served)
-            self._told("activated", {"adapter": name, "version": number})
+            self._notify("activated", {"adapter": name, "version": number})
 
     def split(self, name: str, weights: Mapping[int, float], mirror: int | None) -> None:
-        """Divide the answers among versions by weight, and let another version hear what is asked."""
+        """Divide the inputs among versions by weight; ``mirror`` is a version that receives shadow traffic."""
         with self._change:
             served = self._copy(name, known=True)
             if not weights or not all(0 <= weight < float("inf") for weight in weights.values()):
                 raise UsageError("a split gives at least one version a weight, and none a negative one")
             if not any(weights.values()):
                 raise UsageError("a split gives at least one version a weight above 0")
-            for number in (*weights, *(() if mirror is None else (mirror,))):
+            for number in (*weights, *(() if mirror is None else (mirror,))):  # before any change, as docking may fail
                 self._bring(self._version(served, number))
-            chosen = {number: weight for number, weight in weights.items() if weight > 0}
-            if len(chosen) == 1:
-                self._answers(served, next(iter(chosen)))
+            positive = {number: weight for number, weight in weights.items() if weight > 0}
+            if len(positive) == 1:
+                self._answers(served, next(iter(positive)))
             else:
                 self._retire_answers(served)
-                served.split = chosen
+                served.split = positive
             served.mirror = mirror
             self._commit(served)
-            self._told("split", {"adapter": name, "split": chosen, "mirror": mirror})
+            self._notify("split", {"adapter": name, "split": positive, "mirror": mirror})
 
     def rollback(self, name: str) -> int:
-        """Let the version answer that did before, and return its number; raise :class:`UsageError` if there is none."""
+        """Reactivate the previous version and return its number; raise :class:`UsageError` without one."""
         with self._change:
             served = self._copy(name, known=True)
             if not served.earlier:
@@ -241,22 +247,22 @@ class Catalog:
             self._bring(served.versions[number])
             served.split = {number: 1.0}
             self._commit(served)
-            self._told("rolled back", {"adapter": name, "version": number})
+            self._notify("rolled back", {"adapter": name, "version": number})
             return number
 
     def pin(self, name: str, pinned: bool) -> None:
-        """Keep the versions that answer docked, or let them make room again."""
+        """Keep the answering versions docked, or make them evictable again."""
         with self._change:
             served = self._copy(name, known=True)
             served.pinned = pinned
             self._commit(served)
-            self._told("pinned" if pinned else "unpinned", {"adapter": name})
+            self._notify("pinned" if pinned else "unpinned", {"adapter": name})
 
     def remove(self, name: str, forget_file: bool = False) -> None:
-        """Serve an adapter no more; what has been asked of it is answered yet.
+        """Unload an adapter. In-flight requests still get their answers.
 
-        A file of that name in the folder counts as seen, so that it comes back only when it changes; with
-        ``forget_file`` it is gone itself.
+        A file of that name in the folder counts as seen, so that the adapter comes back only after the file changes.
+        With ``forget_file`` the file itself is gone, so that its record is deleted as well.
         """
         with self._change:
             if forget_file and name in self._gone:
@@ -272,35 +278,35 @@ class Catalog:
                 if keep:
                     self._gone[name] = rest
             self._leave(list(served.versions.values()))
-            self._told("removed", {"adapter": name})
+            self._notify("removed", {"adapter": name})
 
     def withdraw(self, reasons: Mapping[str, str]) -> None:
-        """Serve no version any more whose content may not be used now; ``reasons`` are by its hash.
+        """Unload every version whose content is revoked; ``reasons`` are by the hash of the content.
 
-        An adapter that such a version answers for is removed: no other version takes its place unasked.
+        An adapter is removed if a revoked version answers: no other version takes over without a request.
         """
         with self._change:
             for name, served in self.all().items():
                 versions = [version for version in served.versions.values() if version.sha256 in reasons]
                 for version in versions:
                     about = {"adapter": name, "version": version.number, "reason": reasons[version.sha256]}
-                    self._told("refused", about)
+                    self._notify("refused", about)
                 if any(version.number in served.split for version in versions):
                     self.remove(name)
                 elif versions:
                     self._drop(name, versions)
 
     def _drop(self, name: str, versions: list[Version]) -> None:
-        """Forget versions that do not answer."""
+        """Remove versions that do not answer."""
         served, numbers = self._copy(name, known=True), {version.number for version in versions}
-        served.versions = {number: one for number, one in served.versions.items() if number not in numbers}
+        served.versions = {number: version for number, version in served.versions.items() if number not in numbers}
         served.earlier = [number for number in served.earlier if number not in numbers]
         served.mirror = None if served.mirror in numbers else served.mirror
         self._commit(served)
         self._leave(versions)
 
     def set_alias(self, alias: str, target: str) -> None:
-        """Let a name stand for an adapter or one of its versions."""
+        """Point an alias at an adapter or at a version of it."""
         with self._change:
             checked_name(alias)
             if alias in self._served:
@@ -311,19 +317,19 @@ class Catalog:
                 self._version(served, int(fixed["number"]))
             self._store.write_alias(alias, target)
             self._aliases = {**self._aliases, alias: target}
-        self._told("alias", {"alias": alias, "target": target})
+        self._notify("alias", {"alias": alias, "target": target})
 
     def delete_alias(self, alias: str) -> None:
-        """Delete an alias; raise :class:`UnknownNameError` if there is none of that name."""
+        """Delete an alias; raise :class:`UnknownNameError` for an unknown alias."""
         with self._change:
             if alias not in self._aliases:
                 raise UnknownNameError("alias", alias, self._aliases)
             self._store.write_alias(alias, None)
             self._aliases = {name: target for name, target in self._aliases.items() if name != alias}
-        self._told("alias deleted", {"alias": alias})
+        self._notify("alias deleted", {"alias": alias})
 
     def restore(self) -> None:
-        """Go on with the state that was written last; what cannot be used any more is left out, and told."""
+        """Continue from the last written state. Unusable versions are skipped and reported to ``notify``."""
         with self._change:
             for name, record in self._store.adapters().items():
                 served = self._restored(name, record)
@@ -341,7 +347,7 @@ class Catalog:
             try:
                 version = self._known(name, int(number), sha256)
             except AdaptError as error:
-                self._told("refused", {"adapter": name, "version": int(number), "reason": str(error)})
+                self._notify("refused", {"adapter": name, "version": int(number), "reason": str(error)})
                 distrusted |= {int(number)} if isinstance(error, TrustError) else set()
                 continue
             served.versions[version.number] = version
@@ -349,7 +355,7 @@ class Catalog:
         split = {int(number): weight for number, weight in record["split"].items()}
         served.split = {number: weight for number, weight in split.items() if number in served.versions}
         if not served.split and distrusted & split.keys():
-            served.versions.clear()  # as with withdraw
+            served.versions.clear()  # as in withdraw: no other version takes over from a distrusted version
         if not served.split and served.versions:
             served.split = {max(served.versions): 1.0}
         served.mirror = record["mirror"] if record["mirror"] in served.versions else None
@@ -361,7 +367,7 @@ class Catalog:
     # ------------------------------------------------------------------------------------- inside
 
     def _known(self, name: str, number: int, sha256: str) -> Version:
-        """Return a version from its card, if its content is that of its hash; it is checked whenever it is docked."""
+        """Return a version from its card after a check of the hash. Docking repeats the check."""
         path, dock = self._store.path(sha256), self.residency.dock
         card = self._store.card(sha256)
         if card.backbone.fingerprint != dock.backbone.fingerprint:
@@ -369,7 +375,7 @@ class Catalog:
         return Version(name, number, sha256, path, card, dock.assembled(card))
 
     def _verified(self, name: str, number: int, sha256: str) -> Version:
-        """Return a version whose whole content has been checked: hash, card, backbone, shapes, numbers."""
+        """Return a version after a check of its whole content: hash, card, backbone, shapes, numbers."""
         path, dock = self._store.path(sha256), self.residency.dock
         with _unlocated(name, path):
             adapter = self._store.read(path)
@@ -377,7 +383,7 @@ class Catalog:
         return Version(name, number, sha256, path, prepared.card, prepared.assembly)
 
     def _copy(self, name: str, known: bool = False) -> Served:
-        """Return an adapter to be changed; nothing sees the change until it is committed."""
+        """Return a copy of an adapter to change. :meth:`_commit` makes the change visible."""
         if known:
             self.served(name)
         old = self._served.get(name) or self._gone.get(name) or Served(name)
@@ -400,13 +406,13 @@ class Catalog:
             served.mirror = None
 
     def _retire_answers(self, served: Served) -> None:
-        """Remember the version that has answered (of several that with the largest weight), to go back to."""
+        """Remember the answering version (of several, that with the largest weight) for :meth:`rollback`."""
         if served.split:
             number = served.current.number
-            served.earlier = [*(one for one in served.earlier if one != number), number]
+            served.earlier = [*(earlier for earlier in served.earlier if earlier != number), number]
 
     def _bring(self, version: Version) -> None:
-        """Dock a version beside those that answer, so that no request waits for it."""
+        """Dock a version before it answers, so that no request waits for the load."""
         try:
             self.residency.tier(version.key)
         except UnknownNameError:
@@ -415,17 +421,18 @@ class Catalog:
             return
 
     def _commit(self, served: Served) -> None:
-        """Write the state, then let it answer; versions that nothing needs any more leave."""
-        number_of = {served.current.number, *served.split, *served.earlier[-self._keep :]}
-        number_of |= {served.mirror} if served.mirror is not None else set()
-        number_of |= {served.next_number - 1}  # one that waits to be chosen
-        number_of |= {int(found["number"]) for found in self._fixed_aliases(served.name)}
-        leaving = [version for number, version in served.versions.items() if number not in number_of]
+        """Write the state, then make it visible to requests, then unload versions out of use."""
+        needed = {served.current.number, *served.split, *served.earlier[-self._keep :]}
+        needed |= {served.mirror} if served.mirror is not None else set()
+        needed |= {served.next_number - 1}  # the newest version may wait for its activation
+        needed |= {int(alias["number"]) for alias in self._fixed_aliases(served.name)}
+        leaving = [version for number, version in served.versions.items() if number not in needed]
         for version in leaving:
             del served.versions[version.number]
         served.earlier = [number for number in served.earlier if number in served.versions]
         for number in served.split if served.pinned else ():
             self._pin(served.versions[number], True)
+        # The state goes to disk first, so that a restart after a crash knows every version that a client has seen.
         self._store.write_adapter(served.name, served.record())
         with self._lock:
             self._gone.pop(served.name, None)
@@ -456,15 +463,15 @@ class Catalog:
     def _forget(self, version: Version) -> None:
         with self._lock:
             if version not in self._leaving:
-                return  # another thread was faster
+                return  # another thread has unloaded it already
             self._leaving.discard(version)
-        with suppress(UnknownNameError):  # one that was never docked
+        with suppress(UnknownNameError):  # never docked
             self.residency.forget(version.key)
         self._discard(version.sha256)
-        self._told("undocked", {"adapter": version.name, "version": version.number})
+        self._notify("undocked", {"adapter": version.name, "version": version.number})
 
     def _undo(self, name: str, number: int, sha256: str) -> None:
-        """Leave nothing of a version that could not be taken."""
+        """Remove all traces of a version whose load failed."""
         known = self._served.get(name)
         if known is None or number not in known.versions:
             with suppress(UnknownNameError):
@@ -477,16 +484,16 @@ class Catalog:
                 self._store.path(sha256).unlink(missing_ok=True)
 
     def _used(self) -> set[str]:
-        served = [version for one in list(self._served.values()) for version in one.versions.values()]
+        served = [version for adapter in list(self._served.values()) for version in adapter.versions.values()]
         return {version.sha256 for version in (*served, *self._leaving)}
 
 
 @contextmanager
 def _unlocated(name: str, file: Path | bytes) -> Iterator[None]:
-    """Say of a file that it is that of an adapter: its place on this machine is nothing for a client to know."""
+    """Name the adapter instead of the path in a file error: clients must not learn paths of this machine."""
     try:
         yield
     except FileError as error:
-        if error.path != str(file):  # such as a policy
+        if error.path != str(file):  # another file, such as the trust policy
             raise
         raise FileError(f"the file of {name!r}", error.problem) from None

@@ -1,7 +1,7 @@
-"""The watcher: what appears, changes or goes in a folder is docked, replaced or undocked.
+"""The watcher: a new file in a folder is docked, a changed file becomes a new version, a deleted file is unloaded.
 
-It looks at sizes and times, which works on every file system. A file is read when two looks in succession saw it
-unchanged, so that one that is being copied is left alone; one that cannot be used is refused once, until it changes.
+The watcher compares sizes and times, which works on every file system. A file is read after two equal looks in
+succession, so that a copy in progress is left alone. An unusable file is refused once, until it changes.
 """
 
 from pathlib import Path
@@ -15,11 +15,11 @@ from adaptdock.serving.versions import checked_name
 
 SUFFIX = ".safetensors"
 Mark = tuple[int, int, int]
-"""Size, time of the last change, and number of a file."""
+"""Size in bytes, modification time in ns, and inode of a file."""
 
 
 class Watcher:
-    """Looks at a folder when it is told to; one look at a time, by any thread."""
+    """Compares a folder with the catalog at each :meth:`look`. Looks may come from any thread, but not concurrently."""
 
     def __init__(self, folder: Path, catalog: Catalog) -> None:
         self._folder, self._catalog = folder, catalog
@@ -28,22 +28,22 @@ class Watcher:
         self._unreadable = False
 
     def look(self, first: bool = False) -> None:
-        """Compare the folder with what is served; at the ``first`` look files are read at once."""
-        found = self._marks()
-        if found is None:
+        """Compare the folder with the catalog. The ``first`` look reads all files at once."""
+        marks = self._marks()
+        if marks is None:
             return
-        for name, mark in found.items():
+        for name, mark in marks.items():
             if self._settled.get(name) != mark and (first or self._seen.get(name) == mark):
                 self._take(name, mark)
-        for name in self._missing(found, first):
+        for name in self._missing(marks, first):
             self._drop(name)
-        self._seen = found
+        self._seen = marks
 
-    def _missing(self, found: dict[str, Mark], first: bool) -> list[str]:
-        """Return names whose files were gone at the last look too: one that is replaced may be gone for a moment."""
+    def _missing(self, marks: dict[str, Mark], first: bool) -> list[str]:
+        """Return names whose files are gone for two looks: a file that is being replaced may be gone for a moment."""
         if first:
-            return [name for name in self._catalog.of_folder() if name not in found]
-        return [name for name in self._settled if name not in found and name not in self._seen]
+            return [name for name in self._catalog.of_folder() if name not in marks]
+        return [name for name in self._settled if name not in marks and name not in self._seen]
 
     def file(self, name: str) -> Path:
         """Return the file of an adapter in the folder."""
@@ -59,7 +59,7 @@ class Watcher:
             self._settled[name] = mark
         except AdaptError as error:
             log("refused", adapter=name, reason=str(error))
-            if not isinstance(error, StoreError | BudgetError):  # those may find room at the next look
+            if not isinstance(error, StoreError | BudgetError):  # the next look may have disk space or memory
                 self._settled[name] = mark
         except Exception as error:
             log_error("refused", error, adapter=name)
@@ -70,7 +70,7 @@ class Watcher:
         try:
             self._catalog.remove(name, forget_file=True)
         except UnknownNameError:
-            return  # it never was served, or is unloaded already
+            return  # a file that was never served, or an adapter that is unloaded already
         except AdaptError as error:
             log("not removed", adapter=name, reason=str(error))
 
@@ -88,9 +88,9 @@ class Watcher:
 
     def _marks_of(self, path: Path) -> Mark | None:
         try:
-            found = path.stat()
+            status = path.stat()
         except OSError:
-            return None  # gone between two calls
-        if irregular(found.st_mode):
-            return 0, 0, found.st_ino  # refused once, whatever is done to it
-        return found.st_size, found.st_mtime_ns, found.st_ino
+            return None  # deleted between iterdir and stat
+        if irregular(status.st_mode):
+            return 0, 0, status.st_ino  # a mark without size and time: refused once, however it changes
+        return status.st_size, status.st_mtime_ns, status.st_ino

@@ -1,6 +1,6 @@
-"""The loader: the thread that reads files and changes the catalogue, one change after the other.
+"""The loader: the thread that reads files and changes the catalog, one change after the other.
 
-It is a daemon thread: one that hangs, in a file system that does not answer say, does not keep the process from ending.
+The thread is a daemon: if a file system never answers, the process can still exit.
 """
 
 import threading
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 class Loader:
-    """Runs changes in the order in which they were submitted. :meth:`submit` may be called from any thread."""
+    """Runs changes in the order of their submission. :meth:`submit` may be called from any thread."""
 
     def __init__(self) -> None:
         self._changes: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
@@ -23,7 +23,7 @@ class Loader:
         self._thread.start()
 
     def submit(self, change: Callable[..., Result], *arguments: Any) -> "Future[Result]":
-        """Add a change and return its future, which is cancelled after :meth:`stop`."""
+        """Add a change and return its future. After :meth:`stop` the future is cancelled."""
         future: Future[Result] = Future()
         with self._condition:
             if self._stopping:
@@ -34,7 +34,7 @@ class Loader:
         return future
 
     def stop(self, seconds: float) -> bool:
-        """Cancel the changes that have not begun, wait for the one that has, and tell whether it is complete."""
+        """Cancel pending changes and wait for the running change; return whether the thread has ended."""
         with self._condition:
             self._stopping = True
             for future, _ in self._changes:

@@ -1,8 +1,8 @@
-"""The store: copies of the versions that are served, and the state that a restart goes on with.
+"""The store: copies of the served versions, and the state for a restart.
 
-A version is a copy of an adapter file under the name of its hash, written completely before anything else knows
-of it. The state is one JSON document for each adapter, and a target for each alias, in SQLite: a change is there
-whole or not at all, and in the store before it is in the process.
+A version is a copy of an adapter file, named by its hash and written atomically before anything refers to it. The
+state is one JSON document per adapter and a target per alias, in SQLite. Each change is one transaction, committed
+before the process acts on it.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ CHUNK = 2**20
 
 
 class Store:
-    """A folder with ``state.db`` and ``versions/``, of one process until it is closed. Safe for use by many threads.
+    """A folder with ``state.db`` and ``versions/``, owned by one process until :meth:`close`. Thread-safe.
 
-    Raises :class:`LockedError` where another process serves from it.
+    Raises :class:`LockedError` for a folder that another process owns.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,11 +43,11 @@ class Store:
         try:
             self._versions.mkdir(parents=True, exist_ok=True)
             self._owned = acquire(folder)
-            for half_written in self._versions.glob(".*.partial"):
+            for half_written in self._versions.glob(".*.partial"):  # from a process that was killed
                 half_written.unlink()
             self._base = sqlite3.connect(folder / "state.db", check_same_thread=False, isolation_level=None)
             self._base.execute("PRAGMA journal_mode=WAL")
-            self._base.execute("PRAGMA synchronous=FULL")
+            self._base.execute("PRAGMA synchronous=FULL")  # a committed change survives a power failure
             for table, column in (("adapters", "record"), ("aliases", "target")):
                 self._base.execute(f"CREATE TABLE IF NOT EXISTS {table} (name TEXT PRIMARY KEY, {column} TEXT)")
         except (OSError, sqlite3.Error) as error:
@@ -55,37 +55,37 @@ class Store:
             raise StoreError(folder, error) from error
 
     def keep(self, source: Path | bytes, largest: int | None = None) -> str:
-        """Copy an adapter file of at most ``largest`` bytes (or the content of one) into the store; return its hash.
+        """Copy an adapter file of at most ``largest`` bytes (or its content) into the store; return its SHA-256.
 
-        Raises :class:`FileError` where it cannot be read, :class:`StoreError` where it cannot be kept.
+        Raises :class:`FileError` for an unreadable source, :class:`StoreError` for a failed write.
         """
         try:
             descriptor, temporary = tempfile.mkstemp(dir=self._versions, prefix=".", suffix=".partial")
         except OSError as error:
             raise StoreError(self.folder, error) from error
         try:
-            found = hashlib.sha256()
+            digest = hashlib.sha256()
             with os.fdopen(descriptor, "wb") as stream:
                 for chunk in _chunks(source, largest):
-                    found.update(chunk)
+                    digest.update(chunk)
                     stream.write(chunk)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(temporary).replace(self.path(found.hexdigest()))
-            return found.hexdigest()
+            Path(temporary).replace(self.path(digest.hexdigest()))  # atomic, and harmless if the version exists
+            return digest.hexdigest()
         except OSError as error:
             raise StoreError(self.folder, error) from error
         finally:
             Path(temporary).unlink(missing_ok=True)
 
     def path(self, sha256: str) -> Path:
-        """Return where the version of that hash lies."""
+        """Return the path of the version with this hash, whether or not it exists."""
         return self._versions / f"{sha256}.safetensors"
 
     def read(self, path: Path) -> AdapterFile:
-        """Read a version; raise :class:`FileError` for another content than was kept, :class:`TrustError` if refused.
+        """Read a version; raise :class:`FileError` for replaced content, :class:`TrustError` for refused content.
 
-        What is wrong is in the log too: who asks for the adapter cannot mend it.
+        The error is logged too: a client that asks for the adapter cannot repair the store.
         """
         try:
             return read_file(path, lambda content: self._admit(path, content))
@@ -94,7 +94,7 @@ class Store:
             raise
 
     def card(self, sha256: str) -> Card:
-        """Return the card of a version, whose content has been compared with its hash; errors as :meth:`read`."""
+        """Return the card of a version after a check of its hash; errors as :meth:`read`."""
         path = self.path(sha256)
         content = b"".join(_chunks(path, None))
         self._admit(path, content)
@@ -108,32 +108,32 @@ class Store:
         admit(path, content)
 
     def sweep(self, used: Iterable[str]) -> None:
-        """Delete the versions that nothing uses."""
-        kept = {self.path(sha256) for sha256 in used}
+        """Delete all versions but those with these hashes."""
+        used_paths = {self.path(sha256) for sha256 in used}
         for path in self._versions.glob("*.safetensors"):
-            if path not in kept:
+            if path not in used_paths:
                 path.unlink(missing_ok=True)
 
     # -------------------------------------------------------------------------------------- state
 
     def adapters(self) -> dict[str, dict[str, Any]]:
-        """Return the record of each adapter."""
+        """Return the record of each adapter, as :meth:`Served.record` made it."""
         return {name: json.loads(record) for name, record in self._read("SELECT name, record FROM adapters")}
 
     def aliases(self) -> dict[str, str]:
-        """Return the target of each alias."""
+        """Return the target of each alias: an adapter's name, or ``name@2``."""
         return dict(self._read("SELECT name, target FROM aliases"))
 
     def write_adapter(self, name: str, record: dict[str, Any] | None) -> None:
-        """Write the record of an adapter; None deletes it. Raises :class:`StoreError` where it cannot be written."""
+        """Write the record of an adapter; None deletes the record. Raises :class:`StoreError` for a failed write."""
         self._write("adapters", name, None if record is None else json.dumps(record))
 
     def write_alias(self, name: str, target: str | None) -> None:
-        """Write the target of an alias; None deletes it. Raises :class:`StoreError` where it cannot be written."""
+        """Write the target of an alias; None deletes the alias. Raises :class:`StoreError` for a failed write."""
         self._write("aliases", name, target)
 
     def close(self) -> None:
-        """Close the state, and let another process have it."""
+        """Close the state and release the folder to other processes."""
         with self._lock:
             self._base.close()
             self._disown()
@@ -144,18 +144,18 @@ class Store:
             self._owned = None
 
     def _read(self, query: str) -> list[tuple[str, str]]:
-        with self._lock, self._told():
+        with self._lock, self._store_errors():
             return self._base.execute(query).fetchall()
 
     def _write(self, table: str, name: str, value: str | None) -> None:
-        with self._lock, self._told():
+        with self._lock, self._store_errors():
             if value is None:
                 self._base.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
             else:
                 self._base.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (name, value))
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _store_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
@@ -163,15 +163,15 @@ class Store:
 
 
 def hash_of(path: Path, largest: int | None = None) -> str:
-    """Return the hash of an adapter file's content, of at most ``largest`` bytes; raise :class:`FileError`."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of an adapter file of at most ``largest`` bytes; raise :class:`FileError`."""
+    digest = hashlib.sha256()
     for chunk in _chunks(path, largest):
-        found.update(chunk)
-    return found.hexdigest()
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _chunks(source: Path | bytes, largest: int | None) -> Iterator[bytes]:
-    """Yield the content of an adapter file, whose size and header are checked first."""
+    """Yield the content of an adapter file, after a check of its size and header."""
     if isinstance(source, bytes):
         yield source
         return

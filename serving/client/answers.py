@@ -1,4 +1,4 @@
-"""Answers of a serving process, as its clients read them: texts from events, and errors from what was refused."""
+"""Answers of a serving process: texts from server-sent events, and errors from refusals."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -6,16 +6,15 @@ from typing import Any
 
 from adaptdock.errors import AdaptError
 
-TOLD, DONE = b"data: ", b"[DONE]"
+DATA, DONE = b"data: ", b"[DONE]"
 OVERLOADED = (429, 503)
 
 
 class AnswerError(AdaptError):
-    """An error that a serving process answers with, in its words.
+    """An error response of a serving process, with the message of the process.
 
-    Attributes: ``status`` of HTTP, ``kind``, ``param`` (the field that is wrong, such as ``inputs.3``), ``nearest``
-    (names there are, like the one there is not), ``request_id`` (as in the log of the process), and ``seconds`` after
-    which another attempt makes sense, if it says so.
+    Attributes: ``status`` of HTTP, ``kind``, ``param`` (the wrong field, such as ``inputs.3``), ``nearest`` (similar
+    valid names), ``request_id`` (as in the log of the process), and ``seconds`` before a retry, if the process says so.
     """
 
     def __init__(self, status: int, problem: Mapping[str, Any], request_id: str = "", seconds: float | None = None):
@@ -26,21 +25,21 @@ class AnswerError(AdaptError):
 
 
 class RequestError(AnswerError):
-    """A request that the process cannot answer as it is: a name, a field, a token, a size, a file."""
+    """A request with a fault: an unknown name, a wrong field, token or file, or too large a size."""
 
     exit_status = 2
 
 
 class OverloadedError(AnswerError):
-    """A process that has too much to do, is starting or stopping; the same request may be answered later."""
+    """An overloaded, starting or stopping process; a retry of the same request may succeed."""
 
 
 class UnreachableError(AdaptError):
-    """A process that gave no answer, or not a whole one."""
+    """A process without an answer, or with an incomplete answer."""
 
 
 def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> AnswerError:
-    """Return the error that an answer tells of."""
+    """Return the error of an HTTP response."""
     try:
         said = json.loads(body)
     except ValueError:
@@ -49,7 +48,7 @@ def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> AnswerEr
     problem = said.get("error")
     problem = problem if isinstance(problem, dict) else {}
     if not problem:
-        problem = {"message": f"the answer is {status} and not one of a serving process: {body[:200]!r}"}
+        problem = {"message": f"the answer is {status} and does not come from a serving process: {body[:200]!r}"}
     if status in OVERLOADED:
         kind: type[AnswerError] = OverloadedError
     else:
@@ -58,29 +57,29 @@ def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> AnswerEr
 
 
 class Pieces:
-    """The texts in a stream of events, of which each is a line that ends with a line feed and nothing else."""
+    """Reads texts from server-sent events. An event is one line, which ends with a line feed and nothing else."""
 
     def __init__(self, read: Callable[[Mapping[str, Any]], str | None]) -> None:
         self._read, self._waiting, self._done = read, b"", False
 
     def take(self, data: bytes) -> Iterator[str]:
-        """Yield the texts that are whole with this part of the stream; raise the error that it tells of."""
+        """Yield the texts completed by this part of the stream; raise the error of an error event."""
         *lines, self._waiting = (self._waiting + data).split(b"\n")
         for line in lines:
-            told = line.removeprefix(TOLD)
-            if told == DONE:
+            data_field = line.removeprefix(DATA)
+            if data_field == DONE:
                 self._done = True
-            elif line.startswith(TOLD):
-                event = json.loads(told)
+            elif line.startswith(DATA):
+                event = json.loads(data_field)
                 if "error" in event:
                     raise AnswerError(200, event["error"])
                 yield from filter(None, map(self._read, event["choices"]))
 
     def end(self, url: str) -> None:
-        """Raise :class:`UnreachableError` unless the stream has come to its end."""
+        """Raise :class:`UnreachableError` for a stream without its final event."""
         if not self._done:
             raise UnreachableError(f"{url}: the answer broke off in the middle")
 
 
-def _seconds(given: str | None) -> float | None:
-    return float(given) if given is not None and given.isdigit() else None
+def _seconds(header: str | None) -> float | None:
+    return float(header) if header is not None and header.isdigit() else None

@@ -1,4 +1,4 @@
-"""What a client asks of a serving process: each request, and how what comes back is read."""
+"""Requests of a client: method, path and body of each, and a reader for its response."""
 
 import json
 import os
@@ -19,37 +19,37 @@ from adaptdock.plugins.sequences import listed, text
 from adaptdock.serving.client.answers import OverloadedError, UnreachableError, problem_of
 from adaptdock.serving.schemas import AdapterDetail, Adapters, Changed, PredictAnswer, Predicted
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 Names = str | Sequence[str]
 Asked = str | Sequence[Mapping[str, Any]]
 TOKEN = "ADAPTDOCK_TOKEN"
-"""The variable of the environment whose token is sent where none is given."""
+"""The environment variable with the default token."""
 TEXTS, MESSAGES = "['a text', 'another text']", "[{'role': 'user', 'content': 'a text'}]"
 NAME, ACTIVATE = "the name of an adapter", "activate is True or False"
 LONGEST_PAUSE = 30.0
-"""Seconds before another attempt, at most."""
+"""Longest pause before a retry, in seconds."""
 BINARY = "application/octet-stream"
 
 
 @dataclass(frozen=True)
-class Call(Generic[Found]):
-    """A request, and how the JSON that comes back is read."""
+class Call(Generic[Result]):
+    """A request, and the reader for its JSON response."""
 
     method: str
     path: str
-    reads: Callable[[Any], Found]
+    reads: Callable[[Any], Result]
     json: Mapping[str, Any] | None = None
     content: bytes | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of a request of httpx2; raise :class:`UsageError` for what JSON cannot hold."""
-        found: dict[str, Any] = {"method": self.method, "url": self.path, "params": self.params}
+        """Return the keyword arguments for ``httpx2``; raise :class:`UsageError` for a body that JSON cannot hold."""
+        arguments: dict[str, Any] = {"method": self.method, "url": self.path, "params": self.params}
         if self.content is not None:
-            found |= {"content": self.content, "headers": {"content-type": BINARY}}
+            arguments |= {"content": self.content, "headers": {"content-type": BINARY}}
         elif self.json is not None:
-            found |= {"content": _encoded(self.json), "headers": {"content-type": "application/json"}}
-        return found
+            arguments |= {"content": _encoded(self.json), "headers": {"content-type": "application/json"}}
+        return arguments
 
 
 # ----------------------------------------------------------------------------------------- requests
@@ -58,7 +58,7 @@ class Call(Generic[Found]):
 def predicting(
     names: Names, inputs: Sequence[Any], timeout: float | None, render: bool = False
 ) -> Call[list[Predicted]]:
-    """Ask for predictions; raise :class:`UsageError` for names or inputs that are no list."""
+    """Request predictions; raise :class:`UsageError` for names or inputs that are not a list."""
     named: Any = names
     if not isinstance(names, str):
         every = listed(names, "adapter names", "['ner', 'topic']")
@@ -70,13 +70,13 @@ def predicting(
 
 
 def embedding(adapter: str, texts: Sequence[str]) -> Call[list[list[float]]]:
-    """Ask for vectors; raise :class:`UsageError` for what is no list of texts."""
+    """Request a vector for each text; raise :class:`UsageError` for anything but a list of texts."""
     items = [text(item, f"text {number}") for number, item in enumerate(listed(texts, "texts", TEXTS))]
     return Call("POST", "v1/embeddings", _vectors, {"model": text(adapter, NAME), "input": items})
 
 
 def writing(adapter: str, prompt: Asked, wishes: Mapping[str, Any]) -> Call[str]:
-    """Ask for what continues a text, or answers a conversation."""
+    """Request the continuation of a text, or the answer to a conversation."""
     body = {"model": text(adapter, NAME), **wishes}
     if isinstance(prompt, str):
         return Call("POST", "v1/completions", _text, {**body, "prompt": prompt})
@@ -84,35 +84,35 @@ def writing(adapter: str, prompt: Asked, wishes: Mapping[str, Any]) -> Call[str]
 
 
 def adapters_of() -> Call[Adapters]:
-    """Ask what is served."""
+    """Request the list of served adapters."""
     return Call("GET", "v1/adapters", Adapters.model_validate)
 
 
 def adapter_of(name: str) -> Call[AdapterDetail]:
-    """Ask for an adapter and its card."""
+    """Request an adapter with its card."""
     return Call("GET", _place(name), AdapterDetail.model_validate)
 
 
 def loading(name: str, version: int | None, activate: bool) -> Call[Changed]:
-    """Ask for a kept version, or the file in the watched folder, to be served."""
+    """Request that a kept version, or the file in the watched folder, is served."""
     body: dict[str, Any] = {"activate": of_type(activate, bool, ACTIVATE)}
     body |= {} if version is None else {"version": checked_number(version, "a version", 1)}
     return Call("PUT", _place(name), Changed.model_validate, body)
 
 
 def pushing(name: str, file: Path | str | bytes, activate: bool) -> Call[Changed]:
-    """Send an adapter file; raise :class:`FileError` where it cannot be read."""
+    """Send an adapter file; raise :class:`FileError` for an unreadable file."""
     params = {"activate": of_type(activate, bool, ACTIVATE)}
     return Call("PUT", f"{_place(name)}/file", Changed.model_validate, content=_content(file), params=params)
 
 
 def changing(name: str, change: str) -> Call[Changed]:
-    """Ask for a change that needs no more than its name."""
+    """Request a change without a body, such as ``rollback`` or ``pin``."""
     return Call("POST", f"{_place(name)}/{change}", Changed.model_validate)
 
 
 def splitting(name: str, weights: Mapping[int, float], mirror: int | None) -> Call[Changed]:
-    """Ask for the answers to be divided among versions."""
+    """Request a split of the inputs among versions."""
     of_type(weights, Mapping, "the weights are a mapping from versions to shares, such as {1: 0.9, 2: 0.1}")
     shares = {
         str(checked_number(version, "a version", 1)): checked_number(weight, "a weight", whole=False)
@@ -123,12 +123,12 @@ def splitting(name: str, weights: Mapping[int, float], mirror: int | None) -> Ca
 
 
 def aliasing(alias: str, target: str) -> Call[None]:
-    """Ask for a name to stand for another."""
+    """Request an alias of an adapter."""
     return Call("PUT", _place(alias, "aliases"), _nothing, {"target": text(target, "the target of an alias")})
 
 
 def removing(name: str, among: str = "adapters") -> Call[None]:
-    """Ask for an adapter, or an alias, to be served no more."""
+    """Request the unloading of an adapter, or the deletion of an alias."""
     return Call("DELETE", _place(name, among), _nothing)
 
 
@@ -138,12 +138,12 @@ def settings(url: str, token: str | None, timeout: float) -> dict[str, Any]:
     try:
         parsed = httpx2.URL(text(url, "the address of a serving process"))
     except httpx2.InvalidURL as error:
-        raise UsageError(f"{url!r} is no address of a serving process: {error}") from None
+        raise UsageError(f"{url!r} is not an address of a serving process: {error}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UsageError(f"{url!r} is no address of a serving process: give one such as http://127.0.0.1:8000")
     secret = os.environ.get(TOKEN, "") if token is None else text(token, "the token")
     if not secret.isascii() or not secret.isprintable():
-        raise UsageError("the token holds characters that no token has")
+        raise UsageError("the token has characters that tokens cannot have: only printable ASCII is valid")
     headers = {"authorization": f"Bearer {secret}"} if secret else {}
     return {"base_url": parsed, "headers": headers, "timeout": timeout}
 
@@ -153,7 +153,7 @@ def settings(url: str, token: str | None, timeout: float) -> dict[str, Any]:
 
 @contextmanager
 def reached(url: str) -> Iterator[None]:
-    """Raise :class:`UnreachableError` where a process gives no answer, or half of one."""
+    """Turn a failed or incomplete exchange into :class:`UnreachableError`."""
     try:
         yield
     except httpx2.TimeoutException:
@@ -162,37 +162,37 @@ def reached(url: str) -> Iterator[None]:
         raise UnreachableError(f"{url}: the process cannot be reached: {error or type(error).__name__}") from None
 
 
-def read(call: Call[Found], answer: httpx2.Response) -> Found:
-    """Return what an answer tells; raise its error, or :class:`UnreachableError` where it is none of a process."""
+def read(call: Call[Result], answer: httpx2.Response) -> Result:
+    """Return the result of a response; raise its error, or :class:`UnreachableError` for a foreign server."""
     if not answer.is_success:
         raise problem_of(answer.status_code, answer.headers, answer.content)
     try:
         return call.reads(answer.json() if answer.content else None)
     except (ValidationError, ValueError, KeyError, TypeError, IndexError):
-        raise UnreachableError(f"{answer.url}: what answers there is no serving process of adaptdock") from None
+        raise UnreachableError(f"{answer.url}: the server there is not a serving process of adaptdock") from None
 
 
 def piece(choice: Mapping[str, Any]) -> str | None:
-    """Return the piece of a text that an event brings."""
-    found: str | None = choice["text"] if "text" in choice else choice["delta"].get("content")
-    return found
+    """Return the text of an event, or None."""
+    content: str | None = choice["text"] if "text" in choice else choice["delta"].get("content")
+    return content
 
 
 def pause(error: OverloadedError) -> float:
-    """Return the seconds before another attempt."""
+    """Return the seconds before a retry."""
     return min(1.0 if error.seconds is None else error.seconds, LONGEST_PAUSE)
 
 
-def _predictions(found: Any) -> list[Predicted]:
-    return PredictAnswer.model_validate(found).predictions
+def _predictions(answer: Any) -> list[Predicted]:
+    return PredictAnswer.model_validate(answer).predictions
 
 
-def _vectors(found: Any) -> list[list[float]]:
-    return [one["embedding"] for one in found["data"]]
+def _vectors(answer: Any) -> list[list[float]]:
+    return [entry["embedding"] for entry in answer["data"]]
 
 
-def _text(found: Any) -> str:
-    (choice,) = found["choices"]
+def _text(answer: Any) -> str:
+    (choice,) = answer["choices"]
     text: str = choice["text"] if "text" in choice else choice["message"]["content"]
     return text
 
@@ -205,7 +205,7 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"what is sent cannot be written as JSON: {error}") from None
+        raise UsageError(f"the request cannot be written as JSON: {error}") from None
 
 
 def _place(name: str, among: str = "adapters") -> str:

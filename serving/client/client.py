@@ -1,4 +1,4 @@
-"""Clients of a serving process, for programs that wait and for those that do not; both have the same methods."""
+"""Clients of a serving process: a blocking and an asyncio client with the same methods."""
 
 import asyncio
 import time
@@ -37,15 +37,14 @@ from adaptdock.serving.client.calls import (
 )
 from adaptdock.serving.schemas import AdapterDetail, Adapters, Changed, Predicted
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class Client:
-    """Asks a serving process, and waits for its answers.
+    """A blocking client. Thread-safe, and usable as a context manager.
 
-    ``url`` is the process's address, ``token`` what lets in (unless given, that of ``ADAPTDOCK_TOKEN``), ``timeout``
-    the seconds without a sign of life after which a request is given up. A process that has too much to do, and has
-    taken nothing, is asked ``retries`` times more. May be used by several threads, and as a context manager.
+    ``url`` is the address of the process. ``token`` is the access token (default: ``ADAPTDOCK_TOKEN``). ``timeout`` is
+    in seconds without a byte from the process. A request refused by an overloaded process is retried ``retries`` times.
 
     Every method raises :class:`RequestError`, :class:`OverloadedError` or :class:`AnswerError` with the process's own
     message, and :class:`UnreachableError` where there is no answer; all are :class:`AdaptError`. Arguments of a wrong
@@ -63,11 +62,11 @@ class Client:
         self._http = httpx2.Client(**settings(url, token, timeout))
 
     def predict(self, adapter: Names, inputs: Sequence[Any], timeout: float | None = None) -> list[Predicted]:
-        """Return a prediction for each input, of one adapter or of one named for each input."""
+        """Return a prediction for each input; ``adapter`` is one name for all inputs, or a name for each."""
         return self._ask(predicting(adapter, inputs, timeout))
 
     def render(self, adapter: Names, inputs: Sequence[Any], timeout: float | None = None) -> list[Predicted]:
-        """Return predictions that have themselves as text for a person too, in ``rendered``."""
+        """Return predictions with a text for people in ``rendered``."""
         return self._ask(predicting(adapter, inputs, timeout, render=True))
 
     def embed(self, adapter: str, texts: Sequence[str]) -> list[list[float]]:
@@ -75,14 +74,14 @@ class Client:
         return self._ask(embedding(adapter, texts))
 
     def complete(self, adapter: str, prompt: Asked, **wishes: Any) -> str:
-        """Return what continues a text, or answers a conversation (``[{"role": "user", "content": ...}]``).
+        """Return the continuation of a text, or the answer to a conversation (``[{"role": "user", "content": ...}]``).
 
         ``wishes`` are ``max_tokens``, ``temperature``, ``top_p`` and ``seed``.
         """
         return self._ask(writing(adapter, prompt, wishes))
 
     def stream(self, adapter: str, prompt: Asked, **wishes: Any) -> Iterator[str]:
-        """Yield the pieces of what :meth:`complete` returns, as they are written."""
+        """Yield the text of :meth:`complete` in pieces during generation."""
         call = writing(adapter, prompt, {**wishes, "stream": True})
         with reached(self.url), self._http.stream(**call.arguments()) as answer:
             if not answer.is_success:
@@ -93,7 +92,7 @@ class Client:
             pieces.end(self.url)
 
     def adapters(self) -> Adapters:
-        """Return what is served."""
+        """Return the served adapters, their versions and the aliases."""
         return self._ask(adapters_of())
 
     def adapter(self, name: str) -> AdapterDetail:
@@ -101,35 +100,35 @@ class Client:
         return self._ask(adapter_of(name))
 
     def load(self, name: str, version: int | None = None, activate: bool = True) -> Changed:
-        """Let a kept version answer; without one, the adapter's file in the watched folder is read again."""
+        """Activate a kept version; without ``version``, read the adapter's file in the watched folder again."""
         return self._ask(loading(name, version, activate))
 
     def push(self, name: str, file: Path | str | bytes, activate: bool = True) -> Changed:
-        """Send an adapter file (or its content) as a new version; the process verifies it before anything changes."""
+        """Send an adapter file (or its content) as a new version. The process verifies the file before any change."""
         return self._ask(pushing(name, file, activate))
 
     def unload(self, name: str) -> None:
-        """Let an adapter be served no more."""
+        """Unload an adapter. In-flight requests still get their answers."""
         self._ask(removing(name))
 
     def rollback(self, name: str) -> Changed:
-        """Let the version answer that did before."""
+        """Reactivate the previous version."""
         return self._ask(changing(name, "rollback"))
 
     def pin(self, name: str) -> Changed:
-        """Keep an adapter docked."""
+        """Keep an adapter docked, even if it is rarely used."""
         return self._ask(changing(name, "pin"))
 
     def unpin(self, name: str) -> Changed:
-        """Let an adapter make room for others again."""
+        """Make an adapter evictable again."""
         return self._ask(changing(name, "unpin"))
 
     def split(self, name: str, weights: Mapping[int, float], mirror: int | None = None) -> Changed:
-        """Divide the answers among versions by weight, and let another version hear what is asked."""
+        """Divide the inputs among versions by weight; ``mirror`` is a version that gets them as shadow traffic."""
         return self._ask(splitting(name, weights, mirror))
 
     def set_alias(self, alias: str, target: str) -> None:
-        """Let a name stand for an adapter, or for one of its versions (``name@2``)."""
+        """Point an alias at an adapter or at a version of it (``name@2``)."""
         self._ask(aliasing(alias, target))
 
     def delete_alias(self, alias: str) -> None:
@@ -146,7 +145,7 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, call: Call[Found]) -> Found:
+    def _ask(self, call: Call[Result]) -> Result:
         left = self._retries
         while True:
             with reached(self.url):
@@ -177,11 +176,11 @@ class AsyncClient:
         self._http = httpx2.AsyncClient(**settings(url, token, timeout))
 
     async def predict(self, adapter: Names, inputs: Sequence[Any], timeout: float | None = None) -> list[Predicted]:
-        """Return a prediction for each input, of one adapter or of one named for each input."""
+        """Return a prediction for each input; ``adapter`` is one name for all inputs, or a name for each."""
         return await self._ask(predicting(adapter, inputs, timeout))
 
     async def render(self, adapter: Names, inputs: Sequence[Any], timeout: float | None = None) -> list[Predicted]:
-        """Return predictions that have themselves as text for a person too, in ``rendered``."""
+        """Return predictions with a text for people in ``rendered``."""
         return await self._ask(predicting(adapter, inputs, timeout, render=True))
 
     async def embed(self, adapter: str, texts: Sequence[str]) -> list[list[float]]:
@@ -189,11 +188,11 @@ class AsyncClient:
         return await self._ask(embedding(adapter, texts))
 
     async def complete(self, adapter: str, prompt: Asked, **wishes: Any) -> str:
-        """Return what continues a text, or answers a conversation; ``wishes`` as with :meth:`Client.complete`."""
+        """Return the continuation of a text, or an answer to a conversation; see :meth:`Client.complete`."""
         return await self._ask(writing(adapter, prompt, wishes))
 
     async def stream(self, adapter: str, prompt: Asked, **wishes: Any) -> AsyncIterator[str]:
-        """Yield the pieces of what :meth:`complete` returns, as they are written."""
+        """Yield the text of :meth:`complete` in pieces during generation."""
         call = writing(adapter, prompt, {**wishes, "stream": True})
         with reached(self.url):
             async with self._http.stream(**call.arguments()) as answer:
@@ -206,7 +205,7 @@ class AsyncClient:
                 pieces.end(self.url)
 
     async def adapters(self) -> Adapters:
-        """Return what is served."""
+        """Return the served adapters, their versions and the aliases."""
         return await self._ask(adapters_of())
 
     async def adapter(self, name: str) -> AdapterDetail:
@@ -214,35 +213,35 @@ class AsyncClient:
         return await self._ask(adapter_of(name))
 
     async def load(self, name: str, version: int | None = None, activate: bool = True) -> Changed:
-        """Let a kept version answer; without one, the adapter's file in the watched folder is read again."""
+        """Activate a kept version; without ``version``, read the adapter's file in the watched folder again."""
         return await self._ask(loading(name, version, activate))
 
     async def push(self, name: str, file: Path | str | bytes, activate: bool = True) -> Changed:
-        """Send an adapter file (or its content) as a new version; the process verifies it before anything changes."""
+        """Send an adapter file (or its content) as a new version. The process verifies the file before any change."""
         return await self._ask(await asyncio.to_thread(pushing, name, file, activate))
 
     async def unload(self, name: str) -> None:
-        """Let an adapter be served no more."""
+        """Unload an adapter. In-flight requests still get their answers."""
         await self._ask(removing(name))
 
     async def rollback(self, name: str) -> Changed:
-        """Let the version answer that did before."""
+        """Reactivate the previous version."""
         return await self._ask(changing(name, "rollback"))
 
     async def pin(self, name: str) -> Changed:
-        """Keep an adapter docked."""
+        """Keep an adapter docked, even if it is rarely used."""
         return await self._ask(changing(name, "pin"))
 
     async def unpin(self, name: str) -> Changed:
-        """Let an adapter make room for others again."""
+        """Make an adapter evictable again."""
         return await self._ask(changing(name, "unpin"))
 
     async def split(self, name: str, weights: Mapping[int, float], mirror: int | None = None) -> Changed:
-        """Divide the answers among versions by weight, and let another version hear what is asked."""
+        """Divide the inputs among versions by weight; ``mirror`` is a version that gets them as shadow traffic."""
         return await self._ask(splitting(name, weights, mirror))
 
     async def set_alias(self, alias: str, target: str) -> None:
-        """Let a name stand for an adapter, or for one of its versions (``name@2``)."""
+        """Point an alias at an adapter or at a version of it (``name@2``)."""
         await self._ask(aliasing(alias, target))
 
     async def delete_alias(self, alias: str) -> None:
@@ -259,7 +258,7 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _ask(self, call: Call[Found]) -> Found:
+    async def _ask(self, call: Call[Result]) -> Result:
         left = self._retries
         while True:
             with reached(self.url):

@@ -1,7 +1,7 @@
-"""Tokens: who is let in, kept as hashes.
+"""Access tokens, kept as hashes.
 
-A line of the file of tokens is ``NAME SCOPES SHA256``: a name for people and logs, the scopes divided by commas, and
-the SHA-256 of the token. A token has 256 bits of its own, so a fast hash gives nothing away.
+A line of the tokens file is ``NAME SCOPES SHA256``: a name for people and logs, comma-separated scopes, and the SHA-256
+of the token. A token has 256 random bits, so a fast hash cannot be reversed by search.
 """
 
 import hashlib
@@ -20,49 +20,49 @@ from adaptdock.serving.json_logs import log
 SCOPES = ("predict", "admin")
 PREFIX = "adapt_"
 SETTLED = 2 * 10**9
-"""Nanoseconds after which a change of a file has another time than the one before, on any file system."""
+"""Nanoseconds after which two changes of a file get different timestamps, on any file system."""
 Stamp = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Token:
-    """What is known of a token: all but the token itself. ``admin`` may also predict."""
+    """The record of a token, without the token itself. The scope ``admin`` includes ``predict``."""
 
     name: str
     scopes: frozenset[str]
     sha256: str
 
     def allows(self, scope: str) -> bool:
-        """Tell whether a scope is granted."""
+        """Tell whether the token grants a scope."""
         return scope in self.scopes or "admin" in self.scopes
 
 
 class Tokens:
-    """The tokens that are let in; without any, everybody is."""
+    """The accepted tokens. Without any, every request is accepted."""
 
     def __init__(self, known: Iterable[Token] = ()) -> None:
         self._known = tuple(known)
 
     @property
     def required(self) -> bool:
-        """Whether a token is asked for."""
+        """Whether requests need a token."""
         return bool(self._known)
 
     def find(self, secret: str) -> Token | None:
-        """Return what is known of a token, or None; how long it takes tells nothing of the tokens there are."""
+        """Return the record of a token, or None. The comparison takes constant time, against timing attacks."""
         mark = _hash(secret)
-        found = None
-        for token in self._known:
+        match = None
+        for token in self._known:  # without a break: the time must not depend on the position
             if hmac.compare_digest(token.sha256, mark):
-                found = token
-        return found
+                match = token
+        return match
 
 
 class TokensFile(Tokens):
-    """The tokens in a file, which is read again when it has changed.
+    """The tokens in a file, which is read again after each change.
 
-    A file with a line that is no token changes nothing: the tokens that were read last go on to count. One that is
-    gone, cannot be read or has no token in it lets nobody in. Both are logged.
+    A file with an invalid line changes nothing: the last valid tokens stay. A missing, unreadable or empty file accepts
+    nobody. Both are logged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,18 +73,19 @@ class TokensFile(Tokens):
 
     @property
     def required(self) -> bool:
-        """True, whatever is in the file."""
+        """Always true: an empty file must not open the process to everybody."""
         return True
 
     def find(self, secret: str) -> Token | None:
-        """Return what is known of a token now, or None."""
+        """Return the current record of a token, or None."""
         self.refresh()
         return super().find(secret)
 
     def refresh(self, at_once: bool = False) -> None:
         """Read the file if it has changed, or ``at_once``.
 
-        One that had been written just before it was read is read again: it may have changed within a tick of the clock.
+        A change within :data:`SETTLED` before the last read causes another read: a later change may have the same
+        timestamp.
         """
         stamp = _stamp(self._path)
         fresh = stamp is not None and self._read_at - stamp[0] < SETTLED
@@ -95,7 +96,7 @@ class TokensFile(Tokens):
             self._known = tuple(_tokens_of(self._path))
         except AdaptError as error:
             if not isinstance(error, BrokenTokensError):
-                self._known = ()
+                self._known = ()  # fail closed
             if changed:
                 log("tokens refused", logging.ERROR, reason=str(error), tokens=len(self._known))
         else:
@@ -104,11 +105,11 @@ class TokensFile(Tokens):
 
 
 class BrokenTokensError(DataError):
-    """A file of tokens with a line that is none."""
+    """A tokens file with an invalid line."""
 
 
 def read_tokens(path: Path) -> TokensFile:
-    """Read a file of tokens; raise :class:`DataError` naming the line that is none."""
+    """Read a tokens file; raise :class:`DataError` naming the invalid line."""
     return TokensFile(path)
 
 
@@ -137,33 +138,33 @@ def _tokens_of(path: Path) -> list[Token]:
 
 
 def new_token(path: Path, scopes: str, name: str = "") -> str:
-    """Make a token, append its hash to a file of tokens, and return it: it cannot be read from there again.
+    """Generate a token, append its hash to a tokens file, and return the token, which only the caller then knows.
 
-    Raises :class:`FileError` where the file cannot be written.
+    Raises :class:`FileError` for a file that cannot be written.
     """
-    chosen = [checked_scope(scope.strip()) for scope in scopes.split(",")]
+    granted = [checked_scope(scope.strip()) for scope in scopes.split(",")]
     name = name or f"token-{secrets.token_hex(3)}"
     if not name.isprintable() or any(letter.isspace() for letter in name) or name.startswith("#"):
         raise UsageError(f"the name {name!r} of a token has to be one word")
     secret = PREFIX + secrets.token_urlsafe(32)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)  # for the owner only
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             start = "" if _ends_in_line(path) else "\n"
-            stream.write(f"{start}{name} {','.join(chosen)} {_hash(secret)}\n")
+            stream.write(f"{start}{name} {','.join(granted)} {_hash(secret)}\n")
     except OSError as error:
         raise FileError(path, f"the token could not be kept: {error.strerror or error}") from error
     return secret
 
 
 def _ends_in_line(path: Path) -> bool:
-    """Tell whether a file is empty or ends in a line's end, which an editor may have left out."""
+    """Tell whether a file is empty or ends with a line feed, which an editor may have left out."""
     return path.read_bytes()[-1:] in (b"", b"\n")
 
 
 def checked_scope(scope: str) -> str:
-    """Return a scope; raise :class:`UnknownNameError` where there is none of that name."""
+    """Return a valid scope unchanged; raise :class:`UnknownNameError` for any other."""
     if scope not in SCOPES:
         raise UnknownNameError("scope", scope, SCOPES)
     return scope

@@ -1,4 +1,4 @@
-"""The application: routes, what surrounds them, and errors as answers."""
+"""The ASGI application: routes, middleware and error handlers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,23 +13,23 @@ from adaptdock import __version__
 from adaptdock.errors import AdaptError
 from adaptdock.serving.http.access_tokens import Tokens
 from adaptdock.serving.http.authorization import Access
-from adaptdock.serving.http.catalog_routes import managing
+from adaptdock.serving.http.catalog_routes import catalog_routes
 from adaptdock.serving.http.connections import Admission
 from adaptdock.serving.http.framing import Framing
 from adaptdock.serving.http.middleware import Envelope, explained, phrase
-from adaptdock.serving.http.openai_routes import compatible
-from adaptdock.serving.http.predict_routes import predicting
-from adaptdock.serving.http.request_bodies import Bodies
+from adaptdock.serving.http.openai_routes import openai_routes
+from adaptdock.serving.http.predict_routes import predict_routes
+from adaptdock.serving.http.request_bodies import RequestBodies
 from adaptdock.serving.http.service import ClientGone, InputError, Service
 from adaptdock.serving.page.route import page
 from adaptdock.serving.schemas import Health, Problem, Refusal
 
 GONE = 499
-"""What nginx calls a client that did not wait; nobody reads it but the log."""
+"""The status code of nginx for a client that disconnected; only the log shows it."""
 
 
 def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
-    """Return the application around a service, which begins and ends with it."""
+    """Return the application around a service. Its lifespan starts and stops the service."""
 
     @asynccontextmanager
     async def living(_: FastAPI) -> AsyncIterator[None]:
@@ -42,18 +42,18 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
         version=__version__,
         summary="One frozen backbone, many small adapters docked into it",
         lifespan=living,
-        docs_url=None,  # both pages would fetch scripts from elsewhere
+        docs_url=None,  # both pages load scripts from a CDN
         redoc_url=None,
-        strict_content_type=False,  # Bodies has seen that it is JSON
+        strict_content_type=False,  # RequestBodies has checked the JSON already
     )
     app.state.service = service
     app.include_router(_health(service))
-    app.include_router(predicting(service))
-    app.include_router(managing(service))
-    app.include_router(compatible(service))
+    app.include_router(predict_routes(service))
+    app.include_router(catalog_routes(service))
+    app.include_router(openai_routes(service))
     app.include_router(page())
-    _tell_errors(app)
-    app.add_middleware(Bodies, options=service.options)  # the last one added is the outermost
+    _handle_errors(app)
+    app.add_middleware(RequestBodies, options=service.options)  # the last middleware added is the outermost
     app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)
     app.add_middleware(Admission, service=service)
     app.add_middleware(Framing)
@@ -70,24 +70,24 @@ def _health(service: Service) -> APIRouter:
 
     @router.get("/healthz", responses={503: {"model": Health}})
     async def healthz(response: Response) -> Health:
-        """Tell whether the process works, if only to end."""
+        """Liveness: 200 unless the process is broken. A stopping process is alive."""
         return health(service.status != "broken", response)
 
     @router.get("/readyz", responses={503: {"model": Health}})
     async def readyz(response: Response) -> Health:
-        """Tell whether requests shall be sent here."""
+        """Readiness: 200 if requests may be sent here."""
         return health(service.status == "ok", response)
 
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
-        """Return the counters, as Prometheus reads them."""
+        """Return the metrics in the text format of Prometheus."""
         text = service.metrics.text(service.catalog, service.batcher.waiting)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return router
 
 
-def _tell_errors(app: FastAPI) -> None:
+def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(AdaptError)
     async def ours(request: Request, error: AdaptError) -> JSONResponse:
         return _refused(request, *explained(error))

@@ -1,4 +1,4 @@
-"""Access: who may ask for what."""
+"""Authorization: which requests are allowed."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -7,25 +7,25 @@ from adaptdock.serving.http.access_tokens import Tokens
 from adaptdock.serving.http.middleware import refuse
 
 OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
-"""What everybody may ask for."""
+"""Paths without authorization."""
 PAGE = "/page/"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 MANAGED = ("/v1/adapters", "/v1/aliases")
-"""What changes there is for tokens with the scope admin."""
+"""Paths whose changes need the scope admin."""
 
 
 class Access:
-    """Lets through those whose token has the scope; where no token is asked for, those who mean this machine.
+    """Allows requests whose token has the scope; without required tokens, only requests addressed to this machine.
 
-    ``local`` says that only this machine can reach the process. Then a request that a page from elsewhere makes a
-    browser send has another host in its head, and is refused.
+    ``local`` says that only this machine can reach the process. A web page from elsewhere could still make a browser
+    here send a request (DNS rebinding). Such a request has a foreign Host or Origin header and is refused.
     """
 
     def __init__(self, app: ASGIApp, tokens: Tokens, local: bool) -> None:
         self._app, self._tokens, self._local = app, tokens, local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it before its body is read."""
+        """Pass on an allowed request; refuse any other with 401 or 403 before its body is read."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -40,9 +40,9 @@ class Access:
         kind, _, secret = headers.get("authorization", "").partition(" ")
         token = self._tokens.find(secret.strip()) if kind.lower() == "bearer" else None
         if token is None:
-            given = "the token is not known here" if secret else "a token is needed: Authorization: Bearer TOKEN"
+            message = "the token is not known here" if secret else "a token is needed: Authorization: Bearer TOKEN"
             challenge = {"www-authenticate": "Bearer"}
-            await refuse(scope, send, 401, given, "authentication_error", headers=challenge)
+            await refuse(scope, send, 401, message, "authentication_error", headers=challenge)
         elif not token.allows(needed):
             scope["state"]["token"] = token.name
             await refuse(scope, send, 403, f"the token has not the scope {needed}", "permission_error")
@@ -52,7 +52,7 @@ class Access:
 
 
 def scope_of(method: str, path: str) -> str | None:
-    """Return the scope that a request needs; None where it needs none."""
+    """Return the scope for a request, or None for open paths."""
     if path in OPEN or path.startswith(PAGE):
         return None
     changes = method not in ("GET", "HEAD", "OPTIONS")

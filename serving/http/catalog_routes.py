@@ -1,4 +1,4 @@
-"""``/v1/adapters`` and ``/v1/aliases``: what is served, in which versions, and who answers."""
+"""``/v1/adapters`` and ``/v1/aliases``: the served adapters, their versions and their shares of the inputs."""
 
 from typing import Annotated, Any
 
@@ -26,16 +26,16 @@ Name = Annotated[str, Path(max_length=128)]
 FILE_BODY = {"requestBody": {"required": True, "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}}}
 
 
-def managing(service: Service) -> APIRouter:
-    """Return the routes; they say which version of an adapter is meant, never where a file lies."""
+def catalog_routes(service: Service) -> APIRouter:
+    """Return the routes. They accept names and version numbers, but never a path of the server."""
     router = APIRouter(tags=["adapters"], responses=ERRORS)  # type: ignore[arg-type]
     catalog, loading = service.catalog, service.loading
 
     @router.get("/v1/adapters")
     async def adapters() -> Adapters:
-        """Return all adapters with their versions and counters."""
-        found = [AdapterState(**state(service, served)) for served in catalog.all().values()]
-        return Adapters(backbone=service.dock.backbone.id, adapters=found, aliases=catalog.aliases)
+        """List all adapters with their versions and counters."""
+        states = [AdapterState(**state(service, served)) for served in catalog.all().values()]
+        return Adapters(backbone=service.dock.backbone.id, adapters=states, aliases=catalog.aliases)
 
     @router.get("/v1/adapters/{name}")
     async def adapter(name: Name) -> AdapterDetail:
@@ -45,7 +45,7 @@ def managing(service: Service) -> APIRouter:
 
     @router.put("/v1/adapters/{name}")
     async def load(name: Name, body: LoadRequest) -> Changed:
-        """Let a version answer that is kept, or read the adapter's file in the watched folder again."""
+        """Activate a kept version, or read the adapter's file in the watched folder again."""
         if body.version is not None:
             if body.activate:
                 await loading(catalog.activate, name, body.version)
@@ -60,42 +60,42 @@ def managing(service: Service) -> APIRouter:
 
     @router.put("/v1/adapters/{name}/file", openapi_extra=FILE_BODY)
     async def send(name: Name, request: Request, activate: bool = True) -> Changed:
-        """Take the adapter file in the body as a new version; it is verified before anything changes."""
+        """Add the adapter file in the body as a new version. The file is verified before any change."""
         await loading(catalog.add, name, await request.body(), activate)
         return _changed(service, name)
 
     @router.delete("/v1/adapters/{name}", status_code=204)
     async def unload(name: Name) -> None:
-        """Serve an adapter no more; what has been asked of it is answered yet. Its file in the folder stays."""
+        """Unload an adapter. In-flight requests still get their answers. The file in the folder is not deleted."""
         await loading(catalog.remove, name)
 
     @router.post("/v1/adapters/{name}/rollback")
     async def rollback(name: Name) -> Changed:
-        """Let the version answer that did before."""
+        """Reactivate the previous version."""
         await loading(catalog.rollback, name)
         return _changed(service, name)
 
     @router.post("/v1/adapters/{name}/pin")
     async def pin(name: Name) -> Changed:
-        """Keep an adapter docked, however rarely it is used."""
+        """Keep an adapter docked, even if it is rarely used."""
         await loading(catalog.pin, name, True)
         return _changed(service, name)
 
     @router.post("/v1/adapters/{name}/unpin")
     async def unpin(name: Name) -> Changed:
-        """Let an adapter make room for others again."""
+        """Make an adapter evictable again."""
         await loading(catalog.pin, name, False)
         return _changed(service, name)
 
     @router.put("/v1/adapters/{name}/split")
     async def split(name: Name, body: SplitRequest) -> Changed:
-        """Divide the answers among versions by weight, and let another one hear what is asked."""
+        """Divide the inputs among versions by weight, and optionally send them to another version as shadow traffic."""
         await loading(catalog.split, name, body.weights, body.mirror)
         return _changed(service, name)
 
     @router.put("/v1/aliases/{alias}")
     async def set_alias(alias: Name, body: AliasRequest) -> AliasRequest:
-        """Let a name stand for an adapter, or for one of its versions."""
+        """Point an alias at an adapter or at a version of it."""
         await loading(catalog.set_alias, alias, body.target)
         return body
 
@@ -108,7 +108,7 @@ def managing(service: Service) -> APIRouter:
 
 
 def state(service: Service, served: Served) -> dict[str, Any]:
-    """Return the fields of :class:`AdapterState`."""
+    """Return the fields of :class:`AdapterState` for an adapter."""
     current, tally = served.current, service.metrics.tally(served.name)
     return {
         "name": served.name,

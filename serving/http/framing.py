@@ -1,7 +1,7 @@
-"""Framing: a request whose end could be understood in two ways is refused, and its connection closed.
+"""Framing: a request with an ambiguous end is refused, and its connection closed.
 
-RFC 9112, 6.1: with Content-Length and Transfer-Encoding a proxy may go by the one and this process by the other, and
-what is left between them would be taken for another client's request.
+RFC 9112, 6.1: given Content-Length and Transfer-Encoding, a proxy may use one and this process the other. The bytes
+between the two ends would then pass for another client's request (request smuggling).
 """
 
 from starlette.datastructures import Headers
@@ -11,13 +11,13 @@ from adaptdock.serving.http.middleware import refuse
 
 
 class Framing:
-    """Refuses what is ambiguous before anything is read of it, whichever parser has read the head."""
+    """Refuses an ambiguous request before its body is read, whichever HTTP parser is in use."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on if its end is clear."""
+        """Pass on a request with an unambiguous end; refuse any other with 400."""
         if scope["type"] == "http" and (problem := _problem(Headers(scope=scope), scope["http_version"])):
             closing = {"connection": "close"}
             await refuse(scope, send, 400, problem, "invalid_request_error", headers=closing)

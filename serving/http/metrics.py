@@ -1,4 +1,4 @@
-"""Metrics: what is counted, for Prometheus and for the list of adapters."""
+"""Metrics: counters for Prometheus and for the list of adapters."""
 
 import threading
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 @dataclass
 class Tally:
-    """What one adapter has been asked."""
+    """Counts of one adapter since the start; ``seconds`` is the total latency of answered inputs."""
 
     requests: int = 0
     errors: int = 0
@@ -22,7 +22,7 @@ class Tally:
 
 
 class Metrics:
-    """The counters of one process, in a registry of their own. Safe for use by many threads."""
+    """The counters of one process, in a registry of their own. Thread-safe."""
 
     def __init__(self) -> None:
         self.registry = of = CollectorRegistry()
@@ -44,54 +44,54 @@ class Metrics:
         self._lock = threading.Lock()
 
     def tally(self, name: str) -> Tally:
-        """Return what an adapter has been asked."""
+        """Return the counts of an adapter."""
         return self._tallies.get(name, Tally())
 
     def answered(self, name: str, seconds: float, failed: bool) -> None:
-        """Count an input."""
+        """Count an answered or failed input and its latency."""
         self._requests.labels(name).inc()
         self._latency.labels(name).observe(seconds)
         if failed:
             self._errors.labels(name).inc()
         with self._lock:
-            found = self._tallies.setdefault(name, Tally())
-            found.requests += 1
-            found.errors += failed
-            found.answered += not failed
-            found.seconds += 0.0 if failed else seconds
+            tally = self._tallies.setdefault(name, Tally())
+            tally.requests += 1
+            tally.errors += failed
+            tally.answered += not failed
+            tally.seconds += 0.0 if failed else seconds
 
     def abandoned(self, name: str) -> None:
-        """Count an input that nobody waits for any more, which says nothing about the adapter."""
+        """Count an input whose client has left, which is not an error of the adapter."""
         self._requests.labels(name).inc()
         self._abandoned.labels(name).inc()
         with self._lock:
             self._tallies.setdefault(name, Tally()).requests += 1
 
     def mirrored(self, name: str, differed: bool) -> None:
-        """Count an input that a second version heard."""
+        """Count an input of shadow traffic."""
         self._mirrored.labels(name).inc()
         if differed:
             self._differed.labels(name).inc()
 
     def batch(self, rows: int, tokens: int, seconds: float) -> None:
-        """Count a batch."""
+        """Count a batch and its time in seconds."""
         self._rows.observe(rows)
         self._tokens.inc(tokens)
         self._computing.inc(seconds)
 
     def response(self, status: int) -> None:
-        """Count an answer over HTTP."""
+        """Count an HTTP response by its status."""
         self._http.labels(str(status)).inc()
 
     def forget(self, name: str) -> None:
-        """Drop the series of an adapter that is served no more."""
+        """Drop the series of an unloaded adapter."""
         with self._lock:
             self._tallies.pop(name, None)
         for series in (self._requests, self._errors, self._abandoned, self._latency, self._mirrored, self._differed):
             series.remove_by_labels({"adapter": name})
 
     def text(self, catalog: Catalog, waiting: int) -> bytes:
-        """Return all series as Prometheus reads them."""
+        """Return all series in the text format of Prometheus."""
         self._waiting.set(waiting)
         self._resident.clear()
         self._version.clear()

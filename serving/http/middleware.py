@@ -1,4 +1,4 @@
-"""The envelope of every answer: a request id, secure headers, a line in the log, and what is said of errors."""
+"""The outermost middleware: request id, security headers, a log line per request, and JSON errors."""
 
 import json
 import math
@@ -36,7 +36,7 @@ from adaptdock.serving.http.metrics import Metrics
 from adaptdock.serving.json_logs import log, log_error
 from adaptdock.serving.schemas import Problem, Refusal
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # any other id could forge lines or headers
 HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -75,18 +75,18 @@ LATER_SECONDS = 5
 
 
 class Envelope:
-    """The outermost layer of the application."""
+    """Adds the request id and security headers to every response, and logs and counts the request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and tell of its answer."""
+        """Pass on a request; answer an unexpected error with 500."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        identity = given if REQUEST_ID.fullmatch(given) else uuid4().hex
+        client_id = Headers(scope=scope).get("x-request-id", "")
+        identity = client_id if REQUEST_ID.fullmatch(client_id) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = identity
         started, status = time.perf_counter(), 0
 
@@ -105,10 +105,12 @@ class Envelope:
             await self._app(scope, receive, tell)
         except Exception as error:
             log_error("error", error, request_id=identity)
-            if status == 0:
-                await refuse(scope, tell, 500, "this should not happen; the log tells more", "server_error")
+            if status == 0:  # once a response has started, its status cannot change
+                await refuse(
+                    scope, tell, 500, "an unexpected error; the log of the process has the details", "server_error"
+                )
         finally:
-            self._metrics.response(status or 499)
+            self._metrics.response(status or 499)  # 499: the client left before any response
             if scope["path"] not in QUIET:
                 log(
                     "request",
@@ -122,20 +124,20 @@ class Envelope:
 
 
 def explained(error: AdaptError) -> tuple[int, Problem, dict[str, str]]:
-    """Return status, problem and headers for an error."""
+    """Return HTTP status, JSON problem and headers for an error."""
     status, kind = next(((status, kind) for of, status, kind in STATUS if isinstance(error, of)), (500, "server_error"))
-    found = Problem(message=str(error), type=kind, code=CODES.get(type(error)))
+    problem = Problem(message=str(error), type=kind, code=CODES.get(type(error)))
     if isinstance(error, UnknownNameError):
-        found.code, found.nearest = f"unknown_{error.kind}", error.near
+        problem.code, problem.nearest = f"unknown_{error.kind}", error.near
     headers = {}
     if status in (429, 503):
         seconds = error.seconds if isinstance(error, BusyError) else RETRY_SECONDS.get(type(error), LATER_SECONDS)
         headers["retry-after"] = str(seconds)
-    return status, found, headers
+    return status, problem, headers
 
 
 async def refuse(scope: Scope, send: Send, status: int, message: str, kind: str, **more: Any) -> None:
-    """Answer with an error from outside of the application."""
+    """Send an error response without going through the application."""
     headers = more.pop("headers", {})
     body = Refusal(error=Problem(message=message, type=kind, **more), request_id=scope["state"]["request_id"])
     content = body.model_dump_json().encode()
@@ -146,24 +148,24 @@ async def refuse(scope: Scope, send: Send, status: int, message: str, kind: str,
 
 
 def strict_json(body: bytes) -> Any:
-    """Return what JSON says; raise :class:`ValueError` for what is not, NaN and lone surrogates included."""
-    found = json.loads(body.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
-    if b"\\u" in body:
-        json.dumps(found, ensure_ascii=False).encode("utf-8")
-    return found
+    """Parse strict JSON; raise :class:`ValueError` for anything else, NaN and lone surrogates included."""
+    content = json.loads(body.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
+    if b"\\u" in body:  # only an escape can hold a lone surrogate, as valid UTF-8 cannot
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    return content
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _finite(text: str) -> float:
-    found = float(text)
-    if not math.isfinite(found):
+    number = float(text)
+    if not math.isfinite(number):
         raise ValueError(f"{text[:40]} is out of range")
-    return found
+    return number
 
 
 def phrase(status: int) -> str:
-    """Return what a status is called."""
+    """Return the reason phrase of a status, such as "Not Found"."""
     return HTTPStatus(status).phrase

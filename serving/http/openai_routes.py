@@ -1,6 +1,6 @@
-"""``/v1/completions``, ``/v1/chat/completions``, ``/v1/embeddings``, ``/v1/models``, as clients of OpenAI expect them.
+"""``/v1/completions``, ``/v1/chat/completions``, ``/v1/embeddings`` and ``/v1/models``, compatible with OpenAI clients.
 
-``model`` is an adapter's name, an alias or a version. What would change an answer and is not done here is refused.
+``model`` is an adapter's name, an alias or a version. An unsupported field that would change the answer is refused.
 """
 
 import base64
@@ -32,18 +32,18 @@ DONE = "data: [DONE]\n\n"
 
 
 class StreamOptions(Body):
-    """What a stream tells beside the text."""
+    """Optional events of a stream."""
 
     include_usage: bool = False
 
 
 class Writing(Body):
-    """How a text is written; what is not given is as the adapter's task has it."""
+    """Generation options. A missing option has the default of the adapter's task."""
 
     model: AdapterName
     max_tokens: int | None = Field(None, gt=0)
     temperature: float | None = Field(None, ge=0, le=100)
-    """0 takes the most probable token."""
+    """0 selects the most probable token."""
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=0, lt=2**63)
     stream: bool = False
@@ -52,62 +52,62 @@ class Writing(Body):
     user: str | None = None
 
     def wishes(self) -> dict[str, Any]:
-        """Return the options of the search that were given."""
-        found: dict[str, Any] = {}
+        """Return the given options by their names in :class:`GenerationOptions`."""
+        options: dict[str, Any] = {}
         if self.max_tokens is not None:
-            found["max_new_tokens"] = self.max_tokens
+            options["max_new_tokens"] = self.max_tokens
         if self.temperature is not None:
-            found |= {"do_sample": self.temperature > 0}
-            found |= {"temperature": self.temperature} if self.temperature > 0 else {}
+            options |= {"do_sample": self.temperature > 0}
+            options |= {"temperature": self.temperature} if self.temperature > 0 else {}
         if self.top_p is not None:
-            found["top_p"] = self.top_p
+            options["top_p"] = self.top_p
         if self.seed is not None:
-            found["seed"] = self.seed
-        if found.get("do_sample"):
-            found["num_beams"] = 1
-        return found
+            options["seed"] = self.seed
+        if options.get("do_sample"):
+            options["num_beams"] = 1  # the task's default may be beam search
+        return options
 
 
 class CompletionRequest(Writing):
-    """A text that is continued as it is."""
+    """A prompt to continue, without a chat template."""
 
     prompt: str | Texts
 
 
 class Part(Body):
-    """A part of what is said."""
+    """A text part of a message."""
 
     type: Literal["text"]
     text: str
 
 
 class Message(Body):
-    """A turn of a conversation."""
+    """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[Part], Field(fail_fast=True, max_length=MOST_TURNS)]
     name: str | None = None
 
     def plain(self) -> dict[str, str]:
-        """Return role and text."""
+        """Return role and text; the role ``developer`` becomes ``system``."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
 class ChatRequest(Writing):
-    """A conversation that is answered."""
+    """A conversation to answer."""
 
     messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MOST_TURNS)
     max_completion_tokens: int | None = Field(None, gt=0)
 
     def wishes(self) -> dict[str, Any]:
-        """Return the options of the search that were given."""
+        """Return the given options by their names in :class:`GenerationOptions`."""
         limit = self.max_completion_tokens
         return super().wishes() | ({} if limit is None else {"max_new_tokens": limit})
 
 
 class EmbeddingRequest(Body):
-    """Texts of which vectors are wanted."""
+    """Texts to embed."""
 
     model: AdapterName
     input: str | Texts
@@ -115,24 +115,24 @@ class EmbeddingRequest(Body):
     user: str | None = None
 
 
-def compatible(service: Service) -> APIRouter:
+def openai_routes(service: Service) -> APIRouter:
     """Return the routes."""
     router = APIRouter(tags=["compatible with OpenAI"], responses=ERRORS)  # type: ignore[arg-type]
     began = int(time.time())
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """Return the adapters that write or embed."""
-        found = [
+        """List the adapters that generate text or embed."""
+        entries = [
             {"id": name, "object": "model", "created": began, "owned_by": OWNER, "abilities": abilities(version)}
-            for name, version in ((one.name, one.current) for one in service.catalog.all().values())
-            if len(abilities(version)) > 1
+            for name, version in ((served.name, served.current) for served in service.catalog.all().values())
+            if len(abilities(version)) > 1  # "predict" alone has no OpenAI route
         ]
-        return {"object": "list", "data": found}
+        return {"object": "list", "data": entries}
 
     @router.get("/v1/models/{model}")
     async def one_model(model: str) -> dict[str, Any]:
-        """Return one of them."""
+        """Return one model, with its abilities."""
         version = service.catalog.peek(model)
         return {
             "id": model,
@@ -144,7 +144,7 @@ def compatible(service: Service) -> APIRouter:
 
     @router.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        """Continue texts as they are."""
+        """Continue texts as they are, without the task's prompt."""
         _needs(service, body.model, "completions")
         shape = Shape("cmpl", "text_completion", body.model, lambda text: {"text": text, "logprobs": None})
         items = [body.prompt] if isinstance(body.prompt, str) else body.prompt
@@ -152,7 +152,7 @@ def compatible(service: Service) -> APIRouter:
 
     @router.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
-        """Answer a conversation; a task that reads no conversations is given the last turn of the user."""
+        """Answer a conversation. A task without conversations gets the last turn of the user."""
         task = _needs(service, body.model, "chat").assembly.task
         turns = [message.plain() for message in body.messages]
         item: Any = {"messages": turns}
@@ -170,13 +170,13 @@ def compatible(service: Service) -> APIRouter:
         _needs(service, body.model, "embeddings")
         texts = [body.input] if isinstance(body.input, str) else body.input
         if not texts:
-            raise UsageError("input: there is no text")
-        found = await service.ask(request, [body.model] * len(texts), texts)
+            raise UsageError("input: the list has no text")
+        answers = await service.ask(request, [body.model] * len(texts), texts)
         data = [
-            {"object": "embedding", "index": place, "embedding": _vector(place, one, body.encoding_format)}
-            for place, one in enumerate(found)
+            {"object": "embedding", "index": place, "embedding": _vector(place, answered, body.encoding_format)}
+            for place, answered in enumerate(answers)
         ]
-        read = sum(one.outcome.read_tokens for one in found)
+        read = sum(answered.outcome.read_tokens for answered in answers)
         usage = {"prompt_tokens": read, "total_tokens": read}
         return {"object": "list", "data": data, "model": body.model, "usage": usage}
 
@@ -184,36 +184,36 @@ def compatible(service: Service) -> APIRouter:
 
 
 def abilities(version: Version) -> list[str]:
-    """Return what a version can be asked for."""
-    found, head = ["predict"], version.assembly.head
+    """Return the routes that accept a version: always predict, the others by its head and task."""
+    names, head = ["predict"], version.assembly.head
     if isinstance(head, LanguageModelHead):
-        found.append("completions")
+        names.append("completions")
     if isinstance(version.assembly.task, Writer):
-        found.append("chat")
+        names.append("chat")
     if isinstance(head, EmbeddingHead):
-        found.append("embeddings")
-    return found
+        names.append("embeddings")
+    return names
 
 
 def _needs(service: Service, model: str, ability: str) -> Version:
     version = service.catalog.peek(model)
-    there = abilities(version)
-    if ability not in there:
+    supported = abilities(version)
+    if ability not in supported:
         raise UsageError(
-            f"the adapter {model!r} is for {version.card.task.name}: it has {', '.join(there)}, no {ability}"
+            f"the adapter {model!r} is for {version.card.task.name}: it has {', '.join(supported)}, no {ability}"
         )
     return version
 
 
 class Shape:
-    """How an answer, or a piece of one, is laid out."""
+    """The JSON layout of an answer or of a streamed piece."""
 
     def __init__(self, prefix: str, kind: str, model: str, choice: Any) -> None:
         self._head = {"id": f"{prefix}-{uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
         self._choice = choice
 
     def of(self, pieces: Sequence[tuple[str, str | None]], usage: dict[str, int] | None = None) -> dict[str, Any]:
-        """Return the layout of texts, each with why it ended."""
+        """Return the JSON of texts, each with its finish reason."""
         choices = [
             {"index": place, **self._choice(text), "finish_reason": ending}
             for place, (text, ending) in enumerate(pieces)
@@ -225,15 +225,17 @@ async def _written(
     service: Service, request: Request, body: Writing, shape: Shape, items: Sequence[Any], raw: bool
 ) -> Response:
     if not items:
-        raise UsageError("prompt: there is no text")
+        raise UsageError("prompt: the list has no text")
     more: dict[str, Any] = {"wishes": body.wishes(), "raw": raw}
     if not body.stream:
-        found = await service.ask(request, [body.model] * len(items), items, **more)
-        return JSONResponse(shape.of([(one.outcome.text, _ending(one)) for one in found], _usage(found)))
+        answers = await service.ask(request, [body.model] * len(items), items, **more)
+        return JSONResponse(
+            shape.of([(answered.outcome.text, _ending(answered)) for answered in answers], _usage(answers))
+        )
     if len(items) > 1:
         raise UsageError("stream: one text can be streamed at a time")
     pieces = service.stream(request, body.model, items[0], **more)
-    first = await anext(pieces)  # an error has its own status as long as nothing was sent
+    first = await anext(pieces)  # before the first piece is sent, an error can still set the HTTP status
     usage = body.stream_options is not None and body.stream_options.include_usage
     return StreamingResponse(_events(first, pieces, shape, usage), media_type="text/event-stream")
 
@@ -263,13 +265,13 @@ def _ending(answered: Answered) -> str:
     return "stop" if answered.outcome.finished else "length"
 
 
-def _usage(found: Sequence[Answered]) -> dict[str, int]:
-    read, new = (sum(getattr(one.outcome, name) for one in found) for name in ("read_tokens", "new_tokens"))
+def _usage(answers: Sequence[Answered]) -> dict[str, int]:
+    read, new = (sum(getattr(answered.outcome, name) for answered in answers) for name in ("read_tokens", "new_tokens"))
     return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
 
 
 def _vector(place: int, answered: Answered, form: str) -> list[float] | str:
-    found = answered.outcome.prediction.get("embedding")
-    if not found:
+    vector = answered.outcome.prediction.get("embedding")
+    if not vector:
         raise InputError(place, UsageError("a text without a token has no vector"))
-    return found if form == "float" else base64.b64encode(struct.pack(f"<{len(found)}f", *found)).decode()
+    return vector if form == "float" else base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

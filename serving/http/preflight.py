@@ -1,4 +1,4 @@
-"""What would be served: every adapter verified against the backbone, and no port opened."""
+"""A check before serving: verify every adapter against the backbone, without opening the port for requests."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +18,19 @@ from adaptdock.serving.versions import checked_name
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found, for a person, and the adapters that cannot be served with the reasons."""
+    """A summary for a person, and the reasons of refused adapters."""
 
     summary: dict[str, Any]
     refused: list[str]
 
 
 def check(options: ServingOptions, load: LoadOptions) -> Checked:
-    """Verify everything that a start would need; raise what a start would raise."""
+    """Verify the tokens, folder, address, backbone and adapters; raise the errors of a start."""
     if options.tokens:
         read_tokens(Path(options.tokens).expanduser())
     folder = options.folder
     if folder is not None and not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; --adapters names the one that is watched")
+        raise UsageError(f"{folder} is not a folder; --adapters is the folder to watch")
     listen(options).close()
     dock = Dock(load_backbone(options.backbone, load))
     refused, total, paths = [], 0, sorted(folder.glob(f"[!.]*{SUFFIX}")) if folder is not None else []

@@ -1,4 +1,4 @@
-"""The process: a server with its limits and signals around the application."""
+"""The server process: limits, signals, and uvicorn around the application."""
 
 import asyncio
 import gc
@@ -28,27 +28,27 @@ from adaptdock.serving.http.service import Service
 from adaptdock.serving.json_logs import log, to_standard_error
 
 SWITCH_SECONDS = 1e-4
-"""After so long a thread gets Python back, not 5 ms: those that compute need it at every operation."""
+"""Seconds until a waiting thread gets the GIL (Python: 5 ms): computing threads need the GIL at every operation."""
 TOKENS_OF_A_CORE = 384
-"""With so many in a batch a core computes as many a second as with more (measured on MiniLM, float32 and bfloat16)."""
+"""Tokens per batch and core. Larger batches give no more tokens per second (MiniLM, float32 and bfloat16)."""
 
 
 ACCEPTED_AT_ONCE = 128
-"""Connections that are accepted before those that give way are closed: fewer than :data:`OTHER_FILES`."""
+"""Connections accepted before idle ones are closed; must be less than :data:`OTHER_FILES`."""
 BACKLOG = 2048
-"""Connections that the system keeps until they are accepted."""
+"""Length of the system's queue of connections."""
 AFTER_DRAIN = 5.0
-"""Seconds after the time to drain at which the process ends, whatever hangs."""
+"""Seconds after the drain time until a hanging process exits."""
 OTHER_FILES = 256
-"""Files that a process opens beside its connections, at most."""
+"""Upper limit of open files besides connections."""
 UNFINISHED = 1
-"""Exit status of a process that could not end in order."""
+"""Exit status of a process that could not stop in order."""
 
 
 class Server(uvicorn.Server):
-    """A server that tells the service at once when it is told to stop, so that /readyz says so.
+    """A server that notifies the service at the first stop signal, so that /readyz fails at once.
 
-    When the time to drain is over, what waits is answered with 503; soon after, the process ends whatever hangs.
+    After the drain time waiting requests get 503; :data:`AFTER_DRAIN` seconds later a hanging process exits.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -57,13 +57,13 @@ class Server(uvicorn.Server):
         self._limit = threading.Thread(target=self._end, name="limit of the drain", daemon=True)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen, with a longer queue than the connections that asyncio accepts at once."""
+        """Listen, with a longer queue than asyncio's number of accepts per round."""
         await super().startup(sockets)
         for listening in sockets or ():
             listening.listen(BACKLOG)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """End in order; a second Ctrl-C waits for nothing."""
+        """Stop in order. A second Ctrl-C stops at once."""
         log("stopping", signal=sig)
         self._service.stopping()
         if not self.should_exit:
@@ -76,27 +76,27 @@ class Server(uvicorn.Server):
         self._service.batcher.abandon()
         time.sleep(AFTER_DRAIN)
         log("ended before all was complete", drain=self._service.options.drain)
-        os._exit(UNFINISHED)
+        os._exit(UNFINISHED)  # sys.exit() would end only this thread
 
 
 def serve(options: ServingOptions, load: LoadOptions) -> None:
-    """Serve until a signal comes; requests under way are answered first.
+    """Serve until a stop signal, then answer the requests in progress.
 
-    Raises :class:`UsageError` where the address cannot be listened on, :class:`LockedError` where another process
-    serves from the state folder, and what loading the backbone raises.
+    Raises :class:`UsageError` for an address that cannot be bound, :class:`LockedError` for a state folder in use by
+    another process, and the errors of loading the backbone.
     """
     to_standard_error()
     sys.setswitchinterval(SWITCH_SECONDS)
     tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
-    hear_hang_up(tokens)
+    reload_tokens_on_hangup(tokens)
     listening = listen(options)
-    with listening, owned(options.state_folder):  # before the backbone, whose loading takes its time
+    with listening, owned(options.state_folder):  # before the backbone, which takes long to load
         backbone = load_backbone(options.backbone, load)
-        options = within_files(at_work(options, backbone.device))
+        options = within_file_limit(sized_for_device(options, backbone.device))
         service = Service(Dock(backbone), options)
         config = uvicorn.Config(
             make_app(service, tokens),
-            http=patient(options.receive_timeout, Connections(options.connections)),
+            http=timed_protocol(options.receive_timeout, Connections(options.connections)),
             ws="none",
             backlog=ACCEPTED_AT_ONCE,
             log_config=None,
@@ -109,12 +109,12 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
         host, port = listening.getsockname()[:2]
         log("listening", host=host, port=port)
         gc.collect()
-        gc.freeze()  # what is there stays: to look through it for garbage would keep everybody waiting
+        gc.freeze()  # startup objects live on: a full collection over them would stall all requests
         asyncio.run(Server(config, service).serve(sockets=[listening]))
 
 
-def within_files(options: ServingOptions) -> ServingOptions:
-    """Raise this process's limit of open files as its connections need it; where that is not enough, have fewer."""
+def within_file_limit(options: ServingOptions) -> ServingOptions:
+    """Raise the limit of open files to fit the connections; reduce the connections to a fixed limit."""
     try:
         import resource
     except ImportError:
@@ -125,34 +125,34 @@ def within_files(options: ServingOptions) -> ServingOptions:
         return options
     limit = needed if hard == resource.RLIM_INFINITY else max(soft, min(needed, hard))
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    possible = max(1, min(options.connections, (limit - OTHER_FILES) * 2 // 3))
+    possible = max(1, min(options.connections, (limit - OTHER_FILES) * 2 // 3))  # solves `needed` for connections
     if possible < options.connections:
         reason = f"the limit of open files is {limit} (ulimit -n)"
         log("fewer connections", wanted=options.connections, possible=possible, reason=reason)
     return options.model_copy(update={"connections": possible})
 
 
-def hear_hang_up(tokens: Tokens) -> None:
-    """Read the tokens again at SIGHUP, which ends the process only if its terminal has gone and there are none."""
+def reload_tokens_on_hangup(tokens: Tokens) -> None:
+    """Reload the tokens at SIGHUP. Without a tokens file, exit if a terminal was closed."""
     hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
     if hang_up is None or threading.current_thread() is not threading.main_thread():
         return
 
-    def heard(sig: int, frame: Any) -> None:
+    def on_hangup(sig: int, frame: Any) -> None:
         log("hang-up", signal=sig)
         if isinstance(tokens, TokensFile):
             tokens.refresh(at_once=True)
         elif sys.stdin is not None and sys.stdin.isatty():
             signal.raise_signal(signal.SIGTERM)
 
-    signal.signal(hang_up, heard)
+    signal.signal(hang_up, on_hangup)
 
 
-def at_work(options: ServingOptions, device: torch.device) -> ServingOptions:
-    """Decide how many batches are computed at a time and how large one is; let each have its share of a CPU's cores.
+def sized_for_device(options: ServingOptions, device: torch.device) -> ServingOptions:
+    """Return options with workers and batch tokens for the device, and divide the CPU cores among the workers.
 
-    Threads that share an operation wait for the slowest of them; those that have a batch each do not. A core computes
-    no more in a larger batch, which only waits longer.
+    Threads that share an operation wait for the slowest of them; with a batch per worker no thread waits. A larger
+    batch only takes longer, as a core computes no more tokens per second.
     """
     cores = torch.get_num_threads()
     workers = options.workers or (2 if device.type == "cpu" and cores > 1 else 1)
@@ -165,26 +165,26 @@ def at_work(options: ServingOptions, device: torch.device) -> ServingOptions:
 
 
 def listen(options: ServingOptions) -> socket.socket:
-    """Return a socket that listens; raise :class:`UsageError` where that cannot be."""
+    """Return a listening socket; raise :class:`UsageError` for an address that cannot be bound."""
     try:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((options.host, options.port))
-        return found
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart need not wait for TIME_WAIT
+        listening.bind((options.host, options.port))
+        return listening
     except OSError as error:
         raise UsageError(f"{options.host}:{options.port} cannot be listened on: {error.strerror or error}") from None
 
 
-def patient(seconds: float, connections: Connections | None = None) -> type[H11Protocol]:
-    """Return a protocol that closes a connection on which the head of a request is not complete in that time.
+def timed_protocol(seconds: float, connections: Connections | None = None) -> type[H11Protocol]:
+    """Return an HTTP/1.1 protocol that closes a connection whose request head is incomplete after ``seconds``.
 
-    ``connections`` are those of the process, which it keeps count of.
+    ``connections`` tracks the open connections of the process.
     """
     counted = Connections(sys.maxsize) if connections is None else connections
 
-    class Patient(H11Protocol):
-        """HTTP/1.1, with a limit on how long a request's head takes."""
+    class TimedProtocol(H11Protocol):
+        """HTTP/1.1 with a timeout for request heads."""
 
         _timer: asyncio.TimerHandle | None = None
         _silence: asyncio.TimerHandle | None = None
@@ -201,7 +201,7 @@ def patient(seconds: float, connections: Connections | None = None) -> type[H11P
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if self.cycle.response_complete:  # else the next request was there already
+            if self.cycle.response_complete:  # else the next pipelined request has begun
                 counted.idle(self.transport)
                 self._listen()
 
@@ -220,10 +220,10 @@ def patient(seconds: float, connections: Connections | None = None) -> type[H11P
                 self._timer = self.loop.call_later(seconds, self._give_up)
 
         def _listen(self, again: bool = True) -> None:
-            """Find the connection silent later, after data that came meanwhile was read, however late the loop is.
+            """Mark the connection as silent later, after any data that has arrived meanwhile, even if the loop is late.
 
-            A timer that is due comes after the data of the same round of the loop. The first round may be the one in
-            which the loop begins to look for data, so there are two timers.
+            asyncio runs a due timer after the data of the same round. The loop may begin to poll for data only in the
+            first round, so there are two timers.
             """
             if self._silence is not None:
                 self._silence.cancel()
@@ -240,4 +240,4 @@ def patient(seconds: float, connections: Connections | None = None) -> type[H11P
                 self._timer.cancel()
                 self._timer = None
 
-    return Patient
+    return TimedProtocol

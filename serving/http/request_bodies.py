@@ -1,4 +1,4 @@
-"""Bodies: how much of one is read, for how long, and whether it is JSON."""
+"""Request bodies: limits of size and time, and strict JSON."""
 
 import asyncio
 
@@ -9,18 +9,18 @@ from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http.middleware import refuse, strict_json
 
 FILE = "/file"
-"""Where a path ends to which an adapter file is sent."""
+"""End of the paths that accept an adapter file."""
 BINARY = "application/octet-stream"
 
 
-class Bodies:
-    """Reads a body whole before anything else happens; what is too large, too slow or no JSON is refused."""
+class RequestBodies:
+    """Reads the whole body before the route runs. Refuses a body that is too large, too slow or not JSON."""
 
     def __init__(self, app: ASGIApp, options: ServingOptions) -> None:
         self._app, self._options = app, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with its body."""
+        """Pass on a request with its body, or refuse it with 400, 408 or 413."""
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
             await self._app(scope, receive, send)
             return
@@ -30,13 +30,13 @@ class Bodies:
         declared = headers.get("content-length", "0")
         body: bytes | None = None
         try:
-            if not declared.isdigit() or int(declared) <= limit:
+            if not declared.isdigit() or int(declared) <= limit:  # else refused unread
                 body = await asyncio.wait_for(_read(receive, limit), self._seconds(limit))
         except TimeoutError:
             await refuse(scope, send, 408, "the body did not arrive in time", "timeout_error")
             return
         except ConnectionError:
-            return  # nobody is left to be answered
+            return  # the client has disconnected
         if body is None:
             await refuse(scope, send, 413, f"the body is larger than {limit:,} bytes", "too_large_error")
             return
@@ -47,7 +47,7 @@ class Bodies:
         await self._app(scope, _replayed(body, receive), send)
 
     def _seconds(self, limit: int) -> float:
-        """Return the time that a body gets: that of an ordinary one, and more as it may be larger."""
+        """Return the seconds for a body: ``receive_timeout``, and proportionally more for uploads."""
         return self._options.receive_timeout * max(1.0, limit / self._options.max_body)
 
 
@@ -76,7 +76,7 @@ def _problem(headers: Headers, body: bytes) -> str | None:
         return (
             f"the body is not valid UTF-8: {error.reason}"
             if isinstance(error, UnicodeDecodeError)
-            else ("the body holds half of a surrogate pair, which is no text")
+            else ("the body has half of a surrogate pair, which is not a character")
         )
     except RecursionError:
         return "the body is nested too deeply"
@@ -86,14 +86,14 @@ def _problem(headers: Headers, body: bytes) -> str | None:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Return a channel that gives the body, and after it what else comes from the client."""
-    given = False
+    """Return a channel that yields the body first and then the client's later messages."""
+    delivered = False
 
     async def replay() -> Message:
-        nonlocal given
-        if given:
+        nonlocal delivered
+        if delivered:
             return await receive()
-        given = True
+        delivered = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay

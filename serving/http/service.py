@@ -1,4 +1,4 @@
-"""The service: one process's dock, catalogue and batcher, and how inputs are asked and answered."""
+"""The service: the dock, catalog and batcher of one process, and the path from inputs to answers."""
 
 import asyncio
 import logging
@@ -36,18 +36,18 @@ from adaptdock.serving.json_logs import log, log_error
 from adaptdock.serving.scheduling.batcher import Batcher
 from adaptdock.serving.scheduling.encoding import measured
 from adaptdock.serving.scheduling.inference_request import Outcome, Work
-from adaptdock.serving.versions import Chosen
+from adaptdock.serving.versions import Selection
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 Status = Literal["ok", "starting", "stopping", "broken"]
 WARM_TEXT = "The first text is the slowest."
 GRACE = 2.0
-"""Seconds that a batch or a change under way gets after the time to drain."""
+"""Seconds for a batch or a change in progress after the drain time."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What an input got, and from which version of which adapter."""
+    """The outcome of an input, and the adapter and version behind it."""
 
     adapter: str
     version: int
@@ -56,7 +56,7 @@ class Answered:
 
 
 class InputError(Exception):
-    """The error of one input among several."""
+    """The error of one input in a request; ``number`` counts from 0."""
 
     def __init__(self, number: int, error: AdaptError) -> None:
         super().__init__(str(error))
@@ -64,14 +64,14 @@ class InputError(Exception):
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has closed its connection."""
 
 
 class Service:
-    """All that a serving process holds.
+    """The parts of a serving process and their life cycle.
 
-    The batcher's threads encode and compute; another one, the ``loader``, reads files and changes the catalogue; the
-    event loop does none of that.
+    The batcher's threads encode and compute. The loader's thread reads files and changes the catalog. Neither blocks
+    the event loop.
     """
 
     def __init__(self, dock: Dock, options: ServingOptions) -> None:
@@ -93,7 +93,7 @@ class Service:
 
     @property
     def status(self) -> Status:
-        """How the process is."""
+        """The state of the process; broken after a failed start, or with a dead thread."""
         if self._stopping:
             return "stopping"
         if self._failed:
@@ -105,7 +105,7 @@ class Service:
     # ------------------------------------------------------------------------------ begin and end
 
     async def start(self) -> None:
-        """Begin: go on with the state, look at the folder, warm up; requests are answered meanwhile."""
+        """Start: restore the state, load the folder, warm up. Requests are answered meanwhile."""
         self.batcher.start()
         self._watching = asyncio.create_task(self._watch())
 
@@ -129,10 +129,10 @@ class Service:
                 log_error("watching failed", error)
 
     def _withdraw(self) -> None:
-        """Look whether what is served may still be used: a key or a file may have been revoked."""
+        """Unload versions whose key or file has been revoked since they were loaded."""
         try:
             reasons, problem = refused(), ""
-        except AdaptError as error:  # nothing is loaded until it is mended; what is loaded answers
+        except AdaptError as error:  # until its repair nothing new is loaded, and loaded versions keep answering
             reasons, problem = {}, str(error)
         if problem and problem != self._trust_problem:
             log("trust unreadable", logging.ERROR, reason=problem)
@@ -149,7 +149,7 @@ class Service:
             self._warm()
 
     def _warm(self) -> None:
-        """Dock what answers, as far as there is room, and send a text through the bare backbone."""
+        """Dock the answering versions while there is room, and send a text through the bare backbone."""
         limit, backbone = self.options.device_bytes, self.dock.backbone
         for served in self.catalog.all().values():
             for number in served.split:
@@ -159,17 +159,17 @@ class Service:
                             continue
                 except AdaptError as error:
                     log("not warm", adapter=served.name, version=number, reason=str(error))
-        given = backbone.tokenizer(WARM_TEXT)
-        inputs = {name: list(given[name]) for name in backbone.tokenizer.model_input_names if name in given}
+        encoding = backbone.tokenizer(WARM_TEXT)
+        inputs = {name: list(encoding[name]) for name in backbone.tokenizer.model_input_names if name in encoding}
         self.dock.hidden([()], collate(backbone, [Feature(inputs)]))
 
     def stopping(self) -> None:
-        """Take no more requests."""
+        """Refuse new requests from now on, and start the drain time."""
         if not self._stopping:
             self._stopping, self._end = True, time.monotonic() + self.options.drain
 
     async def stop(self) -> None:
-        """End: what was taken is answered, as far as the time for that reaches; what hangs is left behind."""
+        """Stop: answer accepted requests within the drain time, and abandon a thread that hangs."""
         self.stopping()
         if self._watching is not None:
             self._watching.cancel()
@@ -183,21 +183,22 @@ class Service:
             self.store.close()
         log("stopped", complete=computed and loaded)
 
-    async def loading(self, change: Callable[..., Found], *arguments: Any) -> Found:
-        """Run a change of the catalogue in the loader's thread.
+    async def loading(self, change: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a change of the catalog in the loader's thread and return its result.
 
-        Raises :class:`SlowChangeError` for one that takes too long, and :class:`StartingError` before all adapters are
+        Raises :class:`SlowChangeError` after ``change_timeout``, and :class:`StartingError` until all adapters are
         loaded.
         """
         if self.catalog.incomplete is not None:
             raise self.catalog.incomplete
         future = self._loader.submit(change, *arguments)
         waiting = asyncio.wrap_future(future)
-        waiting.add_done_callback(_seen)  # nobody is left to hear of one that fails later
+        waiting.add_done_callback(_seen)  # after a timeout nobody awaits the future
         done, _ = await asyncio.wait([waiting], timeout=self.options.change_timeout)
         if not done:
-            raise SlowChangeError(self.options.change_timeout, begun=not future.cancel())
-        if waiting.cancelled():
+            begun = not future.cancel()  # a running change cannot be cancelled
+            raise SlowChangeError(self.options.change_timeout, begun)
+        if waiting.cancelled():  # by Loader.stop()
             raise StoppingError
         return waiting.result()
 
@@ -213,32 +214,32 @@ class Service:
     ) -> list[Answered]:
         """Return an answer for each input; ``more`` are further fields of :class:`Work`.
 
-        Raises :class:`InputError` with the first input that has none, :class:`ClientGone`, and where nothing was
-        taken :class:`UnknownNameError`, :class:`BusyError`, :class:`LimitError` or :class:`StoppingError`.
+        Raises :class:`InputError` for the first failed input, and :class:`ClientGone`. Before any input is accepted it
+        raises :class:`UnknownNameError`, :class:`BusyError`, :class:`LimitError` or :class:`StoppingError`.
         """
         if self._stopping:
             raise StoppingError
         if len(items) > self.options.max_inputs:
             raise LimitError(f"there are {len(items)} inputs; one request has at most {self.options.max_inputs}")
         seconds = min(timeout or self.options.timeout, self.options.timeout)
-        chosen: dict[str, Chosen] = {}
+        selections: dict[str, Selection] = {}
         try:
-            for name in dict.fromkeys(names):
-                chosen[name] = self.catalog.choose(name)
+            for name in dict.fromkeys(names):  # one choice per name: all its inputs go to the same version
+                selections[name] = self.catalog.choose(name)
             deadline = time.monotonic() + seconds
             works = [
-                Work(chosen[name].name, chosen[name].parts, item, deadline, size=size, **more)
+                Work(selections[name].name, selections[name].parts, item, deadline, size=size, **more)
                 for name, item, size in zip(names, items, self._sizes(items), strict=True)
             ]
             self.batcher.submit(works)
             for work in works:
                 work.future.add_done_callback(lambda future, work=work: self._count(work, future))  # type: ignore[misc]
-            self._mirror(chosen, names, works)
-            found = await self._answers(request, works, seconds)
+            self._mirror(selections, names, works)
+            answers = await self._answers(request, works, seconds)
         finally:
-            for held in chosen.values():
+            for held in selections.values():
                 self.catalog.release(held.parts)
-        return found
+        return answers
 
     def _sizes(self, items: Sequence[Any]) -> list[int]:
         sizes = []
@@ -250,10 +251,11 @@ class Service:
         return sizes
 
     async def stream(self, request: Request, name: str, item: Any, **more: Any) -> AsyncIterator[str | Answered]:
-        """Yield the pieces of a text as they are written, and at the end the whole answer; errors as :meth:`ask`."""
+        """Yield the pieces of a text during generation, and at last the whole answer; errors as :meth:`ask`."""
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        more["told"] = lambda piece: loop.call_soon_threadsafe(pieces.put_nowait, piece)
+        # The batcher calls on_text in its own thread, but asyncio queues are not thread-safe.
+        more["on_text"] = lambda piece: loop.call_soon_threadsafe(pieces.put_nowait, piece)
         asking = asyncio.ensure_future(self.ask(request, [name], [item], **more))
         asking.add_done_callback(lambda _: pieces.put_nowait(None))
         asking.add_done_callback(_seen)
@@ -273,13 +275,13 @@ class Service:
                 for work in works:
                     work.fail(LateError(seconds))
                 raise LateError(seconds)
-            found = await asyncio.gather(*futures, return_exceptions=True)
+            outcomes = await asyncio.gather(*futures, return_exceptions=True)
         finally:
             for future in futures:
-                future.cancel()  # and with it the work's own
+                future.cancel()  # also cancels the future of the work, so that the batcher drops the input
                 _seen(future)
         answered = []
-        for number, (work, outcome) in enumerate(zip(works, found, strict=True)):
+        for number, (work, outcome) in enumerate(zip(works, outcomes, strict=True)):
             if isinstance(outcome, AdaptError):
                 raise InputError(number, outcome)
             if isinstance(outcome, BaseException):
@@ -294,42 +296,42 @@ class Service:
         else:
             self.metrics.answered(name, time.monotonic() - work.since, future.exception() is not None)
 
-    def _mirror(self, chosen: Mapping[str, Chosen], names: Sequence[str], works: Sequence[Work]) -> None:
-        """Let the versions that only hear have the inputs too, where there is room for them."""
+    def _mirror(self, selections: Mapping[str, Selection], names: Sequence[str], works: Sequence[Work]) -> None:
+        """Send inputs to the mirrored versions too, if their queues have room."""
         for name, work in zip(names, works, strict=True):
-            mirrored = chosen[name].mirrored
+            mirrored = selections[name].mirrored
             if not mirrored:
                 continue
-            heard = Work(
+            shadow = Work(
                 f"{work.name} (mirror)", mirrored, work.item, work.deadline, work.wishes, work.raw, size=work.size
             )
-            if not self.batcher.room(Counter([heard.name])):
+            if not self.batcher.room(Counter([shadow.name])):
                 continue
             version = self.catalog.hold(mirrored)
             try:
-                self.batcher.submit([heard])
+                self.batcher.submit([shadow])
             except (BusyError, StoppingError):
                 self.catalog.release(version)
                 continue
-            heard.future.add_done_callback(lambda _, work=work, heard=heard: self._compare(work, heard))  # type: ignore[misc]
+            shadow.future.add_done_callback(lambda _, work=work, shadow=shadow: self._compare(work, shadow))  # type: ignore[misc]
 
-    def _compare(self, work: Work, heard: Work) -> None:
-        self.catalog.release(tuple(heard.parts))
+    def _compare(self, work: Work, shadow: Work) -> None:
+        self.catalog.release(tuple(shadow.parts))
         if not work.future.done() or work.future.cancelled() or work.future.exception() is not None:
             return
-        failed = heard.future.cancelled() or heard.future.exception() is not None
-        differs = failed or heard.future.result().prediction != work.future.result().prediction
-        self.metrics.mirrored(heard.parts[-1].name, differs)
+        failed = shadow.future.cancelled() or shadow.future.exception() is not None
+        differs = failed or shadow.future.result().prediction != work.future.result().prediction
+        self.metrics.mirrored(shadow.parts[-1].name, differs)
 
 
 def _seen(future: "asyncio.Future[Any]") -> None:
-    """Let asyncio know that the error of a future is nobody's business any more, or it would print it."""
+    """Mark the error of a future as retrieved, or asyncio would print it when nobody awaits the future."""
     if future.done() and not future.cancelled():
         future.exception()
 
 
-async def unless_gone(request: Request, answer: Awaitable[Found]) -> Found:
-    """Return an answer; raise :class:`ClientGone` as soon as the client has gone, and wait no longer."""
+async def unless_gone(request: Request, answer: Awaitable[Result]) -> Result:
+    """Return the awaited answer; raise :class:`ClientGone` and stop waiting as soon as the client disconnects."""
     waited = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(_gone(request))
     try:

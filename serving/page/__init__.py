@@ -1,1 +1,1 @@
-"""The page at ``/``: what a browser shows of the process. Its files are served as they are."""
+"""The web page at ``/``, which shows the state of the process. Its files are static."""

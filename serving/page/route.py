@@ -1,4 +1,4 @@
-"""The routes of the page: a document, its scripts and its style, and what a browser may do with them."""
+"""The routes of the web page: a document, its scripts and its style, under a strict content security policy."""
 
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -10,20 +10,20 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
     "trusted-types 'none'"
 )
-"""Nothing from elsewhere, nothing inline, and no text that is taken for markup."""
+"""Only files of this process, no inline code, and no text that is parsed as markup."""
 KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 FILES = ("page.js", "server.js", "answers.js", "table.js", "page.css", "icon.svg")
 
 
 def page() -> APIRouter:
-    """Return the routes."""
+    """Return the routes of the page, which are not part of the OpenAPI description."""
     router = APIRouter(include_in_schema=False)
     for path, name in [("/", "index.html"), ("/favicon.ico", "icon.svg"), *((f"/page/{name}", name) for name in FILES)]:
-        router.add_api_route(path, _sent(name), methods=["GET", "HEAD"], response_class=Response)
+        router.add_api_route(path, _static_route(name), methods=["GET", "HEAD"], response_class=Response)
     return router
 
 
-def _sent(name: str) -> Callable[[], Awaitable[Response]]:
+def _static_route(name: str) -> Callable[[], Awaitable[Response]]:
     content, kind = (files(__package__) / name).read_bytes(), KINDS[name.rpartition(".")[2]]
 
     async def send() -> Response:

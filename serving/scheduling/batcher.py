@@ -1,11 +1,10 @@
-"""The batcher: inputs of any adapters and tasks, in batches that go through the backbone.
+"""The batcher: inputs of any adapters and tasks share batches through the backbone.
 
-An input becomes windows (:class:`Encoders`); those wait in a queue for each adapter. Windows for a few batches are
-taken from all queues in turn (:class:`FairQueues`) and divided into batches of like length, each within a budget of
-tokens, of which the shortest are computed first. Between batches the :class:`Scribe` writes a token of every text.
-What has been given up meanwhile is left out.
+:class:`Encoders` turn an input into windows, which wait in one queue per adapter. :class:`FairQueues` yields windows
+for a few batches in turn. They are grouped into batches of similar length within a token budget, shortest first.
+Between batches the :class:`DecodeScheduler` generates one token of every text. Given-up inputs are skipped.
 
-There are one or more threads, of which one at a time takes the next batch while others compute theirs.
+With several threads, one at a time takes the next batch while the others compute.
 """
 
 import json
@@ -23,43 +22,43 @@ from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError, BudgetError
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.errors import BusyError, LateError, StoppingError
-from adaptdock.serving.scheduling.decode_scheduler import Scribe
+from adaptdock.serving.scheduling.decode_scheduler import DecodeScheduler
 from adaptdock.serving.scheduling.encoding import Encoders
 from adaptdock.serving.scheduling.fairness import FairQueues
 from adaptdock.serving.scheduling.inference_request import Outcome, Work
 
 BATCHES_AT_ONCE = 4
-"""Batches that are taken from the queues together, so that windows of like length meet."""
+"""Batches taken from the queues at once: with more windows to group, a batch needs less padding."""
 QUANTUM = 256
-"""Tokens that an adapter is given at a time."""
+"""Tokens per adapter and round of the fair queues."""
 REMEMBERED = 0.9
-"""How much of the measured speed is that of earlier batches."""
+"""Weight of earlier batches in the moving average of the speed."""
 
 
-class Watching(Protocol):
-    """Hears of the batches."""
+class BatchObserver(Protocol):
+    """Observes batches, to count them."""
 
     def batch(self, rows: int, tokens: int, seconds: float) -> None:
-        """Hear of one that was computed."""
+        """Receive the size of a computed batch, and its time in seconds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A part of an input that one row of a batch reads."""
+    """A part of an input: one row of a batch."""
 
     work: Work
     place: int
     length: int
     cost: int
-    """What it costs to compute, in tokens of a short text with one adapter."""
+    """Cost of computation, in tokens of a short text with one adapter."""
 
 
 class Batcher:
-    """The threads that compute, and what waits for them. :meth:`submit` may be called from any thread."""
+    """The computing threads and their queues. :meth:`submit` may be called from any thread."""
 
-    def __init__(self, residency: Residency, options: ServingOptions, watching: Watching | None = None) -> None:
+    def __init__(self, residency: Residency, options: ServingOptions, observer: BatchObserver | None = None) -> None:
         self._residency, self._dock = residency, residency.dock
-        self._options, self._watching = options, watching
+        self._options, self._observer = options, observer
         self._encoders = Encoders(self._dock.backbone, options, self._encoded, self._dropped)
         self._encoding = 0
         self._arrived: deque[Work] = deque()
@@ -70,7 +69,7 @@ class Batcher:
         self._condition = threading.Condition()
         self._stopping = self._abandoned = False
         self._rate = 0.0  # inputs a second, of one thread
-        self._scribe = Scribe(residency, options, self._dropped)
+        self._decoder = DecodeScheduler(residency, options, self._dropped)
         self._taking = threading.Lock()
         self._threads = [
             threading.Thread(target=self._run, name=f"batcher {number}", daemon=True)
@@ -78,32 +77,32 @@ class Batcher:
         ]
 
     def start(self) -> None:
-        """Begin to compute."""
+        """Start the encoding and computing threads."""
         self._encoders.start()
         for thread in self._threads:
             thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the threads are there and take work."""
+        """Whether all threads run and accept inputs."""
         return self._encoders.alive and all(thread.is_alive() for thread in self._threads) and not self._stopping
 
     @property
     def waiting(self) -> int:
-        """The inputs that have no answer yet."""
+        """The number of inputs without an answer."""
         return self._waiting.total()
 
     def room(self, names: Counter[str]) -> bool:
-        """Tell whether so many more inputs may wait for each adapter."""
+        """Tell whether the queues have room for this many more inputs of each adapter."""
         limits = self._options
         if self._waiting.total() + names.total() > limits.queue:
             return False
         return all(self._waiting[name] + count <= limits.queue_per_adapter for name, count in names.items())
 
     def submit(self, works: Sequence[Work]) -> None:
-        """Take inputs, all of them or none.
+        """Accept all inputs or none.
 
-        Raises :class:`BusyError` where too many wait, and :class:`StoppingError` after :meth:`stop`.
+        Raises :class:`BusyError` for full queues, and :class:`StoppingError` after :meth:`stop`.
         """
         with self._condition:
             if self._stopping:
@@ -117,24 +116,24 @@ class Batcher:
             self._encoders.put(works)
 
     def patience(self) -> int:
-        """Return the seconds in which what waits now is likely to be answered."""
+        """Return the expected seconds until the waiting inputs are answered, from 1 to 60."""
         rate = self._rate * len(self._threads)
         return max(1, min(60, round(self._waiting.total() / rate))) if rate else 1
 
     def stop(self) -> None:
-        """Take nothing more, and end the threads when all that was taken has its answer."""
+        """Accept no more inputs, and end the threads after the last answer."""
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
         self._encoders.stop()
 
     def abandon(self) -> None:
-        """Answer all that waits with :class:`StoppingError`, but for what is being computed."""
+        """Answer all waiting inputs with :class:`StoppingError`. Batches in computation still finish."""
         self._abandoned = True
         self.stop()
 
     def join(self, seconds: float | None = None) -> bool:
-        """Wait for the threads to end, and tell whether they have."""
+        """Wait for the threads to end, and return whether all have ended."""
         until = None if seconds is None else time.monotonic() + seconds
         for thread in self._threads:
             thread.join(None if until is None else max(0.0, until - time.monotonic()))
@@ -161,36 +160,36 @@ class Batcher:
                 self._compute(batch)
 
     def _taken(self) -> list[Window] | None:
-        """Wait for work, let a token of every text be written, and return a batch; None when all is done."""
+        """Wait for work, generate one token of every text, and return a batch; None after the last input."""
         with self._taking:
             if self._ready:
-                self._let_in()
+                self._admit_others()
             elif self._gather():
                 budget = max(BATCHES_AT_ONCE * self._options.batch_tokens, self._options.write_tokens)
                 self._ready.extend(self._batches(self._queues.take(budget)))
             else:
                 return None
-            self._scribe.turn()
+            self._decoder.turn()
             batch = self._ready.popleft() if self._ready else []
             return [window for window in batch if not self._dropped(window.work)]
 
-    def _let_in(self) -> None:
-        """Let adapters that have nothing among the batches that are ready go before them, with every other batch."""
+    def _admit_others(self) -> None:
+        """Put adapters without a ready batch ahead of the ready batches, with every other batch."""
         self._enter()
-        self._cut_in = not self._cut_in
+        self._cut_in = not self._cut_in  # every other batch, or the ready batches would starve
         if self._cut_in and self._queues:
             waiting = {window.work.name for batch in self._ready for window in batch}
             late = self._queues.take(self._options.batch_tokens, without=waiting)
             self._ready.extendleft(reversed(self._batches(late)))
 
     def _gather(self) -> bool:
-        """Wait for work, then a little for more of it; tell whether there is any."""
+        """Wait for work, then up to ``max_wait`` for more; return False after the last input."""
         with self._condition:
-            while not self._arrived and not self._queues and not self._scribe.busy:
+            while not self._arrived and not self._queues and not self._decoder.busy:
                 if self._stopping and not self._encoding:
                     return False
                 self._condition.wait()
-        idle, until = not self._queues and not self._scribe.busy, time.monotonic() + self._options.max_wait / 1000
+        idle, until = not self._queues and not self._decoder.busy, time.monotonic() + self._options.max_wait / 1000
         while True:
             self._enter()
             with self._condition:
@@ -204,7 +203,7 @@ class Batcher:
                     self._condition.wait(left)
 
     def _enter(self) -> None:
-        """Let inputs that have been encoded wait for their turn."""
+        """Sort the encoded inputs into their queues."""
         with self._condition:
             arrived = list(self._arrived)
             self._arrived.clear()
@@ -213,9 +212,9 @@ class Batcher:
                 self._sort(work)
 
     def _sort(self, work: Work) -> None:
-        """Let an input wait where it belongs: for the next batch, or for its turn to be written."""
-        if self._scribe.takes(work):
-            self._scribe.put(work)
+        """Queue an input for the next batch, or for step-by-step generation."""
+        if self._decoder.takes(work):
+            self._decoder.put(work)
         elif work.encoded is not None and work.encoded.complete:  # an input without windows
             self._finish(work, work.encoded)
         else:
@@ -225,16 +224,16 @@ class Batcher:
                 self._queues.put(work.name, Window(work, place, tokens, work.cost(tokens, self._dock.backbone.width)))
 
     def _dropped(self, work: Work) -> bool:
-        """Tell whether nobody waits for an input any more."""
+        """Tell whether an input was given up, and fail it if so."""
         if not work.given_up and not self._abandoned:
             return False
         work.fail(StoppingError() if self._abandoned else LateError(self._options.timeout))
         return True
 
     def _batches(self, taken: Sequence[Window]) -> list[list[Window]]:
-        """Return windows in batches: those that are read off together, texts that are written alike together.
+        """Return windows in batches: plain passes together, texts with the same generation options together.
 
-        Short ones come first: they wait for no long one, and a long one hardly waits for them.
+        The cheapest batches come first: they need not wait for long ones, and long ones hardly notice.
         """
         options = self._options
         alike: dict[GenerationOptions | None, list[Window]] = {}
@@ -252,17 +251,19 @@ class Batcher:
         return sorted(batches, key=lambda batch: sum(window.cost for window in batch))
 
     def _compute(self, batch: list[Window]) -> None:
-        """Compute a batch; where that fails, its halves, so that one input's trouble is its own."""
+        """Compute a batch. After an error compute its halves, so that only the faulty input fails."""
         started = time.perf_counter()
         try:
             self._pass(batch)
         except Exception as error:
             works = {id(window.work): window.work for window in batch}
+            # With a single stack of adapters over the memory budget, no half would fit either.
             divisible = not isinstance(error, BudgetError) or len({window.work.key for window in batch}) > 1
             if len(works) == 1 or not divisible:
                 for work in works.values():
                     work.fail(error)
                 return
+            # Sorted by adapter, a faulty adapter is isolated after few halvings.
             ordered = sorted(batch, key=lambda window: window.work.key)
             half = len(ordered) // 2
             self._compute(ordered[:half])
@@ -274,8 +275,8 @@ class Batcher:
     def _measure(self, batch: list[Window], seconds: float) -> None:
         rate = len({id(window.work) for window in batch}) / max(seconds, 1e-6)
         self._rate = rate if not self._rate else REMEMBERED * self._rate + (1 - REMEMBERED) * rate
-        if self._watching is not None:
-            self._watching.batch(len(batch), sum(window.length for window in batch), seconds)
+        if self._observer is not None:
+            self._observer.batch(len(batch), sum(window.length for window in batch), seconds)
 
     def _pass(self, batch: list[Window]) -> None:
         names = [window.work.key or None for window in batch]
@@ -296,24 +297,24 @@ class Batcher:
                 self._finish(work, work.encoded)
 
     def _finish(self, work: Work, encoded: EncodedRecord) -> None:
-        """Answer from the digests of all windows."""
+        """Answer an input from the digests of all its windows."""
         try:
             work.succeed(Outcome(finite(encoded.decode(), work.name), read_tokens=sum(map(length, work.features))))
         except Exception as error:
             work.fail(error)
 
     def _written(self, work: Work, tokens: list[int]) -> None:
-        """Answer with a text that was written as a whole; behind its end is padding."""
+        """Answer with a text generated in a whole batch. Tokens after the end token are padding."""
         backbone = self._dock.backbone
         end = next((place for place, token in enumerate(tokens, 1) if token in backbone.endings), None)
         text = backbone.tokenizer.decode(tokens, skip_special_tokens=True)
-        if work.told is not None:
-            work.told(text)
+        if work.on_text is not None:
+            work.on_text(text)
         work.succeed(work.written(text, end or len(tokens), end is not None))
 
 
 def finite(prediction: dict[str, object], name: str) -> dict[str, object]:
-    """Return a prediction that JSON can hold; raise :class:`AdaptError` for one with NaN or infinity."""
+    """Return a prediction unchanged; raise :class:`AdaptError` for NaN or infinity, which JSON cannot hold."""
     try:
         json.dumps(prediction, allow_nan=False)
     except ValueError:

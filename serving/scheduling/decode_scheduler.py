@@ -1,6 +1,6 @@
-"""The scribe: texts that are written side by side, a token of each at a time; they join and leave between two tokens.
+"""The decode scheduler: continuous batching. Texts grow side by side by a token each, and join or leave at any step.
 
-What the steps cannot do (beams, encoder-decoders, models that keep more than keys and values) is left to the batches.
+Beam search, encoder-decoders and models with more state than a KV cache need whole batches: the batcher runs these.
 """
 
 from collections.abc import Callable
@@ -15,116 +15,116 @@ from adaptdock.serving.scheduling.fairness import FairQueues
 from adaptdock.serving.scheduling.inference_request import Work
 
 UNFINISHED = "\ufffd"
-"""What is decoded where the bytes of a character are not complete yet."""
+"""The decoder's output for an incomplete UTF-8 sequence: the next token may complete the character."""
 QUANTUM = 256
 
 
 @dataclass(eq=False)
-class Underway:
-    """A text that is being written, and what keeps its adapters aboard."""
+class Generation:
+    """A text in generation, and the context that keeps its adapters docked."""
 
     work: Work
     text: Text
     aboard: ExitStack
-    told: int = 0
-    """The characters that have been told already."""
+    sent: int = 0
+    """Characters already sent to the client."""
 
 
-class Scribe:
-    """Used by one thread at a time. ``dropped`` tells of an input whether nobody waits for it any more."""
+class DecodeScheduler:
+    """Generates texts step by step, for one thread at a time. ``dropped`` tells whether an input was given up."""
 
     def __init__(self, residency: Residency, options: ServingOptions, dropped: Callable[[Work], bool]) -> None:
         self._residency, self._dock, self._options = residency, residency.dock, options
         self._dropped = dropped
         self._waiting: FairQueues[Work] = FairQueues(self._cost, QUANTUM)
-        self._underway: list[Underway] = []
+        self._generations: list[Generation] = []
         self._steps = Steps(self._dock)
 
     @property
     def busy(self) -> bool:
-        """Whether something is written, or waits for it."""
-        return bool(self._underway or self._waiting)
+        """Whether a text is in generation or waits for it."""
+        return bool(self._generations or self._waiting)
 
     def takes(self, work: Work) -> bool:
-        """Tell whether an input is a text that can be written in steps."""
+        """Tell whether an input asks for a text that can be generated step by step."""
         return work.search is not None and work.search.num_beams == 1 and self._dock.backbone.writes_in_steps
 
     def put(self, work: Work) -> None:
-        """Let a text wait until it can join."""
+        """Queue a text until there is room for it."""
         self._waiting.put(work.name, work)
 
     def turn(self) -> None:
-        """Let texts join and leave, and write a token of each."""
-        self._leave([one for one in self._underway if self._dropped(one.work)])
-        free = self._options.batch_rows - len(self._underway)
+        """Remove given-up texts, add waiting texts, and generate one token of each."""
+        self._leave([generation for generation in self._generations if self._dropped(generation.work)])
+        free = self._options.batch_rows - len(self._generations)
         if free > 0 and self._waiting:
             works = [work for work in self._waiting.take(self._options.write_tokens, free) if not self._dropped(work)]
             self._join(works)
         try:
             self._steps.step()
         except Exception as error:
-            for one in self._underway:
-                one.work.fail(error)
-            self._leave(self._underway)
-            self._steps = Steps(self._dock)
-        self._tell()
+            for generation in self._generations:
+                generation.work.fail(error)
+            self._leave(self._generations)
+            self._steps = Steps(self._dock)  # the KV cache may be half updated
+        self._send()
 
     def _join(self, works: list[Work]) -> None:
-        """Let texts join together; where that fails, each by itself, so that one's trouble is its own."""
+        """Add texts together. After an error add each alone, so that only the faulty text fails."""
         if not works:
             return
-        boarded: list[Underway] = []
+        boarded: list[Generation] = []
         try:
             boarded += [self._boarded(work) for work in works]
-            self._steps.join([one.text for one in boarded])
+            self._steps.join([generation.text for generation in boarded])
         except Exception as error:
-            for one in boarded:
-                one.aboard.close()
+            for generation in boarded:
+                generation.aboard.close()
             if len(works) == 1:
                 works[0].fail(error)
                 return
             for work in works:
                 self._join([work])
             return
-        self._underway += boarded
+        self._generations += boarded
 
-    def _boarded(self, work: Work) -> Underway:
+    def _boarded(self, work: Work) -> Generation:
         with ExitStack() as stack:
             names = [work.key or None]
             stack.enter_context(self._residency.present(names))
             (row,) = stack.enter_context(self._dock.boarding(names))
-            assert work.search is not None  # it is a text
+            assert work.search is not None  # takes() accepts only texts
             text = Text(row, work.features[0].inputs["input_ids"], work.search)
-            return Underway(work, text, stack.pop_all())
+            return Generation(work, text, stack.pop_all())
 
-    def _tell(self) -> None:
-        """Tell what was written, and answer for the texts that are done."""
-        for one in self._underway:
-            done = one.text.done
-            if done or one.work.told is not None:
-                text = self._dock.backbone.tokenizer.decode(one.text.tokens, skip_special_tokens=True)
-                if one.work.told is not None and (done or not text.endswith(UNFINISHED)):
-                    if len(text) > one.told:
-                        one.work.told(text[one.told :])
-                    one.told = max(one.told, len(text))
+    def _send(self) -> None:
+        """Send new characters to the clients, and answer for complete texts."""
+        for generation in self._generations:
+            done = generation.text.done
+            if done or generation.work.on_text is not None:
+                text = self._dock.backbone.tokenizer.decode(generation.text.tokens, skip_special_tokens=True)
+                if generation.work.on_text is not None and (done or not text.endswith(UNFINISHED)):
+                    if len(text) > generation.sent:
+                        generation.work.on_text(text[generation.sent :])
+                    generation.sent = max(generation.sent, len(text))
                 if done:
-                    self._answer(one, text)
-        self._leave([one for one in self._underway if one.text.done])
+                    self._answer(generation, text)
+        self._leave([generation for generation in self._generations if generation.text.done])
 
-    def _answer(self, one: Underway, text: str) -> None:
+    def _answer(self, generation: Generation, text: str) -> None:
         try:
-            one.work.succeed(one.work.written(text, len(one.text.tokens), one.text.ended))
+            generation.work.succeed(generation.work.written(text, len(generation.text.tokens), generation.text.ended))
         except Exception as error:
-            one.work.fail(error)
+            generation.work.fail(error)
 
     def _cost(self, work: Work) -> int:
-        assert work.search is not None  # it is a text
+        assert work.search is not None  # takes() accepts only texts
         return work.cost(length(work.features[0]) + work.search.max_new_tokens, self._dock.backbone.width)
 
-    def _leave(self, gone: list[Underway]) -> None:
+    def _leave(self, gone: list[Generation]) -> None:
         if not gone:
             return
-        self._steps.leave([one.text for one in gone])
-        self._underway = [one for one in self._underway if one not in gone]
-        for one in gone:
-            one.aboard.close()
+        self._steps.leave([generation.text for generation in gone])
+        self._generations = [generation for generation in self._generations if generation not in gone]
+        for generation in gone:
+            generation.aboard.close()

@@ -1,7 +1,7 @@
-"""Encoding: inputs become windows in threads of their own, so that a long text does not hold up those that compute.
+"""Encoding: tokenization into windows, in threads of its own, so that a long text does not delay computation.
 
-Short inputs and long ones have a thread each, and every adapter gets its turn in both. Each thread has a tokenizer of
-its own: the length at which texts are cut is a setting of the tokenizer, which two threads would overwrite.
+Short and long inputs have a thread each, with fair turns for the adapters in both. Each thread copies the tokenizer:
+the truncation length is a setting of the tokenizer, so two threads would overwrite each other's.
 """
 
 import threading
@@ -16,17 +16,17 @@ from adaptdock.serving.scheduling.fairness import FairQueues
 from adaptdock.serving.scheduling.inference_request import Work
 
 LONG = 16_384
-"""Characters from which an input is a long one: about 20 ms for a fast tokenizer."""
+"""Characters above which an input is long: about 20 ms for a fast tokenizer."""
 OVERHEAD = 256
-"""What an input costs beside its characters, as if it had so many more."""
+"""Fixed cost of an input, in characters."""
 TURNS_COST = 16
-"""A conversation may cost so many times the characters that an input may have."""
+"""Limit of a conversation's cost, as a multiple of the limit of characters per input."""
 
 
 class Encoders:
-    """The threads that encode. ``done`` is called once for each input, which then has windows or its answer.
+    """The encoding threads. ``done`` is called once per input, which then has its windows or an error.
 
-    ``dropped`` tells of an input whether nobody waits for it any more.
+    ``dropped`` tells whether an input was given up.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Encoders:
         ]
 
     def start(self) -> None:
-        """Begin to encode."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the threads take inputs."""
+        """Whether both threads run."""
         return all(thread.is_alive() for thread in self._threads)
 
     def put(self, works: Sequence[Work]) -> None:
@@ -64,13 +64,13 @@ class Encoders:
             self._condition.notify_all()
 
     def stop(self) -> None:
-        """End the threads when all inputs are encoded."""
+        """End the threads after all queued inputs are encoded."""
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
 
     def _run(self, lane: FairQueues[Work]) -> None:
-        tokenizer = deepcopy(self._backbone.tokenizer)
+        tokenizer = deepcopy(self._backbone.tokenizer)  # setting its truncation length is not thread-safe
         while (work := self._next(lane)) is not None:
             try:
                 if not self._dropped(work):
@@ -90,10 +90,10 @@ class Encoders:
 
 
 def measured(item: Any, longest: int) -> int:
-    """Return the size of an input: its characters, times the turns of a conversation, which are read one by one.
+    """Return the size of an input: its characters, times the turns of a conversation, since each turn is read again.
 
-    Each value and each field counts as a character more. Raises :class:`LimitError` for an input of more than
-    ``longest`` characters, or a conversation that costs too much.
+    Each value and each field counts as one more character. Raises :class:`LimitError` for an input of more than
+    ``longest`` characters, or for a conversation over :data:`TURNS_COST`.
     """
     characters, objects = _counted(item, longest)
     if characters > longest:
@@ -108,7 +108,7 @@ def measured(item: Any, longest: int) -> int:
 
 
 def _counted(item: Any, longest: int) -> tuple[int, int]:
-    """Return the characters and the objects of a value from JSON; both are complete up to ``longest`` characters."""
+    """Return the characters and the objects of a JSON value. The count stops above ``longest`` characters."""
     characters, objects, rest = 0, 0, [item]
     while rest and characters <= longest:
         value = rest.pop()

@@ -1,7 +1,7 @@
-"""Fairness: queues of which each gets its share, whatever stands in the others.
+"""Fairness: queues that each get their share, whatever the load of the others.
 
-Deficit round robin (Shreedhar and Varghese, 1995): in each round every queue is given a quantum of tokens, and
-what it does not use stays to its credit as long as something waits in it.
+Deficit round robin (Shreedhar and Varghese, 1995): in each round every queue gets a quantum of tokens. An unused rest
+is credited as long as the queue is not empty.
 """
 
 from collections import OrderedDict, deque
@@ -12,9 +12,9 @@ Item = TypeVar("Item")
 
 
 class FairQueues(Generic[Item]):
-    """Queues by name; items are taken from all in turn, each queue in its own order.
+    """Queues by name. Items are taken from all queues in turn, first in, first out within a queue.
 
-    ``cost`` tells the tokens of an item, ``quantum`` how many a queue is given at a time.
+    ``cost`` returns the tokens of an item; ``quantum`` is the number of tokens per queue and round.
     """
 
     def __init__(self, cost: Callable[[Item], int], quantum: int) -> None:
@@ -28,16 +28,16 @@ class FairQueues(Generic[Item]):
         return self.count
 
     def put(self, name: str, item: Item) -> None:
-        """Let an item wait in the queue of that name."""
+        """Add an item to the queue of that name."""
         self._queues.setdefault(name, deque()).append(item)
         self._credit.setdefault(name, 0)
         self.tokens += self._cost(item)
         self.count += 1
 
     def take(self, tokens: int, items: int | None = None, without: Collection[str] = ()) -> list[Item]:
-        """Take items of this many tokens together, one at least if there is any; at most so many ``items``.
+        """Take items of at most ``tokens`` in total, but at least one if there is any; at most ``items`` items.
 
-        The queues ``without`` which it goes keep all they have.
+        The queues in ``without`` are skipped.
         """
         taken: list[Item] = []
         room = tokens
@@ -52,11 +52,11 @@ class FairQueues(Generic[Item]):
             room -= cost
             taken.append(item)
             if not self._queues[name]:
-                del self._queues[name], self._credit[name]
+                del self._queues[name], self._credit[name]  # no credit for idle time
         return taken
 
     def _turns(self, without: Collection[str]) -> Iterator[tuple[str, Item]]:
-        """Yield the item whose turn it is, until there is none; who asks takes it, or stops."""
+        """Yield the next item in turn. The caller removes it, or stops the iteration."""
         while (name := next((name for name in self._queues if name not in without), None)) is not None:
             item = self._queues[name][0]
             if self._credit[name] >= self._cost(item):

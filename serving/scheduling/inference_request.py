@@ -1,4 +1,4 @@
-"""Work: one input on its way through the process, and what comes of it."""
+"""Work: one input on its way through the process, and its outcome."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,22 +19,22 @@ from adaptdock.serving.versions import Version
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an input got: a prediction, and of a written one the text and its tokens."""
+    """The answer to an input: a prediction; for a generated text also the text and its token counts."""
 
     prediction: dict[str, Any]
     text: str = ""
     read_tokens: int = 0
     new_tokens: int = 0
     finished: bool = True
-    """Whether a written text came to its end by itself."""
+    """Whether the text ended with an end token, not at a limit."""
 
 
 @dataclass(eq=False)
 class Work:
-    """One input, for adapters of which the topmost answers; none is the bare language model.
+    """One input for a stack of adapters. The topmost adapter answers; without adapters the bare language model does.
 
-    ``wishes`` change how a text is written; ``raw`` inputs are continued as they are, whatever the task;
-    ``told`` is called with each piece of a text as it is written.
+    ``wishes`` override the task's generation options. ``raw`` inputs are continued as they are, whatever the task.
+    ``on_text`` is called with each piece of a text during generation.
     """
 
     name: str
@@ -43,21 +43,21 @@ class Work:
     deadline: float
     wishes: Mapping[str, Any] = field(default_factory=dict)
     raw: bool = False
-    told: Callable[[str], None] | None = None
+    on_text: Callable[[str], None] | None = None
     future: "Future[Outcome]" = field(default_factory=Future)
     encoded: EncodedRecord | None = None
     """The input, unless the text of the answer is generated."""
     record: Record = field(default_factory=dict)
     features: list[Feature] = field(default_factory=list)
     search: GenerationOptions | None = None
-    """How a text is written; None where the answer is read off."""
+    """The generation options of a text; None for a prediction from one pass."""
     since: float = field(default_factory=time.monotonic)
     size: int = 0
-    """What encoding it costs, in characters."""
+    """Cost of encoding, in characters."""
 
     @property
     def key(self) -> str:
-        """The name of its adapters in the dock."""
+        """The name of the adapters in the dock, such as ``lower@1+upper@2``."""
         return "+".join(part.key for part in self.parts)
 
     @property
@@ -66,7 +66,7 @@ class Work:
         return self.parts[-1].assembly.task
 
     def cost(self, tokens: int, width: int) -> int:
-        """Return what a window of so many tokens costs to compute, in tokens of a short text with one adapter.
+        """Return the cost of a window of ``tokens``, in tokens of a short text with one adapter.
 
         Each adapter of a stack counts as much as the first. In a layer of this width a token takes about
         24 * width ** 2 operations in linear layers, and 4 * width * tokens in attention.
@@ -75,13 +75,13 @@ class Work:
 
     @property
     def given_up(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether the input already has an answer or is past its deadline."""
         return self.future.done() or time.monotonic() > self.deadline
 
     def encode(self, backbone: Backbone, tokenizer: Any, options: ServingOptions) -> None:
-        """Turn the input into windows by a tokenizer that no other thread uses meanwhile.
+        """Tokenize the input into windows. No other thread may use ``tokenizer`` meanwhile.
 
-        Raises :class:`LimitError` where there are more tokens than ``options`` allow.
+        Raises :class:`LimitError` for more tokens than ``options`` allow.
         """
         if self.raw or isinstance(self.task, Writer):
             self._ask(backbone, tokenizer, options.max_new_tokens)
@@ -99,8 +99,8 @@ class Work:
 
     def _ask(self, backbone: Backbone, tokenizer: Any, longest_text: int) -> None:
         writer = None if self.raw else self.task
-        own = writer.search() if isinstance(writer, Writer) else {}
-        search = GenerationOptions.model_validate({**own, **self.wishes})
+        defaults = writer.search() if isinstance(writer, Writer) else {}
+        search = GenerationOptions.model_validate({**defaults, **self.wishes})
         if search.max_new_tokens > longest_text:
             raise LimitError(f"{search.max_new_tokens} new tokens are asked for; at most {longest_text} are written")
         room = backbone.max_length - self._taken - (0 if backbone.encoder_decoder else search.max_new_tokens)
@@ -114,11 +114,11 @@ class Work:
             return
         ids = list(tokenizer(self.item, verbose=False)["input_ids"])
         if not 0 < len(ids) <= room:
-            raise UsageError(f"the prompt has {len(ids)} tokens; what shall be written leaves room for 1 to {room}")
+            raise UsageError(f"the prompt has {len(ids)} tokens; the requested new tokens leave room for 1 to {room}")
         self.features = [Feature({"input_ids": ids})]
 
     def written(self, text: str, new_tokens: int, finished: bool) -> Outcome:
-        """Return what comes of a text that was written."""
+        """Return the outcome for a generated text."""
         (prompt,) = self.features
         writer = None if self.raw else self.task
         answer = writer.answer(self.record, text) if isinstance(writer, Writer) else {"text": text}
@@ -130,11 +130,11 @@ class Work:
         return sum(part.assembly.positions for part in self.parts)
 
     def fail(self, error: BaseException) -> None:
-        """Answer with an error, unless it has an answer."""
+        """Answer with an error, unless there is an answer already."""
         with suppress(InvalidStateError):
             self.future.set_exception(error)
 
     def succeed(self, outcome: Outcome) -> None:
-        """Answer, unless it has an answer."""
+        """Answer with an outcome, unless there is an answer already."""
         with suppress(InvalidStateError):
             self.future.set_result(outcome)

@@ -97,7 +97,7 @@ def test_a_wheel_is_built_beside_the_registry(adapt, measured, tmp_path):
         (["install"], ["give a NAME, or --locked FILE"]),
         (["install", "@1"], ["write NAME or NAME@VERSION"]),
         (["install", "x", "--source", "http://host"], ["begins with https://"]),
-        (["trust", "add", "acme", "nonsense"], ["is no public key"]),
+        (["trust", "add", "acme", "nonsense"], ["is not a public key"]),
         (["trust", "revoke", "--reason", "x"], ["give --key or --sha256"]),
         (["publish", "missing.safetensors", "--publisher", "a", "--test-set", "b", "--sign", "x"], ["no such file"]),
     ],

@@ -92,7 +92,7 @@ def test_flags_that_do_not_go_together_are_refused(adapt, process, people):
     adapt("predict", "--url", process, "--backbone", "minilm", "x").failed(2, "--backbone")
     adapt("predict", people, "--adapter", "people", "x").failed(2, "--adapter", "--url")
     adapt("predict").failed(2, "FILE", "is missing")
-    adapt("predict", "--url", "nonsense", "x").failed(2, "no address of a serving process")
+    adapt("predict", "--url", "nonsense", "x").failed(2, "not an address of a serving process")
     adapt("predict", "--url", "http://127.0.0.1:9", "x").failed(1, "http://127.0.0.1:9", "cannot be reached")
     adapt("push", people).failed(2, "--to")
 

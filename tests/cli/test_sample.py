@@ -55,13 +55,13 @@ def test_an_unknown_task_offers_the_nearest_names(adapt, tmp_path: Path) -> None
 def test_nothing_is_left_when_writing_fails(adapt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     adapt("sample", "ner", "file").failed(1, "file: the sample cannot be written here")
-    whole_file = sample.whole_file
+    write_atomically = sample.write_atomically
 
     def full(path: Path, blob: bytes) -> None:
         if path.name.startswith("validation"):
             raise OSError(28, "No space left on device")
-        whole_file(path, blob)
+        write_atomically(path, blob)
 
-    monkeypatch.setattr(sample, "whole_file", full)
+    monkeypatch.setattr(sample, "write_atomically", full)
     adapt("sample", "ner", "data").failed(1, "No space left")
     assert list((tmp_path / "data").iterdir()) == []

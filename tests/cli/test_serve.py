@@ -35,7 +35,7 @@ def test_check_names_what_could_not_be_served(adapt, folder, model_folder):
     (folder / "bad.safetensors").write_bytes(b"\x80\x04 no adapter")
     ran = adapt("serve", "--adapters", folder, "--backbone", model_folder, "--port", 0, "--check")
     ran.failed(2, "1 adapters cannot be served", "bad.safetensors", "pickle")
-    adapt("serve", "--adapters", folder / "none", "--check").failed(2, "is no folder")
+    adapt("serve", "--adapters", folder / "none", "--check").failed(2, "is not a folder")
     adapt("serve", "--check").failed(2, "adapters or state is needed")
     adapt("serve", "--adapters", folder, "--host", "0.0.0.0").failed(2, "other machines", "--new-token")
 

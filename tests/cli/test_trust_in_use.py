@@ -106,7 +106,7 @@ def test_the_policy_and_the_file_itself_are_asked_too(adapt: Any, installed: Pat
     assert adapt(*predict).status == 0
     distrust("acme")
     assert not trusted().publishers
-    adapt(*predict).failed(1, "the policy allows what a trusted publisher has signed")
+    adapt(*predict).failed(1, "the policy allows only files signed by a trusted publisher")
     policy.unlink()
     write_file(installed, changed(installed))
     adapt(*predict).failed(1, "it was changed since it was installed")

@@ -40,8 +40,8 @@ def registry(tmp_path: Path) -> Path:
 def published(trained: Path, registry: Path) -> Publish:
     """Publish the adapter; arguments are those of :func:`publish`."""
 
-    def run(**given: Any) -> Published:
-        chosen = {"publisher": "acme", "test_set": "towns", **CARD, **given}
-        return publish(trained, registry, **chosen)
+    def run(**fields: Any) -> Published:
+        metadata = {"publisher": "acme", "test_set": "towns", **CARD, **fields}
+        return publish(trained, registry, **metadata)
 
     return run

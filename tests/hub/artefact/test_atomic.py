@@ -3,11 +3,11 @@
 import pytest
 
 from adaptdock.errors import FileError
-from adaptdock.hub.artefact.atomic import whole_folder
+from adaptdock.hub.artefact.atomic import atomic_folder
 
 
 def fill(path, text):
-    with whole_folder(path) as place:
+    with atomic_folder(path) as place:
         (place / "one").write_text(text)
         (place / "two").write_text(text)
 
@@ -18,7 +18,7 @@ def contents(path):
 
 def test_a_folder_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "a" / "b"
-    with whole_folder(path) as place:
+    with atomic_folder(path) as place:
         (place / "one").write_text("1")
         (place / "one").chmod(0o600)
         assert not path.exists()
@@ -39,7 +39,7 @@ def test_a_folder_that_stood_there_is_replaced_whole(tmp_path):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_what_fails_leaves_nothing_behind_and_what_was_there_untouched(tmp_path, error):
     def fail(path):
-        with whole_folder(path) as place:
+        with atomic_folder(path) as place:
             (place / "one").write_text("half")
             raise error
 

@@ -28,10 +28,10 @@ def path(adapter: AdapterFile, tmp_path: Path) -> Path:
 
 
 def test_card_and_tensors_come_back_as_they_were(adapter: AdapterFile, path: Path) -> None:
-    found = read_file(path)
-    assert found.card == adapter.card == read_card(path)
-    assert found.tensors.keys() == adapter.tensors.keys()
-    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in adapter.tensors.items())
+    loaded = read_file(path)
+    assert loaded.card == adapter.card == read_card(path)
+    assert loaded.tensors.keys() == adapter.tensors.keys()
+    assert all(torch.equal(loaded.tensors[name], tensor) for name, tensor in adapter.tensors.items())
     assert read_header(path).parameters == sum(tensor.numel() for tensor in adapter.tensors.values())
 
 
@@ -88,22 +88,22 @@ def test_a_header_that_claims_or_has_a_gigabyte_is_refused_unread(tmp_path: Path
 
 
 def test_other_files_are_refused_with_the_reason(tmp_path: Path, path: Path) -> None:
-    other = tmp_path / "other.safetensors"
-    save_file({"a": torch.ones(1)}, other)
+    foreign = tmp_path / "other.safetensors"
+    save_file({"a": torch.ones(1)}, foreign)
     with pytest.raises(FileError, match="no card"):
-        read_file(other)
+        read_file(foreign)
     with pytest.raises(FileError, match="no such file"):
         read_file(tmp_path / "absent.safetensors")
     for blob in (b"", b"just a text that is long enough", (20).to_bytes(8, "little") + b"[" * 20):
-        other.write_bytes(blob)
+        foreign.write_bytes(blob)
         with pytest.raises(FileError):
-            read_file(other)
-    other.write_bytes(_with_metadata(path, format_version="2"))
+            read_file(foreign)
+    foreign.write_bytes(_with_metadata(path, format_version="2"))
     with pytest.raises(FileError, match=r"format version '2'.*Upgrade"):
-        read_file(other)
-    other.write_bytes(_with_metadata(path, card='{"name": "x"}'))
+        read_file(foreign)
+    foreign.write_bytes(_with_metadata(path, card='{"name": "x"}'))
     with pytest.raises(FileError, match=r"card is not valid: task"):
-        read_file(other)
+        read_file(foreign)
 
 
 def _with_metadata(path: Path, **changes: str) -> bytes:

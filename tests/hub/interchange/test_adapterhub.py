@@ -56,16 +56,16 @@ def test_an_adapter_of_adapterhub_has_its_logits_here_and_when_it_went_there_and
     folder, backbone = case(name, backbones)
     reference = load_file(folder / "reference.safetensors")
     inputs = {key[3:]: tensor for key, tensor in reference.items() if key.startswith("in.")}
-    found = import_adapter(folder, backbone, name)
-    try_out(Dock(backbone), found.file)
-    got = ours(backbone, found.file, inputs)
+    imported = import_adapter(folder, backbone, name)
+    try_out(Dock(backbone), imported.file)
+    got = ours(backbone, imported.file, inputs)
     assert difference(got, reference["out.logits"], inputs) < LIMIT
 
-    bare = {key: torch.zeros_like(tensor) if acts(key) else tensor for key, tensor in found.file.tensors.items()}
-    silent = type(found.file)(found.file.card, bare)
+    bare = {key: torch.zeros_like(tensor) if acts(key) else tensor for key, tensor in imported.file.tensors.items()}
+    silent = type(imported.file)(imported.file.card, bare)
     assert difference(ours(backbone, silent, inputs), reference["out.logits"], inputs) > 1e-3
 
-    export_adapter(found.file, backbone, tmp_path / "back", "adapterhub")
+    export_adapter(imported.file, backbone, tmp_path / "back", "adapterhub")
     again = import_adapter(tmp_path / "back", backbone, name)
     assert difference(ours(backbone, again.file, inputs), reference["out.logits"], inputs) < LIMIT
 
@@ -75,8 +75,8 @@ def acts(key: str) -> bool:
 
 
 def config_of(folder: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(folder / name)["config"]
-    return found
+    config: dict[str, Any] = read_json(folder / name)["config"]
+    return config
 
 
 @pytest.mark.parametrize("name", ["seqbn", "par", "resid_false", "post_add", "leave", "lora", "ia3", "t5_leave"])
@@ -90,10 +90,10 @@ def test_what_is_exported_has_the_tensors_and_the_wiring_that_the_library_wrote(
         back = weights(tmp_path / "back", file)
         assert back.keys() == theirs.keys()
         assert all(back[key].equal(tensor) for key, tensor in theirs.items())
-        mine, wanted = config_of(tmp_path / "back", config), config_of(folder, config)
+        ours, wanted = config_of(tmp_path / "back", config), config_of(folder, config)
         wanted |= {"non_linearity": wanted["non_linearity"]} if "non_linearity" in wanted else {}
-        assert {key: mine[key] for key in mine if key != "reduction_factor"} == {
-            key: wanted.get(key) for key in mine if key != "reduction_factor"
+        assert {key: ours[key] for key in ours if key != "reduction_factor"} == {
+            key: wanted.get(key) for key in ours if key != "reduction_factor"
         }
 
 
@@ -104,17 +104,17 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     return torch.load(folder / f"pytorch_{name}.bin", weights_only=True)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("name", "named"), REFUSED.items())
+@pytest.mark.parametrize(("name", "words"), REFUSED.items())
 def test_what_cannot_be_carried_over_is_refused_by_its_name(
-    name: str, named: str, backbones: dict[str, Backbone]
+    name: str, words: str, backbones: dict[str, Backbone]
 ) -> None:
-    with pytest.raises(UsageError, match=named):
+    with pytest.raises(UsageError, match=words):
         import_adapter(*case(name, backbones), name)
 
 
 def test_names_of_classes_are_those_of_the_head(backbones: dict[str, Backbone]) -> None:
-    found = import_adapter(*case("seqbn", backbones), "x").file.card.task
-    assert (found.name, found.options["labels"]) == ("classification", ["neg", "neu", "pos"])
+    task = import_adapter(*case("seqbn", backbones), "x").file.card.task
+    assert (task.name, task.options["labels"]) == ("classification", ["neg", "neu", "pos"])
     tags = import_adapter(*case("par", backbones), "x").file.card.task
     assert (tags.name, tags.options["labels"]) == ("ner", ["PER", "LOC"])
 

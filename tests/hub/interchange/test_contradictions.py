@@ -147,22 +147,22 @@ CONTRADICTIONS: list[tuple[str, dict[str, Any], Callable[[Tensors], object] | No
 ]
 
 
-@pytest.mark.parametrize(("method", "change", "edit", "told"), CONTRADICTIONS)
+@pytest.mark.parametrize(("method", "change", "edit", "words"), CONTRADICTIONS)
 def test_a_configuration_of_peft_that_its_tensors_contradict_is_refused_with_both_sides(
     method: str,
     change: dict[str, Any],
     edit: Callable[[Tensors], object] | None,
-    told: str,
+    words: str,
     root: Path,
     bert: Backbone,
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=words):
         import_adapter(copied(root / method, tmp_path / "a", change, edit), bert, "x")
 
 
 @pytest.mark.parametrize(
-    ("method", "change", "told"),
+    ("method", "change", "words"),
     [
         ("lora", {"lora_alpha": None}, "'lora_alpha': it is null"),
         ("lora", {"lora_alpha": "16"}, "'lora_alpha': it is '16'"),
@@ -184,34 +184,34 @@ def test_a_configuration_of_peft_that_its_tensors_contradict_is_refused_with_bot
     ],
 )
 def test_a_value_of_the_wrong_type_is_named_with_its_option(
-    method: str, change: dict[str, Any], told: str, root: Path, bert: Backbone, tmp_path: Path
+    method: str, change: dict[str, Any], words: str, root: Path, bert: Backbone, tmp_path: Path
 ) -> None:
-    with pytest.raises(FileError, match=told):
+    with pytest.raises(FileError, match=words):
         import_adapter(copied(root / method, tmp_path / "a", change), bert, "x")
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "words"),
     [
         (b"", "JSON"),
         (b"[]", "it holds no object"),
         (b'{"peft_type": "LORA", "lora_alpha": NaN}', "NaN"),
-        (b'{"peft_type": "LORA", "r": 4, "r": 8}', "'r' stands twice"),
+        (b'{"peft_type": "LORA", "r": 4, "r": 8}', "'r' appears twice"),
         (b'{"peft_type": "\xff"}', "UTF-8"),
         (b"[" * 100_000, "JSON"),
     ],
 )
 def test_a_configuration_that_is_no_json_object_is_refused(
-    text: bytes, told: str, root: Path, bert: Backbone, tmp_path: Path
+    text: bytes, words: str, root: Path, bert: Backbone, tmp_path: Path
 ) -> None:
     folder = copied(root / "lora", tmp_path / "a", {})
     (folder / CONFIG).write_bytes(text)
-    with pytest.raises(FileError, match=told):
+    with pytest.raises(FileError, match=words):
         import_adapter(folder, bert, "x")
 
 
 @pytest.mark.parametrize(
-    ("tensor", "told"),
+    ("tensor", "words"),
     [
         (torch.ones(4, 32, dtype=torch.int64), "holds int64"),
         (torch.full((4, 32), torch.nan), "not finite"),
@@ -219,9 +219,9 @@ def test_a_configuration_that_is_no_json_object_is_refused(
     ],
 )
 def test_a_tensor_that_holds_no_weights_is_refused_by_name(
-    tensor: Tensor, told: str, root: Path, bert: Backbone, tmp_path: Path
+    tensor: Tensor, words: str, root: Path, bert: Backbone, tmp_path: Path
 ) -> None:
-    with pytest.raises(FileError, match=rf"{QUERY}\.lora_A\.weight.*{told}"):
+    with pytest.raises(FileError, match=rf"{QUERY}\.lora_A\.weight.*{words}"):
         import_adapter(copied(root / "lora", tmp_path / "a", {}, named(f"{QUERY}.lora_A.weight", tensor)), bert, "x")
 
 
@@ -261,7 +261,7 @@ def test_embeddings_saved_beside_a_resized_vocabulary_are_taken_where_they_are_t
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "words"),
     [
         (["adapter_fusion_config.json"], "the AdapterFusion in"),
         (["one/adapter_config.json"], r"has no adapter_config\.json; of the folders in it, one has one"),
@@ -270,12 +270,12 @@ def test_embeddings_saved_beside_a_resized_vocabulary_are_taken_where_they_are_t
     ],
 )
 def test_a_folder_without_an_adapter_is_refused_for_what_it_lacks(
-    files: list[str], told: str, bert: Backbone, tmp_path: Path
+    files: list[str], words: str, bert: Backbone, tmp_path: Path
 ) -> None:
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=words):
         import_adapter(tmp_path, bert, "x")
 
 
@@ -348,12 +348,12 @@ HUB: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "changes", "told"), HUB)
+@pytest.mark.parametrize(("name", "changes", "words"), HUB)
 def test_a_folder_of_adapterhub_that_contradicts_itself_is_refused_with_both_sides(
-    name: str, changes: dict[str, Any], told: str, bases: dict[str, Backbone], tmp_path: Path
+    name: str, changes: dict[str, Any], words: str, bases: dict[str, Backbone], tmp_path: Path
 ) -> None:
     backbone = bases[(FIXTURES / name / "base.txt").read_text()]
-    with pytest.raises(AdaptError, match=told):
+    with pytest.raises(AdaptError, match=words):
         import_adapter(hub_copy(name, tmp_path / "a", **changes), backbone, "x")
 
 
@@ -458,8 +458,8 @@ def test_whatever_a_folder_holds_the_import_succeeds_or_says_why_not_in_one_para
     (folder / config).write_text(json.dumps(values))
     if data.draw(st.booleans(), "tensors"):
         change_tensor(data, folder)
-    found = outcome(folder, backbone)
-    assert isinstance(found, Imported) or ("\n" not in str(found) and len(str(found)) < 2000)
+    result = outcome(folder, backbone)
+    assert isinstance(result, Imported) or ("\n" not in str(result) and len(str(result)) < 2000)
 
 
 def change_tensor(data: st.DataObject, folder: Path) -> None:
@@ -479,9 +479,9 @@ def change_tensor(data: st.DataObject, folder: Path) -> None:
 def outcome(folder: Path, backbone: Backbone) -> Imported | AdaptError:
     """Return what the import makes of a folder; any error but one for people is a failure of the test."""
     try:
-        found = import_adapter(folder, backbone, "x")
-        found.file.card.model_dump_json()
-        try_out(Dock(backbone), found.file)
+        imported = import_adapter(folder, backbone, "x")
+        imported.file.card.model_dump_json()
+        try_out(Dock(backbone), imported.file)
     except AdaptError as error:
         return error
-    return found
+    return imported

@@ -73,16 +73,16 @@ def batch(model: PreTrainedModel, padded: bool = True) -> dict[str, Tensor]:
     if padded:
         mask[1, 7:] = 0
         mask[2, 4:] = 0
-    found = {"input_ids": ids * mask, "attention_mask": mask}
+    inputs = {"input_ids": ids * mask, "attention_mask": mask}
     if model.config.is_encoder_decoder:
-        found["decoder_input_ids"] = torch.randint(4, 100, (3, 6), generator=generator)
-    return found
+        inputs["decoder_input_ids"] = torch.randint(4, 100, (3, 6), generator=generator)
+    return inputs
 
 
 def theirs(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     with torch.no_grad():
-        found = model.eval()(**inputs)
-    return found.logits if hasattr(found, "logits") else found[0]
+        output = model.eval()(**inputs)
+    return output.logits if hasattr(output, "logits") else output[0]
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ class Case:
     """Whether the configuration has a task type; without, peft saves no head."""
 
     def __str__(self) -> str:
-        told = "-".join(
+        options = "-".join(
             f"{name}={value}" for name, value in self.options.items() if name not in ("target_modules", "r")
         )
-        return f"{self.architecture}-{self.task}-{self.method}-{told}".replace(" ", "")[:90]
+        return f"{self.architecture}-{self.task}-{self.method}-{options}".replace(" ", "")[:90]
 
 
 ATTENTION = r".*(attention|attn|SelfAttention|EncDecAttention).*\.(query|value|q_lin|v_lin|q_proj|v_proj|q|v|c_attn)"
@@ -263,15 +263,15 @@ def test_an_adapter_of_peft_has_its_logits_here_and_again_in_peft(
     reference = PeftModel.from_pretrained(load(base, case.task), folder)
     inputs = batch(reference.get_base_model(), case.padded)
     wanted, bare = theirs(reference, inputs), theirs(load(base, case.task), inputs)
-    backbone, found = imported(folder, base, backbones)
-    assert [method.name for method in found.file.card.methods] == [case.method]
+    backbone, result = imported(folder, base, backbones)
+    assert [method.name for method in result.file.card.methods] == [case.method]
     if case.task == "FEATURE_EXTRACTION":  # the head's mean of the states
-        kept = inputs["attention_mask"].unsqueeze(-1)
-        wanted, bare = ((states * kept).sum(1) / kept.sum(1) for states in (wanted, bare))
-    assert difference(ours(backbone, found.file, inputs), wanted, inputs) < LIMIT
+        weights = inputs["attention_mask"].unsqueeze(-1)
+        wanted, bare = ((states * weights).sum(1) / weights.sum(1) for states in (wanted, bare))
+    assert difference(ours(backbone, result.file, inputs), wanted, inputs) < LIMIT
     assert (wanted[:, -bare.shape[1] :] - bare).abs().max() > 0.01  # the adapter does something
 
-    export_adapter(found.file, backbone, tmp_path / "again", "peft")
+    export_adapter(result.file, backbone, tmp_path / "again", "peft")
     again = PeftModel.from_pretrained(load(base, case.task), tmp_path / "again")
     if case.task != "FEATURE_EXTRACTION":
         assert difference(list(theirs(again, inputs)), wanted, inputs) < LIMIT
@@ -284,10 +284,10 @@ def test_names_of_classes_come_from_the_configuration_of_the_base(
 ) -> None:
     base = base_model(bases, "bert", "SEQ_CLS")
     folder = adapter_folder(CASES[0], base, tmp_path / "peft")
-    _, found = imported(folder, base, backbones)
-    assert found.file.card.task.options["labels"] == ["bad", "so-so", "good"]
-    named = import_adapter(folder, backbones[base], "x", ("a", "b", "c"))
-    assert named.file.card.task.options["labels"] == ["a", "b", "c"]
+    _, result = imported(folder, base, backbones)
+    assert result.file.card.task.options["labels"] == ["bad", "so-so", "good"]
+    labelled = import_adapter(folder, backbones[base], "x", ("a", "b", "c"))
+    assert labelled.file.card.task.options["labels"] == ["a", "b", "c"]
     with pytest.raises(UsageError, match="3 classes"):
         import_adapter(folder, backbones[base], "x", ("a", "b"))
 
@@ -297,14 +297,14 @@ def test_a_bin_of_plain_tensors_is_read_and_one_with_code_is_not(
 ) -> None:
     base = base_model(bases, "bert", "SEQ_CLS")
     folder = adapter_folder(CASES[0], base, tmp_path / "peft")
-    _, found = imported(folder, base, backbones)
+    _, result = imported(folder, base, backbones)
     from safetensors.torch import load_file
 
     tensors = load_file(folder / "adapter_model.safetensors")
     (folder / "adapter_model.safetensors").unlink()
     torch.save(tensors, folder / "adapter_model.bin")
     _, again = imported(folder, base, backbones)
-    assert all(again.file.tensors[name].equal(tensor) for name, tensor in found.file.tensors.items())
+    assert all(again.file.tensors[name].equal(tensor) for name, tensor in result.file.tensors.items())
     torch.save({"x": Evil()}, folder / "adapter_model.bin")
     with pytest.raises(FileError, match="not loaded"):
         imported(folder, base, backbones)
@@ -321,7 +321,7 @@ def changed(folder: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "words"),
     [
         ({"peft_type": "LOHA"}, "LOHA"),
         ({"peft_type": ["LORA"]}, "PEFT type"),
@@ -334,12 +334,12 @@ def changed(folder: Path, **changes: Any) -> None:
     ],
 )
 def test_what_cannot_be_carried_over_is_refused_by_its_name(
-    change: dict[str, Any], named: str, tmp_path: Path, bases: Path, backbones: dict[Path, Backbone]
+    change: dict[str, Any], words: str, tmp_path: Path, bases: Path, backbones: dict[Path, Backbone]
 ) -> None:
     base = base_model(bases, "bert", "SEQ_CLS")
     folder = adapter_folder(CASES[0], base, tmp_path / "peft")
     changed(folder, **change)
-    with pytest.raises(UsageError, match=named):
+    with pytest.raises(UsageError, match=words):
         imported(folder, base, backbones)
 
 
@@ -386,12 +386,12 @@ def test_a_head_that_reads_the_mean_is_refused_with_the_way_out_and_the_rest_is_
     name = dock.dock(adapter)
     with dock.boarding([name] * 3) as rows:
         states = dock.hidden(rows, inputs)
-    kept = inputs["attention_mask"].bool()
-    torch.testing.assert_close(theirs(model, inputs)[kept], states[kept], atol=LIMIT, rtol=0)
+    unpadded = inputs["attention_mask"].bool()
+    torch.testing.assert_close(theirs(model, inputs)[unpadded], states[unpadded], atol=LIMIT, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "named"),
+    ("method", "options", "words"),
     [
         ("prefix", {"length": 3}, "a gated prefix"),
         ("prefix", {"length": 3, "gate": False}, "a prefix that leaves positions alone"),
@@ -401,11 +401,11 @@ def test_a_head_that_reads_the_mean_is_refused_with_the_way_out_and_the_rest_is_
     ],
 )
 def test_methods_that_peft_lacks_are_refused_by_name(
-    method: str, options: dict[str, Any], named: str, tmp_path: Path, bases: Path, backbones: dict[Path, Backbone]
+    method: str, options: dict[str, Any], words: str, tmp_path: Path, bases: Path, backbones: dict[Path, Backbone]
 ) -> None:
     base = base_model(bases, "bert", "TOKEN_CLS")
     backbone = backbones.setdefault(base, load_backbone(str(base), LoadOptions(device="cpu")))
-    with pytest.raises(UsageError, match=named):
+    with pytest.raises(UsageError, match=words):
         export_adapter(build_adapter(backbone, method, options), backbone, tmp_path / "out", "peft")
 
 

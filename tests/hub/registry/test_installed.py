@@ -50,9 +50,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: Backbone)
 
 def test_an_installed_adapter_is_found_by_the_name_of_its_file_and_nothing_is_imported(install: Install) -> None:
     folder = install("acme-names", "people", "places")
-    found = find("people")
-    assert (found.path, found.source) == (folder / "people.safetensors", "acme-names 2.0")
-    assert [one.name for one in installed()] == ["people", "places"]
+    adapter = find("people")
+    assert (adapter.path, adapter.source) == (folder / "people.safetensors", "acme-names 2.0")
+    assert [entry.name for entry in installed()] == ["people", "places"]
     assert "acme_names" not in sys.modules
 
 
@@ -75,12 +75,12 @@ def test_what_exists_as_a_path_is_one(install: Install, tmp_path: Path, monkeypa
     assert locate("people") == Path("people")
 
 
-@pytest.mark.parametrize("given", ["people.safetensors", "./people", "folder/people"])
-def test_what_looks_like_a_path_is_no_name(install: Install, given: str) -> None:
+@pytest.mark.parametrize("text", ["people.safetensors", "./people", "folder/people"])
+def test_what_looks_like_a_path_is_no_name(install: Install, text: str) -> None:
     install("acme-names", "people")
-    assert locate(given) == Path(given)
+    assert locate(text) == Path(text)
     with pytest.raises(FileError, match="there is no such file"):
-        read_card(locate(given))
+        read_card(locate(text))
 
 
 def test_an_unknown_name_offers_the_nearest(install: Install) -> None:
@@ -100,7 +100,7 @@ def test_a_name_in_two_distributions_is_refused_with_both(install: Install) -> N
 def test_an_entry_point_that_leads_nowhere_is_set_aside_and_breaks_nothing(install: Install, value: str) -> None:
     install("acme-names", "people", value=value)
     install("other-names", "places")
-    assert [one.name for one in installed()] == ["places"]
+    assert [adapter.name for adapter in installed()] == ["places"]
     state = plugins.state(plugins.find("files", "acme-names"), check=True)
     assert not state.usable
     assert "acme-names 2.0 cannot be used" in state.reason
@@ -112,20 +112,20 @@ def test_the_wheel_of_a_published_adapter_is_found_by_its_name(
     wheel = build_wheel(published(name="legal-places"), "acme-legal-places", tmp_path)
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")  # as pip does with a wheel of no scripts
     plugins.refresh()
-    found = find("legal-places")
-    assert found.distribution == "acme-legal-places"
-    assert read_card(found.path).name == "legal-places"
+    adapter = find("legal-places")
+    assert adapter.distribution == "acme-legal-places"
+    assert read_card(adapter.path).name == "legal-places"
 
 
 def test_an_adapter_from_a_registry_is_found_by_its_name(published: Publish, registry: Path) -> None:
     published(name="legal-places", version="1.2")
     store.install(Sources([open_source(str(registry))]), "legal-places")
-    found = find("legal-places")
-    assert (found.version, found.path.is_file()) == ("1.2", True)
+    adapter = find("legal-places")
+    assert (adapter.version, adapter.path.is_file()) == ("1.2", True)
 
 
 def test_a_link_out_of_the_folder_is_no_adapter(install: Install, tmp_path: Path) -> None:
     folder = install("acme-names", "people")
     (folder / "secret.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
     (tmp_path / "elsewhere.safetensors").write_bytes((folder / "people.safetensors").read_bytes())
-    assert [one.name for one in installed()] == ["people"]
+    assert [adapter.name for adapter in installed()] == ["people"]

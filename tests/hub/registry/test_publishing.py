@@ -20,9 +20,9 @@ from adaptdock.hub.registry.sources import Wheels
 
 
 def test_the_entry_tells_what_the_file_is(published: Publish, registry: Path) -> None:
-    made = published()
+    publication = published()
     entry = read(registry / "registry.json", Index).find("places")
-    assert entry == made.entry
+    assert entry == publication.entry
     assert (registry / entry.file).read_bytes().__len__() == entry.size
     assert entry.metrics == {"towns": {"f1": 61.5}}
     card = read_file(registry / entry.file).card
@@ -73,16 +73,16 @@ def test_a_name_that_looks_like_another_is_refused(published: Publish) -> None:
 
 
 def test_the_card_can_be_read_by_a_hub_and_by_a_browser(published: Publish) -> None:
-    made = published(description="Finds <b>places</b> & people | towns.")
-    head = yaml.safe_load(made.card.read_text().split("---")[1])
+    publication = published(description="Finds <b>places</b> & people | towns.")
+    head = yaml.safe_load(publication.card.read_text().split("---")[1])
     assert head["license"] == "cc0-1.0"
     assert head["language"] == ["en"]
-    assert "| f1 | 61.5 |" in made.card.read_text()
+    assert "| f1 | 61.5 |" in publication.card.read_text()
     parser, tags = HTMLParser(), []
     parser.handle_starttag = lambda tag, attributes: tags.append(tag)  # type: ignore[method-assign]
-    parser.feed(made.page.read_text())
+    parser.feed(publication.page.read_text())
     assert "b" not in tags
-    assert "&lt;b&gt;places&lt;/b&gt; &amp; people" in made.page.read_text()
+    assert "&lt;b&gt;places&lt;/b&gt; &amp; people" in publication.page.read_text()
 
 
 def test_an_index_that_cannot_be_written_leaves_the_old_one(
@@ -94,7 +94,7 @@ def test_an_index_that_cannot_be_written_leaves_the_old_one(
     def full(path: Path, blob: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publishing, "whole_file", full)
+    monkeypatch.setattr(publishing, "write_atomically", full)
     with pytest.raises(FileError, match="No space left"):
         published(version="2")
     assert (registry / "registry.json").read_bytes() == before
@@ -106,13 +106,13 @@ def test_the_schema_of_the_index_is_the_one_that_is_documented() -> None:
 
 
 def test_pip_installs_the_wheel_and_its_file_is_the_published_one(published: Publish, tmp_path: Path) -> None:
-    made = published()
-    wheel = build_wheel(made, "acme-places", tmp_path)
+    publication = published()
+    wheel = build_wheel(publication, "acme-places", tmp_path)
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", str(target)]
     subprocess.run([*pip, str(wheel)], check=True)
-    assert (target / "acme_places" / "places.safetensors").read_bytes() == made.file.read_bytes()
+    assert (target / "acme_places" / "places.safetensors").read_bytes() == publication.file.read_bytes()
     points = (target / "acme_places-1.dist-info" / "entry_points.txt").read_text()
     assert points == "[adaptdock.files]\nplaces = acme_places\n"
     (entry,) = Wheels(f"wheels:{tmp_path}").index().adapters
-    assert (entry.sha256, entry.publisher) == (made.entry.sha256, "acme")
+    assert (entry.sha256, entry.publisher) == (publication.entry.sha256, "acme")

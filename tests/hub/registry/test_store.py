@@ -47,9 +47,9 @@ def change(registry: Path) -> Change:
 
 
 def test_what_was_published_is_installed_to_the_byte(published: Publish, registry: Path) -> None:
-    made = published()
+    publication = published()
     record = install(of(registry), "places")
-    assert record.path.read_bytes() == made.file.read_bytes()
+    assert record.path.read_bytes() == publication.file.read_bytes()
     assert installed() == [record]
     assert verify(record) is None
     assert install(of(registry), "places") == record
@@ -67,11 +67,11 @@ def test_an_unknown_name_is_told_with_the_nearest(published: Publish, registry: 
 
 
 def test_what_the_project_publishes_can_be_installed() -> None:
-    own = of(*usual())
-    ((_, index),) = own.indices()
+    sources = of(*usual())
+    ((_, index),) = sources.indices()
     assert index.adapters
     for entry in index.adapters:
-        assert install(own, entry.name, entry.version).path.stat().st_size == entry.size
+        assert install(sources, entry.name, entry.version).path.stat().st_size == entry.size
 
 
 # ------------------------------------------------------------------------------------ the red team
@@ -146,10 +146,10 @@ def test_a_name_that_is_no_name_is_refused(published: Publish, registry: Path, c
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"version": 1, "version": 1}', "'version' stands twice"),
+        ('{"version": 1, "version": 1}', "'version' appears twice"),
         ('{"version": 1, "adapters": [], "extra": 1}', "extra"),
         ('{"version": 2}', "version"),
-        ('{"version": NaN}', "NaN is no number"),
+        ('{"version": NaN}', "NaN is not a number"),
         ("[" * 100_000, "not JSON"),
         ("", "not JSON"),
     ],
@@ -200,8 +200,8 @@ def test_a_name_that_looks_like_an_installed_one_is_refused(
 
     published()
     install(of(registry), "places")
-    given = {"licence": "CC0-1.0", "languages": ["en"], "description": "x"}
-    publish(trained, tmp_path / "evil", "mallory", "towns", name="p1aces", **given)
+    fields = {"licence": "CC0-1.0", "languages": ["en"], "description": "x"}
+    publish(trained, tmp_path / "evil", "mallory", "towns", name="p1aces", **fields)
     with pytest.raises(TrustError, match=r"looks like 'places'.*--allow-lookalike"):
         install(of(tmp_path / "evil"), "p1aces")
     assert install(of(tmp_path / "evil"), "p1aces", rules=Rules(allow_lookalike=True)).entry.publisher == "mallory"
@@ -238,7 +238,7 @@ def test_a_signature_of_a_key_that_is_none_of_the_publisher_s_is_refused(publish
     trust.trust("acme", new_key("theirs"))
     new_key("mallory")
     published(key="mallory")
-    with pytest.raises(TrustError, match="signed with a key that is none of his"):
+    with pytest.raises(TrustError, match="is signed with another key"):
         install(of(registry), "places")
 
 
@@ -252,7 +252,7 @@ def test_a_trusted_publisher_s_adapter_without_signature_is_refused(published: P
 def test_an_unknown_publisher_is_refused_where_only_signed_ones_are_allowed(published: Publish, registry: Path) -> None:
     new_key("mine")
     published(key="mine")
-    with pytest.raises(TrustError, match=r"'acme' is none.*adapt trust add"):
+    with pytest.raises(TrustError, match=r"'acme' is not trusted.*adapt trust add"):
         install(of(registry), "places", rules=Rules(Policy(signed_only=True)))
     assert install(of(registry), "places").stands == "signed, by a key that is not known here"
 
@@ -278,9 +278,9 @@ def test_a_revoked_key_is_refused_and_noticed_afterwards(published: Publish, reg
 
 
 def test_a_file_that_its_own_index_has_revoked_is_refused(published: Publish, registry: Path) -> None:
-    made = published()
+    publication = published()
     index = json.loads((registry / "registry.json").read_text())
-    index["revoked"] = [{"sha256": made.entry.sha256, "reason": "wrong labels"}]
+    index["revoked"] = [{"sha256": publication.entry.sha256, "reason": "wrong labels"}]
     (registry / "registry.json").write_text(json.dumps(index))
     with pytest.raises(TrustError, match="its file was revoked"):
         install(of(registry), "places")
@@ -312,7 +312,7 @@ def test_a_private_key_is_readable_by_its_owner_alone(home: Path) -> None:
 
 @pytest.mark.parametrize("key", ["ed25519:", "ed25519:AAAA", "rsa:AAAA", "ed25519:not base64"])
 def test_what_is_no_key_is_not_trusted(key: str) -> None:
-    with pytest.raises(UsageError, match="is no public key"):
+    with pytest.raises(UsageError, match="is not a public key"):
         trust.trust("acme", key)
 
 
@@ -384,13 +384,13 @@ def web(monkeypatch: pytest.MonkeyPatch) -> dict[str, Answer | Exception]:
     """What is found at which address."""
     pages: dict[str, Answer | Exception] = {}
 
-    def get(url: str, **given: Any) -> Answer:
-        assert given["allow_redirects"] is False
-        assert given["timeout"] > 0
-        found = pages.get(url, Answer(404))
-        if isinstance(found, Exception):
-            raise found
-        return found
+    def get(url: str, **options: Any) -> Answer:
+        assert options["allow_redirects"] is False
+        assert options["timeout"] > 0
+        page = pages.get(url, Answer(404))
+        if isinstance(page, Exception):
+            raise page
+        return page
 
     monkeypatch.setattr(requests, "get", get)
     return pages
@@ -402,11 +402,11 @@ URL = "https://adapters.example/registry.json"
 def test_an_adapter_is_installed_from_beside_its_index(
     published: Publish, registry: Path, web: dict[str, Answer | Exception]
 ) -> None:
-    made = published()
+    publication = published()
     web[URL] = Answer(302, location="/v1/registry.json")
     web["https://adapters.example/v1/registry.json"] = Answer(200, (registry / "registry.json").read_bytes())
-    web["https://adapters.example/published/places-1.safetensors"] = Answer(200, made.file.read_bytes())
-    assert install(of(URL), "places").path.read_bytes() == made.file.read_bytes()
+    web["https://adapters.example/published/places-1.safetensors"] = Answer(200, publication.file.read_bytes())
+    assert install(of(URL), "places").path.read_bytes() == publication.file.read_bytes()
 
 
 def test_a_redirect_to_plain_http_is_refused(web: dict[str, Answer | Exception]) -> None:
@@ -450,11 +450,11 @@ def test_without_a_network_the_index_that_was_read_last_is_used(
     web[URL] = requests.ConnectionError("no route")
     offline = of(URL)
     assert offline.find("places").entry.name == "places"
-    assert "read last" in offline.notes[0]
-    other = URL.replace("adapters", "others")
-    web[other] = requests.ConnectionError("no route")
+    assert "cached index is used" in offline.notes[0]
+    unseen = URL.replace("adapters", "others")
+    web[unseen] = requests.ConnectionError("no route")
     with pytest.raises(SourceError, match="cannot be reached"):
-        of(other).find("places")
+        of(unseen).find("places")
 
 
 @pytest.mark.parametrize("name", ["http://adapters.example/registry.json", "ftp://host/x", "file:///etc"])
@@ -472,8 +472,8 @@ def test_the_first_source_that_has_an_adapter_gives_it_and_that_is_said(
     from adaptdock.hub.registry.publishing import publish
 
     published()
-    given = {"licence": "MIT", "languages": ["en"], "description": "x"}
-    publish(trained, tmp_path / "second", "others", "towns", version="2", **given)
+    fields = {"licence": "MIT", "languages": ["en"], "description": "x"}
+    publish(trained, tmp_path / "second", "others", "towns", version="2", **fields)
     both = of(registry, tmp_path / "second")
     assert install(both, "places").entry.publisher == "acme"
     assert any("places@1 is taken from" in note and "second (2)" in note for note in both.notes)
@@ -490,12 +490,12 @@ def test_a_source_that_cannot_be_read_is_set_aside_and_named(
 
 
 def test_a_lock_file_installs_the_same_bytes_or_nothing(published: Publish, registry: Path, tmp_path: Path) -> None:
-    made = published()
+    publication = published()
     install(of(registry), "places")
     write_lock(tmp_path / "adapters.lock")
     remove("places")
     published(version="2")
-    assert install_locked(tmp_path / "adapters.lock")[0].entry == made.entry
+    assert install_locked(tmp_path / "adapters.lock")[0].entry == publication.entry
     remove("places")
     (registry / "registry.json").unlink()
     published(description="another")

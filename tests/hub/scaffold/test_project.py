@@ -28,10 +28,10 @@ def test_a_project_has_code_test_package_readme_and_ci_with_every_word_filled_in
             assert left not in f"{file} {text}", file
         if file.suffix == ".py":
             compile(text, str(file), "exec")
-    made = tomllib.loads((folder / "pyproject.toml").read_text())
-    (points,) = made["project"]["entry-points"].values()
+    configuration = tomllib.loads((folder / "pyproject.toml").read_text())
+    (points,) = configuration["project"]["entry-points"].values()
     assert list(points) == ["two-words"]
-    assert made["project"]["name"] == "adaptdock-two-words"
+    assert configuration["project"]["name"] == "adaptdock-two-words"
     module = points["two-words"].partition(":")[0].replace(".", "/")
     assert (folder / "src" / f"{module}.py").is_file() or (folder / "src" / module).is_dir()
 
@@ -86,7 +86,7 @@ def test_an_adapters_project_carries_the_files_that_are_named(tmp_path: Path, ba
     write_file(file, build_adapter(backbone, "lora", name="people"))
     write_project(checked("adapters", "names"), tmp_path / "new", [file])
     assert read_card(tmp_path / "new/src/adaptdock_names/files/people.safetensors").name == "people"
-    with pytest.raises(UsageError, match="one name"):
+    with pytest.raises(UsageError, match="the same name"):
         write_project(checked("adapters", "names"), tmp_path / "other", [file, file])
     with pytest.raises(UsageError, match="carries no adapter files"):
         write_project(checked("method", "gain"), tmp_path / "other", [file])

@@ -22,8 +22,8 @@ def put(client: Client, path: str, body: Any) -> Any:
     return answer.json()
 
 
-def send(client: Client, name: str, made: Any, tmp_path: Path) -> Any:
-    write_file(tmp_path / "sent.safetensors", made)
+def send(client: Client, name: str, adapter: Any, tmp_path: Path) -> Any:
+    write_file(tmp_path / "sent.safetensors", adapter)
     return client.put(
         f"/v1/adapters/{name}/file",
         content=(tmp_path / "sent.safetensors").read_bytes(),
@@ -67,13 +67,13 @@ def test_a_file_that_is_being_copied_is_not_read_until_it_is_complete(
 def test_a_poisoned_file_is_refused_and_the_running_version_stays(
     client: Client, backbone: Backbone, folder: Path, tmp_path: Path, poison: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = labelled(backbone, "BAD")
+    adapter = labelled(backbone, "BAD")
     if poison == "numbers":
-        made.tensors["head.bias"][0] = float("nan")
+        adapter.tensors["head.bias"][0] = float("nan")
     if poison == "backbone":
-        other = made.card.backbone.model_copy(update={"fingerprint": "blocks1:another"})
-        made = type(made)(made.card.model_copy(update={"backbone": other}), made.tensors)
-    write_file(tmp_path / "bad", made)
+        entry = adapter.card.backbone.model_copy(update={"fingerprint": "blocks1:another"})
+        adapter = type(adapter)(adapter.card.model_copy(update={"backbone": entry}), adapter.tensors)
+    write_file(tmp_path / "bad", adapter)
     content = (tmp_path / "bad").read_bytes()
     content = {
         "truncated": content[:-7],
@@ -85,14 +85,14 @@ def test_a_poisoned_file_is_refused_and_the_running_version_stays(
         (folder / "red.safetensors").write_bytes(content)
         until(lambda: any(record.message == "refused" for record in caplog.records))
     assert client.label("red") == "RED"
-    told = client.refused(
+    problem = client.refused(
         422,
         method="put",
         path="/v1/adapters/red/file",
         content=content,
         headers={"content-type": "application/octet-stream"},
     )
-    assert str(folder) not in told["message"]
+    assert str(folder) not in problem["message"]
     assert client.get("/v1/adapters/red").json()["version"] == 1
     assert len(list((folder / ".serving" / "versions").iterdir())) == 3
     write_file(folder / "red.safetensors", labelled(backbone, "CURED"))
@@ -125,10 +125,10 @@ def test_a_split_divides_the_answers_and_a_mirror_only_listens(
 ) -> None:
     send(client, "red", labelled(backbone, "SECOND"), tmp_path)
     put(client, "/v1/adapters/red/split", {"weights": {"1": 1, "2": 3}})
-    found = [client.label("red") for _ in range(80)]
-    assert set(found) == {"RED", "SECOND"}
-    assert found.count("SECOND") > found.count("RED")
-    shares = {one["version"]: one["weight"] for one in client.get("/v1/adapters/red").json()["versions"]}
+    labels = [client.label("red") for _ in range(80)]
+    assert set(labels) == {"RED", "SECOND"}
+    assert labels.count("SECOND") > labels.count("RED")
+    shares = {version["version"]: version["weight"] for version in client.get("/v1/adapters/red").json()["versions"]}
     assert shares == {1: 0.25, 2: 0.75}
     put(client, "/v1/adapters/red/split", {"weights": {"1": 1}, "mirror": 2})
     assert {client.label("red") for _ in range(10)} == {"RED"}
@@ -183,9 +183,9 @@ def test_a_restart_goes_on_with_versions_aliases_splits_and_pins(
         assert (client.label("red"), client.label("old"), client.label("red@3")) == ("SECOND", "RED", "THIRD")
         assert {client.label("green") for _ in range(40)} == {"GREEN", "GREENER"}
     for state in (before, after):
-        for one in state["adapters"]:
-            one.pop("counters")
-            for version in one["versions"]:
+        for adapter in state["adapters"]:
+            adapter.pop("counters")
+            for version in adapter["versions"]:
                 version.pop("tier")
                 version.pop("resident_bytes")
     assert before == after
@@ -197,7 +197,7 @@ def test_few_versions_are_kept_and_their_files_leave_with_them(
     with serving(backbone, adapters=str(folder), keep_versions=2) as client:
         for number in range(2, 8):
             assert send(client, "red", labelled(backbone, f"V{number}"), tmp_path).json()["version"] == number
-        assert [one["version"] for one in client.get("/v1/adapters/red").json()["versions"]] == [5, 6, 7]
+        assert [version["version"] for version in client.get("/v1/adapters/red").json()["versions"]] == [5, 6, 7]
         assert len(list((folder / ".serving" / "versions").iterdir())) == 5
 
 
@@ -211,19 +211,19 @@ def test_no_request_fails_while_versions_change_and_each_is_answered_by_one_that
 
     def ask() -> None:
         while going:
-            found = client.ask(["red", "green"], TEXT, TEXT)
-            labels = [one["prediction"]["entities"][0]["label"] for one in found]
-            if labels[0] != ("RED" if found[0]["version"] == 1 else f"V{found[0]['version'] % 2}"):
-                wrong.append(found)
+            answers = client.ask(["red", "green"], TEXT, TEXT)
+            labels = [answer["prediction"]["entities"][0]["label"] for answer in answers]
+            if labels[0] != ("RED" if answers[0]["version"] == 1 else f"V{answers[0]['version'] % 2}"):
+                wrong.append(answers)
             if labels[1] != "GREEN":
-                wrong.append(found)
+                wrong.append(answers)
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
     for number in range(2, 14):
-        made = labelled(backbone, f"V{number % 2}", seed=number)
-        assert send(client, "red", made, tmp_path).json()["version"] == number
+        adapter = labelled(backbone, f"V{number % 2}", seed=number)
+        assert send(client, "red", adapter, tmp_path).json()["version"] == number
     going = False
     for thread in threads:
         thread.join()
@@ -308,8 +308,8 @@ def test_within_a_budget_the_least_recently_used_make_room(backbone: Backbone, f
         assert residency.resident_bytes <= sum(sizes)
         assert residency.tier("red@1") == "device"
         # more of them in one request than there is room for are computed one after the other
-        found = client.ask(["red", "green", "blue", "green"], TEXT, TEXT, TEXT, TEXT)
-        assert [one["prediction"]["entities"][0]["label"] for one in found] == ["RED", "GREEN", "BLUE", "GREEN"]
+        answers = client.ask(["red", "green", "blue", "green"], TEXT, TEXT, TEXT, TEXT)
+        assert [answer["prediction"]["entities"][0]["label"] for answer in answers] == ["RED", "GREEN", "BLUE", "GREEN"]
 
 
 def test_a_store_says_where_it_cannot_write(tmp_path: Path) -> None:

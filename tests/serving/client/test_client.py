@@ -74,10 +74,10 @@ def dock(writer: Backbone, filled: Path) -> Iterator[Dock]:
 
 def test_predictions_are_those_of_the_library(client: Client, dock: Dock) -> None:
     texts = ["ada sat", "the cat is in rome"]
-    assert [found.prediction for found in client.predict("people", texts)] == dock.predict("people", texts)
+    assert [predicted.prediction for predicted in client.predict("people", texts)] == dock.predict("people", texts)
     mixed = client.predict(["people", "topic"], texts)
-    assert [(found.adapter, found.version) for found in mixed] == [("people", 1), ("topic", 1)]
-    assert [found.prediction for found in mixed] == dock.predict(["people", "topic"], texts)
+    assert [(predicted.adapter, predicted.version) for predicted in mixed] == [("people", 1), ("topic", 1)]
+    assert [predicted.prediction for predicted in mixed] == dock.predict(["people", "topic"], texts)
     assert client.render("entail", [["a", "b"]])[0].rendered == "[yes 1.00] a / b"
     assert client.predict("people", ["ada"])[0].rendered is None
 
@@ -94,15 +94,15 @@ def test_texts_and_conversations_are_continued_at_once_and_in_pieces(client: Cli
 
 
 def test_vectors_are_those_of_the_library(client: Client, dock: Dock) -> None:
-    expected = [found["embedding"] for found in dock.predict("near", ["a", "the cat"])]
+    expected = [prediction["embedding"] for prediction in dock.predict("near", ["a", "the cat"])]
     assert client.embed("near", ["a", "the cat"]) == expected
 
 
 def test_adapters_are_listed_and_each_is_told_with_its_card(client: Client, writer: Backbone) -> None:
-    found = client.adapters()
-    assert found.backbone == writer.id
-    assert {one.name: one.task for one in found.adapters}["entail"] == "pair"
-    assert {one.name: one.asks for one in found.adapters}["entail"] == ["text", "second"]
+    listing = client.adapters()
+    assert listing.backbone == writer.id
+    assert {adapter.name: adapter.task for adapter in listing.adapters}["entail"] == "pair"
+    assert {adapter.name: adapter.asks for adapter in listing.adapters}["entail"] == ["text", "second"]
     assert client.adapter("entail").card["task"]["options"]["labels"] == ["yes", "no"]
 
 
@@ -181,9 +181,9 @@ def test_a_token_is_needed_known_and_has_its_scope(
 
 def test_what_is_no_address_no_token_and_no_process_is_told(tmp_path: Path) -> None:
     for bad in ("nonsense", "ftp://127.0.0.1", "http://", "http://[::1"):
-        with pytest.raises(UsageError, match="no address of a serving process"):
+        with pytest.raises(UsageError, match="not an address of a serving process"):
             Client(bad)
-    with pytest.raises(UsageError, match="no token has"):
+    with pytest.raises(UsageError, match="tokens cannot have"):
         Client("http://127.0.0.1:9", "line\nbreak")
     with Client("http://127.0.0.1:9") as client:
         with pytest.raises(UnreachableError, match="cannot be reached"):
@@ -200,7 +200,7 @@ def test_the_client_that_does_not_wait_does_the_same(
     async def use() -> None:
         async with AsyncClient(url, tokens["admin"]) as client:
             many = await asyncio.gather(*(client.predict("people", [f"text {number}"]) for number in range(20)))
-            assert [found[0].prediction["text"] for found in many] == [f"text {number}" for number in range(20)]
+            assert [answer[0].prediction["text"] for answer in many] == [f"text {number}" for number in range(20)]
             (expected,) = dock.generate("writer", ["the cat"], max_new_tokens=9)
             assert "".join([piece async for piece in client.stream("writer", "the cat", max_tokens=9)]) == expected
             assert await client.complete("writer", "the cat", max_tokens=9) == expected
@@ -304,12 +304,16 @@ def test_an_answer_that_is_none_of_a_process_is_told(
 ) -> None:
     with Client(answers(other), timeout=2) as client, pytest.raises(AdaptError) as raised:
         client.adapters()
-    assert "127.0.0.1" in str(raised.value) or "not one of a serving process" in str(raised.value)
+    assert "127.0.0.1" in str(raised.value) or "does not come from a serving process" in str(raised.value)
 
 
 def events(*texts: str, end: bytes = b"data: [DONE]\n\n") -> Given:
-    told = [json.dumps({"choices": [{"text": text}]}, ensure_ascii=False) for text in texts]
-    return 200, {"content-type": "text/event-stream"}, "".join(f"data: {one}\n\n" for one in told).encode() + end
+    payloads = [json.dumps({"choices": [{"text": text}]}, ensure_ascii=False) for text in texts]
+    return (
+        200,
+        {"content-type": "text/event-stream"},
+        "".join(f"data: {payload}\n\n" for payload in payloads).encode() + end,
+    )
 
 
 def test_a_stream_is_read_by_its_line_feeds_and_has_to_end(answers: Answers) -> None:

@@ -14,7 +14,7 @@ from served import Client, serving
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.http import access_tokens
 from adaptdock.serving.http.access_tokens import Tokens, new_token, read_tokens
-from adaptdock.serving.http.process import hear_hang_up
+from adaptdock.serving.http.process import reload_tokens_on_hangup
 
 PATH = "/v1/adapters"
 
@@ -52,12 +52,12 @@ def test_a_token_counts_from_when_it_is_in_the_file_until_it_is_not(client: Clie
 
 
 def test_a_change_of_the_same_length_at_the_same_time_is_seen(client: Client, file: Path, first: str) -> None:
-    other = file.with_name("other")
-    second = new_token(other, "predict", "other")
+    replacement = file.with_name("other")
+    second = new_token(replacement, "predict", "other")
     assert status(client, first) == 200
-    found = file.stat()
-    file.write_text(other.read_text())
-    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    times = file.stat()
+    file.write_text(replacement.read_text())
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert (status(client, first), status(client, second)) == (401, 200)
 
 
@@ -120,10 +120,10 @@ def hang_up() -> Iterator[None]:
 def test_a_hang_up_reads_the_tokens_and_ends_nothing(file: Path, first: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "adaptdock.serving")
     known = read_tokens(file)
-    hear_hang_up(known)
+    reload_tokens_on_hangup(known)
     os.kill(os.getpid(), signal.SIGHUP)
     assert [json.dumps(record.message) for record in caplog.records] == ['"hang-up"', '"tokens read"']
-    hear_hang_up(Tokens())
+    reload_tokens_on_hangup(Tokens())
     os.kill(os.getpid(), signal.SIGHUP)
 
 
@@ -132,6 +132,6 @@ def test_a_hang_up_of_the_terminal_ends_a_process_without_tokens_in_order(monkey
     raised: list[int] = []
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(signal, "raise_signal", raised.append)
-    hear_hang_up(Tokens())
+    reload_tokens_on_hangup(Tokens())
     os.kill(os.getpid(), signal.SIGHUP)
     assert raised == [signal.SIGTERM]

@@ -50,16 +50,16 @@ def test_requests_beyond_the_limit_are_told_when_to_come_back_and_probes_are_ans
 
 def test_the_longest_idle_connection_gives_way_and_those_that_are_answered_stay() -> None:
     connections = Connections(3)
-    answered, idle, kept, new = (Transport() for _ in range(4))
-    for transport in (answered, idle, kept):
+    answered, idle, silent, new = (Transport() for _ in range(4))
+    for transport in (answered, idle, silent):
         connections.opened(transport)
     connections.busy(answered)
     connections.busy(idle)
     connections.idle(idle)  # it was answered after the others had opened
-    for transport in (answered, kept):
+    for transport in (answered, silent):
         connections.silent(transport)
     connections.opened(new)
-    assert [transport.aborted for transport in (answered, idle, kept, new)] == [False, False, True, False]
+    assert [transport.aborted for transport in (answered, idle, silent, new)] == [False, False, True, False]
     connections.closed(answered)
     assert len(connections) == 2
 
@@ -114,5 +114,5 @@ def test_the_limit_of_open_files_is_raised_or_there_are_fewer_connections(
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
-    assert process.within_files(ServingOptions(adapters="a", connections=2048)).connections == possible
+    assert process.within_file_limit(ServingOptions(adapters="a", connections=2048)).connections == possible
     assert limits == ([] if limit is None else [(limit, hard)])

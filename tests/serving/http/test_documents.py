@@ -27,25 +27,25 @@ def as_request(line: str, sent: Path) -> dict[str, Any]:
     """Return what curl would send, for the flags that the document uses."""
     words = iter(shlex.split(line))
     assert next(words) == "curl"
-    found: dict[str, Any] = {"method": "GET", "headers": {}}
+    arguments: dict[str, Any] = {"method": "GET", "headers": {}}
     for word in words:
         if word == "-X":
-            found["method"] = next(words)
+            arguments["method"] = next(words)
         elif word == "--json":
-            found["content"] = next(words).encode()
-            found["headers"]["content-type"] = "application/json"
-            found["method"] = "POST" if found["method"] == "GET" else found["method"]
+            arguments["content"] = next(words).encode()
+            arguments["headers"]["content-type"] = "application/json"
+            arguments["method"] = "POST" if arguments["method"] == "GET" else arguments["method"]
         elif word == "-H":
             name, _, value = next(words).partition(": ")
-            found["headers"][name] = value
+            arguments["headers"][name] = value
         elif word == "--data-binary":
             assert next(words) == "@people.safetensors"
-            found["content"] = sent.read_bytes()
+            arguments["content"] = sent.read_bytes()
         elif word.startswith("$URL"):
-            found["url"] = word.removeprefix("$URL")
+            arguments["url"] = word.removeprefix("$URL")
         else:
             assert word == "-sS", word
-    return found
+    return arguments
 
 
 def test_the_curl_lines_of_the_document_are_answered(backbone: Backbone, tmp_path: Path) -> None:
@@ -61,10 +61,10 @@ def test_the_curl_lines_of_the_document_are_answered(backbone: Backbone, tmp_pat
 
 
 def test_every_option_of_the_example_is_one() -> None:
-    found = yaml.safe_load((ROOT / "examples" / "serving" / "serve.yaml").read_text())
-    assert ServingOptions.model_validate({name.replace("-", "_"): value for name, value in found.items()})
-    named = re.findall(r"ADAPTDOCK_SERVE_(\w+)", (ROOT / "examples" / "serving" / "Containerfile").read_text())
-    assert {name.lower() for name in named} <= set(ServingOptions.model_fields)
+    options = yaml.safe_load((ROOT / "examples" / "serving" / "serve.yaml").read_text())
+    assert ServingOptions.model_validate({name.replace("-", "_"): value for name, value in options.items()})
+    variables = re.findall(r"ADAPTDOCK_SERVE_(\w+)", (ROOT / "examples" / "serving" / "Containerfile").read_text())
+    assert {name.lower() for name in variables} <= set(ServingOptions.model_fields)
 
 
 def test_the_description_names_every_route_with_its_errors(client: Client) -> None:

@@ -140,10 +140,10 @@ def test_a_loader_that_hangs_does_not_keep_the_service_from_ending(
 
 def test_a_file_that_hangs_keeps_no_request_waiting_for_the_versions_that_leave(client: Client) -> None:
     catalog = client.service.catalog
-    chosen = catalog.choose("red")
+    selection = catalog.choose("red")
     catalog.remove("red")
     with stuck(client), catalog._change:
-        released = threading.Thread(target=catalog.release, args=(chosen.parts,), daemon=True)
+        released = threading.Thread(target=catalog.release, args=(selection.parts,), daemon=True)
         released.start()
         released.join(20)
         assert not released.is_alive()

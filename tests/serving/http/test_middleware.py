@@ -18,7 +18,7 @@ from adaptdock.serving.http.middleware import explained
     ],
 )
 def test_what_a_client_can_mend_is_told_as_his(error: AdaptError, status: int) -> None:
-    found, problem, headers = explained(error)
-    assert found == status
+    explained_status, problem, headers = explained(error)
+    assert explained_status == status
     assert problem.message == str(error)
     assert headers == ({"retry-after": "7"} if status == 429 else {})

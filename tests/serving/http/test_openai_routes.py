@@ -55,12 +55,12 @@ def dock(writer: Backbone, writers: Path) -> Iterator[Dock]:
 @pytest.mark.parametrize("name", ["short", "beams"])
 def test_a_conversation_is_answered_as_the_library_answers_it(ai: openai.OpenAI, dock: Dock, name: str) -> None:
     (expected,) = dock.predict(name, [{"messages": TURNS}])
-    found = ai.chat.completions.create(model=name, messages=TURNS)
-    assert found.choices[0].message.content == expected["text"]
-    assert found.choices[0].finish_reason in ("stop", "length")
-    assert found.usage is not None
-    assert found.usage.prompt_tokens > 5
-    assert found.usage.completion_tokens <= 8
+    completion = ai.chat.completions.create(model=name, messages=TURNS)
+    assert completion.choices[0].message.content == expected["text"]
+    assert completion.choices[0].finish_reason in ("stop", "length")
+    assert completion.usage is not None
+    assert completion.usage.prompt_tokens > 5
+    assert completion.usage.completion_tokens <= 8
 
 
 @pytest.mark.parametrize("name", ["short", "beams"])
@@ -79,12 +79,12 @@ def test_a_stream_is_the_same_text_in_pieces(ai: openai.OpenAI, dock: Dock, name
 def test_texts_are_continued_with_the_wishes_of_the_request(ai: openai.OpenAI, dock: Dock) -> None:
     texts = ["the cat", "a text about"]
     expected = dock.generate("short", texts, max_new_tokens=5)
-    found = ai.completions.create(model="short", prompt=texts, max_tokens=5)
-    assert [choice.text for choice in found.choices] == expected
+    completion = ai.completions.create(model="short", prompt=texts, max_tokens=5)
+    assert [choice.text for choice in completion.choices] == expected
     (drawn,) = dock.generate("short", texts[:1], max_new_tokens=9, do_sample=True, seed=3, temperature=0.8, top_p=0.9)
-    one = ai.completions.create(model="short", prompt=texts[0], max_tokens=9, temperature=0.8, top_p=0.9, seed=3)
-    assert one.choices[0].text == drawn
-    assert one.choices[0].finish_reason == "length"
+    sampled = ai.completions.create(model="short", prompt=texts[0], max_tokens=9, temperature=0.8, top_p=0.9, seed=3)
+    assert sampled.choices[0].text == drawn
+    assert sampled.choices[0].finish_reason == "length"
 
 
 def test_models_are_listed_with_what_they_can(ai: openai.OpenAI) -> None:
@@ -116,16 +116,18 @@ def test_vectors_are_those_of_the_library_in_either_form(backbone: Backbone, tmp
         backbone=BackboneEntry(id=backbone.id, architecture=backbone.architecture, fingerprint=backbone.fingerprint),
         preprocessing=Preprocessing(max_length=64),
     )
-    made = AdapterFile(card, assembly.start(torch.Generator().manual_seed(0)))
-    write_file(tmp_path / "near.safetensors", made)
+    adapter = AdapterFile(card, assembly.start(torch.Generator().manual_seed(0)))
+    write_file(tmp_path / "near.safetensors", adapter)
     dock, texts = Dock(backbone), ["ada in rome", "bob"]
-    expected = [one["embedding"] for one in dock.predict(dock.dock(made), texts)]
+    expected = [entry["embedding"] for entry in dock.predict(dock.dock(adapter), texts)]
     dock.close()
     with serving(backbone, adapters=str(tmp_path)) as client:
         ai = openai.OpenAI(base_url="http://127.0.0.1/v1", api_key="none", http_client=client, max_retries=0)
         exact = ai.embeddings.create(model="near", input=texts, encoding_format="float")
-        assert [one.embedding for one in exact.data] == expected
+        assert [entry.embedding for entry in exact.data] == expected
         packed = ai.embeddings.create(model="near", input=texts)
-        assert torch.allclose(torch.tensor([one.embedding for one in packed.data]), torch.tensor(expected), atol=1e-6)
+        assert torch.allclose(
+            torch.tensor([entry.embedding for entry in packed.data]), torch.tensor(expected), atol=1e-6
+        )
         with pytest.raises(openai.UnprocessableEntityError, match="no chat"):
             ai.chat.completions.create(model="near", messages=TURNS)

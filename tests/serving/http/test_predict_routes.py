@@ -30,23 +30,25 @@ def mixed(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(backbone: Backbone, mixed: Path) -> dict[str, Any]:
     dock = Dock(backbone)
-    found = {name: dock.predict(dock.load(mixed / f"{name}.safetensors", name), TEXTS) for name in NAMES}
+    predictions = {name: dock.predict(dock.load(mixed / f"{name}.safetensors", name), TEXTS) for name in NAMES}
     dock.close()
-    return found
+    return predictions
 
 
 def test_an_answer_is_what_the_library_predicts(backbone, mixed, expected) -> None:
     with serving(backbone, adapters=str(mixed)) as client:
         for name in NAMES:
-            found = client.ask(name, *TEXTS)
-            assert [one["prediction"] for one in found] == expected[name]
-            assert {(one["adapter"], one["version"]) for one in found} == {(name, 1)}
+            answers = client.ask(name, *TEXTS)
+            assert [answer["prediction"] for answer in answers] == expected[name]
+            assert {(answer["adapter"], answer["version"]) for answer in answers} == {(name, 1)}
 
 
 def test_inputs_of_one_request_may_name_an_adapter_each(backbone, mixed, expected) -> None:
     with serving(backbone, adapters=str(mixed)) as client:
-        found = client.ask(NAMES[:4], *TEXTS)
-    assert [one["prediction"] for one in found] == [expected[name][place] for place, name in enumerate(NAMES[:4])]
+        answers = client.ask(NAMES[:4], *TEXTS)
+    assert [answer["prediction"] for answer in answers] == [
+        expected[name][place] for place, name in enumerate(NAMES[:4])
+    ]
 
 
 def test_many_who_ask_at_once_share_batches_and_get_their_own_answers(backbone, mixed, expected) -> None:
@@ -56,9 +58,9 @@ def test_many_who_ask_at_once_share_batches_and_get_their_own_answers(backbone, 
         def ask(number: int) -> None:
             for step in range(8):
                 name, place = NAMES[(number + step) % 5], (number * 3 + step) % 4
-                found = client.ask(name, TEXTS[place])[0]["prediction"]
-                if found != expected[name][place]:
-                    wrong.append((name, place, found))
+                prediction = client.ask(name, TEXTS[place])[0]["prediction"]
+                if prediction != expected[name][place]:
+                    wrong.append((name, place, prediction))
 
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
         for thread in threads:
@@ -79,9 +81,9 @@ def test_batches_of_one_request_are_computed_side_by_side(backbone, folder, monk
         dock = client.service.dock
         logits = dock.logits
 
-        def met(*given: Any) -> Any:
+        def met(*arguments: Any) -> Any:
             meeting.wait()
-            return logits(*given)
+            return logits(*arguments)
 
         monkeypatch.setattr(dock, "logits", met)
         assert len(client.ask("red", TEXT, TEXT)) == 2
@@ -97,8 +99,8 @@ def test_a_stack_is_answered_by_its_upper_adapter(client: Client, backbone: Back
 
 
 def test_an_input_of_ten_thousand_words_is_answered(client: Client) -> None:
-    (found,) = client.ask("red", "ada " * 10_000)
-    assert len(found["prediction"]["text"]) == 40_000
+    (answer,) = client.ask("red", "ada " * 10_000)
+    assert len(answer["prediction"]["text"]) == 40_000
 
 
 def test_health_and_readiness_are_told(client: Client) -> None:
@@ -109,7 +111,7 @@ def test_health_and_readiness_are_told(client: Client) -> None:
 def test_adapters_are_listed_with_their_counters_and_cards(client: Client) -> None:
     client.ask("red", TEXT, TEXT)
     listed = client.get("/v1/adapters").json()
-    assert [one["name"] for one in listed["adapters"]] == ["blue", "green", "red"]
+    assert [adapter["name"] for adapter in listed["adapters"]] == ["blue", "green", "red"]
     red = listed["adapters"][2]
     assert red["counters"]["requests"] == 2
     assert red["counters"]["errors"] == 0

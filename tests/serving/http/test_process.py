@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adaptdock.serving.configuration import ServingOptions
-from adaptdock.serving.http.process import at_work
+from adaptdock.serving.http.process import sized_for_device
 
 CPU = torch.device("cpu")
 
@@ -30,9 +30,9 @@ def test_cores_are_shared_among_batches(
     tokens: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given: list[int] = []
+    thread_counts: list[int] = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    monkeypatch.setattr(torch, "set_num_threads", given.append)
-    found = at_work(ServingOptions(adapters="here", **asked), device)
-    assert (found.workers, found.batch_tokens) == (workers, tokens)
-    assert given == [threads]
+    monkeypatch.setattr(torch, "set_num_threads", thread_counts.append)
+    sized = sized_for_device(ServingOptions(adapters="here", **asked), device)
+    assert (sized.workers, sized.batch_tokens) == (workers, tokens)
+    assert thread_counts == [threads]

@@ -41,7 +41,7 @@ def test_an_unknown_adapter_is_answered_with_names_like_it(client: Client) -> No
         (b'{"adapter": "red", "inputs": [', "not JSON"),
         (b'{"adapter": "red", "inputs": ["\xff"]}', "not valid UTF-8"),
         (b'{"adapter": "red", "inputs": ["\\ud800"]}', "surrogate"),
-        (b'{"adapter": "red", "inputs": [NaN]}', "NaN is no JSON"),
+        (b'{"adapter": "red", "inputs": [NaN]}', "NaN is not valid JSON"),
         (b'{"adapter": "red", "inputs": [1e999]}', "out of range"),
         (b"[" * 100_000, "nested too deeply"),
     ],
@@ -111,17 +111,17 @@ def test_one_input_s_trouble_is_its_own(client: Client, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(client.service.dock, "logits", broken)
     monkeypatch.setattr(client.service.batcher, "_options", client.service.options.model_copy(update={"max_wait": 300}))
-    found: dict[str, int] = {}
+    statuses: dict[str, int] = {}
 
     def ask(name: str) -> None:
-        found[name] = client.post("/v1/predict", json={"adapter": name, "inputs": [TEXT]}).status_code
+        statuses[name] = client.post("/v1/predict", json={"adapter": name, "inputs": [TEXT]}).status_code
 
     threads = [threading.Thread(target=ask, args=(name,)) for name in ("red", "green", "blue")]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {"red": 200, "green": 500, "blue": 200}
+    assert statuses == {"red": 200, "green": 500, "blue": 200}
 
 
 # ------------------------------------------------------------------------------------------- tokens
@@ -163,9 +163,9 @@ def test_a_token_is_kept_as_a_hash_and_a_damaged_line_is_named(tmp_path: Path, s
     file = tmp_path / "tokens.txt"
     assert file.stat().st_mode & 0o077 == 0
     assert secrets["admin"] not in file.read_text()
-    found = read_tokens(file).find(secrets["admin"])
-    assert found is not None
-    assert (found.name, found.allows("predict")) == ("admin", True)
+    token = read_tokens(file).find(secrets["admin"])
+    assert token is not None
+    assert (token.name, token.allows("predict")) == ("admin", True)
     file.write_text(file.read_text() + "broken line\n")
     with pytest.raises(DataError, match=r"tokens.txt:3: a line of tokens"):
         read_tokens(file)

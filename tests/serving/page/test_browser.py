@@ -67,7 +67,7 @@ def opened(browser: Any, url: str) -> Iterator[Open]:
         page.set_default_timeout(10_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.on("request", lambda one: one.url.startswith(address) or complaints.append(one.url))
+        page.on("request", lambda request: request.url.startswith(address) or complaints.append(request.url))
         page.goto(f"{address}/")
         return page
 
@@ -86,10 +86,10 @@ def choose(page: Any, first: str, second: str = "") -> None:
 def run(page: Any, answers: int = 1) -> Any:
     """Press the button and return the answers, when they are there."""
     page.get_by_role("button", name="Run").click()
-    found = page.locator(".answer")
-    expect(found).to_have_count(answers)
+    boxes = page.locator(".answer")
+    expect(boxes).to_have_count(answers)
     expect(page.locator(".answer[aria-busy]")).to_have_count(0)
-    return found
+    return boxes
 
 
 def row(page: Any, name: str) -> Any:
@@ -148,18 +148,18 @@ def test_an_adapter_that_reads_two_texts_has_two_fields_and_what_was_typed_stays
 def test_an_answer_is_marked_in_its_context(opened: Open, url: str) -> None:
     context = "🚀 the cat sat on the mat 🚀 and the dog ran"
     with Client(url) as client:
-        found = client.predict("asked", [{"question": "who sat?", "context": context}])[0].prediction
+        prediction = client.predict("asked", [{"question": "who sat?", "context": context}])[0].prediction
     page = opened()
     choose(page, "asked")
     page.get_by_label("Question").fill("who sat?")
     page.get_by_label("Context").fill(context)
     answer = run(page)
-    expect(answer.locator(".headline")).to_have_text(found["answer"])
+    expect(answer.locator(".headline")).to_have_text(prediction["answer"])
     expect(answer.locator("mark .label")).to_have_text(re.compile(r"^answer [\d.]+ %$"))
     texts = answer.locator(".marked").evaluate(
         "element => [...element.childNodes].map(one => (one.firstChild ?? one).textContent)"
     )
-    start, end = found["start"], found["end"]
+    start, end = prediction["start"], prediction["end"]
     assert texts == [piece for piece in (context[:start], context[start:end], context[end:]) if piece]
     choose(page, "silent")
     answer = run(page)
@@ -205,9 +205,9 @@ def test_two_adapters_answer_side_by_side(opened: Open) -> None:
     left, right = run(page, 2).all()
     expect(left.locator("mark")).to_have_text(re.compile("PER"))
     expect(right.locator("mark")).to_have_text(re.compile("LOC"))
-    one, other = left.bounding_box(), right.bounding_box()
-    assert one["y"] == other["y"]
-    assert one["x"] + one["width"] <= other["x"]
+    left_box, right_box = left.bounding_box(), right.bounding_box()
+    assert left_box["y"] == right_box["y"]
+    assert left_box["x"] + left_box["width"] <= right_box["x"]
 
 
 def test_vectors_and_what_has_no_shape_of_its_own_are_shown(opened: Open) -> None:
@@ -311,8 +311,8 @@ def test_axe_finds_nothing_that_keeps_people_out(opened: Open, settings: dict[st
     choose(page, "people", "topic")
     page.get_by_label("Text").fill("ada met bob")
     run(page, 2)
-    found = axe.Axe().run(page, options=RULES).response["violations"]
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    violations = axe.Axe().run(page, options=RULES).response["violations"]
+    assert [(violation["id"], [node["html"] for node in violation["nodes"]]) for violation in violations] == []
 
 
 def test_a_token_is_asked_for_kept_for_the_tab_and_forgotten(

@@ -25,8 +25,8 @@ def test_every_file_of_the_page_is_sent_as_what_it_is(client: Client) -> None:
     assert client.head("/").status_code == 200
     assert client.get("/favicon.ico").content == (FOLDER / "icon.svg").read_bytes()
     assert client.get("/page/route.py").status_code == 404
-    there = {path.name for path in FOLDER.iterdir() if path.suffix in (".js", ".css", ".svg", ".html")}
-    assert there == {"index.html", *FILES}
+    files = {path.name for path in FOLDER.iterdir() if path.suffix in (".js", ".css", ".svg", ".html")}
+    assert files == {"index.html", *FILES}
 
 
 def test_the_policy_lets_nothing_in_that_is_inline_or_from_elsewhere(client: Client) -> None:
@@ -37,9 +37,9 @@ def test_the_policy_lets_nothing_in_that_is_inline_or_from_elsewhere(client: Cli
     document = (FOLDER / "index.html").read_text()
     assert not re.findall(r"<style|\sstyle=|\son[a-z]+=|javascript:", document)
     assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", document))
-    named = re.findall(r'(?:src|href)="([^"#]+)"', document)
-    assert named
-    assert all((FOLDER.parent / name).is_file() for name in named)
+    references = re.findall(r'(?:src|href)="([^"#]+)"', document)
+    assert references
+    assert all((FOLDER.parent / name).is_file() for name in references)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

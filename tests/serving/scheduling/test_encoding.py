@@ -118,10 +118,10 @@ def test_a_stack_has_few_adapters_and_each_of_them_once(client: Client) -> None:
 
 def test_a_window_costs_more_with_each_adapter_of_a_stack_and_with_its_length(client: Client) -> None:
     version = client.service.catalog.served("red").current
-    one, three = (Work("red", [version] * count, TEXT, 0.0) for count in (1, 3))
-    assert one.cost(100, 10**6) == 100
+    single, three = (Work("red", [version] * count, TEXT, 0.0) for count in (1, 3))
+    assert single.cost(100, 10**6) == 100
     assert three.cost(100, 10**6) == 300
-    assert one.cost(600, 100) == 600 + 600  # as much in attention as in linear layers
+    assert single.cost(600, 100) == 600 + 600  # as much in attention as in linear layers
 
 
 # ------------------------------------------------------------------------------------------- fairness
