@@ -80,19 +80,19 @@ def serving(backbone: Backbone, known: Tokens | None = None, **options: Any) -> 
 @contextmanager
 def held(client: Client) -> Iterator[None]:
     """Keep the batcher from computing while the context is open."""
-    free, before = threading.Event(), client.service.dock.logits
+    free, before = threading.Event(), client.service.dock.run
 
     def wait(rows: Any, features: Any) -> Any:
         free.wait(20)
         return before(rows, features)
 
-    client.service.dock.logits = wait  # type: ignore[method-assign]
+    client.service.dock.run = wait  # type: ignore[method-assign]
     try:
         yield
     finally:
         free.set()
         until(lambda: client.service.batcher.waiting == 0)
-        client.service.dock.logits = before  # type: ignore[method-assign]
+        client.service.dock.run = before  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def settings(url: str, token: str | None, timeout: float) -> dict[str, Any]:
     except httpx2.InvalidURL as error:
         raise UsageError(f"{url!r} is not an address of a serving process: {error}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"{url!r} is no address of a serving process: give one such as http://127.0.0.1:8000")
+        raise UsageError(f"{url!r} is not an address of a serving process. Use one such as http://127.0.0.1:8000")
     secret = os.environ.get(TOKEN, "") if token is None else text(token, "the token")
     if not secret.isascii() or not secret.isprintable():
         raise UsageError("the token has characters that tokens cannot have: only printable ASCII is valid")

@@ -79,13 +79,13 @@ def test_batches_of_one_request_are_computed_side_by_side(backbone, folder, monk
     meeting = threading.Barrier(2, timeout=30)
     with serving(backbone, adapters=str(folder), workers=2, batch_tokens=1) as client:
         dock = client.service.dock
-        logits = dock.logits
+        logits = dock.run
 
         def met(*arguments: Any) -> Any:
             meeting.wait()
             return logits(*arguments)
 
-        monkeypatch.setattr(dock, "logits", met)
+        monkeypatch.setattr(dock, "run", met)
         assert len(client.ask("red", TEXT, TEXT)) == 2
 
 

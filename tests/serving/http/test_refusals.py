@@ -102,14 +102,14 @@ def test_a_request_that_is_late_is_given_up(client: Client) -> None:
 
 
 def test_one_input_s_trouble_is_its_own(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = client.service.dock.logits
+    before = client.service.dock.run
 
     def broken(rows: Any, features: Any) -> Any:
         if any(row[-1].card.name == "prefix" for row in rows):
             raise RuntimeError("a row that cannot be computed")
         return before(rows, features)
 
-    monkeypatch.setattr(client.service.dock, "logits", broken)
+    monkeypatch.setattr(client.service.dock, "run", broken)
     monkeypatch.setattr(client.service.batcher, "_options", client.service.options.model_copy(update={"max_wait": 300}))
     statuses: dict[str, int] = {}
 

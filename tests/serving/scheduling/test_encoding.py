@@ -139,14 +139,14 @@ def test_a_queue_can_be_left_out_and_keeps_what_it_has() -> None:
 def test_a_newcomer_is_computed_before_what_another_adapter_has_ready(backbone: Backbone, folder: Path) -> None:
     with serving(backbone, adapters=str(folder), batch_tokens=64, write_tokens=64, warm_up=False) as client:
         turn, computed = threading.Semaphore(0), []
-        before = client.service.dock.logits
+        before = client.service.dock.run
 
         def logits(rows: Any, features: Any) -> Any:
             computed.append({row[-1].card.name for row in rows})  # which of these adapters is its method
             turn.acquire(timeout=20)
             return before(rows, features)
 
-        client.service.dock.logits = logits  # type: ignore[method-assign]
+        client.service.dock.run = logits  # type: ignore[method-assign]
         batcher = client.service.batcher
         blue, red, green = (
             threading.Thread(target=client.ask, args=(name, *texts))
@@ -164,7 +164,7 @@ def test_a_newcomer_is_computed_before_what_another_adapter_has_ready(backbone: 
             turn.release()
         for thread in (blue, red, green):
             thread.join()
-        client.service.dock.logits = before  # type: ignore[method-assign]
+        client.service.dock.run = before  # type: ignore[method-assign]
     assert computed[:4] == [{"bottleneck"}, {"lora"}, {"prefix"}, {"lora"}]
 
 
