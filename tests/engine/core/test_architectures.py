@@ -34,10 +34,9 @@ METHODS = {
     "ia3": ("ia3", {}),
     "dora": ("dora", {"rank": 4, "roles": "all"}),
     "prompt": ("prompt", {"length": 3}),
-    "norms": ("norms", {}),
-    "embedding-lora": ("embedding-lora", {"rank": 4}),
-    "loreft": ("loreft", {"first": 3}),
 }
+ELSEWHERE = {"norms": {}, "embedding-lora": {"rank": 4}, "loreft": {"first": 3}}
+"""Methods that act at norms, at the input embeddings and at the outputs of layers, which every architecture has."""
 NO_IDENTITY = ("prompt",)
 HALVES = ("t5", "bart", "mbart", "pegasus")
 NO_INTERFACE = ("deberta-v2", "mpnet", "bloom", "falcon")
@@ -406,6 +405,28 @@ def open_roles(mine: HuggingFaceBackbone, kind: str) -> str:
         layers = len({port.layer for port in found})
         parts.append(f"{stack + ': ' if stack else ''}{len(found)} in {layers}: {roles}" if found else "none")
     return "; ".join(parts)
+
+
+@pytest.mark.parametrize("architecture", OPEN)
+def test_norms_embeddings_and_outputs_of_layers_are_open_everywhere(architecture: str) -> None:
+    mine = backbone(architecture)
+    dock = Dock(mine)
+    for method, options in ELSEWHERE.items():
+        dock.dock(build_adapter(mine, method, options))
+    names = [*ELSEWHERE, None]
+    features = [Feature(dict(mine.tokenizer(text, return_token_type_ids=False))) for text in TEXTS[: len(names)]]
+    inputs = collate(mine, features)
+    with dock.boarding(names) as rows:
+        together = dock.hidden(rows, inputs)
+    with dock.boarding([None] * len(names)) as rows:
+        bare = dock.hidden(rows, inputs)
+    for row, name in enumerate(names):
+        with dock.boarding([name]) as rows:
+            alone = dock.hidden(rows, collate(mine, features[row : row + 1]))[0]
+        length = len(alone)
+        torch.testing.assert_close(together[row, :length], alone, atol=1e-5, rtol=0)
+        assert torch.equal(together[row], bare[row]) == (name is None), name
+    dock.close()
 
 
 def test_the_table_in_the_docs_is_what_is_measured_here() -> None:

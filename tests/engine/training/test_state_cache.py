@@ -131,7 +131,7 @@ def test_dropped_layers_are_gone_and_make_another_backbone(
     inputs = {"input_ids": torch.tensor([[2, 7, 8, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     with torch.no_grad():
         expected = backbone.entering(inputs, 1)
-        assert torch.equal(short.forward(inputs), expected)
+        assert torch.equal(short.forward(Batch(inputs)), expected)
     Run(made(short, data, "lora", None), tmp_path)()
     adapter = read_file(tmp_path / "best.safetensors")
     assert adapter.card.backbone.drop_layers == 1
