@@ -87,7 +87,7 @@ def read_adapterhub(folder: Path, backbone: Backbone, name: str, labels: tuple[s
         notes += unknown_notes(options.unknown, "AdapterHub")
     notes += unknown_notes(about.unknown, "AdapterHub")
     if tensors.unused:
-        raise refuse(f"the tensor {next(iter(tensors.unused))!r}", "nothing in the configuration tells what it is for")
+        raise refuse(f"the tensor {next(iter(tensors.unused))!r}", "no option in the configuration explains it")
     head, head_notes = read_head(folder, backbone, labels)
     notes += head_notes
     masked = backbone.causal or backbone.encoder_decoder or backbone.architecture == "distilbert"
@@ -276,7 +276,7 @@ def _lora(
 ) -> Part:
     options.check_carried("LoRA")
     if options.vera_d is not None or options.vera_b is not None:
-        raise refuse("VeRA", "there is no such method here")
+        raise refuse("VeRA", "adaptdock has no such method")
     finder = Finder(backbone.ports, "LoRA")
     placed: dict[Port, ModuleTensors] = {}
     for module, group in _owned(tensors, "loras", about.name).items():

@@ -67,9 +67,9 @@ class BottleneckOptions(MethodOptions):
         | {"attention_type", "new_attention_norm"}  # of the first release, for what ln_before and ln_after say
     )
     ACTIVE: ClassVar[Mapping[str, str]] = {
-        "phm_layer": "a compacter's maps are sums of Kronecker products, for which there is no method here",
-        "inv_adapter": "invertible adapters act on the embeddings, for which there is no method here",
-        "invertible_adapter": "invertible adapters act on the embeddings, for which there is no method here",
+        "phm_layer": "a compacter's maps are sums of Kronecker products, and adaptdock has no such method",
+        "inv_adapter": "invertible adapters act on the embeddings, and adaptdock has no such method",
+        "invertible_adapter": "invertible adapters act on the embeddings, and adaptdock has no such method",
         "ln_before": "it has its own layer norm before the bottleneck",
         "ln_after": "it has its own layer norm after the bottleneck",
     }
@@ -130,8 +130,8 @@ METHODS: Mapping[str | None, type[MethodOptions]] = {
 }
 REFUSED = {
     "prompt_tuning": "its embeddings enter behind the layer norm of the embeddings, ours before it",
-    "reft": "there is no such method here",
-    "mtl_lora": "there is no such method here",
+    "reft": "adaptdock has no such method",
+    "mtl_lora": "adaptdock has no such method",
 }
 
 

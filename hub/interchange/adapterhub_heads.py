@@ -42,7 +42,7 @@ def read_head(folder: Path, backbone: Backbone, labels: tuple[str, ...]) -> tupl
     about = FolderOptions.parse(values, path)
     options = HeadOptions.parse(about.config, path, "config")
     if options.head_type not in KNOWN:
-        raise refuse(f"the head {options.head_type}", "there is no task for it here")
+        raise refuse(f"the head {options.head_type}", "adaptdock has no task for it")
     tensors = read_tensors(folder, WEIGHTS)
     layers = _layers(tensors, about)
     head, notes = _head(options, layers, tensors, backbone, labels)
@@ -95,7 +95,7 @@ def _layers(tensors: ForeignTensors, about: FolderOptions) -> list[ModuleTensors
 def _check_count(options: HeadOptions, linear: int, modules: int, tensors: ForeignTensors) -> None:
     """Raise :class:`UsageError` if the numbers of layers in head and configuration differ."""
     if options.layers not in (None, linear) or not modules:
-        state = f"is one of those of {linear} layers"
+        state = f"belongs to a head of {linear} layers"
         raise contradiction(tensors.path, "layers", options.layers, next(iter(tensors.names), "heads"), state)
 
 

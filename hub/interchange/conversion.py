@@ -39,7 +39,7 @@ def _no_adapter(folder: Path) -> UsageError:
     if (folder / FUSION).is_file():
         return refuse(
             f"the AdapterFusion in {folder}",
-            "it combines several adapters, whose files lie elsewhere. Import each of them, and train the fusion here",
+            "it combines several adapters, whose files are elsewhere. Import each of them, and train the fusion here",
         )
     if (folder / CONFIG).is_file():
         return UsageError(f"{folder} holds no adapter of peft or AdapterHub: its {CONFIG} is neither's")

@@ -48,7 +48,7 @@ def write_peft(out: Outgoing, folder: Path) -> list[str]:
     }
     for path, layer in updated.items():
         config |= _update(out, path, layer, config, skeleton, tuned)
-    root = "base_model." if "num_virtual_tokens" in config else ROOT  # prompts wrap no modules
+    root = "base_model." if "num_virtual_tokens" in config else ROOT  # prompts and prefixes wrap no modules
     tensors = {f"{root}{name}": tensor for name, tensor in tensors.items()} | tuned
     _write(folder, config, tensors, _readme(out, kind))
     return out.notes

@@ -38,7 +38,7 @@ def read_head(
     """Return the task and the head of an adapter; ``changes`` are the tuner's changes of maps outside the ports."""
     kind = options.task_type or _guessed(options, backbone, tensors, changes, notes)
     if kind is not None and kind not in head_layouts.CLASSES:
-        raise refuse(f"the task type {kind}", "there is no task for it")
+        raise refuse(f"the task type {kind}", "adaptdock has no task for it")
     kind = kind or "FEATURE_EXTRACTION"
     model = head_layouts.skeleton(backbone, kind) if kind in IMPLIED else None
     _check_saved(options, tensors, model, backbone)
@@ -187,7 +187,7 @@ def check_unused(tensors: ForeignTensors, backbone: Backbone) -> None:
             "it was saved in full, and differs from the backbone's; an adapter file has a place for heads, and for "
             "nothing else that is saved in full"
             if parameter is not None
-            else "nothing in the configuration or the backbone tells what it is for",
+            else "neither the configuration nor the backbone explains it",
         )
 
 
