@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adaptdock.plugins.contracts import Record, Task
+from adaptdock.plugins.contracts import Calibrated, Record, Task
 
 ENOUGH = 20
 """Fewest answers from which validation can tell two epochs apart.
@@ -71,7 +71,8 @@ def too_few(task: Task, records: Sequence[Record], instead: str = LAST_KEPT) -> 
     support = task.support(records)
     if support >= ENOUGH:
         return []
+    uncalibrated = ", and no temperature or threshold is learnt from them" if isinstance(task, Calibrated) else ""
     return [
-        f"validation compares {support} answers, and fewer than {ENOUGH} cannot tell epochs apart: {instead}. More "
-        f"validation data can be named with --train and --validation"
+        f"validation compares {support} answers, and fewer than {ENOUGH} cannot tell epochs apart: {instead}"
+        f"{uncalibrated}. More validation data can be named with --train and --validation"
     ]

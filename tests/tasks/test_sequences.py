@@ -150,9 +150,17 @@ def test_calibration_finds_the_temperature_that_was_hidden() -> None:
 
 def test_calibration_ends_up_in_the_card(backbone: Backbone, tmp_path: Path) -> None:
     options = {"epochs": 1, "learning_rate": 1e-2}
-    made = plan(backbone, "classification", "lora", Source(), options, task_options={"calibrate": True})
+    data = str(Classification.sample / "train.csv")
+    source = Source(train=data, validation=data)
+    made = plan(backbone, "classification", "lora", source, options, task_options={"calibrate": True})
     card = Run(made, tmp_path)().adapter.card
     assert card.task.options["temperature"] != 1.0
+
+
+def test_too_few_validation_records_calibrate_nothing_and_it_is_said(backbone: Backbone, tmp_path: Path) -> None:
+    made = plan(backbone, "classification", "lora", Source(), {"epochs": 1}, task_options={"calibrate": True})
+    assert Run(made, tmp_path)().adapter.card.task.options["temperature"] == 1.0
+    assert any("no temperature or threshold is learnt from them" in note for note in made.notes)
 
 
 def test_several_labels_are_sets() -> None:
