@@ -18,7 +18,7 @@ from adaptdock import Dock, train
 from adaptdock.engine.conformance import Check, checks, tasks
 from adaptdock.engine.core.assembly import make_method, make_task
 from adaptdock.engine.core.loading import load_backbone
-from adaptdock.engine.training.loop import Course
+from adaptdock.engine.training.loop import TrainingLoop
 from adaptdock.engine.training.multitask import SharingOptions, TaskEntry, TogetherRun, plan_together
 from adaptdock.errors import DataError
 from adaptdock.plugins import registry
@@ -142,7 +142,7 @@ def test_a_relation_trained_beside_another_task_has_the_loss_that_it_has_alone(
 
 
 @torch.no_grad()
-def losses(run: Course[Any], units: list[Any]) -> float:
+def losses(run: TrainingLoop[Any], units: list[Any]) -> float:
     trainable = run.trainable().eval()
     for assembly in run.assemblies:
         run.dock.ports.acquire(assembly.sites)

@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path, model_folde
 @pytest.mark.slow
 def test_torchrun_resumes_what_was_interrupted_and_ends_where_it_would_have(tmp_path, model_folder, data):
     stop = (
-        "from adaptdock.engine import trainer\n"
+        "from adaptdock.engine.training import trainer\n"
         "step = trainer.AdapterTrainer.training_step\n"
         "def stopping(self, *arguments):\n"
         "    if self.state.global_step == 4: raise KeyboardInterrupt\n"
@@ -189,12 +189,12 @@ def test_each_process_loads_its_backbone_onto_a_gpu_of_its_own(two, four_gpus, m
 
 
 def test_a_backbone_is_loaded_where_its_process_belongs(two, monkeypatch):
-    from adaptdock.engine import dock
+    from adaptdock.engine.core import loading
 
     seen: list[Any] = []
-    monkeypatch.setattr(dock, "placed", lambda options: seen.append(options) or options)
+    monkeypatch.setattr(loading, "placed", lambda options: seen.append(options) or options)
     with pytest.raises(Exception, match="nowhere"):
-        dock.load_backbone("/nowhere", LoadOptions())
+        loading.load_backbone("/nowhere", LoadOptions())
     assert seen == [LoadOptions()]
 
 

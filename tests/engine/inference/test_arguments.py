@@ -54,7 +54,7 @@ def test_texts_and_names_may_be_anything_that_lists_them(
     assert residency.predict(form(["known", "known"]), form(TEXTS)) == expected
 
 
-@pytest.mark.parametrize("given", [*NO_LIST, *TABLE], ids=repr)
+@pytest.mark.parametrize("given", [*NO_LIST, *TABLE], ids=lambda given: type(given).__name__)
 def test_what_is_no_list_of_inputs_is_refused_and_the_error_says_what_is_taken(given: Any, ready: Dock) -> None:
     for ask in (ready.predict, lambda name, items: predicting(name, items, None)):
         with pytest.raises(UsageError, match=r"the inputs are a list, such as \['a text'"):
@@ -63,7 +63,7 @@ def test_what_is_no_list_of_inputs_is_refused_and_the_error_says_what_is_taken(g
         embedding("near", given)
 
 
-@pytest.mark.parametrize("names", [given for given in NO_LIST if not isinstance(given, str | None)], ids=repr)
+@pytest.mark.parametrize("names", [given for given in NO_LIST if not isinstance(given, str | None)], ids=lambda given: type(given).__name__)
 def test_what_is_no_list_of_names_is_refused(names: Any, ready: Dock) -> None:
     residency = Residency(ready)
     for ask in (ready.predict, residency.predict, residency.generate, ready.generate):
@@ -144,7 +144,7 @@ def test_texts_that_are_continued_are_a_list_of_texts() -> None:
             dock.generate(None, ["ada", item], max_new_tokens=2)  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("value", [np.array(["a"]), object(), float("nan"), "\ud800", {1, 2}], ids=repr)
+@pytest.mark.parametrize("value", [np.array(["a"]), object(), float("nan"), "\ud800", {1, 2}], ids=lambda value: type(value).__name__)
 def test_a_client_refuses_what_json_cannot_hold(value: Any) -> None:
     with pytest.raises(UsageError, match="cannot be written as JSON"):
         predicting("ner", [value], None).arguments()
