@@ -114,7 +114,7 @@ def test_ctrl_c_ends_a_sweep_with_the_best_so_far_and_a_study_goes_on(sweep, tmp
         (("--search", "learning_rat=1..2"), ("unknown key", "did you mean learning_rate, ")),
         (("--search", "length=2,4"), ("unknown key", "'length'")),
         (("--search", "precision=fp32,bf16"), ("unknown key", "'precision'")),
-        (("--search", "method=lora,prefx"), ("unknown method", "did you mean prefix?")),
+        (("--search", "method=lora,prefx"), ("unknown method", "did you mean prefix")),
         (("--search", "rank=8..4"), ("the range is empty: 8 is not below 4",)),
         (("--search", "rank=0,4"), ("rank", "greater than 0")),
         (("--search", "epochs=a,b"), ("epochs", "valid integer")),

@@ -24,7 +24,7 @@ def test_windows_that_are_computed_one_by_one_give_the_answer_of_a_batch(dock: D
             encoded = EncodedRecord.encode(task, task.read(text), dock.reading(limit, row))
             for window in reversed(range(len(encoded.windows))):
                 assert not encoded.complete
-                encoded.digest(window, dock.logits([row], [encoded.windows[window]])[0])
+                encoded.digest(window, dock.run([row], [encoded.windows[window]])[0])
         assert encoded.complete
         expected = [pytest.approx(entity, abs=1e-3) for entity in prediction["entities"]]
         assert encoded.decode()["entities"] == expected
