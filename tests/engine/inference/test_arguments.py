@@ -63,7 +63,9 @@ def test_what_is_no_list_of_inputs_is_refused_and_the_error_says_what_is_taken(g
         embedding("near", given)
 
 
-@pytest.mark.parametrize("names", [given for given in NO_LIST if not isinstance(given, str | None)], ids=lambda given: type(given).__name__)
+@pytest.mark.parametrize(
+    "names", [given for given in NO_LIST if not isinstance(given, str | None)], ids=lambda given: type(given).__name__
+)
 def test_what_is_no_list_of_names_is_refused(names: Any, ready: Dock) -> None:
     residency = Residency(ready)
     for ask in (ready.predict, residency.predict, residency.generate, ready.generate):
@@ -144,7 +146,9 @@ def test_texts_that_are_continued_are_a_list_of_texts() -> None:
             dock.generate(None, ["ada", item], max_new_tokens=2)  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("value", [np.array(["a"]), object(), float("nan"), "\ud800", {1, 2}], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value", [np.array(["a"]), object(), float("nan"), "\ud800", {1, 2}], ids=lambda value: type(value).__name__
+)
 def test_a_client_refuses_what_json_cannot_hold(value: Any) -> None:
     with pytest.raises(UsageError, match="cannot be written as JSON"):
         predicting("ner", [value], None).arguments()
