@@ -65,6 +65,19 @@ def test_an_example_keeps_to_its_contract(name: str) -> None:
     assert failed == []
 
 
+def test_keyphrases_are_found_in_scripts_without_spaces_and_whatever_is_invisible() -> None:
+    keyphrase = make_task("keyphrase", {})
+    records = [
+        {"where": "a:1", "text": "我们用热泵取暖。", "keyphrases": ["热泵"]},
+        {"where": "a:2", "text": "Heat pu\u00admps need power", "keyphrases": ["heat pumps"]},
+    ]
+    cleaned = keyphrase.clean(records, "train")
+    assert cleaned.notes == []
+    task = keyphrase.fit(cleaned.records)
+    (feature,) = task.encode(cleaned.records[1], Reading(tiny_tokenizer(), 64), labelled=True)
+    assert [feature.labels[position] for _, position in feature.alignment] == [1, 2, 0, 0]
+
+
 def test_a_check_that_fails_says_so_to_pytest() -> None:
     with pytest.raises(Exception, match="it cannot be: ValueError: because"):
         Check("it cannot be", lambda: (_ for _ in ()).throw(ValueError("because")))()

@@ -1,7 +1,5 @@
 """Texts at prediction, and the words that a task of words was trained on."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,22 +131,3 @@ def test_a_division_is_saved_with_the_adapter(backbone: Backbone, data: Path, tm
     tokens = dock.predict(name, [{"tokens": ["ada", "sings", ",", "joe", "."]}])[0]
     assert [part["score"] for part in tokens["entities"]] == [part["score"] for part in plain["entities"]]
     dock.close()
-
-
-def test_keyphrases_are_found_in_scripts_without_spaces_and_whatever_is_invisible() -> None:
-    file = Path(__file__).parents[2] / "examples/plugins/keyphrase/src/adaptdock_keyphrase/keyphrase.py"
-    spec = importlib.util.spec_from_file_location("keyphrase_example", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    records = [
-        {"where": "a:1", "text": "我们用热泵取暖。", "keyphrases": ["热泵"]},
-        {"where": "a:2", "text": "Heat pu\u00admps need power", "keyphrases": ["heat pumps"]},
-    ]
-    task = module.Keyphrase(module.KeyphraseOptions())
-    cleaned = task.clean(records, "train")
-    assert cleaned.notes == []
-    task = task.fit(cleaned.records)
-    (feature,) = task.encode(cleaned.records[1], READING, labelled=True)
-    assert [feature.labels[position] for _, position in feature.alignment] == [1, 2, 0, 0]
