@@ -196,7 +196,7 @@ def _resume(values: dict[str, Any]) -> int:
     if others:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
-    if multitask.is_together(Path(values["resume"])):
+    if multitask.is_joint(Path(values["resume"])):
         check_alone("adapt train --tasks")
         return multitask.resume(Path(values["resume"]), values["output"], bool(values["overwrite"]), values["as_json"])
     settings = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))

@@ -32,12 +32,12 @@ from adaptdock.engine.data.sources import parse_columns
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options, with_precision
 from adaptdock.engine.training.loop import BEST
 from adaptdock.engine.training.multitask import (
+    JointPlan,
+    JointRun,
     SharingOptions,
     TaskEntry,
-    TogetherPlan,
-    TogetherRun,
     check_names,
-    plan_together,
+    plan_jointly,
 )
 from adaptdock.engine.training.run import Result
 from adaptdock.engine.training.run_folders import run_name
@@ -57,7 +57,7 @@ recipe of the first task for the method."""
 
 
 @dataclass(frozen=True)
-class TogetherSettings:
+class JointSettings:
     """What is trained, on what, how, and where it goes; a run's folder keeps it in config.json."""
 
     tasks: Mapping[str, TaskEntry]
@@ -187,13 +187,13 @@ def _decide(
     of_sharing: FieldFlags,
     of_training: FieldFlags,
     of_method: FieldFlags,
-) -> TogetherSettings:
+) -> JointSettings:
     method = values["method"] or METHOD
     chosen = merge_options(next(iter(entries.values())).task, method, of_training.given(values))
     sharing = validated(SharingOptions, of_sharing.given(values), "several tasks")
     method_options = checked_options("method", method, {**chosen.method_options, **of_method.given(values)})
     make_methods(method, method_options)
-    return TogetherSettings(
+    return JointSettings(
         tasks=entries,
         sharing=sharing,
         method=method,
@@ -211,7 +211,7 @@ def _decide(
 # ------------------------------------------------------------------------------------------ the work
 
 
-def is_together(folder: Path) -> bool:
+def is_joint(folder: Path) -> bool:
     """Tell whether a run's folder is one of several tasks."""
     try:
         return "tasks" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -224,7 +224,7 @@ def resume(folder: Path, output: str | None, overwrite: bool, as_json: bool) -> 
     path = folder / CONFIG
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        settings = TogetherSettings(
+        settings = JointSettings(
             tasks={name: TaskEntry.model_validate(entry) for name, entry in found["tasks"].items()},
             sharing=SharingOptions.model_validate(found["sharing"]),
             load=LoadOptions.model_validate(found["load"]),
@@ -244,7 +244,7 @@ def resume(folder: Path, output: str | None, overwrite: bool, as_json: bool) -> 
         return _run(_plan(settings), settings, as_json, its_own, resume=True)
 
 
-def _train(settings: TogetherSettings, dry_run: bool, as_json: bool) -> int:
+def _train(settings: JointSettings, dry_run: bool, as_json: bool) -> int:
     if dry_run:
         _show_plan(_plan(settings), as_json)
         return 0
@@ -258,8 +258,8 @@ def _train(settings: TogetherSettings, dry_run: bool, as_json: bool) -> int:
         return _run(made, settings, as_json)
 
 
-def _plan(settings: TogetherSettings) -> TogetherPlan:
-    made = plan_together(
+def _plan(settings: JointSettings) -> JointPlan:
+    made = plan_jointly(
         load_backbone(settings.backbone, settings.load),
         settings.tasks,
         settings.method,
@@ -273,13 +273,13 @@ def _plan(settings: TogetherSettings) -> TogetherPlan:
 
 
 def _run(
-    made: TogetherPlan,
-    settings: TogetherSettings,
+    made: JointPlan,
+    settings: JointSettings,
     as_json: bool,
     its_own: Collection[str] = (),
     resume: bool = False,
 ) -> int:
-    run = TogetherRun(made, settings.run_dir)
+    run = JointRun(made, settings.run_dir)
     with watching(settings.run_dir / LOG) as watch:
         results = dict(zip(settings.tasks, run(watch, resume=resume), strict=True))
     settings.output.mkdir(parents=True, exist_ok=True)
@@ -292,7 +292,7 @@ def _run(
     return 130
 
 
-def _save(settings: TogetherSettings, results: Mapping[str, Result], its_own: Collection[str]) -> None:
+def _save(settings: JointSettings, results: Mapping[str, Result], its_own: Collection[str]) -> None:
     """Write every file; raise :class:`TakenError` for the first whose place was taken meanwhile."""
     taken = []
     for name, result in results.items():
@@ -304,7 +304,7 @@ def _save(settings: TogetherSettings, results: Mapping[str, Result], its_own: Co
         raise taken[0]
 
 
-def _report(folder: Path, made: TogetherPlan, name: str, result: Result) -> list[str]:
+def _report(folder: Path, made: JointPlan, name: str, result: Result) -> list[str]:
     try:
         return result.report(folder, made.plans[name])
     except OSError as error:  # the adapter is saved; a full disk must not hide that
@@ -314,7 +314,7 @@ def _report(folder: Path, made: TogetherPlan, name: str, result: Result) -> list
 # ------------------------------------------------------------------------------------------ printing
 
 
-def _show_plan(made: TogetherPlan, as_json: bool) -> None:
+def _show_plan(made: JointPlan, as_json: bool) -> None:
     summary = made.summary()
     if as_json:
         show_json(summary)
@@ -337,8 +337,8 @@ def _show_plan(made: TogetherPlan, as_json: bool) -> None:
 
 
 def _show(
-    made: TogetherPlan,
-    settings: TogetherSettings,
+    made: JointPlan,
+    settings: JointSettings,
     results: Mapping[str, Result],
     verdicts: Mapping[str, Sequence[str]],
     as_json: bool,
@@ -382,7 +382,7 @@ def _show(
             say(f"{name}: {sentence}")
 
 
-def _row(made: TogetherPlan, settings: TogetherSettings, name: str, result: Result) -> dict[str, Any]:
+def _row(made: JointPlan, settings: JointSettings, name: str, result: Result) -> dict[str, Any]:
     card, task = result.adapter.card, made.plans[name].task
     return {
         "name": name,

@@ -40,6 +40,17 @@ class Validated:
     shown: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class TrainedMember:
+    """Parameters that one optimiser trains, by one schedule, and whose gradients are clipped by one norm."""
+
+    parameters: list[nn.Parameter]
+    options: TrainingOptions
+    steps_per_epoch: int
+    distances: Callable[[Any], Mapping[nn.Parameter, int]]
+    """Returns, of the trainable module, how far from the top each parameter acts."""
+
+
 class TrainingRun(ABC):
     """Weights trained on units of data: what the loop and the Trainer ask of a run."""
 
@@ -126,9 +137,36 @@ class TrainingRun(ABC):
         """The epoch up to which patience does not count: that of the fewest steps of a run."""
         return self.options.min_steps / self.steps_per_epoch
 
-    def clipped(self, trainable: nn.Module) -> list[list[nn.Parameter]]:
-        """Return the parameters whose gradients are measured, and shortened, together."""
-        return [list(trainable.parameters())]
+    @property
+    def dataset(self) -> Any:
+        """What the Trainer draws from: units, of which a batch has ``batch_size``."""
+        return self.units
+
+    @property
+    def batch_size(self) -> int:
+        """The elements of the dataset in a batch."""
+        return self.options.batch_size
+
+    @property
+    def epochs(self) -> int:
+        """How often the Trainer goes through the dataset."""
+        return self.options.epochs
+
+    def order(self, epoch: int) -> Sequence[int]:
+        """Return the order of the dataset in an epoch of the Trainer."""
+        return self.draw(epoch)
+
+    def members(self, trainable: Any) -> list["TrainedMember"]:
+        """Return who trains which parameters; each has an optimiser and a schedule of its own."""
+        return [TrainedMember(list(trainable.parameters()), self.options, self.steps_per_epoch, self.distances)]
+
+    def due(self, step: int) -> bool:
+        """Tell whether validation follows a step, counted from 1, beside that at the end of the Trainer's epochs."""
+        return False
+
+    def epoch_after(self, step: int, epoch: float) -> float:
+        """Return the epoch that is reported after a step; ``epoch`` is the Trainer's."""
+        return epoch
 
     def extra_losses(self) -> Mapping[str, float]:
         """Return what stands in the history beside a training loss."""

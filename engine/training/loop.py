@@ -52,7 +52,7 @@ class TrainingLoop(TrainingRun, Generic[Outcome]):
             trainer.args.eval_on_start = self.measured_before and checkpoint is None
             if not trainer.had_stopped(checkpoint):
                 trainer.train(resume_from_checkpoint=checkpoint)
-            if trainer.state.epoch is not None and trainer.state.epoch < self.options.epochs - 0.01:
+            if trainer.state.epoch is not None and trainer.state.epoch < self.epochs - 0.01:
                 ending = "early"
             shared(None)  # no process is still writing a checkpoint
         except KeyboardInterrupt:

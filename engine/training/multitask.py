@@ -1,17 +1,17 @@
 """Several tasks trained together: on one adapter with a head each, or each on its own in the same passes.
 
-Rows of all tasks share batches, and a batch is one pass forward and back. On one *shared adapter* the loss of a batch
-is the mean over its rows, each row by its own task's head. With *own adapters* every row is changed by its task's
-adapter alone; the loss is the sum of what the tasks would have had by themselves, and gradients are clipped by
-adapter, so that a step is the one that each would have taken alone on its rows.
+On one *shared adapter* rows of all tasks share batches, and the loss of a batch is the mean over its rows, each row by
+its own task's head. *Own adapters* are members with batches, optimiser, schedule and epochs of their own; a pass
+forward and back joins the next batch of each, and a member's steps are those that it would have taken alone.
 """
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -20,19 +20,18 @@ from torch import Tensor, nn
 from adaptdock.engine.core.assembly import HEAD, Assembly
 from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, length, shuffled
 from adaptdock.engine.core.distributed import check_alone
-from adaptdock.engine.core.forward import mask_for, states
-from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.evaluation.selection import LAST_KEPT, Criterion, too_few
-from adaptdock.engine.training.contract import Ending, Validated
+from adaptdock.engine.training.contract import Ending, TrainedMember, Validated
 from adaptdock.engine.training.hyperparameters import lengthened, merge_options
 from adaptdock.engine.training.loop import TrainingLoop
+from adaptdock.engine.training.member_steps import JointBatches, MemberSteps
 from adaptdock.engine.training.plan import Plan, draft
 from adaptdock.engine.training.run import Result, Run
 from adaptdock.engine.training.schedules import Distances, frozen_until
 from adaptdock.engine.training.schedules import check as check_schedules
 from adaptdock.engine.training.task_sampling import Sampling, drawn, draws, shares
-from adaptdock.engine.training.trainable import Acting, Answering, TrainedRows, copied, dropping
+from adaptdock.engine.training.trainable import JointTrainable
 from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, Options
@@ -80,7 +79,7 @@ class TaskEntry(Options):
 
 
 @dataclass
-class TogetherPlan:
+class JointPlan:
     """Everything that is decided before the first step; a plan for each task by its name."""
 
     plans: dict[str, Plan]
@@ -118,14 +117,14 @@ class TogetherPlan:
         return found
 
 
-def plan_together(
+def plan_jointly(
     backbone: Backbone,
     tasks: Mapping[str, TaskEntry],
     method: str = registry.DEFAULT_METHOD,
     sharing: SharingOptions | None = None,
     options: Mapping[str, Any] | None = None,
     method_options: Mapping[str, Any] | None = None,
-) -> TogetherPlan:
+) -> JointPlan:
     """Plan several tasks; what is not given comes from the recipe that the first of them has for the method.
 
     Raises what :func:`draft` raises, with the task's name in front, and :class:`UsageError` for tasks that cannot
@@ -146,17 +145,18 @@ def plan_together(
         made = draft(backbone, entry.task, method, entry.source, given, None, entry.options)
         plans[name] = made
         notes += [f"{name}: {line}" for line in made.notes]
-    _check_together(plans, sharing)
-    together = TogetherPlan(plans, sharing, [entry.weight for entry in tasks.values()], notes)
-    longer, few = lengthened(next(iter(plans.values())).options, sum(together.counts))
-    for made in plans.values():
-        made.options = longer
+    _check_compatible(plans, sharing)
+    together = JointPlan(plans, sharing, [entry.weight for entry in tasks.values()], notes)
+    for name, made, count in zip(plans, plans.values(), together.counts, strict=True):
+        made.options, few = lengthened(made.options, sum(together.counts) if sharing.shared else count)
         check_schedules(made.backbone, made.assembly, made.options)
-    together.notes += [*few, *_too_few(together)]
+        lines = few if sharing.shared else [f"{name}: {line}" for line in few]
+        notes += [line for line in lines if line not in notes]
+    together.notes += _too_few(together)
     return together
 
 
-def _too_few(made: TogetherPlan) -> list[str]:
+def _too_few(made: JointPlan) -> list[str]:
     """Say which tasks have too little validation data to choose an epoch by."""
     others_choose = made.sharing.shared and any(own.criterion.decisive for own in made.plans.values())
     instead = "the other tasks choose it" if others_choose else LAST_KEPT
@@ -176,13 +176,18 @@ def check_names(names: Collection[str]) -> None:
         raise UsageError(f"the name {wrong!r} of a task: 1 to 200 letters, digits, '_', '-' and '.', no '.' in front")
 
 
-def _check_together(plans: Mapping[str, Plan], sharing: SharingOptions) -> None:
+def _check_compatible(plans: Mapping[str, Plan], sharing: SharingOptions) -> None:
     by_half: dict[str, str] = {}
     for name, made in plans.items():
         by_half.setdefault(made.assembly.head.reads, name)
     if made.backbone.encoder_decoder and len(by_half) > 1:
         (one, first), (other, second) = by_half.items()
         raise UsageError(f"{first!r} reads the {one}, {second!r} the {other}: they have no pass in common")
+    common = [(made.options.backbone_dropout, made.options.gradient_accumulation) for made in plans.values()]
+    if len(set(common)) > 1:
+        raise UsageError(
+            "tasks in the same passes need the same --backbone-dropout and --gradient-accumulation: name both"
+        )
     if sharing.shared:
         shapes = [_shapes_acting(made.assembly) for made in plans.values()]
         if any(found != shapes[0] for found in shapes):
@@ -203,89 +208,15 @@ def _count_acting(assembly: Assembly) -> int:
     )
 
 
-class Together(nn.Module):
-    """The trained weights of several tasks; calling it with a batch returns the loss.
+class JointRun(TrainingLoop[list[Result]]):
+    """Tasks trained together in one folder; each has a folder in it with its name, as if it had been trained alone.
 
-    :meth:`tensors` gives the weights of each task as they would stand in a file, the number of the task in front of
-    their names.
+    All passes are one epoch of the Trainer, an element each.
     """
 
-    def __init__(self, run: "TogetherRun", ports: OpenPorts) -> None:
-        super().__init__()
-        backbone, options, self.shared = run.backbone, run.options, run.plan.sharing.shared
-        self.heads, self.adapters = nn.ModuleList(), nn.ModuleList()
-        for number, made in enumerate(run.plan.plans.values()):
-            generator = torch.Generator().manual_seed(options.seed)
-            start = made.assembly.start(generator)
-            self.heads.append(Answering(made.assembly, start, made.class_weights()))
-            if number == 0 or not self.shared:
-                self.adapters.append(Acting(made.assembly, start, generator))
-        self.losses: list[list[float]] = [[] for _ in self.heads]
-        self._outside = (backbone, ports)  # a tuple, so that they do not become part of this module
-        self._backbone_dropout = options.backbone_dropout
+    batch_size = epochs = 1
 
-    @property
-    def _acting(self) -> list[Acting]:
-        return cast("list[Acting]", list(self.adapters))
-
-    @property
-    def _answering(self) -> list[Answering]:
-        return cast("list[Answering]", list(self.heads))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return a copy of the weights; those that are shared stand under the name of each task."""
-        acting = [copied(adapter.tensors()) for adapter in self._acting]
-        found = {}
-        for number, head in enumerate(self._answering):
-            mine = {**acting[0 if self.shared else number], **copied(head.tensors())}
-            found.update({f"{number}.{name}": tensor for name, tensor in mine.items()})
-        return found
-
-    def forward(
-        self,
-        labels: Sequence[Tensor],
-        row_inputs: Sequence[Mapping[str, Tensor]],
-        owners: Tensor,
-        **inputs: Tensor,
-    ) -> dict[str, Tensor]:
-        """Return the loss of a batch.
-
-        ``owners`` (R) are the numbers of the rows' tasks, ``labels`` and ``row_inputs`` those of each task for its own
-        rows.
-        """
-        backbone, ports = self._outside
-        inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
-        tasks = owners.tolist()
-        head = self._answering[tasks[0]].assembly.head  # all of them read the same half
-        mask = mask_for(head, inputs)
-        acting = [0] * len(tasks) if self.shared else tasks
-        rows = TrainedRows(backbone, self._acting, acting, dropout=self.training)
-        with dropping(backbone.model, self._backbone_dropout and self.training):
-            hidden = states(backbone, ports, rows, inputs, head.reads)
-        hidden = hidden[:, -mask.shape[1] :]
-        losses = []
-        for number in sorted(set(tasks)):
-            mine = owners.to(mask.device) == number
-            longest = int(mask[mine].sum(1).max())  # as if there were no other rows
-            own_states = hidden[mine.to(hidden.device), :longest]
-            loss = self.heads[number](backbone, own_states, mask[mine, :longest], labels[number], row_inputs[number])
-            self.losses[number].append(float(loss.detach()))
-            share = tasks.count(number) / len(tasks)
-            losses.append(loss * share if self.shared else loss)
-        penalties = [acting.penalty() for acting in self._acting] if self.training else []
-        losses += [penalty for penalty in penalties if penalty is not None]
-        return {"loss": torch.stack(losses).sum()}
-
-    def after_step(self, step: int, steps: int) -> None:
-        """Let the methods of every adapter change their parameters between two steps."""
-        for acting in self._acting:
-            acting.after_step(step, steps)
-
-
-class TogetherRun(TrainingLoop[list[Result]]):
-    """Tasks trained together in one folder; each has a folder in it with its name, as if it had been trained alone."""
-
-    def __init__(self, plan: TogetherPlan, folder: Path) -> None:
+    def __init__(self, plan: JointPlan, folder: Path) -> None:
         check_alone("training several tasks together")
         first = next(iter(plan.plans.values()))
         super().__init__(first.backbone, first.options, folder)
@@ -296,7 +227,10 @@ class TogetherRun(TrainingLoop[list[Result]]):
             run.dock = self.dock
         self._units = [(number, unit) for number, run in enumerate(self.runs) for unit in run.units]
         self._lengths = [max(map(length, unit)) for _, unit in self._units]
-        self._together: Together | None = None
+        self._trainable: JointTrainable | None = None
+        self._step = 0
+        self.steps = [MemberSteps(self.options, self.draw)] if plan.sharing.shared else self._own_steps()
+        self._batches = JointBatches(self.steps, self.options.gradient_accumulation, self._units)
 
     @property
     def assemblies(self) -> Sequence[Assembly]:
@@ -334,18 +268,68 @@ class TogetherRun(TrainingLoop[list[Result]]):
         seed = options.seed * 100_003 + epoch
         return [chosen[place] for place in shuffled(lengths, options.batch_size, seed, options.group_by_length)]
 
-    def trainable(self) -> Together:
+    def trainable(self) -> JointTrainable:
         """Return all weights with their start values."""
-        self._together = Together(self, self.dock.ports)
-        return self._together
+        tasks = [(run.plan.assembly, run.options.seed, run.plan.class_weights()) for run in self.runs]
+        shared, drops = self.plan.sharing.shared, self.options.backbone_dropout
+        self._trainable = JointTrainable(self.backbone, self.dock.ports, tasks, shared, drops)
+        return self._trainable
 
-    def clipped(self, trainable: nn.Module) -> list[list[nn.Parameter]]:
-        """Return the parameters of each adapter and its head; of a shared one all are one group."""
-        assert isinstance(trainable, Together)
+    @property
+    def dataset(self) -> JointBatches:
+        """The batches of all passes."""
+        return self._batches
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of the shortest epoch."""
+        return min(steps.per_epoch for steps in self.steps)
+
+    def order(self, epoch: int) -> Sequence[int]:
+        """Return the passes in their order."""
+        return range(len(self._batches))
+
+    def members(self, trainable: Any) -> list[TrainedMember]:
+        """Return each adapter with its head, or heads; a shared one is one member."""
         if trainable.shared:
-            return [list(trainable.parameters())]
-        pairs = zip(trainable.adapters, trainable.heads, strict=True)
-        return [[*adapter.parameters(), *head.parameters()] for adapter, head in pairs]
+            return super().members(trainable)
+        return [
+            TrainedMember([*adapter.parameters(), *head.parameters()], run.options, steps.per_epoch, self.distances)
+            for run, steps, adapter, head in zip(
+                self.runs, self.steps, trainable.adapters, trainable.heads, strict=True
+            )
+        ]
+
+    def due(self, step: int) -> bool:
+        """Tell whether an epoch of any member ends with a step."""
+        self._step = step
+        return any(steps.ends_epoch(step) for steps in self.steps)
+
+    def epoch_after(self, step: int, epoch: float) -> float:
+        """Return the epoch of the member that is trained longest."""
+        return max(self.steps, key=lambda steps: steps.last).epoch(step)
+
+    def _own_steps(self) -> list[MemberSteps]:
+        """Return the steps of adapters of their own: each takes its batches as if it were trained alone."""
+        first, steps = 0, []
+        for number, run in enumerate(self.runs):
+            steps.append(MemberSteps(run.options, partial(self._draw_own, number, first)))
+            first += self.plan.sizes[number]
+        return steps
+
+    def _draw_own(self, number: int, first: int, epoch: int) -> list[int]:
+        """Return the units of a member's epoch, as alone; of another share of the data in its own order."""
+        run, size, count = self.runs[number], self.plan.sizes[number], self.plan.counts[number]
+        if size == count:
+            return [first + place for place in run.draw(epoch)]
+        places = drawn(size, count, epoch * count, run.options.seed * 100_003)
+        lengths = [self._lengths[first + place] for place in places]
+        seed = run.options.seed * 100_003 + epoch
+        order = shuffled(lengths, run.options.batch_size, seed, run.options.group_by_length)
+        return [first + places[number] for number in order]
+
+    def _steps_of(self, number: int) -> MemberSteps:
+        return self.steps[0 if self.plan.sharing.shared else number]
 
     def distances(self, trainable: Any) -> Mapping[nn.Parameter, int]:
         """Return how far from the top each parameter acts; those of a shared adapter act in all tasks alike."""
@@ -360,6 +344,9 @@ class TogetherRun(TrainingLoop[list[Result]]):
         backbone, count, assemblies = self.backbone, len(self.runs), self.assemblies
 
         def collated(batch: Sequence[Any]) -> dict[str, Any]:
+            if batch and isinstance(batch[0][0], list):  # the one element of a pass
+                ((units, factors),) = batch
+                return {**collated(units), "factors": factors}
             rows = [(number, feature) for number, unit in batch for feature in unit]
             own = [[feature for number, feature in rows if number == task] for task in range(count)]
             return {
@@ -393,22 +380,30 @@ class TogetherRun(TrainingLoop[list[Result]]):
         """Measure each task on its own validation data."""
         numbers: dict[str, float] = {}
         metrics, shown = {}, {}
-        for run, own in self._divided(tensors):
-            found = run.check(own)
-            numbers.update({_own(run.name, key): value for key, value in found.numbers.items()})
-            metrics[run.name] = found.metrics
-            shown.update({f"{run.name} {metric}": value for metric, value in found.shown.items()})
-        numbers["eval_loss"] = round(sum(numbers[_own(run.name, "eval_loss")] for run in self.runs), 5)
-        numbers["eval_mean"] = fmean(
-            _worth(run, numbers[run.criterion.of_task(run.name).metric]) for run in self._judges
-        )
+        due = self._due()
+        for number, (run, own) in enumerate(self._divided(tensors)):
+            if number not in due:
+                continue
+            validated = run.check(own)
+            numbers.update({_own(run.name, key): value for key, value in validated.numbers.items()})
+            metrics[run.name] = validated.metrics
+            shown.update({f"{run.name} {metric}": value for metric, value in validated.shown.items()})
+        numbers["eval_loss"] = round(sum(numbers[_own(self.runs[number].name, "eval_loss")] for number in due), 5)
+        if self.plan.sharing.shared:
+            numbers["eval_mean"] = fmean(
+                _worth(run, numbers[run.criterion.of_task(run.name).metric]) for run in self._judges
+            )
         return Validated(numbers, metrics, shown)
+
+    def _due(self) -> list[int]:
+        """Return the tasks whose member has just ended an epoch; before the first step all."""
+        return [n for n in range(len(self.runs)) if not self._step or self._steps_of(n).ends_epoch(self._step)]
 
     def keep_best(self, history: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor], found: Validated) -> None:
         """Store the newest weights of all tasks if their mean is the best; of own adapters, of those that are best."""
-        for run, own in self._divided(tensors):
-            if self._since(run, history) == 0:
-                run.keep(own, history[-1]["epoch"], found.metrics[run.name])
+        for number, (run, own) in enumerate(self._divided(tensors)):
+            if run.name in found.metrics and self._since(number, history) == 0:
+                run.keep(own, self._steps_of(number).epoch(history[-1]["step"]), found.metrics[run.name])
 
     def keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
         """Store weights for those tasks that have none."""
@@ -417,19 +412,29 @@ class TogetherRun(TrainingLoop[list[Result]]):
             run.keep_if_none(own)
 
     def stalled(self, history: Sequence[Mapping[str, Any]]) -> bool:
-        """Tell whether patience is at its end with every task."""
-        since = []
-        for run in self.runs:
-            frozen = frozen_until(run.backbone, run.plan.assembly, run.options)
-            since.append(self._since(run, history, max(frozen, self.patient_from)))
-        patience = self.options.patience
-        return bool(patience) and all(found is not None and found >= patience for found in since)
+        """Tell whether no member goes on; one whose patience is at its end leaves the passes."""
+        if not history:
+            return False
+        waiting = [self._is_waiting(number, history) for number in range(len(self.runs))]
+        for number, steps in enumerate(self.steps):
+            validated = [entry["step"] for entry in self._history_of(number, history) if "eval_loss" in entry]
+            if not (any(waiting) if self.plan.sharing.shared else waiting[number]) and validated:
+                steps.last = min(steps.last, validated[-1])
+        return all(history[-1]["step"] >= steps.last for steps in self.steps)
+
+    def _is_waiting(self, number: int, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Tell whether a task still waits for a better validation."""
+        run = self.runs[number]
+        patience, patient_from = run.options.patience, run.options.min_steps / self._steps_of(number).per_epoch
+        frozen = frozen_until(run.backbone, run.plan.assembly, run.options)
+        since = self._since(number, history, max(frozen, patient_from))
+        return not patience or since is None or since < patience
 
     def extra_losses(self) -> Mapping[str, float]:
         """Return the mean loss of each task since it was last told."""
-        assert self._together is not None
+        assert self._trainable is not None
         found = {}
-        for run, losses in zip(self.runs, self._together.losses, strict=True):
+        for run, losses in zip(self.runs, self._trainable.losses, strict=True):
             if losses:
                 found[_own(run.name, "loss")] = round(sum(losses) / len(losses), 5)
             losses.clear()
@@ -440,11 +445,23 @@ class TogetherRun(TrainingLoop[list[Result]]):
         """The tasks whose validation can tell which weights of a shared adapter are best; all where none can."""
         return [run for run in self.runs if run.criterion.decisive] or self.runs
 
-    def _since(self, run: Run, history: Sequence[Mapping[str, Any]], start: float = -1.0) -> int | None:
-        if self.plan.sharing.shared:
-            decisive = any(run.criterion.decisive for run in self.runs)
-            return Criterion("eval_mean", decisive=decisive).since_best(history, start)
-        return run.criterion.of_task(run.name).since_best(history, start)
+    def _since(self, number: int, history: Sequence[Mapping[str, Any]], start: float = -1.0) -> int | None:
+        if not self.plan.sharing.shared:
+            return self.runs[number].criterion.since_best(self._history_of(number, history), start)
+        own = [{**entry, "epoch": self.steps[0].epoch(entry["step"])} for entry in history]
+        decisive = any(run.criterion.decisive for run in self.runs)
+        return Criterion("eval_mean", decisive=decisive).since_best(own, start)
+
+    def _history_of(self, number: int, history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return what the history tells of one task, as if it had been trained alone."""
+        steps, name = self._steps_of(number), self.runs[number].name
+        entries = []
+        for entry in history:
+            own = {key.removesuffix(f"@{name}"): value for key, value in entry.items() if key.endswith(f"@{name}")}
+            if own:
+                shared = {key: entry[key] for key in ("step", "learning_rate") if key in entry}
+                entries.append({**own, **shared, "epoch": steps.epoch(entry["step"])})
+        return entries
 
     def _divided(self, tensors: Mapping[str, Tensor]) -> list[tuple[Run, dict[str, Tensor]]]:
         """Return each task's run with its weights under the names they have in its file."""
@@ -460,11 +477,14 @@ class TogetherRun(TrainingLoop[list[Result]]):
             run.folder.mkdir(parents=True, exist_ok=True)
 
     def _finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> list[Result]:
-        results = []
-        for run in self.runs:
-            found = run._finish(_history_of(run.name, history), epochs, ending)
-            ending = "interrupted" if found.ending == "interrupted" else ending  # the others are not measured then
-            results.append(found)
+        results, step = [], round(epochs * max(steps.count for steps in self.steps))
+        for number, run in enumerate(self.runs):
+            steps = self._steps_of(number)
+            if ending != "interrupted":
+                ending = "early" if steps.last < steps.count else "complete"
+            result = run._finish(self._history_of(number, history), steps.epoch(step), ending)
+            ending = "interrupted" if result.ending == "interrupted" else ending  # the others are not measured then
+            results.append(result)
         self._tidy(ending)
         return results
 
@@ -477,14 +497,3 @@ def _worth(run: Run, value: float) -> float:
 def _own(name: str, key: str) -> str:
     """Return what a task's number is called in the history of all."""
     return f"{key}@{name}"
-
-
-def _history_of(name: str, history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what the history tells of one task, as if it had been trained alone."""
-    kept = {"epoch", "step", "learning_rate"}
-    found = []
-    for entry in history:
-        own = {key.removesuffix(f"@{name}"): value for key, value in entry.items() if key.endswith(f"@{name}")}
-        if own:
-            found.append({**own, **{key: value for key, value in entry.items() if key in kept}})
-    return found

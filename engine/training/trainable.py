@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +123,95 @@ class Trainable(nn.Module):
     def after_step(self, step: int, steps: int) -> None:
         """Let the methods change their parameters between two steps."""
         self.parts.after_step(step, steps)
+
+
+TrainedTask = tuple[Assembly, int, Tensor | None]
+"""A task: its adapter, the seed of the start weights, and the weights of its classes in the loss."""
+
+
+class JointTrainable(nn.Module):
+    """The trained weights of several tasks; calling it with a batch returns the loss.
+
+    :meth:`tensors` gives the weights of each task as they would stand in a file, the number of the task in front of
+    their names.
+    """
+
+    def __init__(
+        self, backbone: Backbone, ports: OpenPorts, members: Sequence[TrainedTask], shared: bool, backbone_dropout: bool
+    ) -> None:
+        super().__init__()
+        self.shared = shared
+        self.heads, self.adapters = nn.ModuleList(), nn.ModuleList()
+        for number, (assembly, seed, class_weights) in enumerate(members):
+            generator = torch.Generator().manual_seed(seed)
+            start = assembly.start(generator)
+            self.heads.append(Answering(assembly, start, class_weights))
+            if number == 0 or not shared:
+                self.adapters.append(Acting(assembly, start, generator))
+        self.losses: list[list[float]] = [[] for _ in self.heads]
+        self._outside = (backbone, ports)  # a tuple, so that they do not become part of this module
+        self._backbone_dropout = backbone_dropout
+
+    @property
+    def _acting(self) -> list[Acting]:
+        return cast("list[Acting]", list(self.adapters))
+
+    @property
+    def _answering(self) -> list[Answering]:
+        return cast("list[Answering]", list(self.heads))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return a copy of the weights; those that are shared stand under the name of each task."""
+        acting = [copied(adapter.tensors()) for adapter in self._acting]
+        found = {}
+        for number, head in enumerate(self._answering):
+            mine = {**acting[0 if self.shared else number], **copied(head.tensors())}
+            found.update({f"{number}.{name}": tensor for name, tensor in mine.items()})
+        return found
+
+    def forward(
+        self,
+        labels: Sequence[Tensor],
+        row_inputs: Sequence[Mapping[str, Tensor]],
+        owners: Tensor,
+        factors: Sequence[float] = (),
+        **inputs: Tensor,
+    ) -> dict[str, Tensor]:
+        """Return the loss of a batch.
+
+        ``owners`` (R) are the numbers of the rows' tasks, ``labels`` and ``row_inputs`` those of each task for its own
+        rows. The loss of each adapter is multiplied by its factor.
+        """
+        backbone, ports = self._outside
+        inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
+        tasks = owners.tolist()
+        head = self._answering[tasks[0]].assembly.head  # all of them read the same half
+        mask = mask_for(head, inputs)
+        acting = [0] * len(tasks) if self.shared else tasks
+        rows = TrainedRows(backbone, self._acting, acting, dropout=self.training)
+        with dropping(backbone.model, self._backbone_dropout and self.training):
+            hidden = states(backbone, ports, rows, inputs, head.reads)
+        hidden = hidden[:, -mask.shape[1] :]
+        losses = []
+        for number in sorted(set(tasks)):
+            mine = owners.to(mask.device) == number
+            longest = int(mask[mine].sum(1).max())  # as if there were no other rows
+            own_states = hidden[mine.to(hidden.device), :longest]
+            loss = self.heads[number](backbone, own_states, mask[mine, :longest], labels[number], row_inputs[number])
+            self.losses[number].append(float(loss.detach()))
+            share = tasks.count(number) / len(tasks)
+            factor = factors[0 if self.shared else number] if factors else 1.0
+            losses.append(loss * (share if self.shared else 1.0) * factor)
+        if self.training:
+            acting_here = sorted(set(acting))
+            penalties = [self._acting[number].penalty() for number in acting_here]
+            losses += [penalty for penalty in penalties if penalty is not None]
+        return {"loss": torch.stack(losses).sum()}
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Let the methods of every adapter change their parameters between two steps."""
+        for adapter in self._acting:
+            adapter.after_step(step, steps)
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.training_args import OptimizerNames
 
 from adaptdock.engine.core.distributed import mean, shared
-from adaptdock.engine.training.contract import Progress, TrainingRun, Validated
-from adaptdock.engine.training.hyperparameters import OPTIMIZERS
+from adaptdock.engine.training.contract import Progress, TrainedMember, TrainingRun, Validated
+from adaptdock.engine.training.hyperparameters import OPTIMIZERS, TrainingOptions
+from adaptdock.engine.training.member_steps import JointOptimizer
 from adaptdock.engine.training.schedules import Unfreezing, decayed, rate
 from adaptdock.errors import FileError
 
@@ -38,7 +42,7 @@ class EpochSampler(Sampler[int]):
 
     def __init__(self, run: TrainingRun) -> None:
         self.run, self.epoch = run, 0
-        self.drawn = run.draw(0)
+        self.drawn = run.order(0)
 
     def __len__(self) -> int:
         return len(self.drawn)
@@ -49,7 +53,7 @@ class EpochSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
         if epoch != self.epoch:
-            self.epoch, self.drawn = epoch, self.run.draw(epoch)
+            self.epoch, self.drawn = epoch, self.run.order(epoch)
 
 
 class AdapterTrainer(Trainer):
@@ -63,29 +67,47 @@ class AdapterTrainer(Trainer):
         self._run = run
         self._last_good: Mapping[str, Tensor] = self.model.tensors()
         self.model_accepts_loss_kwargs = False
-        self._distances: Mapping[Any, int] = {}
-        self._unfreezing: Unfreezing | None = None
-        options = run.options
-        if options.layer_decay != 1 or options.unfreeze_epochs:
-            self._distances = run.distances(self.model)
-        if options.unfreeze_epochs:
-            self._unfreezing = Unfreezing(self._distances, options.unfreeze_epochs)
+        self._members = run.members(self.model)
+        self._distances = [
+            member.distances(self.model) if member.options.layer_decay != 1 or member.options.unfreeze_epochs else {}
+            for member in self._members
+        ]
+        self._unfreezing = [
+            (Unfreezing(distances, member.options.unfreeze_epochs), member.steps_per_epoch)
+            for member, distances in zip(self._members, self._distances, strict=True)
+            if member.options.unfreeze_epochs
+        ]
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Make the optimiser; layers below learn slower, if the options say so."""
-        made = super().create_optimizer(model)
-        decay = self._run.options.layer_decay
-        if decay != 1:
-            made.param_groups[:] = decayed(made.param_groups, self._distances, decay)
-        return made
+        """Make the optimiser of each member; layers below learn slower, if its options say so."""
+        decaying = set(self.get_decay_parameter_names(self.model))
+        optimizers = []
+        for member, distances in zip(self._members, self._distances, strict=True):
+            options, mine = member.options, set(member.parameters)
+            trained = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
+            trained = [(name, weight) for name, weight in trained if weight in mine]
+            groups = [
+                {"params": [weight for name, weight in trained if (name in decaying) == decays], "weight_decay": decay}
+                for decays, decay in ((True, options.weight_decay), (False, 0.0))
+            ]
+            chosen = copy(self.args)
+            chosen.optim, chosen.learning_rate = OptimizerNames(OPTIMIZERS[options.optimizer]), options.learning_rate
+            kind, arguments = self.get_optimizer_cls_and_kwargs(chosen, self.model)
+            optimizers.append(kind(groups, **arguments))
+            if options.layer_decay != 1:
+                optimizers[-1].param_groups[:] = decayed(optimizers[-1].param_groups, distances, options.layer_decay)
+        self.optimizer = optimizers[0] if len(optimizers) == 1 else JointOptimizer(optimizers)
+        self._groups = [len(optimizer.param_groups) for optimizer in optimizers]
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Make the schedule of the learning rate (:func:`rate`)."""
-        options = self._run.options
+        """Make the schedule of each member's learning rate (:func:`rate`)."""
         if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer, lambda step: rate(options, step, num_training_steps)
-            )
+            rates: list[Callable[[int], float]] = []
+            for member, groups in zip(self._members, self._groups, strict=True):
+                steps = member.steps_per_epoch * member.options.epochs
+                rates += [partial(_rate, member.options, steps)] * groups
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, rates)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -94,8 +116,10 @@ class AdapterTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Do one step; raise :class:`LossIsNotFinite` instead of going on with broken weights."""
-        if self._unfreezing is not None:
-            self._unfreezing.begin(self.state.global_step, self.state.max_steps / self.args.num_train_epochs)
+        for unfreezing, steps_per_epoch in self._unfreezing:
+            unfreezing.begin(self.state.global_step, steps_per_epoch)
+        if "owners" in inputs and not len(inputs["owners"]):  # no member has a batch in this pass
+            return torch.zeros((), device=self.args.device)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         overall = mean(loss)
         if not torch.isfinite(overall):
@@ -159,11 +183,16 @@ class Watch(TrainerCallback):
         if logs and "loss" in logs:
             self._report(state, loss=float(logs["loss"]))
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Validate where an epoch of a member ends."""
+        control.should_evaluate = control.should_evaluate or self.run.due(state.global_step)
+
     def _report(self, state: Any, loss: float | None = None, found: Validated | None = None) -> None:
         if self.progress is None:
             return
         metrics, shown = (None, None) if found is None else (found.metrics, found.shown)
-        self.progress(Progress(state.global_step, state.max_steps, state.epoch or 0.0, loss, metrics, shown))
+        epoch = self.run.epoch_after(state.global_step, state.epoch or 0.0)
+        self.progress(Progress(state.global_step, state.max_steps, epoch, loss, metrics, shown))
 
 
 class AfterStep(TrainerCallback):
@@ -177,27 +206,27 @@ class AfterStep(TrainerCallback):
 class ClipEach(TrainerCallback):
     """Shortens the gradients of each adapter by its own norm; the one of all would let them disturb each other."""
 
-    def __init__(self, run: TrainingRun, longest: float) -> None:
-        self.run, self.longest = run, longest
+    def __init__(self, members: Sequence[TrainedMember]) -> None:
+        self.members = members
         self.trainer: Trainer | None = None
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Shorten what is too long."""
         assert self.trainer is not None
         self.trainer.accelerator.unscale_gradients()
-        for group in self.run.clipped(model):
-            clip_grad_norm_(group, self.longest)
+        for member in self.members:
+            clip_grad_norm_(member.parameters, member.options.max_grad_norm)
 
 
 def make_trainer(run: TrainingRun, trainable: Any, progress: Callable[[Progress], None] | None) -> AdapterTrainer:
     """Return a Trainer for a run; checkpoints go to ``folder / checkpoints``."""
-    options, units = run.options, run.units
-    alone = len(run.clipped(trainable)) == 1
+    options, members = run.options, run.members(trainable)
+    alone = len(members) == 1
 
     arguments = TrainingArguments(
         output_dir=str(run.folder / CHECKPOINTS),
-        num_train_epochs=options.epochs,
-        per_device_train_batch_size=options.batch_size,
+        num_train_epochs=run.epochs,
+        per_device_train_batch_size=run.batch_size,
         gradient_accumulation_steps=options.gradient_accumulation,
         learning_rate=options.learning_rate,
         optim=OPTIMIZERS[options.optimizer],
@@ -205,7 +234,7 @@ def make_trainer(run: TrainingRun, trainable: Any, progress: Callable[[Progress]
         max_grad_norm=options.max_grad_norm if alone else 0.0,
         seed=options.seed,
         fp16=options.precision == "fp16",
-        eval_strategy="epoch",
+        eval_strategy="epoch" if run.dataset is run.units else "no",
         save_strategy="steps",
         save_steps=options.checkpoint_steps,
         save_total_limit=2,
@@ -224,16 +253,20 @@ def make_trainer(run: TrainingRun, trainable: Any, progress: Callable[[Progress]
         model=trainable,
         args=arguments,
         data_collator=run.collator(),
-        train_dataset=units,
-        eval_dataset=units[:1],
+        train_dataset=run.dataset,
+        eval_dataset=run.units[:1],
         callbacks=[Watch(run, trainable, progress), AfterStep()],
     )
     trainer.remove_callback(PrinterCallback)
     if not alone:
-        clip = ClipEach(run, options.max_grad_norm)
+        clip = ClipEach(members)
         clip.trainer = trainer
         trainer.add_callback(clip)
     return trainer
+
+
+def _rate(options: TrainingOptions, steps: int, step: int) -> float:
+    return rate(options, min(step, steps), steps)
 
 
 def _is_complete(checkpoint: Path) -> bool:

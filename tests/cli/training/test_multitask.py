@@ -102,8 +102,8 @@ def test_an_interrupted_run_is_resumed_and_a_finished_one_refused(together, adap
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        original = module.TogetherRun.__call__
-        patch.setattr(module.TogetherRun, "__call__", lambda run, watch, resume: original(run, interrupted, resume))
+        original = module.JointRun.__call__
+        patch.setattr(module.JointRun, "__call__", lambda run, watch, resume: original(run, interrupted, resume))
         ran = together("--run-dir", "run")
     assert ran.status == 130
     assert "--resume run" in ran.err

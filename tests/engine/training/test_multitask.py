@@ -14,7 +14,7 @@ from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.contract import Progress, TrainingRun
-from adaptdock.engine.training.multitask import SharingOptions, TaskEntry, TogetherRun, plan_together
+from adaptdock.engine.training.multitask import JointRun, SharingOptions, TaskEntry, plan_jointly
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.run import Result, Run
 from adaptdock.errors import UsageError
@@ -35,9 +35,7 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_run(
-    backbone: Backbone, data: Path, topics: Path, folder: Path, sharing: str, **options: object
-) -> TogetherRun:
+def make_run(backbone: Backbone, data: Path, topics: Path, folder: Path, sharing: str, **options: object) -> JointRun:
     chosen = {key: options.pop(key) for key in ("sampling", "temperature") if key in options}
     of_method = options.pop("of_method", {"rank": 2, "roles": "query,value", "learning_rate_factor_b": 1})
     method = str(options.pop("method", "lora"))
@@ -46,8 +44,8 @@ def make_run(
         "topic": TaskEntry(task="classification", data=str(topics)),
     }
     given = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 8, "seed": 3, "backbone_dropout": False, **options}
-    made = plan_together(backbone, entries, method, SharingOptions(sharing=sharing, **chosen), given, of_method)  # type: ignore[arg-type]
-    return TogetherRun(made, folder)
+    made = plan_jointly(backbone, entries, method, SharingOptions(sharing=sharing, **chosen), given, of_method)  # type: ignore[arg-type]
+    return JointRun(made, folder)
 
 
 @contextmanager
@@ -124,7 +122,7 @@ def test_a_step_on_own_adapters_is_the_step_that_each_takes_alone(
     optimiser = torch.optim.SGD(together.parameters(), lr=0.1)
     with opened(run):
         together(**run.collator()(rows))["loss"].backward()
-    for group in run.clipped(together):
+    for group in [member.parameters for member in run.members(together)]:
         torch.nn.utils.clip_grad_norm_(group, 0.1)
     optimiser.step()
     found = run._divided(together.tensors())
@@ -151,7 +149,7 @@ def test_no_gradient_reaches_an_adapter_without_a_row(
     together = run.trainable().train()
     with opened(run):
         together(**run.collator()([run.units[0], run.units[1]]))["loss"].backward()
-    mine, other = run.clipped(together)
+    mine, other = [member.parameters for member in run.members(together)]
     assert all(parameter.grad is not None for parameter in mine)
     assert all(parameter.grad is None for parameter in other)
 
@@ -240,16 +238,16 @@ def test_the_same_seed_gives_the_same_weights(backbone: Backbone, data: Path, to
 def test_what_cannot_be_trained_together_is_refused(backbone: Backbone, data: Path) -> None:
     entry = TaskEntry(task="ner", data=str(data))
     with pytest.raises(UsageError, match="name two or more"):
-        plan_together(backbone, {"ner": entry})
+        plan_jointly(backbone, {"ner": entry})
     with pytest.raises(UsageError, match=r"the name '\.\./a' of a task"):
-        plan_together(backbone, {"../a": entry, "b": entry})
+        plan_jointly(backbone, {"../a": entry, "b": entry})
     with pytest.raises(UsageError, match="--cache"):
-        plan_together(backbone, {"a": entry, "b": entry}, options={"cache": True})
+        plan_jointly(backbone, {"a": entry, "b": entry}, options={"cache": True})
 
 
 def test_a_task_alone_is_planned_as_before(backbone: Backbone, data: Path) -> None:
     single = plan(backbone, "ner", "lora", Source(data=str(data)), {"epochs": 1})
     entries = {name: TaskEntry(task="ner", data=str(data)) for name in ("a", "b")}
-    made = plan_together(backbone, entries, options={"epochs": 1})
+    made = plan_jointly(backbone, entries, options={"epochs": 1})
     assert made.plans["a"].identity() == single.identity()
     assert made.trained_parameters() == 2 * single.trained_parameters() - made.plans["b"].assembly.count() + 3 * 33
