@@ -36,7 +36,7 @@ from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.hyperparameters import fast_precision, merge_options
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import train_plan
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 from adaptdock.tasks.ner import NER, NEROptions
@@ -76,8 +76,7 @@ def ours(method: str, folder: Path, arguments: argparse.Namespace, precision: st
     made = plan(load(precision), "ner", method, source(folder), options)
     with tempfile.TemporaryDirectory() as runs:
         started = time.perf_counter()
-        run = Run(made, Path(runs))
-        result = run()
+        result = train_plan(made, Path(runs))
         seconds = time.perf_counter() - started
     summary = made.summary()
     metrics = result.adapter.card.metrics

@@ -63,7 +63,7 @@ from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.training.hyperparameters import DTYPES
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import train_plan
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions, Record, Writer
 from adaptdock.plugins.task_abilities import group
@@ -276,7 +276,7 @@ def placed(row: Row, root: Path, folder: Path) -> str:
 
 def ours(made: Plan, folder: Path) -> tuple[Metrics, int, float]:
     started = time.perf_counter()
-    result = Run(made, folder)()
+    result = train_plan(made, folder)
     seconds = time.perf_counter() - started
     return result.adapter.card.metrics["test"], result.size, seconds
 

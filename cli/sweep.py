@@ -30,11 +30,10 @@ from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.search.sweep import Finished, Pruned, Report, SearchOptions, Space, Sweep, Trial, ranked
-from adaptdock.engine.training.contract import Progress
-from adaptdock.engine.training.loop import BEST
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import Run
-from adaptdock.engine.training.run_folders import run_name
+from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.run_folders import BEST, run_name
 from adaptdock.engine.training.trainer import CHECKPOINTS
 from adaptdock.errors import AdaptError, UnknownNameError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
@@ -259,7 +258,7 @@ class Trials:
                     report(progress.epoch, float(progress.metrics[self.metric]))
 
             try:
-                result = Run(made, folder, settings.name)(hear)
+                result = train_plan(made, folder, settings.name, hear)
             except (AdaptError, Pruned):
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
                 raise

@@ -38,7 +38,7 @@ from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.training.cross_validation import FoldOptions
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import Result
+from adaptdock.engine.training.task_run import Result
 from adaptdock.engine.training.train import carry_out
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import write_file

@@ -18,8 +18,9 @@ from adaptdock import Dock, train
 from adaptdock.engine.conformance import Check, checks, tasks
 from adaptdock.engine.core.assembly import make_method, make_task
 from adaptdock.engine.core.loading import load_backbone
-from adaptdock.engine.training.loop import TrainingLoop
-from adaptdock.engine.training.multitask import SharingOptions, TaskEntry, TogetherRun, plan_together
+from adaptdock.engine.training.members import Members
+from adaptdock.engine.training.multitask import SharingOptions, TaskEntry, joint_run, plan_jointly
+from adaptdock.engine.training.run import run_of
 from adaptdock.errors import DataError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, ForwardPass, LoadOptions, Reading, Record
@@ -144,26 +145,27 @@ def test_a_relation_trained_beside_another_task_has_the_loss_that_it_has_alone(
     backbone: Backbone, data: Path, tmp_path: Path
 ) -> None:
     entries = {"ner": TaskEntry(task="ner", data=str(data)), "relation": TaskEntry(task="relation")}
-    made = plan_together(backbone, entries, "lora", SharingOptions(sharing="passes"), {"batch_size": 8}, {})
-    run = TogetherRun(made, tmp_path)
-    rows = [next(unit for unit in run.units if unit[0] == number) for number in (0, 1, 1, 0)]
+    made = plan_jointly(backbone, entries, "lora", SharingOptions(sharing="passes"), {"batch_size": 8}, {})
+    run = joint_run(made, tmp_path)
+    units = [unit for member in run.members.members for unit in member.units]
+    rows = [next(unit for unit in units if unit[0] == number) for number in (0, 1, 1, 0)]
     alone = 0.0
-    for number, single in enumerate(run.runs):
-        own = [unit for task, unit in rows if task == number]
-        alone += losses(single, own)
-    assert losses(run, rows) == pytest.approx(alone, abs=1e-5)
+    for number, task in enumerate(run.members.tasks):
+        own = [(0, unit) for row, unit in rows if row == number]
+        alone += losses(run_of(task.plan, tmp_path).members, own)
+    assert losses(run.members, rows) == pytest.approx(alone, abs=1e-5)
 
 
 @torch.no_grad()
-def losses(run: TrainingLoop[Any], units: list[Any]) -> float:
-    trainable = run.trainable().eval()
-    for assembly in run.assemblies:
-        run.dock.ports.acquire(assembly.sites)
+def losses(members: Members, units: list[Any]) -> float:
+    trainable = members.trainable().eval()
+    for assembly in members.assemblies:
+        members.dock.ports.acquire(assembly.sites)
     try:
-        return float(trainable(**run.collator()(units))["loss"])
+        return float(trainable(**members.collator()([(units, [1.0] * len(members))]))["loss"])
     finally:
-        for assembly in run.assemblies:
-            run.dock.ports.release(assembly.sites)
+        for assembly in members.assemblies:
+            members.dock.ports.release(assembly.sites)
 
 
 def test_the_kit_refuses_labels_of_two_forms_and_row_inputs_that_no_head_reads(monkeypatch: pytest.MonkeyPatch) -> None:

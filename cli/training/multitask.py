@@ -30,17 +30,16 @@ from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import parse_columns
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options, with_precision
-from adaptdock.engine.training.loop import BEST
 from adaptdock.engine.training.multitask import (
     JointPlan,
-    JointRun,
     SharingOptions,
     TaskEntry,
     check_names,
+    joint_run,
     plan_jointly,
 )
-from adaptdock.engine.training.run import Result
-from adaptdock.engine.training.run_folders import run_name
+from adaptdock.engine.training.run_folders import BEST, run_name
+from adaptdock.engine.training.task_run import Result
 from adaptdock.errors import DataError, TakenError, UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins import registry
@@ -279,7 +278,7 @@ def _run(
     its_own: Collection[str] = (),
     resume: bool = False,
 ) -> int:
-    run = JointRun(made, settings.run_dir)
+    run = joint_run(made, settings.run_dir)
     with watching(settings.run_dir / LOG) as watch:
         results = dict(zip(settings.tasks, run(watch, resume=resume), strict=True))
     settings.output.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adaptdock.cli.training.settings import CONFIG, Settings
-from adaptdock.engine.training.loop import BEST
-from adaptdock.engine.training.run_folders import owned_run
+from adaptdock.engine.training.run_folders import BEST, owned_run
 from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.artefact.file import read_card, read_file
 from adaptdock.hub.artefact.locks import NAME as LOCK

@@ -6,7 +6,7 @@ from typing import Any
 
 from adaptdock.cli.common.output import brief, count, say, show_json, show_metrics, show_pairs
 from adaptdock.engine.training.plan import Plan
-from adaptdock.engine.training.run import Result
+from adaptdock.engine.training.task_run import Result
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:

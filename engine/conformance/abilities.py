@@ -8,7 +8,7 @@ from adaptdock.engine.conformance.bench import SLACK, Bench
 from adaptdock.engine.conformance.check import NotAsked, expect
 from adaptdock.engine.core.assembly import Part
 from adaptdock.engine.core.open_ports import OpenPorts
-from adaptdock.engine.training.trainable import Trainable
+from adaptdock.engine.training.trainable import TaskStart, Trainable
 from adaptdock.hub.artefact.card import PluginEntry
 from adaptdock.plugins.contracts import ForwardPass, Mergeable, Penalised, Site, Stepped
 
@@ -48,7 +48,7 @@ def _compare(bench: Bench, part: Part, site: Site, folded: dict[str, Tensor]) ->
 def penalised(bench: Bench, methods: list[PluginEntry]) -> None:
     """Check that the term of the loss is one finite number through which gradients flow."""
     model = _trainable(bench, methods, Penalised, "penalty")
-    penalty = model.parts.penalty()
+    penalty = model.acting[0].penalty()
     assert penalty is not None
     expect(penalty.ndim == 0 and bool(penalty.isfinite()), f"the penalty has to be one finite number, found {penalty}")
     expect(penalty.requires_grad, "no gradient flows through the penalty")
@@ -61,10 +61,11 @@ def stepped(bench: Bench, methods: list[PluginEntry]) -> None:
     for step in range(STEPS):
         for weight in model.parameters():
             weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(step))
-        model.after_step(step + 1, STEPS)
+        model.after_step(0, step + 1, STEPS)
     expect(set(model.state_dict()) == names, "after_step has made tensors that no checkpoint would hold")
-    bench.assembly(methods).check(model.tensors(), "what after_step leaves")
-    broken = next((name for name, tensor in model.tensors().items() if not tensor.isfinite().all()), None)
+    (tensors,) = model.tensors()
+    bench.assembly(methods).check(tensors, "what after_step leaves")
+    broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
     expect(broken is None, f"after_step leaves {broken} with something else than finite numbers")
 
 
@@ -72,4 +73,4 @@ def _trainable(bench: Bench, methods: list[PluginEntry], ability: type, function
     assembly = bench.assembly(methods)
     if not any(isinstance(part.method, ability) for part in assembly.parts):
         raise NotAsked(f"it has no function {function}")
-    return Trainable(bench.backbone, OpenPorts(bench.backbone), assembly, seed=0).train()
+    return Trainable(bench.backbone, OpenPorts(bench.backbone), [[TaskStart(assembly)]]).train()

@@ -14,7 +14,7 @@ from adaptdock.engine.core.batches import reading as read_by
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.trainable import Trainable
+from adaptdock.engine.training.trainable import TaskStart, Trainable
 from adaptdock.hub.artefact.card import BackboneEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, Feature, Record, Task
@@ -111,12 +111,12 @@ class Bench:
         """Take a few steps and return the weights; raise :class:`Unmet` where gradients are not as they should be."""
         methods, ports = adapter.card.methods, OpenPorts(self.backbone)
         assembly, given = self.assembly(methods), self.features(methods)
-        model = Trainable(self.backbone, ports, assembly, seed=0).train()
+        model = Trainable(self.backbone, ports, [[TaskStart(assembly)]]).train()
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if not trained:
-            return model.tensors()
+            return model.tensors()[0]
         optimiser = torch.optim.AdamW(trained.values(), lr=RATE)
-        before, frozen = model.tensors(), self.state()
+        before, frozen = model.tensors()[0], self.state()
         ports.acquire(assembly.sites)
         try:
             for step in range(STEPS):
@@ -126,10 +126,10 @@ class Bench:
                     expect(weight.grad is not None, f"the weight {name} has no gradient: nothing depends on it")
                     expect(weight.grad is None or weight.grad.isfinite().all(), f"the gradient of {name} is not finite")
                 optimiser.step()
-                model.after_step(step + 1, STEPS)
+                model.after_step(0, step + 1, STEPS)
         finally:
             ports.release(assembly.sites)
-        after = model.tensors()
+        after = model.tensors()[0]
         _check_moved(assembly, before, after)
         expect(same(frozen, self.state()), "training has changed the backbone")
         return after
@@ -138,7 +138,7 @@ class Bench:
         """Return the loss of an adapter's start with noise, as training computes it and as the dock does."""
         ports, given = OpenPorts(self.backbone), self.features(adapter.card.methods)
         assembly = self.assembly(adapter.card.methods)
-        model = Trainable(self.backbone, ports, assembly, seed=0).eval()
+        model = Trainable(self.backbone, ports, [[TaskStart(assembly)]]).eval()
         generator = torch.Generator().manual_seed(1)
         ports.acquire(assembly.sites)
         try:
@@ -149,7 +149,7 @@ class Bench:
         finally:
             ports.release(assembly.sites)
         with self.dock() as dock:
-            logits = self.logits(dock, dock.dock(replace(adapter, tensors=model.tensors())), given)
+            logits = self.logits(dock, dock.dock(replace(adapter, tensors=model.tensors()[0])), given)
         padded = torch.nn.utils.rnn.pad_sequence([found.float() for found in logits], batch_first=True)
         return trained, float(self.task.loss(padded, collate_labels(given, torch.device("cpu")), None))
 
@@ -170,9 +170,9 @@ def _read(feature: Feature) -> Feature:
 
 
 def _loss(model: Trainable, backbone: Backbone, given: Sequence[Feature]) -> Tensor:
-    row_inputs = collate_row_inputs(model.assembly.head, given, backbone.device)
+    row_inputs = collate_row_inputs(model.answering[0].assembly.head, given, backbone.device)
     labels = collate_labels(given, backbone.device)
-    loss: Tensor = model(labels=labels, row_inputs=row_inputs, **collate(backbone, given))["loss"]
+    loss: Tensor = model(labels=[labels], row_inputs=[row_inputs], **collate(backbone, given))["loss"]
     expect(loss.ndim == 0 and loss.isfinite(), f"the loss has to be one finite number, found {loss}")
     return loss
 

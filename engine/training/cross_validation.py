@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.data.augmentation import augment
 from adaptdock.engine.data.sources import NOT_GIVEN, load_splits
-from adaptdock.engine.training.contract import Progress
 from adaptdock.engine.training.plan import Plan, augmentation_settings, make_units
-from adaptdock.engine.training.run import Result, Run
+from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.run import train_plan
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Options, Record
 from adaptdock.plugins.task_abilities import class_weights
@@ -126,7 +126,7 @@ def cross_validate(
     check_alone("training on folds")
     found = []
     for number, own in enumerate(divide(plan, count), 1):
-        result: Result = Run(own, folder / f"fold-{number}")(progress(number))
+        result = train_plan(own, folder / f"fold-{number}", progress=progress(number))
         if result.ending == "interrupted":
             raise KeyboardInterrupt
         sizes = len(own.records["train"]), len(own.records["validation"])

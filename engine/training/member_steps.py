@@ -1,11 +1,13 @@
 """The steps of members that are trained in the same passes: each takes its own batches, for its own epochs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from adaptdock.engine.core.distributed import Ranks, ranks
 from adaptdock.engine.training.hyperparameters import TrainingOptions
 
 
@@ -19,17 +21,25 @@ class MemberSteps:
         self.count = self.last = self.per_epoch * options.epochs
         """The steps that are planned, and those after which the member leaves the passes."""
 
-    def batches(self, step: int) -> list[Sequence[int]]:
-        """Return the batches that are added up to a step, counted from 0; none after the last."""
+    def batches(self, step: int, place: Ranks = Ranks()) -> list[Sequence[int]]:  # noqa: B008 - a frozen value
+        """Return the batches that a process adds up to a step, counted from 0; none after the last.
+
+        The batches of all processes together are those of one with batches so many times as large. Where the last
+        ones of an epoch are short, units from its start fill them, so that each process has as many rows.
+        """
         if step >= self.last:
             return []
         epoch, number = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._draw(epoch)
         rows = self.options.batch_size
-        size = rows * self.options.gradient_accumulation
-        units = self._order[number * size : (number + 1) * size]
-        return [units[start : start + rows] for start in range(0, len(units), rows)]
+        size = rows * self.options.gradient_accumulation * place.count
+        units = list(self._order[number * size : (number + 1) * size])
+        if place.count > 1:
+            missing = -len(units) % (rows * place.count)
+            units += [self._order[n % len(self._order)] for n in range(missing)]
+        starts = range(place.rank * rows, len(units), rows * place.count)
+        return [units[start : start + rows] for start in starts]
 
     def epoch(self, step: int) -> float:
         """Return the epochs that the member has been trained for after so many steps of all."""
@@ -43,24 +53,27 @@ class MemberSteps:
 class JointBatches(Dataset[tuple[list[Any], list[float]]]):
     """For each pass the units of all members, and the factor of each member's loss.
 
-    A step adds up ``accumulation`` passes. The factor makes the mean over a member's own batches of that.
+    A step adds up ``accumulation`` passes. The factor makes the mean over a member's own batches of that. With
+    several processes, the elements go to them in turn.
     """
 
-    def __init__(self, members: Sequence[MemberSteps], accumulation: int, units: Sequence[Any]) -> None:
-        self.members, self.accumulation, self.units = members, accumulation, units
+    def __init__(self, members: Sequence[tuple[MemberSteps, Sequence[Any]]], accumulation: int) -> None:
+        self.members, self.accumulation = members, accumulation
 
     def __len__(self) -> int:
-        return max(member.count for member in self.members) * self.accumulation
+        return max(steps.count for steps, _ in self.members) * self.accumulation * ranks().count
 
     def __getitem__(self, number: int) -> tuple[list[Any], list[float]]:
+        number, rank = divmod(number, ranks().count)
+        place = replace(ranks(), rank=rank)
         step, part = divmod(number, self.accumulation)
-        units, factors = [], []
-        for member in self.members:
-            batches = member.batches(step)
+        drawn, factors = [], []
+        for steps, units in self.members:
+            batches = steps.batches(step, place)
             if part < len(batches):
-                units += [self.units[place] for place in batches[part]]
+                drawn += [units[index] for index in batches[part]]
             factors.append(self.accumulation / max(1, len(batches)))
-        return units, factors
+        return drawn, factors
 
 
 class JointOptimizer(torch.optim.Optimizer):

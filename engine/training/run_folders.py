@@ -9,6 +9,9 @@ from adaptdock.engine.core.distributed import ranks, shared
 from adaptdock.hub.artefact.atomic import numbered
 from adaptdock.hub.artefact.locks import acquire, owned, release
 
+BEST, IDENTITY = "best.safetensors", "identity.json"
+"""Files in a run's folder: the best adapter so far, and the fingerprints of what it is trained from."""
+
 
 def run_name(task: str, method: str) -> Path:
     """Return what the folder of a run is called that begins now: ``runs/<task>-<method>-<time>``."""

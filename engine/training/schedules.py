@@ -17,7 +17,7 @@ from torch import nn
 from adaptdock.engine.core.assembly import Assembly
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.training.hyperparameters import TrainingOptions
-from adaptdock.engine.training.trainable import Acting, Trainable
+from adaptdock.engine.training.trainable import Acting, TaskStart, Trainable
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Backbone, Port
 
@@ -169,8 +169,8 @@ def check(backbone: Backbone, assembly: Assembly, options: TrainingOptions) -> N
             "--layer-decay and --unfreeze-epochs tell layers apart, and this adapter is trained at one place only: "
             "leave them off"
         )
-    trial = Trainable(backbone, OpenPorts(backbone), assembly, options.seed)
-    distances.of_parameters(trial.head, trial.parts)
+    trial = Trainable(backbone, OpenPorts(backbone), [[TaskStart(assembly, options.seed)]])
+    distances.of_parameters(trial.answering[0], trial.acting[0])
     last = frozen_until(backbone, assembly, options)
     if last >= options.epochs:
         raise UsageError(

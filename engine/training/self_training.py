@@ -16,10 +16,11 @@ from typing import Any
 
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.pipeline import compute, temporarily_docked
-from adaptdock.engine.training.contract import Ending, Progress
-from adaptdock.engine.training.loop import BEST, identify
 from adaptdock.engine.training.plan import Plan, make_units
-from adaptdock.engine.training.run import Result, Run
+from adaptdock.engine.training.progress import Ending, Progress
+from adaptdock.engine.training.run import identify, train_plan
+from adaptdock.engine.training.run_folders import BEST
+from adaptdock.engine.training.task_run import Result
 from adaptdock.errors import FileError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import PseudoLabelling, Record
@@ -84,7 +85,7 @@ class SelfTraining:
         plan, folder = self._with(added), self.folder / f"round-{number}"
         result = _ended(folder) if resume else None
         if result is None:
-            result = Run(plan, folder, self.name)(progress, resume=resume and folder.exists())
+            result = train_plan(plan, folder, self.name, progress, resume=resume and folder.exists())
             if result.ending != "interrupted":
                 _report(folder, plan, result)
         labels = plan.task.describe(added) if added else {}

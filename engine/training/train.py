@@ -7,13 +7,14 @@ from typing import Any
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.training.contract import Progress
 from adaptdock.engine.training.hyperparameters import with_precision
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.plan import plan as make_plan
-from adaptdock.engine.training.run import Result, Run
+from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.run import train_plan
 from adaptdock.engine.training.run_folders import fresh_folder, owned_by_first
 from adaptdock.engine.training.self_training import SelfTraining
+from adaptdock.engine.training.task_run import Result
 from adaptdock.plugins import registry
 from adaptdock.plugins.arguments import file_path, mapping, of_type
 from adaptdock.plugins.contracts import Backbone, LoadOptions
@@ -76,8 +77,8 @@ def carry_out(
 
     Raises :class:`LockedError` where another run works in the folder.
     """
-    if plan.unlabelled:
-        check_alone("training with --unlabelled")
-    run = SelfTraining(plan, folder, name) if plan.unlabelled else Run(plan, folder, name)
+    if not plan.unlabelled:
+        return train_plan(plan, folder, name, progress, resume)
+    check_alone("training with --unlabelled")
     with owned_by_first(folder):
-        return run(progress, resume)
+        return SelfTraining(plan, folder, name)(progress, resume)

@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -69,149 +70,134 @@ class Acting(nn.ModuleList):
             weights.after_step(step, steps)  # type: ignore[operator]
 
 
-class Trainable(nn.Module):
-    """The trained weights and nothing else: the backbone is used, not owned.
+@dataclass(frozen=True)
+class TaskStart:
+    """A task when its training begins: its adapter, the seed of the start weights, and the weights of its classes."""
 
-    Calling it with a batch returns the loss. :meth:`tensors` gives the weights under the names they
-    have in an adapter file.
+    assembly: Assembly
+    seed: int = 0
+    class_weights: Tensor | None = None
+
+
+class Trainable(nn.Module):
+    """The trained weights of all members and nothing else: the backbone is used, not owned.
+
+    A member is one adapter with the heads of its tasks, of which it has one or several. Tasks are numbered over all
+    members. Calling the module with a batch returns the loss.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         ports: OpenPorts,
-        assembly: Assembly,
-        seed: int,
-        class_weights: Tensor | None = None,
+        members: Sequence[Sequence[TaskStart]],
         backbone_dropout: bool = False,
     ) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        start = assembly.start(generator)
-        self.assembly = assembly
-        self.head = Answering(assembly, start, class_weights)
-        self.parts = Acting(assembly, start, generator)
-        self._outside = (backbone, ports)  # a tuple, so that they do not become part of this module
-        self._backbone_dropout = backbone_dropout
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return a copy of the weights as they would be stored, detours folded away."""
-        return copied({**self.parts.tensors(), **self.head.tensors()})
-
-    def forward(
-        self,
-        labels: Tensor,
-        entering: Tensor | None = None,
-        row_inputs: Mapping[str, Tensor] | None = None,
-        **inputs: Tensor,
-    ) -> dict[str, Tensor]:
-        """Return the loss of a batch; ``entering`` (R, T, W) are the states beneath the lowest adapter, if known."""
-        backbone, ports = self._outside
-        inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
-        head = self.assembly.head
-        mask = mask_for(head, inputs)
-        rows = TrainedRows(backbone, [self.parts], [0] * len(mask), dropout=self.training)
-        with dropping(backbone.model, self._backbone_dropout and self.training):
-            if entering is None:
-                hidden = states(backbone, ports, rows, inputs, head.reads)
-            else:
-                hidden = resumed(backbone, ports, rows, inputs, lowest_layer(self.assembly), entering)
-        loss = self.head(backbone, hidden, mask, labels, row_inputs or {})
-        penalty = self.parts.penalty() if self.training else None
-        return {"loss": loss if penalty is None else loss + penalty}
-
-    def after_step(self, step: int, steps: int) -> None:
-        """Let the methods change their parameters between two steps."""
-        self.parts.after_step(step, steps)
-
-
-TrainedTask = tuple[Assembly, int, Tensor | None]
-"""A task: its adapter, the seed of the start weights, and the weights of its classes in the loss."""
-
-
-class JointTrainable(nn.Module):
-    """The trained weights of several tasks; calling it with a batch returns the loss.
-
-    :meth:`tensors` gives the weights of each task as they would stand in a file, the number of the task in front of
-    their names.
-    """
-
-    def __init__(
-        self, backbone: Backbone, ports: OpenPorts, members: Sequence[TrainedTask], shared: bool, backbone_dropout: bool
-    ) -> None:
-        super().__init__()
-        self.shared = shared
         self.heads, self.adapters = nn.ModuleList(), nn.ModuleList()
-        for number, (assembly, seed, class_weights) in enumerate(members):
-            generator = torch.Generator().manual_seed(seed)
-            start = assembly.start(generator)
-            self.heads.append(Answering(assembly, start, class_weights))
-            if number == 0 or not shared:
-                self.adapters.append(Acting(assembly, start, generator))
+        self.owners = [number for number, tasks in enumerate(members) for _ in tasks]
+        """The number of each task's member."""
+        for tasks in members:
+            for position, task in enumerate(tasks):
+                generator = torch.Generator().manual_seed(task.seed)
+                start = task.assembly.start(generator)
+                self.heads.append(Answering(task.assembly, start, task.class_weights))
+                if position == 0:
+                    self.adapters.append(Acting(task.assembly, start, generator))
         self.losses: list[list[float]] = [[] for _ in self.heads]
+        """The losses of each task since they were last reported; of a single task they are not collected."""
         self._outside = (backbone, ports)  # a tuple, so that they do not become part of this module
         self._backbone_dropout = backbone_dropout
 
     @property
-    def _acting(self) -> list[Acting]:
+    def acting(self) -> list[Acting]:
+        """The adapter of each member."""
         return cast("list[Acting]", list(self.adapters))
 
     @property
-    def _answering(self) -> list[Answering]:
+    def answering(self) -> list[Answering]:
+        """The head of each task."""
         return cast("list[Answering]", list(self.heads))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return a copy of the weights; those that are shared stand under the name of each task."""
-        acting = [copied(adapter.tensors()) for adapter in self._acting]
-        found = {}
-        for number, head in enumerate(self._answering):
-            mine = {**acting[0 if self.shared else number], **copied(head.tensors())}
-            found.update({f"{number}.{name}": tensor for name, tensor in mine.items()})
-        return found
+    def weights_of(self, member: int) -> list[nn.Parameter]:
+        """Return the parameters of a member: its adapter's and those of its heads."""
+        heads = [head for head, owner in zip(self.heads, self.owners, strict=True) if owner == member]
+        return [weight for module in (self.adapters[member], *heads) for weight in module.parameters()]
+
+    def tensors(self) -> list[dict[str, Tensor]]:
+        """Return, for each task, a copy of its weights as they would be stored, detours folded away."""
+        acting = [copied(adapter.tensors()) for adapter in self.acting]
+        return [
+            {**acting[owner], **copied(head.tensors())} for owner, head in zip(self.owners, self.answering, strict=True)
+        ]
 
     def forward(
         self,
         labels: Sequence[Tensor],
-        row_inputs: Sequence[Mapping[str, Tensor]],
-        owners: Tensor,
-        factors: Sequence[float] = (),
+        row_inputs: Sequence[Mapping[str, Tensor]] | None = None,
+        tasks: Sequence[int] | None = None,
+        factors: Sequence[float] | None = None,
+        entering: Tensor | None = None,
         **inputs: Tensor,
     ) -> dict[str, Tensor]:
-        """Return the loss of a batch.
+        """Return the loss of a batch: the sum over members, for each the mean over its rows times its factor.
 
-        ``owners`` (R) are the numbers of the rows' tasks, ``labels`` and ``row_inputs`` those of each task for its own
-        rows. The loss of each adapter is multiplied by its factor.
+        ``tasks`` (R) has the number of each row's task, the first by default; ``labels`` and ``row_inputs`` are those
+        of each task for its own rows. ``entering`` (R, T, W) are the states below the lowest adapter, if known.
         """
         backbone, ports = self._outside
         inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
-        tasks = owners.tolist()
-        head = self._answering[tasks[0]].assembly.head  # all of them read the same half
-        mask = mask_for(head, inputs)
-        acting = [0] * len(tasks) if self.shared else tasks
-        rows = TrainedRows(backbone, self._acting, acting, dropout=self.training)
+        first = self.answering[0].assembly  # all tasks read the same half of the backbone
+        mask = mask_for(first.head, inputs)
+        tasks = [0] * len(mask) if tasks is None else tasks
+        owners = [self.owners[task] for task in tasks]
+        rows = TrainedRows(backbone, self.acting, owners, dropout=self.training)
         with dropping(backbone.model, self._backbone_dropout and self.training):
-            hidden = states(backbone, ports, rows, inputs, head.reads)
-        hidden = hidden[:, -mask.shape[1] :]
+            if entering is None:
+                hidden = states(backbone, ports, rows, inputs, first.head.reads)
+            else:
+                hidden = resumed(backbone, ports, rows, inputs, lowest_layer(first), entering)
         losses = []
-        for number in sorted(set(tasks)):
-            mine = owners.to(mask.device) == number
-            longest = int(mask[mine].sum(1).max())  # as if there were no other rows
-            own_states = hidden[mine.to(hidden.device), :longest]
-            loss = self.heads[number](backbone, own_states, mask[mine, :longest], labels[number], row_inputs[number])
-            self.losses[number].append(float(loss.detach()))
-            share = tasks.count(number) / len(tasks)
-            factor = factors[0 if self.shared else number] if factors else 1.0
-            losses.append(loss * (share if self.shared else 1.0) * factor)
+        for task, loss in self._losses(hidden, mask, labels, row_inputs, tasks):
+            owner = self.owners[task]
+            losses.append(loss * (tasks.count(task) / owners.count(owner)) * (factors[owner] if factors else 1.0))
         if self.training:
-            acting_here = sorted(set(acting))
-            penalties = [self._acting[number].penalty() for number in acting_here]
-            losses += [penalty for penalty in penalties if penalty is not None]
+            penalties = {owner: self.acting[owner].penalty() for owner in sorted(set(owners))}
+            losses += [
+                penalty * (factors[owner] if factors else 1.0)
+                for owner, penalty in penalties.items()
+                if penalty is not None
+            ]
         return {"loss": torch.stack(losses).sum()}
 
-    def after_step(self, step: int, steps: int) -> None:
-        """Let the methods of every adapter change their parameters between two steps."""
-        for adapter in self._acting:
-            adapter.after_step(step, steps)
+    def _losses(
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        labels: Sequence[Tensor],
+        row_inputs: Sequence[Mapping[str, Tensor]] | None,
+        tasks: Sequence[int],
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield each task that has rows in a batch, with the mean loss over its rows."""
+        backbone, _ = self._outside
+        present = sorted(set(tasks))
+        for task in present:
+            own_states, own_mask = hidden, mask
+            if len(present) > 1:
+                selected = torch.tensor([number == task for number in tasks])
+                own_mask = mask[selected.to(mask.device)]
+                longest = int(own_mask.sum(1).max())  # as if there were no other rows
+                own_mask = own_mask[:, :longest]
+                own_states = hidden[:, -mask.shape[1] :][selected.to(hidden.device), :longest]
+            of_rows = row_inputs[task] if row_inputs else {}
+            loss = self.heads[task](backbone, own_states, own_mask, labels[task], of_rows)
+            if len(self.heads) > 1:
+                self.losses[task].append(float(loss.detach()))
+            yield task, loss
+
+    def after_step(self, member: int, step: int, steps: int) -> None:
+        """Let the methods of a member change their parameters after its step number ``step`` of ``steps``."""
+        self.acting[member].after_step(step, steps)
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -13,16 +13,18 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.training_args import OptimizerNames
 
 from adaptdock.engine.core.distributed import mean, shared
-from adaptdock.engine.training.contract import Progress, TrainedMember, TrainingRun, Validated
 from adaptdock.engine.training.hyperparameters import OPTIMIZERS, TrainingOptions
 from adaptdock.engine.training.member_steps import JointOptimizer
+from adaptdock.engine.training.members import Members
+from adaptdock.engine.training.progress import Progress, Validated
 from adaptdock.engine.training.schedules import Unfreezing, decayed, rate
+from adaptdock.engine.training.trainable import Trainable
 from adaptdock.errors import FileError
 
 CHECKPOINTS = "checkpoints"
@@ -32,49 +34,34 @@ REPORTS_PER_EPOCH = 20
 class LossIsNotFinite(ArithmeticError):
     """The loss of a step is not a number; ``last_good`` are weights from before."""
 
-    def __init__(self, loss: float, step: int, last_good: Mapping[str, Tensor]) -> None:
+    def __init__(self, loss: float, step: int, last_good: Sequence[Mapping[str, Tensor]]) -> None:
         super().__init__(f"loss {loss} in step {step}")
         self.loss, self.step, self.last_good = loss, step, last_good
 
 
-class EpochSampler(Sampler[int]):
-    """The order of a run's units, which depends on seed and epoch alone, so that a resumed run repeats it."""
-
-    def __init__(self, run: TrainingRun) -> None:
-        self.run, self.epoch = run, 0
-        self.drawn = run.order(0)
-
-    def __len__(self) -> int:
-        return len(self.drawn)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.drawn)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
-        if epoch != self.epoch:
-            self.epoch, self.drawn = epoch, self.run.order(epoch)
-
-
 class AdapterTrainer(Trainer):
-    """A Trainer whose evaluation goes through the dock and whose steps must have a finite loss."""
+    """A Trainer for all members of a run: its evaluation goes through the dock, its steps must have a finite loss.
+
+    To the Trainer all passes are one epoch, an element of the dataset each.
+    """
 
     control: Any
     lr_scheduler: Any
 
-    def __init__(self, run: TrainingRun, **arguments: Any) -> None:
+    def __init__(self, members: Members, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._run = run
-        self._last_good: Mapping[str, Tensor] = self.model.tensors()
+        self._members = members
+        self._last_good: Sequence[Mapping[str, Tensor]] = self.model.tensors()
         self.model_accepts_loss_kwargs = False
-        self._members = run.members(self.model)
         self._distances = [
-            member.distances(self.model) if member.options.layer_decay != 1 or member.options.unfreeze_epochs else {}
-            for member in self._members
+            member.distances(self.model, number)
+            if member.options.layer_decay != 1 or member.options.unfreeze_epochs
+            else {}
+            for number, member in enumerate(members.members)
         ]
         self._unfreezing = [
-            (Unfreezing(distances, member.options.unfreeze_epochs), member.steps_per_epoch)
-            for member, distances in zip(self._members, self._distances, strict=True)
+            (Unfreezing(distances, member.options.unfreeze_epochs), member.steps.per_epoch)
+            for member, distances in zip(members.members, self._distances, strict=True)
             if member.options.unfreeze_epochs
         ]
 
@@ -82,10 +69,10 @@ class AdapterTrainer(Trainer):
         """Make the optimiser of each member; layers below learn slower, if its options say so."""
         decaying = set(self.get_decay_parameter_names(self.model))
         optimizers = []
-        for member, distances in zip(self._members, self._distances, strict=True):
-            options, mine = member.options, set(member.parameters)
+        for number, (member, distances) in enumerate(zip(self._members.members, self._distances, strict=True)):
+            options, own = member.options, set(self.model.weights_of(number))
             trained = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
-            trained = [(name, weight) for name, weight in trained if weight in mine]
+            trained = [(name, weight) for name, weight in trained if weight in own]
             groups = [
                 {"params": [weight for name, weight in trained if (name in decaying) == decays], "weight_decay": decay}
                 for decays, decay in ((True, options.weight_decay), (False, 0.0))
@@ -104,21 +91,20 @@ class AdapterTrainer(Trainer):
         """Make the schedule of each member's learning rate (:func:`rate`)."""
         if self.lr_scheduler is None:
             rates: list[Callable[[int], float]] = []
-            for member, groups in zip(self._members, self._groups, strict=True):
-                steps = member.steps_per_epoch * member.options.epochs
-                rates += [partial(_rate, member.options, steps)] * groups
+            for member, groups in zip(self._members.members, self._groups, strict=True):
+                rates += [partial(_rate, member.options, member.steps.count)] * groups
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, rates)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return EpochSampler(self._run)
+        return SequentialSampler(self.train_dataset)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Do one step; raise :class:`LossIsNotFinite` instead of going on with broken weights."""
         for unfreezing, steps_per_epoch in self._unfreezing:
             unfreezing.begin(self.state.global_step, steps_per_epoch)
-        if "owners" in inputs and not len(inputs["owners"]):  # no member has a batch in this pass
+        if not inputs["tasks"]:  # no member has a batch in this pass
             return torch.zeros((), device=self.args.device)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         overall = mean(loss)
@@ -129,17 +115,18 @@ class AdapterTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the weights as they would be stored, and tell the callbacks."""
         tensors = self.model.tensors()
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        if not all(tensor.isfinite().all() for weights in tensors for tensor in weights.values()):
             raise LossIsNotFinite(math.nan, self.state.global_step, self._last_good)
         self._last_good = tensors
-        found = shared(self._run.check(tensors))
+        found = shared(self._members.check(tensors))
         self.log(dict(found.numbers))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return dict(found.numbers)
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
-        """Add what the run tells of itself to each training loss."""
-        super().log({**logs, **(self._run.extra_losses() if "loss" in logs else {})}, *arguments, **named)
+        """Add the loss of each task to a training loss."""
+        losses = self._members.losses(self.model) if "loss" in logs else {}
+        super().log({**logs, **losses}, *arguments, **named)
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         try:
@@ -159,7 +146,7 @@ class AdapterTrainer(Trainer):
         if checkpoint is None:
             return False
         state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        if not self._run.stalled(state.log_history):
+        if not self._members.stalled(state.log_history):
             return False
         self.state = state
         return True
@@ -168,15 +155,17 @@ class AdapterTrainer(Trainer):
 class Watch(TrainerCallback):
     """Keeps the best weights, stops when they get no better, reports progress."""
 
-    def __init__(self, run: TrainingRun, trainable: Any, progress: Callable[[Progress], None] | None) -> None:
-        self.run, self.trainable, self.progress = run, trainable, progress
+    def __init__(
+        self, members: Members, trainable: Trainable, progress: Callable[[Progress], None] | None = None
+    ) -> None:
+        self.members, self.trainable, self.progress = members, trainable, progress
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         """Compare with the evaluations before; a resumed run has them in its state."""
-        self.run.keep_best(state.log_history, self.trainable.tensors(), metrics)
-        control.should_training_stop = self.run.stalled(state.log_history)
+        self.members.keep_best(state.log_history, self.trainable.tensors(), metrics)
+        control.should_training_stop = self.members.stalled(state.log_history)
         control.should_save = True  # a run resumed at the end of an epoch must know what its validation found
-        self._report(state, found=metrics)
+        self._report(state, validated=metrics)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Report the training loss."""
@@ -185,61 +174,59 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Validate where an epoch of a member ends."""
-        control.should_evaluate = control.should_evaluate or self.run.due(state.global_step)
+        control.should_evaluate = self.members.due(state.global_step)
 
-    def _report(self, state: Any, loss: float | None = None, found: Validated | None = None) -> None:
+    def _report(self, state: Any, loss: float | None = None, validated: Validated | None = None) -> None:
         if self.progress is None:
             return
-        metrics, shown = (None, None) if found is None else (found.metrics, found.shown)
-        epoch = self.run.epoch_after(state.global_step, state.epoch or 0.0)
+        metrics, shown = (None, None) if validated is None else (validated.metrics, validated.shown)
+        epoch = self.members.epoch(state.global_step)
         self.progress(Progress(state.global_step, state.max_steps, epoch, loss, metrics, shown))
 
 
-class AfterStep(TrainerCallback):
-    """Lets methods change their parameters between two steps."""
+class MemberCallback(TrainerCallback):
+    """Does for each member by itself what surrounds an optimiser step."""
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Tell what is trained that a step is done; its gradients are still there."""
-        model.after_step(state.global_step + 1, state.max_steps)
-
-
-class ClipEach(TrainerCallback):
-    """Shortens the gradients of each adapter by its own norm; the one of all would let them disturb each other."""
-
-    def __init__(self, members: Sequence[TrainedMember]) -> None:
-        self.members = members
+    def __init__(self, members: Members, trainable: Trainable) -> None:
+        self.members, self.trainable = members, trainable
         self.trainer: Trainer | None = None
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Shorten what is too long."""
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Clip the gradients of each member by their own norm: the norm of all would let members disturb each other."""
         assert self.trainer is not None
         self.trainer.accelerator.unscale_gradients()
-        for member in self.members:
-            clip_grad_norm_(member.parameters, member.options.max_grad_norm)
+        for number, member in enumerate(self.members.members):
+            clip_grad_norm_(self.trainable.weights_of(number), member.options.max_grad_norm)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Let the methods of each member that took this step change their parameters; the gradients still exist."""
+        step = state.global_step + 1
+        for number, member in enumerate(self.members.members):
+            if step <= member.steps.last:
+                self.trainable.after_step(number, step, member.steps.count)
 
 
-def make_trainer(run: TrainingRun, trainable: Any, progress: Callable[[Progress], None] | None) -> AdapterTrainer:
-    """Return a Trainer for a run; checkpoints go to ``folder / checkpoints``."""
-    options, members = run.options, run.members(trainable)
-    alone = len(members) == 1
-
+def make_trainer(
+    members: Members, folder: Path, trainable: Trainable, progress: Callable[[Progress], None] | None = None
+) -> AdapterTrainer:
+    """Return a Trainer for the members of a run; checkpoints go to ``folder / checkpoints``."""
+    options = members.options
+    shortest = min(member.steps.per_epoch for member in members.members)
     arguments = TrainingArguments(
-        output_dir=str(run.folder / CHECKPOINTS),
-        num_train_epochs=run.epochs,
-        per_device_train_batch_size=run.batch_size,
+        output_dir=str(folder / CHECKPOINTS),
+        num_train_epochs=1,
+        per_device_train_batch_size=1,
         gradient_accumulation_steps=options.gradient_accumulation,
         learning_rate=options.learning_rate,
-        optim=OPTIMIZERS[options.optimizer],
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_grad_norm if alone else 0.0,
+        max_grad_norm=0.0,
         seed=options.seed,
         fp16=options.precision == "fp16",
-        eval_strategy="epoch" if run.dataset is run.units else "no",
+        eval_strategy="no",
         save_strategy="steps",
         save_steps=options.checkpoint_steps,
         save_total_limit=2,
-        logging_steps=max(1, run.steps_per_epoch // REPORTS_PER_EPOCH),
-        use_cpu=run.backbone.device.type == "cpu",
+        logging_steps=max(1, shortest // REPORTS_PER_EPOCH),
+        use_cpu=members.dock.backbone.device.type == "cpu",
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         label_names=["labels"],
@@ -248,20 +235,17 @@ def make_trainer(run: TrainingRun, trainable: Any, progress: Callable[[Progress]
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # the backbone is placed already; it is never replicated
 
+    each = MemberCallback(members, trainable)
     trainer = AdapterTrainer(
-        run,
+        members,
         model=trainable,
         args=arguments,
-        data_collator=run.collator(),
-        train_dataset=run.dataset,
-        eval_dataset=run.units[:1],
-        callbacks=[Watch(run, trainable, progress), AfterStep()],
+        data_collator=members.collator(),
+        train_dataset=members.batches,
+        callbacks=[Watch(members, trainable, progress), each],
     )
     trainer.remove_callback(PrinterCallback)
-    if not alone:
-        clip = ClipEach(members)
-        clip.trainer = trainer
-        trainer.add_callback(clip)
+    each.trainer = trainer
     return trainer
 
 

@@ -14,7 +14,7 @@ from adaptdock.engine.core.assembly import assemble, make_method, make_task, met
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.train import train
-from adaptdock.engine.training.trainable import Trainable
+from adaptdock.engine.training.trainable import TaskStart, Trainable
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone
@@ -102,16 +102,16 @@ def test_the_budget_is_divided_as_peft_divides_it() -> None:
 def test_what_is_remembered_is_in_a_checkpoint() -> None:
     backbone = tiny_backbone("bert")
     assembly = assemble(backbone, method_entries("adalora", OPTIONS), make_task("ner", {"labels": ("LOC", "PER")}))
-    one, other = (Trainable(backbone, OpenPorts(backbone), assembly, seed=seed) for seed in (0, 1))
+    one, other = (Trainable(backbone, OpenPorts(backbone), [[TaskStart(assembly, seed=seed)]]) for seed in (0, 1))
     for weight in one.parameters():
         weight.grad = torch.ones_like(weight)
-    one.after_step(1, STEPS)
+    one.after_step(0, 1, STEPS)
     other.load_state_dict(one.state_dict())
     for model in (one, other):
         for number, weight in enumerate(model.parameters()):
             weight.grad = torch.full_like(weight, 1.0 + number)
         for step in range(2, 9):
-            model.after_step(step, STEPS)
+            model.after_step(0, step, STEPS)
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
 

@@ -14,8 +14,8 @@ from adaptdock.engine.core.assembly import assemble, make_task, method_entries
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.run import train_plan
 from adaptdock.engine.training.state_cache import Cache
 from adaptdock.errors import BackboneError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
@@ -121,17 +121,16 @@ def test_with_states_kept_on_disk_it_learns_the_same_and_they_take_as_many_layer
 ) -> None:
     monkeypatch.setenv("ADAPTDOCK_CACHE", str(tmp_path / "cache"))
 
-    def run(cache: bool) -> Run:
+    def planned(cache: bool) -> Plan:
         options = {"epochs": 2, "learning_rate": 1e-2, "cache": cache}
-        made = plan(backbone, "ner", "features", Source(data=str(data)), options, {"mix": "layers"})
-        return Run(made, tmp_path / str(cache))
+        return plan(backbone, "ner", "features", Source(data=str(data)), options, {"mix": "layers"})
 
-    plain, kept = run(False)().adapter.tensors, run(True)().adapter.tensors
+    plain, kept = (train_plan(planned(cache), tmp_path / str(cache)).adapter.tensors for cache in (False, True))
     assert plain["layers.mix_weight"].shape == (3,)
     assert bool(plain["layers.mix_weight"].any())
     for name, tensor in plain.items():
         assert torch.allclose(tensor.float(), kept[name].float(), atol=2e-3), name
-    made = run(True).plan
+    made = planned(True)
     units = [feature for unit in made.units for feature in unit]
     positions = sum(len(feature.inputs["input_ids"]) for feature in units)
     assert Cache(backbone, made.assembly, units).nbytes == positions * backbone.width * 4 * 3

@@ -13,28 +13,28 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.merging.merge import merged_maps
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
-from adaptdock.engine.training.trainable import Trainable
+from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.trainable import TaskStart, Trainable
 from adaptdock.plugins.contracts import Backbone
 
 
 def test_its_gradients_are_those_of_the_weights_themselves(backbone: Backbone, dock: Dock, data: Path) -> None:
     """One step of gradient descent on D is the same step on W."""
     made = plan(backbone, "ner", "full", Source(data=str(data)), {"epochs": 1})
-    trainable = Trainable(backbone, dock.ports, made.assembly, seed=0)
+    trainable = Trainable(backbone, dock.ports, [[TaskStart(made.assembly)]])
     features = [feature for unit in made.units[:4] for feature in unit]
-    batch = {**collate(backbone, features), "labels": collate_labels(features, backbone.device)}
+    batch = {**collate(backbone, features), "labels": [collate_labels(features, backbone.device)]}
     dock.ports.acquire(made.assembly.sites)
     trainable(**batch)["loss"].backward()
     dock.ports.release(made.assembly.sites)
-    found = {f"{n}": p.grad for part in trainable.parts for n, p in zip(part.names, part.plain, strict=True)}
+    found = {f"{n}": p.grad for part in trainable.adapters[0] for n, p in zip(part.names, part.plain, strict=True)}
 
     plain = copy.deepcopy(backbone.model).requires_grad_(True)
     inputs = collate(backbone, features)
-    head = {name: tensor.detach().unsqueeze(0) for name, tensor in trainable.head.weights.items()}
+    head = {name: tensor.detach().unsqueeze(0) for name, tensor in trainable.answering[0].weights.items()}
     hidden = plain(**inputs)[0]
     logits = made.assembly.head.apply(head, hidden, inputs["attention_mask"])
-    made.task.loss(logits, batch["labels"], None).backward()
+    made.task.loss(logits, batch["labels"][0], None).backward()
     for site in made.assembly.sites.sites:
         module = plain.get_submodule(site.port.module)
         assert torch.allclose(found[f"{site.port.name}.weight_change"], module.weight.grad, atol=1e-6)
@@ -72,7 +72,7 @@ def test_roles_and_layers_limit_it(backbone: Backbone) -> None:
 
 def test_frozen_features_train_the_head_alone(backbone: Backbone, data: Path, tmp_path: Path) -> None:
     made = plan(backbone, "ner", "features", Source(data=str(data)), {"epochs": 2, "learning_rate": 1e-2})
-    result = Run(made, tmp_path)()
+    result = train_plan(made, tmp_path)
     assert set(result.adapter.tensors) == {"head.weight", "head.bias"}
     losses = [entry["eval_loss"] for entry in result.history if "eval_loss" in entry]
     assert losses[-1] < losses[0]

@@ -19,8 +19,8 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training import pretrained as reading
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import Run
-from adaptdock.engine.training.trainable import Trainable
+from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.trainable import TaskStart, Trainable
 from adaptdock.errors import FileError, MismatchError, UsageError
 from adaptdock.hub.artefact.card import BackboneEntry
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
@@ -243,15 +243,15 @@ def test_its_maps_and_the_head_are_trained_and_the_members_stay_as_they_are(
 ) -> None:
     made = made_plan(backbone, tmp_path, pair)
     dock = Dock(backbone)
-    model = Trainable(backbone, dock.ports, made.assembly, seed=0).train()
-    before = model.tensors()
+    model = Trainable(backbone, dock.ports, [[TaskStart(made.assembly)]]).train()
+    (before,) = model.tensors()
     optimiser = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=0.05)
     given = [feature for unit in made.units for feature in unit]
     dock.ports.acquire(made.assembly.sites)
-    model(labels=collate_labels(given, backbone.device), **collate(backbone, given))["loss"].backward()
+    model(labels=[collate_labels(given, backbone.device)], **collate(backbone, given))["loss"].backward()
     optimiser.step()
     dock.ports.release(made.assembly.sites)
-    after = model.tensors()
+    (after,) = model.tensors()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert {name.rpartition(".")[2] for name in moved} == {"query", "key", "value_change", "weight", "bias"}
     assert {name.rpartition(".")[2] for name in before.keys() - moved} == set(KEPT)
@@ -265,7 +265,7 @@ def test_the_trained_file_needs_no_other_and_holds_its_members_bit_for_bit(
     backbone: Backbone, pair: list[Path], tmp_path: Path
 ) -> None:
     originals = [read_file(path) for path in pair]
-    result = Run(made_plan(backbone, tmp_path, pair), tmp_path / "run")()
+    result = train_plan(made_plan(backbone, tmp_path, pair), tmp_path / "run")
     for path in pair:
         path.unlink()
     stored = read_file(result.file)
@@ -313,11 +313,12 @@ def test_a_tensor_that_is_not_trained_takes_no_detour_through_a_reparameterisati
 
     monkeypatch.setattr(Fusion, "reparameterise", lambda self, start, generator: Detour(start), raising=False)
     assembly = assembled(backbone, pair)
-    model = Trainable(backbone, Dock(backbone).ports, assembly, seed=0)
+    model = Trainable(backbone, Dock(backbone).ports, [[TaskStart(assembly)]])
     assert {name.rpartition(".")[2] for name in seen} == {"query", "key", "value_change"}
     start = assembly.start(torch.Generator().manual_seed(0))
-    assert model.tensors().keys() == start.keys()
-    assert all(torch.equal(tensor, start[name]) for name, tensor in model.tensors().items())
+    (tensors,) = model.tensors()
+    assert tensors.keys() == start.keys()
+    assert all(torch.equal(tensor, start[name]) for name, tensor in tensors.items())
 
 
 # ---------------------------------------------------------------------------------------------- refusals

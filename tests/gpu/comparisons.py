@@ -21,7 +21,7 @@ from adaptdock.engine.inference.continuous_batching import Steps, Text
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.generation import GenerationOptions
 from adaptdock.engine.training import pretrained
-from adaptdock.engine.training.trainable import Trainable
+from adaptdock.engine.training.trainable import TaskStart, Trainable
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.plugins import registry
@@ -141,11 +141,11 @@ def training(backbone: Backbone, adapter: AdapterFile, device: str) -> Iterator[
     """Yield the weights of an adapter on the device of a Trainer, and a training step that returns the loss."""
     dock = Dock(backbone)
     assembly = dock._assembled(adapter)
-    trainable = Trainable(backbone, dock.ports, assembly, seed=0).to(device)
+    trainable = Trainable(backbone, dock.ports, [[TaskStart(assembly)]]).to(device)
 
     def step() -> Tensor:
-        batch = {**collate(backbone, FEATURES), "labels": collate_labels(FEATURES, backbone.device)}
-        loss: Tensor = trainable(**{name: tensor.to(device) for name, tensor in batch.items()})["loss"]
+        inputs = {name: tensor.to(device) for name, tensor in collate(backbone, FEATURES).items()}
+        loss: Tensor = trainable([collate_labels(FEATURES, backbone.device).to(device)], **inputs)["loss"]
         loss.backward()
         return loss
 

@@ -13,7 +13,7 @@ from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import train_plan
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Reading
 from adaptdock.plugins.toolkit.windowing import split_words
@@ -119,7 +119,7 @@ def test_an_adapter_file_of_an_earlier_release_has_no_division_and_answers_as_be
 
 def test_a_division_is_saved_with_the_adapter(backbone: Backbone, data: Path, tmp_path: Path) -> None:
     made = plan(backbone, "ner", "lora", Source(data=str(data)), {"epochs": 1})
-    result = Run(made, tmp_path)()
+    result = train_plan(made, tmp_path)
     assert isinstance(made.task, Tagging)
     saved = read_file(result.file).card.task.options["division"]
     assert make_task("ner", {"division": saved}).options.division == made.task.options.division  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from torch.nn import functional
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import run_of, train_plan
 from adaptdock.errors import DataError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
@@ -29,7 +29,8 @@ def pairs(*rows: tuple[str, ...]) -> list[dict[str, Any]]:
 def test_an_untrained_adapter_gives_the_mean_state_of_the_bare_backbone(
     backbone: Backbone, dock: Dock, tmp_path: Path
 ) -> None:
-    run = Run(plan(backbone, "embedding", "lora", Source(), {"epochs": 1}), tmp_path)
+    made = plan(backbone, "embedding", "lora", Source(), {"epochs": 1})
+    (run,) = run_of(made, tmp_path).members.tasks
     name = dock.dock(AdapterFile(run.card(0, {}), run.plan.assembly.start(torch.Generator().manual_seed(0))))
     texts = ["Where is my parcel?", "Are you open?"]
     given = backbone.tokenizer(texts, padding=True, return_tensors="pt")
@@ -43,7 +44,7 @@ def test_an_untrained_adapter_gives_the_mean_state_of_the_bare_backbone(
 
 def test_the_sample_is_learnt(backbone: Backbone, tmp_path: Path) -> None:
     made = plan(backbone, "embedding", "lora", Source(), {"epochs": 3, "learning_rate": 1e-2})
-    losses = [entry["loss"] for entry in Run(made, tmp_path)().history if "loss" in entry]
+    losses = [entry["loss"] for entry in train_plan(made, tmp_path).history if "loss" in entry]
     assert losses[-1] < losses[0]
 
 

@@ -13,7 +13,8 @@ from adaptdock.engine.core.batches import reading
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Result, Run
+from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.task_run import Result
 from adaptdock.errors import BackboneError, DataError, UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone
@@ -33,7 +34,7 @@ def rows(tmp_path: Path) -> Path:
 def run(backbone: Backbone, rows: Path, method: str = "lora", epochs: int = 1, **options: Any) -> Result:
     given = {"verbalizer": WORDS, "template": "{text} is", **options}
     training = {"epochs": epochs, "batch_size": 4, "learning_rate": 1e-2, "patience": 0}
-    return Run(plan(backbone, "prompted", method, Source(data=str(rows)), training, {}, given), rows / "run")()
+    return train_plan(plan(backbone, "prompted", method, Source(data=str(rows)), training, {}, given), rows / "run")
 
 
 def logits(backbone: Backbone, file: Path, text: str) -> torch.Tensor:

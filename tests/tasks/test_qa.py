@@ -16,7 +16,7 @@ from adaptdock.engine.core.batches import collate_labels
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import train_plan
 from adaptdock.errors import DataError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, Feature, Reading
@@ -343,7 +343,7 @@ def test_answers_are_learnt_stored_and_given(backbone: Backbone, dock: Dock, tmp
     made = plan(
         backbone, "qa", "lora", source, {"epochs": 6, "learning_rate": 2e-2, "method_options": {"roles": "all"}}
     )
-    card = Run(made, tmp_path / "run")().adapter.card
+    card = train_plan(made, tmp_path / "run").adapter.card
     assert card.metrics["validation"]["f1"] > 80
     assert card.task.options["no_answer"] == "on"
     assert isinstance(card.task.options["threshold"], float)
@@ -354,7 +354,7 @@ def test_answers_are_learnt_stored_and_given(backbone: Backbone, dock: Dock, tmp
 
 def test_a_causal_backbone_learns_it_too(tmp_path: Path) -> None:
     made = plan(writing_backbone("llama"), "qa", "lora", Source(), {"epochs": 1})
-    result = Run(made, tmp_path)()
+    result = train_plan(made, tmp_path)
     assert set(result.adapter.card.metrics["test"]) >= {"f1", "has_answer_f1", "no_answer_accuracy"}
     windows = [feature for unit in made.units for feature in unit]
     assert {feature.inputs["input_ids"][-1] for feature in windows} == {2}  # the end has seen all before it

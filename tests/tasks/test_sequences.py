@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import train_plan
 from adaptdock.errors import DataError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins import registry
@@ -39,7 +39,7 @@ def test_the_usual_names_are_the_same_task() -> None:
 def test_a_sample_is_learnt_saved_and_used(task: type, backbone: Backbone, dock: Dock, tmp_path: Path) -> None:
     name = task.__name__.lower()
     made = plan(backbone, name, "lora", Source(), {"epochs": 4, "learning_rate": 1e-2})
-    result = Run(made, tmp_path)()
+    result = train_plan(made, tmp_path)
     losses = [entry["loss"] for entry in result.history if "loss" in entry]
     assert min(losses) < losses[0]
     docked = dock.dock(read_file(result.file))
@@ -153,13 +153,13 @@ def test_calibration_ends_up_in_the_card(backbone: Backbone, tmp_path: Path) -> 
     data = str(Classification.sample / "train.csv")
     source = Source(train=data, validation=data)
     made = plan(backbone, "classification", "lora", source, options, task_options={"calibrate": True})
-    card = Run(made, tmp_path)().adapter.card
+    card = train_plan(made, tmp_path).adapter.card
     assert card.task.options["temperature"] != 1.0
 
 
 def test_too_few_validation_records_calibrate_nothing_and_it_is_said(backbone: Backbone, tmp_path: Path) -> None:
     made = plan(backbone, "classification", "lora", Source(), {"epochs": 1}, task_options={"calibrate": True})
-    assert Run(made, tmp_path)().adapter.card.task.options["temperature"] == 1.0
+    assert train_plan(made, tmp_path).adapter.card.task.options["temperature"] == 1.0
     assert any("no temperature or threshold is learnt from them" in note for note in made.notes)
 
 

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from adaptdock.engine.data.sources import Reader, Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import train_plan
 from adaptdock.errors import DataError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone
@@ -40,7 +40,7 @@ def test_multiword_tokens_and_empty_nodes_are_no_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["pos", "chunking"])
 def test_a_sample_is_learnt_saved_and_used(name: str, backbone: Backbone, dock: Dock, tmp_path: Path) -> None:
     made = plan(backbone, name, "lora", Source(), {"epochs": 3, "learning_rate": 1e-2})
-    result = Run(made, tmp_path)()
+    result = train_plan(made, tmp_path)
     losses = [entry["eval_loss"] for entry in result.history if "eval_loss" in entry]
     assert losses[-1] < losses[0]
     docked = dock.dock(read_file(result.file))

@@ -13,7 +13,7 @@ from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import train_plan
 from adaptdock.errors import BackboneError, DataError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, Reading
@@ -54,7 +54,7 @@ def test_blocks_hold_every_token_once_and_predict_each_but_the_first() -> None:
 
 def test_the_perplexity_before_training_is_the_bare_models(llama: HuggingFaceBackbone, tmp_path: Path) -> None:
     made = plan(llama, "clm", "lora", Source(), {"epochs": 2, "learning_rate": 1e-2, "max_length": 64})
-    result = Run(made, tmp_path)()
+    result = train_plan(made, tmp_path)
     metrics = result.adapter.card.metrics
     lost = count = 0
     assert llama.generator is not None
@@ -70,10 +70,10 @@ def test_the_perplexity_before_training_is_the_bare_models(llama: HuggingFaceBac
 
 def test_a_domain_adapter_is_what_a_task_adapter_stands_on(backbone: Backbone, dock: Dock, tmp_path: Path) -> None:
     domain = plan(backbone, "mlm", "lora", Source(), {"epochs": 1, "max_length": 64})
-    Run(domain, tmp_path / "domain")()
+    train_plan(domain, tmp_path / "domain")
     base = tmp_path / "domain" / "best.safetensors"
     made = plan(backbone, "classification", "bottleneck", Source(), {"epochs": 1, "on": str(base)})
-    result = Run(made, tmp_path / "task")()
+    result = train_plan(made, tmp_path / "task")
     assert [entry.name for entry in result.adapter.card.on] == ["mlm"]
     name = dock.dock(read_file(result.file))
     assert dock.predict(name, ["It rains in Oslo"])[0]["label"] in made.task.options.labels
@@ -110,7 +110,7 @@ def test_eight_of_ten_chosen_tokens_are_masked_and_one_is_another() -> None:
 
 def test_a_mask_in_a_text_is_filled(backbone: Backbone, dock: Dock, tmp_path: Path) -> None:
     made = plan(backbone, "mlm", "lora", Source(), {"epochs": 1, "max_length": 64}, task_options={"guesses": 3})
-    name = dock.dock(read_file(Run(made, tmp_path)().file))
+    name = dock.dock(read_file(train_plan(made, tmp_path).file))
     (answer,) = dock.predict(name, ["the [MASK] eats [MASK]"])
     assert [len(fill["guesses"]) for fill in answer["fills"]] == [3, 3]
     first = answer["fills"][0]

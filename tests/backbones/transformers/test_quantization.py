@@ -18,7 +18,7 @@ from adaptdock.backbones.huggingface import HuggingFace, HuggingFaceBackbone
 from adaptdock.backbones.transformers import quantization
 from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.trainable import Trainable
+from adaptdock.engine.training.trainable import TaskStart, Trainable
 from adaptdock.errors import BackboneError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Batch, Feature, LoadOptions
@@ -158,15 +158,16 @@ def test_gradients_on_a_quantised_backbone_are_nearly_those_on_the_float_one(
 def gradients(dock: Dock, method: str) -> dict[str, Tensor]:
     """Return the gradient of each weight of an adapter whose weights are noise."""
     start = build_adapter(dock.backbone, method, METHODS[method])
-    model = Trainable(dock.backbone, dock.ports, dock._assembled(start), seed=0)
+    assembly = dock._assembled(start)
+    model = Trainable(dock.backbone, dock.ports, [[TaskStart(assembly)]])
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
     given = features(dock, labelled=True)
-    dock.ports.acquire(model.assembly.sites)
-    model(labels=collate_labels(given, dock.backbone.device), **collate(dock.backbone, given))["loss"].backward()
-    dock.ports.release(model.assembly.sites)
+    dock.ports.acquire(assembly.sites)
+    model(labels=[collate_labels(given, dock.backbone.device)], **collate(dock.backbone, given))["loss"].backward()
+    dock.ports.release(assembly.sites)
     return {name: weight.grad for name, weight in model.named_parameters()}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from adaptdock.engine.training.run import Run
 from adaptdock.hub.artefact.file import read_card, read_file
 
 
@@ -96,14 +97,12 @@ def test_files_that_are_there_are_not_replaced_unless_asked(together, tmp_path):
 
 
 def test_an_interrupted_run_is_resumed_and_a_finished_one_refused(together, adapt, tmp_path, monkeypatch):
-    from adaptdock.cli.training import multitask as module
-
     def interrupted(progress):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        original = module.JointRun.__call__
-        patch.setattr(module.JointRun, "__call__", lambda run, watch, resume: original(run, interrupted, resume))
+        original = Run.__call__
+        patch.setattr(Run, "__call__", lambda run, watch, resume: original(run, interrupted, resume))
         ran = together("--run-dir", "run")
     assert ran.status == 130
     assert "--resume run" in ran.err

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from adaptdock.cli import main
 from adaptdock.engine.core import distributed
 from adaptdock.engine.core.distributed import Ranks, placed, ranks
-from adaptdock.engine.training.loop import identify
+from adaptdock.engine.training.run import identify
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import LoadOptions
 

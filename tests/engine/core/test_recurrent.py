@@ -19,7 +19,7 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.train import train as run
-from adaptdock.engine.training.trainable import Trainable
+from adaptdock.engine.training.trainable import TaskStart, Trainable
 from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Batch, Feature, LoadOptions
@@ -201,7 +201,7 @@ def test_fused_bottlenecks_give_in_a_mixed_batch_what_they_give_alone(dock: Dock
         write_file(tmp_path / f"{number}.safetensors", built)
     members = ",".join(str(tmp_path / f"{number}.safetensors") for number in (1, 2))
     fusion = plan(dock.backbone, "ner", "fusion", method_options={"members": members, "attention_width": 4})
-    weights = Trainable(dock.backbone, dock.ports, fusion.assembly, seed=0).tensors()
+    weights = Trainable(dock.backbone, dock.ports, [[TaskStart(fusion.assembly)]]).tensors()[0]
     card = adapter(dock.backbone, "parallel").card.model_copy(
         update={"methods": fusion.methods, "task": entry("task", "ner", fusion.task.options), "name": "fusion"}
     )

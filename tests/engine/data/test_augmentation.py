@@ -20,7 +20,7 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.back_translation import Translator, back_translated
 from adaptdock.engine.training.hyperparameters import TrainingOptions
 from adaptdock.engine.training.plan import augmentation_settings, plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import train_plan
 from adaptdock.errors import AdaptError, DataError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone, Record, Task
@@ -270,7 +270,7 @@ def test_validation_and_test_data_are_untouched_and_the_plan_and_card_tell(
     assert made.added["delete"] > 50
     assert any("augmentation delete:0.1" in note for note in made.notes)
     assert made.summary()["added"] == made.added
-    card = Run(made, tmp_path)().adapter.card
+    card = train_plan(made, tmp_path).adapter.card
     assert card.training["added"] == made.added
     assert card.training["options"]["augment"] == ["swap:0.4", "delete"]
     assert card.training["splits"]["validation"] == 20

@@ -120,7 +120,7 @@ def test_a_run_keeps_the_only_example_of_a_class_for_training_and_says_what_vali
 
 
 def test_a_fold_whose_training_part_lacks_a_label_is_trained_all_the_same(backbone: Backbone, tmp_path: Path) -> None:
-    from adaptdock.engine.training.run import Run
+    from adaptdock.engine.training.run import train_plan
 
     rows = [{"text": text["text"], "label": text["label"]} for text in texts({"pos": 4, "neg": 4, "unsure": 1})]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -128,7 +128,7 @@ def test_a_fold_whose_training_part_lacks_a_label_is_trained_all_the_same(backbo
     made = plan(backbone, "classification", "lora", source, {"epochs": 1}, task_options=None)
     folds = divide(made, 3)
     (lacking,) = [fold for fold in folds if "unsure" not in {record["label"] for record in fold.records["train"]}]
-    assert Run(lacking, tmp_path / "run")().ending == "complete"
+    assert train_plan(lacking, tmp_path / "run").ending == "complete"
 
 
 def test_test_data_alone_is_read_without_looking_at_labels(tmp_path: Path) -> None:

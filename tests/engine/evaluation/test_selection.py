@@ -9,10 +9,10 @@ import pytest
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.evaluation.selection import ENOUGH, Criterion, too_few
-from adaptdock.engine.training.contract import Progress
 from adaptdock.engine.training.hyperparameters import STEPS, lengthened, merge_options
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.run import train_plan
 from adaptdock.plugins.contracts import Backbone
 
 
@@ -80,7 +80,7 @@ def test_a_run_with_little_validation_data_keeps_the_last_epoch_and_says_so(
     options = {"epochs": 4, "patience": 1, "learning_rate": 1e-2, "batch_size": 32}
     made = plan(backbone, "ner", "lora", source, options)
     seen: list[Progress] = []
-    result = Run(made, tmp_path / "run")(seen.append)
+    result = train_plan(made, tmp_path / "run", progress=seen.append)
     assert result.ending == "complete"
     assert result.adapter.card.training["best_epoch"] == result.epochs == 4
     last = [progress.metrics for progress in seen if progress.metrics is not None][-1]
@@ -111,4 +111,4 @@ def test_patience_does_not_count_before_the_fewest_steps_are_taken(
 ) -> None:
     options = {"epochs": 40, "min_steps": 12, "batch_size": 30, "patience": 1, "learning_rate": 1e-9}
     made = plan(backbone, "ner", "lora", Source(data=str(data)), options)  # two steps an epoch
-    assert Run(made, tmp_path)().epochs == 7
+    assert train_plan(made, tmp_path).epochs == 7

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.training.contract import Progress
 from adaptdock.engine.training.cross_validation import cross_validate, divide, summary
 from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.progress import Progress
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Backbone
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.training.contract import Progress
 from adaptdock.engine.training.member_steps import MemberSteps
-from adaptdock.engine.training.multitask import JointPlan, JointRun, SharingOptions
+from adaptdock.engine.training.multitask import JointPlan, SharingOptions, joint_run
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import Result, Run
+from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.run import Run, train_plan
+from adaptdock.engine.training.task_run import Result
 from adaptdock.plugins.contracts import Backbone
 
 ADAMW = {"learning_rate": 1e-2, "batch_size": 8, "epochs": 2, "seed": 1}
@@ -33,8 +34,8 @@ def plans(backbone: Backbone, data: Path, **more: Any) -> dict[str, Plan]:
     }
 
 
-def joint(made: dict[str, Plan], folder: Path) -> JointRun:
-    return JointRun(JointPlan(made, SharingOptions(sharing="passes"), [1.0] * len(made)), folder)
+def joint(made: dict[str, Plan], folder: Path) -> Run:
+    return joint_run(JointPlan(made, SharingOptions(sharing="passes"), [1.0] * len(made)), folder)
 
 
 def assert_same(one: Result, other: Result) -> None:
@@ -47,7 +48,7 @@ def test_a_member_ends_with_the_weights_that_it_gets_alone(backbone: Backbone, d
     made = plans(backbone, data, patience=0)
     results = joint(made, tmp_path / "joint")()
     for (name, own), result in zip(made.items(), results, strict=True):
-        alone = Run(own, tmp_path / name)()
+        alone = train_plan(own, tmp_path / name)
         assert_same(result, alone)
         assert result.epochs == alone.epochs == own.options.epochs
         validations = [[entry["epoch"] for entry in kind.history if "eval_loss" in entry] for kind in (result, alone)]
@@ -61,7 +62,7 @@ def test_a_member_that_stops_early_leaves_the_passes_and_the_others_go_on(
     made = plans(backbone, data, patience=0)
     made["a"].options = made["a"].options.model_copy(update={"learning_rate": 1e-9, "epochs": 6, "patience": 1})
     results = joint(made, tmp_path)()
-    alone = Run(made["a"], tmp_path / "alone")()
+    alone = train_plan(made["a"], tmp_path / "alone")
     assert [result.ending for result in results] == ["early", "complete", "complete"]
     assert (alone.ending, alone.epochs) == ("early", results[0].epochs)
     assert [result.epochs for result in results[1:]] == [3, 3]

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.contract import Progress, TrainingRun
-from adaptdock.engine.training.multitask import JointRun, SharingOptions, TaskEntry, plan_jointly
+from adaptdock.engine.training.members import Unit
+from adaptdock.engine.training.multitask import SharingOptions, TaskEntry, joint_run, plan_jointly
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Result, Run
+from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.run import Run, run_of
+from adaptdock.engine.training.task_run import Result
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, LoadOptions
@@ -35,7 +38,7 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_run(backbone: Backbone, data: Path, topics: Path, folder: Path, sharing: str, **options: object) -> JointRun:
+def make_run(backbone: Backbone, data: Path, topics: Path, folder: Path, sharing: str, **options: object) -> Run:
     chosen = {key: options.pop(key) for key in ("sampling", "temperature") if key in options}
     of_method = options.pop("of_method", {"rank": 2, "roles": "query,value", "learning_rate_factor_b": 1})
     method = str(options.pop("method", "lora"))
@@ -45,18 +48,27 @@ def make_run(backbone: Backbone, data: Path, topics: Path, folder: Path, sharing
     }
     given = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 8, "seed": 3, "backbone_dropout": False, **options}
     made = plan_jointly(backbone, entries, method, SharingOptions(sharing=sharing, **chosen), given, of_method)  # type: ignore[arg-type]
-    return JointRun(made, folder)
+    return joint_run(made, folder)
 
 
 @contextmanager
-def opened(run: TrainingRun) -> Iterator[None]:
-    for assembly in run.assemblies:
-        run.dock.ports.acquire(assembly.sites)
+def opened(run: Run) -> Iterator[None]:
+    ports, assemblies = run.members.dock.ports, run.members.assemblies
+    for assembly in assemblies:
+        ports.acquire(assembly.sites)
     try:
         yield
     finally:
-        for assembly in run.assemblies:
-            run.dock.ports.release(assembly.sites)
+        for assembly in assemblies:
+            ports.release(assembly.sites)
+
+
+def units(run: Run) -> list[Unit]:
+    return [unit for member in run.members.members for unit in member.units]
+
+
+def collated(run: Run, rows: list[Unit]) -> dict[str, Any]:
+    return run.members.collator()([(rows, [1.0] * len(run.members))])
 
 
 def acting(result: Result) -> dict[str, Tensor]:
@@ -117,28 +129,27 @@ def test_a_step_on_own_adapters_is_the_step_that_each_takes_alone(
     backbone: Backbone, data: Path, topics: Path, tmp_path: Path, method: str
 ) -> None:
     run = make_run(backbone, data, topics, tmp_path / "all", "passes", method=method, of_method={}, **EXACT)
-    together = run.trainable().train()
-    rows = [run.units[place] for place in (0, 60, 1, 61, 62)]
+    together = run.members.trainable().train()
+    rows = [units(run)[place] for place in (0, 60, 1, 61, 62)]
     optimiser = torch.optim.SGD(together.parameters(), lr=0.1)
     with opened(run):
-        together(**run.collator()(rows))["loss"].backward()
-    for group in [member.parameters for member in run.members(together)]:
-        torch.nn.utils.clip_grad_norm_(group, 0.1)
+        together(**collated(run, rows))["loss"].backward()
+    for number in range(len(run.members)):
+        torch.nn.utils.clip_grad_norm_(together.weights_of(number), 0.1)
     optimiser.step()
-    found = run._divided(together.tensors())
-    for number, (own, weights) in enumerate(found):
-        alone = Run(own.plan, tmp_path / own.name)
-        single = alone.trainable().train()
+    for number, (own, weights) in enumerate(zip(run.members.tasks, together.tensors(), strict=True)):
+        alone = run_of(own.plan, tmp_path / own.name)
+        single = alone.members.trainable().train()
         features = [feature for task, unit in rows if task == number for feature in unit]
-        labels = collate_labels(features, backbone.device)
+        labels = [collate_labels(features, backbone.device)]
         step = torch.optim.SGD(single.parameters(), lr=0.1)
         with opened(alone):
             single(labels=labels, **collate(backbone, features))["loss"].backward()
         torch.nn.utils.clip_grad_norm_(single.parameters(), 0.1)
         step.step()
-        start = alone.trainable().tensors()
+        (start,) = alone.members.trainable().tensors()
         assert any(not torch.equal(weights[name], start[name]) for name in weights)
-        for name, tensor in single.tensors().items():
+        for name, tensor in single.tensors()[0].items():
             torch.testing.assert_close(weights[name], tensor, atol=1e-6, rtol=1e-4, msg=name)
 
 
@@ -146,10 +157,10 @@ def test_no_gradient_reaches_an_adapter_without_a_row(
     backbone: Backbone, data: Path, topics: Path, tmp_path: Path
 ) -> None:
     run = make_run(backbone, data, topics, tmp_path, "passes")
-    together = run.trainable().train()
+    together = run.members.trainable().train()
     with opened(run):
-        together(**run.collator()([run.units[0], run.units[1]]))["loss"].backward()
-    mine, other = [member.parameters for member in run.members(together)]
+        together(**collated(run, units(run)[:2]))["loss"].backward()
+    mine, other = [together.weights_of(number) for number in range(2)]
     assert all(parameter.grad is not None for parameter in mine)
     assert all(parameter.grad is None for parameter in other)
 
@@ -158,10 +169,10 @@ def test_the_loss_of_a_shared_adapter_is_the_mean_over_rows(
     backbone: Backbone, data: Path, topics: Path, tmp_path: Path
 ) -> None:
     run = make_run(backbone, data, topics, tmp_path, "adapter")
-    together, collated = run.trainable().eval(), run.collator()
-    rows = [run.units[place] for place in (0, 60, 61)]
+    together = run.members.trainable().eval()
+    rows = [units(run)[place] for place in (0, 60, 61)]
     with opened(run), torch.no_grad():
-        whole, ner, topic = (float(together(**collated(part))["loss"]) for part in (rows, rows[:1], rows[1:]))
+        whole, ner, topic = (float(together(**collated(run, part))["loss"]) for part in (rows, rows[:1], rows[1:]))
     assert whole == pytest.approx(ner / 3 + topic * 2 / 3, abs=1e-5)
 
 
@@ -183,7 +194,8 @@ def test_own_adapters_learn_and_each_keeps_its_own_best_epoch(
 def test_an_epoch_draws_tasks_by_their_shares(backbone: Backbone, data: Path, topics: Path, tmp_path: Path) -> None:
     def drawn(epoch: int, **options: object) -> Counter[int]:
         run = make_run(backbone, data, topics, tmp_path, "adapter", **options)
-        return Counter(run.units[place][0] for place in run.draw(epoch))
+        (member,) = run.members.members
+        return Counter(member.units[place][0] for place in member.draw(epoch))
 
     assert drawn(0) == drawn(1) == {0: 60, 1: 32}
     assert drawn(0, sampling="uniform") == {0: 46, 1: 46}

@@ -8,7 +8,7 @@ import torch
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import train_plan
 from adaptdock.errors import FileError, MismatchError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile, read_file
 from adaptdock.plugins.contracts import Backbone
@@ -19,7 +19,7 @@ TEXTS = ["Ada Lovelace lived in London .", "nothing here"]
 def trained(backbone: Backbone, data: Path, folder: Path, method: str, **options: object) -> AdapterFile:
     chosen = {"epochs": 1, "learning_rate": 1e-2, "batch_size": 4, **options}
     made = plan(backbone, "ner", method, Source(data=str(data)), chosen)
-    return Run(made, folder, name=folder.name)().adapter
+    return train_plan(made, folder, name=folder.name).adapter
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import Run, run_of
 from adaptdock.engine.training.trainer import make_trainer
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Backbone
@@ -23,7 +23,7 @@ RATES = {"sgd": 1.0, "lion": 1e-3}
 
 def made(backbone: Backbone, data: Path, folder: Path, **options: object) -> Run:
     chosen = {"epochs": 1, "learning_rate": 1e-2, **options}
-    return Run(plan(backbone, "ner", "lora", Source(data=str(data)), chosen), folder)
+    return run_of(plan(backbone, "ner", "lora", Source(data=str(data)), chosen), folder)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -33,7 +33,7 @@ def test_the_optimizer_that_is_named_is_the_one_that_steps(
     if name in ("lion", "adamw_8bit"):
         pytest.importorskip("bitsandbytes")
     run = made(backbone, data, tmp_path, optimizer=name)
-    trainer = make_trainer(run, run.trainable(), None)
+    trainer = make_trainer(run.members, tmp_path, run.members.trainable())
     trainer.create_optimizer()
     inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # accelerate wraps it
     assert (type(inner).__module__.partition(".")[0], type(inner).__name__) == CLASSES[name]
@@ -45,7 +45,7 @@ def test_each_goes_another_way_and_lowers_the_loss(backbone: Backbone, data: Pat
     weights = []
     for name in CLASSES:
         options = {"optimizer": name, "learning_rate": RATES.get(name, 1e-2)}
-        result = made(backbone, data, tmp_path / name, **options)()
+        (result,) = made(backbone, data, tmp_path / name, **options)()
         weights.append(result.adapter.tensors["head.weight"].float())
         losses = [entry["loss"] for entry in result.history if "loss" in entry]
         assert losses[-1] < losses[0], name

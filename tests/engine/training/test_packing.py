@@ -13,7 +13,7 @@ from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import run_of, train_plan
 from adaptdock.errors import BackboneError, UsageError
 from adaptdock.plugins.contracts import Backbone
 
@@ -30,18 +30,19 @@ def planned(backbone: Backbone, folder: Path, packing: bool, method: str = "lora
 
 def gradients(made: Plan, folder: Path) -> tuple[float, dict[str, Tensor]]:
     """The loss of all windows of a plan in one batch, and what it says of each weight."""
-    run = Run(made, folder)
-    model = run.trainable()
+    members = run_of(made, folder).members
+    model = members.trainable()
     with torch.no_grad():
         for weight in model.parameters():  # a fresh LoRA does nothing
             weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
     features = [feature for unit in made.units for feature in unit]
-    run.dock.ports.acquire(made.assembly.sites)
+    members.dock.ports.acquire(made.assembly.sites)
     try:
-        loss = model(labels=collate_labels(features, made.backbone.device), **collate(made.backbone, features))["loss"]
+        labels = [collate_labels(features, made.backbone.device)]
+        loss = model(labels=labels, **collate(made.backbone, features))["loss"]
         loss.backward()
     finally:
-        run.dock.ports.release(made.assembly.sites)
+        members.dock.ports.release(made.assembly.sites)
     return loss.item(), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
@@ -72,7 +73,7 @@ def test_only_answers_are_learnt_in_a_packed_window(tmp_path: Path) -> None:
 
 
 def test_a_packed_run_trains(tmp_path: Path) -> None:
-    result = Run(planned(writing_backbone("llama"), tmp_path, packing=True), tmp_path / "run")()
+    result = train_plan(planned(writing_backbone("llama"), tmp_path, packing=True), tmp_path / "run")
     assert result.adapter.card.metrics["validation"]["perplexity"] > 1
 
 

@@ -4,25 +4,35 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from adaptdock.engine.data.sources import Source
+from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.contract import Progress
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.run import run_of, train_plan
+from adaptdock.engine.training.task_run import Result, TaskRun
 from adaptdock.engine.training.train import train
 from adaptdock.errors import AdaptError, FileError, UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone
 
 
-def make_run(backbone: Backbone, data: Path, folder: Path, method: str = "lora", **options: object) -> Run:
+def make_plan(backbone: Backbone, data: Path, method: str = "lora", **options: object) -> Plan:
     given = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 8, **options}
-    return Run(plan(backbone, "ner", method, Source(data=str(data)), given), folder)
+    return plan(backbone, "ner", method, Source(data=str(data)), given)
+
+
+def make_run(
+    backbone: Backbone, data: Path, folder: Path, method: str = "lora", **options: object
+) -> Callable[..., Result]:
+    return partial(train_plan, make_plan(backbone, data, method, **options), folder, None)
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -51,11 +61,12 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_untouched(
 
 
 def test_what_validation_measured_is_what_was_stored(backbone: Backbone, data: Path, tmp_path: Path) -> None:
-    run = make_run(backbone, data, tmp_path)
-    result = run()
+    made = make_plan(backbone, data)
+    result = train_plan(made, tmp_path)
     stored = read_file(result.file)
     assert {tensor.dtype for tensor in stored.tensors.values()} == {torch.float16}
-    assert run._evaluate(stored, "validation").metrics == stored.card.metrics["validation"]
+    measured = evaluate(Dock(backbone), stored, made.records["validation"], 16)
+    assert measured.metrics == stored.card.metrics["validation"]
     best = max(entry["eval_f1"] for entry in result.history if "eval_f1" in entry)
     assert stored.card.metrics["validation"]["f1"] == best
 
@@ -107,7 +118,7 @@ def test_gradient_accumulation_gives_the_step_of_the_larger_batch(
 
 def test_a_reparameterised_prefix_is_stored_as_a_plain_one(backbone: Backbone, data: Path, tmp_path: Path) -> None:
     made = plan(backbone, "ner", "prefix", Source(data=str(data)), {"epochs": 1}, {"reparameterise": True, "length": 4})
-    result = Run(made, tmp_path)()
+    result = train_plan(made, tmp_path)
     assert {name.rpartition(".")[2] for name in result.adapter.tensors} == {
         "prefix_key",
         "prefix_value",
@@ -121,10 +132,10 @@ def test_the_backbone_drops_only_in_training_and_only_if_asked(backbone: Backbon
     from adaptdock.engine.core.batches import collate, collate_labels
 
     for drops in (True, False):
-        run = make_run(backbone, data, tmp_path, backbone_dropout=drops)
-        trainable = run.trainable()
-        features = [feature for unit in run.plan.units[:4] for feature in unit]
-        batch = {**collate(backbone, features), "labels": collate_labels(features, backbone.device)}
+        made = make_plan(backbone, data, backbone_dropout=drops)
+        trainable = run_of(made, tmp_path).members.trainable()
+        features = [feature for unit in made.units[:4] for feature in unit]
+        batch = {**collate(backbone, features), "labels": [collate_labels(features, backbone.device)]}
         losses = {float(trainable(**batch)["loss"].detach()) for _ in range(3)}
         assert (len(losses) > 1) is drops
         trainable.eval()
@@ -182,7 +193,7 @@ import torch; torch.set_num_threads(1)
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import train_plan
 from adaptdock.plugins.contracts import LoadOptions
 
 model, data, folder, kill = sys.argv[1:]
@@ -193,7 +204,7 @@ steps = 0
 def progress(now):
     if kill == "yes" and now.step >= 22:
         os.kill(os.getpid(), signal.SIGKILL)
-Run(made, Path(folder))(progress, resume=kill == "resume")
+train_plan(made, Path(folder), progress=progress, resume=kill == "resume")
 """
 
 
@@ -216,9 +227,9 @@ def test_a_run_killed_in_an_epoch_and_resumed_ends_with_the_weights_of_one_that_
 
 
 def test_a_run_leaves_metrics_log_and_curves_in_its_folder(backbone: Backbone, data: Path, tmp_path: Path) -> None:
-    run = make_run(backbone, data, tmp_path)
-    result = run()
-    verdict = result.report(tmp_path, run.plan)
+    made = make_plan(backbone, data)
+    result = train_plan(made, tmp_path)
+    verdict = result.report(tmp_path, made)
     assert json.loads((tmp_path / "metrics.json").read_text())["verdict"] == verdict
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == len(result.history)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -262,8 +273,8 @@ def test_an_error_of_0_is_the_best_there_is() -> None:
 def test_how_far_the_losses_lie_apart_stands_in_words_and_in_the_metrics(
     backbone: Backbone, data: Path, tmp_path: Path
 ) -> None:
-    run = make_run(backbone, data, tmp_path)
-    verdict = run().report(tmp_path, run.plan)
+    made = make_plan(backbone, data)
+    verdict = train_plan(made, tmp_path).report(tmp_path, made)
     report = json.loads((tmp_path / "metrics.json").read_text())
     best = max(report["epochs"], key=lambda point: point["f1"])
     assert report["gap"] == pytest.approx(best["validation_loss"] - best["train_loss"], abs=1e-4)
@@ -286,7 +297,7 @@ def test_a_sentence_without_any_token_does_not_disturb_training(backbone: Backbo
     text = (data / "train.conll").read_text() + "\n\n\u200b\tO\n\n\u200b\tO\n"
     (tmp_path / "train.conll").write_text(text)
     made = plan(backbone, "ner", "lora", Source(train=str(tmp_path / "train.conll")), {"epochs": 1, "batch_size": 1})
-    assert Run(made, tmp_path / "run")().ending == "complete"
+    assert train_plan(made, tmp_path / "run").ending == "complete"
 
 
 def test_a_new_run_takes_nothing_from_an_older_one_in_its_folder(
@@ -313,7 +324,7 @@ def test_a_run_is_resumed_only_with_what_it_was_begun_with(backbone: Backbone, d
     options = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 8, "checkpoint_steps": 2}
     other = plan(backbone, "ner", "lora", Source(data=str(data)), options, {"rank": 2})
     with pytest.raises(UsageError, match="begun with other methods"):
-        Run(other, tmp_path)(resume=True)
+        train_plan(other, tmp_path, resume=True)
 
 
 def test_a_run_killed_after_it_had_stopped_early_does_not_go_on_when_resumed(
@@ -321,7 +332,7 @@ def test_a_run_killed_after_it_had_stopped_early_does_not_go_on_when_resumed(
 ) -> None:
     options = {"learning_rate": 1e-9, "epochs": 10, "patience": 2}
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_finish", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
+        patch.setattr(TaskRun, "finish", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
         with pytest.raises(SystemExit):
             make_run(backbone, data, tmp_path, **options)()
     result = make_run(backbone, data, tmp_path, **options)(resume=True)
@@ -332,14 +343,14 @@ def test_a_run_killed_after_it_had_stopped_early_does_not_go_on_when_resumed(
 def test_ctrl_c_in_the_final_test_leaves_the_adapter(
     backbone: Backbone, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Run._evaluate
+    original = TaskRun._evaluate
 
-    def interrupted(run: Run, adapter: object, split: str, write: bool = True) -> object:
+    def interrupted(run: TaskRun, adapter: object, split: str, write: bool = True) -> object:
         if split == "test":
             raise KeyboardInterrupt
         return original(run, adapter, split, write)
 
-    monkeypatch.setattr(Run, "_evaluate", interrupted)
+    monkeypatch.setattr(TaskRun, "_evaluate", interrupted)
     result = make_run(backbone, data, tmp_path, epochs=1)()
     assert result.ending == "interrupted"
     assert read_file(result.file).card.metrics.keys() == {"validation"}

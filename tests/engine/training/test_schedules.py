@@ -1,7 +1,8 @@
 """Schedules: the learning rate of each step, of each layer, and which layers wait."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -15,11 +16,12 @@ from transformers import get_scheduler
 
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training import trainer as trainers
-from adaptdock.engine.training.contract import Progress
 from adaptdock.engine.training.hyperparameters import TrainingOptions
 from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import Result, Run
+from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.run import train_plan
 from adaptdock.engine.training.schedules import Distances, rate, slanted_triangular
+from adaptdock.engine.training.task_run import Result
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Backbone
 
@@ -29,10 +31,10 @@ STEPS = 8
 """Of an epoch: 60 sentences, 8 in a batch."""
 
 
-def made(backbone: Backbone, data: Path, folder: Path, method: str = "lora", **options: Any) -> Run:
+def made(backbone: Backbone, data: Path, folder: Path, method: str = "lora", **options: Any) -> Callable[..., Result]:
     given = {"learning_rate": 1e-2, "epochs": 3, "batch_size": 8, "store": "float32", "patience": 0, **options}
     own = {"lora": {"dropout": 0.1}}.get(method, {})
-    return Run(plan(backbone, "ner", method, Source(data=str(data)), given, own), folder)
+    return partial(train_plan, plan(backbone, "ner", method, Source(data=str(data)), given, own), folder, None)
 
 
 class Traced(trainers.AdapterTrainer):
@@ -42,7 +44,7 @@ class Traced(trainers.AdapterTrainer):
         if not hasattr(self, "weights"):
             self.weights: list[Mapping[str, Tensor]] = []
             self.rates: list[list[float]] = []
-        self.weights.append(self.model.tensors())
+        self.weights.append(self.model.tensors()[0])
         self.rates.append([group["lr"] for group in self.optimizer.param_groups])
         return super().training_step(*arguments, **named)
 
@@ -138,7 +140,7 @@ def test_each_step_moves_the_weights_also_where_a_run_has_only_two(
     run = made(backbone, data, tmp_path, scheduler=scheduler, epochs=2, batch_size=64)
     result = run()
     (trainer,) = traced
-    weights = [*trainer.weights, trainer.model.tensors()]
+    weights = [*trainer.weights, trainer.model.tensors()[0]]
     assert len(weights) == 3
     assert all(moved(before, after) for before, after in pairwise(weights))
     assert result.shortfall == ""
@@ -158,7 +160,8 @@ def test_each_layer_has_its_share_of_the_rate_of_the_one_above(
     made(backbone, data, tmp_path, epochs=1, **given)()
     found, trainer = traced[0].rates, traced[0]
     groups = trainer.optimizer.param_groups
-    distances = Distances(backbone, trainer.model.assembly).of_parameters(trainer.model.head, trainer.model.parts)
+    head, acting = trainer.model.answering[0], trainer.model.acting[0]
+    distances = Distances(backbone, head.assembly).of_parameters(head, acting)
     for step, rates in enumerate(found):
         whole = rate * slanted_triangular(step, STEPS, 0.1, 32)
         for group, own in zip(groups, rates, strict=True):
@@ -195,7 +198,7 @@ def test_layers_that_wait_do_not_move_and_then_they_do(
     given = {"optimizer": optimizer, "learning_rate": RATES[optimizer], "weight_decay": 0.1, "warmup": 0.0}
     run = made(backbone, data, tmp_path, unfreeze_epochs=1, **given)
     run()
-    weights = [*traced[0].weights, traced[0].model.tensors()]
+    weights = [*traced[0].weights, traced[0].model.tensors()[0]]
     assert len(weights) == 3 * STEPS + 1
     for step, (before, after) in enumerate(pairwise(weights)):
         expected = {part for part, distance in PARTS.items() if step >= distance * STEPS}
@@ -206,7 +209,7 @@ def test_the_epochs_of_a_layer_may_be_a_fraction(
     backbone: Backbone, data: Path, tmp_path: Path, traced: list[Traced]
 ) -> None:
     made(backbone, data, tmp_path, unfreeze_epochs=0.5, epochs=2, warmup=0.0)()
-    weights = [*traced[0].weights, traced[0].model.tensors()]
+    weights = [*traced[0].weights, traced[0].model.tensors()[0]]
     first = {part: next(n for n in range(2 * STEPS) if part in moved(weights[n], weights[n + 1])) for part in PARTS}
     assert first == {"head.": 0, "layers.1.": 4, "layers.0.": 8}
 

@@ -12,9 +12,11 @@ from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.sources import Reader, Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training import self_training
+from adaptdock.engine.training.members import Members
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import Result, Run
+from adaptdock.engine.training.run import Run, train_plan
 from adaptdock.engine.training.self_training import SelfTraining, pseudo_labelled
+from adaptdock.engine.training.task_run import Result
 from adaptdock.engine.training.train import train
 from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.file import read_file
@@ -41,8 +43,8 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[list[Record]]:
     seen: list[list[Record]] = []
     begin = Run.__call__
 
-    def run(self: Run, *arguments: Any, **named: Any) -> Result:
-        seen.append(self.plan.records["train"])
+    def run(self: Run, *arguments: Any, **named: Any) -> list[Result]:
+        seen.append(self.members.tasks[0].plan.records["train"])
         return begin(self, *arguments, **named)
 
     monkeypatch.setattr(Run, "__call__", run)
@@ -104,10 +106,10 @@ def test_with_the_highest_confidence_no_text_is_added_and_the_rounds_end(
     assert [len(records) for records in trained_on] == [60]
     assert [(one.number, one.added) for one in run.rounds] == [(0, 0), (1, 0)]
     assert result.ending == "complete"
-    plain = Run(
+    plain = train_plan(
         plan(backbone, "ner", "lora", Source(data=str(data)), {"learning_rate": 1e-2, "epochs": 2, "batch_size": 8}),
         tmp_path / "plain",
-    )()
+    )
     assert all(torch.equal(tensor, plain.adapter.tensors[name]) for name, tensor in result.adapter.tensors.items())
 
 
@@ -115,14 +117,14 @@ def test_each_round_starts_from_the_start_weights(
     backbone: Backbone, data: Path, unlabelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: list[dict[str, torch.Tensor]] = []
-    trainable = Run.trainable
+    trainable = Members.trainable
 
-    def started(self: Run) -> Any:
+    def started(self: Members) -> Any:
         made = trainable(self)
-        starts.append({name: tensor.clone() for name, tensor in made.tensors().items()})
+        starts.extend(made.tensors())
         return made
 
-    monkeypatch.setattr(Run, "trainable", started)
+    monkeypatch.setattr(Members, "trainable", started)
     SelfTraining(make_plan(backbone, data, unlabelled, confidence=0.0, epochs=1), tmp_path)()
     assert len(starts) == 2
     assert all(torch.equal(tensor, starts[1][name]) for name, tensor in starts[0].items())
@@ -132,7 +134,7 @@ def test_the_labels_are_the_adapters_and_the_confidence_divides_them(
     backbone: Backbone, data: Path, unlabelled: Path, tmp_path: Path
 ) -> None:
     made = make_plan(backbone, data, unlabelled)
-    adapter = Run(replace(made, unlabelled=[]), tmp_path)().adapter
+    adapter = train_plan(replace(made, unlabelled=[]), tmp_path).adapter
     dock = Dock(backbone)
     everything = pseudo_labelled(dock, adapter, made.unlabelled, 0.0, 8)
     name = dock.dock(adapter, "mine")

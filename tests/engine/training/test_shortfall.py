@@ -11,8 +11,9 @@ from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import Result, Run
+from adaptdock.engine.training.run import run_of, train_plan
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved
+from adaptdock.engine.training.task_run import Result
 from adaptdock.engine.training.train import train
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
@@ -30,14 +31,14 @@ def made(backbone: Backbone, source: Source, **options: Any) -> Plan:
 
 
 def run(backbone: Backbone, source: Source, folder: Path, **options: Any) -> Result:
-    return Run(made(backbone, source, **options), folder)()
+    return train_plan(made(backbone, source, **options), folder)
 
 
 def test_weights_that_have_not_moved_are_told_first_and_stand_in_report_and_card(
     backbone: Backbone, topics: Source, tmp_path: Path
 ) -> None:
     own = made(backbone, topics, learning_rate=1e-12)
-    result = Run(own, tmp_path / "run")()
+    result = train_plan(own, tmp_path / "run")
     assert result.shortfall.startswith("This adapter is untrained")
     assert result.adapter.card.training["shortfall"] == result.shortfall
     verdict = result.report(tmp_path / "run", own)
@@ -57,9 +58,10 @@ def test_an_adapter_that_gives_one_answer_to_all_has_learnt_nothing_of_use(
     backbone: Backbone, dock: Dock, topics: Source, tmp_path: Path
 ) -> None:
     own = made(backbone, topics)
-    tensors = Run(own, tmp_path / "run").trainable().tensors()
+    members = run_of(own, tmp_path / "run").members
+    (tensors,) = members.trainable().tensors()
     tensors["head.weight"] = torch.zeros_like(tensors["head.weight"])
-    adapter = AdapterFile(Run(own, tmp_path / "run").card(1, {}), tensors)
+    adapter = AdapterFile(members.tasks[0].card(1, {}), tensors)
     own.records["validation"] = own.records["validation"][:4]  # too few: training data is measured
     comparison = compared(own, dock, adapter, {"validation": {"accuracy": 50.0}})
     assert comparison == {"split": "train", "accuracy": 50.0, "same_answer": 50.0}
@@ -71,14 +73,14 @@ def test_a_method_whose_output_is_that_of_its_start_is_named_though_other_weight
     backbone: Backbone, dock: Dock, topics: Source, tmp_path: Path
 ) -> None:
     own = made(backbone, topics)
-    training = Run(own, tmp_path / "run")
-    start = training.trainable().tensors()
+    members = run_of(own, tmp_path / "run").members
+    (start,) = members.trainable().tensors()
     head = {name: tensor + 1 for name, tensor in start.items() if name.startswith("head.")}
     a_moved = {name: tensor + 1 for name, tensor in start.items() if name.endswith("lora_a")}  # times B, which is zero
     b_moved = {name: tensor + 1 for name, tensor in start.items() if name.endswith("lora_b")}
 
     def told(changes: dict[str, torch.Tensor]) -> str:
-        return unmoved(own, dock, AdapterFile(training.card(1, {}), {**start, **changes}), start)
+        return unmoved(own, dock, AdapterFile(members.tasks[0].card(1, {}), {**start, **changes}), start)
 
     assert told({}).startswith("This adapter is untrained")
     assert told(head).startswith("Only the head of this adapter is trained: lora")

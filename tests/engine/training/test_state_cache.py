@@ -11,7 +11,7 @@ from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.run import run_of, train_plan
 from adaptdock.engine.training.state_cache import Cache
 from adaptdock.errors import BackboneError, MismatchError, UsageError
 from adaptdock.hub.artefact.file import read_file
@@ -58,8 +58,8 @@ def runs(backbone: Backbone) -> Iterator[list[int]]:
 def test_training_with_kept_states_gives_the_same_weights(
     backbone: Backbone, data: Path, tmp_path: Path, method: str, layers: str | None
 ) -> None:
-    plain = Run(made(backbone, data, method, layers, backbone_dropout=False), tmp_path / "plain")().adapter.tensors
-    kept = Run(made(backbone, data, method, layers, cache=True), tmp_path / "kept")().adapter.tensors
+    plain = train_plan(made(backbone, data, method, layers, backbone_dropout=False), tmp_path / "plain").adapter.tensors
+    kept = train_plan(made(backbone, data, method, layers, cache=True), tmp_path / "kept").adapter.tensors
     for name, tensor in plain.items():
         assert torch.allclose(tensor.float(), kept[name].float(), atol=2e-3), name
 
@@ -71,14 +71,14 @@ def test_layers_beneath_run_once_and_those_above_in_each_step(
     Cache(backbone, given.assembly, features(given))
     assert runs[0] > 0
     before = list(runs)
-    run = Run(given, tmp_path)
-    trainable = run.trainable()
+    trainable = run_of(given, tmp_path).members.trainable()
     cache = Cache(backbone, given.assembly, features(given))
     assert runs == before  # the file was there
     from adaptdock.engine.core.batches import collate, collate_labels
 
     batch = features(given)[:4]
-    trainable(labels=collate_labels(batch, backbone.device), entering=cache.states(batch), **collate(backbone, batch))
+    labels = [collate_labels(batch, backbone.device)]
+    trainable(labels, entering=cache.states(batch), **collate(backbone, batch))
     assert (runs[0], runs[1]) == (before[0], before[1] + 1)
     whole = [module for module in backbone.model.modules() if isinstance(module, nn.ModuleList)]
     assert len(whole[0]) == 2  # all layers are back
@@ -118,7 +118,7 @@ def test_another_layer_text_or_backbone_has_a_file_of_its_own(
 
 def test_what_cannot_be_kept_is_refused(backbone: Backbone, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="acts in the first layer already"):
-        Run(made(backbone, data, "lora", None, cache=True), tmp_path)()
+        train_plan(made(backbone, data, "lora", None, cache=True), tmp_path)
     with pytest.raises(UsageError, match="backbone_dropout"):
         made(backbone, data, "lora", "1", cache=True, backbone_dropout=True)
 
@@ -132,7 +132,7 @@ def test_dropped_layers_are_gone_and_make_another_backbone(
     with torch.no_grad():
         expected = backbone.entering(inputs, 1)
         assert torch.equal(short.forward(Batch(inputs)), expected)
-    Run(made(short, data, "lora", None), tmp_path)()
+    train_plan(made(short, data, "lora", None), tmp_path)
     adapter = read_file(tmp_path / "best.safetensors")
     assert adapter.card.backbone.drop_layers == 1
     with pytest.raises(MismatchError, match="their weights differ"):

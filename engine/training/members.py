@@ -1,0 +1,285 @@
+"""The members of a run: each has its own adapter, options, optimiser, schedule, batches, epochs and ending."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+from torch import Tensor, nn
+
+from adaptdock.engine.core.assembly import Assembly
+from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, shuffled
+from adaptdock.engine.core.distributed import ranks
+from adaptdock.engine.evaluation.selection import Criterion
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.hyperparameters import TrainingOptions
+from adaptdock.engine.training.member_steps import JointBatches, MemberSteps
+from adaptdock.engine.training.progress import Ending, Validated
+from adaptdock.engine.training.schedules import Distances, frozen_until
+from adaptdock.engine.training.state_cache import Cache
+from adaptdock.engine.training.task_run import Result, TaskRun
+from adaptdock.engine.training.task_sampling import drawn
+from adaptdock.engine.training.trainable import TaskStart, Trainable
+from adaptdock.plugins.contracts import Feature
+
+History = Sequence[Mapping[str, Any]]
+Unit = tuple[int, list[Feature]]
+"""The number of a task in the run, and the windows that are drawn of it at once."""
+
+
+class Member:
+    """One adapter in training, with one optimiser and one schedule.
+
+    Its tasks share the adapter and have a head each; one task is the usual case. ``first`` is the number of its first
+    task in the run, ``counts`` are the units of each task in an epoch.
+    """
+
+    def __init__(self, tasks: Sequence[TaskRun], first: int = 0, counts: Sequence[int] | None = None) -> None:
+        self.tasks, self.first = tasks, first
+        self.options: TrainingOptions = tasks[0].plan.options
+        self._sizes = [len(task.units) for task in tasks]
+        self._counts = list(counts or self._sizes)
+        self.units: list[Unit] = [(first + n, unit) for n, task in enumerate(tasks) for unit in task.units]
+        self._lengths = [length for task in tasks for length in task.lengths()]
+        self.steps = MemberSteps(self.options, self.draw)
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of its tasks in the run."""
+        return range(self.first, self.first + len(self.tasks))
+
+    def draw(self, epoch: int) -> list[int]:
+        """Return the places of an epoch's units in their order, which seed and epoch alone decide.
+
+        A task of which an epoch has more or fewer units than there are repeats none before all have come.
+        """
+        options, places = self.options, list(range(len(self.units)))
+        if len(self.tasks) > 1 or self._counts != self._sizes:
+            places, start = [], 0
+            for number, (size, count) in enumerate(zip(self._sizes, self._counts, strict=True)):
+                seed = options.seed * 100_003 + 7919 * number
+                places += [start + place for place in drawn(size, count, epoch * count, seed)]
+                start += size
+        lengths = [self._lengths[place] for place in places]
+        rows, seed = options.batch_size * ranks().count, options.seed * 100_003 + epoch
+        return [places[number] for number in shuffled(lengths, rows, seed, options.group_by_length)]
+
+    def distances(self, trainable: Trainable, number: int) -> Mapping[nn.Parameter, int]:
+        """Return how far from the top each parameter of this member, with its number in the run, acts."""
+        found: dict[nn.Parameter, int] = {}
+        for place, task in zip(self.numbers, self.tasks, strict=True):
+            found |= Distances(task.plan.backbone, task.plan.assembly).of_parameters(
+                trainable.answering[place], trainable.acting[number]
+            )
+        return found
+
+    @property
+    def patient_from(self) -> float:
+        """The epoch up to which patience does not count: all layers learn then, and the fewest steps are done."""
+        frozen = max(frozen_until(task.plan.backbone, task.plan.assembly, self.options) for task in self.tasks)
+        return max(frozen, self.options.min_steps / self.steps.per_epoch)
+
+    @cached_property
+    def judges(self) -> Sequence[TaskRun]:
+        """The tasks whose validation data can tell which weights are best; all where none can."""
+        return [task for task in self.tasks if task.criterion.decisive] or self.tasks
+
+
+class Members:
+    """All members of a run, on one dock.
+
+    History entries of several tasks have ``@`` and the task's name behind each number; a single task's have not.
+    """
+
+    def __init__(self, dock: Dock, members: Sequence[Member], sharing: Mapping[str, Any] | None = None) -> None:
+        self.dock, self.members, self.sharing = dock, members, sharing or {}
+        self.tasks = [task for member in members for task in member.tasks]
+        self.options = members[0].options
+        self._of_task = [member for member in members for _ in member.tasks]
+        self._step = 0
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def assemblies(self) -> Sequence[Assembly]:
+        """Every task's adapter; their ports are open during the training."""
+        return [task.plan.assembly for task in self.tasks]
+
+    @property
+    def measured_before(self) -> bool:
+        """Whether validation measures the start weights too, because a task asks for it."""
+        return any(type(task.plan.task).measured_before for task in self.tasks)
+
+    @cached_property
+    def batches(self) -> JointBatches:
+        """The batches of all passes."""
+        pairs = [(member.steps, member.units) for member in self.members]
+        return JointBatches(pairs, self.options.gradient_accumulation)
+
+    def trainable(self) -> Trainable:
+        """Return all weights with their start values."""
+        starts = [[_start(task) for task in member.tasks] for member in self.members]
+        return Trainable(self.dock.backbone, self.dock.ports, starts, self.options.backbone_dropout)
+
+    def collator(self) -> Callable[[Sequence[tuple[Sequence[Unit], Sequence[float]]]], dict[str, Any]]:
+        """Return a function that makes the arguments of :class:`Trainable` from the one element of a pass."""
+        backbone, cache = self.dock.backbone, None
+        if self.options.cache:
+            (task,) = self.tasks  # which the plan has checked
+            cache = Cache(backbone, task.plan.assembly, [feature for unit in task.units for feature in unit])
+
+        def collated(batch: Sequence[tuple[Sequence[Unit], Sequence[float]]]) -> dict[str, Any]:
+            ((units, factors),) = batch
+            rows = [(number, feature) for number, unit in units for feature in unit]
+            features = [feature for _, feature in rows]
+            by_task = [[feature for number, feature in rows if number == task] for task in range(len(self.tasks))]
+            arguments = {
+                **collate(backbone, features),
+                "tasks": [number for number, _ in rows],
+                "labels": [collate_labels(own, backbone.device) for own in by_task],
+                "row_inputs": [
+                    collate_row_inputs(assembly.head, own, backbone.device)
+                    for assembly, own in zip(self.assemblies, by_task, strict=True)
+                ],
+                "factors": factors,
+            }
+            return arguments if cache is None else {**arguments, "entering": cache.states(features)}
+
+        return collated
+
+    def identity(self) -> dict[str, str]:
+        """Return fingerprints of everything that a resumed run must find unchanged."""
+        if len(self.tasks) == 1:
+            return self.tasks[0].plan.identity()
+        marks = {f"{part} of {task.name}": mark for task in self.tasks for part, mark in task.plan.identity().items()}
+        return {**marks, **{str(name): str(value) for name, value in self.sharing.items()}}
+
+    # --------------------------------------------------------------------------- validation and best weights
+
+    def due(self, step: int) -> bool:
+        """Tell whether an epoch of any member ends with a step, counted from 1."""
+        self._step = step
+        return any(member.steps.ends_epoch(step) for member in self.members)
+
+    def epoch(self, step: int) -> float:
+        """Return the epochs, after a step, of the member that is trained longest."""
+        return max((member.steps for member in self.members), key=lambda steps: steps.last).epoch(step)
+
+    def check(self, tensors: Sequence[Mapping[str, Tensor]]) -> Validated:
+        """Measure the tasks whose member has just ended an epoch on their validation data; at the start all."""
+        numbers: dict[str, float] = {}
+        metrics: dict[str, Any] = {}
+        shown: dict[str, float] = {}
+        due = [member for member in self.members if not self._step or member.steps.ends_epoch(self._step)]
+        for task, number in ((task, n) for member in due for task, n in zip(member.tasks, member.numbers, strict=True)):
+            validated = task.check(tensors[number])
+            if len(self.tasks) == 1:
+                return validated
+            numbers.update({self._key(task, key): value for key, value in validated.numbers.items()})
+            metrics[task.name] = validated.metrics
+            shown.update({f"{task.name} {metric}": value for metric, value in validated.shown.items()})
+        losses = [numbers[self._key(task, "eval_loss")] for member in due for task in member.tasks]
+        numbers["eval_loss"] = round(sum(losses), 5)
+        for member in due:
+            if len(member.tasks) > 1:
+                worths = [_worth(task, numbers[self._key(task, task.criterion.metric)]) for task in member.judges]
+                numbers[_mean(member)] = fmean(worths)
+        return Validated(numbers, metrics, shown)
+
+    def begin_with(self, tensors: Sequence[Mapping[str, Tensor]]) -> None:
+        """Remember the start weights, to tell at the end whether training has moved them."""
+        for task, weights in zip(self.tasks, tensors, strict=True):
+            task.begin_with(weights)
+
+    def recall(self) -> None:
+        """Take the files of an earlier run as the best so far."""
+        for task in self.tasks:
+            task.recall()
+
+    def keep_best(self, history: History, tensors: Sequence[Mapping[str, Tensor]], found: Validated) -> None:
+        """Store the newest weights of each member whose newest validation is the best in its history."""
+        for member in self.members:
+            epoch = member.steps.epoch(history[-1]["step"])
+            for task, number in zip(member.tasks, member.numbers, strict=True):
+                metrics = found.metrics if len(self.tasks) == 1 else found.metrics.get(task.name)
+                if metrics is not None and self._since(member, history) == 0:
+                    task.keep(tensors[number], epoch, metrics)
+
+    def keep_if_none(self, tensors: Sequence[Mapping[str, Tensor]]) -> None:
+        """Store weights for the tasks that have none."""
+        for task, weights in zip(self.tasks, tensors, strict=True):
+            task.keep_if_none(weights)
+
+    def stalled(self, history: History) -> bool:
+        """Tell whether training is over: no member goes on. A member whose patience has run out leaves the passes."""
+        if not history:
+            return False
+        for member in self.members:
+            validations = [entry["step"] for entry in self.history(member.tasks[0], history) if "eval_loss" in entry]
+            since = self._since(member, history, member.patient_from)
+            patience = member.options.patience
+            if validations and patience and since is not None and since >= patience:
+                member.steps.last = min(member.steps.last, validations[-1])
+        return all(history[-1]["step"] >= member.steps.last for member in self.members)
+
+    def losses(self, trainable: Trainable) -> Mapping[str, float]:
+        """Return the mean training loss of each task since the last call; nothing for a single task."""
+        means = {}
+        for task, losses in zip(self.tasks, trainable.losses, strict=True):
+            if losses:
+                means[self._key(task, "loss")] = round(sum(losses) / len(losses), 5)
+            losses.clear()
+        return means
+
+    def finish(self, history: History, step: int, ending: Ending) -> list[Result]:
+        """Measure the best weights of each task for the last time, store them, and return the results."""
+        results = []
+        for task, member in zip(self.tasks, self._of_task, strict=True):
+            if ending != "interrupted":
+                ending = "early" if member.steps.last < member.steps.count else "complete"
+            result = task.finish(self.history(task, history), member.steps.epoch(step), ending)
+            ending = "interrupted" if result.ending == "interrupted" else ending  # the others are not measured then
+            results.append(result)
+        return results
+
+    def history(self, task: TaskRun, history: History) -> list[dict[str, Any]]:
+        """Return the history of one task, as if it had been trained alone."""
+        steps = self._of_task[self.tasks.index(task)].steps
+        if len(self.tasks) == 1:
+            return [{**entry, "epoch": steps.epoch(entry["step"])} for entry in history]
+        entries, ending = [], self._key(task, "")
+        for entry in history:
+            own = {key.removesuffix(ending): value for key, value in entry.items() if key.endswith(ending)}
+            if own:
+                common = {key: entry[key] for key in ("step", "learning_rate") if key in entry}
+                entries.append({**own, **common, "epoch": steps.epoch(entry["step"])})
+        return entries
+
+    def _since(self, member: Member, history: History, start: float = -1.0) -> int | None:
+        """Return the validations of a member since its best one, 0 if it is the newest; None where there was none."""
+        if len(member.tasks) == 1:
+            (task,) = member.tasks
+            return task.criterion.since_best(self.history(task, history), start)
+        entries = [{**entry, "epoch": member.steps.epoch(entry["step"])} for entry in history]
+        decisive = any(task.criterion.decisive for task in member.tasks)
+        return Criterion(_mean(member), decisive=decisive).since_best(entries, start)
+
+    def _key(self, task: TaskRun, key: str) -> str:
+        """Return the name of a task's number in the history of all tasks."""
+        return key if len(self.tasks) == 1 else f"{key}@{task.name}"
+
+
+def _start(task: TaskRun) -> TaskStart:
+    weights = task.plan.class_weights()
+    return TaskStart(task.plan.assembly, task.plan.options.seed, weights)
+
+
+def _mean(member: Member) -> str:
+    """Return the name, in the history, of the mean metric of a member with several tasks."""
+    return "eval_mean" if member.first == 0 else f"eval_mean_{member.first}"
+
+
+def _worth(task: TaskRun, value: float) -> float:
+    """Return a metric as it counts in a mean: a lower-is-better metric is negated."""
+    return -value if type(task.plan.task).lower_is_better else value

@@ -1,0 +1,28 @@
+"""What a run reports while it trains, and how it can end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Ending = Literal["complete", "early", "interrupted"]
+
+
+@dataclass
+class Progress:
+    """The progress of a run: ``metrics`` are those of a validation, ``shown`` the chief ones of them."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float | None = None
+    metrics: Mapping[str, Any] | None = None
+    shown: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A validation: numbers for the history (``eval_loss`` among them), and the metrics that a card holds."""
+
+    numbers: Mapping[str, float]
+    metrics: Mapping[str, Any]
+    shown: Mapping[str, float]
