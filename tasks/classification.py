@@ -226,7 +226,7 @@ class Classification(SequenceTask):
             right = sum(want == got for want, got in answered)
             metrics["answered"] = _percent(len(answered) / len(gold))
             metrics["accuracy_of_answered"] = _percent(right / len(answered)) if answered else 0.0
-        return {**metrics, "by_class": metrics.pop("by_class")}
+        return {**metrics, "by_class": metrics.pop("by_class")}  # the long table comes last
 
     def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
         """Return the metrics of the most frequent class, or set of classes, for every text."""
@@ -267,6 +267,7 @@ def _percent(share: float) -> float:
 def _best_temperature(loss: Any) -> float:
     from scipy.optimize import minimize_scalar
 
+    # The logarithm keeps the temperature positive; the bounds are about 0.05 and 20.
     minimum = minimize_scalar(lambda power: loss(math.exp(power)), bounds=(-3, 3), method="bounded")
     return math.exp(float(minimum.x))
 
@@ -314,5 +315,6 @@ def _calibration_error(gold: Sequence[str], predictions: Sequence[Mapping[str, A
         score = prediction["score"]
         best = next(iter(prediction["scores"]))
         bins[min(BINS - 1, int(score * BINS))].append((score, want == best))
+    # Sums instead of means weight each bin by its size.
     gaps = [abs(sum(score for score, _ in part) - sum(right for _, right in part)) for part in bins]
     return _percent(sum(gaps) / len(gold))

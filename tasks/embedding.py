@@ -30,6 +30,7 @@ ANCHOR, POSITIVE, NEGATIVE = range(3)
 TEXTS = ("text", "positive", "negative")
 RANKS = (1, 5, 10)
 QUERIES_AT_ONCE = 1024
+"""Queries per matrix of cosines, to bound its memory."""
 SHOWN = 5
 """Most places in a note, and most numbers of a printed vector."""
 
@@ -215,7 +216,7 @@ class Embedding(Task):
         positives = (unit.unsqueeze(1) == unit) & (role == POSITIVE)
         anchors = (role == ANCHOR) & positives.any(1)
         if not anchors.any():
-            return logits.sum() * 0.0
+            return logits.sum() * 0.0  # a batch without anchors needs a loss with gradients too
         vectors = functional.normalize(logits, dim=-1)
         scores = self.options.scale * vectors @ vectors.mT
         same_number = (number.unsqueeze(1) == number) & ~positives
@@ -314,7 +315,7 @@ def _numbers(groups: Iterable[Sequence[str]]) -> dict[str, int]:
 def _partners(texts: list[str], rounds: int) -> Iterator[tuple[str, str | None]]:
     """Yield pairs with each text once per round; of an odd number, one text twice. A single text has no partner."""
     for number in range(rounds if len(texts) > 1 else 1):
-        order = Random(number).sample(texts, len(texts))
+        order = Random(number).sample(texts, len(texts))  # the same pairs in every process
         for place in range(0, len(order) - 1, 2):
             yield order[place], order[place + 1]
         if len(order) % 2:
@@ -346,13 +347,13 @@ def _recall(records: Sequence[Record], predictions: Sequence[Mapping[str, Any]])
                 vectors += [vector] if place == len(vectors) else []
                 query_places |= {place} if name == "text" or (name == "positive" and "label" in record) else set()
     numbers, matrix = torch.tensor([number for _, number in places]), torch.tensor(vectors)
-    companions = numbers.bincount()[numbers] - 1
+    companions = numbers.bincount()[numbers] - 1  # other texts with the same number
     queries = [place for place in sorted(query_places) if companions[place]]
     hits = torch.zeros(len(RANKS))
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         part = torch.tensor(queries[start : start + QUERIES_AT_ONCE])
         nearness = matrix[part] @ matrix.T
-        nearness[range(len(part)), part] = float("-inf")
+        nearness[range(len(part)), part] = float("-inf")  # no text is its own neighbour
         nearest = nearness.topk(min(max(RANKS), len(matrix) - 1)).indices
         same = numbers[nearest] == numbers[part].unsqueeze(1)
         hits += torch.stack([same[:, :rank].any(1).sum() for rank in RANKS])

@@ -101,7 +101,7 @@ class MLM(LanguageModelling):
         for number, block in enumerate(blocks(_stream(record["texts"], tokenizer), room)):
             for copy in range(record["copies"]):
                 ids, targets = masker.mask([*before, *block, *after], number, copy)
-                if targets.positions:
+                if targets.positions:  # a block of special tokens has nothing to predict
                     feature = window(tokenizer, ids, targets)
                     feature.labels = targets.labels(len(ids)) if labelled else None
                     features.append(feature)

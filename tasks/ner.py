@@ -144,7 +144,7 @@ class NER(Tagging):
 
     def best(self, scores: Tensor) -> list[int]:
         """Return the most probable legal sequence."""
-        return best_path(scores.clamp_min(1e-9).log(), self.tags)
+        return best_path(scores.clamp_min(1e-9).log(), self.tags)  # probabilities may underflow to zero
 
     def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
         """Return the entities with their text, label, character offsets and score."""
@@ -277,7 +277,7 @@ def best_path(scores: Tensor, tags: Sequence[str]) -> list[int]:
     numbers = {tag: number for number, tag in enumerate(tags)}
     illegal = torch.zeros(len(tags), len(tags))  # [before, after]
     for tag, number in numbers.items():
-        if tag.startswith("I-"):
+        if tag.startswith("I-"):  # legal only after B- or I- of its type, and not at the start, like after O
             illegal[:, number] = float("-inf")
             illegal[[numbers[f"B-{tag[2:]}"], number], number] = 0.0
     best = scores[0] + illegal[0]

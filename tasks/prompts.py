@@ -101,6 +101,7 @@ def chat(conversation: Conversation, system: str | None, answer: str | None, tok
     The first special token after the text of a turn ends it, and is generated too. Raises :class:`DataError` for a
     conversation that the template does not accept.
     """
+    # Templates strip messages, so only stripped text can be located in the prompt.
     last = {**conversation.messages[-1], "content": conversation.messages[-1]["content"].strip()}
     messages = [*conversation.messages[:-1], last]
     if system and messages[0]["role"] != "system":
@@ -150,6 +151,7 @@ def _rendered(tokenizer: Any, messages: Sequence[Message], to_answer: bool) -> s
 def _ending(tokenizer: Any) -> re.Pattern[str]:
     """Return a pattern of all special tokens, longer names first."""
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    # Longer names first: a regular expression takes the first alternative that matches.
     names = sorted({*tokenizer.all_special_tokens, *added}, key=lambda name: (-len(name), name))
     return re.compile("|".join(map(re.escape, names)))
 

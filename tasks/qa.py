@@ -212,6 +212,7 @@ class QA(Task):
         if not context:
             return torch.tensor([-torch.inf, 0, 0, 0, 1]).double()
         places = torch.tensor([window.null, *(position for position, _ in context)])
+        # float64 keeps the character offsets beside the scores exact.
         starts, ends = logits[places].double().log_softmax(0).T  # (1 + context) each
         length = places[1:].unsqueeze(0) - places[1:].unsqueeze(1) + 1  # (start, end)
         sums = starts[1:].unsqueeze(1) + ends[1:].unsqueeze(0)  # (start, end)

@@ -49,7 +49,7 @@ class Regression(SequenceTask):
     def label(self, value: Any, where: str) -> float:
         """Return a finite number."""
         try:
-            number = math.nan if isinstance(value, bool) else float(value)
+            number = math.nan if isinstance(value, bool) else float(value)  # float(True) would be 1.0
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
@@ -102,6 +102,7 @@ class Regression(SequenceTask):
         gold = [record["label"] for record in records]
         predicted = [prediction["value"] for prediction in predictions]
         gaps = [want - got for want, got in zip(gold, predicted, strict=True)]
+        # The correlation with a constant is undefined.
         varies = len(set(gold)) > 1 and len(set(predicted)) > 1
         return {
             "pearson": round(100 * float(pearsonr(gold, predicted).statistic), 2) if varies else 0.0,

@@ -72,6 +72,7 @@ class Tagging(ColumnInspector):
     def learnt(self, records: Sequence[Record], labels: Sequence[str]) -> Self:
         """Return this task with its labels, and with the division of the training records into words."""
         division = self.options.division
+        # A kind alone, from --division, has default rules: the others are learnt from the data.
         if division is None or division == Division(kind=division.kind):
             kind = None if division is None else division.kind
             division = learn_division([record["tokens"] for record in records], kind)

@@ -176,6 +176,7 @@ class Writing(Writer):
         """Return the window of an encoder-decoder."""
         tokenizer, feature = reading.tokenizer, self.prompt(record, reading)
         ids = list(tokenizer(text_target=answer, verbose=False)["input_ids"])
+        # Some tokenizers, such as T5's, append the end token themselves.
         ids = ids if ids[-1:] == [closing(tokenizer)] else [*ids, closing(tokenizer)]
         feature.labels = ids[: reading.max_length]
         read = [start, *feature.labels[:-1]]
