@@ -144,6 +144,7 @@ class AdaLoRA(Method):
         for name, gradient in gradients.items():
             magnitude = (parameters[name] * gradient).abs()
             importance = memory[f"{name}.{IMPORTANCE}"].lerp_(magnitude, 1 - self.options.beta1)
+            # Like peft, against the importance that is already updated.
             memory[f"{name}.{UNCERTAINTY}"].lerp_((magnitude - importance).abs(), 1 - self.options.beta2)
 
     def _divide(self, parameters: Mapping[str, Tensor], memory: Mapping[str, Tensor], progress: float) -> None:

@@ -147,7 +147,7 @@ def _block_start(ports: Ports, port: Port) -> Port:
     role = "query" if port.role == "attention_output" else "ffn_up"
     start = ports.find(role, port)
     if start is None:
-        raise BackboneError(f"parallel bottleneck: no {role} port stands before {port.name} in this backbone")
+        raise BackboneError(f"parallel bottleneck: no {role} port precedes {port.name} in this backbone")
     return start
 
 

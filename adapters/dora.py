@@ -75,6 +75,7 @@ class DoRA(Method):
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         """Fold scale and factor into B; add f - 1, and the bias, which f must not scale."""
         factor = scale(self.options.rank, self.options.alpha, self.options.rslora)
+        # float32: the difference of two similar lengths cancels in 16 bit.
         scaled = parameters["lora_b"].float() * factor
         frozen, updated = _lengths(backbone.weight(site.port), scaled, parameters["lora_a"])
         change = (parameters["magnitude_change"] + frozen - updated) / updated.clamp(min=SHORTEST)

@@ -41,7 +41,7 @@ class PrefixOptions(Options):
 
 
 class Prefix(Method):
-    """Learned keys and values in front of an attention's own; positions stay untouched."""
+    """Learned keys and values before those of an attention; positions change only with ``move``."""
 
     Options = PrefixOptions
     options: PrefixOptions

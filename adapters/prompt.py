@@ -1,4 +1,4 @@
-"""Prompt tuning (Lester et al. 2021, arXiv:2104.08691): learned embeddings in front of the input's own.
+"""Prompt tuning (Lester et al. 2021, arXiv:2104.08691): learned embeddings before the input embeddings.
 
 ``[P; E(x)]`` with P (length, width of the input embeddings), random at the start. P counts as tokens, so it takes its
 length from the positions that the backbone can read. An untrained prompt is not the identity, because the text attends
