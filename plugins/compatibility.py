@@ -15,7 +15,7 @@ def reason(plugin: Any, contract: type) -> str | None:
     """Return the reason why a class does not fit this version of a contract, or None.
 
     It declares another ``api_version``; or it inherits this one, and one of its functions lacks a parameter that is new
-    in this version. That identifies a plugin for an earlier version, which had no ``api_version`` of its own.
+    in this version. So a plugin for an earlier version is recognised although it inherits the current ``api_version``.
     """
     version, current = getattr(plugin, "api_version", API_VERSION), f"this is version {API_VERSION}"
     if version != API_VERSION:

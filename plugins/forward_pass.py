@@ -24,7 +24,7 @@ class Positions(NamedTuple):
     token_ids: "Tensor | None" = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # compared by identity: tensors have no single truth value
 class Layout:
     """The layout of the positions of one half of the model; ``compute`` is called once, on first access."""
 

@@ -50,7 +50,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class Prepended:
-    """Keys and values put in front of an attention call's own.
+    """Keys and values before those of an attention call.
 
     ``key`` and ``value`` (R, H, L, D); ``bias`` (R, L) is added to the attention scores, minus
     infinity where a row has no prefix.
@@ -63,7 +63,7 @@ class Prepended:
 
 @dataclass(frozen=True)
 class Virtual:
-    """Input embeddings put in front of a row's own.
+    """Virtual embeddings before the input embeddings of a row.
 
     ``embeddings`` (R, L, W); ``mask`` (R, L) is one at embeddings, zero at padding.
     """

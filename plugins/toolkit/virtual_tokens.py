@@ -58,4 +58,5 @@ def _order(length: int, mask: Tensor, attended: Tensor) -> Tensor:
     """Return the source place of each position (R, L + T), with masked positions moved to the front."""
     padding = (attended.cumsum(1) == 0).sum(1, keepdim=True)
     before = torch.arange(mask.shape[1], device=mask.device) < length + padding
+    # A stable sort preserves the order of the remaining positions.
     return mask.bool().logical_or(~before).int().argsort(dim=1, stable=True)

@@ -116,7 +116,7 @@ def _tokenised(
     if room < OVERLAP:
         raise BackboneError(f"windows of {reading.max_length} tokens have no room for text")
     if second is not None:
-        room //= 2
+        room //= 2  # the first text takes at most half of the window
     extra = {} if words is None or not getattr(tokenizer, "takes_words", False) else {"words": words}
     return tokenizer(
         [text],

@@ -20,6 +20,7 @@ LETTER = rf"[[\w\p{{M}}]--[\uFE00-\uFE0F]--{CHARACTER}]"
 """A character of a word in any other script: a letter, mark or digit."""
 APOSTROPHES = "'’ʼ＇"
 AS_APOSTROPHE = str.maketrans(dict.fromkeys(APOSTROPHES, "'"))
+# The local part of a mail address is bounded and possessive: no backtracking on long words.
 ADDRESS = r"https?://\S*[\w/]|\w[\w.+-]{0,63}+@\w[\w-]*(?:\.\w[\w-]*)+"
 SYMBOL = r"(?!\s)\X"
 SHORT_ENDING = r"'(?:\p{L}\p{M}*){1,2}"
@@ -113,6 +114,7 @@ def pattern(division: Division) -> "regex.Pattern[str]":
     inside = rf"(?:{run}|{_joint(division, run)})"
     listed = [word for word in division.words if "'" in word[:-1]]
     endings = [r"\L<endings>"] * bool(listed) + [SHORT_ENDING] * division.endings
+    # The first alternative that matches wins: listed words precede the rules, single symbols come last.
     parts = [ADDRESS, *_listed(division, run)]
     if endings:
         parts.append(rf"{run}{inside}*?(?=(?:{'|'.join(endings)})(?!{run}))")
