@@ -4,8 +4,8 @@
 (rank, width), the difference of W from R, and b (rank), both zero at the start, and a free matrix whose QR
 decomposition gives R. So the forward pass computes ``h + R^T (D h + b)``.
 
-With ``first`` only that many positions at the beginning of each text change, as in the paper. They are selected by
-their position in the text, so padding, other texts in the row and generated tokens do not change.
+With ``first`` only that many positions at the beginning of each text change, as in the paper. Positions are counted
+within each text: padding, neighbouring texts and generated tokens do not count.
 """
 
 from collections.abc import Hashable, Mapping

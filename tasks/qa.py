@@ -119,7 +119,7 @@ class QA(Task):
         return Cleaned(usable, places.notes(split, self.options.repair))
 
     def _located(self, answer: Record, context: str, where: str, places: Places) -> Record | None:
-        """Return an answer with a right offset, moved if ``repair`` is on; None if its text is not in the context.
+        """Return an answer at its offset, or moved if ``repair`` is on; None for any other answer.
 
         An answer without an offset is located at the first occurrence of its text.
         """
