@@ -1,14 +1,14 @@
-"""AdaLoRA: LoRA whose rank is divided among the maps while it is trained (Zhang et al. 2023, arXiv:2303.10512).
+"""AdaLoRA: LoRA whose rank is divided among the linear layers in training (Zhang et al. 2023, arXiv:2303.10512).
 
-``out + alpha / rank * B (e * A x)`` with A (rank, inputs), B (outputs, rank), both normal, and e (rank), zero at the
-start: the triplets of a singular value decomposition, to which a penalty draws A and B:
+``out + alpha / rank * B (e * A x)`` with A (rank, inputs), B (outputs, rank), both normal at the start, and e (rank),
+zero at the start: the triplets of a singular value decomposition. A penalty keeps A and B orthogonal:
 ``weight * mean(|A A^T - I| + |B^T B - I|)``.
 
-After each step every weight w has the importance ``|w * gradient|``, of which smoothed means and their deviations are
-kept (``beta1``, ``beta2``). The budget of triplets falls from ``rank`` to ``target_rank`` a map, as
-``target + (start - target) (1 - progress)^3``; at every ``interval`` steps the e of the least important triplets is
-set to zero, and may grow again until the budget is reached. As peft does it, which names what is said here in steps by
-tinit, tfinal and deltaT.
+After each step every weight w has the importance ``|w * gradient|``, smoothed over the steps together with its
+deviation (``beta1``, ``beta2``). The budget of triplets falls from ``rank`` to ``target_rank`` per layer, as
+``target + (start - target) (1 - progress)^3``. Every ``interval`` steps the e of the least important triplets is set to
+zero, and may grow again until the final budget is reached. The schedule is that of peft, where ``warmup``, ``final``
+and ``interval`` are tinit, tfinal and deltaT, in steps.
 """
 
 from collections.abc import Mapping
@@ -30,17 +30,17 @@ class AdaLoRAOptions(Options):
     """Options of ``adalora``."""
 
     rank: int = Field(12, gt=0)
-    """Rank of each update at the start."""
+    """Initial rank of each update."""
     target_rank: int = Field(8, gt=0)
-    """Mean rank of the updates at the end."""
+    """Final mean rank of the updates."""
     alpha: float = Field(16.0, gt=0)
-    """Scale of the update, before it is divided by the rank at the start."""
+    """Scale of the update, before division by the initial rank."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps before the budget begins to fall."""
     final: float = Field(0.3, ge=0, lt=1)
-    """Share of the steps after the budget has reached its end."""
+    """Share of the steps after the budget has reached its final value."""
     interval: int = Field(1, gt=0)
-    """Steps between two divisions of the budget."""
+    """Steps between two allocations of the budget."""
     beta1: float = Field(0.85, gt=0, lt=1)
     """Smoothing of the importance."""
     beta2: float = Field(0.85, gt=0, lt=1)
@@ -48,11 +48,11 @@ class AdaLoRAOptions(Options):
     orthogonal_weight: float = Field(0.5, ge=0)
     """Weight of the penalty that keeps A and B orthogonal."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the inputs that is dropped while training."""
+    """Dropout rate of the inputs during training."""
     roles: tuple[str, ...] = ("query", "value")
-    """Linear maps to adapt, by role; "all" for every one."""
+    """Linear layers to adapt, by role; "all" for every role."""
     layers: str | None = None
-    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+    """Layers to adapt, such as 3-5 or 0,2; by default all."""
 
     @model_validator(mode="after")
     def _falls(self) -> Self:
@@ -64,14 +64,14 @@ class AdaLoRAOptions(Options):
 
 
 class AdaLoRA(Method):
-    """A low-rank update beside each chosen linear map, of which the unimportant ranks are taken away."""
+    """A low-rank update of each selected linear layer, pruned of its unimportant ranks."""
 
     Options = AdaLoRAOptions
     options: AdaLoRAOptions
     grows = {A: 0, B: 1}
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
-        """Act at the linear ports with the chosen roles."""
+        """Act at the linear ports with these roles."""
         return tuple(Site(port) for port in ports.select("linear", self.options.roles, self.options.layers))
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
@@ -99,7 +99,7 @@ class AdaLoRA(Method):
         return weight + folded[B] @ folded[A], bias
 
     def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return how far A and B are from orthogonal, in the mean of all of them."""
+        """Return the mean distance of all A and B from orthogonality, times its weight."""
         distances = []
         for name, tensor in parameters.items():
             if not name.endswith(E):
@@ -108,11 +108,11 @@ class AdaLoRA(Method):
         return self.options.orthogonal_weight * torch.stack(distances).mean()
 
     def memory(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Remember importance and uncertainty of every weight, and at last which triplets are left."""
+        """Return importance and uncertainty of every weight, zero, and a mask of the live triplets, one."""
         averages = {
-            f"{name}.{what}": torch.zeros_like(tensor)
+            f"{name}.{statistic}": torch.zeros_like(tensor)
             for name, tensor in parameters.items()
-            for what in (IMPORTANCE, UNCERTAINTY)
+            for statistic in (IMPORTANCE, UNCERTAINTY)
         }
         live = {f"{name}.{LIVE}": torch.ones_like(tensor) for name, tensor in parameters.items() if name.endswith(E)}
         return averages | live
@@ -125,7 +125,7 @@ class AdaLoRA(Method):
         gradients: Mapping[str, Tensor],
         memory: Mapping[str, Tensor],
     ) -> None:
-        """Measure the importance, and divide the budget among the triplets."""
+        """Update the importance, and allocate the budget to the most important triplets."""
         last = steps - int(self.options.final * steps)
         if step <= last:
             if step < last:
@@ -136,18 +136,19 @@ class AdaLoRA(Method):
         else:
             for name, tensor in parameters.items():
                 if name.endswith(E):
-                    tensor.mul_(memory[f"{name}.{LIVE}"])
+                    tensor.mul_(memory[f"{name}.{LIVE}"])  # the optimiser would revive pruned triplets
 
     def _measure(
         self, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], memory: Mapping[str, Tensor]
     ) -> None:
         for name, gradient in gradients.items():
-            now = (parameters[name] * gradient).abs()
-            importance = memory[f"{name}.{IMPORTANCE}"].lerp_(now, 1 - self.options.beta1)
-            memory[f"{name}.{UNCERTAINTY}"].lerp_((now - importance).abs(), 1 - self.options.beta2)
+            magnitude = (parameters[name] * gradient).abs()
+            importance = memory[f"{name}.{IMPORTANCE}"].lerp_(magnitude, 1 - self.options.beta1)
+            # Like peft, against the importance that is already updated.
+            memory[f"{name}.{UNCERTAINTY}"].lerp_((magnitude - importance).abs(), 1 - self.options.beta2)
 
     def _divide(self, parameters: Mapping[str, Tensor], memory: Mapping[str, Tensor], progress: float) -> None:
-        """Set the e of the least important triplets to zero, of all maps together."""
+        """Set the e of the least important triplets of all layers to zero."""
         places = [name.removesuffix(E) for name in parameters if name.endswith(E)]
         start, target = self.options.rank * len(places), self.options.target_rank * len(places)
         budget = int((start - target) * (1 - progress) ** 3 + target)
@@ -160,7 +161,7 @@ class AdaLoRA(Method):
             parameters[f"{place}{E}"].mul_(live)
 
     def _scores(self, place: str, memory: Mapping[str, Tensor]) -> Tensor:
-        """Return the importance of each triplet (rank) at a map."""
+        """Return the importance of each triplet (rank) of a linear layer."""
         a, e, b = (memory[f"{place}{name}.{IMPORTANCE}"] * memory[f"{place}{name}.{UNCERTAINTY}"] for name in NAMES)
         return e + a.mean(1) + b.mean(0)
 

@@ -3,13 +3,13 @@
 ``out + scale * (up f(down h))``: down (width / reduction factor, inputs), up starts at zero.
 Houlsby placement acts after attention and after the feed-forward block, Pfeiffer placement after
 the feed-forward block only; both before the residual sum. Sequential adapters read the block's
-output, parallel ones (He et al. 2022, arXiv:2110.04366) the block's input. In a recurrent backbone, which has no such
-blocks, they act after each layer, whatever the placement.
+output, parallel adapters (He et al. 2022, arXiv:2110.04366) the block's input. In a recurrent backbone, which has no
+such blocks, they act after each layer, whatever the placement.
 
-With ``stream`` they read the residual stream r: sequential ones what the block's output is added to make,
-``norm(out + r)``, where the backbone has its layer norm after the sum (BERT), else ``out + r``; parallel ones r itself.
-That is how the adapters of Pfeiffer et al. and of He et al. are computed in AdapterHub (Poth et al. 2023,
-arXiv:2311.11077), as is ``onto``: what the adapter's output is added to, in place of ``out``.
+With ``stream`` they read the residual stream r. Sequential adapters read the sum: ``norm(out + r)`` if a layer norm
+follows it in the backbone (BERT), else ``out + r``. Parallel adapters read r itself. AdapterHub computes the adapters
+of Pfeiffer et al. and of He et al. in this way (Poth et al. 2023, arXiv:2311.11077). ``onto`` is from there too: the
+tensor that the adapter's output is added to, in place of ``out``.
 """
 
 from collections.abc import Hashable, Mapping
@@ -28,7 +28,7 @@ from adaptdock.plugins.toolkit.batched_linear import layer_norm, linear
 ENDS = {"pfeiffer": ("ffn_down",), "houlsby": ("attention_output", "ffn_down")}
 
 RECURRENT, BLOCK = "recurrent", "block"
-"""The role of a map that recurrent layers alone have, and that of the port at the output of a whole layer."""
+"""A role that only recurrent layers have, and the role of the port at the output of a whole layer."""
 
 
 class BottleneckOptions(Options):
@@ -37,25 +37,25 @@ class BottleneckOptions(Options):
     placement: Literal["houlsby", "pfeiffer"] = "houlsby"
     """houlsby: after attention and feed-forward; pfeiffer: after feed-forward only."""
     roles: tuple[str, ...] = ()
-    """Maps to act after, by role, instead of those of a placement."""
+    """Linear layers to act after, by role, in place of a placement."""
     parallel: bool = False
     """Read the block's input instead of its output."""
     stream: bool = False
-    """Read the sum of the output and what it is added to; if parallel, only that which it is added to."""
+    """Read the residual sum of the block; if parallel, the residual stream alone."""
     onto: Literal["output", "sum", "norm"] = "output"
-    """What is added to: the output, its sum with the residual stream, or the norm of that sum."""
+    """Target of the addition: the output, its sum with the residual stream, or the norm of that sum."""
     reduction_factor: float = Field(16.0, ge=1)
     """Width of the backbone divided by the width of the bottleneck."""
     width: int | None = Field(None, gt=0)
-    """Width of the bottleneck, whatever the reduction factor."""
+    """Width of the bottleneck, in place of a reduction factor."""
     activation: Activation = "relu"
-    """Function between the two maps."""
+    """Activation function between the two linear layers."""
     scale: float = Field(1.0, gt=0)
-    """Factor on what the adapter adds."""
+    """Factor on the adapter's output."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the inputs that is dropped while training."""
+    """Dropout rate of the inputs during training."""
     layers: str | None = None
-    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+    """Layers to adapt, such as 3-5 or 0,2; by default all."""
 
     @model_validator(mode="after")
     def _onto_what_is_read(self) -> Self:
@@ -73,17 +73,17 @@ class Bottleneck(Method):
 
     @property
     def stack_key(self) -> Hashable:
-        """The activation, what is read and what is added to: they cannot differ within one operation."""
-        own = self.options
-        return own.activation, own.parallel, own.stream, own.onto
+        """The activation, the input and the target of the addition, which cannot differ within one operation."""
+        options = self.options
+        return options.activation, options.parallel, options.stream, options.onto
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
-        """Act at the maps that end the attention and feed-forward blocks, or at the layers of a recurrent backbone."""
+        """Act at the last linear layers of attention and feed-forward blocks, or at recurrent layers."""
         if RECURRENT in ports.roles("linear"):
             return tuple(Site(port) for port in ports.select("hidden", (BLOCK,), self.options.layers))
         roles = self.options.roles or ENDS[self.options.placement]
-        chosen = ports.select("linear", roles, self.options.layers)
-        return tuple(Site(port, self._source(ports, port)) for port in chosen)
+        ends = ports.select("linear", roles, self.options.layers)
+        return tuple(Site(port, self._source(ports, port)) for port in ends)
 
     def _source(self, ports: Ports, port: Port) -> Port | None:
         if self.options.stream:
@@ -91,7 +91,7 @@ class Bottleneck(Method):
         return _block_start(ports, port) if self.options.parallel else None
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Keep two maps with biases; the second starts at zero."""
+        """Declare two linear layers with biases; the second starts at zero."""
         outputs, beside = site.port.outputs, self.options.parallel and not self.options.stream
         inputs = (site.source or site.port).inputs if beside else outputs
         width = self.options.width or max(1, int(outputs / self.options.reduction_factor))
@@ -103,17 +103,17 @@ class Bottleneck(Method):
         }
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-        """Put the scale into the second map; add the frozen layer norm, and a mark of those that move their sum."""
-        own, like = self.options, parameters["up_bias"]
-        folded = {**parameters, **{name: parameters[name] * own.scale for name in ("up", "up_bias")}}
-        if own.onto != "output":
-            folded["moves"] = like.new_ones(1)
+        """Fold the scale into the second layer; add the frozen layer norm, and ``moves`` for a moved target."""
+        options, like = self.options, parameters["up_bias"]
+        folded = {**parameters, **{name: parameters[name] * options.scale for name in ("up", "up_bias")}}
+        if options.onto != "output":
+            folded["moves"] = like.new_ones(1)  # zero, by padding, in rows without an adapter
         norm = backbone.ports.residual(site.port).norm if self._sums else None
         if norm is not None:
             weight, bias, epsilon = backbone.norm(norm)
             folded |= {"norm_weight": weight.to(like), "norm_bias": bias.to(like)}
             folded["norm_epsilon"] = like.new_full((1,), epsilon, dtype=torch.float32)
-        elif own.onto == "norm":
+        elif options.onto == "norm":
             raise BackboneError(f"onto norm: in {backbone.architecture!r} no layer norm follows {site.port.name}")
         return folded
 
@@ -123,21 +123,21 @@ class Bottleneck(Method):
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
         """Add the bottleneck's output, (R, T, W) -> (R, T, W / reduction) -> (R, T, W)."""
-        own, read = self.options, x if self.options.parallel else out
+        options, read = self.options, x if self.options.parallel else out
         if self._sums:
             added = out + x
             read = normed = _normed(parameters, added)
-        if forward_pass.training and own.dropout:
-            read = functional.dropout(read, own.dropout)
-        inner = ACTIVATIONS[own.activation](linear(read, parameters["down"], parameters["down_bias"]))
-        if own.onto != "output":
-            other = added if own.onto == "sum" else normed
-            out = torch.lerp(out, other, parameters["moves"].unsqueeze(-1).to(out.dtype))
+        if forward_pass.training and options.dropout:
+            read = functional.dropout(read, options.dropout)
+        inner = ACTIVATIONS[options.activation](linear(read, parameters["down"], parameters["down_bias"]))
+        if options.onto != "output":
+            target = added if options.onto == "sum" else normed
+            out = torch.lerp(out, target, parameters["moves"].unsqueeze(-1).to(out.dtype))
         return linear(inner, parameters["up"], parameters["up_bias"], onto=out)
 
 
 def _normed(parameters: Mapping[str, Tensor], added: Tensor) -> Tensor:
-    """Return the frozen layer norm of a sum, or the sum where no norm follows it."""
+    """Return the frozen layer norm of a sum, or the sum if no norm follows it."""
     if "norm_weight" not in parameters:
         return added
     return layer_norm(added, *(parameters[f"norm_{part}"] for part in ("weight", "bias", "epsilon")))
@@ -147,7 +147,7 @@ def _block_start(ports: Ports, port: Port) -> Port:
     role = "query" if port.role == "attention_output" else "ffn_up"
     start = ports.find(role, port)
     if start is None:
-        raise BackboneError(f"parallel bottleneck: no {role} port stands before {port.name} in this backbone")
+        raise BackboneError(f"parallel bottleneck: no {role} port precedes {port.name} in this backbone")
     return start
 
 

@@ -1,13 +1,13 @@
-"""DoRA: LoRA in which each row's length is learned apart from its direction (Liu et al. 2024, arXiv:2402.09353).
+"""DoRA: LoRA with separately learned length and direction of each row (Liu et al. 2024, arXiv:2402.09353).
 
 ``f * (W + s B A) x + bias`` with A (rank, inputs), B (outputs, rank), s as in LoRA and a factor for each
-output, ``f = (|W| + d) / |W + s B A|``, where |.| is the length of a row. The paper's magnitude is |W| + d:
-kept as its difference d (outputs) from the length of the frozen row, it starts at zero, survives 16 bit,
-and weight decay draws it to the frozen weights. The lower length takes no gradient (section 4.3).
+output, ``f = (|W| + d) / |W + s B A|``, where |.| is the length of a row. The paper's magnitude is |W| + d. Its
+difference d (outputs) from the length of the frozen row is stored: it starts at zero, survives 16 bit, and weight decay
+pulls it to the frozen weights. The denominator takes no gradient (section 4.3).
 
-What acts is ``out + (f - 1) * (out - bias) + f s B A x``, where ``out`` is what the frozen map has put out.
-In a stack it scales what the adapters below have added, too. Dropout, which the paper does not describe
-here, drops what goes into A.
+The forward pass computes ``out + (f - 1) * (out - bias) + f s B A x``, where ``out`` is the output of the frozen linear
+layer. In a stack, the factor also scales the outputs of the adapters before it. Dropout, which the paper does not
+describe, acts on the input of A.
 """
 
 from collections.abc import Hashable, Mapping
@@ -30,21 +30,21 @@ class DoRAOptions(Options):
     rank: int = Field(8, gt=0)
     """Rank of the update."""
     alpha: float = Field(16.0, gt=0)
-    """Scale of the update, before it is divided by the rank."""
+    """Scale of the update, before division by the rank."""
     rslora: bool = False
     """Divide alpha by the square root of the rank instead of the rank."""
     bias: bool = False
-    """Learn a change of the bias of each map, too."""
+    """Also learn a change of the bias of each linear layer."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the inputs of the update that is dropped while training."""
+    """Dropout rate of the inputs of the update during training."""
     roles: tuple[str, ...] = ("query", "value")
-    """Linear maps to adapt, by role; "all" for every one."""
+    """Linear layers to adapt, by role; "all" for every role."""
     layers: str | None = None
-    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+    """Layers to adapt, such as 3-5 or 0,2; by default all."""
 
 
 class DoRA(Method):
-    """A low-rank update of each chosen linear map, whose rows are then given a learned length."""
+    """A low-rank update of each selected linear layer, with a learned length of each row."""
 
     Options = DoRAOptions
     options: DoRAOptions
@@ -52,29 +52,30 @@ class DoRA(Method):
 
     @property
     def stack_key(self) -> Hashable:
-        """With and without a change of the bias are different operations."""
+        """Whether the bias changes, which is another operation."""
         return self.options.bias
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
-        """Act at the linear ports with the chosen roles."""
+        """Act at the linear ports with these roles."""
         return tuple(Site(port) for port in ports.select("linear", self.options.roles, self.options.layers))
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Keep A (rank, inputs), Kaiming-uniform at the start, B (outputs, rank) and d (outputs), zero.
+        """Declare A (rank, inputs), Kaiming-uniform at the start, B (outputs, rank) and d (outputs), zero.
 
-        With ``bias`` there is a change of the bias (outputs), which has no part in the lengths.
+        With ``bias`` also a change of the bias (outputs), which does not affect the lengths.
         """
         rank, port = self.options.rank, site.port
-        kept = {
+        declared = {
             "lora_a": Parameter((rank, port.inputs), kaiming),
             "lora_b": Parameter((port.outputs, rank)),
             "magnitude_change": Parameter((port.outputs,)),
         }
-        return kept | {"bias_change": Parameter((port.outputs,))} if self.options.bias else kept
+        return declared | {"bias_change": Parameter((port.outputs,))} if self.options.bias else declared
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-        """Put scale and factor into B; add f - 1 and the bias, which is in what the frozen map puts out."""
+        """Fold scale and factor into B; add f - 1, and the bias, which f must not scale."""
         factor = scale(self.options.rank, self.options.alpha, self.options.rslora)
+        # float32: the difference of two similar lengths cancels in 16 bit.
         scaled = parameters["lora_b"].float() * factor
         frozen, updated = _lengths(backbone.weight(site.port), scaled, parameters["lora_a"])
         change = (parameters["magnitude_change"] + frozen - updated) / updated.clamp(min=SHORTEST)
@@ -89,7 +90,7 @@ class DoRA(Method):
         return {name: tensor.to(parameters["lora_a"]) for name, tensor in folded.items()}
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
-        """Give the rows their length and add the update, (R, T, inputs) -> (R, T, rank) -> (R, T, outputs)."""
+        """Scale the rows and add the update, (R, T, inputs) -> (R, T, rank) -> (R, T, outputs)."""
         change, bias = parameters["change"].unsqueeze(1), parameters["bias"].unsqueeze(1)
         out = torch.addcmul(out, out - bias, change)
         if "bias_change" in parameters:
@@ -107,7 +108,7 @@ class DoRA(Method):
 
 @torch.no_grad()
 def _lengths(weight: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the lengths (outputs) of the rows of W and of W + up down, computed where W lies."""
+    """Return the lengths (outputs) of the rows of W and of W + up down, computed on the device of W."""
     update = up.to(weight.device) @ down.float().to(weight.device)
     lengths = [torch.linalg.vector_norm(matrix, dim=1) for matrix in (weight.float(), weight + update)]
     return lengths[0].to(up.device), lengths[1].to(up.device)

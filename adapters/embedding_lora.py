@@ -1,8 +1,8 @@
-"""LoRA on the input embeddings (Hu et al. 2021, arXiv:2106.09685): tokens get other vectors.
+"""LoRA on the input embeddings (Hu et al. 2021, arXiv:2106.09685): a low-rank update of the token vectors.
 
 ``out + scale * B A[:, token]`` with A (rank, V), zero at the start, and B (W, rank), normal; scale is alpha / rank, or
-alpha / sqrt(rank) with rank stabilisation. That is what peft computes at an embedding. Where the backbone multiplies
-its embeddings by a constant, the update is added to the product. A prompt in front of a text is left as it is.
+alpha / sqrt(rank) with rank stabilisation. peft computes the same at an embedding. If the backbone multiplies its
+embeddings by a constant, the update is added to the product. The virtual tokens of a prompt do not change.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class EmbeddingLoRAOptions(Options):
     rank: int = Field(8, gt=0)
     """Rank of the update."""
     alpha: float = Field(16.0, gt=0)
-    """Scale of the update, before it is divided by the rank."""
+    """Scale of the update, before division by the rank."""
     rslora: bool = False
     """Divide alpha by the square root of the rank instead of the rank."""
 
@@ -37,19 +37,19 @@ class EmbeddingLoRA(Method):
     grows = {"embedding_a": 0, "embedding_b": 1}
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
-        """Act at the input embeddings; raise :class:`BackboneError` where they are no table of tokens."""
+        """Act at the input embeddings; raise :class:`BackboneError` if they are not a table of tokens."""
         tables = ports.select("embedding", ("all",))
         if not all(port.inputs for port in tables):
             raise BackboneError(f"the input embeddings of {ports.architecture!r} are not a table of tokens")
         return tuple(Site(port) for port in tables)
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Keep A (rank, V), zero at the start, and B (W, rank)."""
+        """Declare A (rank, V), zero at the start, and B (W, rank)."""
         rank, port = self.options.rank, site.port
         return {"embedding_a": Parameter((rank, port.inputs)), "embedding_b": Parameter((port.outputs, rank), _normal)}
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-        """Put the scale into B."""
+        """Fold the scale into B."""
         factor = scale(self.options.rank, self.options.alpha, self.options.rslora)
         return {**parameters, "embedding_b": parameters["embedding_b"] * factor}
 
@@ -57,7 +57,7 @@ class EmbeddingLoRA(Method):
         """Add the update of each token: (R, T) -> (R, T, rank) -> (R, T, W)."""
         tokens, table = forward_pass.token_ids, parameters["embedding_a"].mT  # (R or 1, V, rank)
         if tokens is None:
-            raise BackboneError("embedding-lora: what goes into the input embeddings is no tokens")
+            raise BackboneError("embedding-lora: the input of the input embeddings is not tokens")
         if table.shape[0] == 1:
             narrow = functional.embedding(tokens, table[0])
         else:

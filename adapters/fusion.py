@@ -1,17 +1,17 @@
 """AdapterFusion (Pfeiffer et al. 2021, arXiv:2005.00247): trained bottleneck adapters, mixed by an attention.
 
-At each port where the members act, with z_n the output of member n and h that of the port, at every position
+At each port of the members, with z_n the output of member n and h the output of the port, every position becomes
 ``h + V sum_n a_n z_n``, where ``a = softmax_n((Q h) . (K z_n))``. Query Q and key K (attention width, W) start
-small and normal, the value map V (W, W) as the identity; they and the head are trained, the members are not. z_n is
-without the residual h, as in the authors' code; in the softmax, where all members share it, that changes nothing.
+small and normal, the value V (W, W) as the identity. They and the head are trained, the members are frozen. z_n does
+not include the residual h, as in the authors' code; in the softmax h is common to all members, so it changes nothing.
 
-V is kept as its difference from the identity, so weight decay draws it there, for which the paper has a term in
-the loss. The three maps have W * W weights each at every site, far more than the members; with a small
-``attention_width`` and no ``value`` there are few. An untrained fusion is no identity: it mixes its members evenly.
+Stored is the difference of V from the identity, so weight decay pulls V there; the paper has a term in the loss for it.
+Query, key and value have W * W weights each at every site, far more than the members; a small ``attention_width``
+without ``value`` has few. An untrained fusion is not the identity: it mixes its members evenly.
 
-What acts needs no map of W * W. With U the sum of the members' widths, up_n and bias_n the second map of a member:
-``z_n = up_n u_n + bias_n``, so its score is ``u_n . (up_n^T K^T Q) h + (bias_n^T K^T Q) h``, and nothing larger than
-(R, T, U) is computed, however many members there are. The file holds the members' weights, side by side.
+The forward pass needs no W * W matrix. With U the sum of the members' widths, up_n and bias_n the second layer of a
+member: ``z_n = up_n u_n + bias_n``, so its score is ``u_n . (up_n^T K^T Q) h + (bias_n^T K^T Q) h``, and no tensor
+is larger than (R, T, U), for any number of members. The file holds the members' weights, side by side.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -42,7 +42,7 @@ from adaptdock.plugins.toolkit.batched_linear import linear
 
 MEMBER = "bottleneck"
 ALIKE = ("activation", "parallel", "placement", "roles", "stream", "onto")
-"""Options that all members must have in common."""
+"""Options that must be equal in all members."""
 STD = 0.02  # of BERT's own weights, as in the authors' code
 
 
@@ -52,9 +52,9 @@ class FusionOptions(Options):
     members: tuple[Path, ...] = ()
     """Files of the trained bottleneck adapters to fuse, two or more."""
     attention_width: int = Field(0, ge=0)
-    """Width of query and key; 0 is that of the backbone, as in the paper."""
+    """Width of query and key; 0 is the width of the backbone, as in the paper."""
     value: bool = True
-    """Learn a map of what the members put out, as in the paper."""
+    """Learn a value layer on the members' outputs, as in the paper."""
     adopted: dict[str, dict[str, Any]] = {}
     """In a card: the options of each member, by its name."""
 
@@ -65,7 +65,7 @@ class FusionOptions(Options):
 
 
 class Fusion(Composite):
-    """Trained bottleneck adapters at the same ports, each position choosing among them."""
+    """Trained bottleneck adapters at the same ports, mixed at each position."""
 
     Options = FusionOptions
     options: FusionOptions
@@ -75,21 +75,21 @@ class Fusion(Composite):
         super().__init__(options)
         self._weights = weights
         _check_number([*options.members, *options.adopted])
-        self._members = [_member(name, own) for name, own in options.adopted.items()]
+        self._members = [_member(name, member_options) for name, member_options in options.adopted.items()]
         _check_alike(options.adopted, self._members)
 
     @property
     def stack_key(self) -> Hashable:
-        """The members' activation and what they read: they cannot differ within one operation."""
+        """The members' activation and input, which cannot differ within one operation."""
         return tuple(getattr(member.options, name) for member in self._members[:1] for name in ALIKE[:2])
 
     @property
     def wants(self) -> tuple[Path, ...]:
-        """The files that are to be fused."""
+        """The files of the members to fuse."""
         return self.options.members
 
     def adopt(self, members: Mapping[Path, Trained]) -> Self:
-        """Return the fusion of these adapters; in its card they stand with their names and options."""
+        """Return the fusion of these adapters; its card lists their names and options."""
         adopted: dict[str, dict[str, Any]] = {}
         for path, member in members.items():
             names = [name for name, _ in member.methods]
@@ -103,55 +103,56 @@ class Fusion(Composite):
         return type(self)(options, [member.tensors for member in members.values()])
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
-        """Act where the members do."""
+        """Act at the sites of the members."""
         if not self._members:
-            raise UsageError("fusion: its members have not been read yet; they are, when a training is planned")
-        found = {name: member.sites(ports) for name, member in zip(self.options.adopted, self._members, strict=True)}
-        for (name, sites), (other, others) in pairwise(found.items()):
-            if sites != others:
+            raise UsageError("fusion: its members have not been read yet; planning a training reads them")
+        members = zip(self.options.adopted, self._members, strict=True)
+        sites_by_name = {name: member.sites(ports) for name, member in members}
+        for (name, sites), (next_name, next_sites) in pairwise(sites_by_name.items()):
+            if sites != next_sites:
                 raise UsageError(
-                    f"fusion: the members {name!r} and {other!r} act at different ports (layers "
-                    f"{self._layers(name)} and {self._layers(other)}). Train them for the same, or leave one out."
+                    f"fusion: the members {name!r} and {next_name!r} act at different ports (layers "
+                    f"{self._layers(name)} and {self._layers(next_name)}). Train them for the same, or leave one out."
                 )
-        return next(iter(found.values()))
+        return next(iter(sites_by_name.values()))
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Keep the members' weights side by side, U wide together, and the maps of the attention."""
+        """Declare the members' weights side by side, U wide together, and query, key and value of the attention."""
         width = site.port.outputs
         narrow = self.options.attention_width or width
         units, count = sum(self._widths(site)), len(self._members)
         inputs = self._members[0].parameters(site)["down"].shape[1]
-        found = {
-            "down": self._kept(site, "down", (units, inputs)),
-            "down_bias": self._kept(site, "down_bias", (units,)),
-            "up": self._kept(site, "up", (width, units), dimension=1),
-            "up_bias": self._kept(site, "up_bias", (count, width)),
+        declared = {
+            "down": self._frozen(site, "down", (units, inputs)),
+            "down_bias": self._frozen(site, "down_bias", (units,)),
+            "up": self._frozen(site, "up", (width, units), dimension=1),
+            "up_bias": self._frozen(site, "up_bias", (count, width)),
             "query": Parameter((narrow, width), _normal),
             "key": Parameter((narrow, width), _normal),
         }
-        return found | ({"value_change": Parameter((width, width))} if self.options.value else {})
+        return declared | ({"value_change": Parameter((width, width))} if self.options.value else {})
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-        """Put scales and value map into the members' second maps, query and key into what scores them."""
-        own = {name: tensor.float() for name, tensor in parameters.items()}
-        device = own["up"].device
+        """Fold scales and value into the members' second layers, and query and key into the weights of the scores."""
+        weights = {name: tensor.float() for name, tensor in parameters.items()}
+        device = weights["up"].device
         widths = torch.tensor(self._widths(site), device=device)
         owner = torch.arange(len(widths), device=device).repeat_interleave(widths)
         scale = torch.tensor([member.options.scale for member in self._members], device=device)
-        up, bias = own["up"] * scale[owner], own["up_bias"].mT * scale  # (W, U), (W, M)
+        up, bias = weights["up"] * scale[owner], weights["up_bias"].mT * scale  # (W, U), (W, M)
         folded = {
-            "down": own["down"],
-            "down_bias": own["down_bias"],
-            "score": (own["key"] @ up).mT @ own["query"],  # (U, W)
-            "score_bias": (own["key"] @ bias).mT @ own["query"],  # (M, W)
-            "up": up + own["value_change"] @ up if self.options.value else up,
-            "up_bias": bias + own["value_change"] @ bias if self.options.value else bias,
+            "down": weights["down"],
+            "down_bias": weights["down_bias"],
+            "score": (weights["key"] @ up).mT @ weights["query"],  # (U, W)
+            "score_bias": (weights["key"] @ bias).mT @ weights["query"],  # (M, W)
+            "up": up + weights["value_change"] @ up if self.options.value else up,
+            "up_bias": bias + weights["value_change"] @ bias if self.options.value else bias,
             "member": functional.one_hot(owner, len(widths)).mT,  # (M, U)
         }
         return {name: tensor.to(parameters["up"]) for name, tensor in folded.items()}
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
-        """Add the members' outputs by their shares: (R, T, W) -> units (R, T, U), shares (R, T, M) -> (R, T, W)."""
+        """Add the members' weighted outputs: (R, T, W) -> units (R, T, U), shares (R, T, M) -> (R, T, W)."""
         options = self._members[0].options
         read = x if options.parallel else out
         units = ACTIVATIONS[options.activation](linear(read, parameters["down"], parameters["down_bias"]))
@@ -167,8 +168,8 @@ class Fusion(Composite):
     def _layers(self, name: str) -> str:
         return self.options.adopted[name].get("layers") or "all"
 
-    def _kept(self, site: Site, name: str, shape: tuple[int, ...], dimension: int = 0) -> Parameter:
-        """Declare a tensor of the members, which starts as theirs side by side and stays that."""
+    def _frozen(self, site: Site, name: str, shape: tuple[int, ...], dimension: int = 0) -> Parameter:
+        """Declare a frozen tensor that starts as the members' tensors side by side."""
         full = f"{site.port.name}.{name}"
         if not self._weights:
             return Parameter(shape, trained=False)
@@ -186,7 +187,7 @@ class Fusion(Composite):
 
 
 def _member(name: str, options: Mapping[str, Any]) -> Any:
-    """Return the method that a member is of."""
+    """Return the method of a member, with its options."""
     plugin: type[Method] = registry.load("method", MEMBER)
     try:
         return plugin(plugin.Options.model_validate(dict(options)))
@@ -211,21 +212,21 @@ def _check_alike(names: Mapping[str, Any], members: Sequence[Any]) -> None:
             raise UsageError(
                 f"fusion: the member {name!r} reads the residual stream, which fusion does not; leave it out"
             )
-    for (name, one), (other, next_one) in pairwise(zip(names, members, strict=True)):
+    for (left_name, left), (right_name, right) in pairwise(zip(names, members, strict=True)):
         for option in ALIKE:
-            here, there = getattr(one.options, option), getattr(next_one.options, option)
-            if here != there:
+            left_value, right_value = getattr(left.options, option), getattr(right.options, option)
+            if left_value != right_value:
                 raise UsageError(
-                    f"fusion: the members {name!r} and {other!r} cannot be computed together: {option} is {here!r} in "
-                    f"one, {there!r} in the other. Train them with the same, or leave one out."
+                    f"fusion: the members {left_name!r} and {right_name!r} cannot be computed together: {option} is "
+                    f"{left_value!r} in one, {right_value!r} in the other. Train them with the same, or leave one out."
                 )
 
 
-def _free_name(name: str, taken: Mapping[str, Any]) -> str:
-    """Return a name that no member has yet: two adapters may have the same one."""
+def _free_name(name: str, names: Mapping[str, Any]) -> str:
+    """Return a free name for a member: two adapters may have the same name."""
     number = 2
     free = name
-    while free in taken:
+    while free in names:
         free, number = f"{name} ({number})", number + 1
     return free
 

@@ -1,13 +1,12 @@
 """IA3: learned factors on keys, values and inner activations (Liu et al. 2022, arXiv:2205.05638).
 
-``(1 + l) * out`` after the key and value maps, with l (outputs), and ``W ((1 + l) * x)`` at the map that
-ends the feed-forward block, with l (inputs). The paper's factor is 1 + l: kept as its difference from one,
-it starts at zero, and weight decay draws it to the identity.
+``(1 + l) * out`` after the key and value layers, with l (outputs), and ``W ((1 + l) * x)`` at the last linear layer of
+the feed-forward block, with l (inputs). The paper's factor is 1 + l. Stored is its difference from one, so it starts at
+zero, and weight decay pulls it to the identity.
 
-Where a backbone fuses query, key and value into one map, its port does not tell which outputs are which
-(GPT-2 puts them one after the other, GPT-NeoX and BLOOM by heads), so all of them have a factor, as in
-peft. That adds nothing where queries and keys meet as they are (no rotary positions): a factor on a query
-is one on the key that it meets.
+If a backbone fuses query, key and value into one linear layer, its port does not show which outputs are which (GPT-2
+concatenates them, GPT-NeoX and BLOOM interleave them by heads). So all outputs have a factor, as in peft. Without
+rotary positions the factors of the queries add nothing: a factor on a query acts like a factor on the keys.
 """
 
 from collections.abc import Mapping
@@ -26,53 +25,53 @@ class IA3Options(Options):
     """Options of ``ia3``."""
 
     roles: tuple[str, ...] = ("key", "value")
-    """Linear maps whose output has factors, by role; "all" for every one."""
+    """Linear layers with factors on their output, by role; "all" for every role."""
     feed_forward: bool = True
-    """Have factors on what goes into the map that ends the feed-forward block, too; not on what comes out."""
+    """Also learn factors on the input (not the output) of the last linear layer of the feed-forward block."""
     input_roles: tuple[str, ...] = ()
-    """Other linear maps whose input has factors, by role."""
+    """Other linear layers with factors on their input, by role."""
     learning_rate_factor: float = Field(10.0, gt=0)
-    """Learning rate of the factors, as a multiple of the head's: they want to be moved further."""
+    """Learning rate of the factors, as a multiple of the head's: factors need larger steps."""
     layers: str | None = None
-    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+    """Layers to adapt, such as 3-5 or 0,2; by default all."""
 
 
 class IA3(Method):
-    """A factor for each output of a linear map, or for each input."""
+    """A factor for each output of a linear layer, or for each input."""
 
     Options = IA3Options
     options: IA3Options
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
-        """Act after the linear ports with the chosen roles, and before those that end the feed-forward block."""
+        """Act after the linear ports with these roles, and before the last linear layer of the feed-forward block."""
         layers = self.options.layers
         inner = (FEED_FORWARD,) if self.options.feed_forward else ()
         entering, leaving = (*inner, *self.options.input_roles), self.options.roles
-        entered = ports.select("linear", entering, layers) if entering else ()
-        left = [port for port in ports.select("linear", leaving, layers) if port not in entered] if leaving else []
-        return (*(Site(port) for port in left), *(Site(port, side="input") for port in entered))
+        entries = ports.select("linear", entering, layers) if entering else ()
+        exits = [port for port in ports.select("linear", leaving, layers) if port not in entries] if leaving else []
+        return (*(Site(port) for port in exits), *(Site(port, side="input") for port in entries))
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Keep l, zero at the start."""
+        """Declare l (outputs or inputs), zero at the start."""
         if site.side == "input":
             return {"input_factor": Parameter((site.port.inputs,))}
         return {"output_factor": Parameter((site.port.outputs,))}
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
-        """Multiply what comes out, (R, T, outputs)."""
+        """Multiply the output, (R, T, outputs)."""
         return torch.addcmul(out, out, parameters["output_factor"].unsqueeze(1))
 
     def enter(self, parameters: Mapping[str, Tensor], x: Tensor, forward_pass: ForwardPass) -> Tensor:
-        """Multiply what goes in, (R, T, inputs)."""
+        """Multiply the input, (R, T, inputs)."""
         return torch.addcmul(x, x, parameters["input_factor"].unsqueeze(1))
 
     def merge(self, site: Site, folded: Mapping[str, Tensor], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W with its rows multiplied, and the bias likewise; at the input side W with its columns multiplied."""
+        """Return W and bias with multiplied rows; at the input side, W with multiplied columns."""
         if site.side == "input":
             return weight * (1 + folded["input_factor"]), bias
         factor = 1 + folded["output_factor"]
         return weight * factor.unsqueeze(1), bias * factor
 
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
-        """Let the factors learn faster than the head by the learning rate factor."""
+        """Train the factors with the head's learning rate times ``learning_rate_factor``."""
         return Rates(start, dict.fromkeys(start, self.options.learning_rate_factor))

@@ -2,7 +2,7 @@
 
 ``out + scale * B A x`` with A (rank, inputs), B (outputs, rank); B starts at zero. ``scale`` is
 alpha / rank, or alpha / sqrt(rank) with rank stabilisation (Kalajdzievski 2023, arXiv:2312.03732). With
-``bias`` there is a change b (outputs) of the frozen bias, too, which starts at zero.
+``bias`` a change b (outputs) of the frozen bias is learned too; it starts at zero.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -24,23 +24,23 @@ class LoRAOptions(Options):
     rank: int = Field(8, gt=0)
     """Rank of the update."""
     alpha: float = Field(16.0, gt=0)
-    """Scale of the update, before it is divided by the rank."""
+    """Scale of the update, before division by the rank."""
     rslora: bool = False
     """Divide alpha by the square root of the rank instead of the rank."""
     bias: bool = False
-    """Learn a change of the bias of each map, too."""
+    """Also learn a change of the bias of each linear layer."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the inputs that is dropped while training."""
+    """Dropout rate of the inputs during training."""
     learning_rate_factor_b: float = Field(1.0, gt=0)
     """Learning rate of B as a multiple of A's (LoRA+, Hayou et al. 2024, arXiv:2402.12354)."""
     roles: tuple[str, ...] = ("query", "value")
-    """Linear maps to adapt, by role; "all" for every one."""
+    """Linear layers to adapt, by role; "all" for every role."""
     layers: str | None = None
-    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+    """Layers to adapt, such as 3-5 or 0,2; by default all."""
 
 
 class LoRA(LowRank):
-    """A low-rank update beside each chosen linear map."""
+    """A low-rank update beside each selected linear layer."""
 
     Options = LoRAOptions
     options: LoRAOptions
@@ -48,21 +48,21 @@ class LoRA(LowRank):
 
     @property
     def stack_key(self) -> Hashable:
-        """With and without a change of the bias are different operations."""
+        """Whether the bias changes, which is another operation."""
         return self.options.bias
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
-        """Act at the linear ports with the chosen roles."""
+        """Act at the linear ports with these roles."""
         return tuple(Site(port) for port in ports.select("linear", self.options.roles, self.options.layers))
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Keep A (rank, inputs), Kaiming-uniform at the start, and B (outputs, rank), zero, as is b (outputs)."""
+        """Declare A (rank, inputs), Kaiming-uniform at the start, B (outputs, rank) and b (outputs), zero."""
         rank, port = self.options.rank, site.port
-        kept = {"lora_a": Parameter((rank, port.inputs), kaiming), "lora_b": Parameter((port.outputs, rank))}
-        return kept | {"bias_change": Parameter((port.outputs,))} if self.options.bias else kept
+        declared = {"lora_a": Parameter((rank, port.inputs), kaiming), "lora_b": Parameter((port.outputs, rank))}
+        return declared | {"bias_change": Parameter((port.outputs,))} if self.options.bias else declared
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-        """Put the scale into B."""
+        """Fold the scale into B."""
         factor = scale(self.options.rank, self.options.alpha, self.options.rslora)
         return {**parameters, "lora_b": parameters["lora_b"] * factor}
 
@@ -75,24 +75,24 @@ class LoRA(LowRank):
         return linear(linear(x, parameters["lora_a"]), parameters["lora_b"], onto=out)
 
     def merge(self, site: Site, folded: Mapping[str, Tensor], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W + B A and the bias, changed if that is learned."""
+        """Return W + B A and the bias, with its change if there is one."""
         return weight + folded["lora_b"] @ folded["lora_a"], bias + folded.get("bias_change", 0)
 
     @classmethod
     def unscaled(cls, rank: int, roles: Sequence[str], layers: str | None) -> Self:
-        """Return LoRA whose alpha is its rank."""
+        """Return LoRA with alpha equal to its rank, so the scale is 1."""
         return cls(LoRAOptions(rank=rank, alpha=rank, roles=tuple(roles), layers=layers))
 
     def factors(self, folded: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return B, scaled, and A."""
+        """Return the scaled B, and A."""
         return folded["lora_b"], folded["lora_a"]
 
     def from_factors(self, up: Tensor, down: Tensor) -> dict[str, Tensor]:
-        """Return them as B and A."""
+        """Return ``up`` as B and ``down`` as A."""
         return {"lora_a": down, "lora_b": up}
 
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
-        """Let B learn faster than A, if the options say so."""
+        """Train B faster than A if ``learning_rate_factor_b`` is not 1."""
         if self.options.learning_rate_factor_b == 1:
             return None
         return Rates(start, {name: self.options.learning_rate_factor_b for name in start if name.endswith("lora_b")})

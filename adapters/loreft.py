@@ -1,11 +1,11 @@
 """LoReFT: low-rank linear representation finetuning (Wu et al. 2024, arXiv:2404.03592).
 
-``h + R^T (W h + b - R h)`` at the output h of whole layers, with R (rank, width) whose rows are orthonormal. Kept are D
-(rank, width), the difference of W from R, and b (rank), zero at the start, and a free matrix from which R is made by
-its QR decomposition, so that ``h + R^T (D h + b)`` acts.
+``h + R^T (W h + b - R h)`` at the output h of whole layers, with R (rank, width) of orthonormal rows. Stored are D
+(rank, width), the difference of W from R, and b (rank), both zero at the start, and a free matrix whose QR
+decomposition gives R. So the forward pass computes ``h + R^T (D h + b)``.
 
-With ``first`` only that many positions at the beginning of each text are changed, as the paper does it. They are told
-by their numbers: padding, neighbours and what is generated afterwards do not count.
+With ``first`` only that many positions at the beginning of each text change, as in the paper. Positions are counted
+within each text: padding, neighbouring texts and generated tokens do not count.
 """
 
 from collections.abc import Hashable, Mapping
@@ -23,15 +23,15 @@ class LoReFTOptions(Options):
     """Options of ``loreft``."""
 
     rank: int = Field(4, gt=0)
-    """Dimensions of the subspace in which the states are changed."""
+    """Dimension of the subspace of the change."""
     first: int | None = Field(None, gt=0)
-    """Positions at the beginning of each text that are changed; all of them unless given."""
+    """Number of changed positions at the beginning of each text; by default all."""
     layers: str | None = None
-    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+    """Layers to adapt, such as 3-5 or 0,2; by default all."""
 
 
 class LoReFT(Method):
-    """A change of the hidden states within a learned subspace, after whole layers."""
+    """A change of the hidden states in a learned subspace, after whole layers."""
 
     Options = LoReFTOptions
     options: LoReFTOptions
@@ -39,7 +39,7 @@ class LoReFT(Method):
 
     @property
     def stack_key(self) -> Hashable:
-        """The positions that are changed."""
+        """The number of changed positions."""
         return self.options.first
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
@@ -51,12 +51,12 @@ class LoReFT(Method):
         return tuple(Site(port) for port in blocks)
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Keep a free matrix (rank, width), normal at the start, D (rank, width) and b (rank), zero."""
+        """Declare a free matrix (rank, width), normal at the start, D (rank, width) and b (rank), zero."""
         shape = (self.options.rank, site.port.outputs)
         return {"free": Parameter(shape, _normal), "change": Parameter(shape), "bias": Parameter(shape[:1])}
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-        """Make R of the free matrix; the signs of its rows are those that leave an orthonormal one as it is."""
+        """Compute R from the free matrix, with the signs of its rows such that an orthonormal matrix is unchanged."""
         orthonormal, triangle = torch.linalg.qr(parameters["free"].float().mT)
         rotation = (orthonormal * triangle.diagonal().sign()).mT
         return {

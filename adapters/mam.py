@@ -1,9 +1,9 @@
-"""MAM, the mix-and-match adapter (He et al. 2022, arXiv:2110.04366): prefixes and parallel bottlenecks as one.
+"""MAM, the mix-and-match adapter (He et al. 2022, arXiv:2110.04366): prefixes and parallel bottlenecks in one.
 
-A prefix in each attention and, beside each feed-forward block, ``scale * (up f(down x))``. Lengths, widths
-and the scale are those of the paper (30, half the width of the backbone, 4). The prefix is gated and so
-starts as the identity, which the paper's does not; with ``gate`` off it is the paper's. The paper trains
-its prefix through a network (``reparameterise``), and starts the map down as LoRA does, not normal.
+A prefix in each attention and, beside each feed-forward block, ``scale * (up f(down x))``. Lengths, widths and the
+scale are those of the paper (30, half the width of the backbone, 4). The prefix is gated, so it starts as the identity;
+with ``gate`` off it is the paper's, which does not. The paper trains its prefix through a network
+(``reparameterise``), and initialises the down projection like LoRA, not normal.
 """
 
 from typing import Any, Literal
@@ -22,23 +22,23 @@ class MAMOptions(Options):
     length: int = Field(30, gt=0)
     """Number of learned positions in each attention."""
     gate: bool = True
-    """Learn how much attention each position may take, starting from none."""
+    """Learn a gate for the attention to each position, closed at the start."""
     learning_rate_factor: float = Field(10.0, gt=0)
-    """Learning rate of the prefix, as a multiple of the others'."""
+    """Learning rate of the prefix, as a multiple of the learning rate of the other weights."""
     reparameterise: bool = False
-    """Train the prefix through a small network, which is folded away on saving."""
+    """Train the prefix through a small network, which is not saved."""
     roles: tuple[str, ...] = ("attention",)
-    """Where the prefix acts: attention, cross_attention, or all."""
+    """Ports of the prefix: attention, cross_attention, or all."""
     reduction_factor: float = Field(2.0, ge=1)
     """Width of the backbone divided by the width of the bottleneck."""
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
-    """Function between the two maps of the bottleneck."""
+    """Activation function between the two linear layers of the bottleneck."""
     scale: float = Field(4.0, gt=0)
-    """Factor on what the bottleneck adds."""
+    """Factor on the bottleneck's output."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the bottleneck's inputs that is dropped while training."""
+    """Dropout rate of the bottleneck's inputs during training."""
     layers: str | None = None
-    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+    """Layers to adapt, such as 3-5 or 0,2; by default all."""
 
 
 class MAM(Combination):
@@ -49,9 +49,9 @@ class MAM(Combination):
 
     def methods(self) -> list[tuple[str, dict[str, Any]]]:
         """Return prefix and bottleneck."""
-        own = self.options.model_dump()
+        options = self.options.model_dump()
         placed = {"placement": "pfeiffer", "parallel": True}
         return [
-            ("prefix", {name: own[name] for name in OF_PREFIX}),
-            ("bottleneck", {name: own[name] for name in OF_BOTTLENECK} | placed),
+            ("prefix", {name: options[name] for name in OF_PREFIX}),
+            ("bottleneck", {name: options[name] for name in OF_BOTTLENECK} | placed),
         ]

@@ -1,8 +1,8 @@
-"""Layer-norm tuning (Zhao et al. 2024, arXiv:2312.11420): the factors and biases of the norms alone are learned.
+"""Layer-norm tuning (Zhao et al. 2024, arXiv:2312.11420): only the factors and biases of the norms are learned.
 
-``(1 + g) * out + s`` after each norm, with g (W) and s (W), zero at the start. Of a norm with factor w and bias b
-that makes one with factor ``w (1 + g)`` and bias ``b (1 + g) + s``. Kept as differences from the frozen norm they
-survive 16 bit, and weight decay draws them to it. A norm without a bias of its own (RMS norm) gets one.
+``(1 + g) * out + s`` after each norm, with g (W) and s (W), zero at the start. A norm with factor w and bias b becomes
+a norm with factor ``w (1 + g)`` and bias ``b (1 + g) + s``. Stored as differences from the frozen norm, they survive 16
+bit, and weight decay pulls them to it. A norm without a bias (RMS norm) gets one.
 """
 
 from collections.abc import Mapping
@@ -19,32 +19,32 @@ class NormsOptions(Options):
     """Options of ``norms``."""
 
     roles: tuple[str, ...] = ("all",)
-    """Norms to tune, by role: attention_norm, ffn_norm, final_norm; "all" for every one."""
+    """Norms to tune, by role: attention_norm, ffn_norm, final_norm; "all" for every role."""
     learning_rate_factor: float = Field(10.0, gt=0)
-    """Learning rate of factors and biases, as a multiple of the head's: they want to be moved further."""
+    """Learning rate of factors and biases, as a multiple of the head's: they need larger steps."""
     layers: str | None = None
-    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+    """Layers to adapt, such as 3-5 or 0,2; by default all."""
 
 
 class Norms(Method):
-    """A gain and a shift after each chosen norm."""
+    """A gain and a shift after each selected norm."""
 
     Options = NormsOptions
     options: NormsOptions
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
-        """Act at the norms with the chosen roles."""
+        """Act at the norms with these roles."""
         return tuple(Site(port) for port in ports.select("norm", self.options.roles, self.options.layers))
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Keep g and s (W), zero at the start."""
+        """Declare g and s (W), zero at the start."""
         return {"norm_gain": Parameter((site.port.outputs,)), "norm_shift": Parameter((site.port.outputs,))}
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
-        """Multiply and shift what the norm puts out, (R, T, W)."""
+        """Multiply and shift the output of the norm, (R, T, W)."""
         shifted = out + parameters["norm_shift"].unsqueeze(1)
         return torch.addcmul(shifted, out, parameters["norm_gain"].unsqueeze(1))
 
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
-        """Let both learn faster than the head by the learning rate factor."""
+        """Train both with the head's learning rate times ``learning_rate_factor``."""
         return Rates(start, dict.fromkeys(start, self.options.learning_rate_factor))

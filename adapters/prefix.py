@@ -1,11 +1,10 @@
 """Prefix tuning (Li and Liang 2021, arXiv:2101.00190): learned keys and values in every attention.
 
 ``softmax([q P_k' + 2 log|g|, q K']) [P_v; V]`` with P_k, P_v (heads, length, head width). The gate g
-(length) starts close to zero, so that an untrained prefix takes no attention (the idea of the zero-initialised
-attention of LLaMA-Adapter, Zhang et al. 2023, arXiv:2303.16199, here within the one softmax). With
-``gate`` off g is fixed at one, which is the paper's form: its untrained prefix is not the identity. With
-``move`` a text stands behind the prefix: its positions are counted as if the prefix were tokens, which is what
-putting the prefix into the cache does (the authors' code, and peft).
+(length) starts close to zero, so an untrained prefix gets no attention (the idea of the zero-initialised attention of
+LLaMA-Adapter, Zhang et al. 2023, arXiv:2303.16199, here within a single softmax). With ``gate`` off g is fixed at one,
+as in the paper, where an untrained prefix is not the identity. With ``move`` the positions of a text are counted as if
+the prefix were tokens before it, as with a prefix in the KV cache (the authors' code, and peft).
 """
 
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Prepended, Site
 from adaptdock.plugins.toolkit.learning_rates import Rates
 
-CLOSED = 1e-3
+CLOSED = 1e-3  # a gate of zero would have no finite gradient
 
 
 class PrefixOptions(Options):
@@ -26,23 +25,23 @@ class PrefixOptions(Options):
     length: int = Field(16, gt=0)
     """Number of learned positions in each attention."""
     gate: bool = True
-    """Learn how much attention each position may take, starting from none."""
+    """Learn a gate for the attention to each position, closed at the start."""
     move: bool = False
     """Count positions as if the prefix were tokens of the text."""
     learning_rate_factor: float = Field(10.0, gt=0)
-    """Learning rate of the prefix, as a multiple of the head's: prefixes want to be moved further."""
+    """Learning rate of the prefix, as a multiple of the head's: prefixes need larger steps."""
     reparameterise: bool = False
-    """Train the prefix through a small network, which is folded away on saving."""
+    """Train the prefix through a small network, which is not saved."""
     hidden: int = Field(64, gt=0)
     """Width of that network."""
     roles: tuple[str, ...] = ("attention",)
-    """attention, cross_attention, or all."""
+    """Ports of the prefix: attention, cross_attention, or all."""
     layers: str | None = None
-    """Layers to adapt, such as 3-5 or 0,2; all of them unless named."""
+    """Layers to adapt, such as 3-5 or 0,2; by default all."""
 
 
 class Prefix(Method):
-    """Learned keys and values in front of an attention's own; positions stay untouched."""
+    """Learned keys and values before those of an attention; positions change only with ``move``."""
 
     Options = PrefixOptions
     options: PrefixOptions
@@ -50,12 +49,12 @@ class Prefix(Method):
 
     @property
     def positions(self) -> int:
-        """The length, where a text stands behind the prefix."""
+        """The length with ``move``, else 0."""
         return self.options.length if self.options.move else 0
 
     @property
     def shift(self) -> int:
-        """The same: so far a text is moved."""
+        """The length with ``move``, else 0: positions by which a text is shifted."""
         return self.positions
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
@@ -63,27 +62,27 @@ class Prefix(Method):
         return tuple(Site(port) for port in ports.select("attention", self.options.roles, self.options.layers))
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Keep keys, values (heads, length, head width) and gates (length)."""
+        """Declare keys, values (heads, length, head width) and gates (length)."""
         length, port = self.options.length, site.port
-        kept = {
+        declared = {
             "prefix_key": Parameter((port.heads, length, port.key_width), _normal),
             "prefix_value": Parameter((port.heads, length, port.value_width), _normal),
         }
-        return kept | {"prefix_gate": Parameter((length,), _closed)} if self.options.gate else kept
+        return declared | {"prefix_gate": Parameter((length,), _closed)} if self.options.gate else declared
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-        """Add open gates where none are learned."""
+        """Add open gates, one, if none are learned."""
         return {"prefix_gate": parameters["prefix_key"].new_ones(self.options.length), **parameters}
 
     def prepend(self, parameters: Mapping[str, Tensor], forward_pass: ForwardPass) -> Prepended:
-        """Give keys and values with the logarithm of the squared gates as bias (zero: not there)."""
+        """Return keys and values, with the logarithm of the squared gates as bias (minus infinity at padding)."""
         bias = 2 * parameters["prefix_gate"].float().abs().log()
         return Prepended(parameters["prefix_key"], parameters["prefix_value"], bias)
 
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
-        """Train a small network that gives all keys and values, as in section 4.3 of the paper.
+        """Return a small network that computes all keys and values, as in section 4.3 of the paper.
 
-        Without it, all of them learn faster than the head by the learning rate factor.
+        Without ``reparameterise``, train them with the head's learning rate times ``learning_rate_factor``.
         """
         if self.options.reparameterise:
             return _Network(start, self.options, generator)
@@ -106,7 +105,7 @@ class _Network(nn.Module):
                 linear.bias.zero_()
 
     def forward(self) -> dict[str, Tensor]:
-        """Return every key, value and gate, as they would be stored."""
+        """Return every key, value and gate in the form of the adapter file."""
         flat = self.up(torch.tanh(self.down(self.table)))  # (L, total)
         sizes = [shape[0] * shape[2] for shape in self.shapes.values()]
         folded = {

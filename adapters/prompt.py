@@ -1,8 +1,8 @@
-"""Prompt tuning (Lester et al. 2021, arXiv:2104.08691): learned embeddings in front of the input's own.
+"""Prompt tuning (Lester et al. 2021, arXiv:2104.08691): learned embeddings before the input embeddings.
 
-``[P; E(x)]`` with P (length, width of the input embeddings), random at the start. Positions are counted as
-if P were tokens, so a text has as many fewer of those that the backbone can read. An untrained prompt is
-no identity: the text sees it, whatever it holds. Rows without a prompt do not see it.
+``[P; E(x)]`` with P (length, width of the input embeddings), random at the start. P counts as tokens, so it takes its
+length from the positions that the backbone can read. An untrained prompt is not the identity, because the text attends
+to it. Rows without a prompt are not affected.
 """
 
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ class PromptOptions(Options):
     length: int = Field(20, gt=0)
     """Number of learned embeddings."""
     start_std: float = Field(0.02, gt=0)
-    """Standard deviation of what they start with; token embeddings mostly have about this one."""
+    """Standard deviation of their initial values; that of token embeddings is mostly similar."""
     learning_rate_factor: float = Field(10.0, gt=0)
-    """Learning rate of the prompt, as a multiple of the head's: prompts want to be moved further."""
+    """Learning rate of the prompt, as a multiple of the head's: prompts need larger steps."""
 
 
 class Prompt(Method):
-    """Learned embeddings in front of those of a text."""
+    """Learned embeddings before the embeddings of a text."""
 
     Options = PromptOptions
     options: PromptOptions
@@ -40,24 +40,24 @@ class Prompt(Method):
         return self.options.length
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
-        """Act in front of the input embeddings."""
+        """Act at the front of the input embeddings."""
         return tuple(Site(port, side="front") for port in ports.select("embedding", ("all",)))
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Keep the embeddings (length, width)."""
+        """Declare the embeddings (length, width)."""
         start = partial(_normal, self.options.start_std)
         return {"prompt": Parameter((self.options.length, site.port.outputs), start)}
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-        """Add a mask of ones: where it is padded with zeros, nothing is there."""
+        """Add a mask of ones; zeros that pad it mean that there is no embedding."""
         return {**parameters, "mask": parameters["prompt"].new_ones(self.options.length)}
 
     def embed(self, parameters: Mapping[str, Tensor], forward_pass: ForwardPass) -> Virtual:
-        """Give embeddings and mask."""
+        """Return embeddings and mask."""
         return Virtual(parameters["prompt"], parameters["mask"])
 
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
-        """Let the prompt learn faster than the head by the learning rate factor."""
+        """Train the prompt with the head's learning rate times ``learning_rate_factor``."""
         return Rates(start, dict.fromkeys(start, self.options.learning_rate_factor))
 
 

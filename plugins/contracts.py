@@ -1,10 +1,10 @@
-"""The contracts: what the author of a plugin imports. Each kind is written down in the file named.
+"""The contracts, for import by authors of plugins. Each kind is in its own file.
 
 A plugin is a class registered under an entry-point group:
 
 =======================  ======================================================================
-``adaptdock.adapters``   a :class:`Method` (``methods.py``, ``method_abilities.py``): how an adapter changes what passes
-                         a port; or a :class:`Combination` of several
+``adaptdock.adapters``   a :class:`Method` (``methods.py``, ``method_abilities.py``): how an adapter changes the values
+                         at a port; or a :class:`Combination` of several
 ``adaptdock.tasks``      a :class:`Task` (``tasks.py``, ``task_abilities.py``): data in, head, loss, metrics, readable
                          predictions out
 ``adaptdock.backbones``  a :class:`BackboneFamily` (``backbones.py``): how to load a model, and where its ports are

@@ -1,7 +1,7 @@
-"""Escapes for text from outside that goes to a terminal or a log: whatever is not seen is written as its number.
+"""Escapes for external text in a terminal or log: invisible characters are replaced by their numbers.
 
-Control characters command a terminal, marks of writing direction turn a line around, and line separators forge a
-line. They are the Unicode categories Cc, Cf, Zl, Zp and Cs; letters of all scripts stay as they are.
+Control characters command a terminal, marks of writing direction reverse a line, and line separators forge a line.
+They are the Unicode categories Cc, Cf, Zl, Zp and Cs; letters of all scripts stay unchanged.
 """
 
 import json
@@ -13,22 +13,22 @@ from typing import Any
 HIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 JOINERS = "\u200c\u200d"
-"""They shape letters of Persian and of Indian scripts, and join emoji."""
+"""Zero-width joiners, which shape letters of Persian and of Indian scripts, and join emoji."""
 
 
 def escaped(text: str, keep: str = "") -> str:
-    r"""Return a text in which every hidden character is an escape, such as ``\x1b``, but those to ``keep``."""
+    r"""Return a text with an escape, such as ``\x1b`` for every hidden character not in ``keep``."""
     return text if text.isprintable() else text.translate(_table(_python, keep))
 
 
 def json_text(value: Any, indent: int | None = None, ascii_only: bool = False, default: Any = None) -> str:
-    """Return JSON without hidden characters, and without any but ASCII if that is all that can be written."""
+    """Return JSON with escapes for hidden characters; with ``ascii_only``, for all non-ASCII characters."""
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent, default=default)
     return text if text.isprintable() else text.translate(_table(_json, "\n"))  # which JSON has between values only
 
 
 class _Table(dict[int, int | str]):
-    """What :meth:`str.translate` looks characters up in, filled as they come."""
+    """A table for :meth:`str.translate`, filled on demand."""
 
     def __init__(self, form: Callable[[str], str], keep: str) -> None:
         super().__init__({ord(letter): letter for letter in keep})

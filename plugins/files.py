@@ -1,8 +1,8 @@
-"""Adapter files: distributions that carry trained adapters, and no code that anything runs.
+"""Adapter files: distributions with trained adapters, whose code is never run.
 
-An entry point of the group ``adaptdock.files`` names a folder as a package is named: ``acme_adapters`` or
-``acme_adapters.files`` (``acme_adapters:files`` says the same). The folder is found by the records of the
-distribution; nothing in it is imported.
+An entry point of the group ``adaptdock.files`` names a folder like a package: ``acme_adapters`` or
+``acme_adapters.files`` (also written ``acme_adapters:files``). The folder is found by the records of the distribution;
+nothing in it is imported.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def folder_of(point: EntryPoint) -> Path:
     if not all(part.isidentifier() for part in parts):
         raise PluginError(
             f"the entry point {point.name!r} of the group {point.group} names {point.value!r}; it has to name a folder "
-            f"as a package is named, such as acme_adapters.files"
+            f"like a package, such as acme_adapters.files"
         )
     folders = [folder for folder in _candidates(point, parts) if folder.is_dir()]
     if not folders:
@@ -30,13 +30,13 @@ def folder_of(point: EntryPoint) -> Path:
 
 
 def adapter_files(folder: Path) -> list[Path]:
-    """Return the adapter files in a folder, sorted by name; links are none."""
+    """Return the adapter files in a folder, sorted by name, without symbolic links."""
     return sorted(file for file in folder.glob(f"*{SUFFIX}") if file.is_file() and not file.is_symlink())
 
 
 def _candidates(point: EntryPoint, parts: list[str]) -> Iterator[Path]:
     if point.dist is not None:
         yield Path(str(point.dist.locate_file("/".join(parts))))
-    spec = find_spec(parts[0])  # of an editable install; a package at the top is found without being run
+    spec = find_spec(parts[0])  # of an editable install; finding a top-level package does not run it
     for place in (spec.submodule_search_locations or []) if spec else []:
         yield Path(place).joinpath(*parts[1:])

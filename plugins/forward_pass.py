@@ -1,6 +1,6 @@
-"""What is known of a pass: what a backbone is given, and what every act of a method may look at.
+"""A forward pass: the batch for the backbone, and the context for every act of a method.
 
-Shapes are written with these letters: R rows, T positions, L positions put in front, W the width of the hidden states.
+Letters of shapes: R rows, T positions, L virtual positions before the text, W the width of the hidden states.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 
 class Positions(NamedTuple):
-    """The positions of a half of the model: each (R, T); see :class:`ForwardPass`."""
+    """The position tensors of one half of the model, each (R, T); see :class:`ForwardPass`."""
 
     mask: "Tensor"
     positions: "Tensor"
     token_ids: "Tensor | None" = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # compared by identity: tensors have no single truth value
 class Layout:
-    """How the positions of one half of the model are laid out; ``compute`` is called when somebody looks, and once."""
+    """The layout of the positions of one half of the model; ``compute`` is called once, on first access."""
 
     rows: int
     compute: Callable[[], Positions]
 
     @cached_property
     def values(self) -> Positions:
-        """The tensors."""
+        """The tensors, computed on first access."""
         return self.compute()
 
     def with_tokens(self, token_ids: "Tensor | None") -> "Layout":
@@ -43,21 +43,21 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class ForwardPass:
-    """What an act of a method may look at, beside its parameters and the tensors that pass the port.
+    """The context of an act of a method, beside its parameters and the tensors at the port.
 
-    ``rows`` is the number R of rows that it acts on, a part of the batch or all of it, and of a search each row
-    with its beams. ``training`` is true while this adapter is trained. The other values are tensors, which are
-    computed when a method first asks for them: one that does not look pays nothing.
+    ``rows`` is the number R of rows that the method acts on: a part of the batch, or all of it, with the beams of each
+    row. ``training`` is true while this adapter is trained. The other values are tensors that are computed on first
+    access, so they cost nothing for a method that does not use them.
     """
 
     rows: int
     training: bool = False
     layout: Layout | None = None
     copies: int = 1
-    """How many times in succession each row of the layout passes the port."""
+    """Successive copies of each row of the layout at the port (beams)."""
     span: slice | None = None
     length: int | None = None
-    """The number T of positions that pass the port, where that is known; the layout must have as many."""
+    """The number T of positions at the port, if known; the layout must have the same number."""
     device: "torch.device | None" = None
 
     @classmethod
@@ -68,41 +68,41 @@ class ForwardPass:
         token_ids: "Tensor | None" = None,
         training: bool = False,
     ) -> "ForwardPass":
-        """Return the pass of a whole batch with these values (R, T), as the test of a method needs it."""
+        """Return the pass of a whole batch with these values (R, T), for tests of a method."""
         counted = (mask.cumsum(1) - 1).clamp(min=0) if positions is None else positions
         return cls(len(mask), training, Layout(len(mask), lambda: Positions(mask, counted, token_ids)))
 
     @property
     def mask(self) -> "Tensor":
-        """One where there is something, zero at padding (R, T); a prompt's positions come before the text's own."""
+        """The mask (R, T), zero at padding; the positions of a prompt come before those of the text."""
         return self._seen(self._values.mask)
 
     @property
     def positions(self) -> "Tensor":
-        """The number of each position in its text (R, T), whatever stands beside the text in the batch.
+        """The number of each position in its text (R, T), independent of the rest of the batch.
 
-        They are counted from 0 over what the mask shows, and moved to the right by the shift of the row's methods. A
-        row that holds several texts begins again at each; a step of generation goes on counting. Padding has 0.
+        Unmasked positions are counted from 0, plus the shift of the row's methods. In a row with several texts each
+        text starts again at its first number; a step of generation continues the count. Padding has 0.
         """
         return self._seen(self._values.positions)
 
     @property
     def token_ids(self) -> "Tensor | None":
-        """The tokens (R, T), -1 where an embedding of a prompt stands; None where the input is no tokens."""
+        """The tokens (R, T), -1 at the embeddings of a prompt; None if the input is not tokens."""
         token_ids = self._values.token_ids
         return None if token_ids is None else self._seen(token_ids)
 
     @property
     def _values(self) -> Positions:
         if self.layout is None:
-            raise AdaptError("this backbone does not tell how the positions of the batch are laid out")
+            raise AdaptError("this backbone does not provide the positions of the batch")
         return self.layout.values
 
     def _seen(self, values: "Tensor") -> "Tensor":
         if self.length not in (None, values.shape[1]):
             raise AdaptError(
-                f"{self.length} positions pass the port, and the batch is laid out in {values.shape[1]}: what is "
-                f"known of the positions does not belong to this port"
+                f"{self.length} positions pass the port, and the batch is laid out in {values.shape[1]}: the known "
+                f"positions do not belong to this port"
             )
         repeated = values.repeat_interleave(self.copies, dim=0) if self.copies > 1 else values
         part = repeated if self.span is None else repeated[self.span]
@@ -110,17 +110,17 @@ class ForwardPass:
 
 
 CallHandler = Callable[[str, Layout], None]
-"""Is told, before each call of the model in a search, the half that is called and how its positions are laid out."""
+"""Called before each call of the model in a search, with the half of the model and the layout of its positions."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a backbone is given for a pass.
+    """The arguments of a forward pass of a backbone.
 
-    ``inputs`` are those that features have, padded, (R, T) each. ``reads`` is the half of the model that a head reads.
-    ``virtual`` embeddings stand in front of the inputs' own. ``encoded`` is what the same inputs gave for the encoder,
-    which is then not computed again. ``shift`` (R), which only methods with a :attr:`Method.shift` ask for, moves a
-    row's positions to the right. ``calls`` is for :meth:`Backbone.generate`, which tells it each call of its search.
+    ``inputs`` are the inputs of the features, padded, (R, T) each. ``reads`` is the half of the model for the head.
+    ``virtual`` embeddings come before the input embeddings. ``encoded`` is the encoder's output for the same inputs,
+    which is then not recomputed. ``shift`` (R), used only by methods with a :attr:`Method.shift`, moves a row's
+    positions to the right. ``calls`` is for :meth:`Backbone.generate`, which calls it before each call of its search.
     """
 
     inputs: "Mapping[str, Tensor]"

@@ -1,4 +1,4 @@
-"""The ability of a backbone family to take a model that a program has loaded itself."""
+"""The ability of a backbone family to use a model that is already in memory."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,13 +7,13 @@ from adaptdock.plugins.backbones import Backbone
 
 @runtime_checkable
 class AdoptsModels(Protocol):
-    """A backbone family that builds backbones around models in memory; the engine finds it by ``isinstance``."""
+    """A backbone family that wraps models in memory; the engine finds it by ``isinstance``."""
 
     def adopts(self, model: object) -> bool:
-        """Tell whether this family can use a model as a backbone."""
+        """Return whether this family can use a model as a backbone."""
 
     def adopt(self, model: Any, tokenizer: Any) -> Backbone:
-        """Return a backbone around a model, frozen; raise :class:`BackboneError` where it cannot be used.
+        """Return a backbone around a model, frozen; raise :class:`BackboneError` if it cannot be used.
 
-        The fingerprint is that of the checkpoint with the same weights, so that adapters load on either.
+        The fingerprint must be that of the checkpoint with the same weights, so that adapters load on both.
         """

@@ -1,6 +1,6 @@
-"""Abilities: what a method can do beyond acting at ports. One that has the functions of an ability has the ability.
+"""Abilities of methods beyond acting at ports. A method has an ability if it has its functions.
 
-They are found by :func:`isinstance`; a method inherits from none of them.
+The engine finds abilities by :func:`isinstance`; a method does not inherit from them.
 """
 
 from collections.abc import Mapping
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Mergeable(Protocol):
-    """A method that makes of a linear map another linear map, which can take its place in the backbone."""
+    """A method whose effect on a linear layer is linear, so it can be merged into the backbone."""
 
     def merge(
         self, site: "Site", folded: "Mapping[str, Tensor]", weight: "Tensor", bias: "Tensor"
     ) -> "tuple[Tensor, Tensor]":
-        """Return weight (outputs, inputs) and bias (outputs) of a linear map that has become one with the adapter.
+        """Return weight (outputs, inputs) and bias (outputs) of the linear layer merged with the adapter.
 
-        ``weight`` and ``bias`` are its own, without adapter.
+        ``weight`` and ``bias`` are those of the layer without the adapter.
         """
 
 
 @runtime_checkable
 class Reparameterised(Protocol):
-    """A method whose parameters are trained by a detour, or with learning rates of their own."""
+    """A method whose parameters are trained through another module, or with other learning rates."""
 
     def reparameterise(self, start: "Mapping[str, Tensor]", generator: "torch.Generator") -> "nn.Module | None":
-        """Return a module that is trained in the parameters' place, or None.
+        """Return a module to train in place of the parameters, or None.
 
-        ``start`` maps ``<port>.<parameter>`` to a tensor; calling the module with no argument must
-        return such a mapping. What is saved is what it returns, so the detour leaves no trace.
+        ``start`` maps ``<port>.<parameter>`` to a tensor; calling the module without arguments must
+        return such a mapping. Only this mapping is saved, not the module.
         """
 
 
@@ -43,9 +43,9 @@ class Stepped(Protocol):
     """A method that changes its own parameters between two steps of training."""
 
     def memory(self, parameters: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-        """Return what is remembered from step to step, as it is before the first; checkpoints hold it.
+        """Return the initial state that is kept between steps, and saved in checkpoints.
 
-        ``parameters`` map ``<port>.<parameter>`` to the tensors that are trained.
+        ``parameters`` maps ``<port>.<parameter>`` to the trained tensors.
         """
 
     def after_step(
@@ -56,16 +56,16 @@ class Stepped(Protocol):
         gradients: "Mapping[str, Tensor]",
         memory: "Mapping[str, Tensor]",
     ) -> None:
-        """Change parameters and memory in place, after step number ``step`` of ``steps`` (from 1) has moved them.
+        """Change parameters and memory in place after the optimiser's step number ``step`` of ``steps``, from 1.
 
-        ``gradients`` are those of the step, of the parameters that it gave any. Several trainings may use one method,
-        so what it remembers is in ``memory`` and nowhere else.
+        ``gradients`` has the parameters with a gradient in this step. Several trainings may share one method, so all
+        its state must be in ``memory``.
         """
 
 
 @runtime_checkable
 class Penalised(Protocol):
-    """A method with a term of its own in the loss of training."""
+    """A method with an additional term in the training loss."""
 
     def penalty(self, parameters: "Mapping[str, Tensor]") -> "Tensor":
-        """Return what is added to the loss, a number, from ``<port>.<parameter>`` -> tensor, with gradients."""
+        """Return the term of the loss, a scalar with gradients, from ``<port>.<parameter>`` -> tensor."""

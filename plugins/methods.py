@@ -1,6 +1,6 @@
-"""Methods: how an adapter changes what passes a port, and what it keeps for that.
+"""Methods: the change of the values at a port, and its parameters.
 
-Shapes are written with these letters: R rows of a batch (or 1, when all rows share one adapter),
+Letters of shapes: R rows of a batch (or 1, when all rows share one adapter),
 T positions, W a width, H attention heads, L prefix length, D width of one attention head.
 """
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A tensor of an adapter: its shape, and what fills it at the start (zeros unless named).
+    """A tensor of an adapter: its shape, and the function that initialises it (with zeros by default).
 
-    One that is not ``trained`` has no gradient; it is stored, and folded, as the others are.
+    A parameter that is not ``trained`` has no gradient; it is stored and folded like all others.
     """
 
     shape: tuple[int, ...]
@@ -37,10 +37,10 @@ Side = Literal["output", "input", "front"]
 
 @dataclass(frozen=True)
 class Site:
-    """A port that a method acts at.
+    """A port with the way in which a method acts there.
 
-    ``source`` is the port whose input is read there (its own unless named). ``side`` says whether what
-    comes out of a port is changed, or what goes into a linear one, or whether something is put in front of the input
+    ``source`` is the port whose input the method reads, by default the same port. ``side``: a method changes the
+    output of a port, changes the input of a linear port, or adds virtual embeddings at the front of the input
     embeddings.
     """
 
@@ -50,51 +50,51 @@ class Site:
 
 
 class Method(ABC):
-    """How an adapter changes what passes a port; one instance has one set of options.
+    """A method of adaptation: the change of the values at ports; one instance has one set of options.
 
-    Adapters of a method that have the same :attr:`stack_key` are stacked and computed together. Therefore
-    two things must hold of what :meth:`fold` gives: *zeros are the identity* (all zero leaves the output
-    as it was), and *padding with zeros is exact* in the dimensions that :attr:`grows` names. ``transform``,
-    ``enter``, ``prepend``, ``embed`` and ``mix`` may look at the stack key's options and at what they are given, at
-    nothing else: the rows belong to many adapters. What a method can do beyond this is said in ``abilities.py``.
+    Adapters of a method with the same :attr:`stack_key` are stacked and computed together. Therefore :meth:`fold` must
+    satisfy: (1) *zeros are the identity*: all-zero tensors do not change the output; (2) *padding with zeros is exact*
+    in the dimensions of :attr:`grows`. ``transform``, ``enter``, ``prepend``, ``embed`` and ``mix`` may use their
+    arguments and the options in the stack key, but no other options, because the rows belong to many adapters.
+    ``method_abilities.py`` has the optional abilities.
     """
 
     api_version: ClassVar[int] = API_VERSION
     Options: ClassVar[type[Options]]
     grows: ClassVar[Mapping[str, int]] = {}
-    """The dimension of a folded tensor whose extent an option chooses (rank, width, length), by its name."""
+    """By the name of a folded tensor, the dimension with a size set by an option (rank, width, length)."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
 
     @property
     def stack_key(self) -> Hashable:
-        """What two adapters must have in common to be computed in one operation."""
+        """The options that must be equal for two adapters to be computed in one operation."""
         return ()
 
     @property
     def positions(self) -> int:
-        """How many of the positions that a backbone can read are taken from each text, as by a prompt."""
+        """The number of positions that the method takes from the longest text, such as the length of a prompt."""
         return 0
 
     @property
     def shift(self) -> int:
-        """By how many positions a text is moved to the right, as it is behind a prefix in a cache."""
+        """The number of positions by which a text moves to the right, as after a prefix in the KV cache."""
         return 0
 
     @abstractmethod
     def sites(self, ports: Ports) -> tuple[Site, ...]:
-        """Choose where to act; raise :class:`UsageError` or :class:`BackboneError` if nowhere."""
+        """Return the sites to act at; raise :class:`UsageError` or :class:`BackboneError` if there are none."""
 
     @abstractmethod
     def parameters(self, site: Site) -> dict[str, Parameter]:
-        """Declare what is kept at a site; what it starts with must leave the output as it was."""
+        """Declare the parameters at a site; their initial values must not change the output."""
 
     def fold(self, site: Site, parameters: "Mapping[str, Tensor]", backbone: Backbone) -> "dict[str, Tensor]":
-        """Return what acts at a site, from an adapter's parameters there: scales folded in, constants added.
+        """Return the tensors of the forward pass at a site: the parameters with folded scales and added constants.
 
-        Called once when an adapter is docked, and at each step of its training, with gradients. The
-        frozen weights of a linear port are ``backbone.weight(site.port)``.
+        Called once when an adapter is docked, and with gradients at each step of its training. The
+        frozen weight of a linear port is ``backbone.weight(site.port)``.
         """
         return dict(parameters)
 
@@ -104,65 +104,64 @@ class Method(ABC):
         """Return the new output of a linear, norm, embedding or hidden port.
 
         ``parameters``, folded, have a leading dimension R; ``x`` (R, T, W) is the input, ``out``
-        (R, T, W) the output so far. At an embedding port, which reads
-        tokens, ``x`` says nothing: they are in the forward pass.
+        (R, T, W) the output so far. At an embedding port ignore ``x``: the tokens are in the forward pass.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not change what comes out of a port")
+        raise NotImplementedError(f"{type(self).__name__} does not change the output of a port")
 
     def enter(self, parameters: "Mapping[str, Tensor]", x: "Tensor", forward_pass: ForwardPass) -> "Tensor":
         """Return the new input (R, T, W) of a linear port, at sites whose side is ``input``."""
-        raise NotImplementedError(f"{type(self).__name__} does not act on what goes into a port")
+        raise NotImplementedError(f"{type(self).__name__} does not change the input of a port")
 
     def prepend(self, parameters: "Mapping[str, Tensor]", forward_pass: ForwardPass) -> Prepended:
-        """Return what an attention call shall see in front of its own keys and values.
+        """Return the keys and values before those of an attention call.
 
-        The forward pass is that of the half of the model that the queries are of.
+        The forward pass is that of the half of the model with the queries.
         """
         raise NotImplementedError(f"{type(self).__name__} does not act at attention ports")
 
     def embed(self, parameters: "Mapping[str, Tensor]", forward_pass: ForwardPass) -> Virtual:
-        """Return what stands in front of the input embeddings, at sites whose side is ``front``.
+        """Return the virtual embeddings before the input embeddings, at sites whose side is ``front``.
 
-        The forward pass is that of the texts alone.
+        The forward pass is that of the texts, without virtual embeddings.
         """
         raise NotImplementedError(f"{type(self).__name__} does not act at the input embeddings")
 
     def mix(
         self, parameters: "Mapping[str, Tensor]", layers: "Sequence[Tensor]", out: "Tensor", forward_pass: ForwardPass
     ) -> "Tensor":
-        """Return what a head reads (R, T, W), at the port of the kind ``layers``.
+        """Return the input of the head (R, T, W), at the port of the kind ``layers``.
 
-        ``layers`` are the states (R, T, W) that enter each layer, and after them the last ones; ``out`` is what a
-        head reads so far, of the last ones unless something else has acted.
+        ``layers`` are the inputs (R, T, W) of each layer, followed by the last states. ``out`` is the head's input so
+        far: the last states, unless another method has changed it.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not act on what a head reads")
+        raise NotImplementedError(f"{type(self).__name__} does not change the input of the head")
 
 
 class LowRank(Method):
-    """A method that adds to a linear map the product of two thin matrices, up (outputs, rank) and down (rank, inputs).
+    """A method that adds the product of two matrices to a linear layer, up (outputs, rank) and down (rank, inputs).
 
-    Such updates can be added, negated and compressed, and the result is one of the same method.
+    Such updates can be added, negated and compressed; the result is an adapter of the same method.
     """
 
     @classmethod
     @abstractmethod
     def unscaled(cls, rank: int, roles: Sequence[str], layers: str | None) -> Self:
-        """Return a method of this rank that adds the bare product, at linear ports with these roles and layers."""
+        """Return a method of this rank with scale 1, at linear ports with these roles and layers."""
 
     @abstractmethod
     def factors(self, folded: "Mapping[str, Tensor]") -> "tuple[Tensor, Tensor]":
-        """Return up and down at a site, from what :meth:`fold` gave."""
+        """Return up and down at a site, from the result of :meth:`fold`."""
 
     @abstractmethod
     def from_factors(self, up: "Tensor", down: "Tensor") -> "dict[str, Tensor]":
-        """Return the parameters of a site at which an :meth:`unscaled` method adds this product."""
+        """Return the parameters of an :meth:`unscaled` method that adds this product at a site."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained adapter, checked against the backbone at hand, as a :class:`Composite` sees it.
+    """A trained adapter for a :class:`Composite`, already checked against the backbone.
 
-    ``methods`` are name and options of each, as in its card; ``tensors`` are named as in its file.
+    ``methods`` are the names and options in its card; ``tensors`` have the names in its file.
     """
 
     name: str
@@ -171,27 +170,27 @@ class Trained:
 
 
 class Composite(Method):
-    """A method that is made of trained adapters, and keeps in its own parameters what it needs of them.
+    """A method made of trained adapters, whose tensors become its own parameters.
 
-    It exists in two states: with files that it :attr:`wants`, before training; and complete, as its card
-    and its own file describe it. Untrained it does what its members do together, and is no identity.
+    It has two states: before training, with the files that it :attr:`wants`; and complete, as in its card and its
+    file. Untrained, it combines the effects of its members, so it is not the identity.
     """
 
     @property
     @abstractmethod
     def wants(self) -> tuple[Path, ...]:
-        """The adapter files of its members; none where it is complete."""
+        """The adapter files of its members; empty if it is complete."""
 
     @abstractmethod
     def adopt(self, members: Mapping[Path, Trained]) -> Self:
-        """Return the complete method, whose parameters start as the members'; no path is left in its options.
+        """Return the complete method, with initial parameters from the members, and without paths in its options.
 
-        Raises :class:`UsageError` for members that cannot be computed together, with what differs.
+        Raises :class:`UsageError` for members that cannot be computed together, with the difference.
         """
 
 
 class Combination(ABC):
-    """Several methods that make one adapter, under a name and with options of their own."""
+    """Several methods that form one adapter, with its own name and options."""
 
     api_version: ClassVar[int] = API_VERSION
     Options: ClassVar[type[Options]]

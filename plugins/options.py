@@ -1,4 +1,4 @@
-"""Options: what a person can choose about a plugin, a training or the loading of a backbone, validated."""
+"""Validated options of plugins, of training, and of loading a backbone."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_origin
@@ -6,18 +6,18 @@ from typing import Any, Literal, get_origin
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 API_VERSION = 2
-"""Of the contracts; a plugin built for another one is set aside."""
+"""The version of the contracts; a plugin for another version is refused."""
 CHANGES = {
     2: "every act of a method takes the forward pass in place of dropout, and a backbone takes a Batch in place of "
     "inputs, reads, virtual, encoded and shift; docs/plugins.md says how a plugin is brought up to it",
 }
-"""What each version of the contracts has changed for the authors of plugins."""
+"""The changes of each version of the contracts, for authors of plugins."""
 
 
 class Options(BaseModel):
-    """Validated options of a plugin; the command line makes a flag of each field.
+    """Validated options of a plugin; each field is a flag of the command line.
 
-    A field that holds several values accepts them as one string, divided by commas.
+    A field with several values also accepts a comma-separated string.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -35,21 +35,21 @@ class Options(BaseModel):
 
 
 class Recipe(Options):
-    """Training defaults of a task for one method; every one is an option of ``adapt train``."""
+    """Training defaults of a task for one method; each is an option of ``adapt train``."""
 
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
     """Highest learning rate."""
     epochs: int = Field(3, gt=0)
-    """Times that the training data is gone through, at most."""
+    """Most passes over the training data."""
     batch_size: int = Field(16, gt=0)
     """Windows in a batch."""
     backbone_dropout: bool = False
-    """Let the backbone drop what it dropped when it was trained: slower steps, later overfitting."""
+    """Use the dropout of the backbone: slower steps, later overfitting."""
     method_options: dict[str, Any] = {}
 
 
 class LoadOptions(Options):
-    """How a backbone is loaded."""
+    """Options of loading a backbone."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps; with a device map this is ignored."""
@@ -58,12 +58,12 @@ class LoadOptions(Options):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen weights; auto is float32 on a CPU and the checkpoint's own elsewhere."""
     drop_layers: int = Field(0, ge=0)
-    """Layers that are left off the top of the backbone: it becomes faster, and another backbone."""
+    """Number of layers to remove from the top of the backbone: it is faster, but a different backbone."""
     quantize: Literal["nf4", "int8"] | None = None
-    """Hold the frozen weights in 4 or 8 bit."""
+    """Precision of quantised frozen weights, 4 or 8 bit."""
     quantizer: Literal["auto", "bitsandbytes", "torchao"] = "auto"
-    """The library that does it; auto takes the one that is fast on the device."""
+    """Library for quantisation; auto selects the fast one for the device."""
     revision: str | None = None
     """Revision of a hub id."""
     trust_remote_code: bool = False
-    """Run code that the model repository carries."""
+    """Run code from the model repository."""

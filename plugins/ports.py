@@ -1,4 +1,4 @@
-"""Ports: the places on a backbone where an adapter can act, and how a method chooses among them."""
+"""Ports: the places on a backbone where an adapter can act, and their selection by kind, role and layer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ class Port:
     """A place on the backbone where an adapter can act.
 
     ``name`` is stable and unique (``layers.3.query``, ``decoder.layers.0.cross_attention``); it
-    names the tensors in an adapter file. ``inputs`` and ``outputs`` are the widths before and after; of embeddings
-    ``inputs`` is the number of words, zero where they read something else than tokens. An attention port has ``heads``
-    key/value heads of ``key_width`` and ``value_width``. The port of the kind ``layers`` lies between the backbone and
-    the heads; ``layer`` is the number of layers beneath it.
+    names the tensors in an adapter file. ``inputs`` and ``outputs`` are the widths before and after. For embeddings,
+    ``inputs`` is the size of the vocabulary, or zero if they do not read tokens. An attention port has ``heads``
+    key/value heads of ``key_width`` and ``value_width``. The port of the kind ``layers`` is between the backbone and
+    the heads; its ``layer`` is the number of layers.
     """
 
     name: str
@@ -39,9 +39,9 @@ class Port:
 
 @dataclass(frozen=True)
 class Residual:
-    """What the output of a block is added to.
+    """The residual connection of a block.
 
-    It comes in at ``port``; ``norm`` is the path of the layer norm that the sum goes through at once, if it does.
+    The residual stream is the input of ``port``; ``norm`` is the path of the layer norm directly after the sum, if any.
     """
 
     port: Port
@@ -50,10 +50,10 @@ class Residual:
 
 @dataclass(frozen=True)
 class Prepended:
-    """Keys and values put in front of an attention call's own.
+    """Keys and values before those of an attention call.
 
     ``key`` and ``value`` (R, H, L, D); ``bias`` (R, L) is added to the attention scores, minus
-    infinity where a row has nothing to see.
+    infinity where a row has no prefix.
     """
 
     key: "Tensor"
@@ -63,9 +63,9 @@ class Prepended:
 
 @dataclass(frozen=True)
 class Virtual:
-    """Input embeddings put in front of a row's own.
+    """Virtual embeddings before the input embeddings of a row.
 
-    ``embeddings`` (R, L, W); ``mask`` (R, L) is one where there is something, zero where a row has nothing.
+    ``embeddings`` (R, L, W); ``mask`` (R, L) is one at embeddings, zero at padding.
     """
 
     embeddings: "Tensor"
@@ -73,7 +73,7 @@ class Virtual:
 
 
 class Ports(Sequence[Port]):
-    """The open ports of a backbone, and how a method chooses among them."""
+    """The open ports of a backbone, with functions to select among them."""
 
     FUSED: ClassVar[Mapping[str, str]] = {
         "query": "qkv",
@@ -93,7 +93,7 @@ class Ports(Sequence[Port]):
         self._ports = tuple(ports)
         self._residuals = residuals
         self.architecture = architecture
-        self.closed = dict(closed or {})  # port kind -> why this backbone has none of it
+        self.closed = dict(closed or {})  # port kind -> the reason why this backbone has no such port
 
     def __len__(self) -> int:
         return len(self._ports)
@@ -102,36 +102,37 @@ class Ports(Sequence[Port]):
         return self._ports[index]
 
     def roles(self, kind: PortKind) -> list[str]:
-        """Return the roles that ports of this kind have, in the order they occur."""
+        """Return the roles of the ports of a kind, in order of occurrence."""
         return list(dict.fromkeys(port.role for port in self._ports if port.kind == kind))
 
     def within(self, stack: str) -> "Ports":
-        """Return the ports that lie before what a head reads: the encoder's alone, or all there are."""
-        kept = [port for port in self._ports if stack == "decoder" or port.stack != "decoder"]
-        return Ports(kept, self.architecture, self.closed, self._residuals)
+        """Return the ports before the states that a head reads: the encoder's, or all for the decoder."""
+        readable = [port for port in self._ports if stack == "decoder" or port.stack != "decoder"]
+        return Ports(readable, self.architecture, self.closed, self._residuals)
 
     def select(self, kind: PortKind, roles: Sequence[str], layers: str | None = None) -> tuple[Port, ...]:
         """Return the ports of one kind with these roles, in these layers (``"3-5"``, ``"0,2"``).
 
-        The role ``all`` stands for every role there is, and the name of a port for that port alone, whatever
-        the layers. A backbone that fuses query, key and value (or gate and up) into one map gives that map's
-        port for any of its parts.
+        The role ``all`` means every role, and the name of a port means that port alone, in any layer. If a backbone
+        fuses query, key and value (or gate and up) into one linear layer, its port is returned for any of its parts.
 
-        Raises :class:`BackboneError` where the backbone has no such port, and
-        :class:`UnknownNameError` / :class:`UsageError` for a role or layer it does not have.
+        Raises :class:`BackboneError` if the backbone has no port of the kind, and
+        :class:`UnknownNameError` / :class:`UsageError` for an unknown role or layer.
         """
-        there = [port for port in self._ports if port.kind == kind]
-        if not there:
+        candidates = [port for port in self._ports if port.kind == kind]
+        if not candidates:
             reason = self.closed.get(kind, f"no {kind} port was found in it")
             raise BackboneError(f"the backbone architecture {self.architecture!r} has no {kind} port: {reason}")
-        present, named = self.roles(kind), {port.name for port in there}.intersection(roles)
-        wanted = {self._resolve(kind, role, present) for role in roles if role not in named and role != "all"}
-        wanted = set(present) if "all" in roles else wanted
-        numbers = parse_layers(layers, {port.layer for port in there})
-        chosen = tuple(port for port in there if port.name in named or (port.role in wanted and port.layer in numbers))
-        if not chosen:
-            raise UsageError(f"no {kind} port with the roles {sorted(wanted)} lies in layers {layers!r}")
-        return chosen
+        present, port_names = self.roles(kind), {port.name for port in candidates}.intersection(roles)
+        resolved = {self._resolve(kind, role, present) for role in roles if role not in port_names and role != "all"}
+        allowed = set(present) if "all" in roles else resolved
+        numbers = parse_layers(layers, {port.layer for port in candidates})
+        selected = tuple(
+            port for port in candidates if port.name in port_names or (port.role in allowed and port.layer in numbers)
+        )
+        if not selected:
+            raise UsageError(f"there is no {kind} port with the roles {sorted(allowed)} in layers {layers!r}")
+        return selected
 
     def _resolve(self, kind: PortKind, role: str, present: Sequence[str]) -> str:
         if role in present:
@@ -142,56 +143,56 @@ class Ports(Sequence[Port]):
         raise UnknownNameError(f"{kind} role", role, ["all", *present], reason)
 
     def residual(self, port: Port) -> Residual:
-        """Return what the output of the block that ends at a linear port is added to.
+        """Return the residual connection of the block that ends at a linear port.
 
-        Raises :class:`BackboneError` where that is not known.
+        Raises :class:`BackboneError` if it is not known.
         """
-        found = self._residuals(port) if self._residuals is not None else None
-        if found is None:
+        residual = self._residuals(port) if self._residuals is not None else None
+        if residual is None:
             raise BackboneError(
-                f"in the backbone architecture {self.architecture!r} it cannot be told what the output of {port.name} "
-                f"is added to, so nothing can read that sum"
+                f"in the backbone architecture {self.architecture!r} the residual connection of {port.name} is not "
+                f"known, so an adapter cannot read its sum"
             )
-        return found
+        return residual
 
     def find(self, role: str, near: Port) -> Port | None:
-        """Return the port with this role in the layer of another port, fused ones included, or None.
+        """Return the port with this role in the layer of ``near``, fused ports included, or None.
 
-        Where a layer has several (some have more than one feed-forward block), it is the one that
-        shares most of its module path with the other port.
+        If a layer has several (with more than one feed-forward block), the port with the longest common module path
+        is returned.
         """
         for name in (role, self.FUSED.get(role)):
-            found = [
+            matches = [
                 port for port in self._ports if (port.role, port.layer, port.stack) == (name, near.layer, near.stack)
             ]
-            if found:
-                return max(found, key=lambda port: _shared_path(port.module, near.module))
+            if matches:
+                return max(matches, key=lambda port: _shared_path(port.module, near.module))
         return None
 
 
-def _shared_path(one: str, other: str) -> int:
-    pairs = zip(one.split("."), other.split("."), strict=False)
+def _shared_path(path: str, second_path: str) -> int:
+    pairs = zip(path.split("."), second_path.split("."), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def parse_layers(text: str | None, there: set[int]) -> set[int]:
-    """Turn ``"3-5"``, ``"0,2"`` or ``"-1"`` (the last) into layer numbers; None means all of them.
+def parse_layers(text: str | None, available: set[int]) -> set[int]:
+    """Return the layer numbers of ``"3-5"``, ``"0,2"`` or ``"-1"`` (the last); of None, all ``available`` layers.
 
-    Raises :class:`UsageError` for a layer the backbone does not have.
+    Raises :class:`UsageError` for an unknown layer.
     """
     if text is None:
-        return there
+        return available
     numbers: set[int] = set()
     for part in str(text).split(","):
         first, dash, last = part.strip().partition("-")
         try:
             if not first and dash:
-                numbers.add(max(there) + 1 - int(last))
+                numbers.add(max(available) + 1 - int(last))
             else:
                 numbers.update(range(int(first), int(last if dash else first) + 1))
         except ValueError:
             raise UsageError(f"layers {text!r}: write numbers and ranges, such as 3-5 or 0,2,4") from None
-    if not numbers or not numbers <= there:
-        wrong = sorted(numbers - there)
-        raise UsageError(f"layers {text!r}: no layer {wrong}; this backbone has {min(there)} to {max(there)}")
+    if not numbers or not numbers <= available:
+        wrong = sorted(numbers - available)
+        raise UsageError(f"layers {text!r}: no layer {wrong}; this backbone has {min(available)} to {max(available)}")
     return numbers

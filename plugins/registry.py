@@ -1,6 +1,6 @@
-"""The registry: plugins found by their entry points, imported when they are used.
+"""The registry: plugins are found by their entry points, and imported when they are used.
 
-Discovery reads the metadata of the installed distributions and nothing else.
+Discovery reads only the metadata of the installed distributions.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from adaptdock.errors import PluginError, UnknownNameError
 from adaptdock.plugins.files import folder_of
 
 OWN = "adaptdock"
-"""This distribution."""
+"""The name of this distribution."""
 Kind = Literal["method", "task", "backbone", "files", "command"]
 GROUPS: dict[Kind, str] = {
     "method": "adaptdock.adapters",
@@ -25,14 +25,14 @@ GROUPS: dict[Kind, str] = {
     "command": "adaptdock.commands",
 }
 DEFAULT_METHOD, DEFAULT_BACKBONE = "lora", "minilm"
-"""What is used where a person names none."""
+"""The defaults of the command line."""
 EXAMPLE_TASK = "ner"
-"""What stands for a task where any would do."""
+"""The task of examples in help texts, where any task would do."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One registered entry point: what it is, and which distribution brought it."""
+    """One registered entry point, with the distribution that provides it."""
 
     kind: Kind
     name: str
@@ -49,7 +49,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class State:
-    """Whether a plugin can be used, and why not."""
+    """Whether a plugin is usable, with the reason if it is not."""
 
     usable: bool
     reason: str = ""
@@ -58,8 +58,8 @@ class State:
 @cache
 def _installed() -> tuple[Plugin, ...]:
     kinds = {group: kind for kind, group in GROUPS.items()}
-    registered = entry_points()  # once: each call reads the metadata of every distribution
-    found = [
+    registered = entry_points()  # one call: each reads the metadata of every distribution
+    plugins = [
         Plugin(
             kind=kinds[point.group],
             name=point.name,
@@ -71,7 +71,7 @@ def _installed() -> tuple[Plugin, ...]:
         for group in kinds
         for point in registered.select(group=group)
     ]
-    return tuple(sorted(dict.fromkeys(found), key=lambda plugin: (plugin.kind, plugin.name, plugin.source)))
+    return tuple(sorted(dict.fromkeys(plugins), key=lambda plugin: (plugin.kind, plugin.name, plugin.source)))
 
 
 def discover(kind: Kind | None = None) -> list[Plugin]:
@@ -80,15 +80,15 @@ def discover(kind: Kind | None = None) -> list[Plugin]:
 
 
 def names(kind: Kind) -> list[str]:
-    """Return the names registered under one kind, each once."""
+    """Return the names of the plugins of a kind, sorted, each once."""
     return sorted({plugin.name for plugin in discover(kind)})
 
 
 def find(kind: Kind, name: str) -> Plugin:
-    """Return the one plugin of that kind and name, not imported.
+    """Return the plugin of a kind and name, without importing it.
 
-    Raises :class:`UnknownNameError` with the nearest names, and :class:`PluginError` where two
-    distributions register the same name.
+    Raises :class:`UnknownNameError` with the nearest names, and :class:`PluginError` if two distributions register
+    the same name.
     """
     matching = [plugin for plugin in discover(kind) if plugin.name == name]
     if not matching:
@@ -101,16 +101,16 @@ def find(kind: Kind, name: str) -> Plugin:
 def load(kind: Kind, name: str) -> Any:
     """Import a plugin and return its class.
 
-    Raises what :func:`find` raises, and :class:`PluginError` where the import fails or the class
-    speaks another version of the contracts.
+    Raises the errors of :func:`find`, and :class:`PluginError` if the import fails or the class is for another version
+    of the contracts.
     """
     return load_plugin(find(kind, name))
 
 
 def load_plugin(plugin: Plugin) -> Any:
-    """Import one plugin; raise :class:`PluginError` that names it where it is broken.
+    """Import a plugin; raise :class:`PluginError` with its name if it is broken.
 
-    Of adapter files the folder is returned, and nothing is imported.
+    For adapter files the folder is returned, and nothing is imported.
     """
     if plugin.kind == "files":
         return _folder(plugin)
@@ -119,7 +119,7 @@ def load_plugin(plugin: Plugin) -> Any:
 
     try:
         loaded = plugin.entry_point.load()
-    except BaseException as error:
+    except BaseException as error:  # a broken plugin may even call sys.exit()
         if isinstance(error, KeyboardInterrupt | MemoryError):
             raise
         raise PluginError(
@@ -136,9 +136,9 @@ def load_plugin(plugin: Plugin) -> Any:
             f"{plugin.distribution} that fits."
         )
     if allowed and not (isinstance(loaded, type) and issubclass(loaded, allowed)):
-        wanted = allowed[0].__name__
+        contract = allowed[0].__name__
         raise PluginError(
-            f"the {plugin.kind} {plugin.name!r} of {plugin.source} is no {wanted} of the plugin contracts: "
+            f"the {plugin.kind} {plugin.name!r} of {plugin.source} is not a {contract} of the plugin contracts: "
             f"{plugin.target} is a {type(loaded).__name__}"
         )
     return loaded
@@ -152,8 +152,8 @@ def _folder(plugin: Plugin) -> Path:
 
 
 def state(plugin: Plugin, check: bool = False) -> State:
-    """Tell whether a plugin can be used; with ``check`` by importing it, else by its metadata."""
-    matching = [other for other in discover(plugin.kind) if other.name == plugin.name]
+    """Return whether a plugin is usable: with ``check`` by importing it, else by its metadata."""
+    matching = [candidate for candidate in discover(plugin.kind) if candidate.name == plugin.name]
     if len(matching) > 1:
         return State(False, _clash(matching))
     if check:
@@ -165,20 +165,20 @@ def state(plugin: Plugin, check: bool = False) -> State:
 
 
 def usable(kind: Kind) -> Iterator[tuple[Plugin, Any]]:
-    """Import the plugins of a kind, each when it is its turn, our own first; broken and clashing ones are set aside."""
+    """Import and yield the plugins of a kind, built-in plugins first; broken and clashing plugins are skipped."""
     for plugin in sorted(discover(kind), key=lambda plugin: plugin.distribution != OWN):
         if state(plugin, check=True).usable:
             yield plugin, load_plugin(plugin)
 
 
 def refresh() -> None:
-    """Forget what was discovered, after distributions were installed or removed."""
+    """Clear the cache of plugins, after distributions were installed or removed."""
     invalidate_caches()
     _installed.cache_clear()
 
 
 def known_kind(text: str) -> Kind:
-    """Return a kind given by a person; raise :class:`UnknownNameError` if there is no such kind."""
+    """Return a kind from user input; raise :class:`UnknownNameError` if there is no such kind."""
     for kind in GROUPS:
         if kind == text:
             return kind

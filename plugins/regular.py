@@ -1,4 +1,4 @@
-"""Regular files, opened without waiting: a FIFO, a device or a socket may never have content, and is refused."""
+"""Regular files, opened without blocking; a FIFO, device or socket is refused, as it may never have content."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 
     Raises :class:`OSError`, whose ``strerror`` is the reason, for anything else.
     """
-    _check(path, Path(path).stat().st_mode)  # to open a device may already start something
+    _check(path, Path(path).stat().st_mode)  # opening a device may already have an effect
     stream = os.fdopen(os.open(path, FLAGS), "rb")
     try:
         _check(path, os.fstat(stream.fileno()).st_mode)  # another file may have taken its place

@@ -1,6 +1,6 @@
-"""What only some tasks can do: a small protocol for each ability, which the engine finds by ``isinstance``.
+"""Optional abilities of tasks, one protocol each, which the engine finds by ``isinstance``.
 
-A task has an ability by having its method; nothing has to be inherited or registered.
+A task has an ability if it has its function; it does not inherit or register anything.
 """
 
 from collections.abc import Hashable, Sequence
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Calibrated(Protocol):
-    """A task that learns from the validation records once the weights are chosen (a temperature, a threshold)."""
+    """A task that learns from the validation records after the best weights are known (a temperature, a threshold)."""
 
     def settle(self, records: Sequence[Record], digests: "Sequence[Sequence[Tensor]]") -> Self:
-        """Return this task with what it learns; ``digests`` are those of the records' windows."""
+        """Return this task with the learnt options; ``digests`` are those of the records' windows."""
 
 
 @runtime_checkable
@@ -27,34 +27,34 @@ class PseudoLabelling(Protocol):
     def pseudo(
         self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]"
     ) -> tuple[Record, float] | None:
-        """Return a record that :meth:`Task.read` gave with the labels that the model predicts, and how sure it is.
+        """Return a record of :meth:`Task.read` with predicted labels, and their probability, 0 to 1.
 
-        That is a probability, 0 to 1. None where the model predicts no labels.
+        None if the model predicts no labels.
         """
 
 
 @runtime_checkable
 class Weighted(Protocol):
-    """A task with classes, which can be given weights in the loss."""
+    """A task with classes, which can be weighted in the loss."""
 
     def class_weights(self, records: Sequence[Record]) -> list[float] | None:
-        """Return a weight for each class that evens out the classes; None where the options leave it without any."""
+        """Return a weight for each class that balances the classes; None if the options exclude weights."""
 
 
 @runtime_checkable
 class Grouped(Protocol):
-    """A task whose data has records that must stand in the same split, because they have a text in common."""
+    """A task with records that must go into the same split, because they have a text in common."""
 
     @classmethod
     def group(cls, record: Record) -> Hashable:
-        """Return what a raw record has in common with those of its group; None for a record that stands alone."""
+        """Return the key of a raw record's group, such as the common text; None for a record without a group."""
 
 
 def class_weights(task: Task, records: Sequence[Record]) -> list[float] | None:
-    """Return the weights of a task's classes; None for a task that has none."""
+    """Return the weights of a task's classes; None for a task without weights."""
     return task.class_weights(records) if isinstance(task, Weighted) else None
 
 
 def group(task: Task | type[Task], record: Record) -> Hashable:
-    """Return the group of a raw record; None where it stands alone, or the task knows no groups."""
+    """Return the group of a raw record; None for a record or a task without groups."""
     return task.group(record) if isinstance(task, Grouped) else None

@@ -1,6 +1,6 @@
-"""Tasks: what an adapter is for. Data in, head, loss, metrics, readable predictions out.
+"""Tasks: the purpose of an adapter, from records to head, loss, metrics and readable predictions.
 
-Shapes are written with these letters: R rows of a batch, T positions, W the width of the hidden states,
+Letters of shapes: R rows of a batch, T positions, W the width of the hidden states,
 V words of the vocabulary.
 """
 
@@ -23,25 +23,25 @@ Record = dict[str, Any]
 class Feature:
     """One window of a record, ready for the backbone.
 
-    ``inputs`` are the model's inputs by name, for each position an integer or a list of them, always as many
-    (the characters of a word), ``alignment`` whatever the task needs to read predictions back, ``cut`` the number of
-    tokens for which there was no room.
+    ``inputs`` are the model's inputs by name, with an integer for each position, or a list of integers of fixed
+    length (the characters of a word). ``alignment`` is any value that the task needs to decode predictions. ``cut`` is
+    the number of tokens without room.
 
-    ``labels`` are what the loss needs, None when predicting. All features of a task have labels of one form:
+    ``labels`` are the labels for the loss, None in prediction. All features of a task have labels of one form:
 
     ============================  =======================================  ====================================
-    form                          what the loss is given                   for
+    form                          argument of the loss                     for
     ============================  =======================================  ====================================
     an int                        (R), integers                            a class for each row
     a float                       (R), float32                             a number for each row
-    a list of ints                (R, longest), integers, padded on the    a class for each position (as many as
-                                  right with -100, which does not count    the head answers for), a span
+    a list of ints                (R, longest), integers, padded on the    a class for each position of the head's
+                                  right with -100, which does not count    output, a span
     a list of floats              (R, longest), float32, padded with -100  a yes or no for each class
     ============================  =======================================  ====================================
 
-    ``row_inputs`` are numbers that the head reads beside the states, by the names in :attr:`Head.row_inputs`: an int or
-    a float becomes (R), a list of them (R, longest), padded on the right with what the head says there. Positions
-    count the window's tokens from 0, special ones included, whatever a method puts in front of them.
+    ``row_inputs`` are additional numbers for the head, by the names in :attr:`Head.row_inputs`: an int or a float
+    becomes (R), a list (R, longest), padded on the right with the number in :attr:`Head.row_inputs`. Positions count
+    the window's tokens from 0, special tokens included, without the virtual tokens of a method.
     """
 
     inputs: dict[str, list[Any]]
@@ -53,12 +53,12 @@ class Feature:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a backbone reads: its tokenizer, the longest window in tokens, and whether it is causal.
+    """The reading side of a backbone: its tokenizer, the longest window in tokens, and whether it is causal.
 
-    A tokenizer is one of transformers' fast ones, or has the part of their interface that tasks use; one whose
-    ``takes_words`` is true is told the ``words`` of a text, as spans, where they are known.
+    The tokenizer is a fast tokenizer of transformers, or has the part of its interface that tasks use. If its
+    ``takes_words`` is true, it gets the known ``words`` of a text, as spans.
 
-    ``decoder_start`` is the token with which the answer of an encoder-decoder begins; None for other models.
+    ``decoder_start`` is the first token of the answer of an encoder-decoder; None for other models.
     """
 
     tokenizer: Any
@@ -69,7 +69,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Records as the task wants them, and what was changed on the way, in words with counts."""
+    """Records in the form of the task, and notes on the changes, with counts."""
 
     records: list[Record]
     notes: list[str] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Cleaned:
 
 @dataclass(frozen=True)
 class Tied:
-    """Hidden states (R, T, W), and the frozen input embeddings (V, W) that a head maps them to the vocabulary with."""
+    """Hidden states (R, T, W), and the frozen input embeddings (V, W) as weight of an LM head."""
 
     states: "Tensor"
     embeddings: "Tensor"
@@ -85,7 +85,7 @@ class Tied:
 
 @dataclass(frozen=True)
 class WithRowInputs:
-    """What a head is given otherwise, and the numbers of each row that it asks for, (R) or (R, longest) by name."""
+    """The usual input of a head, and its row inputs by name, (R) or (R, longest)."""
 
     hidden: "Tensor | Tied"
     inputs: "Mapping[str, Tensor]"
@@ -94,26 +94,26 @@ class WithRowInputs:
 class Head(ABC):
     """The last, small layer of an adapter; kept in float and stacked like a method's parameters.
 
-    Heads with the same ``stack_key`` are computed in one operation; the dimensions that ``grows``
-    names may be padded with zeros.
+    Heads with the same ``stack_key`` are computed in one operation; the dimensions in ``grows`` may be padded with
+    zeros.
     """
 
     reads: ClassVar[Literal["encoder", "decoder"]] = "encoder"
-    """The half of an encoder-decoder whose hidden states it is given; of any other model there is one."""
+    """The half of an encoder-decoder whose hidden states the head reads; ignored for other models."""
     over: ClassVar[Literal["hidden", "vocabulary", "embeddings"]] = "hidden"
-    """What it is given: the last hidden states, the frozen language model's logits made of them, or the states
-    with the frozen input embeddings (:class:`Tied`)."""
+    """The input of the head: the last hidden states, the logits of the frozen language model, or the states with the
+    frozen input embeddings (:class:`Tied`)."""
     row_inputs: ClassVar[Mapping[str, int | float]] = {}
-    """The names of the numbers of each row that it reads beside the states (the positions of two entities), each with
-    the number that pads its lists. A head with any is given :class:`WithRowInputs`. Padding must change nothing."""
+    """The names of additional numbers of each row (the positions of two entities), with the number that pads their
+    lists. A head with row inputs gets :class:`WithRowInputs`. Padding must not change its output."""
     grows: ClassVar[Mapping[str, int]] = {}
-    """The dimension of a tensor whose extent an option chooses (classes), by its name."""
+    """By the name of a tensor, the dimension with a size set by an option (classes)."""
     front: int = 0
-    """How many positions in front of the text, which are the adapter's own prompt, it is given too."""
+    """The number of positions before the text, of the adapter's own prompt, that the head reads too."""
 
     @property
     def stack_key(self) -> Hashable:
-        """What two heads must have in common to be computed in one operation."""
+        """The options that must be equal for two heads to be computed in one operation."""
         return type(self).__name__
 
     @abstractmethod
@@ -122,7 +122,7 @@ class Head(ABC):
 
     @abstractmethod
     def apply(self, parameters: "Mapping[str, Tensor]", hidden: Any, mask: "Tensor") -> "Tensor":
-        """Return logits, from ``hidden`` (R, T, W), or what else it is given, and ``mask`` (R, T)."""
+        """Return logits, from ``hidden`` (R, T, W) or the input named by :attr:`over`, and ``mask`` (R, T)."""
 
     @abstractmethod
     def trim(self, logits: "Tensor", length: int) -> "Tensor":
@@ -130,171 +130,172 @@ class Head(ABC):
 
 
 class Task(ABC):
-    """What an adapter is for; one instance has one set of options (label names included).
+    """The purpose of an adapter; one instance has one set of options (label names included).
 
-    What only some tasks can do is not here: ``abilities.py`` has a protocol for each.
+    Optional abilities are protocols in ``task_abilities.py``.
     """
 
     api_version: ClassVar[int] = API_VERSION
     Options: ClassVar[type[Options]]
     columns: ClassVar[Mapping[str, tuple[str, ...]]]
-    """The fields of a record, each with the column names under which data sets are known to keep it."""
+    """The fields of a record, each with the column names of known data sets."""
     optional: ClassVar[frozenset[str]] = frozenset()
-    """The fields of those that a data set may lack."""
+    """The fields that a data set may lack."""
     asks: ClassVar[tuple[str, ...]] = ("text",)
-    """The fields of an input that a person fills in; where it is one, an input may be the bare text."""
+    """The fields of an input for prediction; with a single field, an input may be the bare text."""
     texts: ClassVar[tuple[str, ...]] = ()
-    """The fields that hold a text whose words augmentation may change: none into which labels point by offsets.
+    """The fields with a text that augmentation may change; not fields with labels that are offsets.
 
-    An altered copy of a record holds its number, 1 or more, under ``copy``."""
+    An augmented copy of a record has its number, from 1, under ``copy``."""
     words: ClassVar[tuple[str, str] | None] = None
-    """The field with words that augmentation may change, and the field with a tag for each."""
+    """The field with words that augmentation may change, and the field with the tags of these words."""
     sample: ClassVar[Path]
-    """The folder of the sample data that ships with the task."""
+    """The folder of the task's sample data."""
     recipes: ClassVar[Mapping[str, Recipe]] = {}
     """Tuned defaults of training, by the name of the method."""
     default_recipe: ClassVar[Recipe] = Recipe()
-    """Those for methods without an entry in :attr:`recipes`."""
+    """Defaults of training for methods without an entry in :attr:`recipes`."""
     layout: ClassVar[str] = "lines"
-    """How a text file without a telling suffix is read: ``conll``, ``lines`` or ``document``."""
+    """The format of a text file with an unknown suffix: ``conll``, ``lines`` or ``document``."""
     metric: ClassVar[str]
-    """The metric that decides which weights are best."""
+    """The metric that selects the best weights."""
     lower_is_better: ClassVar[bool] = False
-    """Whether that metric is an error."""
+    """Whether a lower value of :attr:`metric` is better."""
     measured_before: ClassVar[bool] = False
-    """Whether validation measures the bare backbone too, because it can do without training what the task asks."""
+    """Whether validation also measures the bare backbone, which can solve the task without training."""
     together: ClassVar[bool] = False
-    """Whether the features of a record are trained in one batch, because the loss compares them."""
+    """Whether the features of a record must be in one batch, because the loss compares them."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
 
     def labels(self, record: Record) -> Iterable[Hashable]:
-        """Return the labels of a raw record (a class, tags); empty, as here, where records have none.
+        """Return the labels of a raw record (a class, tags); by default none.
 
-        The last training example of a label is never held out for validation. Raises :class:`DataError` as
-        :meth:`clean` does.
+        The last training example of a label is never held out for validation. Raises :class:`DataError` like
+        :meth:`clean`.
         """
         return ()
 
     @abstractmethod
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Check and normalise raw records; raise :class:`DataError` naming the record's place."""
+        """Check and normalise raw records; raise :class:`DataError` with the place of the record."""
 
     @abstractmethod
     def fit(self, records: Sequence[Record]) -> Self:
-        """Return this task with what it learns from the training records (the label names)."""
+        """Return this task with the options learnt from the training records (the label names)."""
 
     def notes(self) -> list[str]:
-        """Return, after :meth:`fit`, what it has guessed and a person should know."""
+        """Return, after :meth:`fit`, notes on guesses that the user should know."""
         return []
 
     def suit(self, reading: Reading) -> Self:
-        """Return this task, after :meth:`fit`, with what it learns from the backbone's tokenizer.
+        """Return this task, after :meth:`fit`, with the options learnt from the backbone's tokenizer.
 
-        Raises :class:`BackboneError` or :class:`UsageError` where they do not go together.
+        Raises :class:`BackboneError` or :class:`UsageError` for a backbone that does not suit the task.
         """
         return self
 
     @abstractmethod
     def check(self, records: Sequence[Record], split: str) -> None:
-        """Raise :class:`DataError` where records do not go with what :meth:`fit` has learnt."""
+        """Raise :class:`DataError` for records that do not fit the learnt options, such as an unknown label."""
 
     @abstractmethod
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Return counts that let a person recognise the data (for reports and ``--dry-run``)."""
+        """Return counts by which the user recognises the data (for reports and ``--dry-run``)."""
 
     @abstractmethod
     def head(self) -> Head:
-        """Return the head for what :meth:`fit` has learnt."""
+        """Return the head for the learnt options."""
 
     @abstractmethod
     def read(self, item: Any) -> Record:
-        """Turn one input of ``predict`` (a text, or a JSON object) into a record."""
+        """Convert an input of ``predict`` (a text, or a JSON object) into a record."""
 
     @abstractmethod
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
-        """Turn a record into features; what is too long becomes several windows, never cut."""
+        """Convert a record into features; a long text becomes several windows, without a cut."""
 
     @abstractmethod
     def loss(self, logits: "Tensor", labels: "Tensor", weights: "Tensor | None") -> "Tensor":
         """Return the mean loss of a batch; positions labelled -100 do not count."""
 
     def without(self, record: Record, kept: Sequence[int]) -> Record:
-        """Return a record of which only these of its :attr:`words` are left, with tags that go together still."""
+        """Return a record with only the :attr:`words` at these places, and a legal sequence of tags."""
         return {**record, **{name: [record[name][place] for place in kept] for name in type(self).words or ()}}
 
     def digest(self, feature: Feature, logits: "Tensor") -> "Tensor":
-        """Return what is kept of one window's logits until a record is decoded; all of them unless they are many."""
+        """Reduce the logits of a window to the values that :meth:`decode` needs; by default all logits."""
         return logits
 
     @abstractmethod
     def decode(self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]") -> dict[str, Any]:
-        """Turn what :meth:`digest` gave for each window of a record into a prediction that JSON can hold."""
+        """Convert the results of :meth:`digest` for the windows of a record into a prediction in JSON."""
 
     @abstractmethod
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Compare predictions with the records' own labels; :attr:`metric` is one of the keys."""
+        """Compare predictions with the labels of the records; :attr:`metric` is one of the keys."""
 
     def support(self, records: Sequence[Record]) -> int:
-        """Return how many answers :attr:`metric` compares in cleaned records: texts, words, entities.
+        """Return the number of answers that :attr:`metric` compares: texts, words, entities; by default of records.
 
-        Where they are few, validation cannot tell which weights are best. The number of records unless overridden.
+        With few answers, validation cannot select the best weights reliably.
         """
         return len(records)
 
     def baseline(self, records: Sequence[Record]) -> dict[str, Any] | None:
-        """Return what :meth:`score` gives the best answer that is the same for every input (the majority class).
+        """Return the metrics of the best constant answer (the majority class), or None, the default.
 
-        An adapter that does no better has learnt nothing of use. None, as here, where there is no such answer.
+        An adapter with no better metrics has learnt nothing useful.
         """
         return None
 
     @abstractmethod
     def render(self, prediction: Mapping[str, Any]) -> str:
-        """Return a prediction as text for a person."""
+        """Return a prediction as readable text."""
 
 
 class ColumnInspector(Task):
-    """A task that can tell by the values of a column what it holds, and what data is that it cannot read."""
+    """A task that recognises columns by their values, and explains data that it cannot read."""
 
     @classmethod
     def locate(cls, sentences: Sequence[Sequence[Sequence[str]]]) -> dict[str, int]:
-        """Return field -> column, counted from 0, of sentences whose columns have no names.
+        """Return field -> column, counted from 0, of sentences with columns without names.
 
-        ``sentences`` hold columns of words. Fields that the values do not tell are left out: :attr:`columns` tells.
+        ``sentences`` are lists of columns of words. Fields that the values do not show are omitted; :attr:`columns`
+        decides on them.
         """
         return {}
 
     @classmethod
     def explain(cls, row: Mapping[str, Any]) -> str:
-        """Say what a row is that lacks a field, and the way out; return an empty text where nothing is known."""
+        """Return an explanation of a row that lacks a field, and the way out; empty if there is none."""
         return ""
 
 
 class Writer(Task):
-    """A task whose answers the backbone's language model writes.
+    """A task with answers generated by the backbone's language model.
 
-    It is trained, and validated, on the logits of given answers; :meth:`decode` says how probable they are.
+    Training and validation use the logits of reference answers; :meth:`decode` returns their probability.
     """
 
     @property
     @abstractmethod
     def written(self) -> int:
-        """The records of an evaluation, the first ones, for which answers are written and compared."""
+        """The number of records of an evaluation, from the first, with generated and compared answers."""
 
     @abstractmethod
     def search(self) -> dict[str, Any]:
-        """Return how answers are searched for: ``max_new_tokens``, ``num_beams`` and the like."""
+        """Return the options of the search: ``max_new_tokens``, ``num_beams`` and the like."""
 
     @abstractmethod
     def prompt(self, record: Record, reading: Reading) -> Feature:
-        """Return what is continued, or what an encoder reads, in at most ``reading.max_length`` tokens."""
+        """Return the prompt, or the input of an encoder, in at most ``reading.max_length`` tokens."""
 
     @abstractmethod
     def answer(self, record: Record, text: str) -> dict[str, Any]:
-        """Turn a written text into a prediction that JSON can hold."""
+        """Convert a generated text into a prediction in JSON."""
 
     @abstractmethod
     def compare(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return metrics of answers against the records' own."""
+        """Return metrics of generated answers against the references."""

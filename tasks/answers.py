@@ -1,4 +1,4 @@
-"""Answers as data for question answering holds them: SQuAD's objects, lists, columns of a table, or none."""
+"""Answers in the formats of question answering data: SQuAD's objects, lists, columns of a table, or no answer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,63 +9,63 @@ from adaptdock.plugins.contracts import Record
 from adaptdock.tasks.printed import printed
 
 SHOWN = 10
-"""So many places stand in a note."""
+"""Most places that a note lists."""
 TRUE, FALSE = frozenset({"true", "1", "1.0", "yes"}), frozenset({"false", "0", "0.0", "no", ""})
 
 
 @dataclass
 class Places:
-    """Where questions are whose answers are not read as they are written."""
+    """The places of questions whose answers were changed or skipped while reading, by the kind of change."""
 
     moved: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     located: list[str] = field(default_factory=list)
     several: list[str] = field(default_factory=list)
-    """Located, though the text stands at several places."""
+    """Located by the first of several occurrences of the text."""
     impossible: list[str] = field(default_factory=list)
-    """They have answers, and are marked as without one."""
+    """Marked as impossible although they have answers."""
 
     def nothing_left(self, split: str, repairs: bool) -> str:
-        """Say why no question of a split is left."""
+        """Return the error text for a split without any usable question."""
         if not self.skipped:
-            return f"{split}: there is no question"
-        way = "" if repairs else "; --repair moves answers whose text stands elsewhere"
+            return f"{split}: there are no questions"
+        way_out = "" if repairs else "; --repair moves answers whose text occurs elsewhere"
         return (
-            f"{split}: no question is left of {len(self.skipped)}: no answer stands where its offset says, such as "
-            f"that of {self.skipped[0]}. Offsets count the characters of the context from 0{way}."
+            f"{split}: no question is left of {len(self.skipped)}: no answer is at its offset, such as "
+            f"that of {self.skipped[0]}. Offsets count the characters of the context from 0{way_out}."
         )
 
     def notes(self, split: str, repairs: bool) -> list[str]:
-        """Return a line for each kind that there is."""
+        """Return a line for each kind of change that occurred."""
         notes = []
         if self.moved:
             count = len(dict.fromkeys(self.moved))
-            notes.append(f"{split}: {count} questions had answers moved to where they stand: {_some(self.moved)}")
+            notes.append(f"{split}: {count} questions had answers moved to their text: {_some(self.moved)}")
         if self.skipped:
-            ways = "" if repairs else "; --repair (repair=true) moves those whose text stands elsewhere"
+            way_out = "" if repairs else "; --repair (repair=true) moves answers whose text occurs elsewhere"
             notes.append(
-                f"{split}: answers of {len(self.skipped)} questions were skipped, as they do not stand where their "
-                f"offset says, and the question with the last of them{ways}: {_some(self.skipped)}"
+                f"{split}: answers of {len(self.skipped)} questions were skipped because they are not at their "
+                f"offset; a question without any other answer was skipped too{way_out}: {_some(self.skipped)}"
             )
         without = [*self.located, *self.several]
         if without:
-            several = f" ({len(self.several)} stand at several places: the first is taken)" if self.several else ""
+            several = f" ({len(self.several)} occur several times: the first is taken)" if self.several else ""
             notes.append(
                 f"{split}: {len(without)} answers have no offset, and were located in the context{several}: "
                 f"{_some(without)}"
             )
         if self.impossible:
             notes.append(
-                f"{split}: {len(self.impossible)} questions have answers, but is_impossible says that there is none, "
-                f"and that holds: {_some(self.impossible)}"
+                f"{split}: {len(self.impossible)} questions have answers, but is_impossible is true, which "
+                f"counts: {_some(self.impossible)}"
             )
         return notes
 
 
 def given_answers(record: Record, where: str, places: Places) -> list[Record]:
-    """Return text and start of each answer of a record; a start may be None, for not known.
+    """Return text and start of each answer of a record; an unknown start is None.
 
-    A question that is marked as impossible has no answer, whatever stands beside it: those are plausible ones.
+    A question that is marked as impossible has no answer: SQuAD 2.0 lists plausible, wrong answers there.
     """
     value = record["answers"]
     if isinstance(value, str):
@@ -81,22 +81,22 @@ def given_answers(record: Record, where: str, places: Places) -> list[Record]:
 
 
 def required(value: Any, name: str, where: str) -> str:
-    """Return a text with something in it; raise :class:`DataError` else."""
+    """Return a text that is not blank; raise :class:`DataError` for anything else."""
     if not isinstance(value, str) or not value.strip():
-        found = "missing" if value is None else f"no text: {value!r:.60}"
-        raise DataError(f"{where}: the {name} is {found}")
+        problem = "missing" if value is None else f"not a text: {value!r:.60}"
+        raise DataError(f"{where}: the {name} is {problem}")
     return value
 
 
 def _unprinted(value: str) -> Any:
-    """Return the objects that a cell of a table is the print of; else the text, which is an answer itself."""
+    """Return the objects printed into a cell of a table; any other text is itself the answer."""
     content = printed(value)
     is_list = isinstance(content, list) and all(isinstance(part, Mapping) for part in content)
     return content if is_list or (isinstance(content, Mapping) and "text" in content) else value
 
 
 def _is_impossible(value: Any, where: str) -> bool:
-    """Return a truth value that is one, a number, or what a table has for it."""
+    """Return a truth value, also from a number or from the text of a table."""
     text = "" if value is None else str(value).strip().casefold()
     if text in TRUE | FALSE:
         return text in TRUE
@@ -104,7 +104,7 @@ def _is_impossible(value: Any, where: str) -> bool:
 
 
 def _start(value: Any, where: str) -> int | None:
-    """Return the number of a character that a column of a table holds; None where it is empty."""
+    """Return the character offset in a column of a table; None where it is empty."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     text = str(value).strip().removesuffix(".0")
@@ -114,7 +114,7 @@ def _start(value: Any, where: str) -> int | None:
 
 
 def _parts(value: Any, where: str) -> Sequence[Any]:
-    """Return the answers one by one, from the forms that data sets give them in."""
+    """Return a list of answers from any format of the known data sets."""
     if isinstance(value, Mapping):
         texts, starts = value.get("text", []), value.get("answer_start", value.get("start"))
         texts = [texts] if isinstance(texts, str) else texts
@@ -142,7 +142,7 @@ def _answer(value: Any, where: str) -> Record:
         raise DataError(f"{where}: answer_start is the number of a character; found {start!r:.60}")
     if value.get("text") == "":
         raise DataError(
-            f"{where}: the answer is no text: ''. A question without an answer has an empty list of answers, or "
+            f"{where}: the answer is not a text: ''. A question without an answer has an empty list of answers, or "
             f"is_impossible is true."
         )
     return {"text": required(value.get("text"), "answer", where), "start": start}

@@ -1,4 +1,4 @@
-"""Chunking: phrases without overlap (noun, verb, prepositional, ...), as spans of the text; in all else as ``ner``."""
+"""Chunking: phrases without overlap (noun, verb, prepositional, ...) as spans of the text; otherwise like ``ner``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,5 +18,5 @@ class Chunking(NER):
 
     @classmethod
     def column_of_tags(cls, columns: Sequence[Sequence[str]]) -> int | None:
-        """Return the column whose words have tags of phrases."""
+        """Return the column with tags of phrases."""
         return phrase_column(columns)

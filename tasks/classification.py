@@ -1,8 +1,8 @@
 """Classification of a text: one label, or several (also under the names sentiment, spam, topic and intent).
 
-One label is the softmax over the classes, several are a sigmoid each (binary relevance). Scores can be
-calibrated on the validation data: logits are divided by one temperature, the one of least negative log
-likelihood (Guo et al. 2017, arXiv:1706.04599).
+One label is the softmax over the classes; several labels are a sigmoid each (binary relevance). Scores can be
+calibrated on the validation data: logits are divided by the temperature with the least negative log-likelihood (Guo et
+al. 2017, arXiv:1706.04599).
 """
 
 import math
@@ -32,11 +32,12 @@ from adaptdock.tasks.labels import (
 from adaptdock.tasks.sequences import TEXT, SequenceTask, mean
 
 IMBALANCE = 10
-"""The largest class has this many times the records of the smallest: a note says so."""
+"""Ratio of the largest to the smallest class from which a note says that the classes are uneven."""
 BINS = 15
 NAMED = 20
+"""Most classes that a description, an error or a prediction lists."""
 OUT_OF_SCOPE = ""
-"""What stands for no answer where answers are compared; it is no class."""
+"""The answer of a rejected text in the metrics; it is not a class."""
 
 
 class ClassificationOptions(PooledOptions):
@@ -47,13 +48,13 @@ class ClassificationOptions(PooledOptions):
     multi_label: bool = False
     """A text may have several labels, or none."""
     label_separator: str = Field("|", min_length=1)
-    """What divides the labels of a text, where they are written as one; printed lists are read as lists."""
+    """Separator of several labels in one text; printed lists are read as lists."""
     threshold: float = Field(0.5, gt=0, lt=1)
-    """Score from which one of several labels is given."""
+    """Lowest score of a predicted label, with several labels."""
     reject_below: float = Field(0.0, ge=0, lt=1)
-    """Score beneath which a text is out of scope and gets no label."""
+    """Score below which a text is out of scope and gets no label."""
     calibrate: bool = False
-    """Learn from the validation data what temperature makes scores mean how often they are right."""
+    """Learn a temperature from the validation data, so that scores are the probabilities of right answers."""
     temperature: float = Field(1.0, gt=0)
     """Divides the logits; learnt by calibrate."""
 
@@ -74,35 +75,35 @@ class Classification(SequenceTask):
 
     @classmethod
     def explain(cls, row: Mapping[str, Any]) -> str:
-        """Tell a table that has a column for each class."""
+        """Explain a table with a column for each class (one-hot)."""
         return one_hot(row)
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Check texts and labels; say how uneven the classes are, and what looks like a wrong column."""
-        given = list(records)
+        """Check texts and labels; note uneven classes, and values that suggest a wrong column."""
+        raw_records = list(records)
         if not self.options.multi_label:
-            check_missing(given, split)
-        cleaned = super().clean(given, split)
+            check_missing(raw_records, split)
+        cleaned = super().clean(raw_records, split)
         counts = self._counts(cleaned.records)
         if split == "train" and counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
             (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
             cleaned.notes.append(
                 f"the classes are uneven: {most!r} has {largest} records, {least!r} {smallest}. --class-weights "
-                f"balanced weighs them in the loss; macro F1 tells how the small ones fare"
+                f"balanced weighs them in the loss; macro F1 measures the small classes"
             )
         if self.options.multi_label:
-            cleaned.notes.extend(count_printed(given, split))
+            cleaned.notes.extend(count_printed(raw_records, split))
             return cleaned
-        cleaned.notes.extend(label_notes(given, cleaned.records, split))
+        cleaned.notes.extend(label_notes(raw_records, cleaned.records, split))
         if split == "train" and not self.options.labels:
             cleaned.notes.extend(check_number_of_classes(cleaned.records))
         return cleaned
 
-    def label(self, given: Any, where: str) -> Any:
-        """Return a name, or for several labels a sorted list of names; numbers and truth values are their text."""
+    def label(self, value: Any, where: str) -> Any:
+        """Return a name, or a sorted list of names for several labels; numbers and truth values become text."""
         if not self.options.multi_label:
-            return class_name(given, where, self.options.labels)
-        parts = divided(given, self.options.label_separator, where)
+            return class_name(value, where, self.options.labels)
+        parts = divided(value, self.options.label_separator, where)
         return sorted({class_name(part, where, self.options.labels) for part in parts if part != ""})
 
     def labels(self, record: Record) -> list[str]:
@@ -114,7 +115,7 @@ class Classification(SequenceTask):
         labels = self.options.labels or tuple(sorted(self._counts(records)))
         if len(labels) < 2:
             raise DataError(
-                f"the training data has one class only ({', '.join(labels) or 'none'}): nothing to tell apart"
+                f"the training data has one class only ({', '.join(labels) or 'none'}): nothing to distinguish"
             )
         fitted = type(self)(self.options.model_copy(update={"labels": labels}))
         fitted.check(records, "train")
@@ -122,17 +123,18 @@ class Classification(SequenceTask):
 
     def check(self, records: Sequence[Record], split: str) -> None:
         """Refuse a class that training has not seen."""
-        known = set(self.options.labels)
+        classes = set(self.options.labels)
         for record in records:
-            unknown = next((name for name in _listed(record["label"]) if name not in known), None)
+            unknown = next((name for name in _listed(record["label"]) if name not in classes), None)
             if unknown is not None:
                 raise DataError(
-                    f"{record.get('where', split)}: the label {unknown!r} occurs in {split} but is none of those that "
-                    f"training has or options name: {', '.join(sorted(known)[:NAMED])}{_nearest(unknown, known)}"
+                    f"{record.get('where', split)}: the label {unknown!r} occurs in {split}, but neither in the "
+                    f"training data nor in the options: {', '.join(sorted(classes)[:NAMED])}"
+                    f"{_nearest(unknown, classes)}"
                 )
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Count texts and classes; of many classes the smallest and the largest."""
+        """Count texts and classes; of more than 20 classes, show the largest and the smallest."""
         counts = self._counts(records)
         shown = counts.most_common()
         if len(shown) > NAMED:
@@ -140,7 +142,7 @@ class Classification(SequenceTask):
         return {"texts": len(records), "labels": len(counts), "by label": dict(shown)}
 
     def class_weights(self, records: Sequence[Record]) -> list[float] | None:
-        """Return weights that would give every class the same sum; of several labels, each the same as its absence."""
+        """Return weights that give every class the same sum; with several labels, the same sum as its absence."""
         counts = self._counts(records)
         if self.options.multi_label:
             return [(len(records) - counts[name]) / max(1, counts[name]) for name in self.options.labels]
@@ -153,48 +155,48 @@ class Classification(SequenceTask):
     # ------------------------------------------------------------------------------------ model
 
     def head(self) -> Head:
-        """Return a linear map from the pooled states to the classes."""
-        own = self.options
-        return SequenceHead(len(own.labels), own.pooling, own.hidden_layers, own.reads_prompt)
+        """Return a linear layer from the pooled hidden states to the classes."""
+        options = self.options
+        return SequenceHead(len(options.labels), options.pooling, options.hidden_layers, options.reads_prompt)
 
     def target(self, record: Record) -> Any:
-        """Return the number of the class, or a list of ones and zeros."""
+        """Return the number of the class, or one 0 or 1 per class for several labels."""
         labels = self.options.labels
         if self.options.multi_label:
             return [int(name in record["label"]) for name in labels]
         return labels.index(record["label"])
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-        """Return the cross entropy (R, classes); of several labels the binary one."""
+        """Return the cross entropy of logits (R, classes); the binary one for several labels."""
         if self.options.multi_label:
             return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=weights)
         return functional.cross_entropy(logits, labels, weights)
 
     def settle(self, records: Sequence[Record], digests: Sequence[Sequence[Tensor]]) -> Self:
-        """Learn the temperature, if that is asked for."""
+        """Learn the temperature if ``calibrate`` is on."""
         if not self.options.calibrate:
             return self
-        logits = torch.stack([mean(own) for own in digests])
+        logits = torch.stack([mean(windows) for windows in digests])
         targets = torch.tensor([self.target(record) for record in records])
-        found = _best_temperature(lambda temperature: float(self.loss(logits / temperature, targets, None)))
-        return type(self)(self.options.model_copy(update={"temperature": round(found, 4)}))
+        best = _best_temperature(lambda temperature: float(self.loss(logits / temperature, targets, None)))
+        return type(self)(self.options.model_copy(update={"temperature": round(best, 4)}))
 
     def decode(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> dict[str, Any]:
         """Return the label with its score, or the labels, and the scores of the most probable classes."""
         logits = mean(digests) / self.options.temperature
         scores = logits.sigmoid() if self.options.multi_label else logits.softmax(-1)
         order = scores.argsort(descending=True)[:NAMED].tolist()
-        named = {self.options.labels[number]: round(scores[number].item(), 4) for number in order}
+        scores_by_label = {self.options.labels[number]: round(scores[number].item(), 4) for number in order}
         texts: dict[str, Any] = {name: record[name] for name in ("text", "second") if name in record}
         if self.options.multi_label:
-            chosen = sorted(self.options.labels[n] for n, score in enumerate(scores) if score >= self.options.threshold)
-            return {**texts, "labels": chosen, "scores": named}
+            labels = sorted(self.options.labels[n] for n, score in enumerate(scores) if score >= self.options.threshold)
+            return {**texts, "labels": labels, "scores": scores_by_label}
         best, score = self.options.labels[order[0]], scores[order[0]].item()
         label = best if score >= self.options.reject_below else None
-        return {**texts, "label": label, "score": round(score, 4), "scores": named}
+        return {**texts, "label": label, "score": round(score, 4), "scores": scores_by_label}
 
     def pseudo(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> tuple[Record, float]:
-        """Return the most probable class with its probability; of several labels that of the least sure one."""
+        """Return the most probable class and its probability; for several labels, that of the least certain one."""
         logits = mean(digests) / self.options.temperature
         names = self.options.labels
         if not self.options.multi_label:
@@ -207,24 +209,24 @@ class Classification(SequenceTask):
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return accuracy, macro F1 and MCC, and precision, recall and F1 by class, in percent (scikit-learn).
 
-        Macro F1 is the mean over the classes that occur among labels or answers, as scikit-learn has it.
-        A text that is out of scope counts as wrong; ``answered`` is the share of the others, and
-        ``accuracy_of_answered`` theirs. ``ece`` is the expected calibration error over 15 bins. For several
-        labels accuracy is that of whole sets.
+        Macro F1 is the mean over the classes that occur among labels or answers, as in scikit-learn.
+        A text that is out of scope counts as wrong. ``answered`` is the share of all other texts, and
+        ``accuracy_of_answered`` is their accuracy. ``ece`` is the expected calibration error over 15 bins. For
+        several labels, an answer is right if the whole set is.
         """
         if self.options.multi_label:
             return _score_sets(self.options.labels, records, predictions)
         gold = [record["label"] for record in records]
         answers = [prediction["label"] for prediction in predictions]
-        found = [OUT_OF_SCOPE if label is None else label for label in answers]
-        metrics = _score_classes(self.options.labels, gold, found)
+        predicted = [OUT_OF_SCOPE if label is None else label for label in answers]
+        metrics = _score_classes(self.options.labels, gold, predicted)
         metrics["ece"] = _calibration_error(gold, predictions)
         if self.options.reject_below:
-            answered = [(want, got) for want, got in zip(gold, found, strict=True) if got]
+            answered = [(want, got) for want, got in zip(gold, predicted, strict=True) if got]
             right = sum(want == got for want, got in answered)
             metrics["answered"] = _percent(len(answered) / len(gold))
             metrics["accuracy_of_answered"] = _percent(right / len(answered)) if answered else 0.0
-        return {**metrics, "by_class": metrics.pop("by_class")}
+        return {**metrics, "by_class": metrics.pop("by_class")}  # the long table comes last
 
     def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
         """Return the metrics of the most frequent class, or set of classes, for every text."""
@@ -247,9 +249,9 @@ class Classification(SequenceTask):
 # ------------------------------------------------------------------------------------------ helpers
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known label differs in upper case or a letter or two."""
-    plain = {label.casefold(): label for label in known}
+def _nearest(name: str, labels: Iterable[str]) -> str:
+    """Return a sentence with the label that differs in case or in a letter or two; empty if there is none."""
+    plain = {label.casefold(): label for label in labels}
     near = get_close_matches(name.casefold(), plain, n=1, cutoff=0.8)
     return f". Is {plain[near[0]]!r} meant?" if near else ""
 
@@ -265,20 +267,21 @@ def _percent(share: float) -> float:
 def _best_temperature(loss: Any) -> float:
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(lambda power: loss(math.exp(power)), bounds=(-3, 3), method="bounded")
-    return math.exp(float(found.x))
+    # The logarithm keeps the temperature positive; the bounds are about 0.05 and 20.
+    minimum = minimize_scalar(lambda power: loss(math.exp(power)), bounds=(-3, 3), method="bounded")
+    return math.exp(float(minimum.x))
 
 
-def _score_classes(labels: Sequence[str], gold: Sequence[str], found: Sequence[str]) -> dict[str, Any]:
+def _score_classes(labels: Sequence[str], gold: Sequence[str], predicted: Sequence[str]) -> dict[str, Any]:
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_recall_fscore_support
 
-    occurring = sorted({*gold, *found} - {OUT_OF_SCOPE})
+    occurring = sorted({*gold, *predicted} - {OUT_OF_SCOPE})
     return {
-        "accuracy": _percent(accuracy_score(gold, found)),
-        "macro_f1": _percent(f1_score(gold, found, labels=occurring, average="macro", zero_division=0)),
-        "mcc": _percent(matthews_corrcoef(gold, found)) if len({*gold, *found}) > 1 else 0.0,
+        "accuracy": _percent(accuracy_score(gold, predicted)),
+        "macro_f1": _percent(f1_score(gold, predicted, labels=occurring, average="macro", zero_division=0)),
+        "mcc": _percent(matthews_corrcoef(gold, predicted)) if len({*gold, *predicted}) > 1 else 0.0,
         "by_class": _by_class(
-            labels, precision_recall_fscore_support(gold, found, labels=list(labels), zero_division=0)
+            labels, precision_recall_fscore_support(gold, predicted, labels=list(labels), zero_division=0)
         ),
     }
 
@@ -289,12 +292,12 @@ def _score_sets(
     from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
     gold = [[int(name in record["label"]) for name in labels] for record in records]
-    found = [[int(name in prediction["labels"]) for name in labels] for prediction in predictions]
+    predicted = [[int(name in prediction["labels"]) for name in labels] for prediction in predictions]
     return {
-        "accuracy": _percent(accuracy_score(gold, found)),
-        "micro_f1": _percent(f1_score(gold, found, average="micro", zero_division=0)),
-        "macro_f1": _percent(f1_score(gold, found, average="macro", zero_division=0)),
-        "by_class": _by_class(labels, precision_recall_fscore_support(gold, found, zero_division=0)),
+        "accuracy": _percent(accuracy_score(gold, predicted)),
+        "micro_f1": _percent(f1_score(gold, predicted, average="micro", zero_division=0)),
+        "macro_f1": _percent(f1_score(gold, predicted, average="macro", zero_division=0)),
+        "by_class": _by_class(labels, precision_recall_fscore_support(gold, predicted, zero_division=0)),
     }
 
 
@@ -306,11 +309,12 @@ def _by_class(labels: Sequence[str], rows: Any) -> dict[str, dict[str, float | i
 
 
 def _calibration_error(gold: Sequence[str], predictions: Sequence[Mapping[str, Any]]) -> float:
-    """Return how far scores are from the share of right answers, in percent: the mean over bins of like score."""
+    """Return the expected calibration error in percent: the mean gap between score and accuracy over 15 bins."""
     bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
     for want, prediction in zip(gold, predictions, strict=True):
         score = prediction["score"]
         best = next(iter(prediction["scores"]))
         bins[min(BINS - 1, int(score * BINS))].append((score, want == best))
+    # Sums instead of means weight each bin by its size.
     gaps = [abs(sum(score for score, _ in part) - sum(right for _, right in part)) for part in bins]
     return _percent(sum(gaps) / len(gold))

@@ -1,8 +1,8 @@
-"""Causal language modelling: the next token of texts without labels, by the frozen map of a language model.
+"""Causal language modelling: the next token of texts without labels, by the frozen LM head.
 
-Texts follow each other in one stream, each with the tokens that the tokenizer puts around it; where it puts none,
-its token for the beginning (or end) of a text stands in front. Position t of a block is labelled with the token at
-t + 1 of the stream, so that every token but the very first is predicted once.
+Texts form one stream, each with the special tokens that the tokenizer puts around it. Where it puts none, its token for
+the beginning (or end) of a text comes first. The label of position t of a block is token t + 1 of the stream, so every
+token but the first is predicted once.
 """
 
 import math
@@ -44,26 +44,26 @@ class CLM(LanguageModelling):
     default_recipe = Recipe(batch_size=8)
 
     def fit(self, records: Sequence[Record]) -> Self:
-        """Return this task; a map to the vocabulary of its own is not trained."""
+        """Return this task; raise :class:`UsageError` for an LM head of the adapter's own, which is not trained."""
         self.options.check_trained()
         return self
 
     def head(self) -> LanguageModelHead | VocabularyHead:
-        """Return the frozen map to the vocabulary, or one of the adapter's own."""
+        """Return the frozen LM head, or an imported one of the adapter's own."""
         return self.options.language_head()
 
     def read(self, item: Any) -> Record:
-        """Read a text, or an object with ``text``, whose perplexity is to be told."""
+        """Read a text, or an object with ``text``, to measure its perplexity."""
         text = item.get("text") if isinstance(item, Mapping) else item
         if not isinstance(text, str):
             raise DataError(f"clm reads a text, or an object with 'text'; found {type(item).__name__}")
         return {"texts": [text]}
 
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
-        """Cut the stream of a record's texts into blocks, each labelled with what follows its tokens."""
+        """Cut the stream of a record's texts into blocks, labelled with the next token at each position."""
         if not reading.causal:
             raise BackboneError(
-                "clm predicts the next token, which a backbone that reads both ways sees: take a causal language model "
+                "clm predicts the next token, which a bidirectional backbone sees: take a causal language model "
                 "(such as --backbone smollm2), or the task mlm"
             )
         ids = _stream(record["texts"], reading.tokenizer)
@@ -82,19 +82,19 @@ class CLM(LanguageModelling):
         return targets.measure(logits)
 
     def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
-        """Return perplexity and log-likelihood of the text, and the bits that each character takes."""
-        found = measures(digests)
+        """Return perplexity and log-likelihood of the text, and its bits per character."""
+        totals = measures(digests)
         length = characters(record)
-        return {**found, "bits_per_character": _bits(found["log_likelihood"], length) if length else None}
+        return {**totals, "bits_per_character": _bits(totals["log_likelihood"], length) if length else None}
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return perplexity, accuracy, and the bits that each character takes: the same for any tokenizer."""
+        """Return perplexity, accuracy and bits per character, which do not depend on the tokenizer."""
         likelihood = sum(prediction["log_likelihood"] for prediction in predictions)
         bits = _bits(likelihood, sum(map(characters, records)))
         return {**super().score(records, predictions), "bits_per_character": bits}
 
     def render(self, prediction: Mapping[str, Any]) -> str:
-        """Say how well the text is predicted."""
+        """Return perplexity and bits per character as a phrase."""
         if not prediction["tokens"]:
             return "no token to predict"
         bits = prediction["bits_per_character"]

@@ -1,14 +1,14 @@
-"""Sentence embeddings: texts that belong together get vectors that point the same way.
+"""Sentence embeddings: texts that belong together get vectors of similar direction.
 
-The vector is the mean hidden state, as it is (so an adapter that has not been trained gives what the bare backbone
-gives) or through a trained projection. It is trained with multiple negatives ranking: each anchor has to find its own
-positive among all positives and hard negatives of the batch (InfoNCE, van den Oord et al. 2018, with the cosine
-times a scale as Henderson et al. 2017 and sentence-transformers have it):
+The vector is the mean hidden state, or a trained projection of it. Without a projection, an untrained adapter returns
+the vectors of the bare backbone. The loss is multiple negatives ranking: each anchor has to find its own positive among
+all positives and hard negatives of the batch (InfoNCE, van den Oord et al. 2018, with a scaled cosine as in Henderson
+et al. 2017 and sentence-transformers):
 
     loss = -log( exp(s * cos(a, p)) / sum over candidates c of exp(s * cos(a, c)) )
 
-Candidates that are known to belong to the anchor are no negatives: those of its own label, and those that pairs with
-a text in common connect with it. A text is one window; what is longer is cut, and the cut counted.
+Candidates that are known to belong to the anchor are not negatives: candidates with its label, and candidates that
+are connected with it by pairs with a common text. A text is one window; a longer text is cut, and the cut is counted.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -30,8 +30,9 @@ ANCHOR, POSITIVE, NEGATIVE = range(3)
 TEXTS = ("text", "positive", "negative")
 RANKS = (1, 5, 10)
 QUERIES_AT_ONCE = 1024
+"""Queries per matrix of cosines, to bound its memory."""
 SHOWN = 5
-"""So many places or numbers stand in a note, or for a person."""
+"""Most places in a note, and most numbers of a printed vector."""
 
 RECIPES = {
     "lora": Recipe(learning_rate=5e-4, epochs=2, batch_size=32, method_options={"roles": ["all"]}),
@@ -47,17 +48,17 @@ class EmbeddingOptions(Options):
     scale: float = Field(20.0, gt=0)
     """Cosines are multiplied by this in the loss (an inverse temperature)."""
     dimension: int | None = Field(None, gt=0)
-    """Numbers of an embedding, by a trained projection; the backbone's own width without one, unless given."""
+    """Width of a trained projection; unless given, there is none, and embeddings are as wide as the backbone."""
     rounds: int = Field(1, gt=0)
-    """Times that each training text is paired with another of its label; for data with labels."""
+    """How often each training text is paired with another text of its label; for data with labels."""
     highest_score: float | None = Field(None, gt=0)
-    """The score of equal texts; 1 or 5, found out for each split, unless given."""
+    """The score of equal texts; unless given, 1 or 5 by the scores of each split."""
     positive_from: float = Field(0.5, ge=0, le=1)
-    """Pairs whose score, as a share of the highest, is lower are trained as negatives."""
+    """Pairs with a lower score, as a share of the highest, are trained as negatives."""
 
 
 class Embedding(Task):
-    """Gives texts vectors, near to each other where the texts belong together."""
+    """Maps texts to vectors; texts that belong together get similar vectors."""
 
     Options = EmbeddingOptions
     options: EmbeddingOptions
@@ -78,31 +79,33 @@ class Embedding(Task):
 
     @classmethod
     def group(cls, record: Record) -> Hashable:
-        """Return the anchor of a pair: all pairs of it stand in the same split."""
+        """Return the anchor of a pair, whose pairs all go into the same split."""
         return record["text"] if record.get("positive") is not None else None
 
     # ------------------------------------------------------------------------------------- data
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Check pairs and number what belongs together; make pairs of texts with labels."""
+        """Check pairs, give texts that belong together the same number, and pair texts with labels."""
         checked = [_checked(record) for record in records]
-        kept = [record for record in checked if all(record[name] for name in TEXTS if name in record)]
-        if not kept:
+        complete = [record for record in checked if all(record[name] for name in TEXTS if name in record)]
+        if not complete:
             raise DataError(f"{split}: there is no text")
-        notes = _skipped(f"{split}: %d records with an empty text skipped", checked, kept)
-        paired = [record for record in kept if "positive" in record]
-        if len(paired) not in (0, len(kept)):
-            odd = next(record for record in kept if "positive" not in record)
+        notes = _skipped(f"{split}: %d records with an empty text skipped", checked, complete)
+        paired = [record for record in complete if "positive" in record]
+        if len(paired) not in (0, len(complete)):
+            odd = next(record for record in complete if "positive" not in record)
             raise DataError(f"{_where(odd)}: no second text (positive), which other records of {split} have")
-        made = self._pairs(paired, split) if paired else self._labelled(kept, split)
-        numbers = {number for record in made.records for number in record["numbers"].values()}
+        cleaned = self._pairs(paired, split) if paired else self._labelled(complete, split)
+        numbers = {number for record in cleaned.records for number in record["numbers"].values()}
         if len(numbers) < 2:
-            raise DataError(f"{split}: all texts belong together (one label, or one pair), so nothing tells them apart")
-        if not any(self._role(record, name) == POSITIVE for record in made.records for name in record["numbers"]):
+            raise DataError(
+                f"{split}: all texts belong together (one label, or one pair), so there is nothing to distinguish"
+            )
+        if not any(self._role(record, name) == POSITIVE for record in cleaned.records for name in record["numbers"]):
             raise DataError(
                 f"{split}: no two texts belong together: there is neither a pair nor a label that two share"
             )
-        return Cleaned(made.records, [*notes, *made.notes])
+        return Cleaned(cleaned.records, [*notes, *cleaned.notes])
 
     def labels(self, record: Record) -> list[str]:
         """Return the label of a text without a second one."""
@@ -110,48 +113,48 @@ class Embedding(Task):
         return [checked["label"]] if "label" in checked and "positive" not in checked else []
 
     def fit(self, records: Sequence[Record]) -> Self:
-        """Return this task: nothing but weights is learnt."""
+        """Return this task; its options are not learnt from data."""
         return self
 
     def check(self, records: Sequence[Record], split: str) -> None:
-        """Accept all: texts and labels that training has not seen are what embeddings are for."""
+        """Accept all records: embeddings are for new texts and labels."""
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count pairs, hard negatives, scores, different texts and labels."""
-        found = {
+        counts = {
             "pairs": sum("positive" in record for record in records),
             "hard negatives": sum("negative" in record for record in records),
             "scores": sum("score" in record for record in records),
             "texts": len({record[name] for record in records for name in record["numbers"]}),
             "labels": len({record["label"] for record in records if "label" in record}),
         }
-        return {name: count for name, count in found.items() if count}
+        return {name: count for name, count in counts.items() if count}
 
     def _pairs(self, records: Sequence[Record], split: str) -> Cleaned:
-        kept = [record for record in records if record["text"] != record["positive"]]
-        notes = _skipped(f"{split}: %d pairs of a text with itself skipped", records, kept)
-        scores = [_score(record) for record in kept]
-        given = [score for score in scores if score is not None]
-        highest = self.options.highest_score or (1.0 if max(given, default=0.0) <= 1 else 5.0)
-        if given and highest != 1:
+        distinct = [record for record in records if record["text"] != record["positive"]]
+        notes = _skipped(f"{split}: %d pairs of a text with itself skipped", records, distinct)
+        scores = [_score(record) for record in distinct]
+        known_scores = [score for score in scores if score is not None]
+        highest = self.options.highest_score or (1.0 if max(known_scores, default=0.0) <= 1 else 5.0)
+        if known_scores and highest != 1:
             notes.append(f"{split}: scores read as 0 to {highest:g}")
-        made = []
-        for record, score in zip(kept, scores, strict=True):
+        pairs = []
+        for record, score in zip(distinct, scores, strict=True):
             if score is not None and not 0 <= score <= highest:
                 raise DataError(f"{_where(record)}: the score {score:g} is not in 0 to {highest:g} (--highest-score)")
             share = {} if score is None else {"score": score / highest}
-            made.append({key: value for key, value in record.items() if key not in ("score", "label")} | share)
-        numbers = _numbers(texts for record in made for texts in self._alike(record))
-        for unit, record in enumerate(made):
+            pairs.append({key: value for key, value in record.items() if key not in ("score", "label")} | share)
+        numbers = _numbers(texts for record in pairs for texts in self._alike(record))
+        for unit, record in enumerate(pairs):
             record["numbers"] = {name: numbers[record[name]] for name in TEXTS if name in record}
             record["unit"] = unit
-        return Cleaned(made, notes)
+        return Cleaned(pairs, notes)
 
     def _alike(self, record: Record) -> list[list[str]]:
-        """Return the texts of a record, those together that belong together."""
-        named = {name: self._role(record, name) for name in TEXTS if name in record}
-        together = [record[name] for name, role in named.items() if role != NEGATIVE]
-        return [together, *([record[name]] for name, role in named.items() if role == NEGATIVE)]
+        """Return the texts of a record, grouped by which belong together."""
+        roles = {name: self._role(record, name) for name in TEXTS if name in record}
+        together = [record[name] for name, role in roles.items() if role != NEGATIVE]
+        return [together, *([record[name]] for name, role in roles.items() if role == NEGATIVE)]
 
     def _role(self, record: Record, name: str) -> int:
         if name == "positive" and record.get("score", 1.0) < self.options.positive_from:
@@ -159,7 +162,7 @@ class Embedding(Task):
         return TEXTS.index(name)
 
     def _labelled(self, records: Sequence[Record], split: str) -> Cleaned:
-        """Pair each text with another of its label; those alone with theirs are candidates for others."""
+        """Pair each text with another text of its label; a text alone with its label becomes a candidate only."""
         by_label: dict[str, dict[str, Record]] = {}
         for record in records:
             if "label" not in record:
@@ -168,25 +171,23 @@ class Embedding(Task):
                 )
             name = class_name(record["label"], _where(record))
             by_label.setdefault(name, {}).setdefault(record["text"], record)
-        made: list[Record] = []
+        examples: list[Record] = []
         for number, (label, texts) in enumerate(sorted(by_label.items())):
-            for one, other in _partners(sorted(texts), self.options.rounds if split == "train" else 1):
-                fields = {"negative": one} if other is None else {"text": one, "positive": other}
-                origin = {"where": _where(texts[one]), "label": label, "unit": len(made)}
-                made.append({**origin, **fields, "numbers": dict.fromkeys(fields, number)})
+            for text, partner in _partners(sorted(texts), self.options.rounds if split == "train" else 1):
+                fields = {"negative": text} if partner is None else {"text": text, "positive": partner}
+                origin = {"where": _where(texts[text]), "label": label, "unit": len(examples)}
+                examples.append({**origin, **fields, "numbers": dict.fromkeys(fields, number)})
         unique = [record for texts in by_label.values() for record in texts.values()]
-        pairs = [record for record in made if "positive" in record]
+        pairs = [record for record in examples if "positive" in record]
         notes = [f"{split}: {len(unique)} texts with {len(by_label)} labels made into {len(pairs)} pairs"]
-        notes += _skipped(
-            f"{split}: %d texts that stand there twice, with the same label, left out once", records, unique
-        )
-        notes += _skipped(f"{split}: %d texts are alone with their label, and nothing but candidates", made, pairs)
-        return Cleaned(made, notes)
+        notes += _skipped(f"{split}: %d repeated texts with the same label left out", records, unique)
+        notes += _skipped(f"{split}: %d texts are alone with their label, and are candidates only", examples, pairs)
+        return Cleaned(examples, notes)
 
     # ------------------------------------------------------------------------------------ model
 
     def head(self) -> EmbeddingHead:
-        """Return the mean of the hidden states, projected if a dimension is given."""
+        """Return the mean of the hidden states, with a projection if ``dimension`` is given."""
         return EmbeddingHead(self.options.dimension)
 
     def read(self, item: Any) -> Record:
@@ -199,7 +200,7 @@ class Embedding(Task):
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
         """Tokenise each text of a record as one window, labelled with number, role and unit."""
         features = []
-        unit = -record["copy"] if "copy" in record else record.get("unit")  # an altered copy is a pair of its own
+        unit = -record["copy"] if "copy" in record else record.get("unit")  # an augmented copy is a pair of its own
         for name in TEXTS:
             feature = _window(record[name], reading) if name in record else None
             if feature is not None:
@@ -212,30 +213,30 @@ class Embedding(Task):
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """Return the mean ranking loss over the anchors of vectors (R, W), with labels (R, 3)."""
         number, role, unit = labels.unbind(1)
-        own = (unit.unsqueeze(1) == unit) & (role == POSITIVE)
-        anchors = (role == ANCHOR) & own.any(1)
+        positives = (unit.unsqueeze(1) == unit) & (role == POSITIVE)
+        anchors = (role == ANCHOR) & positives.any(1)
         if not anchors.any():
-            return logits.sum() * 0.0
+            return logits.sum() * 0.0  # a batch without anchors needs a loss with gradients too
         vectors = functional.normalize(logits, dim=-1)
         scores = self.options.scale * vectors @ vectors.mT
-        known = (number.unsqueeze(1) == number) & ~own
-        scores = scores.masked_fill(known | (role == ANCHOR), float("-inf"))
-        return functional.cross_entropy(scores[anchors], own[anchors].int().argmax(1))
+        same_number = (number.unsqueeze(1) == number) & ~positives
+        scores = scores.masked_fill(same_number | (role == ANCHOR), float("-inf"))
+        return functional.cross_entropy(scores[anchors], positives[anchors].int().argmax(1))
 
     def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
-        """Return the embedding, of length 1; of a pair, those of its other texts by their fields."""
+        """Return the embedding, of length 1, and those of the other texts of a pair by their fields."""
         prediction: dict[str, Any] = {"embedding": []}
-        for feature, found in zip(features, digests, strict=True):
+        for feature, vector in zip(features, digests, strict=True):
             name = "embedding" if feature.alignment == "text" else feature.alignment
-            prediction[name] = [round(number, 6) for number in functional.normalize(found.float(), dim=-1).tolist()]
+            prediction[name] = [round(number, 6) for number in functional.normalize(vector.float(), dim=-1).tolist()]
         cut = sum(feature.cut for feature in features)
         return prediction | ({"cut_tokens": cut} if cut else {})
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return how many anchors have a text of theirs among the 1, 5 and 10 nearest, in percent.
+        """Return recall at 1, 5 and 10 in percent: anchors with a matching text among their nearest neighbours.
 
-        The nearest are looked for among all other texts. Where pairs have scores, ``spearman`` is 100 times the
-        rank correlation of the cosines with them.
+        Neighbours are sought among all other texts. For pairs with scores, ``spearman`` is 100 times the rank
+        correlation of the cosines with the scores.
         """
         metrics = _recall(records, predictions)
         scored = [number for number, record in enumerate(records) if "score" in record]
@@ -243,13 +244,13 @@ class Embedding(Task):
             from scipy.stats import spearmanr
 
             pairs = [(predictions[number]["embedding"], predictions[number]["positive"]) for number in scored]
-            cosines = [sum(a * b for a, b in zip(one, other, strict=True)) for one, other in pairs]
-            found = spearmanr(cosines, [records[number]["score"] for number in scored]).statistic
-            metrics["spearman"] = round(100 * float(found), 2)
+            cosines = [sum(a * b for a, b in zip(text, positive, strict=True)) for text, positive in pairs]
+            correlation = spearmanr(cosines, [records[number]["score"] for number in scored]).statistic
+            metrics["spearman"] = round(100 * float(correlation), 2)
         return metrics
 
     def render(self, prediction: Mapping[str, Any]) -> str:
-        """Show the first numbers and how many there are."""
+        """Return the first numbers of the vector and its width."""
         vector = prediction["embedding"]
         first = " ".join(f"{number:.3f}" for number in vector[:SHOWN])
         return f"[{first}{' ...' if len(vector) > SHOWN else ''}] {len(vector)} numbers"
@@ -259,34 +260,36 @@ class Embedding(Task):
 
 
 def _checked(record: Record) -> Record:
-    """Return a record whose texts are texts; fields with nothing in them are left out."""
-    given = {key: value for key, value in record.items() if value is not None}
+    """Return a record with checked texts, without empty fields."""
+    fields = {key: value for key, value in record.items() if value is not None}
     for name in TEXTS:
-        if name in given and not isinstance(given[name], str):
-            raise DataError(f"{_where(record)}: {name} is one text; found {given[name]!r:.60}")
-    if "text" not in given:
+        if name in fields and not isinstance(fields[name], str):
+            raise DataError(f"{_where(record)}: {name} is one text; found {fields[name]!r:.60}")
+    if "text" not in fields:
         raise DataError(f"{_where(record)}: there is no text")
-    if "label" in given:
-        given["label"] = str(given["label"])
-    return {key: value.strip() if key in TEXTS else value for key, value in given.items()}
+    if "label" in fields:
+        fields["label"] = str(fields["label"])
+    return {key: value.strip() if key in TEXTS else value for key, value in fields.items()}
 
 
 def _score(record: Record) -> float | None:
-    """Return the score of a pair; a label beside two texts has to be one."""
-    found = record.get("score", record.get("label"))
+    """Return the score of a pair, which may be in the column of the label."""
+    value = record.get("score", record.get("label"))
     try:
-        return None if found is None else float(found)
+        return None if value is None else float(value)
     except (TypeError, ValueError):
         raise DataError(
-            f"{_where(record)}: {found!r:.60} beside two texts is no score; write how similar they are, 0 to 1 or 0 to "
+            f"{_where(record)}: {value!r:.60} beside two texts is not a score; write their similarity, 0 to 1 or 0 to "
             f"5, or leave the column out"
         ) from None
 
 
 def _skipped(line: str, before: Sequence[Record], after: Sequence[Record]) -> list[str]:
-    kept = {id(record) for record in after}
-    gone = [_where(record) for record in before if id(record) not in kept]
-    return [f"{line % len(gone)}: {', '.join(gone[:SHOWN])}{', ...' if len(gone) > SHOWN else ''}"] if gone else []
+    kept_ids = {id(record) for record in after}
+    skipped = [_where(record) for record in before if id(record) not in kept_ids]
+    if not skipped:
+        return []
+    return [f"{line % len(skipped)}: {', '.join(skipped[:SHOWN])}{', ...' if len(skipped) > SHOWN else ''}"]
 
 
 def _where(record: Record) -> str:
@@ -294,7 +297,7 @@ def _where(record: Record) -> str:
 
 
 def _numbers(groups: Iterable[Sequence[str]]) -> dict[str, int]:
-    """Number texts; those that a chain of groups connects have the same number."""
+    """Number texts; texts that are connected by a chain of groups have the same number (union-find)."""
     parents: dict[str, str] = {}
 
     def root(text: str) -> str:
@@ -310,9 +313,9 @@ def _numbers(groups: Iterable[Sequence[str]]) -> dict[str, int]:
 
 
 def _partners(texts: list[str], rounds: int) -> Iterator[tuple[str, str | None]]:
-    """Yield pairs in which each text stands once a round, the last of an odd number twice; one alone has none."""
+    """Yield pairs with each text once per round; of an odd number, one text twice. A single text has no partner."""
     for number in range(rounds if len(texts) > 1 else 1):
-        order = Random(number).sample(texts, len(texts))
+        order = Random(number).sample(texts, len(texts))  # the same pairs in every process
         for place in range(0, len(order) - 1, 2):
             yield order[place], order[place + 1]
         if len(order) % 2:
@@ -320,11 +323,11 @@ def _partners(texts: list[str], rounds: int) -> Iterator[tuple[str, str | None]]
 
 
 def _window(text: str, reading: Reading) -> Feature | None:
-    """Return a text as one window, cut where it is longer; None where it has no token."""
+    """Return a text as one window, cut at its end; None for a text without tokens."""
     tokenizer = reading.tokenizer
     whole = len(tokenizer(text, verbose=False)["input_ids"])
-    found = tokenizer(text, truncation=True, max_length=reading.max_length, return_attention_mask=True)
-    inputs = {name: found[name] for name in tokenizer.model_input_names if name in found}
+    encoding = tokenizer(text, truncation=True, max_length=reading.max_length, return_attention_mask=True)
+    inputs = {name: encoding[name] for name in tokenizer.model_input_names if name in encoding}
     return Feature(inputs, cut=whole - len(inputs["input_ids"])) if whole else None
 
 
@@ -332,25 +335,25 @@ def _window(text: str, reading: Reading) -> Feature | None:
 
 
 def _recall(records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the share of queries, in percent, that have a text of their number among the nearest others."""
+    """Return the share of queries, in percent, with a text of the same number among their nearest neighbours."""
     places: dict[tuple[str, int], int] = {}
     vectors: list[list[float]] = []
-    asked: set[int] = set()
+    query_places: set[int] = set()
     for record, prediction in zip(records, predictions, strict=True):
         for name, number in record["numbers"].items():
             vector = prediction.get("embedding" if name == "text" else name)
             if vector:
                 place = places.setdefault((record[name], number), len(places))
                 vectors += [vector] if place == len(vectors) else []
-                asked |= {place} if name == "text" or (name == "positive" and "label" in record) else set()
+                query_places |= {place} if name == "text" or (name == "positive" and "label" in record) else set()
     numbers, matrix = torch.tensor([number for _, number in places]), torch.tensor(vectors)
-    companions = numbers.bincount()[numbers] - 1
-    queries = [place for place in sorted(asked) if companions[place]]
+    companions = numbers.bincount()[numbers] - 1  # other texts with the same number
+    queries = [place for place in sorted(query_places) if companions[place]]
     hits = torch.zeros(len(RANKS))
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         part = torch.tensor(queries[start : start + QUERIES_AT_ONCE])
         nearness = matrix[part] @ matrix.T
-        nearness[range(len(part)), part] = float("-inf")
+        nearness[range(len(part)), part] = float("-inf")  # no text is its own neighbour
         nearest = nearness.topk(min(max(RANKS), len(matrix) - 1)).indices
         same = numbers[nearest] == numbers[part].unsqueeze(1)
         hits += torch.stack([same[:, :rank].any(1).sum() for rank in RANKS])

@@ -1,8 +1,8 @@
-"""Generation: a prompt continued, an instruction followed, a conversation gone on with.
+"""Generation: continue a prompt, follow an instruction, answer in a conversation.
 
-Data is a prompt and an answer (with an input of its own, in the manner of Alpaca), or a list of messages, of
-which every turn of the assistant is learnt. Prompts are asked in the tokenizer's chat template where it has one;
-else the answer follows the prompt at once.
+Data is a prompt and an answer (with a separate input, as in Alpaca), or a list of messages, of which every turn of the
+assistant is learnt. Prompts use the tokenizer's chat template if it has one; otherwise the answer directly follows the
+prompt.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,22 +11,22 @@ from typing import Any
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Reading, Record
-from adaptdock.tasks.prompts import ASSISTANT, Asked, Message, fill
+from adaptdock.tasks.prompts import ASSISTANT, Conversation, Message, fill
 from adaptdock.tasks.rouge import rouge
-from adaptdock.tasks.writing import Writing, WritingOptions, given
+from adaptdock.tasks.writing import Writing, WritingOptions, first_value
 
 ROLES = {"human": "user", "gpt": ASSISTANT, "bot": ASSISTANT, "model": ASSISTANT}
-"""Names that data sets give to roles which chat templates call otherwise."""
+"""Role names of data sets, and the names of the same roles in chat templates."""
 
 
 class GenerationOptions(WritingOptions):
     """Options of ``generation``."""
 
-    named = ("prompt", "input")
+    prompt_fields = ("prompt", "input")
 
 
 class Generation(Writing):
-    """Writes what follows a prompt."""
+    """Writes the continuation of a prompt."""
 
     Options = GenerationOptions
     columns = {
@@ -39,7 +39,7 @@ class Generation(Writing):
     sample = Path(__file__).parent / "samples" / "generation"
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Divide conversations into what comes before the last answer, and that answer."""
+        """Divide conversations into the last answer and the messages before it."""
         cleaned = [self._cleaned(record, str(record.get("where", split))) for record in records]
         unused = sum(bool(record.get("input")) for record in cleaned) if not self._names_input else 0
         notes = [f"{split}: {unused} records have an input, which --prompt does not name"] if unused else []
@@ -50,52 +50,52 @@ class Generation(Writing):
             *before, last = _messages(record["messages"], where)
             if last["role"] != ASSISTANT or not before:
                 raise DataError(f"{where}: a conversation to learn from ends with an answer of the assistant")
-            found: Record = {"messages": before, "answer": last["content"]}
+            turn: Record = {"messages": before, "answer": last["content"]}
         elif record.get("prompt") is None:
             raise DataError(f"{where}: there is neither a prompt nor a list of messages")
         else:
-            found = {**_asked(record, where), "answer": _text(record.get("answer"), "answer", where)}
-        if not found["answer"].strip():
+            turn = {**_asked(record, where), "answer": _text(record.get("answer"), "answer", where)}
+        if not turn["answer"].strip():
             raise DataError(f"{where}: the answer is empty")
-        return {**record, **found}
+        return {**record, **turn}
 
     def read(self, item: Any) -> Record:
-        """Read a text, or an object with ``prompt`` (and ``input``) or ``messages``; a last answer is left out."""
+        """Read a text, or an object with ``prompt`` (and ``input``) or ``messages``, without answers at their end."""
         if not isinstance(item, Mapping):
             return _asked({"prompt": item}, "an input")
-        messages = given(item, self.columns["messages"])
+        messages = first_value(item, self.columns["messages"])
         if messages is None:
-            return _asked({name: given(item, self.columns[name]) for name in ("prompt", "input")}, "an input")
-        found = _messages(messages, "an input")
-        while found and found[-1]["role"] == ASSISTANT:
-            found.pop()
-        if not found:
-            raise DataError("an input: the conversation has no turn that could be answered")
-        return {"messages": found}
+            return _asked({name: first_value(item, self.columns[name]) for name in ("prompt", "input")}, "an input")
+        history = _messages(messages, "an input")
+        while history and history[-1]["role"] == ASSISTANT:
+            history.pop()
+        if not history:
+            raise DataError("an input: the conversation has no turn to answer")
+        return {"messages": history}
 
-    def ask(self, record: Record, reading: Reading) -> Asked:
-        """Fill the prompt; a conversation is asked as it is."""
+    def ask(self, record: Record, reading: Reading) -> Conversation:
+        """Fill the prompt template; a conversation is used as it is."""
         if record.get("messages") is not None:
-            return Asked(tuple(record["messages"]))
+            return Conversation(tuple(record["messages"]))
         values = {"prompt": record["prompt"], "input": record["input"]}
-        own = "{prompt}\n\n{input}" if values["input"] else "{prompt}"
-        return fill(self.options.prompt or own, values)
+        default = "{prompt}\n\n{input}" if values["input"] else "{prompt}"
+        return fill(self.options.prompt or default, values)
 
     def references(self, record: Record) -> list[str]:
         """Return the answer."""
         return [record["answer"]]
 
     def answer(self, record: Record, text: str) -> dict[str, Any]:
-        """Return the written text, white space included: it may go on in the middle of a line."""
+        """Return the generated text with its white space: it may continue a line."""
         return {"text": text}
 
     def compare(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return how many answers are the given ones but for white space, and ROUGE-L; in percent."""
+        """Return exact match (ignoring white space) and ROUGE-L, in percent."""
         texts = [prediction["text"] for prediction in predictions]
         pairs = zip(records, texts, strict=True)
         same = sum(record["answer"].split() == text.split() for record, text in pairs)
-        found = rouge(list(map(self.references, records)), texts)
-        return {"exact_match": round(100 * same / len(texts), 2), "rougeL": found["rougeL"]}
+        metrics = rouge(list(map(self.references, records)), texts)
+        return {"exact_match": round(100 * same / len(texts), 2), "rougeL": metrics["rougeL"]}
 
     @property
     def _names_input(self) -> bool:
@@ -115,12 +115,12 @@ def _asked(record: Record, where: str) -> Record:
 
 def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{where}: the {name} is {'missing' if value is None else f'no text: {value!r:.60}'}")
+        raise DataError(f"{where}: the {name} is {'missing' if value is None else f'not a text: {value!r:.60}'}")
     return value
 
 
 def _messages(value: Any, where: str) -> list[Message]:
-    """Return messages with role and content, of the form that chat templates or ShareGPT have."""
+    """Return messages with role and content, from the format of chat templates or ShareGPT."""
     if not isinstance(value, list | tuple) or not value:
         raise DataError(f"{where}: messages are a list of objects with 'role' and 'content'; found {value!r:.60}")
     return [_message(part, f"{where}, message {number}") for number, part in enumerate(value, 1)]
@@ -128,6 +128,6 @@ def _messages(value: Any, where: str) -> list[Message]:
 
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, Mapping):
-        raise DataError(f"{where}: no object with 'role' and 'content': {value!r:.60}")
-    role = _text(given(value, ("role", "from")), "role", where)
-    return {"role": ROLES.get(role, role), "content": _text(given(value, ("content", "value")), "content", where)}
+        raise DataError(f"{where}: not an object with 'role' and 'content': {value!r:.60}")
+    role = _text(first_value(value, ("role", "from")), "role", where)
+    return {"role": ROLES.get(role, role), "content": _text(first_value(value, ("content", "value")), "content", where)}

@@ -1,4 +1,4 @@
-"""Labels of classes as tables hold them: names, numbers, printed lists, cells with nothing in them, wrong columns."""
+"""Class labels in tables: names, numbers, printed lists, empty cells, wrong columns."""
 
 import math
 import re
@@ -12,31 +12,31 @@ from adaptdock.tasks.printed import printed_list
 
 WHOLE = re.compile(r"([+-]?\d+)\.0+")
 NOT_A_NUMBER = frozenset({"nan", "<na>", "nat"})
-"""What pandas writes where there is no label."""
+"""Texts that pandas writes for a missing label."""
 NO_VALUE = frozenset({"none", "null", "na", "n/a", "nil", "-", "?"})
-"""Names that are classes in some data, and in other data stand for no label."""
+"""Names that are a class in some data sets, and a missing label in others."""
 ENOUGH = 20
-"""Records from which the number of classes tells that the column of the label is another one."""
+"""Fewest records whose number of classes can reveal a wrong label column."""
 NEARLY_ALL, MANY = 0.9, 0.5
-"""Classes as a share of the records: refused, and said."""
+"""Classes as a share of the records, from which the column is refused, and from which a note questions it."""
 SHOWN = 5
 BITS = frozenset({"0", "1", "0.0", "1.0", "true", "false"})
 
 
-def class_name(value: Any, where: str, known: Sequence[str] = ()) -> str:
-    """Return the name of a class; a whole number that is written as a fraction loses it, unless ``known`` has it.
+def class_name(value: Any, where: str, classes: Sequence[str] = ()) -> str:
+    """Return the name of a class; ``2.0`` becomes ``2``, unless it is in ``classes``.
 
-    Raises :class:`DataError` for what is no name: nothing, a list, an object, a printed list.
+    Raises :class:`DataError` for a value that is not a name: nothing, a list, an object, a printed list.
     """
     text = value.strip() if isinstance(value, str) else ""
-    if text and text in known:
+    if text and text in classes:
         return text
     if text and text.casefold() not in NOT_A_NUMBER:
         if printed_list(text) is not None:
             raise DataError(f"{where}: the label is a printed list, {text:.60}: {SEVERAL}")
-        return _whole(text, known)
+        return _whole(text, classes)
     if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return _whole(str(value), known)
+        return _whole(str(value), classes)
     raise DataError(f"{where}: a label is a name or a number, found {value!r:.60}{_instead(value)}")
 
 
@@ -48,29 +48,29 @@ SPANS = (
 
 
 def is_missing(value: Any) -> bool:
-    """Tell a cell in which there is no label."""
+    """Return whether a cell has no label."""
     if isinstance(value, str):
         return not value.strip() or value.strip().casefold() in NOT_A_NUMBER
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def check_missing(records: Sequence[Record], split: str) -> None:
-    """Raise :class:`DataError` with the first place and the number of records without a label."""
+    """Raise :class:`DataError` with the number of records without a label and the place of the first."""
     missing = [record for record in records if is_missing(record.get("label"))]
     if missing:
         value = missing[0].get("label")
-        what = "the label is missing" if value is None else f"a label is a name or a number, found {value!r:.60}"
+        problem = "the label is missing" if value is None else f"a label is a name or a number, found {value!r:.60}"
         raise DataError(
-            f"{missing[0].get('where', split)}: {what}; {len(missing)} of {len(records)} records of {split} have none. "
-            f"Give them a label, or leave them out of the file."
+            f"{missing[0].get('where', split)}: {problem}; {len(missing)} of {len(records)} records of {split} have "
+            f"none. Give them a label, or leave them out of the file."
         )
 
 
-def label_notes(given: Sequence[Record], cleaned: Sequence[Record], split: str) -> list[str]:
-    """Return what was changed in labels of one class, and what looks odd in them."""
+def label_notes(raw: Sequence[Record], cleaned: Sequence[Record], split: str) -> list[str]:
+    """Return notes on changed labels, and on labels that look like a mistake."""
     changed = [
         (str(before["label"]).strip(), after["label"])
-        for before, after in zip(given, cleaned, strict=True)
+        for before, after in zip(raw, cleaned, strict=True)
         if str(before["label"]).strip() != after["label"]
     ]
     notes = []
@@ -81,7 +81,7 @@ def label_notes(given: Sequence[Record], cleaned: Sequence[Record], split: str) 
         )
     counts = Counter(record["label"] for record in cleaned)
     notes += [
-        f"{split}: {name!r} is taken as a class, of {counts[name]} records, not as no label"
+        f"{split}: {name!r} is taken as a class, of {counts[name]} records, not as a missing label"
         for name in counts
         if name.casefold() in NO_VALUE
     ]
@@ -91,28 +91,28 @@ def label_notes(given: Sequence[Record], cleaned: Sequence[Record], split: str) 
     for names in alike.values():
         if len(names) > 1:
             shown = " and ".join(f"{name!r} ({counts[name]})" for name in names[:SHOWN])
-            notes.append(f"{split}: the labels {shown} differ in upper case or spaces alone, and are taken as classes")
+            notes.append(f"{split}: the labels {shown} differ only in case or spaces, and are taken as classes")
     return notes
 
 
 def check_number_of_classes(records: Sequence[Record]) -> list[str]:
-    """Return a note where classes are many; raise :class:`DataError` where nearly each record has its own."""
+    """Return a note for many classes; raise :class:`DataError` where nearly every record has its own class."""
     counts = Counter(record["label"] for record in records)
     if len(records) < ENOUGH or len(counts) < MANY * len(records):
         return []
     some = ", ".join(repr(name[:60]) for name in list(counts)[:SHOWN])
-    found = f"{len(counts)} different labels in {len(records)} training records, such as {some}"
+    problem = f"{len(counts)} different labels in {len(records)} training records, such as {some}"
     if len(counts) < NEARLY_ALL * len(records):
-        return [f"{found}: if this is not the column of the label, --columns label=COLUMN names it"]
-    way = "--task regression learns numbers; " if all(map(_is_number, counts)) else ""
+        return [f"{problem}: if this is not the column of the label, --columns label=COLUMN names it"]
+    way_out = "--task regression learns numbers; " if all(map(_is_number, counts)) else ""
     raise DataError(
-        f"{found}: nearly each record has a class of its own, so this is probably not the column of the label. {way}"
-        f"--columns label=COLUMN names another one; if they are classes, --labels lists them."
+        f"{problem}: nearly each record has a class of its own, so this is probably not the column of the label. "
+        f"{way_out}--columns label=COLUMN names another one; if they are classes, --labels lists them."
     )
 
 
 def one_hot(row: Mapping[str, Any]) -> str:
-    """Say that a row without a label has a column of 0 or 1 for each class; return an empty text if it has not."""
+    """Return the way out for a row with a column of 0 or 1 per class, else an empty text."""
     columns = [name for name, value in row.items() if str(value).strip().casefold() in BITS]
     if len(columns) < 2:
         return ""
@@ -123,7 +123,7 @@ def one_hot(row: Mapping[str, Any]) -> str:
 
 
 def divided(value: Any, separator: str, where: str) -> list[Any]:
-    """Return the labels of a text that may have several: a list, a printed list, or parts of a text."""
+    """Return the list of a text's labels, from a list, a printed list, or a text with separators."""
     if isinstance(value, str):
         parts = printed_list(value)
         return value.split(separator) if parts is None else parts
@@ -135,14 +135,14 @@ def divided(value: Any, separator: str, where: str) -> list[Any]:
 
 
 def count_printed(records: Iterable[Record], split: str) -> list[str]:
-    """Say how many of the labels were printed lists."""
+    """Return a note with the number of labels that were printed lists."""
     count = sum(isinstance(record["label"], str) and printed_list(record["label"]) is not None for record in records)
     return [f"{split}: the labels of {count} records are printed lists, and were read as lists"] if count else []
 
 
-def _whole(text: str, known: Sequence[str]) -> str:
+def _whole(text: str, classes: Sequence[str]) -> str:
     match = WHOLE.fullmatch(text)
-    return match[1] if match and text not in known else text
+    return match[1] if match and text not in classes else text
 
 
 def _instead(value: Any) -> str:

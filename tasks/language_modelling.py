@@ -1,8 +1,7 @@
-"""What ``mlm`` and ``clm`` share: texts without labels, read as one stream of tokens and measured by perplexity.
+"""The common part of ``mlm`` and ``clm``: texts without labels, read as one stream of tokens, measured by perplexity.
 
-The texts of a split follow each other, and the stream is cut into blocks of the longest window: nothing is lost, and
-the last block is shorter. Perplexity is exp of the mean negative log-likelihood, in nats, of the predicted tokens;
-each block begins without a memory of the one before.
+The stream is cut into blocks of the longest window; the last block is shorter, and no token is lost. Perplexity is exp
+of the mean negative log-likelihood, in nats, of the predicted tokens. No block sees the block before it.
 """
 
 import math
@@ -19,14 +18,14 @@ from adaptdock.plugins.contracts import Cleaned, Feature, Options, Recipe, Recor
 
 NOT_COUNTED = -100
 SHOWN = 5
-"""So many places stand in a note."""
+"""Most places that a note lists."""
 
 
 class LanguageModellingOptions(Options):
     """Options of ``mlm`` and ``clm``."""
 
     separator: Literal["token", "line", "space"] = "token"
-    """What stands between two texts: the tokenizer's own token, or as parts of one text a new line or a space."""
+    """Separator of two texts: the tokenizer's own token, or a line break or space within one joined text."""
 
 
 RECIPES = {
@@ -43,23 +42,23 @@ JOINTS = {"line": "\n", "space": " "}
 
 @dataclass(frozen=True)
 class Targets:
-    """The tokens that a window's logits are to predict, and where."""
+    """The tokens that a window's logits have to predict, and their positions."""
 
     positions: Sequence[int]
     tokens: Sequence[int]
 
     def labels(self, length: int) -> list[int]:
-        """Return the token at each of so many positions, -100 where none is to be predicted."""
-        found = [NOT_COUNTED] * length
+        """Return the label of each of ``length`` positions; -100 where no token is predicted."""
+        labels = [NOT_COUNTED] * length
         for position, token in zip(self.positions, self.tokens, strict=True):
-            found[position] = token
-        return found
+            labels[position] = token
+        return labels
 
     def measure(self, logits: Tensor) -> Tensor:
-        """Return (3): the negative log-likelihood, how many tokens there are, how many are the most probable ones."""
-        chosen, tokens = logits[list(self.positions)].float(), torch.tensor(self.tokens)
-        likelihood = functional.cross_entropy(chosen, tokens, reduction="sum")
-        return torch.stack([likelihood, torch.tensor(len(tokens)), (chosen.argmax(-1) == tokens).sum()]).double()
+        """Return (3): the negative log-likelihood, the number of tokens, and how many of them are the argmax."""
+        predicted, tokens = logits[list(self.positions)].float(), torch.tensor(self.tokens)
+        likelihood = functional.cross_entropy(predicted, tokens, reduction="sum")
+        return torch.stack([likelihood, torch.tensor(len(tokens)), (predicted.argmax(-1) == tokens).sum()]).double()
 
 
 class LanguageModelling(Task):
@@ -76,7 +75,7 @@ class LanguageModelling(Task):
     # ------------------------------------------------------------------------------------- data
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Join the texts of a split to one record; lists of tokens are divided by spaces."""
+        """Join the texts of a split into one record; tokens of a list are joined by spaces."""
         texts, empty, first = [], [], None
         for record in records:
             text = _text(record)
@@ -94,11 +93,11 @@ class LanguageModelling(Task):
         return Cleaned([{"where": first, "texts": joined, "read": len(texts)}], notes)
 
     def fit(self, records: Sequence[Record]) -> Self:
-        """Return this task: nothing but weights is learnt."""
+        """Return this task; its options are not learnt from data."""
         return self
 
     def check(self, records: Sequence[Record], split: str) -> None:
-        """Accept all: any text can be predicted."""
+        """Accept all records: any text can be predicted."""
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count texts and their characters."""
@@ -112,14 +111,14 @@ class LanguageModelling(Task):
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """Return the mean cross entropy, in nats, over the labelled positions."""
-        counted = labels != NOT_COUNTED  # chosen first: a softmax over the others would be most of the work
+        counted = labels != NOT_COUNTED  # select first: the softmax over unlabelled positions would be most of the work
         return functional.cross_entropy(logits[counted], labels[counted])
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return perplexity, the share of tokens that are the most probable ones in percent, and their number."""
+        """Return perplexity, accuracy of the predicted tokens in percent, and the number of tokens."""
         tokens = sum(prediction["tokens"] for prediction in predictions)
         if not tokens:
-            raise DataError(f"{records[0].get('where')}: the text has no token that could be predicted")
+            raise DataError(f"{records[0].get('where')}: the text has no token to predict")
         likelihood = sum(prediction["log_likelihood"] for prediction in predictions)
         right = sum(prediction["right"] for prediction in predictions)
         return {
@@ -130,14 +129,14 @@ class LanguageModelling(Task):
 
 
 def measures(digests: Sequence[Tensor]) -> dict[str, Any]:
-    """Return what :meth:`Targets.measure` gave for the windows of a text, added up; no perplexity without a token."""
-    lost, tokens, right = torch.stack([torch.zeros(3).double(), *digests]).sum(0).tolist()
-    found = {"tokens": int(tokens), "right": int(right), "log_likelihood": round(-lost, 4)}
-    return {"perplexity": perplexity(-lost, tokens) if tokens else None, **found}
+    """Return the sums of :meth:`Targets.measure` over the windows of a text; perplexity is None without tokens."""
+    loss, tokens, right = torch.stack([torch.zeros(3).double(), *digests]).sum(0).tolist()
+    totals = {"tokens": int(tokens), "right": int(right), "log_likelihood": round(-loss, 4)}
+    return {"perplexity": perplexity(-loss, tokens) if tokens else None, **totals}
 
 
 def perplexity(log_likelihood: float, tokens: float) -> float:
-    """Return exp of the mean negative log-likelihood; what is too large for a number is its largest."""
+    """Return exp of the mean negative log-likelihood, at most exp(700), which a float can hold."""
     return round(math.exp(min(-log_likelihood / tokens, 700.0)), 4)
 
 
@@ -147,34 +146,34 @@ def characters(record: Record) -> int:
 
 
 def blocks(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Cut a stream into blocks of one size; the last one is shorter."""
+    """Cut a stream into blocks of one size; the last block may be shorter."""
     for start in range(0, len(ids), size):
         yield ids[start : start + size]
 
 
 def tokenise(tokenizer: Any, text: str) -> list[int]:
-    """Return the tokens of a text of any length, without special ones around it."""
+    """Return the tokens of a text of any length, without special tokens around it."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that a tokenizer puts before a text, and after it."""
+    """Return the special tokens that a tokenizer puts before a text, and those after it."""
     bare, whole = tokenise(tokenizer, "a"), list(tokenizer("a")["input_ids"])
     start = next(start for start in range(len(whole)) if whole[start : start + len(bare)] == bare)
     return whole[:start], whole[start + len(bare) :]
 
 
 def window(tokenizer: Any, ids: Sequence[int], targets: Any) -> Feature:
-    """Return a window of tokens, all of which are attended to."""
-    given = {"input_ids": list(ids), "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
-    wanted = {"input_ids", "attention_mask", *tokenizer.model_input_names}
-    return Feature({name: given[name] for name in given if name in wanted}, alignment=targets)
+    """Return a window of tokens without padding."""
+    inputs = {"input_ids": list(ids), "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
+    input_names = {"input_ids", "attention_mask", *tokenizer.model_input_names}
+    return Feature({name: inputs[name] for name in inputs if name in input_names}, alignment=targets)
 
 
 def _text(record: Record) -> str:
-    found = record["text"]
-    if isinstance(found, list | tuple) and all(isinstance(part, str) for part in found):
-        return " ".join(found)
-    if not isinstance(found, str):
-        raise DataError(f"{record.get('where', 'a record')}: a text, or a list of tokens; found {found!r:.60}")
-    return found
+    value = record["text"]
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return " ".join(value)
+    if not isinstance(value, str):
+        raise DataError(f"{record.get('where', 'a record')}: a text, or a list of tokens; found {value!r:.60}")
+    return value

@@ -1,10 +1,9 @@
-"""Masked language modelling: hidden tokens of texts without labels, for a backbone that reads both ways.
+"""Masked language modelling: masked tokens of texts without labels, for a bidirectional backbone.
 
-Of the tokens of a block 15 % are chosen; of these 80 % become the mask token, 10 % a random token and 10 % stay
-(Devlin et al. 2019). Which ones depends on the block alone, so validation always asks the same. Features are made
-once for all epochs; training data are therefore masked in several copies, which hide different tokens as long as
-there are any. Texts follow each other, divided by the tokenizer's token for that, and each block stands between the
-special tokens of a text.
+15 % of the tokens of a block are predicted; 80 % of these become the mask token, 10 % a random token, and 10 % stay
+(Devlin et al. 2019). The selection depends on the block alone, so validation always predicts the same tokens. Features
+are made once for all epochs, so training data is masked in several copies, which mask different tokens while there are
+any. Texts are joined by the tokenizer's separator, and each block is framed by the special tokens of a text.
 """
 
 import re
@@ -35,23 +34,23 @@ from adaptdock.tasks.language_modelling import (
 
 MASK = "[MASK]"
 HIDDEN, RANDOM = 0.8, 0.1
-"""Shares of the chosen tokens that become the mask token, and a random one."""
+"""Shares of the predicted tokens that become the mask token, and a random token."""
 
 
 class MLMOptions(LanguageModellingOptions):
     """Options of ``mlm``."""
 
     mask_share: float = Field(0.15, gt=0, lt=1)
-    """Share of the tokens that are to be predicted."""
+    """Share of the tokens to predict."""
     copies: int = Field(4, gt=0)
-    """Times that each training block stands in an epoch, each time with other tokens masked."""
+    """Copies of each training block in an epoch, each with other tokens masked."""
     guesses: int = Field(5, gt=0)
-    """Tokens that a prediction offers for each mask."""
+    """Number of tokens that a prediction suggests for each mask."""
 
 
 @dataclass(frozen=True)
 class Blanks:
-    """The masks of a window that is to be filled."""
+    """The positions of the masks to fill in a window."""
 
     positions: list[int]
     tokenizer: Any
@@ -67,29 +66,29 @@ class MLM(LanguageModelling):
     default_recipe = Recipe(batch_size=8)
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Join the texts of a split; those of the training data are masked in several copies."""
+        """Join the texts of a split; training data gets several copies, masked differently."""
         cleaned = super().clean(records, split)
         copies = self.options.copies if split == "train" else 1
         return Cleaned([{**record, "copies": copies} for record in cleaned.records], cleaned.notes)
 
     def head(self) -> MaskedLanguageHead:
-        """Return a trained transform before the frozen input embeddings."""
+        """Return a trained transform followed by the frozen input embeddings."""
         return MaskedLanguageHead()
 
     def read(self, item: Any) -> Record:
-        """Read a text, or an object with ``text``, in which each ``[MASK]`` is to be filled."""
+        """Read a text, or an object with ``text``, to fill each ``[MASK]``."""
         text = item.get("text") if isinstance(item, Mapping) else item
         if not isinstance(text, str):
             raise DataError(f"mlm reads a text, or an object with 'text'; found {type(item).__name__}")
         return {"text": text}
 
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
-        """Mask the blocks of a record's texts; or find the masks in a text that is to be filled."""
+        """Mask the blocks of a record's texts, or find the masks of a text to fill."""
         tokenizer = reading.tokenizer
         if tokenizer.mask_token_id is None:
             raise BackboneError(
-                f"{type(tokenizer).__name__} has no mask token: mlm is for backbones that were trained with one, such "
-                f"as BERT; for a causal language model there is the task clm"
+                f"{type(tokenizer).__name__} has no mask token: mlm is for backbones trained with a mask token, such "
+                f"as BERT; causal language models have the task clm"
             )
         before, after = frame(tokenizer)
         room = reading.max_length - len(before) - len(after)
@@ -102,14 +101,14 @@ class MLM(LanguageModelling):
         for number, block in enumerate(blocks(_stream(record["texts"], tokenizer), room)):
             for copy in range(record["copies"]):
                 ids, targets = masker.mask([*before, *block, *after], number, copy)
-                if targets.positions:
+                if targets.positions:  # a block of special tokens has nothing to predict
                     feature = window(tokenizer, ids, targets)
                     feature.labels = targets.labels(len(ids)) if labelled else None
                     features.append(feature)
         return features
 
     def digest(self, feature: Feature, logits: Tensor) -> Tensor:
-        """Return (3) in place of logits (T, V); for masks to be filled (masks, 2 * guesses), scores before tokens."""
+        """Return (3) in place of logits (T, V); for masks to fill (masks, 2 * guesses), scores before token ids."""
         if isinstance(feature.alignment, Blanks):
             best = logits[feature.alignment.positions].float().softmax(-1).topk(self.options.guesses)
             return torch.cat([best.values, best.indices.float()], dim=-1)
@@ -117,28 +116,28 @@ class MLM(LanguageModelling):
         return targets.measure(logits)
 
     def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
-        """Return the text with its masks filled, and the guesses for each; or the perplexity of masked texts."""
+        """Return the text with filled masks and the guesses for each, or the perplexity of masked texts."""
         if "texts" in record:
             return measures(digests)
         guesses = []
-        for feature, found in zip(features, digests, strict=True):
-            for row in found:
+        for feature, digest in zip(features, digests, strict=True):
+            for row in digest:
                 scores, tokens = row.tensor_split(2)
                 guesses.append(_guesses(scores.tolist(), tokens.long().tolist(), feature.alignment.tokenizer))
         return _filled(re.split(_marks(features), record["text"]), guesses)
 
     def render(self, prediction: Mapping[str, Any]) -> str:
-        """Show the best guess and the others at each mask: ``a [queen|drone, worker] lays eggs``."""
-        text, done, parts = prediction["text"], 0, []
+        """Show all guesses at each mask, the best first: ``a [queen|drone, worker] lays eggs``."""
+        text, end, parts = prediction["text"], 0, []
         for fill in prediction["fills"]:
             others = ", ".join(guess["token"] for guess in fill["guesses"][1:])
-            parts += [text[done : fill["start"]], f"[{fill['guesses'][0]['token']}|{others}]"]
-            done = fill["end"]
-        return "".join([*parts, text[done:]])
+            parts += [text[end : fill["start"]], f"[{fill['guesses'][0]['token']}|{others}]"]
+            end = fill["end"]
+        return "".join([*parts, text[end:]])
 
 
 class _Masker:
-    """Chooses and hides tokens; what it does to a block depends on nothing but the block's number and the copy's."""
+    """Masks tokens; the random choice depends only on the numbers of the block and of the copy."""
 
     def __init__(self, tokenizer: Any, share: float) -> None:
         self.mask_token, self.share = tokenizer.mask_token_id, share
@@ -146,23 +145,24 @@ class _Masker:
         self.ordinary = [token for token in range(len(tokenizer)) if token not in self.special]
 
     def mask(self, ids: list[int], number: int, copy: int) -> tuple[list[int], Targets]:
-        """Return a block with tokens hidden, and which they were."""
+        """Return a block with masked tokens, and the tokens to predict."""
         places = [place for place, token in enumerate(ids) if token not in self.special]
+        # One permutation per block: consecutive copies take consecutive slices of it, so they mask different tokens.
         order = Random(number).sample(places, len(places))
         count = min(len(places), max(1, round(self.share * len(places))))
-        chosen = sorted(order[(copy * count + place) % len(order)] for place in range(count))
+        masked = sorted(order[(copy * count + place) % len(order)] for place in range(count))
         draw, hidden = Random(f"{number} {copy}"), list(ids)
-        for place in chosen:
+        for place in masked:
             fate = draw.random()
             if fate < HIDDEN:
                 hidden[place] = self.mask_token
             elif fate < HIDDEN + RANDOM:
                 hidden[place] = draw.choice(self.ordinary)
-        return hidden, Targets(chosen, [ids[place] for place in chosen])
+        return hidden, Targets(masked, [ids[place] for place in masked])
 
 
 def _stream(texts: Sequence[str], tokenizer: Any) -> list[int]:
-    """Return the tokens of texts, divided by the token that stands between two."""
+    """Return the tokens of texts, joined by the separator or end-of-text token."""
     between = next((token for token in (tokenizer.sep_token_id, tokenizer.eos_token_id) if token is not None), None)
     ids: list[int] = []
     for text in texts:
@@ -172,7 +172,7 @@ def _stream(texts: Sequence[str], tokenizer: Any) -> list[int]:
 
 
 def _to_fill(text: str, tokenizer: Any, room: int) -> list[Feature]:
-    """Return the windows of a text in which there is a mask."""
+    """Return the windows of a text with a mask."""
     before, after = frame(tokenizer)
     features = []
     for block in blocks(tokenise(tokenizer, text.replace(MASK, tokenizer.mask_token)), room):
@@ -184,7 +184,7 @@ def _to_fill(text: str, tokenizer: Any, room: int) -> list[Feature]:
 
 
 def _marks(features: Sequence[Feature]) -> str:
-    """Return a pattern of how a mask may be written."""
+    """Return a pattern of ``[MASK]`` and the tokenizer's own mask token."""
     return "|".join(
         re.escape(mark) for mark in {MASK, *(feature.alignment.tokenizer.mask_token for feature in features)}
     )
@@ -198,7 +198,7 @@ def _guesses(scores: Sequence[float], tokens: Sequence[int], tokenizer: Any) -> 
 
 
 def _filled(pieces: Sequence[str], guesses: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return a text with the best guess between each two pieces, and where each of them stands."""
+    """Return the pieces joined by the best guesses, and the spans of these guesses."""
     text, fills = pieces[0], []
     for piece, offered in zip(pieces[1:], guesses, strict=True):
         best = offered[0]["token"]

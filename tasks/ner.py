@@ -1,8 +1,8 @@
-"""Named entity recognition: one tag a word, entities as spans of the text.
+"""Named entity recognition: one tag per word, entities as spans of the text.
 
-Tags of the schemes BIO, IOB1, BIOES (BILOU), IOE1, IOE2 and IO are read and turned into BIO. Each word is
-labelled at one of its tokens: the first, or the last where a backbone only looks back. Predicted tag
-sequences are the most probable legal ones (an I- follows a B- or I- of its type; Viterbi's algorithm).
+Tags of the schemes BIO, IOB1, BIOES (BILOU), IOE1, IOE2 and IO are converted to BIO. Each word is labelled at one of
+its tokens: the first, or the last for a causal backbone. Predicted tag sequences are the most probable legal ones (an
+I- follows a B- or I- of its type; Viterbi's algorithm).
 """
 
 from collections import Counter
@@ -53,7 +53,7 @@ class NEROptions(TaggingOptions):
     """Options of ``ner``."""
 
     scheme: Scheme = "auto"
-    """Tag scheme of the data; auto finds out for each split."""
+    """Tag scheme of the data; auto detects it for each split."""
     labels: tuple[str, ...] = ()
     """Entity types; learnt from the training data unless given."""
 
@@ -81,11 +81,11 @@ class NER(Tagging):
 
     @classmethod
     def column_of_tags(cls, columns: Sequence[Sequence[str]]) -> int | None:
-        """Return the column whose words have tags of entities."""
+        """Return the column with tags of entities."""
         return entity_column(columns)
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Turn tags of any scheme into BIO; say how many were converted and how many repaired."""
+        """Convert tags of any scheme to BIO; note the scheme and the number of repaired tags."""
         sentences = read_sentences(records, split)
         records, read = as_written(sentences.records, split, plain_types=self.options.scheme == "io")
         scheme = self.options.scheme
@@ -103,7 +103,7 @@ class NER(Tagging):
         return Cleaned(converted, notes)
 
     def fit(self, records: Sequence[Record]) -> Self:
-        """Learn the entity types, sorted by name, unless they were given."""
+        """Learn the entity types, sorted by name, unless the options list them."""
         if self.options.labels:
             self.check(records, "train")
             return self.learnt(records, self.options.labels)
@@ -116,13 +116,13 @@ class NER(Tagging):
 
     def check(self, records: Sequence[Record], split: str) -> None:
         """Refuse an entity type that training has not seen."""
-        known = set(self.options.labels)
+        types = set(self.options.labels)
         for record in records:
             for tag in record["tags"]:
-                if tag != "O" and tag[2:] not in known:
+                if tag != "O" and tag[2:] not in types:
                     raise DataError(
-                        f"{record.get('where', split)}: the entity type {tag[2:]!r} occurs in {split} but is none of "
-                        f"those that training has or options name: {', '.join(sorted(known))}"
+                        f"{record.get('where', split)}: the entity type {tag[2:]!r} occurs in {split}, but neither in "
+                        f"the training data nor in the options: {', '.join(sorted(types))}"
                     )
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
@@ -132,19 +132,19 @@ class NER(Tagging):
         return {"sentences": len(records), "tokens": tokens, "entities": dict(sorted(types.items()))}
 
     def without(self, record: Record, kept: Sequence[int]) -> Record:
-        """Leave words out; an entity that loses its first word begins with the next."""
+        """Leave words out; an entity that loses its first word begins at its next word."""
         tags = list(record["tags"])
         for _, first, last in entity_spans(tags):
-            left = next((place for place in kept if first <= place < last), None)
-            if left is not None:
-                tags[left] = f"B{tags[left][1:]}"
+            new_first = next((place for place in kept if first <= place < last), None)
+            if new_first is not None:
+                tags[new_first] = f"B{tags[new_first][1:]}"
         return super().without({**record, "tags": tags}, kept)
 
     # ------------------------------------------------------------------------------------ model
 
     def best(self, scores: Tensor) -> list[int]:
         """Return the most probable legal sequence."""
-        return best_path(scores.clamp_min(1e-9).log(), self.tags)
+        return best_path(scores.clamp_min(1e-9).log(), self.tags)  # probabilities may underflow to zero
 
     def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
         """Return the entities with their text, label, character offsets and score."""
@@ -153,7 +153,7 @@ class NER(Tagging):
         tags = [self.tags[number] for number in self.best(scores)]
         entities = []
         for label, first, last in entity_spans(tags):
-            chosen = [scores[word, self.tags.index(tags[word])].item() for word in range(first, last)]
+            word_scores = [scores[word, self.tags.index(tags[word])].item() for word in range(first, last)]
             start, end = spans[first][0], spans[last - 1][1]
             entities.append(
                 {
@@ -161,7 +161,7 @@ class NER(Tagging):
                     "label": label,
                     "start": start,
                     "end": end,
-                    "score": round(sum(chosen) / len(chosen), 4),
+                    "score": round(sum(word_scores) / len(word_scores), 4),
                 }
             )
         prediction: dict[str, Any] = {"text": text, "entities": entities}
@@ -172,10 +172,10 @@ class NER(Tagging):
         from seqeval.metrics import classification_report
 
         gold = [list(record["tags"]) for record in records]
-        found = [list(prediction["tags"]) for prediction in predictions]
-        if not any(tag != "O" for tags in [*gold, *found] for tag in tags):
+        predicted = [list(prediction["tags"]) for prediction in predictions]
+        if not any(tag != "O" for tags in [*gold, *predicted] for tag in tags):
             return {"f1": 0.0, "precision": 0.0, "recall": 0.0, "by_type": {}}
-        report = classification_report(gold, found, output_dict=True, zero_division=0)
+        report = classification_report(gold, predicted, output_dict=True, zero_division=0)
         percent = {
             name: {key[:-6] if key == "f1-score" else key: _percent(key, value) for key, value in row.items()}
             for name, row in report.items()
@@ -194,18 +194,18 @@ class NER(Tagging):
 
     def render(self, prediction: Mapping[str, Any]) -> str:
         """Mark the entities in the text: ``[Ada Lovelace|PER] lived in [London|LOC]``."""
-        text, done, parts = prediction["text"], 0, []
+        text, end, parts = prediction["text"], 0, []
         for entity in prediction["entities"]:
-            parts += [text[done : entity["start"]], f"[{entity['text']}|{entity['label']}]"]
-            done = entity["end"]
-        return "".join([*parts, text[done:]])
+            parts += [text[end : entity["start"]], f"[{entity['text']}|{entity['label']}]"]
+            end = entity["end"]
+        return "".join([*parts, text[end:]])
 
 
 # -------------------------------------------------------------------------------------- tag schemes
 
 
 def detect_scheme(sequences: Iterable[Sequence[str]]) -> Literal["bio", "iob1", "bioes", "ioe", "io"]:
-    """Tell which scheme tags follow; BIO where nothing speaks against it."""
+    """Detect the scheme of tags; BIO unless a tag contradicts it."""
     prefixes: set[str] = set()
     plain = b_elsewhere = False
     for tags in sequences:
@@ -229,9 +229,9 @@ def detect_scheme(sequences: Iterable[Sequence[str]]) -> Literal["bio", "iob1", 
 
 
 def to_bio(tags: Sequence[str], scheme: str, where: str) -> tuple[list[str], int]:
-    """Return BIO tags, and how many of the given ones their scheme does not allow at their place.
+    """Return BIO tags, and the number of tags that were illegal in their scheme.
 
-    Raises :class:`DataError` for a tag that is none in any scheme.
+    Raises :class:`DataError` for a tag of no known scheme.
     """
     converted: list[str] = []
     repaired = 0
@@ -247,7 +247,7 @@ def to_bio(tags: Sequence[str], scheme: str, where: str) -> tuple[list[str], int
             prefix, kind = "I", tag
         elif not dash or prefix not in NO_TYPES or not kind:
             raise DataError(
-                f"{where}: {tag!r} is no entity tag: write O, or B-TYPE, I-TYPE and so on; --scheme io "
+                f"{where}: {tag!r} is not an entity tag: write O, or B-TYPE, I-TYPE and so on; --scheme io "
                 f"takes tags as names of types"
             )
         goes_on = kind == open_type and not closed and prefix not in STARTS
@@ -259,7 +259,7 @@ def to_bio(tags: Sequence[str], scheme: str, where: str) -> tuple[list[str], int
 
 
 def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Return (type, first word, word after the last) of each entity in a legal BIO sequence."""
+    """Return (type, first word, end) of each entity in a legal BIO sequence; the end is exclusive."""
     spans: list[tuple[str, int, int]] = []
     for number, tag in enumerate(tags):
         if tag.startswith("B-"):
@@ -271,13 +271,13 @@ def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def best_path(scores: Tensor, tags: Sequence[str]) -> list[int]:
-    """Return the legal tag sequence with the greatest sum of scores (words, tags), by Viterbi."""
+    """Return the legal tag sequence with the greatest sum of scores (words, tags), by the Viterbi algorithm."""
     if not len(scores):
         return []
     numbers = {tag: number for number, tag in enumerate(tags)}
     illegal = torch.zeros(len(tags), len(tags))  # [before, after]
     for tag, number in numbers.items():
-        if tag.startswith("I-"):
+        if tag.startswith("I-"):  # legal only after B- or I- of its type, and not at the start, like after O
             illegal[:, number] = float("-inf")
             illegal[[numbers[f"B-{tag[2:]}"], number], number] = 0.0
     best = scores[0] + illegal[0]

@@ -7,7 +7,7 @@ from adaptdock.tasks.sequences import FIRST, SECOND
 
 
 class Pair(Classification):
-    """Gives two texts a label that says how they stand to each other."""
+    """Gives a pair of texts a label of their relation."""
 
     columns = {
         "text": FIRST,

@@ -1,6 +1,6 @@
-"""Parts of speech, or any other tag of single words: one class a word, the most probable one.
+"""Parts of speech, or any other tag of single words: the most probable class of each word.
 
-CoNLL-U is read with the words of its tree: multiword tokens (3-4) and empty nodes (3.1) are none of them.
+Of CoNLL-U, the words of the tree are read, without multiword tokens (3-4) and empty nodes (3.1).
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ class POSOptions(TaggingOptions):
 
 
 class POS(Tagging):
-    """Tells the part of speech of each word."""
+    """Tags each word with its part of speech."""
 
     Options = POSOptions
     options: POSOptions
@@ -44,7 +44,7 @@ class POS(Tagging):
 
     @classmethod
     def column_of_tags(cls, columns: Sequence[Sequence[str]]) -> int | None:
-        """Return the column whose words have parts of speech, of the Universal Dependencies or the Penn Treebank."""
+        """Return the column with parts of speech of the Universal Dependencies or the Penn Treebank."""
         return word_class_column(columns)
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
@@ -56,14 +56,14 @@ class POS(Tagging):
         return sentences
 
     def fit(self, records: Sequence[Record]) -> Self:
-        """Learn the tags, sorted by name, unless they were given."""
+        """Learn the tags, sorted by name, unless the options list them."""
         labels = self.options.labels or tuple(sorted({tag for record in records for tag in record["tags"]}))
         if len(labels) < 2:
-            raise DataError(f"the training data has one tag only ({', '.join(labels)}): there is nothing to tell apart")
+            raise DataError(f"the training data has one tag only ({', '.join(labels)}): nothing to distinguish")
         return self.learnt(records, labels)
 
     def check(self, records: Sequence[Record], split: str) -> None:
-        """Accept a tag that training has not seen: some are rare. :meth:`score` counts its words as wrong."""
+        """Accept unknown tags, as some tags are rare; :meth:`score` counts their words as wrong."""
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count sentences, words and tags."""
@@ -89,21 +89,21 @@ class POS(Tagging):
         return {"text": text, "words": words}
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return accuracy and macro F1 over the words, and each tag's own figures, in percent (scikit-learn).
+        """Return accuracy and macro F1 over the words, and the figures of each tag, in percent (scikit-learn).
 
-        Macro F1 is the mean over the tags that occur among the words' own or the answers. Words whose tag training
-        has not seen are wrong; ``unknown_tags`` counts them.
+        Macro F1 is the mean over the tags that occur among labels or predictions. Words with a tag that is not in
+        the training data are wrong; ``unknown_tags`` counts them.
         """
         from sklearn.metrics import f1_score, precision_recall_fscore_support
 
         gold = [tag for record in records for tag in record["tags"]]
-        found = [word["tag"] for prediction in predictions for word in prediction["words"]]
+        predicted = [word["tag"] for prediction in predictions for word in prediction["words"]]
         names = sorted(set(gold))
-        rows = precision_recall_fscore_support(gold, found, labels=names, zero_division=0)
-        right = sum(want == got for want, got in zip(gold, found, strict=True))
+        rows = precision_recall_fscore_support(gold, predicted, labels=names, zero_division=0)
+        right = sum(want == got for want, got in zip(gold, predicted, strict=True))
         return {
             "accuracy": round(100 * right / len(gold), 2),
-            "macro_f1": round(100 * float(f1_score(gold, found, average="macro", zero_division=0)), 2),
+            "macro_f1": round(100 * float(f1_score(gold, predicted, average="macro", zero_division=0)), 2),
             "unknown_tags": sum(tag not in self.tags for tag in gold),
             "by_tag": {
                 name: {

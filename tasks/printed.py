@@ -9,12 +9,12 @@ from typing import Any
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
 QUOTED = r"""(?:'[^']*'|"[^"]*")"""
 NUMPY = re.compile(rf"\[\s*(?:{QUOTED}(?:\s+{QUOTED})+|[-+]?[\d.]+(?:\s+[-+]?[\d.]+)+)\s*\]")
-"""An array has no commas; read as Python, its texts would become one."""
+"""A printed array has no commas; as a Python literal, its texts would be concatenated."""
 ELEMENT = re.compile(rf"{QUOTED}|[^\s\[\]]+")
 
 
 def printed(text: str) -> Any:
-    """Return the list or object that a text is the print of, or None.
+    """Return the list or object that was printed as this text, or None.
 
     ``['a', 'b']``, ``["a", "b"]``, ``('a', 'b')``, ``{'a', 'b'}`` and ``['a' 'b']`` are the same list.
     """
@@ -35,12 +35,12 @@ def printed(text: str) -> Any:
 
 
 def printed_list(text: str) -> list[Any] | None:
-    """Return the list that a text is the print of, or None."""
+    """Return the list that was printed as this text, or None."""
     value = printed(text)
     return value if isinstance(value, list) else None
 
 
 def _python(text: str) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # of backslashes
+        warnings.simplefilter("ignore", SyntaxWarning)  # invalid escapes in user text
         return ast.literal_eval(text)

@@ -1,13 +1,13 @@
-"""Classification by a prompt: the language model's own words for the classes, and no trained head.
+"""Classification by a prompt: the language model's own words for the classes, without a trained head.
 
-A text fills a template, and a class is as likely as the words that stand for it (its verbaliser) are in the blank:
-pattern-exploiting training (Schick and Schütze 2021, arXiv:2001.07676) as LM-BFF does it (Gao et al. 2021,
-arXiv:2012.15723), the loss being the cross entropy over those words alone. The logit of a class is the mean of its
-words' logits. It works before any training, and with few examples after some.
+A text fills a template, and the probability of a class is that of its words (its verbaliser) in the blank:
+pattern-exploiting training (Schick and Schütze 2021, arXiv:2001.07676) in the form of LM-BFF (Gao et al. 2021,
+arXiv:2012.15723), with the cross entropy over these words alone as loss. The logit of a class is the mean of its words'
+logits. It works without training, and learns from few examples.
 
-A template with ``[MASK]`` is for backbones that read both ways, without it the answer follows: it is the next token of
-a causal model, or the first one that a decoder writes. Of a masked model the map to the vocabulary is that of ``mlm``:
-a transform that is trained, before the frozen input embeddings.
+A template with ``[MASK]`` is for bidirectional backbones. Without it the answer is the next token of a causal model, or
+the first token of a decoder. The LM head of a masked model is that of ``mlm``: a trained transform before the frozen
+input embeddings.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -39,16 +39,16 @@ RECIPES = {
 }
 
 Words = tuple[tuple[int, ...], ...]
-"""For each class, the tokens that stand for it."""
+"""For each class, the tokens of its words."""
 
 
 class PromptedOptions(ClassificationOptions):
     """Options of ``prompted``."""
 
     template: str = Field("{text}\\nCategory:", validate_default=True)
-    """Prompt with {text} (and {second}); [MASK] is the blank for a backbone that reads both ways, else what follows."""
+    """Prompt with {text} (and {second}); a bidirectional backbone fills [MASK], others continue the prompt."""
     verbalizer: tuple[str, ...] = ()
-    """Words of each class, such as positive=great|good,negative=terrible; its own name unless given."""
+    """Words of each class, such as positive=great|good,negative=terrible; by default the name of the class."""
     words: dict[str, list[int]] = Field(default_factory=dict)
     """Their tokens, learnt from the tokenizer."""
 
@@ -71,12 +71,12 @@ class PromptedOptions(ClassificationOptions):
     @model_validator(mode="after")
     def _one_label(self) -> Self:
         if self.multi_label:
-            raise ValueError("a prompt has one blank: it gives a text one label, not several (multi_label)")
+            raise ValueError("a prompt has one blank: it assigns one label to a text, not several (multi_label)")
         return self
 
     @property
     def masked(self) -> bool:
-        """Whether the blank stands in the template."""
+        """Whether the template contains the blank."""
         return MASK in self.template
 
 
@@ -93,7 +93,7 @@ class VerbalizerHead(LanguageModelHead):
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
         """Return the mean logit of each class's words (R, T, classes)."""
-        return torch.stack([hidden[..., list(own)].mean(-1) for own in self.words], dim=-1)
+        return torch.stack([hidden[..., list(tokens)].mean(-1) for tokens in self.words], dim=-1)
 
 
 class MaskedVerbalizerHead(MaskedLanguageHead):
@@ -108,15 +108,15 @@ class MaskedVerbalizerHead(MaskedLanguageHead):
         return type(self).__name__, self.words
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tied, mask: Tensor) -> Tensor:
-        """Return the mean logit of each class's words (R, T, classes); no other word is computed."""
-        wanted = [token for own in self.words for token in own]
-        logits = super().apply(parameters, Tied(hidden.states, hidden.embeddings[wanted]), mask)
-        parts = torch.split(logits, [len(own) for own in self.words], dim=-1)
+        """Return the mean logit of each class's words (R, T, classes), computing only these columns of the LM head."""
+        needed = [token for tokens in self.words for token in tokens]
+        logits = super().apply(parameters, Tied(hidden.states, hidden.embeddings[needed]), mask)
+        parts = torch.split(logits, [len(tokens) for tokens in self.words], dim=-1)
         return torch.stack([part.mean(-1) for part in parts], dim=-1)
 
 
 class Prompted(Classification):
-    """Gives a text one of several labels by what a language model would write in a blank."""
+    """Gives a text one of several labels, by the words that a language model expects in a blank."""
 
     Options = PromptedOptions
     options: PromptedOptions
@@ -127,29 +127,33 @@ class Prompted(Classification):
     # ------------------------------------------------------------------------------------- words
 
     def suit(self, reading: Reading) -> Self:
-        """Find the token of each word; raise :class:`UsageError` for words that are no single token."""
+        """Find the token of each word; raise :class:`UsageError` for a word of several tokens."""
         _check_blank(self.options, reading)
-        given = self._verbalizer()
-        found = {label: [self._token(label, word, reading) for word in given[label]] for label in self.options.labels}
-        taken: dict[int, str] = {}
-        for label, own in found.items():
-            for token in own:
-                if taken.setdefault(token, label) != label:
+        words = self._verbalizer()
+        tokens_by_label = {
+            label: [self._token(label, word, reading) for word in words[label]] for label in self.options.labels
+        }
+        label_by_token: dict[int, str] = {}
+        for label, candidates in tokens_by_label.items():
+            for token in candidates:
+                if label_by_token.setdefault(token, label) != label:
                     word = reading.tokenizer.decode([token]).strip()
-                    raise UsageError(f"the word {word!r} stands for {taken[token]!r} and for {label!r}: give others")
-        return type(self)(self.options.model_copy(update={"words": found}))
+                    raise UsageError(
+                        f"the word {word!r} stands for {label_by_token[token]!r} and for {label!r}: give others"
+                    )
+        return type(self)(self.options.model_copy(update={"words": tokens_by_label}))
 
     def _verbalizer(self) -> dict[str, list[str]]:
-        """Return the words of each label; raise :class:`UsageError` where a label is none of the classes."""
-        named = {}
+        """Return the words of each label; raise :class:`UsageError` for an unknown label."""
+        words_by_label = {}
         for entry in self.options.verbalizer:
             label, _, words = entry.partition("=")
-            named[label.strip()] = [word.strip() for word in words.split("|")]
-        wrong = next((label for label in named if label not in self.options.labels), None)
+            words_by_label[label.strip()] = [word.strip() for word in words.split("|")]
+        wrong = next((label for label in words_by_label if label not in self.options.labels), None)
         if wrong is not None:
-            known = ", ".join(self.options.labels)
-            raise UsageError(f"the verbalizer names the label {wrong!r}, which is none of those in the data: {known}")
-        return {label: named.get(label, [label]) for label in self.options.labels}
+            classes = ", ".join(self.options.labels)
+            raise UsageError(f"the verbalizer names the label {wrong!r}, which is not in the data: {classes}")
+        return {label: words_by_label.get(label, [label]) for label in self.options.labels}
 
     def _token(self, label: str, word: str, reading: Reading) -> int:
         ids = self._ids(word, reading)
@@ -160,12 +164,12 @@ class Prompted(Classification):
         near = ", ".join(self._near(word, reading))
         raise UsageError(
             f"the word {word!r} of the label {label!r} is {len(ids)} tokens of this backbone ({pieces}), and a blank "
-            f"has room for one: choose by --verbalizer another word for it"
+            f"has room for one: choose another word for it by --verbalizer"
             f"{f', such as {near}' if near else ''}"
         )
 
     def _ids(self, word: str, reading: Reading) -> list[int]:
-        """Return the tokens of a word as it would stand in the blank."""
+        """Return the tokens of a word in the blank, including the space before it where the template needs one."""
         before = self.options.template.partition(MASK)[0]
         spaced = word if not before or (before[-1].isspace() and before[-1] != " ") else f" {word}"
         if reading.decoder_start is not None:
@@ -173,36 +177,36 @@ class Prompted(Classification):
         if self.options.masked:
             spaced = f" {word}" if before.endswith(" ") else word
             return list(reading.tokenizer(spaced, add_special_tokens=False)["input_ids"])
-        asked = fill(self.options.template, dict.fromkeys(FIELDS, "a"))
-        return [token.id for token in tokens(plain(asked, None, spaced), reading.tokenizer, []) if token.written]
+        prompt = fill(self.options.template, dict.fromkeys(FIELDS, "a"))
+        return [token.id for token in tokens(plain(prompt, None, spaced), reading.tokenizer, []) if token.written]
 
     def _near(self, word: str, reading: Reading) -> list[str]:
-        """Return the words most like one that are a single token."""
-        known = {token.lstrip("\u0120\u2581") for token in reading.tokenizer.get_vocab()}
-        near = get_close_matches(word, [name for name in known if name.isalpha()], n=8, cutoff=0.5)
+        """Return the most similar words that are a single token."""
+        vocabulary = {token.lstrip("\u0120\u2581") for token in reading.tokenizer.get_vocab()}
+        near = get_close_matches(word, [name for name in vocabulary if name.isalpha()], n=8, cutoff=0.5)
         return [name for name in near if len(self._ids(name, reading)) == 1][:3]
 
     # ------------------------------------------------------------------------------------- model
 
     def head(self) -> Head:
-        """Return what picks the words of the classes."""
+        """Return a head that selects the logits of the classes' words."""
         words = tuple(tuple(self.options.words[label]) for label in self.options.labels)
         return MaskedVerbalizerHead(words) if self.options.masked else VerbalizerHead(words)
 
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
-        """Fill the template; of a text that is too long the end is cut, and ``cut`` counts its tokens."""
+        """Fill the template; a too long text is cut at its end, and ``cut`` counts the tokens."""
         _check_blank(self.options, reading)
         whole = self._prompt(record, reading)
-        kept = shortened(whole, reading.max_length)
-        if len(kept) > reading.max_length:
-            raise DataError(f"the template alone has {len(kept)} tokens, and windows have {reading.max_length}")
-        ids = [token.id for token in kept]
+        fitted = shortened(whole, reading.max_length)
+        if len(fitted) > reading.max_length:
+            raise DataError(f"the template alone has {len(fitted)} tokens, and windows have {reading.max_length}")
+        ids = [token.id for token in fitted]
         position = len(ids) - 1
         if self.options.masked:
             mask = reading.tokenizer.mask_token_id
-            position = next(place for place, token in enumerate(kept) if token.id == mask and not token.of_field)
+            position = next(place for place, token in enumerate(fitted) if token.id == mask and not token.of_field)
         feature = window(reading.tokenizer, ids, position)
-        feature.cut = len(whole) - len(kept)
+        feature.cut = len(whole) - len(fitted)
         length = len(ids)
         if reading.decoder_start is not None:
             feature.inputs |= {"decoder_input_ids": [reading.decoder_start], "decoder_attention_mask": [1]}
@@ -225,29 +229,29 @@ class Prompted(Classification):
         return tokens(script, tokenizer, leading(tokenizer))
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-        """Return the cross entropy of the classes (..., classes) where there is a label."""
+        """Return the cross entropy of the classes (..., classes) at the labelled positions."""
         return functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), weights)
 
     def digest(self, feature: Feature, logits: Tensor) -> Tensor:
-        """Return the logits (classes) at the blank, in place of those at each position."""
+        """Return the logits (classes) at the blank, in place of the logits of all positions."""
         return logits[feature.alignment]
 
     def decode(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> dict[str, Any]:
-        """Return the label with its score, as classification does, and how many tokens were cut, if any."""
+        """Return the label with its score, as in classification, and the number of cut tokens, if any."""
         cut = {"cut_tokens": features[0].cut} if features[0].cut else {}
         return super().decode(record, features, digests) | cut
 
 
 def _check_blank(options: PromptedOptions, reading: Reading) -> None:
-    """Raise :class:`BackboneError` where the template's blank is one that the backbone cannot fill."""
+    """Raise :class:`BackboneError` if the backbone cannot fill the template's blank."""
     writes = reading.causal or reading.decoder_start is not None
     if options.masked and (writes or reading.tokenizer.mask_token_id is None):
         raise BackboneError(
-            f"the template has {MASK}, a blank that a backbone without a mask token, or one that writes, cannot fill: "
-            f"let the template end where the answer begins"
+            f"the template has {MASK}, which a generative backbone, or a backbone without a mask token, cannot "
+            f"fill: let the template end where the answer begins"
         )
     if not options.masked and not writes:
         raise BackboneError(
-            f"the backbone reads both ways and writes nothing: put {MASK} into the template where the word belongs, "
-            f"such as --template '{{text}} It was {MASK}.', or take a language model (--backbone smollm2)"
+            f"the backbone is bidirectional and generates nothing: put {MASK} into the template where the word "
+            f"belongs, such as --template '{{text}} It was {MASK}.', or take a language model (--backbone smollm2)"
         )

@@ -1,10 +1,10 @@
-"""Question answering: the stretch of a context that answers a question, or that there is none (SQuAD 1.1 and 2.0).
+"""Question answering: the span of a context that answers a question, or no answer (SQuAD 1.1 and 2.0).
 
-Each position of a window has a score as the start of the answer and one as its end; one position, which is the first
-of an encoder and the last of a causal model, stands for "no answer here" (Devlin et al. 2019). The worth of a stretch
-from i to j is s_i + e_j - (s_0 + e_0), its log odds against no answer in the same window. A context that is longer than
-a window becomes several; the stretch of most worth in any of them is the answer, if that reaches the threshold,
-which is the one that gives most F1 on the validation data.
+Each position of a window has a score as the start of the answer and a score as its end. One position, the first of an
+encoder and the last of a causal model, means "no answer here" (Devlin et al. 2019). The worth of a span from i to j is
+s_i + e_j - (s_0 + e_0), its log odds against no answer in the same window. A context longer than a window is read in
+several windows. The span of most worth in any window is the answer if it reaches the threshold, which maximises F1 on
+the validation data.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,14 +28,14 @@ from adaptdock.tasks.squad import exact_match, f1
 
 NOT_COUNTED = -100
 OTHER, START, END = 0, 1, 2
-"""What a position is to the answer; the only one of it is START + END."""
+"""Labels of positions; the position of an answer of one token is START + END."""
 AROUND = 120
-"""Characters of a context that are shown on each side of an answer."""
+"""Characters of context shown on each side of an answer."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """The characters of the context that each position stands for, None outside it, and the position of no answer."""
+    """The context span of each position, None outside the context, and the position that means no answer."""
 
     spans: Sequence[Span | None]
     null: int
@@ -45,15 +45,15 @@ class QAOptions(Options):
     """Options of ``qa``."""
 
     repair: bool = False
-    """Move an answer whose offset is wrong to where its text stands nearest; such answers are skipped else."""
+    """Move an answer with a wrong offset to the nearest occurrence of its text, instead of skipping it."""
     overlap: int = Field(64, ge=0)
-    """Tokens that two windows of a context have in common."""
+    """Tokens shared by two successive windows of a context."""
     max_answer: int = Field(30, gt=0)
-    """Longest answer that is given, in tokens."""
+    """Longest predicted answer, in tokens."""
     no_answer: Literal["auto", "on", "off"] = "auto"
-    """Whether a question may have no answer; auto is on where one of the training data has none."""
+    """Whether a question may have no answer; auto is on if a question of the training data has none."""
     threshold: float | None = None
-    """Log odds from which an answer is given; learnt from the validation data unless given."""
+    """Lowest log odds of a predicted answer; learnt from the validation data unless given."""
 
 
 RECIPES = {
@@ -70,7 +70,7 @@ RECIPES = {
 
 
 class QA(Task):
-    """Answers a question with a stretch of a context, or says that there is no answer in it."""
+    """Answers a question with a span of a context, or with no answer."""
 
     Options = QAOptions
     options: QAOptions
@@ -92,36 +92,36 @@ class QA(Task):
 
     @classmethod
     def group(cls, record: Record) -> str:
-        """Return the article, or where it has no name the context, whose questions all stand in the same split."""
+        """Return the article, or without a title the context; all its questions go into the same split."""
         return str(record.get("title") or record["context"])
 
     # ------------------------------------------------------------------------------------- data
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Check questions and where their answers stand; say what is located, repaired, skipped or left out."""
-        kept: list[Record] = []
+        """Check questions and the offsets of their answers; note located, moved and skipped answers."""
+        usable: list[Record] = []
         places = Places()
         first: dict[str, str] = {}
         for record in records:
             where = str(record.get("where", split))
             _check_new(record, where, first)
             texts = {name: _text(record.get(name), name, where) for name in ("question", "context")}
-            given = given_answers(record, where, places)
-            found = [self._stood(answer, texts["context"], where, places) for answer in given]
-            answers = [answer for answer in found if answer is not None]
-            if None in found:
+            annotated = given_answers(record, where, places)
+            located = [self._located(answer, texts["context"], where, places) for answer in annotated]
+            answers = [answer for answer in located if answer is not None]
+            if None in located:
                 places.skipped.append(where)
-            if answers or not given:
-                rest = {name: value for name, value in record.items() if name not in ("start", "impossible")}
-                kept.append({**rest, **texts, "answers": answers})
-        if not kept:
+            if answers or not annotated:
+                fields = {name: value for name, value in record.items() if name not in ("start", "impossible")}
+                usable.append({**fields, **texts, "answers": answers})
+        if not usable:
             raise DataError(places.nothing_left(split, self.options.repair))
-        return Cleaned(kept, places.notes(split, self.options.repair))
+        return Cleaned(usable, places.notes(split, self.options.repair))
 
-    def _stood(self, answer: Record, context: str, where: str, places: Places) -> Record | None:
-        """Return an answer that stands in a context, moved if that is allowed; None if it does not stand there.
+    def _located(self, answer: Record, context: str, where: str, places: Places) -> Record | None:
+        """Return an answer at its offset, or moved if ``repair`` is on; None for any other answer.
 
-        One without an offset stands where its text does first.
+        An answer without an offset is located at the first occurrence of its text.
         """
         text, start = answer["text"], answer["start"]
         if start is None:
@@ -139,19 +139,19 @@ class QA(Task):
         return {"text": text, "start": min(starts, key=lambda place: abs(place - start))}
 
     def labels(self, record: Record) -> list[str]:
-        """Return whether the question has an answer."""
+        """Return ``answer`` or ``no answer``."""
         answers = given_answers(record, str(record.get("where", "a record")), Places())
         return ["answer" if answers else "no answer"]
 
     def fit(self, records: Sequence[Record]) -> Self:
-        """Learn whether a question may have no answer."""
+        """Learn if questions may have no answer."""
         if self.options.no_answer != "auto":
             return self
-        found = "on" if any(not record["answers"] for record in records) else "off"
-        return type(self)(self.options.model_copy(update={"no_answer": found}))
+        mode = "on" if any(not record["answers"] for record in records) else "off"
+        return type(self)(self.options.model_copy(update={"no_answer": mode}))
 
     def check(self, records: Sequence[Record], split: str) -> None:
-        """Accept all: any question can be asked of any context."""
+        """Accept all records: there are no classes to compare."""
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count questions, contexts, and questions without an answer."""
@@ -175,14 +175,14 @@ class QA(Task):
             raise DataError(
                 f"qa reads an object with 'question' and 'context', or a list of both; found {type(item).__name__}"
             )
-        found = {
+        values = {
             name: next((item[column] for column in self.columns[name] if column in item), None)
             for name in ("question", "context")
         }
-        return {name: _text(value, name, "an input") for name, value in found.items()}
+        return {name: _text(value, name, "an input") for name, value in values.items()}
 
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
-        """Tokenise in windows, the question in each; an answer that is in none as a whole is learnt in part."""
+        """Tokenise in windows, each with the question; an answer that no window contains is learnt in part."""
         features = _windows(record["question"], record["context"], reading, self.options.overlap)
         if labelled:
             answer = _stripped(record["context"], record["answers"][0]) if record["answers"] else None
@@ -192,7 +192,7 @@ class QA(Task):
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """Return the mean cross entropy of start and end, from logits (R, T, 2) and labels (R, T).
 
-        Starts and ends compete with those of the context and the position of no answer alone.
+        The softmax is over the positions of the context and the position of no answer only.
         """
         labelled = (labels != NOT_COUNTED).any(1)
         logits, labels = logits[labelled], labels[labelled]
@@ -202,41 +202,43 @@ class QA(Task):
         return functional.cross_entropy(scores.flatten(0, 1), targets.flatten())
 
     def digest(self, feature: Feature, logits: Tensor) -> Tensor:
-        """Return (5) in place of logits (T, 2): of the best stretch worth, first and last character, and probability.
+        """Return (5) in place of logits (T, 2): worth, start, end and probability of the best span; float64.
 
-        The last number is the probability of no answer. Without a context no stretch is worth anything.
+        Start and end count characters. The fifth number is the probability of no answer. In a window without context
+        the worth is minus infinity.
         """
         window: Window = feature.alignment
-        own = [(position, span) for position, span in enumerate(window.spans) if span is not None]
-        if not own:
+        context = [(position, span) for position, span in enumerate(window.spans) if span is not None]
+        if not context:
             return torch.tensor([-torch.inf, 0, 0, 0, 1]).double()
-        places = torch.tensor([window.null, *(position for position, _ in own)])
+        places = torch.tensor([window.null, *(position for position, _ in context)])
+        # float64 keeps the character offsets beside the scores exact.
         starts, ends = logits[places].double().log_softmax(0).T  # (1 + context) each
         length = places[1:].unsqueeze(0) - places[1:].unsqueeze(1) + 1  # (start, end)
-        sums = starts[1:].unsqueeze(1) + ends[1:].unsqueeze(0)
+        sums = starts[1:].unsqueeze(1) + ends[1:].unsqueeze(0)  # (start, end)
         sums = sums.masked_fill((length < 1) | (length > self.options.max_answer), -torch.inf)
-        first, last = divmod(int(sums.argmax()), len(own))
+        first, last = divmod(int(sums.argmax()), len(context))
         none = starts[0] + ends[0]
         best = sums[first, last]
         return torch.stack(
-            [best - none, torch.tensor(own[first][1][0]), torch.tensor(own[last][1][1]), best.exp(), none.exp()]
+            [best - none, torch.tensor(context[first][1][0]), torch.tensor(context[last][1][1]), best.exp(), none.exp()]
         )
 
     def settle(self, records: Sequence[Record], digests: Sequence[Sequence[Tensor]]) -> Self:
-        """Learn the threshold that gives most F1, where it is not given and both kinds of question are there."""
+        """Learn the threshold with the best F1, unless it is given or all questions are of one kind."""
         kinds = {bool(record["answers"]) for record in records}
         if self.options.no_answer != "on" or self.options.threshold is not None or len(kinds) < 2:
             return self
         gains = []
-        for record, own in zip(records, digests, strict=True):
-            worth, answer, _ = self._best(record, own)
+        for record, windows in zip(records, digests, strict=True):
+            worth, answer, _ = self._best(record, windows)
             references = _references(record)
             gains.append((worth, f1("" if answer is None else answer["text"], references) - f1("", references)))
-        found = _best_threshold(gains)
-        return type(self)(self.options.model_copy(update={"threshold": round(found, 4)}))
+        threshold = _best_threshold(gains)
+        return type(self)(self.options.model_copy(update={"threshold": round(threshold, 4)}))
 
     def decode(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> dict[str, Any]:
-        """Return the answer with its characters in the context and its probability; None where there is no answer."""
+        """Return the answer with its span in the context and its probability; None for no answer."""
         worth, answer, none = self._best(record, digests)
         texts = {"question": record["question"], "context": record["context"]}
         rejected = self.options.no_answer == "on" and worth < (self.options.threshold or 0.0)
@@ -251,19 +253,20 @@ class QA(Task):
         }
 
     def _best(self, record: Record, digests: Sequence[Tensor]) -> tuple[float, Record | None, float]:
-        """Return worth and text of the best stretch of all windows, and the probability of no answer in any."""
-        found = torch.stack(list(digests))
-        worth, start, end, score, _ = found[int(found[:, 0].argmax())].tolist()
-        none = float(found[:, 4].min())
+        """Return worth and text of the best span of all windows, and the least probability of no answer."""
+        spans = torch.stack(list(digests))  # (windows, 5)
+        worth, start, end, score, _ = spans[int(spans[:, 0].argmax())].tolist()
+        none = float(spans[:, 4].min())
         text = record["context"][int(start) : int(end)]
         start += len(text) - len(text.lstrip())
         answer = {"text": text.strip(), "start": int(start), "score": score} if text.strip() else None
         return worth, answer, none
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return F1 and exact match as SQuAD has them, in percent; with both kinds of question those of each too."""
+        """Return SQuAD's F1 and exact match in percent; also for each kind of question if both occur."""
         pairs = [
-            (found["answer"] or "", _references(record)) for record, found in zip(records, predictions, strict=True)
+            (prediction["answer"] or "", _references(record))
+            for record, prediction in zip(records, predictions, strict=True)
         ]
         answered = [(text, references) for text, references in pairs if references]
         metrics = _measured(pairs)
@@ -278,7 +281,7 @@ class QA(Task):
         return self.score(records, [{"answer": None}] * len(records))
 
     def render(self, prediction: Mapping[str, Any]) -> str:
-        """Mark the answer in what stands around it: ``Who wrote it? In 1843 [Ada Lovelace|0.93] wrote``."""
+        """Mark the answer in its context: ``Who wrote it? In 1843 [Ada Lovelace|0.93] wrote``."""
         question, context = " ".join(prediction["question"].split()), prediction["context"]
         start, end = prediction["start"], prediction["end"]
         if start is None:
@@ -292,12 +295,12 @@ class QA(Task):
 
 
 def _check_new(record: Record, where: str, first: dict[str, str]) -> None:
-    """Raise :class:`DataError` for an id that a record before has; ``first`` are their places by id."""
+    """Raise :class:`DataError` for a repeated id; ``first`` has the place of each id so far."""
     if record.get("id") is None:
         return
     name = str(record["id"])
     if name in first:
-        raise DataError(f"{where}: the id {name!r} is that of {first[name]} already; each question has its own")
+        raise DataError(f"{where}: the id {name!r} is that of {first[name]} already; each question needs its own")
     first[name] = where
 
 
@@ -306,34 +309,34 @@ def _references(record: Record) -> list[str]:
 
 
 def _stripped(context: str, answer: Record) -> Span:
-    """Return the characters of an answer without white space around it."""
+    """Return the span of an answer without white space around it."""
     text = answer["text"]
     start = answer["start"] + len(text) - len(text.lstrip())
     return start, start + len(text.strip())
 
 
 def _windows(question: str, context: str, reading: Reading, overlap: int) -> list[Feature]:
-    """Return windows aligned with the context; a causal model's end with a token that has seen all before it."""
+    """Return windows aligned with the context; for a causal model, a last token that sees the whole window is added."""
     room = replace(reading, max_length=reading.max_length - 1) if reading.causal else reading
     features = located_windows(question, context, room, overlap)
     for feature in features:
         spans = feature.alignment
         if reading.causal:
             last = {"input_ids": closing(reading.tokenizer), "attention_mask": 1}
-            feature.inputs = {name: [*given, last.get(name, 0)] for name, given in feature.inputs.items()}
+            feature.inputs = {name: [*values, last.get(name, 0)] for name, values in feature.inputs.items()}
             spans = [*spans, None]
         feature.alignment = Window(spans, len(spans) - 1 if reading.causal else 0)
     return features
 
 
 def _label(features: Sequence[Feature], answer: Span | None) -> None:
-    """Label each window with the answer where it holds the whole of it, and else with none.
+    """Label the windows that contain the whole answer with it, and all others with no answer.
 
-    Where no window does, the one that holds most of it learns that much, and the rest counts as cut. An answer that
-    has no token is labelled in no window.
+    If no window contains the whole answer, the window with most of it learns that part, and the missing tokens count as
+    cut. An answer without tokens is labelled in no window.
     """
     held = [_positions(feature.alignment, answer) for feature in features]
-    spans = {feature.alignment.spans[place] for feature, own in zip(features, held, strict=True) for place in own}
+    spans = {feature.alignment.spans[at] for feature, positions in zip(features, held, strict=True) for at in positions}
     if answer is not None and not spans:
         for feature in features:
             feature.labels = [NOT_COUNTED] * len(feature.alignment.spans)
@@ -341,9 +344,9 @@ def _label(features: Sequence[Feature], answer: Span | None) -> None:
     most = max(map(len, held))
     if most < len(spans):
         features[list(map(len, held)).index(most)].cut += len(spans) - most
-    for feature, own in zip(features, held, strict=True):
+    for feature, positions in zip(features, held, strict=True):
         window: Window = feature.alignment
-        places = own if own and len(own) == most else [window.null]
+        places = positions if positions and len(positions) == most else [window.null]
         feature.labels = [NOT_COUNTED if span is None else OTHER for span in window.spans]
         feature.labels[window.null] = OTHER
         feature.labels[places[0]] += START
@@ -351,7 +354,7 @@ def _label(features: Sequence[Feature], answer: Span | None) -> None:
 
 
 def _positions(window: Window, answer: Span | None) -> list[int]:
-    """Return the positions of a window that stand for a part of the answer."""
+    """Return the positions of a window whose characters overlap with the answer."""
     if answer is None:
         return []
     return [
@@ -362,21 +365,21 @@ def _positions(window: Window, answer: Span | None) -> list[int]:
 
 
 def _is(labels: Tensor, part: int) -> Tensor:
-    """Return where labels (R, T) say that the answer starts, or ends."""
+    """Return a mask (R, T) of the labels START, or END, which may be set together."""
     return labels.clamp(min=0).bitwise_and(part) > 0
 
 
 def _best_threshold(gains: Sequence[tuple[float, float]]) -> float:
-    """Return the worth from which answering gains most, from the worth of each answer and what it would gain."""
+    """Return the threshold of most total gain in F1, from worth and gain of each answer."""
     ordered = sorted((gain for gain in gains if gain[0] > -torch.inf), reverse=True)
     if not ordered:
         return 0.0
-    best, total, found = 0.0, 0.0, ordered[0][0] + 1
+    best, total, threshold = 0.0, 0.0, ordered[0][0] + 1  # above every worth: reject all
     for (worth, gain), (following, _) in zip(ordered, [*ordered[1:], (ordered[-1][0] - 2, 0.0)], strict=True):
         total += gain
         if total > best and following < worth:
-            best, found = total, (worth + following) / 2
-    return found
+            best, threshold = total, (worth + following) / 2
+    return threshold
 
 
 def _measured(pairs: Sequence[tuple[str, list[str]]]) -> dict[str, float]:

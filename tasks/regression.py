@@ -1,7 +1,7 @@
-"""Regression: a number for a text, or for a pair of texts (how alike they are).
+"""Regression: a number for a text, or for a pair of texts (their similarity).
 
-The target is trained standardised, with mean and standard deviation of the training data; predictions are
-on the data's own scale.
+The target is standardised with mean and standard deviation of the training data; predictions are on the scale of the
+data.
 """
 
 import math
@@ -27,7 +27,7 @@ class RegressionOptions(PooledOptions):
     deviation: float = Field(1.0, gt=0)
     """Standard deviation of the target; learnt from the training data."""
     loss: str = Field("squared", pattern="^(squared|absolute)$")
-    """squared, or absolute, which outliers disturb less."""
+    """squared, or absolute, which is more robust to outliers."""
 
 
 class Regression(SequenceTask):
@@ -46,15 +46,15 @@ class Regression(SequenceTask):
 
     # ------------------------------------------------------------------------------------- data
 
-    def label(self, given: Any, where: str) -> float:
+    def label(self, value: Any, where: str) -> float:
         """Return a finite number."""
         try:
-            found = math.nan if isinstance(given, bool) else float(given)
+            number = math.nan if isinstance(value, bool) else float(value)  # float(True) would be 1.0
         except (TypeError, ValueError):
-            found = math.nan
-        if not math.isfinite(found):
-            raise DataError(f"{where}: the target has to be a finite number, found {given!r:.60}")
-        return found
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(f"{where}: the target has to be a finite number, found {value!r:.60}")
+        return number
 
     def fit(self, records: Sequence[Record]) -> Self:
         """Learn mean and standard deviation of the target."""
@@ -66,19 +66,19 @@ class Regression(SequenceTask):
         return type(self)(self.options.model_copy(update={"mean": average, "deviation": deviation}))
 
     def check(self, records: Sequence[Record], split: str) -> None:
-        """Accept any number."""
+        """Accept all records: any number is a target."""
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Count texts, and name the range of the target."""
+        """Count texts, and return the range of the target."""
         values = [record["label"] for record in records]
         return {"texts": len(records), "target from": min(values), "target to": max(values)}
 
     # ------------------------------------------------------------------------------------ model
 
     def head(self) -> SequenceHead:
-        """Return a linear map from the state that is read to one number."""
-        own = self.options
-        return SequenceHead(1, own.pooling, own.hidden_layers, own.reads_prompt)
+        """Return a linear layer from the pooled hidden states to one number."""
+        options = self.options
+        return SequenceHead(1, options.pooling, options.hidden_layers, options.reads_prompt)
 
     def target(self, record: Record) -> float:
         """Return the standardised target."""
@@ -90,7 +90,7 @@ class Regression(SequenceTask):
         return compare(logits.squeeze(-1), labels.to(logits.dtype))
 
     def decode(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> dict[str, Any]:
-        """Return the number on the scale of the data."""
+        """Return the number, on the scale of the data."""
         value = mean(digests).item() * self.options.deviation + self.options.mean
         texts: dict[str, Any] = {name: record[name] for name in ("text", "second") if name in record}
         return {**texts, "value": round(value, 4)}
@@ -100,18 +100,19 @@ class Regression(SequenceTask):
         from scipy.stats import pearsonr, spearmanr
 
         gold = [record["label"] for record in records]
-        found = [prediction["value"] for prediction in predictions]
-        gaps = [want - got for want, got in zip(gold, found, strict=True)]
-        varies = len(set(gold)) > 1 and len(set(found)) > 1
+        predicted = [prediction["value"] for prediction in predictions]
+        gaps = [want - got for want, got in zip(gold, predicted, strict=True)]
+        # The correlation with a constant is undefined.
+        varies = len(set(gold)) > 1 and len(set(predicted)) > 1
         return {
-            "pearson": round(100 * float(pearsonr(gold, found).statistic), 2) if varies else 0.0,
-            "spearman": round(100 * float(spearmanr(gold, found).statistic), 2) if varies else 0.0,
+            "pearson": round(100 * float(pearsonr(gold, predicted).statistic), 2) if varies else 0.0,
+            "spearman": round(100 * float(spearmanr(gold, predicted).statistic), 2) if varies else 0.0,
             "mae": round(sum(map(abs, gaps)) / len(gaps), 4),
             "rmse": round(math.sqrt(sum(gap * gap for gap in gaps) / len(gaps)), 4),
         }
 
     def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Return the metrics of the mean of the training data for every text."""
+        """Return the metrics of predicting the mean of the training data."""
         return self.score(records, [{"value": self.options.mean}] * len(records))
 
     def render(self, prediction: Mapping[str, Any]) -> str:

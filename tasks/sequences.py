@@ -1,4 +1,4 @@
-"""What tasks share that give a whole text, or a pair of texts, something: windows, a pooled head, mean of windows."""
+"""The common part of tasks with one answer per text or pair of texts: windows, a pooled head, mean of windows."""
 
 import re
 from abc import abstractmethod
@@ -36,7 +36,7 @@ RECIPES = {
 }
 NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*")
 ENOUGH = 10
-"""Texts from which it is no chance that all are numbers, or the same."""
+"""Fewest texts for a note that all are numbers, or all the same."""
 TEXT = ("text", "sentence", "content", "review", "tweet", "question", "utterance", "sms", "headline", "0")
 FIRST = ("premise", "sentence1", "question1", "text1", "text", "sentence", "first", "0")
 SECOND = ("hypothesis", "sentence2", "question2", "text2", "text_pair", "second", "1")
@@ -45,8 +45,8 @@ SECOND = ("hypothesis", "sentence2", "question2", "text2", "text_pair", "second"
 class SequenceTask(ColumnInspector):
     """A task with one answer for a text, or for a pair of texts.
 
-    A text that is longer than a window becomes several; each is trained on the text's label, and the answer is that
-    of their mean logits.
+    A text longer than a window is read in several windows. Each is trained on the text's label, and their mean logits
+    give the answer.
     """
 
     layout = "csv"
@@ -58,7 +58,7 @@ class SequenceTask(ColumnInspector):
     # ------------------------------------------------------------------------------------- data
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Check texts and labels; count empty texts, and say where texts look like another column."""
+        """Check texts and labels; note empty texts, and texts that suggest a wrong column."""
         checked = [self._checked(record) for record in records]
         empty = [str(record.get("where", split)) for record in checked if not record["text"].strip()]
         notes = [f"{split}: {len(empty)} texts are empty, such as {empty[0]}"] if empty else []
@@ -66,10 +66,10 @@ class SequenceTask(ColumnInspector):
 
     def _checked(self, record: Record) -> Record:
         where = str(record.get("where", "a record"))
-        found = {**record, **self._texts(record, where)}
+        cleaned = {**record, **self._texts(record, where)}
         if "label" not in record or record["label"] is None:
             raise DataError(f"{where}: the label is missing")
-        return {**found, "label": self.label(record["label"], where)}
+        return {**cleaned, "label": self.label(record["label"], where)}
 
     def _texts(self, record: Mapping[str, Any], where: str) -> dict[str, str]:
         names = ["text"] + (["second"] if self.pair or record.get("second") is not None else [])
@@ -79,12 +79,12 @@ class SequenceTask(ColumnInspector):
         return {name: record[name] for name in names}
 
     @abstractmethod
-    def label(self, given: Any, where: str) -> Any:
-        """Return a record's label as this task keeps it; raise :class:`DataError` for one that it cannot be."""
+    def label(self, value: Any, where: str) -> Any:
+        """Return a record's label in the form of this task; raise :class:`DataError` for an invalid label."""
 
     @abstractmethod
     def target(self, record: Record) -> Any:
-        """Return what the loss compares a window of this record with."""
+        """Return the target of the loss for the windows of a record."""
 
     # ------------------------------------------------------------------------------------ model
 
@@ -95,8 +95,8 @@ class SequenceTask(ColumnInspector):
         if isinstance(item, list | tuple) and len(item) == 2:
             item = {"text": item[0], "second": item[1]}
         if not isinstance(item, Mapping):
-            wanted = "an object with 'text' and 'second', or a list of both" if self.pair else "a text, or an object"
-            raise DataError(f"this task reads {wanted}; found {type(item).__name__}")
+            expected = "an object with 'text' and 'second', or a list of both" if self.pair else "a text, or an object"
+            raise DataError(f"this task reads {expected}; found {type(item).__name__}")
         renamed = {**item, **_renamed(item, self.columns)}
         return self._texts(renamed, "an input")
 
@@ -110,15 +110,15 @@ class SequenceTask(ColumnInspector):
 
 
 def _odd_texts(records: Sequence[Record], split: str) -> list[str]:
-    """Say that each text is a number, or that all are the same: another column is meant, most probably."""
+    """Return a note if all texts are numbers, or all are the same: probably the wrong column."""
     texts = [record["text"].strip() for record in records]
     if len(texts) < ENOUGH:
         return []
-    meant = "if this is not the column of the text, --columns text=COLUMN names it"
+    way_out = "if this is not the column of the text, --columns text=COLUMN names it"
     if all(NUMBER.fullmatch(text) for text in texts):
-        return [f"{split}: each text is a number, such as {texts[0]!r}: {meant}"]
+        return [f"{split}: each text is a number, such as {texts[0]!r}: {way_out}"]
     if len(set(texts)) == 1:
-        return [f"{split}: all {len(texts)} texts are the same, {texts[0][:60]!r}: {meant}"]
+        return [f"{split}: all {len(texts)} texts are the same, {texts[0][:60]!r}: {way_out}"]
     return []
 
 
@@ -128,10 +128,10 @@ def mean(digests: Sequence[Tensor]) -> Tensor:
 
 
 def _renamed(item: Mapping[str, Any], columns: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Return the fields of an input that goes by the names of a known data set."""
-    found = {}
+    """Return the fields of an input with the column names of a known data set."""
+    renamed = {}
     for name, accepted in columns.items():
         column = next((column for column in accepted if column in item), None)
         if name not in item and name != "label" and column is not None:
-            found[name] = item[column]
-    return found
+            renamed[name] = item[column]
+    return renamed

@@ -1,7 +1,7 @@
-"""The measures of the SQuAD data sets: exact match and F1 of answers' words (Rajpurkar et al. 2016, 2018).
+"""The metrics of the SQuAD data sets: exact match and F1 of the words of answers (Rajpurkar et al. 2016, 2018).
 
-Both sides are normalised: lower case, no ASCII punctuation, no articles (a, an, the), single spaces. An answer counts
-by the reference that it fits best. A question without an answer is answered rightly by an empty text and no other.
+Both sides are normalised: lower case, no ASCII punctuation, no articles (a, an, the), single spaces. The best of
+several references counts. For a question without an answer, only an empty text is right.
 """
 
 import re
@@ -14,12 +14,12 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalised(text: str) -> str:
-    """Return what is compared of an answer."""
+    """Return an answer in lower case, without punctuation, articles and repeated spaces."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
 def exact_match(answer: str, references: Sequence[str]) -> int:
-    """Return 1 where an answer is one of the references, else 0; no reference means that there is no answer."""
+    """Return 1 if an answer is one of the references, else 0; without references, an empty answer is right."""
     return int(normalised(answer) in _comparable(references))
 
 
@@ -29,12 +29,12 @@ def f1(answer: str, references: Sequence[str]) -> float:
 
 
 def _comparable(references: Sequence[str]) -> list[str]:
-    """Return the references of which something is left to compare; an empty one where there is none."""
-    return [found for found in map(normalised, references) if found] or [""]
+    """Return the normalised references that are not empty; one empty reference if there are none."""
+    return [words for words in map(normalised, references) if words] or [""]
 
 
-def _f1(found: Sequence[str], wanted: Sequence[str]) -> float:
-    if not found or not wanted:
-        return float(found == wanted)
-    common = sum((Counter(found) & Counter(wanted)).values())
-    return 2 * common / (len(found) + len(wanted))
+def _f1(answer: Sequence[str], reference: Sequence[str]) -> float:
+    if not answer or not reference:
+        return float(answer == reference)
+    common = sum((Counter(answer) & Counter(reference)).values())
+    return 2 * common / (len(answer) + len(reference))

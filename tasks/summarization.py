@@ -1,7 +1,7 @@
-"""Summarization: a shorter text that says what a longer one says.
+"""Summarization: a short text with the content of a longer one.
 
-An encoder-decoder reads the text as it is, a decoder reads it in a prompt. A text that is too long for the window
-is cut at its end, and counted. Written summaries are compared by ROUGE with the nearest of the summaries given.
+An encoder-decoder reads the text as it is, a decoder reads it in a prompt. A text longer than the window is cut at its
+end, and the cut is counted. Generated summaries are compared with the nearest reference summary by ROUGE.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.plugins.contracts import Cleaned, Reading, Record
-from adaptdock.tasks.prompts import Asked, fill
+from adaptdock.tasks.prompts import Conversation, fill
 from adaptdock.tasks.rouge import rouge
-from adaptdock.tasks.writing import Writing, WritingOptions, given, joined, required_text, required_texts, several
+from adaptdock.tasks.writing import Writing, WritingOptions, first_value, joined, required_text, required_texts, several
 
 
 class SummarizationOptions(WritingOptions):
     """Options of ``summarization``."""
 
-    named = ("source",)
+    prompt_fields = ("source",)
 
 
 class Summarization(Writing):
-    """Writes summaries."""
+    """Generates summaries."""
 
     Options = SummarizationOptions
     columns = {
@@ -32,11 +32,11 @@ class Summarization(Writing):
 
     @classmethod
     def group(cls, record: Record) -> Hashable:
-        """Keep the summaries of one text in one split."""
+        """Return the text, whose summaries all go into the same split."""
         return str(record["source"])
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Join texts given as sentences, and make a list of the summaries."""
+        """Join lists of sentences, and make a list of the summaries."""
         cleaned = []
         for record in records:
             where = str(record.get("where", split))
@@ -45,17 +45,17 @@ class Summarization(Writing):
         return Cleaned(cleaned, several(cleaned, "target", split))
 
     def read(self, item: Any) -> Record:
-        """Read a text, or an object with one under a name that data sets use, such as ``source``."""
-        found = given(item, self.columns["source"]) if isinstance(item, Mapping) else item
-        return {"source": joined(found, "source", "an input")}
+        """Read a text, or an object with a text in a field such as ``source``."""
+        value = first_value(item, self.columns["source"]) if isinstance(item, Mapping) else item
+        return {"source": joined(value, "source", "an input")}
 
-    def ask(self, record: Record, reading: Reading) -> Asked:
-        """Fill the prompt with the text."""
-        own = "{source}" if reading.decoder_start is not None else "Summarize:\n{source}\n\nSummary:\n"
-        return fill(self.options.prompt or own, {"source": record["source"]})
+    def ask(self, record: Record, reading: Reading) -> Conversation:
+        """Return the prompt template, filled with the text."""
+        default = "{source}" if reading.decoder_start is not None else "Summarize:\n{source}\n\nSummary:\n"
+        return fill(self.options.prompt or default, {"source": record["source"]})
 
     def references(self, record: Record) -> list[str]:
-        """Return the summaries."""
+        """Return the reference summaries."""
         return list(record["target"])
 
     def compare(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What tasks share that give each word a tag: reading, windows, head, loss, and the words' scores."""
+"""The common part of tasks that tag words: reading, windows, head, loss, and scores of words."""
 
 from abc import abstractmethod
 from collections import Counter
@@ -20,22 +20,23 @@ from adaptdock.tasks.tagging_columns import SPANS, marks_spans, token_column
 
 NOT_COUNTED = -100
 ENOUGH = 20
-"""Rows of a table from which it is no chance that each has one word."""
+"""Fewest rows of a table for an error that each row has one word."""
 
 
 class TaggingOptions(LayeredOptions):
-    """Options of every task that tags words."""
+    """Options of all tasks that tag words."""
 
     labels: tuple[str, ...] = ()
     """Tags; learnt from the training data unless given."""
     division: Division | None = None
-    """How a text is divided into words: spaces, words or characters; learnt from the training data unless given."""
+    """Division of a text into words: spaces, words or characters; learnt from the training data unless given."""
 
 
 class Tagging(ColumnInspector):
-    """A task with a tag for each word. Each is labelled at one of its tokens (see :func:`align`).
+    """A task with a tag for each word, which is labelled at one of its tokens (see :func:`align`).
 
-    An adapter without a division is of a release that divided every text by :func:`split_words`, and goes on so.
+    An adapter without a division is from a release that divided texts by :func:`split_words`, which is still used for
+    such adapters.
     """
 
     options: TaggingOptions
@@ -49,11 +50,11 @@ class Tagging(ColumnInspector):
     @classmethod
     @abstractmethod
     def column_of_tags(cls, columns: Sequence[Sequence[str]]) -> int | None:
-        """Return which of the columns of all words has the tags; None if their values do not tell."""
+        """Return the column of the tags, judged by the values; None if the values do not show it."""
 
     @classmethod
     def locate(cls, sentences: Sequence[Sequence[Sequence[str]]]) -> dict[str, int]:
-        """Tell the column of the words, which no counter or name of a document is, and that of the tags."""
+        """Find the columns of words and tags; counters and names of documents are not words."""
         width = len(sentences[0]) if sentences else 0
         if width < 2:
             return {}
@@ -65,19 +66,20 @@ class Tagging(ColumnInspector):
 
     @classmethod
     def explain(cls, row: Mapping[str, Any]) -> str:
-        """Tell texts in which spans of characters are marked."""
+        """Explain a text with marked spans of characters, which is not read."""
         return SPANS if any(map(marks_spans, row.values())) else ""
 
     def learnt(self, records: Sequence[Record], labels: Sequence[str]) -> Self:
         """Return this task with its labels, and with the division of the training records into words."""
         division = self.options.division
+        # A kind alone, from --division, has default rules: the others are learnt from the data.
         if division is None or division == Division(kind=division.kind):
             kind = None if division is None else division.kind
             division = learn_division([record["tokens"] for record in records], kind)
         return type(self)(self.options.model_copy(update={"labels": tuple(labels), "division": division}))
 
     def notes(self) -> list[str]:
-        """Say how texts are divided into words, where that is unusual."""
+        """Return notes on an unusual division of texts into words."""
         return [] if self.options.division is None else self.options.division.notes()
 
     def labels(self, record: Record) -> list[str]:
@@ -85,13 +87,13 @@ class Tagging(ColumnInspector):
         return sorted(set(_sentence(record, "a record")["tags"]))
 
     def class_weights(self, records: Sequence[Record]) -> list[float] | None:
-        """Return weights that would give every tag the same sum."""
+        """Return weights that give every tag the same sum."""
         counts = Counter(tag for record in records for tag in record["tags"])
         total = sum(counts.values())
         return [total / (len(self.tags) * max(1, counts[tag])) for tag in self.tags]
 
     def head(self) -> TokenHead:
-        """Return a linear map to the tags."""
+        """Return a linear layer from each hidden state to the tags."""
         return TokenHead(len(self.tags), self.options.hidden_layers)
 
     def read(self, item: Any) -> Record:
@@ -110,9 +112,9 @@ class Tagging(ColumnInspector):
         return {"text": text, "spans": [span for span, _ in words], "tokens": [word for _, word in words]}
 
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
-        """Tokenise the sentence in overlapping windows; each word is labelled in one of them.
+        """Tokenise the sentence in overlapping windows; each word is labelled in one window.
 
-        The words of a text are read as those of the training data are: one space apart.
+        The words of a text are joined by single spaces, as in training.
         """
         text, spans = text_of(record) if self.options.division is None else joined(record["tokens"])
         features = align(text, spans, reading)
@@ -129,13 +131,13 @@ class Tagging(ColumnInspector):
         return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weights)
 
     def best(self, scores: Tensor) -> list[int]:
-        """Return the number of each word's tag, from probabilities (words, tags): the most probable one."""
+        """Return the number of the most probable tag of each word, from probabilities (words, tags)."""
         return [int(number) for number in scores.argmax(-1)]
 
     def pseudo(
         self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]
     ) -> tuple[Record, float] | None:
-        """Return the sentence with the tags that are predicted, and the probability of the least sure one."""
+        """Return the sentence with predicted tags, and the probability of the least certain tag."""
         if not record["tokens"]:
             return None
         scores = self.scores(len(record["tokens"]), features, digests)
@@ -144,30 +146,30 @@ class Tagging(ColumnInspector):
         return {**record, "tags": [self.tags[number] for number in numbers]}, sure
 
     def scores(self, words: int, features: Sequence[Feature], digests: Sequence[Tensor]) -> Tensor:
-        """Return the probabilities of the tags (words, tags); a word that has no token gets the first tag."""
+        """Return the probabilities of the tags (words, tags); a word without tokens gets the first tag."""
         scores = torch.zeros(words, len(self.tags))
         scores[:, 0] = 1.0
-        for feature, found in zip(features, digests, strict=True):
+        for feature, digest in zip(features, digests, strict=True):
             if feature.alignment:
                 numbers, positions = zip(*feature.alignment, strict=True)
-                scores[list(numbers)] = found[list(positions)].float().softmax(-1)
+                scores[list(numbers)] = digest[list(positions)].float().softmax(-1)
         return scores
 
 
 def read_sentences(records: Iterable[Record], split: str) -> Cleaned:
-    """Return records whose tokens and tags are lists of texts, one tag a token.
+    """Return records whose tokens and tags are lists of texts, with one tag per token.
 
-    A text is divided by spaces, unless it is the print of a list. Raises :class:`DataError` where tokens and tags do
-    not go together, and where a table has a row for each word.
+    A text is divided at spaces, unless it is a printed list. Raises :class:`DataError` if tokens and tags differ in
+    number, and for a table with one row per word.
     """
-    given = list(records)
-    sentences = [_sentence(record, split) for record in given]
-    texts = [record for record in given if isinstance(record["tokens"], str)]
+    raw_records = list(records)
+    sentences = [_sentence(record, split) for record in raw_records]
+    texts = [record for record in raw_records if isinstance(record["tokens"], str)]
     if len(texts) >= ENOUGH and all(len(sentence["tokens"]) == 1 for sentence in sentences):
         raise DataError(
-            f"{given[0].get('where', split)}: each row has one word, so no word has a sentence around it: a row of a "
-            f"table has to hold all tokens and tags of a sentence. A word a line, with an empty line after each "
-            f"sentence, is read from a file with the suffix .conll."
+            f"{raw_records[0].get('where', split)}: each row has one word, so no word has a sentence around it: a row "
+            f"of a table has to hold all tokens and tags of a sentence. One word per line, with an empty line after "
+            f"each sentence, is read from a file with the suffix .conll."
         )
     printed = sum(printed_list(str(record["tokens"])) is not None for record in texts)
     notes = [f"{split}: tokens of {printed} records are printed lists, and were read as lists"] if printed else []
@@ -182,31 +184,31 @@ def _sentence(record: Record, split: str) -> Record:
     return {**record, "tokens": tokens, "tags": tags}
 
 
-def strings(given: Any, name: str, where: str) -> list[str]:
-    """Return a list of texts, or the parts of a text that is divided by spaces; raise :class:`DataError` else."""
-    if isinstance(given, str):
-        parts = printed_list(given)
+def strings(value: Any, name: str, where: str) -> list[str]:
+    """Return a list of texts, or the parts of a text between spaces; raise :class:`DataError` for anything else."""
+    if isinstance(value, str):
+        parts = printed_list(value)
         if parts is None or (name == "tokens" and not all(isinstance(part, str) for part in parts)):
-            return given.split()
-        given = parts
-    if not isinstance(given, list | tuple) or not all(isinstance(part, str) for part in given):
-        wanted = f"{name} are a list of texts, or one text divided by spaces"
-        raise DataError(f"{where}: {wanted}; found {given!r:.60}{_instead(given, name)}")
-    return list(given)
+            return value.split()
+        value = parts
+    if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+        expected = f"{name} are a list of texts, or one text divided by spaces"
+        raise DataError(f"{where}: {expected}; found {value!r:.60}{_instead(value, name)}")
+    return list(value)
 
 
-def _instead(given: Any, name: str) -> str:
-    """Say what a list holds in place of texts, and the way out."""
-    if marks_spans(given):
+def _instead(value: Any, name: str) -> str:
+    """Return a sentence on a list without texts, and the way out."""
+    if marks_spans(value):
         return f". {SPANS}"
-    if not isinstance(given, list | tuple):
+    if not isinstance(value, list | tuple):
         return ""
-    if any(isinstance(part, int | float) for part in given):
+    if any(isinstance(part, int | float) for part in value):
         return (
             f". The {name} are numbers, and the file does not say what they stand for: write their names, such as "
             f"B-PER, or save the data set with ClassLabel, as Parquet"
         )
-    if None in given:
+    if None in value:
         return (
             f". Some {name} are missing (None; in data sets also -1 and -100): fill them in, or leave such records out"
         )
@@ -214,7 +216,7 @@ def _instead(given: Any, name: str) -> str:
 
 
 def text_of(record: Record) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text of a record and the spans of its words; words without a text stand one space apart."""
+    """Return the text of a record and the spans of its words; words without a text are joined by spaces."""
     if "spans" in record:
         return record["text"], record["spans"]
     return joined(record["tokens"])

@@ -1,7 +1,7 @@
-"""Which column of sentences without a header holds the words, and which their tags, judged by the values.
+"""The columns of words and tags in sentences without a header, judged by the values.
 
 Files of the CoNLL shared tasks have the words first and the tags last, with parts of speech and phrases between them.
-Others begin with a counter, and end with nested entities (GermEval) or with names of annotators (Universal NER).
+Other files begin with a counter, and end with nested entities (GermEval) or names of annotators (Universal NER).
 """
 
 from collections import Counter
@@ -11,9 +11,9 @@ from typing import Any
 from adaptdock.tasks.tags import is_prefixed, is_tag, type_of
 
 SHARE = 0.95
-"""Share of a column's values that have to be tags: some are misspelt."""
+"""Least share of tags in a column of tags: some tags are misspelt."""
 TYPES_AT_MOST = 60
-"""Types of entities without a letter for the place; more are words."""
+"""Most distinct values in a column of types without prefixes; more values are words."""
 SPANS = (
     "A text with spans of characters, as doccano, Prodigy and other annotation tools write it, cannot be read: write "
     "the words of each sentence as tokens, and a tag for each as tags (spaCy turns spans into such tags: "
@@ -28,7 +28,7 @@ def _names(*lines: str) -> frozenset[str]:
 PHRASES = _names("NP VP PP ADVP ADJP AP SBAR PRT CONJP INTJ LST UCP NC VC PC NX VX PX AVP NM QP WHNP WHPP WHADVP")
 """Types of phrases in the chunked corpora of several languages."""
 NESTED_SUFFIXES = ("deriv", "part")
-"""What GermEval adds to a type for words that are derived from a name, or hold one."""
+"""GermEval's suffixes of types, for words that are derived from a name or contain one."""
 ENTITIES = _names("PER PERS PERSON LOC LOCATION ORG ORGANIZATION ORGANISATION MISC OTH GPE FAC PROD EVENT TIME DATE")
 WORD_CLASSES = _names(
     "ADJ ADP ADV AUX CCONJ CONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X",
@@ -39,7 +39,7 @@ WORD_CLASSES = _names(
 
 
 def token_column(sentences: Sequence[Sequence[Sequence[str]]], tags: int | None) -> int | None:
-    """Return the first column that is no counter, no name of a document and not the tags; None if there is none."""
+    """Return the first column that is not a counter, a name of a document or the tags; None if there is none."""
     for number in range(len(sentences[0])):
         column = [sentence[number] for sentence in sentences]
         if number != tags and not _counts(column) and not _is_constant(column):
@@ -48,9 +48,9 @@ def token_column(sentences: Sequence[Sequence[Sequence[str]]], tags: int | None)
 
 
 def entity_column(columns: Sequence[Sequence[str]]) -> int | None:
-    """Return the column with tags of entities: of several the outer ones, or the last, and no phrases.
+    """Return the column with tags of entities: of nested entities the outer layer, otherwise the last; None if none.
 
-    None where no column looks like it. Phrases are taken where there is nothing else.
+    Tags of phrases are taken only if there is no other column of tags.
     """
     tagged = [number for number, column in enumerate(columns) if _follows_scheme(column)]
     entities = [number for number in tagged if not _are_phrases(columns[number])]
@@ -63,19 +63,19 @@ def entity_column(columns: Sequence[Sequence[str]]) -> int | None:
 
 
 def phrase_column(columns: Sequence[Sequence[str]]) -> int | None:
-    """Return the last column with tags of phrases; None where no column looks like it."""
+    """Return the last column with tags of phrases; None if there is none."""
     phrases = [number for number, column in enumerate(columns) if _follows_scheme(column) and _are_phrases(column)]
     return phrases[-1] if phrases else None
 
 
 def word_class_column(columns: Sequence[Sequence[str]]) -> int | None:
-    """Return the last column with parts of speech; None where no column has well-known ones."""
+    """Return the last column with well-known parts of speech; None if there is none."""
     classes = [number for number, column in enumerate(columns) if _mostly(column, WORD_CLASSES)]
     return classes[-1] if classes else None
 
 
 def marks_spans(value: Any) -> bool:
-    """Tell spans of characters with labels: [[0, 9, "PER"]], or objects with a start and a label."""
+    """Return whether a value is labelled spans: ``[[0, 9, "PER"]]``, or objects with a start and a label."""
     if not isinstance(value, list | tuple) or not value:
         return False
     first = value[0]
@@ -86,7 +86,7 @@ def marks_spans(value: Any) -> bool:
 
 
 def _follows_scheme(column: Sequence[str]) -> bool:
-    """Tell a column whose values are O or have a letter for the place and a type."""
+    """Return whether the values of a column are O, or a prefix and a type."""
     counts = Counter(column)
     tags = sum(count for tag, count in counts.items() if is_tag(tag))
     return tags >= SHARE * len(column) and any(map(is_prefixed, counts))
@@ -96,21 +96,21 @@ def _are_phrases(column: Sequence[str]) -> bool:
     return _mostly([kind.upper() for kind in map(type_of, column) if kind], PHRASES)
 
 
-def _mostly(values: Sequence[str], known: frozenset[str]) -> bool:
-    return bool(values) and sum(value in known for value in values) >= 0.8 * len(values)
+def _mostly(values: Sequence[str], vocabulary: frozenset[str]) -> bool:
+    return bool(values) and sum(value in vocabulary for value in values) >= 0.8 * len(values)
 
 
 def _plain_column(columns: Mapping[int, Sequence[str]]) -> int | None:
-    """Return the last column of few values of which one is O, and preferably another is the name of a type."""
+    """Return the last column with few distinct values including O, preferably with other values too."""
     plain = [
         number for number, column in columns.items() if {"O", "o"} & set(column) and len(set(column)) <= TYPES_AT_MOST
     ]
-    named = [number for number in plain if len(set(columns[number])) > 1]
-    return max(named or plain, default=None)
+    with_types = [number for number in plain if len(set(columns[number])) > 1]
+    return max(with_types or plain, default=None)
 
 
 def _share_types(column: Sequence[str], last: Sequence[str]) -> bool:
-    """Tell two layers of nested entities: they have a type in common, or both have well-known ones."""
+    """Return whether two columns are layers of nested entities: with a common type, or both with well-known types."""
     if column is last:
         return True
     types = [{_stem(type_of(tag)) for tag in layer} - {""} for layer in (column, last)]
@@ -124,7 +124,7 @@ def _stem(kind: str) -> str:
 
 
 def _counts(column: Sequence[Sequence[str]]) -> bool:
-    """Tell a counter of words: whole numbers, each one more than the one before it in its sentence."""
+    """Return whether a column counts words: consecutive whole numbers in each sentence."""
     if not any(len(sentence) > 1 for sentence in column):
         return False
     for sentence in column:
@@ -137,6 +137,6 @@ def _counts(column: Sequence[Sequence[str]]) -> bool:
 
 
 def _is_constant(column: Sequence[Sequence[str]]) -> bool:
-    """Tell the name of a document or sentence: the same for all words of each sentence."""
+    """Return whether a column names documents or sentences: the same value for all words of each sentence."""
     longer = [sentence for sentence in column if len(sentence) > 1]
     return len(longer) > 1 and all(len(set(sentence)) == 1 for sentence in longer)

@@ -1,7 +1,7 @@
-"""Translation: a text of one language written in another.
+"""Translation: a text of one language in another language.
 
-An encoder-decoder reads the text as it is, a decoder reads it in a prompt. Written translations are compared by
-BLEU (Papineni et al., 2002) and chrF (Popović, 2015) of the whole split, by sacrebleu with its own settings.
+An encoder-decoder reads the text as it is, a decoder reads it in a prompt. Generated translations are measured by BLEU
+(Papineni et al., 2002) and chrF (Popović, 2015) of the whole split, by sacrebleu with its default settings.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -11,23 +11,23 @@ from typing import Any
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Reading, Record
-from adaptdock.tasks.prompts import Asked, fill
-from adaptdock.tasks.writing import Writing, WritingOptions, given, joined, required_text, required_texts, several
+from adaptdock.tasks.prompts import Conversation, fill
+from adaptdock.tasks.writing import Writing, WritingOptions, first_value, joined, required_text, required_texts, several
 
 
 class TranslationOptions(WritingOptions):
     """Options of ``translation``."""
 
-    named = ("source",)
+    prompt_fields = ("source",)
 
     source_lang: str = ""
-    """Language to translate from, named in the prompt; where data holds texts by language, its key there."""
+    """Source language for the prompt; also its key in data with texts by language."""
     target_lang: str = ""
-    """Language to translate to, as above."""
+    """Target language, likewise."""
 
 
 class Translation(Writing):
-    """Writes translations."""
+    """Generates translations."""
 
     Options = TranslationOptions
     options: TranslationOptions
@@ -39,12 +39,12 @@ class Translation(Writing):
 
     @classmethod
     def group(cls, record: Record) -> Hashable:
-        """Keep the translations of one text in one split; of texts by language, the first language's."""
+        """Return the source text, whose translations all go into the same split; of texts by language, the first."""
         source = record["source"]
         return str(next(iter(source.values()), "")) if isinstance(source, Mapping) else str(source)
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Take the two languages out of each record, and make a list of the translations."""
+        """Select the two languages of each record, and make a list of the translations."""
         cleaned = []
         for record in records:
             where = str(record.get("where", split))
@@ -54,16 +54,16 @@ class Translation(Writing):
         return Cleaned(cleaned, several(cleaned, "target", split))
 
     def read(self, item: Any) -> Record:
-        """Read a text, or an object with one under a name that data sets use, such as ``source``."""
-        found = given(item, self.columns["source"]) if isinstance(item, Mapping) else item
-        return {"source": joined(self._in(found, "source_lang", "an input"), "source", "an input")}
+        """Read a text, or an object with a text in a field such as ``source``."""
+        value = first_value(item, self.columns["source"]) if isinstance(item, Mapping) else item
+        return {"source": joined(self._in(value, "source_lang", "an input"), "source", "an input")}
 
-    def ask(self, record: Record, reading: Reading) -> Asked:
-        """Fill the prompt with the text."""
-        return fill(self.options.prompt or self._own(reading), {"source": record["source"]})
+    def ask(self, record: Record, reading: Reading) -> Conversation:
+        """Return the prompt template, filled with the text."""
+        return fill(self.options.prompt or self._default_prompt(reading), {"source": record["source"]})
 
     def references(self, record: Record) -> list[str]:
-        """Return the translations."""
+        """Return the reference translations."""
         return list(record["target"])
 
     def compare(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -77,15 +77,15 @@ class Translation(Writing):
             "chrf": round(sacrebleu.corpus_chrf(texts, streams).score, 2),
         }
 
-    def _own(self, reading: Reading) -> str:
+    def _default_prompt(self, reading: Reading) -> str:
         if reading.decoder_start is not None:
             return "{source}"
-        named = (("from", self.options.source_lang), ("to", self.options.target_lang))
-        told = "".join(f" {word} {language}" for word, language in named if language)
-        return f"Translate{told.replace('{', '{{').replace('}', '}}')}:\n{{source}}\n\nTranslation:\n"
+        languages = (("from", self.options.source_lang), ("to", self.options.target_lang))
+        direction = "".join(f" {word} {language}" for word, language in languages if language)
+        return f"Translate{direction.replace('{', '{{').replace('}', '}}')}:\n{{source}}\n\nTranslation:\n"
 
     def _in(self, value: Any, option: str, where: str) -> Any:
-        """Return a text in the language that an option names, of texts by language; anything else as it is."""
+        """Return the text in the language of an option, from texts by language; anything else as it is."""
         if not isinstance(value, Mapping):
             return value
         language, flag = getattr(self.options, option), f"--{option.replace('_', '-')}"

@@ -40,14 +40,14 @@ def read_adapter(name: str | Path) -> AdapterFile:
 
 def admit(path: Path, content: bytes) -> None:
     """Raise :class:`TrustError` if the content of an adapter file may not be used now."""
-    known, path = _current(), path.resolve()
-    expected = known.installed.get(path)
+    current, path = _current(), path.resolve()
+    expected = current.installed.get(path)
     if expected is None and path.is_relative_to(store.root().resolve()):
         raise TrustError(
             f"{path} is refused: it is in the folder of the installed adapters without a record that can be read. "
             f"Delete {path.parent}, and install the adapter again."
         )
-    if not known.refused and expected is None:
+    if not current.refused and expected is None:
         return
     sha256 = hashlib.sha256(content).hexdigest()
     if expected not in (None, sha256):
@@ -55,8 +55,8 @@ def admit(path: Path, content: bytes) -> None:
             f"{path} is refused: it was changed since it was installed (its sha256 is {sha256}, not {expected}). "
             f"Remove it by adapt remove, and install it again."
         )
-    if sha256 in known.refused:
-        raise TrustError(f"{path}: {known.refused[sha256]}")
+    if sha256 in current.refused:
+        raise TrustError(f"{path}: {current.refused[sha256]}")
 
 
 def refused() -> Mapping[str, str]:

@@ -133,8 +133,8 @@ class Index(_Model):
 
     def added(self, entry: Entry) -> "Index":
         """Return an index with another entry, which replaces an entry with the same name and version."""
-        rest = [published for published in self.adapters if published.label != entry.label]
-        entries = sorted([*rest, entry], key=lambda published: (published.name, published.order))
+        others = [published for published in self.adapters if published.label != entry.label]
+        entries = sorted([*others, entry], key=lambda published: (published.name, published.order))
         return Index(adapters=entries, revoked=self.revoked)
 
     def to_json(self) -> str:
@@ -179,7 +179,7 @@ def matching(entries: Iterable[Entry], words: Sequence[str], **fields: str | Non
     return [
         entry
         for entry in newest.values()
-        if all(word.lower() in _said(entry) for word in words) and all(_has(entry, *item) for item in fields.items())
+        if all(word.lower() in _text(entry) for word in words) and all(_has(entry, *item) for item in fields.items())
     ]
 
 
@@ -189,19 +189,19 @@ def skeleton(name: str) -> str:
     return re.sub("-+", "-", plain)
 
 
-def lookalike(name: str, known: Iterable[str]) -> str | None:
-    """Return a known name that readers could confuse with this name, or None."""
-    return next((candidate for candidate in known if candidate != name and skeleton(candidate) == skeleton(name)), None)
+def lookalike(name: str, names: Iterable[str]) -> str | None:
+    """Return one of ``names`` that readers could confuse with this name, or None."""
+    return next((candidate for candidate in names if candidate != name and skeleton(candidate) == skeleton(name)), None)
 
 
-def unknown(name: str, known: Iterable[str]) -> UnknownNameError:
-    """Return the error for a name without a source."""
-    return UnknownNameError("adapter", name, set(known), "See adapt search.")
+def unknown(name: str, names: Iterable[str]) -> UnknownNameError:
+    """Return the error for a name that no source has; ``names`` are the published names."""
+    return UnknownNameError("adapter", name, set(names), "See adapt search.")
 
 
-def _said(entry: Entry) -> str:
-    said = [entry.name, entry.task, *entry.methods, entry.backbone.id, *entry.languages, entry.description]
-    return " ".join([*said, entry.publisher, *entry.metrics]).lower()
+def _text(entry: Entry) -> str:
+    texts = [entry.name, entry.task, *entry.methods, entry.backbone.id, *entry.languages, entry.description]
+    return " ".join([*texts, entry.publisher, *entry.metrics]).lower()
 
 
 def _has(entry: Entry, field: str, value: str | None) -> bool:

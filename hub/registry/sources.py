@@ -203,10 +203,10 @@ class Sources:
             Offer(source, index, entry) for source, index in indices if (entry := index.find(name, version)) is not None
         ]
         if not offers:
-            known = [
+            names = [
                 entry.label if entry.name == name else entry.name for _, index in indices for entry in index.adapters
             ]
-            raise unknown(name if version is None else f"{name}@{version}", known)
+            raise unknown(name if version is None else f"{name}@{version}", names)
         first, *others = offers
         if others:
             listed = ", ".join(f"{offer.source.name} ({offer.entry.version})" for offer in others)

@@ -125,35 +125,35 @@ def trust(publisher: str, key: str) -> None:
     """Trust a key of a publisher from now on; raise :class:`UsageError` for an invalid key."""
     _raw(key)
     with changing(trust_file()):
-        known = trusted()
-        keys = list(dict.fromkeys([*known.publishers.get(publisher, []), key]))
-        _save(known.model_copy(update={"publishers": {**known.publishers, publisher: keys}}))
+        state = trusted()
+        keys = list(dict.fromkeys([*state.publishers.get(publisher, []), key]))
+        _save(state.model_copy(update={"publishers": {**state.publishers, publisher: keys}}))
 
 
 def distrust(publisher: str, key: str | None = None) -> None:
     """Remove the trust in a publisher, or in one key; raise :class:`UnknownNameError` if there is none."""
     with changing(trust_file()):
-        known = trusted()
-        if publisher not in known.publishers:
-            raise UnknownNameError("publisher", publisher, known.publishers)
-        if key is not None and key not in known.publishers[publisher]:
-            raise UnknownNameError(f"key of {publisher}", key, known.publishers[publisher])
-        remaining = [known_key for known_key in known.publishers[publisher] if key is not None and known_key != key]
-        others = {name: keys for name, keys in known.publishers.items() if name != publisher}
-        _save(known.model_copy(update={"publishers": {**others, **({publisher: remaining} if remaining else {})}}))
+        state = trusted()
+        if publisher not in state.publishers:
+            raise UnknownNameError("publisher", publisher, state.publishers)
+        if key is not None and key not in state.publishers[publisher]:
+            raise UnknownNameError(f"key of {publisher}", key, state.publishers[publisher])
+        remaining = [other_key for other_key in state.publishers[publisher] if key is not None and other_key != key]
+        others = {name: keys for name, keys in state.publishers.items() if name != publisher}
+        _save(state.model_copy(update={"publishers": {**others, **({publisher: remaining} if remaining else {})}}))
 
 
 def revoke(revocation: Revocation) -> None:
     """Refuse a key or a file from now on, also if it is installed already."""
     with changing(trust_file()):
-        known = trusted()
-        _save(known.model_copy(update={"revoked": [*known.revoked, revocation]}))
+        state = trusted()
+        _save(state.model_copy(update={"revoked": [*state.revoked, revocation]}))
 
 
-def _save(trusted_now: Trusted) -> None:
+def _save(state: Trusted) -> None:
     path = trust_file()
     try:
-        write_atomically(path, trusted_now.model_dump_json(indent=2).encode() + b"\n")
+        write_atomically(path, state.model_dump_json(indent=2).encode() + b"\n")
     except OSError as error:
         raise FileError(path, f"it could not be saved: {error.strerror or error}") from error
 
@@ -187,18 +187,18 @@ def read_policy(path: Path | None = None) -> Policy:
         raise FileError(file, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def judge(entry: Entry, policy: Policy, known: Trusted, revoked: list[Revocation]) -> str:
+def judge(entry: Entry, policy: Policy, state: Trusted, revoked: list[Revocation]) -> str:
     """Return a phrase about the signer of an entry; raise :class:`TrustError` with the reason for a refusal.
 
     ``revoked`` are the revocations of the entry's own source.
     """
-    for revocation in [*known.revoked, *revoked]:
+    for revocation in [*state.revoked, *revoked]:
         if revocation.sha256 == entry.sha256 or (revocation.key and revocation.key == entry.key):
-            what = "its file" if revocation.sha256 else "the key that signed it"
-            raise TrustError(f"{entry.label} is refused: {what} was revoked ({revocation.reason})")
+            subject = "its file" if revocation.sha256 else "the key that signed it"
+            raise TrustError(f"{entry.label} is refused: {subject} was revoked ({revocation.reason})")
     if entry.signature:
         _verify(entry)
-    keys = known.publishers.get(entry.publisher, [])
+    keys = state.publishers.get(entry.publisher, [])
     if keys and entry.key not in keys:
         how = "is signed with another key" if entry.key else "is not signed"
         raise TrustError(

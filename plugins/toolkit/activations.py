@@ -1,4 +1,4 @@
-"""Functions between two maps of a small network, by the names that options give them."""
+"""Activation functions by the names that options use."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,4 +20,4 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mish": functional.mish,
     "identity": lambda x: x,
 }
-"""All of them leave zero as it is."""
+"""All functions map zero to zero, so that padding with zeros stays exact."""

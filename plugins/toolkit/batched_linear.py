@@ -1,19 +1,19 @@
-"""Arithmetic on rows that each have weights of their own, for methods and heads."""
+"""Arithmetic on rows with separate weights, for methods and heads."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 SMALLEST = 1e-12
-"""No layer norm divides by less: the epsilon of a row that has none is zero."""
+"""Lower bound of epsilon: rows without a layer norm are padded with an epsilon of zero."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
-    """Apply a linear map per row and return it, added to ``onto`` if that is given.
+    """Apply a linear layer per row and return the result, added to ``onto`` if given.
 
     ``x`` (R, T, inputs), ``weight`` (R, outputs, inputs), ``bias`` (R, outputs), ``onto``
     (R, T, outputs). Weights with one row are shared by all rows of ``x``, in one matrix product.
-    Where no gradients are recorded the result may be written into ``onto``.
+    Without gradients the result may be written into ``onto``.
     """
     if weight.shape[0] == 1:
         out = functional.linear(x, weight[0], None if bias is None else bias[0])
@@ -29,7 +29,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor |
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: Tensor) -> Tensor:
-    """Return the layer norm of states (R, T, W), with factor and bias (R, W) and epsilon (R, 1) of each row."""
+    """Return the layer norm of states (R, T, W), with factor, bias (R, W) and epsilon (R, 1) per row."""
     centred = x - x.mean(-1, keepdim=True)
     spread = centred.square().mean(-1, keepdim=True) + epsilon.unsqueeze(-1).clamp(min=SMALLEST)
     return torch.addcmul(bias.unsqueeze(1), centred * spread.rsqrt(), weight.unsqueeze(1))

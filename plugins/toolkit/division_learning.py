@@ -1,7 +1,7 @@
-"""Learning the word division of training data: what its words tell of how their texts were divided.
+"""Learning the word division of training data from its words.
 
-Words come without the spaces that stood between them. A symbol within a word was surely not divided off; one that is
-a word of its own may have had spaces around it. So the former count more.
+The spaces between the words are unknown. A symbol within a word was certainly not divided off, but a symbol that is a
+word may have had spaces around it. So symbols within words count more.
 """
 
 from collections import Counter
@@ -16,11 +16,11 @@ from adaptdock.plugins.toolkit.visible_characters import CHARACTER, CLUSTER, For
 from adaptdock.plugins.toolkit.word_division import LETTER, RUNS, Division, Kind, pattern, shown
 
 LONGEST_LIST = 20_000
-"""Words that a division lists, at most."""
+"""Most words that a division lists."""
 SURE = 3
-"""So many symbols that are words weigh as much as one within a word."""
+"""The weight of a symbol within a word, against a symbol that is a word."""
 SENTENCES_WITH_SPACES = 0.2
-"""Share of sentences with punctuation at a word from which texts count as divided at spaces only."""
+"""Least share of sentences with punctuation at a word, for texts that were divided at spaces only."""
 PLAIN = regex.compile(f"{LETTER}+", flags=regex.V1)
 A_LETTER, A_CHARACTER = regex.compile(LETTER, flags=regex.V1), regex.compile(CHARACTER, flags=regex.V1)
 KINDS = {
@@ -35,7 +35,7 @@ Sentences = Sequence[Sequence[str]]
 
 
 def learn_division(sentences: Sentences, kind: Kind | None = None) -> Division:
-    """Return how the texts of tokenised sentences were divided; ``kind`` is learnt too unless it is given."""
+    """Return the division of the texts of tokenised sentences; ``kind`` is learnt too unless given."""
     form = _form(sentences)
     joiners = "".join(joiner for joiner in JOINERS if any(joiner in token for token in _all(sentences)))
     base = Division(form=form, joiners=joiners)
@@ -52,14 +52,14 @@ def _all(sentences: Sentences) -> Iterable[str]:
 
 
 def _form(sentences: Sentences) -> Form:
-    """Return the normal form that all words have."""
+    """Return the Unicode normal form of all words; empty if they have none in common."""
     if all(is_normalized("NFC", token) for token in _all(sentences)):
         return "NFC"
     return "NFD" if all(is_normalized("NFD", token) for token in _all(sentences)) else ""
 
 
 def _at_spaces(sentences: Sentences) -> bool:
-    """Tell whether punctuation mostly stays with the word in front of it."""
+    """Return whether punctuation mostly belongs to the word before it."""
     attached = alone = 0
     for tokens in sentences:
         for token in tokens[:-1]:
@@ -72,7 +72,7 @@ def _at_spaces(sentences: Sentences) -> bool:
 
 
 def _characters(sentences: Sentences) -> dict[str, Any]:
-    """Tell of which scripts each character is a word."""
+    """Return the kinds of characters that are single words, and whether unspaced scripts are segmented."""
     single: Counter[str] = Counter()
     several: Counter[str] = Counter()
     for tokens in sentences:
@@ -84,16 +84,16 @@ def _characters(sentences: Sentences) -> dict[str, Any]:
 
 
 def _kind(token: str) -> tuple[str, bool]:
-    """Return the kind of characters that a token begins with, and whether it has several of them."""
+    """Return the kind of a token's first character, and whether several of the kind begin it."""
     for name, several in KINDS.items():
-        found = several.match(token)
-        if found:
-            return name, len(CLUSTER.findall(found[0])) > 1
+        match = several.match(token)
+        if match:
+            return name, len(CLUSTER.findall(match[0])) > 1
     return "", False
 
 
 def _symbols(sentences: Sentences, base: Division) -> dict[str, Any]:
-    """Return the symbols that stay in words, by place; where the data has none, those of the base."""
+    """Return the symbols within words, by place; symbols that the data lacks are those of the base."""
     joined: Counter[tuple[str, str]] = Counter()
     apart: Counter[tuple[str, str]] = Counter()
     for tokens in sentences:
@@ -107,10 +107,10 @@ def _symbols(sentences: Sentences, base: Division) -> dict[str, Any]:
     learnt: dict[str, Any] = {}
     for place in (LETTERS, DIGITS, BEFORE, AFTER, REPEATED):
         weight = SURE if place in (LETTERS, DIGITS) else 1
-        known = {symbol for at, symbol in joined | apart if at == place}
-        symbols = {symbol for symbol in known if joined[place, symbol] * weight > apart[place, symbol]}
-        learnt[place] = "".join(sorted(symbols | (set(getattr(base, place)) - known)))
-    # an apostrophe there is one of "'s" and "l'", a full stop one of "Mr.": such words are listed
+        observed = {symbol for at, symbol in joined | apart if at == place}
+        symbols = {symbol for symbol in observed if joined[place, symbol] * weight > apart[place, symbol]}
+        learnt[place] = "".join(sorted(symbols | (set(getattr(base, place)) - observed)))
+    # Such apostrophes belong to "'s" and "l'", and full stops to "Mr.", which are listed words.
     learnt[BEFORE] = learnt[BEFORE].replace("'", "")
     learnt[AFTER] = "".join(symbol for symbol in learnt[AFTER] if symbol != "'" and symbol not in PUNCTUATION)
     return {**learnt, "endings": not any("'" in token for token in _all(sentences))}
@@ -121,10 +121,10 @@ def _in_word(character: str) -> bool:
 
 
 def _places(before: str, symbol: str, after: str) -> list[tuple[str, str]]:
-    """Return the places of a symbol between two characters, each of which may be missing."""
-    left, right = bool(A_LETTER.match(before)), bool(A_LETTER.match(after))
-    places = [(BEFORE, symbol)] * right + [(AFTER, symbol)] * left
-    if left and right:
+    """Return the places of a symbol between two characters, of which each may be missing."""
+    after_letter, before_letter = bool(A_LETTER.match(before)), bool(A_LETTER.match(after))
+    places = [(BEFORE, symbol)] * before_letter + [(AFTER, symbol)] * after_letter
+    if after_letter and before_letter:
         places.append((DIGITS if before.isdecimal() and after.isdecimal() else LETTERS, symbol))
     return places
 
@@ -149,9 +149,9 @@ def _within(token: str) -> Iterable[tuple[str, str]]:
 
 
 def _listed(sentences: Sentences, rules: Division) -> tuple[str, ...]:
-    """Return the words that rules cannot find, the most frequent first.
+    """Return the words for the list, the most frequent first.
 
-    They are those that the rules divide, endings such as ``n't``, and all words of segmented scripts.
+    They are words that the rules would divide, endings such as ``n't``, and all words of segmented scripts.
     """
     find, plain, endings = pattern(rules), not rules.characters, _endings(sentences)
     words = [
@@ -166,7 +166,7 @@ def _listed(sentences: Sentences, rules: Division) -> tuple[str, ...]:
 
 
 def _endings(sentences: Sentences) -> set[str]:
-    """Return the words with an apostrophe that occur several times, and only behind letters."""
+    """Return the words with an apostrophe that occur several times, and only after letters."""
     behind: Counter[str] = Counter()
     elsewhere: set[str] = set()
     for tokens in sentences:

@@ -1,4 +1,4 @@
-"""The heads that tasks share: a label a position, a label a row, a span, the next or a masked token, an embedding."""
+"""The common heads of tasks: labels of positions or rows, spans, next or masked tokens, embeddings."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal
@@ -17,47 +17,47 @@ Pooling = Literal["mean", "first", "last", "concat"]
 
 
 class LayeredOptions(Options):
-    """Options of tasks whose head may have layers before its last map."""
+    """Options of tasks whose head may have hidden layers."""
 
     hidden_layers: tuple[Activation, ...] = ()
-    """Layers before the last map, as wide as the backbone: the function after each, such as tanh."""
+    """Hidden layers, as wide as the backbone: the activation function of each, such as tanh."""
 
 
 class PooledOptions(LayeredOptions):
-    """Options of tasks whose head reads one vector of a text."""
+    """Options of tasks whose head reads one vector per text."""
 
     pooling: Pooling = "mean"
-    """What the head reads: the mean of the states, the first, the last; concat: last, greatest and mean (ULMFiT)."""
+    """Input of the head: the mean, first or last hidden state; concat: last, maximum and mean (ULMFiT)."""
     reads_prompt: int = Field(0, ge=0)
-    """Positions of the adapter's own prompt that the head reads as if they were tokens of the text."""
+    """Positions of the adapter's own prompt that the head reads like tokens of the text."""
 
 
 class VocabularyOptions(LayeredOptions):
-    """Options of tasks with a language model's head, for adapters that bring a map to the vocabulary of their own."""
+    """Options of tasks with an LM head, for imported adapters with an LM head of their own."""
 
     vocabulary: int = Field(0, ge=0)
-    """Words of a map to the vocabulary that is trained; 0 leaves it to the frozen language model."""
+    """Vocabulary size of an LM head of the adapter's own; 0 uses the frozen LM head."""
     norms: bool = False
-    """Layers before such a map are followed by layer norms."""
+    """Layer norms after the hidden layers of such a head."""
     states_scale: float = Field(1.0, gt=0)
-    """Factor on the states that such a map reads."""
+    """Factor on the hidden states that such a head reads."""
 
     def check_trained(self) -> None:
-        """Raise :class:`UsageError` for a map to the vocabulary: such heads come from elsewhere, and write nothing."""
+        """Raise :class:`UsageError` for an LM head of the adapter's own, which can be imported but not trained."""
         if self.vocabulary:
             raise UsageError(
-                "vocabulary: a map to the vocabulary of an adapter's own is imported, not trained; leave it out"
+                "vocabulary: an LM head of the adapter's own is imported, not trained; leave the option out"
             )
 
     def language_head(self) -> "LanguageModelHead | VocabularyHead":
-        """Return the frozen map, or one that is trained."""
+        """Return the frozen LM head, or one of the adapter's own."""
         if not self.vocabulary:
             return LanguageModelHead()
         return VocabularyHead(self.vocabulary, self.hidden_layers, self.norms, self.states_scale)
 
 
 class TokenHead(Head):
-    """A linear map from each hidden state to the classes, after ``layers``: (R, T, W) -> (R, T, classes)."""
+    """A linear layer from each hidden state to the classes, after ``layers``: (R, T, W) -> (R, T, classes)."""
 
     grows = {"weight": 0, "bias": 0}
 
@@ -66,11 +66,11 @@ class TokenHead(Head):
 
     @property
     def stack_key(self) -> Hashable:
-        """Heads with other layers are other operations."""
+        """The activation functions, which cannot differ within one operation."""
         return type(self).__name__, self.layers
 
     def parameters(self, width: int) -> dict[str, Parameter]:
-        """Keep a weight (classes, W) and a bias (classes), and those of the layers before (W, W), (W)."""
+        """Declare weight (classes, W) and bias (classes), and those of the hidden layers (W, W), (W)."""
         last = {"weight": Parameter((self.classes, width), _normal), "bias": Parameter((self.classes,))}
         return _layers(width, self.layers) | last
 
@@ -91,11 +91,11 @@ class SpanHead(TokenHead):
 
 
 class SequenceHead(Head):
-    """A linear map from one vector of a row to the classes, after ``layers``: (R, T, W) -> (R, classes).
+    """A linear layer from one vector per row to the classes, after ``layers``: (R, T, W) -> (R, classes).
 
-    The vector is the mean hidden state, the first or the last one or, as in ULMFiT (Howard and Ruder 2018, section
-    3.3), the last one, the greatest value of each channel and the mean side by side (``concat``, 3 W). ``front``
-    positions of the adapter's own prompt count as the text's.
+    The vector is the mean, first or last hidden state. With ``concat`` it is the last state, the maximum of each
+    channel and the mean side by side (3 W), as in ULMFiT (Howard and Ruder 2018, section 3.3). ``front`` positions of
+    the adapter's own prompt count as positions of the text.
     """
 
     grows = {"weight": 0, "bias": 0}
@@ -107,17 +107,17 @@ class SequenceHead(Head):
 
     @property
     def stack_key(self) -> Hashable:
-        """Heads that pool otherwise, or have other layers, are other operations."""
+        """The pooling, activation functions and prompt positions, which cannot differ within one operation."""
         return type(self).__name__, self.pooling, self.layers, self.front
 
     def parameters(self, width: int) -> dict[str, Parameter]:
-        """Keep a weight (classes, W or 3 W) and a bias (classes), and those of the layers before, as wide."""
+        """Declare weight (classes, W or 3 W) and bias (classes), and those of the hidden layers, of equal width."""
         inputs = 3 * width if self.pooling == "concat" else width
         last = {"weight": Parameter((self.classes, inputs), _normal), "bias": Parameter((self.classes,))}
         return _layers(inputs, self.layers) | last
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return logits (R, classes); positions that the mask does not name count for nothing."""
+        """Return logits (R, classes), without the masked positions."""
         mask = functional.pad(mask, (self.front, 0), value=1)
         read = _through(parameters, _pooled(hidden, mask, self.pooling), self.layers)
         return linear(read, parameters["weight"], parameters["bias"]).squeeze(1)
@@ -128,17 +128,17 @@ class SequenceHead(Head):
 
 
 class LanguageModelHead(Head):
-    """The frozen language model's own map to its vocabulary; nothing of it is trained."""
+    """The frozen LM head of the language model, without trained parameters."""
 
     reads = "decoder"
     over = "vocabulary"
 
     def parameters(self, width: int) -> dict[str, Parameter]:
-        """Keep nothing."""
+        """Declare no parameters."""
         return {}
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return the logits (R, T, V) that it is given."""
+        """Return the logits (R, T, V) unchanged."""
         return hidden
 
     def trim(self, logits: Tensor, length: int) -> Tensor:
@@ -147,9 +147,9 @@ class LanguageModelHead(Head):
 
 
 class VocabularyHead(Head):
-    """A trained map to the vocabulary after ``layers``, each with a layer norm if ``norms``: (R, T, W) -> (R, T, V).
+    """An LM head of the adapter's own, after ``layers``, each with a layer norm if ``norms``: (R, T, W) -> (R, T, V).
 
-    It has a weight (V, W) of its own; ``scale`` multiplies what it reads, as T5 does. Such heads are AdapterHub's.
+    It has its own weight (V, W); ``scale`` multiplies its input, as in T5. Such heads come from AdapterHub.
     """
 
     reads = "decoder"
@@ -159,27 +159,27 @@ class VocabularyHead(Head):
 
     @property
     def stack_key(self) -> Hashable:
-        """Heads with other layers are other operations."""
+        """The vocabulary size, layers, norms and scale, which cannot differ within one operation."""
         return type(self).__name__, self.words, self.layers, self.norms, self.scale
 
     def parameters(self, width: int) -> dict[str, Parameter]:
-        """Keep a weight (V, W) and a bias (V); for each layer (W, W), (W), and scale, bias and epsilon of its norm."""
-        kept = _layers(width, self.layers)
+        """Declare weight (V, W), bias (V), and for each layer (W, W), (W), and scale, bias and epsilon of its norm."""
+        declared = _layers(width, self.layers)
         for number in range(len(self.layers) if self.norms else 0):
-            kept[f"norm{number}_weight"] = Parameter((width,), _ones)
-            kept[f"norm{number}_bias"] = Parameter((width,))
-            kept[f"norm{number}_epsilon"] = Parameter((1,), _epsilon, trained=False)
-        return kept | {"weight": Parameter((self.words, width), _normal), "bias": Parameter((self.words,))}
+            declared[f"norm{number}_weight"] = Parameter((width,), _ones)
+            declared[f"norm{number}_bias"] = Parameter((width,))
+            declared[f"norm{number}_epsilon"] = Parameter((1,), _epsilon, trained=False)
+        return declared | {"weight": Parameter((self.words, width), _normal), "bias": Parameter((self.words,))}
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits (R, T, V)."""
-        found = hidden * self.scale
+        states = hidden * self.scale
         for number, name in enumerate(self.layers):
-            found = _through(parameters, found, (name,), number)
+            states = _through(parameters, states, (name,), number)
             if self.norms:
                 norm = (parameters[f"norm{number}_{part}"] for part in ("weight", "bias", "epsilon"))
-                found = layer_norm(found, *norm)
-        return linear(found, parameters["weight"], parameters["bias"])
+                states = layer_norm(states, *norm)
+        return linear(states, parameters["weight"], parameters["bias"])
 
     def trim(self, logits: Tensor, length: int) -> Tensor:
         """Return (length, V) of a row's (T, V)."""
@@ -187,16 +187,16 @@ class VocabularyHead(Head):
 
 
 class MaskedLanguageHead(Head):
-    """BERT's head for masked tokens, with the frozen input embeddings as its last map: (R, T, W) -> (R, T, V).
+    """BERT's head for masked tokens, with the frozen input embeddings as last layer: (R, T, W) -> (R, T, V).
 
-    A dense layer, GELU and a layer norm (Devlin et al. 2019); what BERT adds as a bias of each token, the bias
-    of the norm has to do here.
+    A dense layer, GELU and a layer norm (Devlin et al. 2019). BERT's bias per token is missing; the bias of the norm
+    has to replace it.
     """
 
     over = "embeddings"
 
     def parameters(self, width: int) -> dict[str, Parameter]:
-        """Keep the dense layer (W, W) with its bias (W), and scale and bias of the norm (W)."""
+        """Declare the dense layer (W, W) with its bias (W), and scale and bias of the norm (W)."""
         return {
             "weight": Parameter((width, width), _normal),
             "bias": Parameter((width,)),
@@ -208,8 +208,8 @@ class MaskedLanguageHead(Head):
         """Return the logits (R, T, V)."""
         inner = functional.gelu(linear(hidden.states, parameters["weight"], parameters["bias"]))
         normed = functional.layer_norm(inner, inner.shape[-1:])
-        found = normed * parameters["norm_weight"].unsqueeze(1) + parameters["norm_bias"].unsqueeze(1)
-        return functional.linear(found.to(hidden.embeddings.dtype), hidden.embeddings).float()
+        scaled = normed * parameters["norm_weight"].unsqueeze(1) + parameters["norm_bias"].unsqueeze(1)
+        return functional.linear(scaled.to(hidden.embeddings.dtype), hidden.embeddings).float()
 
     def trim(self, logits: Tensor, length: int) -> Tensor:
         """Return (length, V) of a row's (T, V)."""
@@ -226,15 +226,15 @@ class EmbeddingHead(Head):
 
     @property
     def stack_key(self) -> Hashable:
-        """Means and projections are different operations."""
+        """Whether there is a projection, which is another operation."""
         return type(self).__name__, self.dimension is None
 
     def parameters(self, width: int) -> dict[str, Parameter]:
-        """Keep the projection (dimension, W), which starts orthogonal: angles stay as near as they can."""
+        """Declare the projection (dimension, W), which starts orthogonal, to preserve angles as far as possible."""
         return {} if self.dimension is None else {"weight": Parameter((self.dimension, width), _orthogonal)}
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return the vectors (R, W or dimension), not normalised, of the positions that the mask names."""
+        """Return the mean vectors (R, W or dimension) of the unmasked positions, not normalised."""
         mean = mean_state(hidden, mask)
         return (linear(mean, parameters["weight"]) if parameters else mean).squeeze(1)
 
@@ -244,7 +244,7 @@ class EmbeddingHead(Head):
 
 
 def _pooled(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """Return one vector (R, 1, W or 3 W) of each row."""
+    """Return one vector (R, 1, W or 3 W) per row."""
     if pooling == "first":
         return hidden[:, :1]
     if pooling == "last":
@@ -254,13 +254,13 @@ def _pooled(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 
 
 def mean_state(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean (R, 1, W) of the hidden states (R, T, W) at the positions that the mask (R, T) names."""
-    kept = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
+    """Return the mean (R, 1, W) of the hidden states (R, T, W) at the unmasked positions (R, T)."""
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)
 
 
 def _concatenated(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return the last state, the greatest value of each channel and the mean (R, 1, 3 W) of the positions named."""
+    """Return last state, maximum of each channel and mean (R, 1, 3 W) of the unmasked positions."""
     places = torch.arange(hidden.shape[1], device=hidden.device)
     last = (mask * places).argmax(1)
     last_state = hidden[torch.arange(len(hidden), device=hidden.device), last].unsqueeze(1)
@@ -269,16 +269,16 @@ def _concatenated(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def _layers(width: int, layers: Sequence[Activation]) -> dict[str, Parameter]:
-    """Declare the layers before the last map."""
-    kept = {}
+    """Declare weights and biases of the hidden layers."""
+    declared = {}
     for number in range(len(layers)):
-        kept[f"hidden{number}_weight"] = Parameter((width, width), _normal)
-        kept[f"hidden{number}_bias"] = Parameter((width,))
-    return kept
+        declared[f"hidden{number}_weight"] = Parameter((width, width), _normal)
+        declared[f"hidden{number}_bias"] = Parameter((width,))
+    return declared
 
 
 def _through(parameters: Mapping[str, Tensor], states: Tensor, layers: Sequence[Activation], first: int = 0) -> Tensor:
-    """Return states (R, T, W) after the layers before the last map."""
+    """Return states (R, T, W) after the hidden layers."""
     for number, name in enumerate(layers, first):
         mapped = linear(states, parameters[f"hidden{number}_weight"], parameters[f"hidden{number}_bias"])
         states = ACTIVATIONS[name](mapped)

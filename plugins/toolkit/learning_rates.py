@@ -1,7 +1,7 @@
-"""Parameters that learn faster than others: trained divided by a factor, used multiplied by it.
+"""Learning rates per parameter: a parameter is trained divided by a factor, and used multiplied by it.
 
-Adam's steps have a length that does not depend on the size of a parameter, so a parameter that is
-trained at a tenth of its size moves ten times as far in a step.
+The length of Adam's steps does not depend on the size of a parameter. So a parameter that is trained at a tenth of its
+size moves ten times as far in a step.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Rates(nn.Module):
-    """Stands for named tensors; each learns ``factors[name]`` times as fast (once where not named)."""
+    """Replaces named tensors in training; each learns ``factors[name]`` times as fast (default 1)."""
 
     def __init__(self, start: Mapping[str, Tensor], factors: Mapping[str, float]) -> None:
         super().__init__()
@@ -18,5 +18,5 @@ class Rates(nn.Module):
         self.scaled = nn.ParameterList([tensor / self.factors[name] for name, tensor in start.items()])
 
     def forward(self) -> dict[str, Tensor]:
-        """Return every tensor as it would be stored."""
+        """Return every tensor in the form of the adapter file."""
         return {name: tensor * factor for (name, factor), tensor in zip(self.factors.items(), self.scaled, strict=True)}

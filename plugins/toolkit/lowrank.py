@@ -1,4 +1,4 @@
-"""What low-rank updates of linear maps have in common: their scale, and what they start with."""
+"""Scale and initialisation of low-rank updates of linear layers."""
 
 import math
 
@@ -12,5 +12,5 @@ def scale(rank: int, alpha: float, rslora: bool) -> float:
 
 
 def kaiming(tensor: Tensor, generator: torch.Generator) -> None:
-    """Fill A (rank, inputs) Kaiming-uniformly, as torch fills a linear map."""
+    """Fill A (rank, inputs) Kaiming-uniformly, like the weight of ``nn.Linear``."""
     torch.nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)

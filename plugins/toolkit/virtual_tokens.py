@@ -1,7 +1,7 @@
-"""Virtual embeddings in front of a batch's own, each row laid out as if it were alone.
+"""Virtual embeddings before the embeddings of a batch, in the same layout for each row as if it were alone.
 
-Rows have fewer of them than others, and padding on the left: all that is nothing goes to the very front, so
-that what a row does have stands directly before its text. Attention with a window, or by distance, sees that.
+Rows differ in the number of virtual embeddings and in left padding. All masked positions are moved to the front, so a
+row's virtual embeddings are directly before its text. Attention with a window, or by distance, depends on that.
 """
 
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from torch import Tensor
 from adaptdock.plugins.ports import Virtual
 
 
-def lay_out(inputs: Mapping[str, Tensor], own: Tensor, virtual: Virtual) -> dict[str, Tensor]:
-    """Return embeddings (R, L + T, W), attention mask and token types (R, L + T); texts stay in the last T places.
+def lay_out(inputs: Mapping[str, Tensor], text_embeddings: Tensor, virtual: Virtual) -> dict[str, Tensor]:
+    """Return embeddings (R, L + T, W), attention mask and token types (R, L + T); texts keep the last T places.
 
-    ``own`` (R, T, W) are the embeddings of the inputs.
+    ``text_embeddings`` (R, T, W) are the input embeddings of the texts.
     """
     attended = inputs["attention_mask"]
     front = virtual.mask.to(attended.dtype)
     mask = torch.cat([front, attended], dim=1)
     order = _order(front.shape[1], mask, attended)
-    embeddings = torch.cat([virtual.embeddings.to(own.dtype), own], dim=1)
+    embeddings = torch.cat([virtual.embeddings.to(text_embeddings.dtype), text_embeddings], dim=1)
     laid_out = {
         "inputs_embeds": embeddings.gather(1, order.unsqueeze(-1).expand(embeddings.shape)),
         "attention_mask": mask.gather(1, order),
@@ -33,7 +33,7 @@ def lay_out(inputs: Mapping[str, Tensor], own: Tensor, virtual: Virtual) -> dict
 
 
 def token_ids(inputs: Mapping[str, Tensor], virtual: Virtual) -> tuple[Tensor, Tensor]:
-    """Return the tokens of what was laid out, -1 at virtual embeddings, and their mask, (R, L + T) both."""
+    """Return the tokens of the layout, -1 at virtual embeddings, and the mask, both (R, L + T)."""
     attended, tokens = inputs["attention_mask"], inputs["input_ids"]
     mask = torch.cat([virtual.mask.to(attended.dtype), attended], dim=1)
     order = _order(virtual.mask.shape[1], mask, attended)
@@ -42,20 +42,21 @@ def token_ids(inputs: Mapping[str, Tensor], virtual: Virtual) -> tuple[Tensor, T
 
 
 def positions(virtual: Virtual, mask: Tensor, counted: bool) -> Tensor:
-    """Return the positions (R, L + T) that a model gives to what was laid out, as if each row were alone.
+    """Return the position numbers (R, L + T) of the layout, the same as if each row were alone.
 
-    They are ``counted`` over what the mask shows, or else numbered from the first place on, padding included.
+    ``counted``: the model counts unmasked positions; otherwise it numbers all positions, padding included.
     """
     if counted:
         numbers = mask.cumsum(1) - 1
     else:
-        nothing = (virtual.mask == 0).sum(1, keepdim=True)
-        numbers = torch.arange(mask.shape[1], device=mask.device) - nothing.to(mask.device)
-    return (numbers * mask).long()  # what is masked has no position, least of all one that there is not
+        masked = (virtual.mask == 0).sum(1, keepdim=True)
+        numbers = torch.arange(mask.shape[1], device=mask.device) - masked.to(mask.device)
+    return (numbers * mask).long()  # masked positions get 0, as negative numbers have no embedding
 
 
 def _order(length: int, mask: Tensor, attended: Tensor) -> Tensor:
-    """Return the places (R, L + T) that values are taken from: before each text, what is masked comes first."""
+    """Return the source place of each position (R, L + T), with masked positions moved to the front."""
     padding = (attended.cumsum(1) == 0).sum(1, keepdim=True)
     before = torch.arange(mask.shape[1], device=mask.device) < length + padding
+    # A stable sort preserves the order of the remaining positions.
     return mask.bool().logical_or(~before).int().argsort(dim=1, stable=True)

@@ -1,4 +1,4 @@
-"""The visible characters of a text, and the characters of the text that each of them stands for."""
+"""The visible characters of a text, with their spans in the original text."""
 
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -13,19 +13,19 @@ SCRIPTS = ("Han", "Hiragana", "Katakana", "Bopomofo", "Thai", "Lao", "Khmer", "M
 CHARACTER = "[[" + "".join(rf"\p{{scx:{script}}}" for script in SCRIPTS) + r"]&&[\p{L}\p{M}\p{N}]]"
 """A character of these scripts."""
 INVISIBLE = regex.compile(r"[[\p{Cf}\p{Cc}\p{DI}]--\p{PCM}--\s--[\uFE0E\uFE0F]]", flags=regex.V1)
-"""Format and control characters: soft hyphens, zero-width and bidirectional ones, byte-order marks.
+"""Format and control characters: soft hyphens, zero-width and bidirectional characters, byte-order marks.
 
-Not the two that choose between the black and the coloured form of an emoji.
+The two variation selectors of the text and emoji form of a character are not included.
 """
 EMOJI_JOINER = regex.compile(r"(?<=[\p{Extended_Pictographic}\p{EMod}\uFE0F])\u200D(?=\p{Extended_Pictographic})")
 WORD_BREAK = regex.compile(rf"(?<={CHARACTER})\u200B(?={CHARACTER})", flags=regex.V1)
-"""A zero-width space between two characters of scripts without spaces, where it divides words."""
+"""A zero-width space between two characters of scripts without spaces, which divides words."""
 CLUSTER = regex.compile(r"\X")
 
 
 @dataclass(frozen=True)
 class Visible:
-    """A text without invisible characters; its character n stands for ``starts[n]`` to ``ends[n]`` of the original."""
+    """A text without invisible characters; the span of character n in the original is ``starts[n]`` to ``ends[n]``."""
 
     text: str
     starts: Sequence[int]
@@ -35,15 +35,15 @@ class Visible:
 def visible(text: str, form: Form = "", joiners: str = "") -> Visible:
     """Return the visible characters of a text, in a normal form of Unicode.
 
-    ``joiners`` are invisible characters that stay; those that join emoji to one do anyway. A zero-width space becomes
-    a space where it divides words.
+    ``joiners`` are invisible characters to keep; joiners within emoji are always kept. A zero-width space that divides
+    words becomes a space.
     """
     if text.isascii() and text.isprintable():
         return Visible(text, range(len(text)), range(1, len(text) + 1))
     shown, places = text, list(range(len(text)))
     if INVISIBLE.search(text):
-        left = list(_left(text, joiners))
-        shown, places = "".join(character for character, _ in left), [place for _, place in left]
+        pairs = list(_shown(text, joiners))
+        shown, places = "".join(character for character, _ in pairs), [place for _, place in pairs]
     if not form or unicodedata.is_normalized(form, shown):
         return Visible(shown, places, [place + 1 for place in places])
     parts: list[str] = []
@@ -59,12 +59,12 @@ def visible(text: str, form: Form = "", joiners: str = "") -> Visible:
     return Visible("".join(parts), starts, ends)
 
 
-def _left(text: str, joiners: str) -> Iterator[tuple[str, int]]:
-    """Yield the characters that stay, with their places."""
-    kept = {match.start() for match in EMOJI_JOINER.finditer(text)}
+def _shown(text: str, joiners: str) -> Iterator[tuple[str, int]]:
+    """Yield the visible characters with their places."""
+    joiner_places = {match.start() for match in EMOJI_JOINER.finditer(text)}
     breaks = {match.start() for match in WORD_BREAK.finditer(text)}
     for place, character in enumerate(text):
         if place in breaks:
             yield " ", place
-        elif character in joiners or place in kept or not INVISIBLE.match(character):
+        elif character in joiners or place in joiner_places or not INVISIBLE.match(character):
             yield character, place

@@ -1,4 +1,4 @@
-"""Words, tokens and windows: for tasks that label words, and those that label texts."""
+"""Words, tokens and windows, for tasks that label words and tasks that label texts."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ import regex
 from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Feature, Reading
 
-LETTER = r"[\w\p{M}]"  # with combining marks, which are parts of words in many scripts
+LETTER = r"[\w\p{M}]"  # with combining marks, which belong to words in many scripts
 WORD = regex.compile(rf"https?://\S+|[@#]{LETTER}+|{LETTER}+(?:[-_.]{LETTER}+)*|'{LETTER}+|[^\w\s]")
 OVERLAP = 4
-"""Windows overlap by one part in this many."""
+"""Successive windows overlap by a window's room divided by this number."""
 
 Span = tuple[int, int]
 
@@ -23,7 +23,7 @@ def split_words(text: str) -> list[Span]:
 
 
 def joined(words: Sequence[str]) -> tuple[str, list[Span]]:
-    """Return words as one text, one space apart, and their spans in it."""
+    """Return words joined by spaces, and their spans in this text."""
     spans, start = [], 0
     for word in words:
         spans.append((start, start + len(word)))
@@ -32,12 +32,11 @@ def joined(words: Sequence[str]) -> tuple[str, list[Span]]:
 
 
 def align(text: str, words: Sequence[Span], reading: Reading) -> list[Feature]:
-    """Tokenise a text in windows and find, for each word, one token in one window.
+    """Tokenise a text in windows, and select one token in one window for each word.
 
-    ``alignment`` of a feature is a list of (word, position). The position is that of the word's
-    first token, or of its last where the backbone is causal. A word that lies in several windows
-    belongs to one that holds all of it, and among those to the one in which it has most context. A
-    word without a token belongs to none.
+    ``alignment`` of a feature is a list of (word, position). The position is that of the word's first token, or of its
+    last token for a causal backbone. Of several windows with a word, one with the whole word is selected, and among
+    these the window with most context around it. A word without tokens has no position.
     """
     if not words:
         return []
@@ -59,10 +58,9 @@ def align(text: str, words: Sequence[Span], reading: Reading) -> list[Feature]:
 
 
 def windows(text: str, second: str | None, reading: Reading) -> list[Feature]:
-    """Tokenise a text, or a pair, in overlapping windows; of a pair the first is whole in each of them.
+    """Tokenise a text, or a pair, in overlapping windows; each window has the whole first text of a pair.
 
-    Where the first text of a pair leaves less than half of a window for the second, it is cut to that half, and
-    ``cut`` of the first feature counts the tokens.
+    A first text longer than half a window is cut to that half, and ``cut`` of the first feature counts the tokens.
     """
     cut = 0
     if second is not None:
@@ -73,34 +71,34 @@ def windows(text: str, second: str | None, reading: Reading) -> list[Feature]:
 
 
 def located_windows(first: str, second: str, reading: Reading, overlap: int) -> list[Feature]:
-    """Tokenise a pair as :func:`windows` does, and tell which characters of the second text each token stands for.
+    """Tokenise a pair as :func:`windows` does, with the span of each token in the second text.
 
-    ``alignment`` of a feature has for each position their span, or None where the token is not of the second text.
-    Two windows have ``overlap`` of its tokens in common, or half of a window's where that is less.
+    ``alignment`` of a feature has the span of each position, or None for a token outside the second text. Successive
+    windows share ``overlap`` tokens of it, at most half of a window's.
     """
     first, cut = _halved(first, reading)
-    found = _tokenised(first, second, reading, overlap)
-    features = _features(found, reading)
+    encoding = _tokenised(first, second, reading, overlap)
+    features = _features(encoding, reading)
     for number, feature in enumerate(features):
-        spans = zip(found["offset_mapping"][number], found.sequence_ids(number), strict=True)
+        spans = zip(encoding["offset_mapping"][number], encoding.sequence_ids(number), strict=True)
         feature.alignment = [span if owner == 1 and span[0] < span[1] else None for span, owner in spans]
     features[0].cut = cut
     return features
 
 
 def _halved(text: str, reading: Reading) -> tuple[str, int]:
-    """Return a text, cut to half of a window where it is longer, and the number of tokens that are cut off."""
+    """Return a text cut to at most half a window, and the number of cut tokens."""
     half = reading.max_length // 2
-    found = reading.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    if len(found["input_ids"]) <= half:
+    encoding = reading.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    if len(encoding["input_ids"]) <= half:
         return text, 0
-    return text[: found["offset_mapping"][half - 1][1]], len(found["input_ids"]) - half
+    return text[: encoding["offset_mapping"][half - 1][1]], len(encoding["input_ids"]) - half
 
 
-def _features(found: Any, reading: Reading) -> list[Feature]:
+def _features(encoding: Any, reading: Reading) -> list[Feature]:
     return [
-        Feature({name: found[name][number] for name in reading.tokenizer.model_input_names if name in found})
-        for number in range(len(found["input_ids"]))
+        Feature({name: encoding[name][number] for name in reading.tokenizer.model_input_names if name in encoding})
+        for number in range(len(encoding["input_ids"]))
     ]
 
 
@@ -118,8 +116,8 @@ def _tokenised(
     if room < OVERLAP:
         raise BackboneError(f"windows of {reading.max_length} tokens have no room for text")
     if second is not None:
-        room //= 2
-    known = {} if words is None or not getattr(tokenizer, "takes_words", False) else {"words": words}
+        room //= 2  # the first text takes at most half of the window
+    extra = {} if words is None or not getattr(tokenizer, "takes_words", False) else {"words": words}
     return tokenizer(
         [text],
         None if second is None else [second],
@@ -129,16 +127,16 @@ def _tokenised(
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
         return_attention_mask=True,
-        **known,
+        **extra,
     )
 
 
 def _extents(offsets: Sequence[Span], words: Sequence[Span], starts: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """Return word -> positions of its first and last token; a token is of the word of its last character."""
-    found: dict[int, tuple[int, int]] = {}
+    """Return word -> positions of its first and last token; a token belongs to the word of its last character."""
+    extents: dict[int, tuple[int, int]] = {}
     for position, (start, end) in enumerate(offsets):
         if end > start:
             word = bisect_right(starts, end - 1) - 1
             if word >= 0 and start < words[word][1]:
-                found[word] = (found[word][0] if word in found else position, position)
-    return found
+                extents[word] = (extents[word][0] if word in extents else position, position)
+    return extents

@@ -1,7 +1,7 @@
-"""Word division: how a text becomes words as its task was trained on.
+"""Word division: dividing a text into words like those of the training data.
 
-Training data comes as words, prediction gets texts. :func:`learn_division` reads off the words of the training data how
-their texts were divided; the result is saved with the adapter, and :func:`divide` divides a text in the same way.
+Training data has words, prediction gets texts. :func:`learn_division` infers the division of the texts from the words
+of the training data. It is saved with the adapter, and :func:`divide` divides a text in the same way.
 """
 
 from functools import lru_cache
@@ -20,40 +20,41 @@ LETTER = rf"[[\w\p{{M}}]--[\uFE00-\uFE0F]--{CHARACTER}]"
 """A character of a word in any other script: a letter, mark or digit."""
 APOSTROPHES = "'’ʼ＇"
 AS_APOSTROPHE = str.maketrans(dict.fromkeys(APOSTROPHES, "'"))
+# The local part of a mail address is bounded and possessive: no backtracking on long words.
 ADDRESS = r"https?://\S*[\w/]|\w[\w.+-]{0,63}+@\w[\w-]*(?:\.\w[\w-]*)+"
 SYMBOL = r"(?!\s)\X"
 SHORT_ENDING = r"'(?:\p{L}\p{M}*){1,2}"
 RUNS = {"digits": r"\p{Nd}", "Hangul": r"\p{scx:Hangul}", "letters": LETTER}
-"""Kinds of characters of which each can be a word, although their scripts have spaces; each without those before it."""
+"""Kinds of characters that can be single words although their scripts have spaces, in order of precedence."""
 
 
 class Division(Options):
-    """How a text is divided into words."""
+    """The rules of dividing a text into words."""
 
     kind: Kind = "words"
-    """spaces: at white space only; words: punctuation is divided off too; characters: each character is a word."""
+    """spaces: at white space only; words: also at punctuation; characters: each character is a word."""
     characters: tuple[Literal["digits", "Hangul", "letters"], ...] = ()
-    """Characters of which each is a word, beside those of scripts without spaces."""
+    """Kinds of characters that are single words, in addition to scripts without spaces."""
     segmented: bool = False
-    """Whether words in scripts without spaces have several characters: they are looked up in ``words``."""
+    """Whether words in scripts without spaces have several characters; they are looked up in ``words``."""
     letters: str = "-.'"
-    """Symbols that stay within a word between letters."""
+    """Symbols that belong to a word between letters."""
     digits: str = "-."
-    """Symbols that stay within a word between digits."""
+    """Symbols that belong to a word between digits."""
     before: str = "@#"
-    """Symbols that stay with the letters behind them."""
+    """Symbols that belong to the letters after them."""
     after: str = ""
-    """Symbols that stay with the letters in front of them."""
+    """Symbols that belong to the letters before them."""
     repeated: str = ""
-    """Symbols of which several in a row are one word."""
+    """Symbols that form one word when repeated."""
     endings: bool = True
-    """Whether an apostrophe and one or two letters behind a word are a word (``Ada|'s``)."""
+    """Whether an apostrophe and one or two letters after a word are a separate word (``Ada|'s``)."""
     words: tuple[str, ...] = ()
-    """Words of the training data that these rules would divide, the most frequent first."""
+    """Words of the training data that the other rules would divide, the most frequent first."""
     form: Form = "NFC"
-    """The normal form of Unicode in which the words are given to the model."""
+    """The Unicode normal form of the words for the model."""
     joiners: str = ""
-    """Invisible characters that stay in words, for the training data has them there."""
+    """Invisible characters to keep in words, as in the training data."""
 
     @model_validator(mode="before")
     @classmethod
@@ -61,12 +62,12 @@ class Division(Options):
         return {"kind": values} if isinstance(values, str) else values
 
     def __hash__(self) -> int:
-        return hash((self.kind, self.letters, self.digits, len(self.words)))  # a hash of all words takes too long
+        return hash((self.kind, self.letters, self.digits, len(self.words)))  # hashing all words would be too slow
 
     def notes(self) -> list[str]:
-        """Say in words what is unusual in it."""
+        """Return notes on unusual rules."""
         if self.kind == "spaces":
-            return ["texts are divided at white space only, for the training data leaves punctuation at its words"]
+            return ["texts are divided at white space only, as the training data leaves punctuation at its words"]
         if self.kind == "characters":
             return ["each character of a text is a word"]
         notes = []
@@ -74,37 +75,37 @@ class Division(Options):
             notes.append(f"each character is a word, as in the training data: {' and '.join(self.characters)}")
         if self.segmented:
             notes.append(
-                f"a text without spaces is divided by a list of {len(self.words)} words of the training data; where "
+                f"a text without spaces is divided by a list of {len(self.words)} words of the training data; if "
                 f"that is not enough, give its words as tokens"
             )
         return notes
 
 
 def divide(text: str, division: Division) -> list[tuple[Span, str]]:
-    """Return for each word of a text the characters that it stands for, and the word as the model reads it.
+    """Return the span of each word in a text, and the word in the form for the model.
 
-    Invisible characters are not part of what the model reads, and words are in the division's normal form.
+    This form is without invisible characters, and in the division's normal form.
     """
-    seen = visible(text, division.form, division.joiners)
+    visible_text = visible(text, division.form, division.joiners)
     words: list[tuple[Span, str]] = []
-    done = 0
-    for match in pattern(division).finditer(seen.text.translate(AS_APOSTROPHE)):
+    previous_end = 0
+    for match in pattern(division).finditer(visible_text.text.translate(AS_APOSTROPHE)):
         first, last = match.span()
-        start, end = max(seen.starts[first], done), seen.ends[last - 1]
+        start, end = max(visible_text.starts[first], previous_end), visible_text.ends[last - 1]
         if start < end:
-            words.append(((start, end), seen.text[first:last]))
-            done = end
+            words.append(((start, end), visible_text.text[first:last]))
+            previous_end = end
     return words
 
 
 def shown(token: str, division: Division) -> str:
-    """Return a word as rules and :attr:`Division.words` see it."""
+    """Return a word in the form that the rules and :attr:`Division.words` use."""
     return visible(token, division.form, division.joiners).text.translate(AS_APOSTROPHE)
 
 
 @lru_cache(64)
 def pattern(division: Division) -> "regex.Pattern[str]":
-    """Return the pattern of the words of a text that is as :func:`shown` gives it."""
+    """Return the pattern of words, for texts in the form of :func:`shown`."""
     if division.kind == "spaces":
         return regex.compile(r"\S+")
     if division.kind == "characters":
@@ -113,6 +114,7 @@ def pattern(division: Division) -> "regex.Pattern[str]":
     inside = rf"(?:{run}|{_joint(division, run)})"
     listed = [word for word in division.words if "'" in word[:-1]]
     endings = [r"\L<endings>"] * bool(listed) + [SHORT_ENDING] * division.endings
+    # The first alternative that matches wins: listed words precede the rules, single symbols come last.
     parts = [ADDRESS, *_listed(division, run)]
     if endings:
         parts.append(rf"{run}{inside}*?(?=(?:{'|'.join(endings)})(?!{run}))")
@@ -128,7 +130,7 @@ def pattern(division: Division) -> "regex.Pattern[str]":
 
 
 def _joint(division: Division, run: str) -> str:
-    """Return the pattern of the symbols that stay within a word."""
+    """Return the pattern of the symbols that belong to a word."""
     joints = []
     if division.digits:
         joints.append(rf"(?<=\p{{Nd}}){_any(division.digits)}(?=\p{{Nd}})")
@@ -138,10 +140,10 @@ def _joint(division: Division, run: str) -> str:
 
 
 def _listed(division: Division, run: str) -> list[str]:
-    """Return the pattern of the words in :attr:`Division.words`, and that of what stands between two of them.
+    """Return the pattern of the words in :attr:`Division.words`, and the pattern of unlisted words between them.
 
-    A listed word ends neither within letters nor, where it is an abbreviation (``U.S.``), in front of some. Between two
-    words of segmented scripts is a word that is not listed, unless it were longer than two usual ones.
+    A listed word does not end within letters; an abbreviation (``U.S.``) does not end before letters. In segmented
+    scripts, the characters between two listed words are one word, of at most twice the median length.
     """
     if not division.words:
         return []

@@ -34,12 +34,12 @@ __all__ = ["AdaptError", "AsyncClient", "Client", "Dock", "Residency", "__versio
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from the room it lives in, when it is first asked for."""
+    """Import a public name on first access, so that ``import adaptdock`` does not import torch."""
     if name not in _HOME:
         raise AttributeError(f"module 'adaptdock' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    """List the public names, and nothing else."""
+    """Return the public names only."""
     return list(__all__)

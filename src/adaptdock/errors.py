@@ -5,28 +5,28 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 COMPARED = 500
-"""So many names are compared with an unknown one, which takes some 50 microseconds each."""
+"""Most names that are compared with an unknown name, at about 50 microseconds each."""
 SHOWN = 30
-"""So many names of those there are stand in a message."""
+"""Most existing names that a message lists."""
 
 
 class AdaptError(Exception):
-    """Something went wrong that the user can understand and, mostly, mend.
+    """An error that the user can understand and mostly correct.
 
-    The message is one paragraph: what, where, what was expected and what was found, the way out.
+    The message is one paragraph: the problem and its place, the expected and the actual value, the way out.
     """
 
     exit_status = 1
 
 
 class UsageError(AdaptError):
-    """An option, a name or a combination of them that cannot work."""
+    """An invalid option or name, or an invalid combination."""
 
     exit_status = 2
 
 
 class UnknownNameError(UsageError):
-    """A name that does not exist. Attributes: ``kind``, ``name``, ``known``, and ``near``, the known ones like it."""
+    """A name that does not exist. Attributes: ``kind``, ``name``, ``known`` names, and ``near``, the similar ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
@@ -42,7 +42,7 @@ class DataError(AdaptError):
 
 
 class FileError(AdaptError):
-    """An adapter file that is damaged, not one, or could not be written. Attributes: ``path``, ``problem``."""
+    """A file that is damaged, of another format, or could not be written. Attributes: ``path``, ``problem``."""
 
     def __init__(self, path: object, problem: str) -> None:
         self.path, self.problem = str(path), problem
@@ -50,7 +50,7 @@ class FileError(AdaptError):
 
 
 class LockedError(UsageError):
-    """A folder or file that another process works on. Attributes: ``path``, ``pid`` (None if unknown), ``host``."""
+    """A folder or file in use by another process. Attributes: ``path``, ``pid`` (None if unknown), ``host``."""
 
     def __init__(self, path: object, pid: int | None, host: str = "") -> None:
         self.path, self.pid, self.host = str(path), pid, host
@@ -62,7 +62,7 @@ class LockedError(UsageError):
 
 
 class TakenError(UsageError):
-    """A place that something else took during the work. Attributes: ``path``, ``kept``, where the result is."""
+    """An output path that another process took in the meantime. Attributes: ``path``; ``kept``, the result's path."""
 
     def __init__(self, path: object, kept: object) -> None:
         self.path, self.kept = str(path), str(kept)
@@ -77,7 +77,7 @@ class MismatchError(AdaptError):
 
 
 class TrustError(AdaptError):
-    """A published adapter that is refused: by its hash, its signature, the policy or a revocation."""
+    """A published adapter that is refused, because of its hash, its signature, the policy or a revocation."""
 
 
 class SourceError(AdaptError):
@@ -89,31 +89,31 @@ class SourceError(AdaptError):
 
 
 class PluginError(AdaptError):
-    """A plugin that is broken, registered twice, or speaks another version of the contracts."""
+    """A plugin that is broken, registered twice, or for another version of the contracts."""
 
 
 class BackboneError(AdaptError):
-    """A backbone that cannot be loaded, or lacks what was asked of it."""
+    """A backbone that cannot be loaded, or lacks a requested ability."""
 
 
 class BudgetError(AdaptError):
-    """Adapters that find no room. Attributes, in bytes: ``needed``, ``budget``, ``pinned``, ``used`` (by batches)."""
+    """An adapter that exceeds the memory budget. Attributes in bytes: ``needed``, ``budget``, ``pinned``, ``used``."""
 
     def __init__(self, name: str, needed: int, budget: int, pinned: int, used: int) -> None:
         self.needed, self.budget, self.pinned, self.used = needed, budget, pinned, used
         super().__init__(
             f"the adapter {name!r} needs {needed:,} bytes; of the budget of {budget:,}, {pinned:,} are pinned and "
-            f"{used:,} are used by batches under way. Unpin some, send smaller batches, or raise the budget."
+            f"{used:,} are used by batches in flight. Unpin some, send smaller batches, or raise the budget."
         )
 
 
 def _candidates(name: str, known: list[str]) -> list[str]:
-    """Return the names to compare with an unknown one: of very many those that have most of its beginning."""
-    place = bisect_left(known, name)  # sorted neighbours share the longest beginnings
+    """Return the known names to compare with a name; of many, the names with the longest common prefix."""
+    place = bisect_left(known, name)  # sorted neighbours have the longest common prefixes
     return known if len(known) <= COMPARED else known[max(0, place - COMPARED // 2) : place + COMPARED // 2]
 
 
 def _join(names: Iterable[str]) -> str:
     listed = list(names)
-    rest = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + rest
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more

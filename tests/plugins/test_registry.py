@@ -130,7 +130,7 @@ def test_discovery_and_contracts_import_neither_torch_nor_transformers() -> None
 def test_an_entry_point_to_something_else_is_named(site: Path) -> None:
     install(site, "acme-odd", "0.1", "[adaptdock.adapters]\nodd = math:sqrt\n", {})
     registry.refresh()
-    with pytest.raises(PluginError, match=r"'odd' of acme-odd 0\.1 is no Method of the plugin contracts"):
+    with pytest.raises(PluginError, match=r"'odd' of acme-odd 0\.1 is not a Method of the plugin contracts"):
         registry.load("method", "odd")
 
 

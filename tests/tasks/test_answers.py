@@ -30,7 +30,7 @@ def test_flat_tables_have_the_offset_in_a_column_of_its_own(tmp_path: Path) -> N
     (tmp_path / "a.csv").write_text(header + rows)
     answers, notes = cleaned(tmp_path / "a.csv")
     assert answers == [[{"text": "Lund", "start": 14}], [], []]
-    assert "1 questions have answers, but is_impossible says that there is none" in notes[0]
+    assert "1 questions have answers, but is_impossible is true" in notes[0]
     row = {"question": "where?", "context": CONTEXT, "answer": "Lund", "answer_start": 24}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
     assert cleaned(tmp_path / "a.jsonl")[0] == [[{"text": "Lund", "start": 24}]]
@@ -57,12 +57,12 @@ def test_an_answer_without_an_offset_is_located_and_counted(tmp_path: Path) -> N
         squad(tmp_path / "a.json", {"answers": [{"text": "Mira"}]}, {"answers": [{"text": "Lund"}]})
     )
     assert answers == [[{"text": "Mira", "start": 0}], [{"text": "Lund", "start": 14}]]
-    assert "2 answers have no offset, and were located in the context (1 stand at several places: the first" in notes[0]
+    assert "2 answers have no offset, and were located in the context (1 occur several times: the first" in notes[0]
     assert "question 1" in notes[0]  # there is no id to name it by
 
 
 def test_what_cannot_be_read_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"the answer is no text: ''.*or is_impossible is true"):
+    with pytest.raises(DataError, match=r"the answer is not a text: ''.*or is_impossible is true"):
         cleaned(squad(tmp_path / "a.json", {"answers": [{"text": "", "answer_start": 0}]}))
     with pytest.raises(DataError, match=r"no question is left of 1.*question 1.*--repair moves"):
         cleaned(squad(tmp_path / "a.json", {"answers": [{"text": "Lund", "answer_start": 3}]}))

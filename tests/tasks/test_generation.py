@@ -293,13 +293,13 @@ def test_records_of_many_data_sets_are_read(tmp_path: Path) -> None:
         ({"prompt": "a"}, "file:1: the answer is missing"),
         ({"prompt": "a", "answer": None}, "file:1: the answer is missing"),
         ({"prompt": "a", "answer": " \n"}, "file:1: the answer is empty"),
-        ({"prompt": "a", "answer": 3}, "file:1: the answer is no text: 3"),
-        ({"prompt": ["a"], "answer": "b"}, r"file:1: the prompt is no text: \['a'\]"),
-        ({"prompt": "a", "input": 1, "answer": "b"}, "file:1: the input is no text"),
+        ({"prompt": "a", "answer": 3}, "file:1: the answer is not a text: 3"),
+        ({"prompt": ["a"], "answer": "b"}, r"file:1: the prompt is not a text: \['a'\]"),
+        ({"prompt": "a", "input": 1, "answer": "b"}, "file:1: the input is not a text"),
         ({"answer": "b"}, "file:1: there is neither a prompt nor a list of messages"),
         ({"messages": []}, r"file:1: messages are a list of objects with 'role' and 'content'; found \[\]"),
         ({"messages": "hi"}, "file:1: messages are a list"),
-        ({"messages": ["hi"]}, "file:1, message 1: no object with 'role' and 'content'"),
+        ({"messages": ["hi"]}, "file:1, message 1: not an object with 'role' and 'content'"),
         ({"messages": [{"role": "user"}]}, "file:1, message 1: the content is missing"),
         (conversation("hi"), "file:1: a conversation to learn from ends with an answer of the assistant"),
         (conversation("hi", " "), "file:1: the answer is empty"),
@@ -322,9 +322,9 @@ def test_an_input_that_the_template_does_not_name_is_counted() -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (5, "an input: the prompt is no text: 5"),
+        (5, "an input: the prompt is not a text: 5"),
         ({"txt": "a"}, "an input: the prompt is missing"),
-        ({"messages": [{"role": "assistant", "content": "a"}]}, "an input: the conversation has no turn that could be"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "an input: the conversation has no turn to answer"),
     ],
 )
 def test_an_input_that_asks_nothing_is_refused(item: Any, message: str) -> None:

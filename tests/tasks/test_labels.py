@@ -83,7 +83,7 @@ def test_whole_numbers_are_the_same_class_however_they_are_written() -> None:
 def test_names_that_differ_in_case_or_stand_for_nothing_are_said() -> None:
     notes = clean("Pos", "pos", "None").notes
     assert "'None' is taken as a class, of 1 records" in notes[0]
-    assert "the labels 'Pos' (1) and 'pos' (1) differ in upper case" in notes[1]
+    assert "the labels 'Pos' (1) and 'pos' (1) differ only in case" in notes[1]
     task = Classification(Classification.Options(labels=("neg", "pos")))
     with pytest.raises(DataError, match="Is 'pos' meant"):
         task.check([{"where": "a", "label": "Pos"}], "test")

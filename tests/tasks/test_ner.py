@@ -74,7 +74,7 @@ def test_broken_sequences_are_repaired_and_counted() -> None:
 
 @pytest.mark.parametrize("tag", ["X-PER", "B-", "PER", "B PER"])
 def test_a_tag_of_no_scheme_is_refused_with_its_place(tag: str) -> None:
-    with pytest.raises(DataError, match=r"file:7: .* is no entity tag"):
+    with pytest.raises(DataError, match=r"file:7: .* is not an entity tag"):
         to_bio(["O", tag], "bio", "file:7")
 
 

@@ -135,7 +135,7 @@ def test_a_word_of_several_tokens_is_refused_with_ones_that_are_single(rows: Pat
         ({"template": "{text} [MASK] [MASK]"}, "one \\[mask\\] or none"),
         ({"template": "{text} {label}"}, "nothing else in braces"),
         ({"verbalizer": "land"}, "label=word"),
-        ({"verbalizer": "land=a,sea=the"}, "the label 'sea', which is none of those in the data: land, water"),
+        ({"verbalizer": "land=a,sea=the"}, "the label 'sea', which is not in the data: land, water"),
         ({"verbalizer": "land=a,water=a"}, "'a' stands for 'land' and for 'water'"),
         ({"multi_label": True}, "one blank"),
     ],

@@ -92,7 +92,7 @@ def test_an_answer_that_stands_elsewhere_is_skipped_or_moved_and_listed() -> Non
     assert all(f"question {number}" in skipped.notes[0] for number in (1, 2, 3))
     moved = make(repair=True).clean([wrong, gone, half], "train")
     assert [record["answers"][-1]["start"] for record in moved.records] == [27, 13]
-    assert "2 questions had answers moved to where they stand: a.json: 'T', question 1" in moved.notes[0]
+    assert "2 questions had answers moved to their text: a.json: 'T', question 1" in moved.notes[0]
     assert "answers of 1 questions were skipped" in moved.notes[1]
     with pytest.raises(DataError, match="no question is left of 1"):
         cleaned(gone)
@@ -110,7 +110,7 @@ def test_an_id_that_occurs_twice_is_an_error_that_names_both_places() -> None:
 
 def test_what_is_no_question_is_refused_with_its_place() -> None:
     for wrong, words in (
-        ({"question": " "}, "the question is no text"),
+        ({"question": " "}, "the question is not a text"),
         ({"context": None}, "the context is missing"),
         ({"answers": {"text": ["a", "b"], "answer_start": [0]}}, "each answer has a text and a start"),
         ({"answers": [{"text": "ada", "answer_start": "0"}]}, "answer_start is the number of a character"),

@@ -98,7 +98,7 @@ def test_the_scheme_io_reads_any_tag_as_a_type() -> None:
     assert NER(NER.Options()).clean(records, "train").records[0]["tags"] == ["B-cell", "O"]
     assert NER(NER.Options(scheme="io")).clean(records, "train").records[0]["tags"] == ["B-b-cell", "O"]
     both = [{"tokens": ["w", "w"], "tags": ["b-cell", "t-cell"]}, {"tokens": ["w"], "tags": ["O"]}]
-    with pytest.raises(DataError, match=r"'b-cell' is no entity tag.*--scheme io"):
+    with pytest.raises(DataError, match=r"'b-cell' is not an entity tag.*--scheme io"):
         NER(NER.Options()).clean(both, "train")
     assert NER(NER.Options(scheme="io")).clean(both, "train").records[0]["tags"] == ["B-b-cell", "B-t-cell"]
 

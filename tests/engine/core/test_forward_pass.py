@@ -223,5 +223,5 @@ def test_nothing_is_computed_for_a_method_that_does_not_look() -> None:
 def test_positions_of_something_else_are_refused() -> None:
     with pytest.raises(AdaptError, match="5 positions pass the port, and the batch is laid out in 4"):
         _ = ForwardPass(3, layout=Layout(3, lambda: Positions(MASK, MASK)), length=5).mask
-    with pytest.raises(AdaptError, match="does not tell how the positions"):
+    with pytest.raises(AdaptError, match="does not provide the positions"):
         _ = ForwardPass(3).mask
