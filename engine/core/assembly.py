@@ -135,7 +135,7 @@ class Assembly:
             if tuple(tensors[name].shape) != shape:
                 raise MismatchError(f"{owner}: {name!r} has the shape {tuple(tensors[name].shape)}, not {shape}")
             if not tensors[name].is_floating_point():
-                raise MismatchError(f"{owner}: {name!r} does not hold floating-point numbers")
+                raise MismatchError(f"{owner}: {name!r} does not hold finite numbers of floating point")
 
 
 def lowest_layer(assembly: Assembly) -> int | None:
