@@ -28,14 +28,14 @@ class CombineOptions(Options):
     """How adapters are combined."""
 
     how: Literal["linear", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune"] = "linear"
-    """linear: the exact sum, which has the sum of the ranks; svd: the same, compressed to --rank; the others
-    prune each update before they add them."""
+    """linear: the exact sum, whose rank is the sum of the ranks; svd: the sum compressed to --rank; the other ways
+    prune each update before the sum."""
     rank: int | None = Field(None, gt=0)
-    """Rank of the result, except of linear; the largest of the adapters' unless given."""
+    """Rank of the result, not for linear; the largest rank of the adapters unless given."""
     density: float | None = Field(None, gt=0, lt=1)
     """Share of each update that pruning keeps."""
     seed: int | None = None
-    """Seed of what dare drops; 0 unless given."""
+    """Seed of the random drops of dare; 0 unless given."""
     store: Literal["float32", "float16", "bfloat16"] = "float32"
     """Precision of the weights in the file."""
 

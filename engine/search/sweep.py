@@ -24,13 +24,13 @@ class SearchOptions(Options):
     """How settings are searched."""
 
     trials: int | None = Field(None, gt=0)
-    """Trainings in all, those in --study included; 20, or the whole grid, unless given."""
+    """Trials in all, including those in --study; 20, or the whole grid, unless given."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """Settings like those that did well (tpe), at random, or every combination."""
+    """Propose settings close to the best trials (tpe), at random, or every combination (grid)."""
     prune: bool = True
-    """End a trial that is worse than half of the others after as many epochs."""
+    """End a trial early if it is worse than half of the others after as many epochs."""
     study: str | None = None
-    """Data base (FILE.db) that keeps the trials; those in it are gone on from."""
+    """Database (FILE.db) for the trials; a sweep with the same FILE.db continues from its trials."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Space:
         dimensions = tuple(map(Dimension.parse, texts))
         keys = [dimension.key for dimension in dimensions]
         if not dimensions:
-            raise UsageError(f"--search is missing: say what is searched; {WRITE_SO}")
+            raise UsageError(f"--search is missing: name the settings to search; {WRITE_SO}")
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise UsageError(f"--search names {twice} twice: put all its values into one")
