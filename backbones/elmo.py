@@ -59,6 +59,7 @@ class ELMo(BackboneFamily):
             raise BackboneError(f"{options_file}: not an ELMo options file: {reason}") from None
         model = _built(name, shape, weights)
         model.to(device=pick_device(options.device), dtype=chosen_dtype(options))
+        # The options are part of the fingerprint: with another clip or activation the same weights give other states.
         mark = hashlib.sha256(json.dumps({key: settings[key] for key in ("lstm", "char_cnn")}, sort_keys=True).encode())
         known_as = str(Path(name).expanduser().absolute())
         return ELMoBackbone(known_as, model, f"{fingerprint([weights])}-{mark.hexdigest()[:16]}")
@@ -207,9 +208,7 @@ def _renamed(tensors: Mapping[str, Tensor], model: BiLM, weights: Path) -> dict[
             if model.shape.projection is not None:
                 state[f"{at}.projection.weight"] = take(f"{cell}/W_P_0").T
     if remaining:
-        raise BackboneError(
-            f"{weights} holds {min(remaining)!r} ({len(remaining)} such), unknown to its options file"
-        )
+        raise BackboneError(f"{weights} holds {min(remaining)!r} ({len(remaining)} such), unknown to its options file")
     return state
 
 
@@ -221,7 +220,7 @@ def _cell(at: str, weight: Tensor, bias: Tensor, shape: Shape) -> dict[str, Tens
         )
     gates = weight.T.view(4, shape.cell, -1)[GATES].flatten(0, 1)
     biases = bias.view(4, shape.cell)[GATES]
-    biases[1] += FORGET_BIAS
+    biases[1] += FORGET_BIAS  # the forget gate, after reordering: bilm-tf adds it when it computes, not in the file
     inputs = weight.shape[0] - shape.outputs
     return {
         f"{at}.input.weight": gates[:, :inputs],

@@ -50,7 +50,7 @@ def _in_memory(tensors: "Mapping[str, Tensor]") -> Iterator[tuple[str, bytes]]:
     for name, tensor in tensors.items():
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
-        def read(start: int, count: int, flat: "Tensor" = flat) -> bytes:
+        def read(start: int, count: int, flat: "Tensor" = flat) -> bytes:  # bound now: the loop variable changes
             return flat[start : start + count].cpu().numpy().tobytes()
 
         sample = _blocks(read, len(flat), BLOCKS_PER_TENSOR)
@@ -61,7 +61,7 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, bytes]]:
     for file in files:
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            if size > min(HEADER_LIMIT, file.stat().st_size):
+            if size > min(HEADER_LIMIT, file.stat().st_size):  # a damaged file may claim terabytes
                 raise BackboneError(
                     f"{file}: its header claims {size} bytes; this is not a safetensors file, or damaged"
                 )

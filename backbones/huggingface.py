@@ -134,7 +134,9 @@ class HuggingFaceBackbone(Backbone):
         self._table = self.model.get_input_embeddings()
         findings = _probe(self)
         self.width, self._states_device = findings.width, findings.device or self.device
-        self._table = called_table(self.model, findings)
+        self._table = called_table(
+            self.model, findings
+        )  # the probe ran with the declared table; models may call a copy
         self.causal = findings.causal and not self.encoder_decoder
         self.ports, self._attention = open_ports(
             self, self.model, int(getattr(config, "hidden_size", findings.width)), findings
@@ -324,7 +326,7 @@ class HuggingFaceBackbone(Backbone):
             max_new_tokens=options["max_new_tokens"],
             num_beams=options["num_beams"],
             repetition_penalty=options["repetition_penalty"],
-            do_sample=False,
+            do_sample=False,  # the processors of drawing() sample, with a seed per row
             temperature=None,
             top_k=None,
             top_p=None,
@@ -379,7 +381,7 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
     dtype: Any = options.dtype if options.dtype != "auto" else ("float32" if device == "cpu" else "auto")
     arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": options.trust_remote_code}
     if not checkpoint.gguf:
-        arguments["use_safetensors"] = True
+        arguments["use_safetensors"] = True  # otherwise transformers may fall back to a pickle
     quantizer = None
     if options.quantize:
         quantizer = quantization.choose(options.quantize, options.quantizer, device.partition(":")[0])
@@ -396,6 +398,7 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
     model, report = auto_class(checkpoint, options).from_pretrained(
         checkpoint.folder, output_loading_info=True, **arguments
     )
+    # Many checkpoints come without the pooler, which no port and no head reads.
     lacking = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if lacking:
         raise BackboneError(

@@ -129,7 +129,7 @@ def _files(name: str) -> tuple[Path, Path] | None:
     folder = path if path.is_dir() else path.parent
     if path.is_file() and path.suffix not in WEIGHTS:
         return None
-    if not path.exists() or (folder / "config.json").exists():
+    if not path.exists() or (folder / "config.json").exists():  # config.json marks a model of transformers
         return None
     weights = [path] if path.is_file() else [file for suffix in WEIGHTS for file in sorted(folder.glob(f"*{suffix}"))]
     words = [

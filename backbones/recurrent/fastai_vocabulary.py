@@ -72,7 +72,7 @@ def strings_of_pickle(file: Path, blob: bytes) -> list[str]:
             elif name in LISTS:
                 top, lists = None, lists + 1
             elif name in STORES:
-                memo[len(memo) if argument is None else int(argument)] = top
+                memo[len(memo) if argument is None else int(argument)] = top  # MEMOIZE has no argument: it counts
             elif name in RECALLS:
                 strings.append(_recalled(memo, argument))
             elif name not in AROUND:
@@ -105,7 +105,9 @@ class VocabularyTokenizer(WordTokenizer):
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
-        self.numbers = {word: number for number, word in reversed(list(enumerate(words)))}  # the first of equal ones
+        self.numbers = {
+            word: number for number, word in reversed(list(enumerate(words)))
+        }  # reversed: of repeated words the first counts
         unknown, pad, begin = (self._special(names) for names in (UNKNOWN, PAD, BEGIN))
         if unknown is None:
             raise BackboneError(f"the vocabulary has no {UNKNOWN[0]}, which stands for words that are not in it")

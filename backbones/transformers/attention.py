@@ -58,7 +58,7 @@ def intercept(model: PreTrainedModel, handlers: dict[nn.Module, Handler]) -> Ite
                 model.set_attn_implementation(implementation(model))
             for module, handler in handlers.items():
                 remaining = tuple(registered for registered in _handlers.pop(module) if registered is not handler)
-                if remaining:  # no empty entries: compiled models look modules up by id and would recompile
+                if remaining:  # no empty entries: compiled code looks modules up by their id
                     _handlers[module] = remaining
 
 

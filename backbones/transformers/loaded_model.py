@@ -85,7 +85,7 @@ def _local_checkpoint(name: str, revision: str | None) -> Checkpoint | None:
 def _is_of(model: PreTrainedModel, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> bool:
     """Tell whether a model has the structure of a checkpoint's configuration, and the checkpoint's weights."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"):  # only names and shapes are compared: no memory for weights
             whole = type(model)(AutoConfig.from_pretrained(checkpoint.folder))
         if _shapes(whole) != _shapes(model):
             return False

@@ -32,7 +32,7 @@ def backbone_checks(name: str, model: str | None) -> list[Check]:
         "it gives a hidden state for every position, finite": loaded.forward,
         "a row in a batch is what it is alone": loaded.rows,
         "its ports have names of their own, and lead to modules": loaded.ports,
-        "weight and bias of a linear port are those that act": loaded.linear,
+        "weight and bias of a linear port give its output": loaded.linear,
         "its fingerprint is the same when it is loaded again": loaded.fingerprint,
     }
     checks = [Check(title, act) for title, act in acts.items()]
@@ -57,7 +57,7 @@ class Loaded:
         family: BackboneFamily = registry.load("backbone", self.family)()
         name = self.model or str(tiny_model("encoder"))
         if not family.accepts(name):
-            hint = "" if self.model else "; name one that it takes (adapt plugin check --model)"
+            hint = "" if self.model else "; name a model that it accepts (adapt plugin check --model)"
             raise BackboneError(f"the family does not accept {name}{hint}")
         return family.load(name, ON_CPU)
 

@@ -37,6 +37,7 @@ def _discovered(kind: Kind, name: str) -> None:
     plugin = registry.find(kind, name)
     package = plugin.entry_point.module.partition(".")[0]
     modules = [*HEAVY, plugin.entry_point.module, *([package] if package != "adaptdock" else [])]
+    # In a new process: this one has imported torch and the plugin already.
     process = subprocess.run([sys.executable, "-c", DISCOVERY, *modules], capture_output=True, text=True, check=False)
     expect(process.returncode == 0, f"discovery ended with {process.returncode}: {process.stderr.strip()[-300:]}")
     loaded = json.loads(process.stdout.splitlines()[-1])

@@ -165,14 +165,14 @@ class Trial:
             self.bench.hidden(dock, [name] * len(features), features)
             dock.unload(name)
             after = self.bench.hidden(dock, bare, features)
-        expect(all(map(torch.equal, before, after)), "the bare hidden states are not what they were")
-        expect(same(weights, self.bench.state()), "the backbone's weights are not what they were")
-        expect(_modules(model) == modules, "the backbone's modules and their hooks are not what they were")
+        expect(all(map(torch.equal, before, after)), "the bare hidden states have changed")
+        expect(same(weights, self.bench.state()), "the backbone's weights have changed")
+        expect(_modules(model) == modules, "the backbone's modules or their hooks have changed")
 
     def _saved(self, entries: list[PluginEntry]) -> None:
         adapter, features = self.bench.adapter(entries, "tried"), self.bench.features(entries)
         reread = stored(adapter)
-        expect(reread.card == adapter.card, "the card is not what it was")
+        expect(reread.card == adapter.card, "the card has changed")
         logits = []
         for version in (adapter, reread):
             with self.bench.dock() as dock:

@@ -71,7 +71,7 @@ def _judging(name: str) -> None:
     labels = [make_task(name, {}).labels(record) for record in raw["train"]]
     expect(
         all(isinstance(label, Hashable) for record_labels in labels for label in record_labels),
-        "labels() has to give labels that can be counted (hashable ones)",
+        "labels() has to give hashable labels, so that they can be counted",
     )
     task, splits = fitted(name)
     for split, records in splits.items():

@@ -152,4 +152,5 @@ def shuffled_by_length(lengths: Sequence[int], rows: int, seed: int) -> list[int
     complete = [batch for batch in batches if len(batch) == rows]
     incomplete = [batch for batch in batches if len(batch) < rows]
     shuffled = [complete[number] for number in torch.randperm(len(complete), generator=generator).tolist()]
+    # Incomplete batches come last: the loader cuts the order every ``rows`` indices, and would shift all later batches.
     return [index for batch in shuffled + incomplete for index in batch]

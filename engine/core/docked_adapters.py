@@ -177,7 +177,7 @@ class DockedAdapters:
             )
         prepared = adapter if isinstance(adapter, Prepared) else self.prepare(adapter)
         resident = Resident(self._on_device(prepared))
-        self.ports.acquire(resident.assembly.sites)
+        self.ports.acquire(resident.assembly.sites)  # before the name is visible: a batch may use it at once
         with self._lock:
             previous = self._residents.get(name)
             if previous is not None and not replace:  # another thread was faster

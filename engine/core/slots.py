@@ -154,7 +154,7 @@ class Stacks:
             for name, tensor in by_name.items()
         )
         dtypes = {tensor.dtype for by_name in tensors.values() for tensor in by_name.values()}
-        dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+        dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32  # a flat tensor has one precision
         dtype = dtype if dtype in EXPONENTS else torch.float32
         full = (key, shapes, dtype)
         with self._lock:

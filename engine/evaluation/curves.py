@@ -44,6 +44,7 @@ def figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    # Figure and canvas instead of pyplot, which keeps figures in global state and may open a display.
     picture = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(picture)
     picture.suptitle(heading)

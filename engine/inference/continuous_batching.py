@@ -56,6 +56,7 @@ class Text:
         if self.generator is None:
             seed = secrets.randbits(63) if self.search.seed is None else self.search.seed
             self.generator = torch.Generator(scores.device).manual_seed(seed)
+        # Temperature, top-k, top-p, noise: the order of generate(), so that both draw the same text.
         scores = scores / self.search.temperature
         if self.search.top_k:
             least = scores.topk(min(self.search.top_k, len(scores))).values[-1]

@@ -83,7 +83,7 @@ def generate_ids(
     mixed = dock.mixed([rows[number] for number in order])
     if mixes(backbone, mixed):
         raise UsageError(
-            "an adapter that mixes layers for its head cannot write: the language model reads the last ones"
+            "an adapter that mixes layers for its head cannot write: the language model reads the last layer's states"
         )
     prompts = in_front(backbone, mixed, inputs)
     length = inputs["input_ids"].shape[1] + (0 if prompts is None else prompts.mask.shape[1])
@@ -91,6 +91,7 @@ def generate_ids(
     if options.do_sample:
         seeds = [secrets.randbits(63) if options.seed is None else options.seed for _ in rows]
     batch = Batch(inputs, virtual=prompts, shift=moves(mixed, backbone.device), calls=dock.ports.lay_out)
+    # Lengths: the prompts at first, then single tokens.
     with dock.ports.routed(mixed, {1, length}, layouts(backbone, batch), copies=options.num_beams):
         token_ids = backbone.generate(batch, options.model_dump(), seeds)
     return token_ids[places(order)]

@@ -140,7 +140,7 @@ class Residency:
     def present(self, names: Sequence[str | None]) -> Iterator[None]:
         """Keep the adapters of a batch's rows docked while the context is open; names as in :meth:`Dock.boarding`.
 
-        Raises :class:`UnknownNameError` with the row, :class:`BudgetError`, and what :meth:`Dock.load` raises.
+        Raises :class:`UnknownNameError` with the row, :class:`BudgetError`, and the errors of :meth:`Dock.load`.
         """
         leased: dict[str, _Entry] = {}
         rows = [None if name is None else text(name, "the name of an adapter") for name in listed(names, *NAMES)]

@@ -73,7 +73,9 @@ def check(
         raise UsageError(f"there are {len(weights)} weights for {len(adapters)} adapters: give one for each")
     wrong = [weight for weight in weights if not math.isfinite(weight) or weight == 0]
     if wrong:
-        raise UsageError(f"a weight is a number other than 0, found {wrong[0]}: leave out what shall not count")
+        raise UsageError(
+            f"a weight is a number other than 0, found {wrong[0]}: leave out adapters that shall not count"
+        )
     check_options(options)
     cards = [adapter.card for adapter in adapters]
     for number, card in enumerate(cards, 1):
@@ -89,14 +91,16 @@ def check(
 def _check_method(called: str, card: Card, first: Card) -> None:
     names = [method.name for method in card.methods]
     if card.on:
-        raise UsageError(f"{called} stands on {card.on[-1].name!r}: its updates are none of the backbone's alone")
+        raise UsageError(
+            f"{called} has the base adapter {card.on[-1].name!r}: its updates do not act on the bare backbone"
+        )
     if len(names) != 1 or not issubclass(registry.load("method", names[0]), LowRank):
         fitting = [plugin.name for plugin, method in registry.usable("method") if issubclass(method, LowRank)]
         raise UsageError(
-            f"{called} is {' with '.join(names)}, whose updates cannot be added; those of {', '.join(fitting)} can"
+            f"{called} is {' with '.join(names)}, whose updates cannot be added; {', '.join(fitting)} can be added"
         )
     if card.methods[0].options.get("bias"):
-        raise UsageError(f"{called} changes biases too, which have no place among low-rank updates")
+        raise UsageError(f"{called} changes biases too, which low-rank updates cannot hold")
     if names[0] != first.methods[0].name:
         raise UsageError(
             f"{called} is {names[0]}, {_called(1, first)} is {first.methods[0].name}: combine like with like"

@@ -77,9 +77,7 @@ def merged_maps(backbone: Backbone, adapter: AdapterFile, assembly: Assembly) ->
             if port in maps:
                 raise UsageError(f"two methods of this adapter act at {port.name}; only one can be merged into a map")
             if not isinstance(part.method, Mergeable):
-                raise UsageError(
-                    f"the method {part.name!r} cannot be merged into a backbone: what it does is not a linear map"
-                )
+                raise UsageError(f"the method {part.name!r} cannot be merged into a backbone: it is not a linear map")
             weight, bias = backbone.weight(port), backbone.bias(port)
             acting = {name: tensor.to(weight.device, torch.float32) for name, tensor in folded[port.name].items()}
             merged = part.method.merge(site, acting, weight.float(), bias.float())
