@@ -1,7 +1,7 @@
 """ELMo (Peters et al. 2018, arXiv:1802.05365), from the published files: ``options.json`` and ``weights.hdf5``.
 
 The hidden states are the mean of the layers; ``features`` with a mix of layers learns weights for them. The
-format is that of allenai/bilm-tf, gates there in the order i, j, f, o with 1.0 added to f.
+format is that of allenai/bilm-tf: its gates have the order i, j, f, o, and 1.0 is added to f.
 """
 
 import hashlib
@@ -36,36 +36,37 @@ NAMES = {"ahead": "forward", "back": "backward"}
 
 
 class ELMo(BackboneFamily):
-    """Loads a folder with an options and a weight file, or the options file of one."""
+    """Loads a folder with an options file and a weight file, or a path to the options file."""
 
     def accepts(self, name: str) -> bool:
-        """Take what leads to an options file that describes LSTMs and a character CNN."""
+        """Take a folder or path with an options file that describes LSTMs and a character CNN."""
         return _files(name) is not None
 
     def load(self, name: str, options: LoadOptions) -> "ELMoBackbone":
         """Load a model, frozen, with its character tokenizer; raise :class:`BackboneError` if that fails."""
         files = _files(name)
         if files is None:
-            raise BackboneError(f"{name}: there is no options file of ELMo")
+            raise BackboneError(f"{name}: no ELMo options file was found there")
         check_options(name, options)
-        described, weights = files
+        options_file, weights = files
         if weights is None:
-            raise BackboneError(f"{described}: the weights, an .hdf5 file, are missing beside it")
-        told = _read_json(described)
+            raise BackboneError(f"{options_file}: the weights, an .hdf5 file, are missing beside the options file")
+        settings = _read_json(options_file)
         try:
-            shape = read_shape(told)
+            shape = read_shape(settings)
         except (KeyError, TypeError, ValueError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise BackboneError(f"{described}: no options of ELMo: {reason}") from None
+            raise BackboneError(f"{options_file}: not an ELMo options file: {reason}") from None
         model = _built(name, shape, weights)
         model.to(device=pick_device(options.device), dtype=chosen_dtype(options))
-        mark = hashlib.sha256(json.dumps({key: told[key] for key in ("lstm", "char_cnn")}, sort_keys=True).encode())
+        # The options are part of the fingerprint: with another clip or activation the same weights give other states.
+        mark = hashlib.sha256(json.dumps({key: settings[key] for key in ("lstm", "char_cnn")}, sort_keys=True).encode())
         known_as = str(Path(name).expanduser().absolute())
         return ELMoBackbone(known_as, model, f"{fingerprint([weights])}-{mark.hexdigest()[:16]}")
 
 
 class ELMoBackbone(RecurrentBackbone):
-    """A frozen ELMo. It may also be built around a network that is already in memory."""
+    """A frozen ELMo model; it can also be built around a network in memory."""
 
     architecture = "elmo"
     causal = False
@@ -87,28 +88,28 @@ class ELMoBackbone(RecurrentBackbone):
 
     def layers(self, batch: Batch) -> list[Tensor]:
         """Return the layers that ELMo mixes, and their mean."""
-        found = self.model(*self.steps(batch.inputs, batch.virtual))
-        return [*self.model.alike(found), self.model.mean(found)]
+        outputs = self.model(*self.steps(batch.inputs, batch.virtual))
+        return [*self.model.alike(outputs), self.model.mean(outputs)]
 
     @torch.inference_mode()
     def embed(self, sentences: Sequence[Sequence[str]], states: "list[list[State]] | None" = None) -> Tensor:
         """Return every layer (N + 1, R, T, W) of sentences given as words, without adapters and without <S> and </S>.
 
-        What lies behind a sentence's end is zero. ``states``, from :meth:`states`, are carried from call to call: the
-        original program does so, and what it says of a sentence depends on those before it in the same row.
+        Positions after the end of a sentence are zero. ``states``, from :meth:`states`, are carried from call to call.
+        The original program carries them too: its vectors depend on the earlier sentences of the same row.
         """
-        given = [self.tokenizer.of_words(words) for words in sentences]
-        longest = max(map(len, given))
-        nothing = [0] * self.model.shape.longest_word
-        padded = [[*words, *[nothing] * (longest - len(words))] for words in given]
+        character_ids = [self.tokenizer.of_words(words) for words in sentences]
+        longest = max(map(len, character_ids))
+        no_word = [0] * self.model.shape.longest_word
+        padded = [[*words, *[no_word] * (longest - len(words))] for words in character_ids]
         characters = torch.tensor(padded, device=self.device)
-        mask = torch.tensor([[n < len(words) for n in range(longest)] for words in given], device=self.device)
-        found = self.model(self.model.tokens(characters), mask, states)
+        mask = torch.tensor([[n < len(words) for n in range(longest)] for words in character_ids], device=self.device)
+        layers = self.model(self.model.tokens(characters), mask, states)
         inner = torch.tensor([[n < len(words) for n in range(longest - 2)] for words in sentences], device=self.device)
-        return torch.stack([layer[:, 1:-1] * inner.unsqueeze(-1) for layer in found if layer.shape[-1] == self.width])
+        return torch.stack([layer[:, 1:-1] * inner.unsqueeze(-1) for layer in layers if layer.shape[-1] == self.width])
 
     def states(self) -> list[list[State]]:
-        """Return the states of a stream that begins: of each layer none yet."""
+        """Return empty states, one list per layer, for the start of a stream."""
         return [[] for _ in self.model.layers]
 
 
@@ -116,30 +117,30 @@ class ELMoBackbone(RecurrentBackbone):
 
 
 def _files(name: str) -> tuple[Path, Path | None] | None:
-    """Return the options file that a name leads to, and the weights beside it; None if there is no options file."""
+    """Return the options file and the weights of a name; None without an options file."""
     path = Path(name).expanduser()
-    found = sorted(path.glob("*options*.json")) if path.is_dir() else [path] if path.suffix == ".json" else []
-    described = next((file for file in found if file.is_file() and _is_elmo(file)), None)
-    return None if described is None else (described, _weights(described))
+    candidates = sorted(path.glob("*options*.json")) if path.is_dir() else [path] if path.suffix == ".json" else []
+    options_file = next((file for file in candidates if file.is_file() and _is_elmo(file)), None)
+    return None if options_file is None else (options_file, _weights(options_file))
 
 
 def _is_elmo(file: Path) -> bool:
     try:
-        told = _read_json(file)
+        settings = _read_json(file)
     except BackboneError:
         return False
-    return isinstance(told, dict) and "lstm" in told and "char_cnn" in told
+    return isinstance(settings, dict) and "lstm" in settings and "char_cnn" in settings
 
 
-def _weights(described: Path) -> Path | None:
-    """Return the weights that belong to an options file: named as it is, or the only ones in its folder."""
-    named = described.with_name(described.name.replace("options", "weights")).with_suffix(".hdf5")
-    if named.is_file():
-        return named
+def _weights(options_file: Path) -> Path | None:
+    """Return the weight file of an options file: the one with the same name, or the only one in the folder."""
+    namesake = options_file.with_name(options_file.name.replace("options", "weights")).with_suffix(".hdf5")
+    if namesake.is_file():
+        return namesake
     for pattern in ("*weights*.hdf5", "*.hdf5"):
-        found = sorted(described.parent.glob(pattern))
-        if len(found) == 1:
-            return found[0]
+        matches = sorted(options_file.parent.glob(pattern))
+        if len(matches) == 1:
+            return matches[0]
     return None
 
 
@@ -156,16 +157,16 @@ def _built(name: str, shape: Shape, weights: Path) -> BiLM:
         import h5py
     except ImportError:
         raise BackboneError(f"the weights of {name!r} are an HDF5 file: pip install 'adaptdock[elmo]'") from None
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     try:
         with h5py.File(weights, "r") as file:
             file.visititems(
-                lambda key, item: found.update({key: torch.from_numpy(item[()]).float()} if _holds(item) else {})
+                lambda key, item: tensors.update({key: torch.from_numpy(item[()]).float()} if _holds(item) else {})
             )
     except (OSError, TypeError, ValueError) as error:
         raise BackboneError(f"{weights} cannot be read as HDF5: {error}") from error
-    model = BiLM(shape, projected="CNN_proj/W_proj" in found or shape.channels != shape.width)
-    place(_renamed(found, model, weights), model, name)
+    model = BiLM(shape, projected="CNN_proj/W_proj" in tensors or shape.channels != shape.width)
+    place(_renamed(tensors, model, weights), model, name)
     return model
 
 
@@ -173,19 +174,20 @@ def _holds(item: Any) -> bool:
     return hasattr(item, "shape")
 
 
-def _renamed(found: Mapping[str, Tensor], model: BiLM, weights: Path) -> dict[str, Tensor]:
-    """Return the weights of a file under the names of the network, each laid out as torch has it."""
-    left = {key: tensor for key, tensor in found.items() if not key.startswith("softmax")}
+def _renamed(tensors: Mapping[str, Tensor], model: BiLM, weights: Path) -> dict[str, Tensor]:
+    """Return the weights of a file under the network's names, each in torch's layout."""
+    remaining = {key: tensor for key, tensor in tensors.items() if not key.startswith("softmax")}
 
     def take(key: str) -> Tensor:
-        if key not in left:
-            raise BackboneError(f"{weights} lacks {key!r}, which its options promise")
-        return left.pop(key)
+        if key not in remaining:
+            raise BackboneError(f"{weights} lacks {key!r}, which its options file requires")
+        return remaining.pop(key)
 
     table = take("char_embed")
     if len(table) != CHARACTERS - 1:
         raise BackboneError(f"{weights}: 'char_embed' has {len(table)} characters, the format has {CHARACTERS - 1}")
-    state = {"tokens.characters.weight": torch.cat([torch.zeros_like(table[:1]), table])}  # 0: there is no word
+    # The file has no row for number 0, which marks a missing word; the embedding table needs one.
+    state = {"tokens.characters.weight": torch.cat([torch.zeros_like(table[:1]), table])}
     for number in range(len(model.tokens.convolutions)):
         at = f"tokens.convolutions.{number}"
         state[f"{at}.weight"] = take(f"CNN/W_cnn_{number}").squeeze(0).permute(2, 1, 0)
@@ -205,20 +207,20 @@ def _renamed(found: Mapping[str, Tensor], model: BiLM, weights: Path) -> dict[st
             state |= _cell(at, take(f"{cell}/W_0"), take(f"{cell}/B"), model.shape)
             if model.shape.projection is not None:
                 state[f"{at}.projection.weight"] = take(f"{cell}/W_P_0").T
-    if left:
-        raise BackboneError(f"{weights} holds {min(left)!r} ({len(left)} such), of which its options say nothing")
+    if remaining:
+        raise BackboneError(f"{weights} holds {min(remaining)!r} ({len(remaining)} such), unknown to its options file")
     return state
 
 
 def _cell(at: str, weight: Tensor, bias: Tensor, shape: Shape) -> dict[str, Tensor]:
-    """Return the maps of a direction: what acts on the inputs, with the bias, and what acts on the state."""
+    """Return the two linear maps of a direction: the map of the inputs, with the bias, and the map of the state."""
     if weight.ndim != 2 or weight.shape[1] != 4 * shape.cell or bias.shape != (4 * shape.cell,):
         raise BackboneError(
             f"the weights of {at} have the shape {tuple(weight.shape)}; its options ask for {4 * shape.cell} columns"
         )
     gates = weight.T.view(4, shape.cell, -1)[GATES].flatten(0, 1)
     biases = bias.view(4, shape.cell)[GATES]
-    biases[1] += FORGET_BIAS
+    biases[1] += FORGET_BIAS  # the forget gate, after reordering: bilm-tf adds it when it computes, not in the file
     inputs = weight.shape[0] - shape.outputs
     return {
         f"{at}.input.weight": gates[:, :inputs],
@@ -232,7 +234,7 @@ def _cell(at: str, weight: Tensor, bias: Tensor, shape: Shape) -> dict[str, Tens
 
 
 def _ports(model: BiLM) -> Iterator[Port]:
-    """Yield the ports: token vectors, the maps beneath them, each direction's maps, each layer's output, all layers."""
+    """Yield the ports: token vectors, the maps below them, each direction's maps, each layer's output, all layers."""
     projection: nn.Module | None = model.tokens.projection
     width = model.shape.channels if projection is None else model.shape.width
     yield Port("embeddings", "embedding", "embeddings", 0, "", "tokens", outputs=width)

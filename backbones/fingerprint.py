@@ -1,8 +1,8 @@
-"""The content fingerprint of a checkpoint: the same however it is loaded, cheap however large it is.
+"""The content fingerprint of a checkpoint: the same in every precision, cheap for any size.
 
-Every tensor's name, type and shape is hashed, with blocks of its bytes taken at even distances.
-Other weights of the same shape give another fingerprint; so does any retrained layer. A change that
-falls between all the blocks does not show: this tells backbones apart, it does not prove integrity.
+The hash covers every tensor's name, type and shape, and blocks of its bytes at even distances.
+Other weights of the same shape give another fingerprint; so does any retrained layer. A change between two
+blocks is not noticed: the fingerprint tells backbones apart, it does not prove integrity.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ def _in_memory(tensors: "Mapping[str, Tensor]") -> Iterator[tuple[str, bytes]]:
     for name, tensor in tensors.items():
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
-        def read(start: int, count: int, flat: "Tensor" = flat) -> bytes:
+        def read(start: int, count: int, flat: "Tensor" = flat) -> bytes:  # bound now: the loop variable changes
             return flat[start : start + count].cpu().numpy().tobytes()
 
         sample = _blocks(read, len(flat), BLOCKS_PER_TENSOR)
@@ -61,7 +61,7 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, bytes]]:
     for file in files:
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            if size > min(HEADER_LIMIT, file.stat().st_size):
+            if size > min(HEADER_LIMIT, file.stat().st_size):  # a damaged file may claim terabytes
                 raise BackboneError(
                     f"{file}: its header claims {size} bytes; this is not a safetensors file, or damaged"
                 )
@@ -84,7 +84,7 @@ def _opaque(files: list[Path]) -> Iterator[tuple[str, bytes]]:
 
 
 def _reader(stream: BinaryIO, begin: int) -> Callable[[int, int], bytes]:
-    """Return what reads so many bytes from a place, counted from ``begin``."""
+    """Return a function that reads ``count`` bytes from an offset, counted from ``begin``."""
 
     def read(start: int, count: int) -> bytes:
         stream.seek(begin + start)
@@ -98,5 +98,5 @@ def _blocks(read: Callable[[int, int], bytes], size: int, count: int) -> bytes:
     step = max(BLOCK, (size - BLOCK) // max(1, count - 1))
     for offset in range(0, size, step):
         digest.update(read(offset, min(BLOCK, size - offset)))
-    digest.update(read(max(0, size - BLOCK), min(BLOCK, size)))
+    digest.update(read(max(0, size - BLOCK), min(BLOCK, size)))  # the steps may end before the last block
     return digest.digest()

@@ -1,7 +1,7 @@
 """The backbone family of transformers: any model that ``AutoModel`` can load, GGUF files included.
 
-Ports are read from the module tree and from one small batch that goes through the frozen model, in
-which each module shows its shapes. No architecture has code of its own here.
+Ports are read from the module tree, and from the shapes that each module shows in one small batch through the frozen
+model. No architecture has code of its own here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,7 +81,9 @@ class HuggingFace(BackboneFamily):
             Blocks(body(model)).drop_top(options.drop_layers)
             mark = f"{mark}-{options.drop_layers}"
         path = Path(name).expanduser()
-        known_as = str(path.absolute()) if name not in ALIASES and path.exists() else name  # holds in any folder
+        known_as = (
+            str(path.absolute()) if name not in ALIASES and path.exists() else name
+        )  # absolute: valid in any folder
         backbone = HuggingFaceBackbone(known_as, model, tokenizer, mark, revision=checkpoint.revision)
         backbone.quantized, backbone.dropped = options.quantize, options.drop_layers
         backbone.files = () if checkpoint.gguf else tuple(checkpoint.weight_files)
@@ -93,7 +95,7 @@ class HuggingFace(BackboneFamily):
         return isinstance(model, PreTrainedModel)
 
     def adopt(self, model: Any, tokenizer: Any) -> "HuggingFaceBackbone":
-        """Build a backbone around a model in memory, which is frozen in place and set to evaluation."""
+        """Build a backbone around a model in memory, which is frozen in place and switched to evaluation mode."""
         origin = origin_of(model)
         padded = with_padding(tokenizer)
         backbone = HuggingFaceBackbone(origin.name, model, padded, origin.fingerprint, origin.revision)
@@ -102,13 +104,13 @@ class HuggingFace(BackboneFamily):
 
 
 class HuggingFaceBackbone(Backbone):
-    """A frozen transformers model. It may also be built around one that is already in memory."""
+    """A frozen transformers model; it can also be built around a model in memory."""
 
     model: PreTrainedModel
     generator: PreTrainedModel | None
-    """The whole language model, of which :attr:`model` is the body; None where it is none."""
+    """The whole language model, whose body is :attr:`model`; None for other models."""
     positions_counted = False
-    """Whether the model numbers tokens by its mask, leaving padding out; found by the probe."""
+    """Whether the model numbers tokens by its mask, without padding; measured by the probe."""
 
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: Any, fingerprint: str, revision: str | None = None
@@ -124,20 +126,22 @@ class HuggingFaceBackbone(Backbone):
         self.vocabulary = limits.vocabulary(tokenizer)
         self._resumed: set[int] = set()
         self._residuals: dict[str, Residual] | None = None
-        self._encoder_output: type[Any] = BaseModelOutput  # some encoders have one of their own
+        self._encoder_output: type[Any] = BaseModelOutput  # some encoders have an output class of their own
         self._position_offset = limits.position_offset(self.model)
         reader = self.model.get_encoder() if self.encoder_decoder else self.model
         self._takes_positions = "position_ids" in signature(reader.forward).parameters
         self.max_length = limits.max_length(self.model, self._position_offset, tokenizer)
         self._table = self.model.get_input_embeddings()
-        shown = _probe(self)
-        self.width, self._states_device = shown.width, shown.device or self.device
-        self._table = called_table(self.model, shown)
-        self.causal = shown.causal and not self.encoder_decoder
+        findings = _probe(self)
+        self.width, self._states_device = findings.width, findings.device or self.device
+        self._table = called_table(
+            self.model, findings
+        )  # the probe ran with the declared table; models may call a copy
+        self.causal = findings.causal and not self.encoder_decoder
         self.ports, self._attention = open_ports(
-            self, self.model, int(getattr(config, "hidden_size", shown.width)), shown
+            self, self.model, int(getattr(config, "hidden_size", findings.width)), findings
         )
-        self._vocabulary_closed = shown.vocabulary_closed
+        self._vocabulary_closed = findings.vocabulary_closed
 
     @property
     def device(self) -> torch.device:
@@ -146,90 +150,100 @@ class HuggingFaceBackbone(Backbone):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the embeddings: what flows between the layers."""
+        """The dtype of the embeddings, and of the states between the layers."""
         return next(self.model.get_input_embeddings().parameters()).dtype  # type: ignore[no-any-return]
 
     def placement(self, port: Port) -> torch.device:
-        """Return the device on which the port's module computes; that of the last states where layers are mixed."""
+        """Return the device on which the port's module computes; for mixed layers the device of the last states."""
         return self._states_device if port.kind == "layers" else device_of(self.model.get_submodule(port.module))
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the last hidden states, of the encoder alone where only that is read."""
+        """Return the last hidden states (R, T, W), of the encoder alone if the batch reads only the encoder."""
         inputs, encoded = batch.inputs, batch.encoded
-        read = {name: tensor for name, tensor in inputs.items() if not name.startswith("decoder_")}
-        given = dict(self._divided(read)) if batch.virtual is None else self.with_virtual(read, batch.virtual)
+        encoder_inputs = {name: tensor for name, tensor in inputs.items() if not name.startswith("decoder_")}
+        model_inputs = (
+            dict(self._divided(encoder_inputs))
+            if batch.virtual is None
+            else self.with_virtual(encoder_inputs, batch.virtual)
+        )
         if batch.shift is not None:
             if not self._takes_positions or self.encoder_decoder:
-                raise BackboneError(f"{type(self.model).__name__} takes no positions, so a text cannot be moved in it")
-            given["position_ids"] = moved(given, batch.shift, self.positions_counted, self._position_offset)
+                raise BackboneError(
+                    f"{type(self.model).__name__} takes no position_ids, so texts cannot be shifted in it"
+                )
+            model_inputs["position_ids"] = moved(
+                model_inputs, batch.shift, self.positions_counted, self._position_offset
+            )
         with self._attention_kernel():
             if not self.encoder_decoder:
                 extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
-                return self.model(**given, **extra)[0]  # type: ignore[no-any-return]
+                return self.model(**model_inputs, **extra)[0]  # type: ignore[no-any-return]
             if encoded is None:
-                output = self.model.get_encoder()(**given)
+                output = self.model.get_encoder()(**model_inputs)
                 encoded, self._encoder_output = output[0], type(output)
             if batch.reads == "encoder":
                 return encoded
             ids = inputs.get("decoder_input_ids")
             return self.model(  # type: ignore[no-any-return]
                 encoder_outputs=self._encoder_output(last_hidden_state=encoded),
-                attention_mask=given["attention_mask"],
+                attention_mask=model_inputs["attention_mask"],
                 decoder_input_ids=self._shift_right(inputs["input_ids"]) if ids is None else ids,
                 use_cache=False,
             )[0]
 
     def _divided(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Leave the mask of several texts in a row away: only then transformers divides them by their positions."""
+        """Drop the mask of rows with several texts: with a mask transformers does not divide texts by positions."""
         if "position_ids" in inputs and not self._takes_positions:
             raise BackboneError(f"{type(self.model).__name__} takes no positions, so a row holds one text only")
         return {
-            name: given for name, given in inputs.items() if name != "attention_mask" or "position_ids" not in inputs
+            name: tensor for name, tensor in inputs.items() if name != "attention_mask" or "position_ids" not in inputs
         }
 
     def layers(self, batch: Batch) -> list[Tensor]:
-        """Return the states that enter each layer, with what adapters have done to them, and the last ones."""
-        with Blocks(self.model).seen() as seen:
+        """Return the inputs of each layer, with the adapters' changes, and the last hidden states (R, T, W)."""
+        with Blocks(self.model).seen() as states:
             last = self.forward(batch)
-        odd = next((state for state in seen if state.shape != last.shape), None)
+        odd = next((state for state in states if state.shape != last.shape), None)
         if odd is not None:
             raise BackboneError(
-                f"the layers of {type(self.model).__name__} hand on states of the shape {tuple(odd.shape)}, and the "
-                f"last ones are {tuple(last.shape)}: they cannot be mixed"
+                f"the layers of {type(self.model).__name__} pass on states of shape {tuple(odd.shape)}, but the "
+                f"last hidden states have shape {tuple(last.shape)}: they cannot be mixed"
             )
-        return [*(state.to(last.device) for state in seen), last]
+        return [*(state.to(last.device) for state in states), last]
 
     def entering(self, inputs: Mapping[str, Tensor], layer: int | None) -> Tensor:
-        """Return the hidden states that enter a layer; the first call checks that the model can begin there."""
+        """Return the inputs (R, T, W) of a layer; the first call checks that the model can resume there."""
         if layer is None:
             return self.forward(Batch(inputs))
         blocks = Blocks(self.model)
         if layer not in self._resumed:
             check_resuming(blocks, self.forward, Batch(inputs), layer)
             self._resumed.add(layer)
-        with blocks.stopping(layer) as seen:
+        with blocks.stopping(layer) as block_inputs:
             self.forward(Batch(inputs))
-        return seen[0]
+        return block_inputs[0]
 
     def resumed(self, inputs: Mapping[str, Tensor], layer: int, hidden: Tensor) -> Tensor:
-        """Return the last hidden states, from those that enter a layer."""
+        """Return the last hidden states (R, T, W), computed from the inputs of a layer."""
         with Blocks(self.model).only(layer, hidden):
             return self.forward(Batch(inputs))
 
     def with_virtual(self, inputs: Mapping[str, Tensor], virtual: Virtual) -> dict[str, Tensor]:
-        """Return the model's inputs with embeddings in front; they have positions as if they were tokens."""
-        own = self._table(inputs["input_ids"])
-        given = virtual_tokens.lay_out(inputs, own, virtual)
+        """Return the model's inputs with embeddings in front, which have positions like tokens."""
+        embeddings = self._table(inputs["input_ids"])
+        extended = virtual_tokens.lay_out(inputs, embeddings, virtual)
         if self._takes_positions:
-            found = virtual_tokens.positions(virtual, given["attention_mask"], self.positions_counted)
-            given["position_ids"] = found + self._position_offset
-        return given
+            positions = virtual_tokens.positions(virtual, extended["attention_mask"], self.positions_counted)
+            extended["position_ids"] = positions + self._position_offset
+        return extended
 
     def norm(self, path: str) -> tuple[Tensor, Tensor, float]:
         """Return factor, bias and epsilon of a layer norm."""
         module = self.model.get_submodule(path)
         if not isinstance(module, nn.LayerNorm) or module.weight is None or module.bias is None:
-            raise BackboneError(f"{path} of {self.id!r} is no layer norm with factor and bias: {type(module).__name__}")
+            raise BackboneError(
+                f"{path} of {self.id!r} is not a layer norm with factor and bias: {type(module).__name__}"
+            )
         weight, bias = in_memory(module.weight, path), in_memory(module.bias, path)
         return weight.detach(), bias.detach(), module.eps
 
@@ -242,7 +256,7 @@ class HuggingFaceBackbone(Backbone):
         return None
 
     def residual(self, port: Port) -> Residual | None:
-        """Return what the output of a block is added to; found by a pass of a small batch, the first time."""
+        """Return the residual that the output of a block is added to; the first call runs a small batch."""
         if self._residuals is None:
             self._residuals = residuals(self, self.ports)
         return self._residuals.get(port.name)
@@ -252,7 +266,7 @@ class HuggingFaceBackbone(Backbone):
         return in_memory(quantization.dense(self.model.get_submodule(port.module)), port.name)
 
     def bias(self, port: Port) -> Tensor:
-        """Return the frozen bias (outputs) of a linear port; zeros where it has none."""
+        """Return the frozen bias (outputs) of a linear port; zeros for a map without bias."""
         bias = getattr(self.model.get_submodule(port.module), "bias", None)
         if bias is None:
             return torch.zeros(port.outputs, device=self.placement(port))
@@ -260,7 +274,7 @@ class HuggingFaceBackbone(Backbone):
 
     def save(self, folder: Path, maps: Mapping[Port, tuple[Tensor, Tensor]]) -> None:
         """Write a copy as transformers writes models; a language model keeps its map to the vocabulary."""
-        changed = {self.model.get_submodule(port.module): (port.name, *given) for port, given in maps.items()}
+        changed = {self.model.get_submodule(port.module): (port.name, *tensors) for port, tensors in maps.items()}
         try:
             saving.write(self.generator or self.model, self.tokenizer, folder, changed)
         except (ValueError, RuntimeError, ImportError, SafetensorError) as error:
@@ -270,14 +284,16 @@ class HuggingFaceBackbone(Backbone):
         """Return the frozen input embeddings (V, W)."""
         table = getattr(self.model.get_input_embeddings(), "weight", None)
         if table is None or table.shape[-1] != self.width:
-            found = "no table of tokens" if table is None else f"{table.shape[-1]} wide, its hidden states {self.width}"
+            description = (
+                "no table of tokens" if table is None else f"{table.shape[-1]} wide, its hidden states {self.width}"
+            )
             raise BackboneError(
-                f"{type(self.model).__name__} has no map to a vocabulary: its input embeddings are {found}"
+                f"{type(self.model).__name__} has no map to a vocabulary: its input embeddings are {description}"
             )
         return in_memory(table, "the input embeddings")
 
     def vocabulary_logits(self, hidden: Tensor) -> Tensor:
-        """Return the frozen language model's logits (R, T, V); the probe has compared them with its own."""
+        """Return the frozen language model's logits (R, T, V); the probe compared them with the model's own."""
         if self.generator is None or self._vocabulary_closed:
             reason = self._vocabulary_closed or f"{type(self.model).__name__} has no map to a vocabulary"
             raise BackboneError(f"the backbone {self.id!r} cannot be used as a language model: {reason}")
@@ -290,25 +306,27 @@ class HuggingFaceBackbone(Backbone):
                 f"the backbone {self.id!r} cannot write: as {type(self.model).__name__} it has no map to a vocabulary"
             )
         inputs, virtual, shift = batch.inputs, batch.virtual, batch.shift
-        given, prompts = dict(inputs), None
+        arguments, prompts = dict(inputs), None
         if virtual is not None:
             extended = self.with_virtual(inputs, virtual)
-            given = {name: extended[name] for name in ("inputs_embeds", "attention_mask")}
+            arguments = {name: extended[name] for name in ("inputs_embeds", "attention_mask")}
             prompts, _ = virtual_tokens.token_ids(inputs, virtual)
         moving = nullcontext() if shift is None else moving_on(self.model, shift)
         with moving, reported(self.model, batch.calls, prompts, shift):
-            found: Tensor = self._search(given, options, seeds)
+            tokens: Tensor = self._search(arguments, options, seeds)
         skipped = 1 if self.encoder_decoder else (0 if virtual is not None else inputs["input_ids"].shape[1])
-        return found[:, skipped:]
+        return tokens[:, skipped:]
 
-    def _search(self, given: Mapping[str, Tensor], options: Mapping[str, Any], seeds: Sequence[int] | None) -> Tensor:
+    def _search(
+        self, arguments: Mapping[str, Tensor], options: Mapping[str, Any], seeds: Sequence[int] | None
+    ) -> Tensor:
         assert self.generator is not None
         return self.generator.generate(  # type: ignore[no-any-return]
-            **given,
+            **arguments,
             max_new_tokens=options["max_new_tokens"],
             num_beams=options["num_beams"],
             repetition_penalty=options["repetition_penalty"],
-            do_sample=False,
+            do_sample=False,  # the processors of drawing() sample, with a seed per row
             temperature=None,
             top_k=None,
             top_p=None,
@@ -324,15 +342,15 @@ class HuggingFaceBackbone(Backbone):
 
     @cached_property
     def writes_in_steps(self) -> bool:
-        """Whether this is a decoder that keeps keys and values alone; found by a short text."""
+        """Whether this is a decoder that caches keys and values only; measured with a short text."""
         return self.generator is not None and not self.encoder_decoder and kv_cache.possible(self.model)
 
     def begin(self, batch: Batch) -> tuple[Tensor, kv_cache.Cached]:
         """Read prompts into a cache of keys and values."""
         if not self.writes_in_steps:
             raise BackboneError(f"the backbone {self.id!r} does not write in steps")
-        given = dict(batch.inputs) if batch.virtual is None else self.with_virtual(batch.inputs, batch.virtual)
-        return kv_cache.begin(self.model, given, self.vocabulary_logits, self._takes_positions, batch.shift)
+        inputs = dict(batch.inputs) if batch.virtual is None else self.with_virtual(batch.inputs, batch.virtual)
+        return kv_cache.begin(self.model, inputs, self.vocabulary_logits, self._takes_positions, batch.shift)
 
     def _attention_kernel(self) -> AbstractContextManager[None]:
         """Choose the attention kernel that trains fast.
@@ -363,7 +381,7 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
     dtype: Any = options.dtype if options.dtype != "auto" else ("float32" if device == "cpu" else "auto")
     arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": options.trust_remote_code}
     if not checkpoint.gguf:
-        arguments["use_safetensors"] = True
+        arguments["use_safetensors"] = True  # otherwise transformers may fall back to a pickle
     quantizer = None
     if options.quantize:
         quantizer = quantization.choose(options.quantize, options.quantizer, device.partition(":")[0])
@@ -380,6 +398,7 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
     model, report = auto_class(checkpoint, options).from_pretrained(
         checkpoint.folder, output_loading_info=True, **arguments
     )
+    # Many checkpoints come without the pooler, which no port and no head reads.
     lacking = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if lacking:
         raise BackboneError(
@@ -404,10 +423,10 @@ def _probe(backbone: HuggingFaceBackbone) -> Findings:
     try:
         with quiet():
             return probe(backbone, linear_maps, watched(model, backbone.encoder_decoder), language_logits)
-    except Exception as error:  # whatever a model raises that wants something else than tokens
+    except Exception as error:  # models of images or sound raise anything when they get tokens
         raise BackboneError(
-            f"the architecture {backbone.architecture!r} cannot be used: a small batch of tokens did not come "
-            f"through {type(model).__name__} ({type(error).__name__}: {_first_line(error)})"
+            f"the architecture {backbone.architecture!r} cannot be used: a small batch of tokens did not come through "
+            f"{type(model).__name__} ({type(error).__name__}: {_first_line(error)})"
         ) from error
 
 

@@ -2,8 +2,8 @@
 
 A folder with the weights (``.pth`` as fastai's ``learn.save`` and ``save_encoder`` write them, or the same tensors as
 ``.safetensors``) and the vocabulary (``itos`` or ``vocab`` as ``.json``, ``.txt`` or ``.pkl``).
-Sizes are those of the tensors. A ``.pth`` file is opened with ``torch.load(weights_only=True)``, which reads tensors
-and containers of them and executes nothing of the file; what wants more is refused.
+Sizes are read from the tensors. A ``.pth`` file is opened with ``torch.load(weights_only=True)``, which reads tensors
+and containers of tensors and executes no code of the file. A file with anything else is refused.
 """
 
 import re
@@ -34,21 +34,21 @@ WEIGHTS, VOCABULARIES = (".pth", ".safetensors"), (".json", ".txt", ".pkl")
 ENCODER, DECODER = "encoder.weight", "1.decoder."
 RNN = re.compile(r"rnns\.(\d+)\.(?:module\.)?(weight|bias)_(ih|hh)_l0(_raw)?")
 COPIES = re.compile(r"encoder_(?:dp|with_dropout)\.emb(?:ed)?\.weight")
-"""The embeddings again, which fastai's module for their dropout holds too."""
+"""Copies of the embeddings in fastai's module for embedding dropout."""
 
 
 class ULMFiT(BackboneFamily):
-    """Loads a folder with weights and vocabulary of an AWD-LSTM, or its weight file."""
+    """Loads a folder with the weights and the vocabulary of an AWD-LSTM, or a path to the weight file."""
 
     def accepts(self, name: str) -> bool:
-        """Take a folder, or a file in one, that has one weight file and a vocabulary but no configuration."""
+        """Take a folder with one weight file and a vocabulary but no ``config.json``, or that weight file."""
         return _files(name) is not None
 
     def load(self, name: str, options: LoadOptions) -> "ULMFiTBackbone":
         """Load a model, frozen, with its vocabulary; raise :class:`BackboneError` if that fails."""
         files = _files(name)
         if files is None:
-            raise BackboneError(f"{name}: there are no weights of an AWD-LSTM with a vocabulary beside them")
+            raise BackboneError(f"{name}: no weights of an AWD-LSTM with a vocabulary beside them were found there")
         check_options(name, options)
         weights, vocabulary = files
         tokenizer = VocabularyTokenizer(read_vocabulary(vocabulary))
@@ -64,7 +64,7 @@ class ULMFiT(BackboneFamily):
 
 
 class ULMFiTBackbone(RecurrentBackbone):
-    """A frozen AWD-LSTM. It may also be built around a network that is already in memory."""
+    """A frozen AWD-LSTM; it can also be built around a network in memory."""
 
     architecture = "awd_lstm"
     causal = True
@@ -114,7 +114,7 @@ class ULMFiTBackbone(RecurrentBackbone):
         """Return the language model's logits (R, T, V)."""
         if self.model.decoder is None:
             raise BackboneError(
-                f"the backbone {self.id!r} holds an encoder only, as save_encoder of fastai writes it: it has no map "
+                f"the backbone {self.id!r} holds an encoder only, as save_encoder of fastai writes, and has no map "
                 f"to the vocabulary. Save the whole language model (learn.save)."
             )
         return self.model.decoder(hidden)  # type: ignore[no-any-return]
@@ -124,12 +124,12 @@ class ULMFiTBackbone(RecurrentBackbone):
 
 
 def _files(name: str) -> tuple[Path, Path] | None:
-    """Return weights and vocabulary that a name leads to, or None."""
+    """Return the weight file and the vocabulary file of a name, or None."""
     path = Path(name).expanduser()
     folder = path if path.is_dir() else path.parent
     if path.is_file() and path.suffix not in WEIGHTS:
         return None
-    if not path.exists() or (folder / "config.json").exists():
+    if not path.exists() or (folder / "config.json").exists():  # config.json marks a model of transformers
         return None
     weights = [path] if path.is_file() else [file for suffix in WEIGHTS for file in sorted(folder.glob(f"*{suffix}"))]
     words = [
@@ -142,7 +142,7 @@ def _files(name: str) -> tuple[Path, Path] | None:
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a weight file by name; raise :class:`BackboneError` for what holds anything else."""
+    """Return the tensors of a weight file by name; raise :class:`BackboneError` for a file with anything else."""
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -152,58 +152,59 @@ def read_state(file: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise BackboneError(f"{file} cannot be read: {error}") from error
     try:
-        found: Any = torch.load(file, map_location="cpu", weights_only=True)
+        content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, OSError, EOFError) as error:
         raise BackboneError(
             f"{file} cannot be read as weights alone, and nothing else is ever loaded of a pickle. Save it where you "
             f"trust it: torch.save(learn.model.state_dict(), 'weights.pth'). ({str(error).splitlines()[0]})"
         ) from error
-    found = found.get("model", found) if isinstance(found, dict) else found  # fastai keeps the optimiser beside it
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise BackboneError(f"{file} holds no table of tensors")
-    return dict(found)
+    # learn.save stores the optimiser beside the model
+    content = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise BackboneError(f"{file} does not hold a table of tensors")
+    return dict(content)
 
 
 def renamed(state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """Return fastai's weights under the names of :class:`AWDLSTM`, in float32; a classifier's own layers are left out.
+    """Return fastai's weights under the names of :class:`AWDLSTM`, in float32, without the layers of a classifier.
 
     Raises :class:`BackboneError` for another network: QRNN, or two directions.
     """
     table = next((key for key in state if key.endswith(ENCODER)), None)
     if table is None:
-        raise BackboneError(f"{file} has no {ENCODER!r}: it is no AWD-LSTM of fastai")
+        raise BackboneError(f"{file} has no {ENCODER!r}: it is not an AWD-LSTM of fastai")
     prefix = table.removesuffix(ENCODER)
-    found = {"embeddings.weight": state[table].float()}
+    weights = {"embeddings.weight": state[table].float()}
     raw = set()
     for key, tensor in state.items():
-        rest = key.removeprefix(prefix) if key.startswith(prefix) else ""
-        match = RNN.fullmatch(rest)
+        inner = key.removeprefix(prefix) if key.startswith(prefix) else ""
+        match = RNN.fullmatch(inner)
         if match:
-            layer, what, side, is_raw = match.groups()
-            name = f"layers.{layer}.ahead.{'input' if side == 'ih' else 'recurrent'}.{what}"
-            if is_raw or name not in raw:  # without _raw it is what dropout has left of it
-                found[name] = tensor.float()
+            layer, kind, side, is_raw = match.groups()
+            name = f"layers.{layer}.ahead.{'input' if side == 'ih' else 'recurrent'}.{kind}"
+            if is_raw or name not in raw:  # without _raw: a copy that weight dropout has thinned out
+                weights[name] = tensor.float()
             raw |= {name} if is_raw else set()
-        elif rest.startswith("rnns."):
-            raise BackboneError(f"{file}: {key!r} is of a network that is no LSTM in one direction")
+        elif inner.startswith("rnns."):
+            raise BackboneError(f"{file}: {key!r} belongs to a network that is not a one-directional LSTM")
         elif key.startswith(DECODER):
-            found[f"decoder.{key.removeprefix(DECODER)}"] = tensor.float()
-        elif rest != ENCODER and not COPIES.fullmatch(rest) and not key.startswith("1."):
-            raise BackboneError(f"{file}: {key!r} is no weight of an AWD-LSTM")
-    return found
+            weights[f"decoder.{key.removeprefix(DECODER)}"] = tensor.float()
+        elif inner != ENCODER and not COPIES.fullmatch(inner) and not key.startswith("1."):
+            raise BackboneError(f"{file}: {key!r} is not a weight of an AWD-LSTM")
+    return weights
 
 
 def _built(name: str, state: Mapping[str, Tensor], tokenizer: VocabularyTokenizer) -> AWDLSTM:
-    """Return the network whose sizes are those of its weights."""
+    """Return a network with the sizes of its weights."""
     numbers = {int(key.split(".")[1]) for key in state if key.startswith("layers.")}
-    first = state.get("layers.0.ahead.recurrent.weight")
-    if first is None or numbers != set(range(len(numbers))):
+    recurrent = state.get("layers.0.ahead.recurrent.weight")
+    if recurrent is None or numbers != set(range(len(numbers))):
         raise BackboneError(f"the backbone {name!r} cannot be loaded: it lacks layers, found {sorted(numbers)}")
     words, width = state["embeddings.weight"].shape
     model = AWDLSTM(
         words,
         width,
-        hidden=first.shape[1],
+        hidden=recurrent.shape[1],
         layers=len(numbers),
         padding=tokenizer.pad_token_id,
         decoder="decoder.weight" in state,

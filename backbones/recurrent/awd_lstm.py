@@ -1,10 +1,10 @@
 """AWD-LSTM (Merity et al. 2018, arXiv:1708.02182), the network of ULMFiT (Howard and Ruder 2018, arXiv:1801.06146).
 
-Layers of LSTMs in one direction; the last is as wide as the embeddings, which also map to the vocabulary. While it
-trains it drops whole words from the table of embeddings, recurrent weights, and of each row the same channels at every
-step. What is dropped, and where, is as in fastai's ``AWD_LSTM``.
+Layers of LSTMs in one direction; the last layer is as wide as the embeddings, which also map to the vocabulary.
+Training drops whole words from the embedding table, recurrent weights, and for each row the same channels at every
+step. Places and shares of dropout are those of fastai's ``AWD_LSTM``.
 
-Shapes are written with these letters: R rows, T steps, E the width of the embeddings, V words of the vocabulary.
+Letters in shapes: R rows, T steps, E the width of the embeddings, V words of the vocabulary.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from adaptdock.backbones.recurrent.lstm import LSTM, State
 
 @dataclass(frozen=True)
 class Dropout:
-    """Shares that are dropped while training; those of fastai's language models unless given."""
+    """Dropout shares in training; the defaults are those of fastai's language models."""
 
     embedding: float = 0.02
     input: float = 0.25
@@ -33,14 +33,14 @@ class Dropout:
 
 
 class Variational(nn.Module):
-    """Drops of each row the same channels at every step: (R, T, E) -> (R, T, E)."""
+    """Variational dropout: drops the same channels of a row at every step, (R, T, E) -> (R, T, E)."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what is left, scaled up."""
+        """Return the remaining values, scaled up to keep the expected sum."""
         if not self.training or not self.share:
             return x
         return x * functional.dropout(x.new_ones(len(x), 1, x.shape[-1]), self.share)
@@ -53,11 +53,11 @@ class Embeddings(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the vectors of words, (R, T) -> (R, T, E)."""
-        found = super().forward(input)
+        vectors = super().forward(input)
         if not self.training or not self.share:
-            return found
-        kept = functional.dropout(found.new_ones(self.num_embeddings), self.share)
-        return found * kept[input].unsqueeze(-1)
+            return vectors
+        mask = functional.dropout(vectors.new_ones(self.num_embeddings), self.share)
+        return vectors * mask[input].unsqueeze(-1)
 
 
 class Layer(nn.Module):
@@ -68,11 +68,11 @@ class Layer(nn.Module):
         self.ahead = LSTM(inputs, outputs, weight_dropout=weight_dropout)
 
     def forward(self, x: Tensor, mask: Tensor, states: "list[State] | None" = None) -> Tensor:
-        """Return the outputs; ``states``, if given, is where the layer begins, and then where it has ended."""
-        found, end = self.ahead(x, mask, states[0] if states else None)
+        """Return the outputs; ``states``, if given, holds the start state and is filled with the end state."""
+        outputs, end = self.ahead(x, mask, states[0] if states else None)
         if states is not None:
             states[:] = [end]
-        return found  # type: ignore[no-any-return]
+        return outputs  # type: ignore[no-any-return]
 
 
 class AWDLSTM(nn.Module):
@@ -103,7 +103,7 @@ class AWDLSTM(nn.Module):
     def forward(self, vectors: Tensor, mask: Tensor, states: "list[list[State]] | None" = None) -> Tensor:
         """Return the last hidden states (R, T, E) for word vectors (R, T, E).
 
-        ``states`` holds a list for each layer (an empty one for a state of zeros), which is filled with the state
+        ``states`` holds a list for each layer; an empty list starts with zeros. Each list is filled with the state
         after each row's last word.
         """
         return self.between(self.input_dropout(vectors), mask, 0, len(self.layers), states)
@@ -111,14 +111,14 @@ class AWDLSTM(nn.Module):
     def between(
         self, x: Tensor, mask: Tensor, first: int, end: int, states: "list[list[State]] | None" = None
     ) -> Tensor:
-        """Return what enters layer ``end``, from what enters layer ``first``."""
+        """Return the inputs (R, T, width) of layer ``end``, computed from the inputs of layer ``first``."""
         for number in range(first, end):
             x = self.layers[number](x, mask, None if states is None else states[number])
             x = self.hidden_dropout(x) if number < len(self.layers) - 1 else x
         return x
 
     def tie(self) -> None:
-        """Let the map to the vocabulary have the weights of the embeddings."""
+        """Tie the map to the vocabulary to the weights of the embeddings."""
         if self.decoder is not None:
             self.decoder.weight = self.embeddings.weight
 

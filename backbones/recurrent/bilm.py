@@ -1,10 +1,10 @@
 """The network of ELMo: a character CNN, highway layers, and LSTMs that read in both directions (Peters et al. 2018).
 
-arXiv:1802.05365; the equations are those of the authors' program bilm-tf. The layers of both directions lie side
-by side, but neither reads the other.
+arXiv:1802.05365; the equations are from the authors' program bilm-tf. Both directions run side by side, and neither
+reads the other.
 
-Shapes are written with these letters: R rows, T words, C characters of a word, F filters in all, P the width of the
-token vectors, O that of what a direction puts out.
+Letters in shapes: R rows, T words, C characters of a word, F filters in all, P the width of the token vectors, O the
+output width of a direction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ CHARACTERS = 262
 
 @dataclass(frozen=True)
 class Shape:
-    """What ``options.json`` says of a network."""
+    """The sizes and settings of a network in ``options.json``."""
 
     filters: tuple[tuple[int, int], ...]
     character_width: int
@@ -43,12 +43,12 @@ class Shape:
 
     @property
     def projection(self) -> int | None:
-        """The width to which each direction is projected; None where the cell is no wider."""
+        """The width to which each direction is projected; None for a cell that is not wider."""
         return self.width if self.width < self.cell else None
 
     @property
     def outputs(self) -> int:
-        """The width O of what a direction puts out."""
+        """The output width O of a direction."""
         return self.projection or self.cell
 
 
@@ -77,11 +77,11 @@ class CharacterCNN(nn.Module):
         self.activation = {"relu": torch.relu, "tanh": torch.tanh}[shape.activation]
 
     def forward(self, characters: Tensor) -> Tensor:
-        """Return the token vectors; what each filter has seen best in a word is what counts."""
+        """Return the token vectors (R, T, P), max-pooled over the characters of each word."""
         rows, words, length = characters.shape
         embedded = self.characters(characters.reshape(rows * words, length)).mT  # (R T, character width, C)
-        seen = [self.activation(convolution(embedded).amax(-1)) for convolution in self.convolutions]
-        x = torch.cat(seen, dim=-1).view(rows, words, -1)
+        features = [self.activation(convolution(embedded).amax(-1)) for convolution in self.convolutions]
+        x = torch.cat(features, dim=-1).view(rows, words, -1)
         for highway in self.highways:
             x = highway(x)
         return x if self.projection is None else self.projection(x)
@@ -90,28 +90,28 @@ class CharacterCNN(nn.Module):
 class Both(nn.Module):
     """One layer in both directions, the forward half of the channels first: (R, T, 2 I) -> (R, T, 2 O).
 
-    With ``skip`` what comes in is added to what goes out.
+    With ``skip`` the inputs are added to the outputs.
     """
 
     def __init__(self, inputs: int, shape: Shape, skip: bool) -> None:
         super().__init__()
-        rest = (shape.cell, shape.projection, shape.cell_clip, shape.projection_clip)
-        self.ahead, self.back = LSTM(inputs, *rest), LSTM(inputs, *rest, backward=True)
+        sizes = (shape.cell, shape.projection, shape.cell_clip, shape.projection_clip)
+        self.ahead, self.back = LSTM(inputs, *sizes), LSTM(inputs, *sizes, backward=True)
         self.skip = skip
 
     def forward(self, x: Tensor, mask: Tensor, states: "list[State] | None" = None) -> Tensor:
-        """Return the outputs; ``states``, if given, are where the directions begin, and then where they have ended."""
+        """Return the outputs; ``states``, if given, holds the start states and is filled with the end states."""
         first, second = x.chunk(2, dim=-1)
         ahead, end = self.ahead(first, mask, states[0] if states else None)
         back, other_end = self.back(second, mask, states[1] if states else None)
         if states is not None:
             states[:] = [end, other_end]
-        found = torch.cat([ahead, back], dim=-1)
-        return found + x if self.skip else found
+        outputs = torch.cat([ahead, back], dim=-1)
+        return outputs + x if self.skip else outputs
 
 
 class BiLM(nn.Module):
-    """The whole network up to its last layer; the softmax over words of its training is not in the published files."""
+    """The whole network up to its last layer; the published files lack the softmax over words."""
 
     def __init__(self, shape: Shape, projected: bool) -> None:
         super().__init__()
@@ -125,29 +125,29 @@ class BiLM(nn.Module):
         self.mixes_tokens = vectors == shape.outputs
 
     def forward(self, tokens: Tensor, mask: Tensor, states: "list[list[State]] | None" = None) -> list[Tensor]:
-        """Return each layer's outputs (R, T, 2 O), that of the token vectors (R, T, P), twice side by side, first.
+        """Return the token vectors, twice side by side (R, T, 2 P), and then each layer's outputs (R, T, 2 O).
 
-        ``states`` holds a list for each layer (an empty one where its directions begin with zeros), which is filled
-        with the states after each row's last word: given again with the next words, they are read on from there.
+        ``states`` holds a list for each layer; an empty list starts with zeros. Each list is filled with the states
+        after each row's last word. Passed again with the next words, they continue the text.
         """
         x = torch.cat([tokens, tokens], dim=-1)
-        found = [x]
+        outputs = [x]
         for number, layer in enumerate(self.layers):
             x = layer(x, mask, None if states is None else states[number])
-            found.append(x)
-        return found
+            outputs.append(x)
+        return outputs
 
     def alike(self, layers: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the layers (R, T, 2 O) that ELMo mixes: token vectors of another width than the rest are left out."""
+        """Return the layers (R, T, 2 O) that ELMo mixes, without token vectors of another width."""
         return layers if self.mixes_tokens else layers[1:]
 
     def mean(self, layers: Sequence[Tensor]) -> Tensor:
-        """Return ELMo's sum (R, T, 2 O) with the weights that it begins with, softmax(0) and gamma = 1."""
+        """Return ELMo's weighted sum (R, T, 2 O) with the start weights, softmax(0) and gamma = 1."""
         return torch.stack(list(self.alike(layers))).mean(0)
 
 
 def read_shape(options: Mapping[str, Any]) -> Shape:
-    """Return what the options say; raises KeyError, TypeError or ValueError for what is missing or of another kind."""
+    """Return the shape in the options; raise KeyError, TypeError or ValueError for missing or wrong entries."""
     lstm, cnn = options["lstm"], options["char_cnn"]
     activation = cnn.get("activation", "relu")
     if activation not in ("relu", "tanh"):

@@ -1,7 +1,7 @@
-"""ELMo's tokenizer: each word is one token, given to the network as the bytes of its characters.
+"""ELMo's tokenizer: each word is one token, which the network reads as the bytes of its characters.
 
-A word is <begin word>, its UTF-8 bytes as far as there is room, <end word>, and padding; <S> and </S> stand around a
-sentence. One is added to all of it, so that 0 is where there is no word (the format of allenai/bilm-tf).
+A word is <begin word>, as many of its UTF-8 bytes as fit, <end word>, and padding; a sentence is enclosed in <S> and
+</S>. All numbers are increased by one, so that 0 marks a missing word (the format of allenai/bilm-tf).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from adaptdock.plugins.toolkit.windowing import Span
 
 BEGIN_SENTENCE, END_SENTENCE, BEGIN_WORD, END_WORD, PADDING = range(256, 261)
 NOTHING, WORD, BEGIN, END = range(4)
-"""What ``input_ids`` tell; which word it is, only its characters do."""
+"""The values of ``input_ids``: kinds of tokens only, since a word is known by its characters."""
 
 
 class CharacterTokenizer(WordTokenizer):

@@ -1,7 +1,8 @@
 """The vocabulary of fastai's language models (``itos``): a list of words, and a tokenizer by its rules.
 
-A list is read from JSON, from text with a word a line, or from a pickle of one flat list of strings, as of fastai.
-The pickle is not loaded: its operations are read off, and any but those that such a list consists of is refused.
+A list is read from JSON, from text with a word per line, or from fastai's pickle of one flat list of strings.
+The pickle is never loaded: its operations are read one by one, and any operation that such a list does not need is
+refused.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ PART = regex.compile(
 
 
 def read_vocabulary(file: Path) -> list[str]:
-    """Return the words of a vocabulary file; raise :class:`BackboneError` for what is no list of strings."""
+    """Return the words of a vocabulary file; raise :class:`BackboneError` for anything but a list of strings."""
     try:
         blob = read_regular(file)
     except OSError as error:
@@ -45,12 +46,12 @@ def read_vocabulary(file: Path) -> list[str]:
         return strings_of_pickle(file, blob)
     try:
         text = blob.decode("utf-8")
-        found = json.loads(text) if file.suffix == ".json" else text.removesuffix("\n").split("\n")
+        words = json.loads(text) if file.suffix == ".json" else text.removesuffix("\n").split("\n")
     except ValueError as error:
         raise BackboneError(f"{file} cannot be read as {file.suffix[1:].upper()}: {error}") from error
-    if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise BackboneError(f"{file}: a vocabulary is one list of strings")
-    return found
+    return words
 
 
 def strings_of_pickle(file: Path, blob: bytes) -> list[str]:
@@ -58,7 +59,7 @@ def strings_of_pickle(file: Path, blob: bytes) -> list[str]:
 
     Raises :class:`BackboneError` for a pickle with anything else in it.
     """
-    found: list[str] = []
+    strings: list[str] = []
     memo: dict[int, str | None] = {}
     top: str | None = None
     lists = 0
@@ -67,24 +68,24 @@ def strings_of_pickle(file: Path, blob: bytes) -> list[str]:
             name = operation.name
             if name in STRINGS:
                 top = str(argument)
-                found.append(top)
+                strings.append(top)
             elif name in LISTS:
                 top, lists = None, lists + 1
             elif name in STORES:
-                memo[len(memo) if argument is None else int(argument)] = top
+                memo[len(memo) if argument is None else int(argument)] = top  # MEMOIZE has no argument: it counts
             elif name in RECALLS:
-                found.append(_recalled(memo, argument))
+                strings.append(_recalled(memo, argument))
             elif name not in AROUND:
                 raise ValueError(f"it holds {name}")
         if lists != 1:
             raise ValueError(f"it holds {lists} lists")
     except (ValueError, IndexError) as error:
         raise BackboneError(
-            f"{file} is a pickle that is no plain list of strings ({error}), and pickles are never loaded. Where you "
-            f"trust it: python -c \"import json, pickle; json.dump(list(pickle.load(open('{file.name}', 'rb'))), "
+            f"{file} is a pickle, but not of a plain list of strings ({error}), and pickles are never loaded. Where "
+            f"you trust it: python -c \"import json, pickle; json.dump(list(pickle.load(open('{file.name}', 'rb'))), "
             f"open('itos.json', 'w'))\""
         ) from error
-    return found
+    return strings
 
 
 def _recalled(memo: dict[int, str | None], argument: Any) -> str:
@@ -97,14 +98,16 @@ def _recalled(memo: dict[int, str | None], argument: Any) -> str:
 class VocabularyTokenizer(WordTokenizer):
     """Turns words into the numbers that a list gives them, by the rules of fastai.
 
-    Where the vocabulary has ``xxmaj`` and ``xxup``, words are read in lower case behind these marks; with ``xxrep`` and
-    ``xxwrep`` what is a long run of one character, or of one word, is written as a number. fastai divides texts by
-    spaCy; here it is done by one pattern, which divides contractions as spaCy does.
+    Where the vocabulary has ``xxmaj`` and ``xxup``, words are read in lower case behind these marks. With ``xxrep``
+    and ``xxwrep`` a long run of one character, or of one word, is written as a number. fastai divides texts by spaCy;
+    here one pattern divides texts, and treats contractions as spaCy does.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
-        self.numbers = {word: number for number, word in reversed(list(enumerate(words)))}  # the first of equal ones
+        self.numbers = {
+            word: number for number, word in reversed(list(enumerate(words)))
+        }  # reversed: of repeated words the first counts
         unknown, pad, begin = (self._special(names) for names in (UNKNOWN, PAD, BEGIN))
         if unknown is None:
             raise BackboneError(f"the vocabulary has no {UNKNOWN[0]}, which stands for words that are not in it")
@@ -123,21 +126,21 @@ class VocabularyTokenizer(WordTokenizer):
         return len(self.words)
 
     def read(self, text: str, words: Sequence[Span]) -> list[Token]:
-        """Return the tokens of words, each divided where punctuation and contractions are; marks stand for nothing."""
+        """Return the tokens of words, divided at punctuation and contractions; the span of a mark is empty."""
         spans = [
             (start + part.start(), start + part.end())
             for start, end in _joined(words)
             for part in PART.finditer(text[start:end])
         ]
-        found: list[Token] = []
+        tokens: list[Token] = []
         for word, run in groupby(spans, key=lambda span: text[slice(*span)]):
             same = list(run)
             if len(same) > LONGEST_RUN and WORD_REPEATED in self.numbers:
-                found += [self._mark(WORD_REPEATED, same[0]), self._mark(str(len(same)), same[0])]
+                tokens += [self._mark(WORD_REPEATED, same[0]), self._mark(str(len(same)), same[0])]
                 same = [(same[0][0], same[-1][1])]
             for span in same:
-                found += self._of_word(word, span)
-        return found
+                tokens += self._of_word(word, span)
+        return tokens
 
     def _of_word(self, word: str, span: Span) -> Iterator[Token]:
         if len(word) > LONGEST_RUN and len(set(word)) == 1 and REPEATED in self.numbers:
@@ -162,7 +165,7 @@ class VocabularyTokenizer(WordTokenizer):
 
 
 def _joined(words: Sequence[Span]) -> Iterator[Span]:
-    """Yield spans in which words that touch each other are one: contractions are divided by rules of their own."""
+    """Yield spans with adjacent words joined, since contractions have division rules of their own."""
     joined: list[Span] = []
     for start, end in words:
         if joined and joined[-1][1] == start:

@@ -1,6 +1,6 @@
-"""What recurrent backbones share: their ports, prompts as first steps, and what a loaded one answers for.
+"""The common base of recurrent backbones: ports, prompts as first steps, checks of options and weights.
 
-A pass begins with a state of zeros, so that a row does not depend on what was read before it.
+A pass begins with a state of zeros, so that a row does not depend on earlier batches.
 """
 
 from abc import abstractmethod
@@ -16,9 +16,9 @@ from adaptdock.plugins.contracts import AttentionHandler, Backbone, Batch, LoadO
 from adaptdock.plugins.toolkit import virtual_tokens
 
 LONGEST = 8192
-"""Windows are no longer than this; the networks themselves have no limit."""
+"""The longest window, in tokens; the networks themselves have no limit."""
 NO_ATTENTION = (
-    "it is made of LSTMs, which compute no attention, so there are no keys and values that something could stand in "
+    "it is made of LSTMs, which compute no attention, so there are no keys and values to put a prefix in "
     "front of; use prompt (learned first steps), lora or bottleneck instead"
 )
 
@@ -40,11 +40,11 @@ class RecurrentBackbone(Backbone):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights, and of what flows between the layers."""
+        """The dtype of the weights, and of the states between the layers."""
         return next(self.model.parameters()).dtype
 
     def placement(self, port: Port) -> torch.device:
-        """Return the one device that there is."""
+        """Return the device of the weights, which all ports share."""
         return self.device
 
     @abstractmethod
@@ -53,10 +53,10 @@ class RecurrentBackbone(Backbone):
 
     @abstractmethod
     def through(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Return the last hidden states (R, T, W), from the input embeddings on."""
+        """Return the last hidden states (R, T, W) for input embeddings (R, T, W)."""
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the last hidden states; there are no positions that a shift could move."""
+        """Return the last hidden states (R, T, W); a shift has no effect without positions."""
         return self.through(*self.steps(batch.inputs, batch.virtual))
 
     def steps(self, inputs: Mapping[str, Tensor], virtual: Virtual | None) -> tuple[Tensor, Tensor]:
@@ -64,23 +64,23 @@ class RecurrentBackbone(Backbone):
         vectors = self.vectors(inputs)
         if virtual is None:
             return vectors, inputs["attention_mask"]
-        given = virtual_tokens.lay_out(inputs, vectors, virtual)
-        return given["inputs_embeds"], given["attention_mask"]
+        extended = virtual_tokens.lay_out(inputs, vectors, virtual)
+        return extended["inputs_embeds"], extended["attention_mask"]
 
     def weight(self, port: Port) -> Tensor:
         """Return the frozen weight (outputs, inputs) of a linear port."""
-        found: Any = self.model.get_submodule(port.module)
-        return found.weight.detach()  # type: ignore[no-any-return]
+        module: Any = self.model.get_submodule(port.module)
+        return module.weight.detach()  # type: ignore[no-any-return]
 
     def bias(self, port: Port) -> Tensor:
         """Return the frozen bias (outputs) of a linear port; zeros where it has none."""
-        found: Any = self.model.get_submodule(port.module)
-        if found.bias is None:
+        module: Any = self.model.get_submodule(port.module)
+        if module.bias is None:
             return torch.zeros(port.outputs, device=self.device)
-        return found.bias.detach()  # type: ignore[no-any-return]
+        return module.bias.detach()  # type: ignore[no-any-return]
 
     def generate(self, batch: Batch, options: Mapping[str, Any], seeds: Sequence[int] | None = None) -> Tensor:
-        """Refuse: no search is written for recurrent networks."""
+        """Raise :class:`BackboneError`: recurrent networks have no search."""
         raise BackboneError(
             f"the backbone {self.id!r} is recurrent, and recurrent backbones do not write; a causal one measures texts "
             f"(--task clm). To write, take a causal language model of transformers, such as smollm2."
@@ -92,25 +92,25 @@ class RecurrentBackbone(Backbone):
 
 
 def open_ports(ports: Sequence[Port], architecture: str) -> Ports:
-    """Return ports with the reason why there is none at an attention."""
+    """Return ports with the reason for the missing attention ports."""
     return Ports(ports, architecture, {"attention": NO_ATTENTION})
 
 
 def linear_port(model: nn.Module, name: str, role: str, layer: int, module: str) -> Port:
     """Return the port of a linear map."""
-    found: Any = model.get_submodule(module)
-    return Port(name, "linear", role, layer, "", module, found.in_features, found.out_features)
+    linear: Any = model.get_submodule(module)
+    return Port(name, "linear", role, layer, "", module, linear.in_features, linear.out_features)
 
 
 def check_options(name: str, options: LoadOptions) -> None:
-    """Raise :class:`BackboneError` for options of loading that mean nothing for a recurrent network."""
-    for flag, given, reason in (
+    """Raise :class:`BackboneError` for load options that have no meaning for a recurrent network."""
+    for flag, value, reason in (
         ("--quantize", options.quantize, "its weights can be held in float32, bfloat16 or float16 (--dtype)"),
         ("--drop-layers", options.drop_layers, "its layers are few and belong together; choose adapters' by --layers"),
         ("--device-map", options.device_map, "it is small enough for one device (--device)"),
         ("--revision", options.revision, "it is read from files, not from the hub"),
     ):
-        if given:
+        if value:
             raise BackboneError(f"{flag} does not go with the recurrent backbone {name!r}: {reason}")
 
 
@@ -120,16 +120,16 @@ def chosen_dtype(options: LoadOptions) -> torch.dtype:
 
 
 def place(state: Mapping[str, Tensor], model: nn.Module, name: str) -> None:
-    """Put weights into a network; raise :class:`BackboneError` for one that is missing, left over or does not fit."""
-    wanted = model.state_dict()
-    for missing in sorted(wanted.keys() - state.keys()):
+    """Load weights into a network; raise :class:`BackboneError` for a missing, surplus or misshapen tensor."""
+    expected = model.state_dict()
+    for missing in sorted(expected.keys() - state.keys()):
         raise BackboneError(f"the backbone {name!r} cannot be loaded: its file lacks the weights of {missing}")
-    for surplus in sorted(state.keys() - wanted.keys()):
+    for surplus in sorted(state.keys() - expected.keys()):
         raise BackboneError(f"the backbone {name!r} cannot be loaded: its network has no place for {surplus}")
     for key, tensor in state.items():
-        if tensor.shape != wanted[key].shape:
+        if tensor.shape != expected[key].shape:
             raise BackboneError(
                 f"the backbone {name!r} cannot be loaded: {key} has the shape {tuple(tensor.shape)}, its options ask "
-                f"for {tuple(wanted[key].shape)}"
+                f"for {tuple(expected[key].shape)}"
             )
     model.load_state_dict(dict(state))

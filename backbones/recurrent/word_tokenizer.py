@@ -1,7 +1,7 @@
-"""What the tokenizers of recurrent models share: one token, or a few, for each word, with its place in the text.
+"""The common base of the tokenizers of recurrent models: one or a few tokens per word, with their place in the text.
 
-They offer that part of the interface of transformers' fast tokenizers that the tasks use, and one thing more: where the
-words of a text are known (``words``), each is read as it is given, whatever a tokenizer would have made of the text.
+The tokenizers offer the part of the interface of transformers' fast tokenizers that the tasks use. In addition they
+take the words of a text (``words``), and read each word as given, however they would divide the text themselves.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ from adaptdock.plugins.toolkit.windowing import Span, split_words
 
 @dataclass(frozen=True)
 class Token:
-    """A token: its number, the characters of the text that it stands for, its text, whether it stands around texts."""
+    """A token: its number, its span of characters in the text, its text, whether it is a special token."""
 
     number: int
     span: Span = (0, 0)
@@ -23,7 +23,7 @@ class Token:
 
 
 class Encoding(dict[str, list[Any]]):
-    """The lists of one or several windows by name; ``owners`` tell for each position which text it is of."""
+    """The lists of one or several windows by name; ``owners`` has the number of the text of each position."""
 
     owners: list[list[int | None]]
 
@@ -53,7 +53,7 @@ class WordTokenizer(ABC):
         """Return the tokens of the words of a text."""
 
     def inputs(self, tokens: Sequence[Token]) -> dict[str, list[Any]]:
-        """Return what a model wants of tokens, beside their numbers."""
+        """Return the further model inputs of tokens, beside their numbers, by name."""
         return {}
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
@@ -73,17 +73,17 @@ class WordTokenizer(ABC):
         return_overflowing_tokens: bool = False,
         **_: Any,
     ) -> Encoding:
-        """Return lists by name: ``input_ids``, ``attention_mask``, ``offset_mapping`` and what else the model wants.
+        """Return lists by name: ``input_ids``, ``attention_mask``, ``offset_mapping`` and further model inputs.
 
-        For a list of texts they have an entry for each, with ``return_overflowing_tokens`` one for each window; windows
-        of a text, of a pair those of the second, overlap by ``stride`` tokens. ``words`` are those of the first text.
-        What else tokenizers of transformers are asked for is in the answer anyway, or means nothing here.
+        For a list of texts the lists have an entry per text, or per window with ``return_overflowing_tokens``.
+        Windows of a text, or of the second text of a pair, overlap by ``stride`` tokens. ``words`` are the words of
+        the first text. Other arguments of transformers' tokenizers are accepted and have no effect.
         """
         alone = isinstance(text, str)
         texts, seconds = [text] if isinstance(text, str) else text, _listed(text_pair)
-        found, owners = Encoding(), []
-        for number, one in enumerate(texts):
-            first = self.read(one, split_words(one) if words is None else words)
+        encoding, owners = Encoding(), []
+        for number, first_text in enumerate(texts):
+            first = self.read(first_text, split_words(first_text) if words is None else words)
             second = None if seconds is None else self.read(seconds[number], split_words(seconds[number]))
             room = None
             if truncation and max_length is not None:
@@ -92,10 +92,10 @@ class WordTokenizer(ABC):
             for tokens, count in self._windows(first, second, room, stride, add_special_tokens):
                 owners.append([None if token.special else int(n >= count) for n, token in enumerate(tokens)])
                 for name, values in self._named(tokens).items():
-                    found.setdefault(name, []).append(values)
+                    encoding.setdefault(name, []).append(values)
                 if not return_overflowing_tokens:
                     break
-        answer = Encoding({name: values[0] for name, values in found.items()}) if alone else found
+        answer = Encoding({name: values[0] for name, values in encoding.items()}) if alone else encoding
         answer.owners = owners
         return answer
 

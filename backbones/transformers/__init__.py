@@ -1,1 +1,1 @@
-"""What the family of transformers models is made of."""
+"""The parts of the family of transformers models."""

@@ -1,8 +1,8 @@
-"""Attention calls of transformers that see more keys and values than their own.
+"""Attention calls of transformers with additional keys and values in front.
 
-The attention interface of transformers looks an implementation up by name at each call. Here each
-implementation gets a twin (``adaptdock_sdpa``) that asks, for the calling module, what to put in
-front; with nothing to put there it hands the call on as it came.
+The attention interface of transformers looks up an implementation by name at each call. Here each
+implementation gets a twin (``adaptdock_sdpa``), which asks the handlers of the calling module for keys and values.
+Without any, the twin passes the call on unchanged.
 """
 
 import sys
@@ -31,16 +31,16 @@ _lock = threading.Lock()
 
 
 def implementation(model: PreTrainedModel) -> str:
-    """Return the name of the attention implementation that a model uses, intercepted or not."""
+    """Return the name of a model's attention implementation, intercepted or not."""
     return str(model.config._attn_implementation).removeprefix(TWIN)
 
 
 @contextmanager
 def intercept(model: PreTrainedModel, handlers: dict[nn.Module, Handler]) -> Iterator[None]:
-    """Ask ``handlers[module](key, value)`` at each attention call of a module, while open.
+    """Call ``handlers[module](key, value)`` at each attention call of a module, while the context is open.
 
-    Several may be open on one model: each is asked. The model's implementation is one of
-    :data:`WRAPPED`; it is what it was when the last of them closes.
+    Several contexts may be open on one model, and each is called. The model's implementation must be one of
+    :data:`WRAPPED`; it is restored when the last context closes.
     """
     with _lock:
         if not _opened.get(model):
@@ -57,9 +57,9 @@ def intercept(model: PreTrainedModel, handlers: dict[nn.Module, Handler]) -> Ite
             if not _opened[model]:
                 model.set_attn_implementation(implementation(model))
             for module, handler in handlers.items():
-                left = tuple(other for other in _handlers.pop(module) if other is not handler)
-                if left:  # modules that nobody asks for are not kept: what is compiled looks them up by their number
-                    _handlers[module] = left
+                remaining = tuple(registered for registered in _handlers.pop(module) if registered is not handler)
+                if remaining:  # no empty entries: compiled code looks modules up by their id
+                    _handlers[module] = remaining
 
 
 def _register(name: str) -> None:
@@ -85,7 +85,7 @@ def _attend(
     rows, _, length, _ = query.shape
     causal = kwargs.pop("is_causal", None)
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    causal = causal and name != "eager"  # which masks what its mask says, and nothing where there is none
+    causal = causal and name != "eager"  # eager applies its mask only, and no causal mask of its own
     if attention_mask is None and causal and 1 < length < key.shape[2]:
         key, value = key[:, :, :length], value[:, :, :length]  # as sdpa does with a static cache
     bias = _additive(attention_mask, causal, query, key)
@@ -96,8 +96,8 @@ def _attend(
         bias = torch.cat([front, bias.expand(rows, -1, length, -1)], dim=3)  # a mask of keys alone has one query
     position_bias = kwargs.pop("position_bias", None)
     if position_bias is not None:  # T5's; the bias becomes one per head
-        new = key.shape[2] - position_bias.shape[3]
-        bias = (bias + nn.functional.pad(position_bias, (new, 0))).clamp(min=torch.finfo(bias.dtype).min)
+        added = key.shape[2] - position_bias.shape[3]
+        bias = (bias + nn.functional.pad(position_bias, (added, 0))).clamp(min=torch.finfo(bias.dtype).min)
     return inner(module, query, key, value, bias, is_causal=False, **kwargs)
 
 
@@ -108,7 +108,7 @@ def _inner(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor |
 
 
 def _additive(mask: Tensor | None, causal: bool, query: Tensor, key: Tensor) -> Tensor:
-    """Return what is added to the scores, (R or 1, H or 1, T, S), from a mask in any of its forms."""
+    """Return the additive mask of the scores, (R or 1, H or 1, T, S), from a mask in any form."""
     length, keys = query.shape[2], key.shape[2]
     if mask is None:
         mask = torch.ones(1, 1, length, keys, dtype=torch.bool, device=query.device)

@@ -1,4 +1,4 @@
-"""The stack of equal blocks in a model: its top left off, or its lower part left out once its result is known."""
+"""The stack of equal blocks in a model: dropping the top, or resuming above a lower part with a known result."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,23 +14,23 @@ from adaptdock.plugins.contracts import Batch
 
 
 class Blocks:
-    """The blocks of a model that is in one piece, and the module list that holds them.
+    """The blocks of an encoder or decoder, and the module list that holds them.
 
-    Raises :class:`BackboneError` where a model has none, or two stacks of them.
+    Raises :class:`BackboneError` for a model without such a list, or with several.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
         if model.config.is_encoder_decoder:
             raise BackboneError(f"{type(model).__name__} has two halves, whose layers cannot be left out")
-        found = [
+        stacks = [
             (path, module)
             for path, module in model.named_modules()
             if isinstance(module, nn.ModuleList) and len(module) == count
         ]
-        if len(found) != 1:
+        if len(stacks) != 1:
             raise BackboneError(f"no stack of {count} layers was recognised in {type(model).__name__}")
-        path, self.modules = found[0]
+        path, self.modules = stacks[0]
         self.path = path
         parent, _, self.name = path.rpartition(".")
         self.parent, self.model = model.get_submodule(parent), model
@@ -39,27 +39,27 @@ class Blocks:
         return len(self.modules)
 
     def drop_top(self, count: int) -> None:
-        """Take the topmost blocks off the model for good, and out of its configuration."""
-        kept = len(self) - count
-        if kept < 1:
+        """Remove the topmost blocks permanently, from the model and its configuration."""
+        remaining = len(self) - count
+        if remaining < 1:
             raise BackboneError(f"--drop-layers {count}: the backbone has {len(self)} layers, and one has to stay")
         config = self.model.config.get_text_config()
         for name, value in vars(config).items():
-            if isinstance(value, list) and len(value) == len(self):  # what each layer is, in some architectures
-                setattr(config, name, value[:kept])
-        config.num_hidden_layers = kept
-        self.modules = self.modules[:kept]
+            if isinstance(value, list) and len(value) == len(self):  # the types of the layers, in some architectures
+                setattr(config, name, value[:remaining])
+        config.num_hidden_layers = remaining
+        self.modules = self.modules[:remaining]
         setattr(self.parent, self.name, self.modules)
 
     @contextmanager
     def only(self, first: int, hidden: Tensor) -> Iterator[None]:
-        """Let the model begin with block ``first``, whose input is ``hidden`` (R, T, W), while the context is open."""
+        """Start the model at block ``first`` with the input ``hidden`` (R, T, W), while the context is open."""
         whole = self.modules
 
-        def enter(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        def enter(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             if args:
-                return (hidden, *args[1:]), named
-            return args, {**named, "hidden_states": hidden}
+                return (hidden, *args[1:]), keywords
+            return args, {**keywords, "hidden_states": hidden}
 
         handle = whole[first].register_forward_pre_hook(enter, with_kwargs=True, prepend=True)
         setattr(self.parent, self.name, whole[first:])
@@ -71,13 +71,13 @@ class Blocks:
 
     @contextmanager
     def seen(self) -> Iterator[list[Tensor]]:
-        """Let the list that is given fill with each block's input (R, T, W), of this thread's pass alone."""
+        """Yield a list that fills with each block's input (R, T, W) during this thread's passes."""
         states: list[Tensor] = []
-        mine = get_ident()
+        thread = get_ident()
 
-        def see(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            if get_ident() == mine:
-                states.append(args[0] if args else named["hidden_states"])
+        def see(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            if get_ident() == thread:
+                states.append(args[0] if args else keywords["hidden_states"])
 
         handles = [block.register_forward_pre_hook(see, with_kwargs=True, prepend=True) for block in self.modules]
         try:
@@ -88,16 +88,16 @@ class Blocks:
 
     @contextmanager
     def stopping(self, first: int) -> Iterator[list[Tensor]]:
-        """Stop the model before block ``first``; the list that is given then holds that block's input (R, T, W)."""
-        seen: list[Tensor] = []
+        """Stop the model before block ``first``; the yielded list then holds that block's input (R, T, W)."""
+        block_inputs: list[Tensor] = []
 
-        def stop(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            seen.append(args[0] if args else named["hidden_states"])
+        def stop(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            block_inputs.append(args[0] if args else keywords["hidden_states"])
             raise _Reached
 
         handle = self.modules[first].register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
         try:
-            yield seen
+            yield block_inputs
         except _Reached:
             pass
         finally:
@@ -105,21 +105,21 @@ class Blocks:
 
 
 class _Reached(Exception):
-    """The block that is waited for is about to run."""
+    """Ends a pass before the requested block."""
 
 
 def check_resuming(blocks: Blocks, run: Callable[[Batch], Tensor], inputs: Batch, first: int) -> None:
-    """Raise :class:`BackboneError` unless a batch that begins with block ``first`` gives what a whole one does.
+    """Raise :class:`BackboneError` unless a pass resumed at block ``first`` equals a whole pass, bit for bit.
 
     ``run`` takes a batch and returns the last hidden states.
     """
     with torch.no_grad():
         whole = run(inputs)
-        with blocks.stopping(first) as seen:
+        with blocks.stopping(first) as block_inputs:
             run(inputs)
-        with blocks.only(first, seen[0]):
-            found = run(inputs)
-    if not torch.equal(whole, found):
+        with blocks.only(first, block_inputs[0]):
+            resumed = run(inputs)
+    if not torch.equal(whole, resumed):
         raise BackboneError(
-            f"the layers of {type(blocks.model).__name__} hand on more than hidden states, so none can be left out"
+            f"the layers of {type(blocks.model).__name__} pass on more than hidden states, so none can be left out"
         )

@@ -1,4 +1,4 @@
-"""The calls of a model in a search: the halves that are called, and how the rows of each call are laid out."""
+"""The calls of encoder and decoder during a search, with the layout of the rows of each call."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,9 +18,9 @@ from adaptdock.plugins.contracts import CallHandler, Layout, Positions
 def reported(
     model: PreTrainedModel, handler: CallHandler | None, prompts: Tensor | None, shift: Tensor | None
 ) -> Iterator[None]:
-    """Tell the handler each call of a half of the model by this thread, while the context is open.
+    """Report this thread's calls of encoder and decoder to the handler, while the context is open.
 
-    ``prompts`` (R, T) are the tokens of the inputs that go in as embeddings; ``shift`` (R) moves each row's positions.
+    ``prompts`` (R, T) are the tokens of inputs that are passed as embeddings; ``shift`` (R) moves each row's positions.
     """
     if handler is None:
         yield
@@ -38,19 +38,19 @@ def reported(
 def _hook(half: str, handler: CallHandler, prompts: Tensor | None, shift: Tensor | None) -> Any:
     thread = get_ident()
 
-    def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def before(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if get_ident() != thread:
             return
-        call = {**signature(module.forward).bind_partial(*args).arguments, **named}
-        first = _first(call)
+        call = {**signature(module.forward).bind_partial(*args).arguments, **keywords}
+        main_input = _main_input(call)
         cache = call.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
-        handler(half, Layout(first.shape[0], partial(_positions, call, first.shape[1], past, prompts, shift)))
+        handler(half, Layout(main_input.shape[0], partial(_positions, call, main_input.shape[1], past, prompts, shift)))
 
     return before
 
 
-def _first(call: Mapping[str, Any]) -> Tensor:
+def _main_input(call: Mapping[str, Any]) -> Tensor:
     """Return the tokens (R, T) of a call, or its embeddings (R, T, W)."""
     token_ids = call.get("input_ids")
     return call["inputs_embeds"] if token_ids is None else token_ids  # type: ignore[no-any-return]
@@ -59,13 +59,13 @@ def _first(call: Mapping[str, Any]) -> Tensor:
 def _positions(
     call: Mapping[str, Any], length: int, past: int, prompts: Tensor | None, shift: Tensor | None
 ) -> Positions:
-    """Return what a call of ``length`` positions reads, behind ``past`` that are in its cache."""
-    token_ids, mask, first = call.get("input_ids"), call.get("attention_mask"), _first(call)
-    rows = first.shape[0]
+    """Return the positions that a call of ``length`` tokens reads, after ``past`` tokens in its cache."""
+    token_ids, mask, main_input = call.get("input_ids"), call.get("attention_mask"), _main_input(call)
+    rows = main_input.shape[0]
     if token_ids is None and prompts is not None:
         token_ids = prompts.repeat_interleave(rows // len(prompts), dim=0)
     if mask is None or mask.ndim != 2:
-        mask = torch.ones(rows, past + length, dtype=torch.long, device=first.device)
+        mask = torch.ones(rows, past + length, dtype=torch.long, device=main_input.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     if shift is not None:
         positions = positions + shift.to(mask.device).repeat_interleave(rows // len(shift)).unsqueeze(1)

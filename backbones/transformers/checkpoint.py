@@ -11,7 +11,7 @@ from adaptdock.errors import BackboneError
 
 @dataclass(frozen=True)
 class Alias:
-    """A short name for a model: a file in a Python package or, where that is absent, a hub id."""
+    """A short name for a model: a file in a Python package or, without that package, a hub id."""
 
     package: str
     path: str
@@ -37,7 +37,7 @@ HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.tiktoken"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The local files of a model. ``gguf`` is the name of its one file, if it is of that format."""
+    """The local files of a model. ``gguf`` is the name of the only file of a GGUF model."""
 
     folder: Path
     gguf: str | None = None
@@ -45,22 +45,22 @@ class Checkpoint:
 
     @property
     def weight_files(self) -> list[Path]:
-        """The files that hold the weights; raises :class:`BackboneError` where there are none but pickles."""
+        """The weight files; raises :class:`BackboneError` if there are none, or only pickles."""
         if self.gguf:
             return [self.folder / self.gguf]
-        found = self._named_by_transformers()
-        pickles = [] if found else sorted(self.folder.glob("*.bin"))
+        files = self._named_by_transformers()
+        pickles = [] if files else sorted(self.folder.glob("*.bin"))
         if pickles:
             raise BackboneError(
                 f"{pickles[0]} is a pickle, and pickles are never loaded. Save the model as safetensors where you "
                 f"trust it: AutoModel.from_pretrained(...).save_pretrained(...) of transformers does that."
             )
-        if not found:
+        if not files:
             raise BackboneError(f"{self.folder}: there is a config.json, but no .safetensors file with the weights")
-        return found
+        return files
 
     def _named_by_transformers(self) -> list[Path]:
-        """The files that transformers loads; others that lie beside them, adapters say, are none of the model."""
+        """The files that transformers loads; further files in the folder, such as adapters, are left out."""
         whole, index = self.folder / "model.safetensors", self.folder / "model.safetensors.index.json"
         if whole.is_file():
             return [whole]
@@ -74,10 +74,9 @@ class Checkpoint:
 
 
 def resolve(name: str, revision: str | None = None, with_code: bool = False) -> Checkpoint:
-    """Find the files of a model, from the network only where the name is a hub id.
+    """Find the files of a model, from the network only for a hub id.
 
-    Raises :class:`BackboneError` where there is no such model, or an alias's file is not the
-    published one.
+    Raises :class:`BackboneError` for a missing model, and for an alias whose file is not the published file.
     """
     alias = ALIASES.get(name)
     if alias is not None:
@@ -115,10 +114,10 @@ def _verified(name: str, alias: Alias, path: Path) -> Path:
         raise BackboneError(f"the package {alias.package} is installed, but its {alias.path} is missing")
     if alias.sha256 is not None:
         with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != alias.sha256:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != alias.sha256:
             raise BackboneError(
-                f"{path} is not the published {name}: its sha256 is {found}, not {alias.sha256}. "
+                f"{path} is not the published {name}: its sha256 is {digest}, not {alias.sha256}. "
                 f"Reinstall the package {alias.package}."
             )
     return path
@@ -129,8 +128,8 @@ def _from_hub(name: str, revision: str | None, with_code: bool) -> Checkpoint:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = [*HUB_FILES, "*.py"] if with_code else HUB_FILES
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        patterns = [*HUB_FILES, "*.py"] if with_code else HUB_FILES
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except HFValidationError:
         raise BackboneError(f"{name!r} is neither an alias ({', '.join(ALIASES)}), a path nor a hub id") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

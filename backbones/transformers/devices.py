@@ -1,4 +1,4 @@
-"""The device that a backbone is loaded on."""
+"""The device of a backbone."""
 
 import torch
 
@@ -6,9 +6,9 @@ from adaptdock.errors import BackboneError
 
 
 def pick_device(name: str) -> str:
-    """Return the named device, or for ``auto`` the best there is: cuda, mps, cpu.
+    """Return the named device, or for ``auto`` the best available: cuda, mps, cpu.
 
-    Raises :class:`BackboneError` for a device this machine does not have.
+    Raises :class:`BackboneError` for a device that this machine lacks.
     """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -16,7 +16,7 @@ def pick_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        # What follows the first sentence may be a list of everything that torch was built with.
+        # After the first sentence torch may list every backend of its build.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
         raise BackboneError(f"the device {name!r} cannot be used: {reason}") from error
     return name

@@ -1,15 +1,15 @@
-"""What tokenizer and configuration say of how a model reads: its vocabulary, its positions, where an answer begins."""
+"""Limits of a model in its tokenizer and configuration: vocabulary, positions, longest text, first decoder token."""
 
 import hashlib
 from typing import Any
 
 from transformers import PreTrainedModel
 
-LONGEST = 8192  # where neither tokenizer nor configuration knows a limit
+LONGEST = 8192  # if neither tokenizer nor configuration has a limit
 
 
 def vocabulary(tokenizer: Any) -> str:
-    """Return a hash of which token has which number: with another vocabulary the same weights mean nothing."""
+    """Return a hash of the tokens with their numbers: with another vocabulary the same weights mean nothing."""
     if tokenizer is None:
         return ""
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
@@ -17,13 +17,13 @@ def vocabulary(tokenizer: Any) -> str:
 
 
 def decoder_start(config: Any) -> int:
-    """Return the token with which the answer of an encoder-decoder begins."""
-    named = (getattr(config, "decoder_start_token_id", None), config.pad_token_id, 0)
-    return next(token for token in named if token is not None)
+    """Return the first token of the answer of an encoder-decoder."""
+    candidates = (getattr(config, "decoder_start_token_id", None), config.pad_token_id, 0)
+    return next(token for token in candidates if token is not None)
 
 
 def position_offset(model: PreTrainedModel) -> int:
-    """Return the number of the first position: where a table of positions has one for padding, the next."""
+    """Return the number of the first position: the position after the one that the table keeps for padding."""
     offsets = [
         module.padding_idx + 1
         for path, module in model.named_modules()
@@ -33,7 +33,7 @@ def position_offset(model: PreTrainedModel) -> int:
 
 
 def max_length(model: PreTrainedModel, position_offset: int, tokenizer: Any) -> int:
-    """Return the longest text in tokens, by the tokenizer's limit and the positions that there are."""
+    """Return the longest text in tokens, by the tokenizer's limit and the model's positions."""
     config = model.config.get_text_config()
     limits = [LONGEST]
     if tokenizer is not None and tokenizer.model_max_length < 10**9:

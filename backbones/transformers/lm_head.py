@@ -13,31 +13,31 @@ from adaptdock.plugins.contracts import LoadOptions
 
 
 def auto_class(checkpoint: Checkpoint, options: LoadOptions) -> Any:
-    """Return the class that loads a checkpoint with its map to the vocabulary, if it has one that writes."""
+    """Return the auto class that loads a checkpoint with its language-model head, if it has one."""
     extra = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
     config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=options.trust_remote_code, **extra)
     names = config.architectures or []
     if checkpoint.gguf and not names:
         names = [modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")]
-    for mapping, chosen in (
+    for mapping, auto_model in (
         (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AutoModelForCausalLM),
         (modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, AutoModelForSeq2SeqLM),
     ):
         if mapping.get(config.model_type, "") in names:
-            return chosen
+            return auto_model
     return AutoModel
 
 
 def is_language_model(model: PreTrainedModel) -> bool:
-    """Tell whether a model can write: it maps hidden states to a vocabulary and knows how to generate."""
+    """Tell whether a model can generate text and has a language-model head."""
     return bool(model.can_generate()) and model.get_output_embeddings() is not None
 
 
 def body(model: PreTrainedModel) -> PreTrainedModel:
     """Return a model without its map to the vocabulary; the parts are shared, not copied.
 
-    Some language models (T5) hold the halves themselves, where others hold a model of both: then the
-    parts are put into an empty one. Llama 4 holds its body under another name than it declares.
+    Some language models (T5) hold encoder and decoder themselves, without a base model: their parts are put into an
+    empty base model. Llama 4 holds its body under another name than it declares.
     """
     if not is_language_model(model):
         return model
@@ -54,7 +54,7 @@ def body(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def language_logits(generator: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Map hidden states to the vocabulary, with what configurations are known to add to the bare map."""
+    """Return logits (R, T, V) of hidden states (R, T, W), with the scales, biases and caps of known configurations."""
     config = generator.config.get_text_config()
     output = generator.get_output_embeddings()
     if getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
@@ -77,7 +77,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def in_memory(weight: Tensor, owner: str) -> Tensor:
-    """Return a frozen weight; raise :class:`BackboneError` for one that a device map has put aside."""
+    """Return a frozen weight; raise :class:`BackboneError` for a weight that a device map has offloaded."""
     if weight.device.type == "meta":
         raise BackboneError(
             f"the weight of {owner} waits on a disk or in host memory and cannot be read here: load the backbone "
@@ -87,6 +87,6 @@ def in_memory(weight: Tensor, owner: str) -> Tensor:
 
 
 def endings(generator: PreTrainedModel) -> frozenset[int]:
-    """Return the tokens with which a text ends."""
-    found = generator.generation_config.eos_token_id
-    return frozenset() if found is None else frozenset(found if isinstance(found, list) else [found])
+    """Return the end-of-text tokens of the generation configuration."""
+    token_ids = generator.generation_config.eos_token_id
+    return frozenset() if token_ids is None else frozenset(token_ids if isinstance(token_ids, list) else [token_ids])

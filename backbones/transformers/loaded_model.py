@@ -1,7 +1,7 @@
-"""Models that a program has loaded itself: where their weights come from, and the fingerprint that follows.
+"""Models that a program loaded itself: the origin of their weights, and their fingerprint.
 
-Weights that are those of the checkpoint that a model names (``name_or_path``) have that checkpoint's fingerprint, in
-whatever precision they were loaded. All others have the fingerprint of the files that ``save_pretrained`` would write.
+A model whose weights equal those of the checkpoint in its ``name_or_path`` has the checkpoint's fingerprint, in any
+precision. Any other model has the fingerprint of the files that ``save_pretrained`` would write.
 """
 
 import copy
@@ -22,7 +22,7 @@ from adaptdock.backbones.transformers.checkpoint import Checkpoint, resolve
 from adaptdock.errors import BackboneError
 
 COMPARED = 4096
-"""Elements of each tensor that are compared with the checkpoint's, at even distances."""
+"""Number of elements of a tensor that are compared with the checkpoint, at even distances."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Origin:
 
 
 def origin_of(model: PreTrainedModel) -> Origin:
-    """Return where the weights of a model come from; nothing is fetched from the network."""
-    state, named = _state_as_saved(model), str(model.name_or_path or "")
-    checkpoint = _local_checkpoint(named, getattr(model.config, "_commit_hash", None))
+    """Return the origin of a model's weights, without any network access."""
+    state, name = _state_as_saved(model), str(model.name_or_path or "")
+    checkpoint = _local_checkpoint(name, getattr(model.config, "_commit_hash", None))
     if checkpoint is not None and _is_of(model, state, checkpoint):
-        known_as = str(Path(named).absolute()) if Path(named).exists() else named
+        known_as = str(Path(name).absolute()) if Path(name).exists() else name
         files = tuple(checkpoint.weight_files)
         return Origin(known_as, fingerprint(list(files)), checkpoint.revision, files)
     return Origin(f"{type(model).__name__} in memory", fingerprint_of_tensors(state))
 
 
 def with_padding(tokenizer: Any) -> Any:
-    """Return a tokenizer that has a token for padding, as one that is loaded by name; the given one stays as it is."""
+    """Return a tokenizer with a padding token, as for backbones loaded by name; the argument stays unchanged."""
     if getattr(tokenizer, "pad_token", "") is not None:
         return tokenizer
     padded = copy.deepcopy(tokenizer)
@@ -56,7 +56,7 @@ def with_padding(tokenizer: Any) -> Any:
 
 
 def _state_as_saved(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the tensors that ``save_pretrained`` writes, by the names that they have in its files."""
+    """Return the tensors that ``save_pretrained`` writes, by their names in its files."""
     ignored = set(model._keys_to_ignore_on_save or ())
     state = {name: tensor for name, tensor in model.state_dict().items() if name not in ignored}
     absent = next((name for name, tensor in state.items() if tensor.is_meta), None)
@@ -67,7 +67,7 @@ def _state_as_saved(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _local_checkpoint(name: str, revision: str | None) -> Checkpoint | None:
-    """Return the files of the checkpoint that a model was loaded from, where they are on this machine."""
+    """Return the checkpoint that a model was loaded from; None unless its files are on this machine."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -83,9 +83,9 @@ def _local_checkpoint(name: str, revision: str | None) -> Checkpoint | None:
 
 
 def _is_of(model: PreTrainedModel, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> bool:
-    """Tell whether a model has the structure that a checkpoint's configuration says, and its weights."""
+    """Tell whether a model has the structure of a checkpoint's configuration, and the checkpoint's weights."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"):  # only names and shapes are compared: no memory for weights
             whole = type(model)(AutoConfig.from_pretrained(checkpoint.folder))
         if _shapes(whole) != _shapes(model):
             return False
@@ -99,7 +99,7 @@ def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
 
 
 def _holds(checkpoint: Checkpoint, state: Mapping[str, Tensor], prefix: str) -> bool:
-    """Tell whether a checkpoint has all tensors of a model, by names with a prefix where the model is the body."""
+    """Tell whether a checkpoint has all tensors of a model; the names of a body have a prefix there."""
     expected = {f"{prefix}{name}": tensor for name, tensor in state.items() if "pooler" not in name}  # may be absent
     alike = set()
     for file in checkpoint.weight_files:
@@ -113,5 +113,5 @@ def _alike(tensor: Tensor, stored: Tensor) -> bool:
     if tensor.shape != stored.shape:
         return False
     places = torch.linspace(0, max(0, tensor.numel() - 1), min(COMPARED, tensor.numel())).round().long()
-    given = tensor.detach().reshape(-1)[places.to(tensor.device)].cpu()
-    return torch.equal(given, stored.reshape(-1)[places].to(tensor.dtype))
+    sample = tensor.detach().reshape(-1)[places.to(tensor.device)].cpu()
+    return torch.equal(sample, stored.reshape(-1)[places].to(tensor.dtype))

@@ -1,7 +1,7 @@
-"""The role of each norm in a transformer, read from when it is called: what comes before it in its layer, and after.
+"""The role of each norm in a transformer, read from the order of calls in its layer.
 
-Names do not tell: ``post_attention_layernorm`` comes before the feed-forward block in Llama, and after attention in
-Gemma 2.
+Names do not tell the role: ``post_attention_layernorm`` is called before the feed-forward block in Llama, and after
+attention in Gemma 2.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,52 +17,52 @@ BLOCKS = {"attention": "attention", "feed-forward": "ffn"}
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Tell whether a module is a layer norm or its like, of whatever class."""
+    """Tell whether a module is a norm (layer norm, RMS norm, ...), by the name of its class."""
     return "Norm" in type(module).__name__ and next(module.children(), None) is None
 
 
 def norm_ports(
     calls: Sequence[tuple[str, nn.Module]], widths: dict[nn.Module, int], width: int, encoder_decoder: bool
 ) -> Iterator[Port]:
-    """Yield the ports at the norms of every layer, and at the one after the last layer of each half.
+    """Yield the ports at the norms of every layer, and at the final norm of each half.
 
-    ``calls`` are the paths of linear maps and norms in the order in which they are first called; ``widths`` are those
-    of the modules through which the states (R, T, W) of the rows pass. A norm of single heads has no port.
+    ``calls`` are the paths of linear maps and norms in the order of their first calls; ``widths`` are the widths of
+    the modules that pass on states (R, T, W) of the rows. A norm of single heads has no port.
     """
     placed = [(place(path, encoder_decoder), path, module) for path, module in calls]
     layers = [(where, path, module) for where, path, module in placed if where is not None]
-    last: dict[str, tuple[int, Place]] = {}
+    last_calls: dict[str, tuple[int, Place]] = {}
     for number, (where, _, _) in enumerate(placed):
         if where is not None:
-            last[where.stack] = (number, where)
+            last_calls[where.stack] = (number, where)
     for _, group in groupby(layers, key=lambda call: call[0].prefix):
         yield from _in_layer([call for call in group if not is_norm(call[2]) or widths.get(call[2]) == width], width)
     for number, (where, path, module) in enumerate(placed):
         if where is not None or not is_norm(module) or widths.get(module) != width:
             continue
         stack = _half(path) if encoder_decoder else ""
-        if stack in last and number > last[stack][0]:
+        if stack in last_calls and number > last_calls[stack][0]:
             name = f"{stack}.final_norm" if stack else "final_norm"
-            yield Port(name, "norm", "final_norm", last[stack][1].layer, stack, path, width, width)
+            yield Port(name, "norm", "final_norm", last_calls[stack][1].layer, stack, path, width, width)
 
 
 def _in_layer(calls: Sequence[tuple[Place, str, nn.Module]], width: int) -> Iterator[Port]:
-    """Yield the ports of a layer, whose calls come in their order.
+    """Yield the ports of a layer from its calls in order.
 
-    A norm before a block is that block's, and one after it is named so where others stand before the blocks. In a
-    layer that begins with a block and ends with a norm all norms come after their blocks.
+    A norm before a block belongs to that block. A norm after a block is a post norm if the layer has norms before
+    blocks too. In a layer that begins with a block and ends with a norm, all norms come after their blocks.
     """
     kinds = [NORM if is_norm(module) else _block(where) for where, _, module in calls]
-    after = bool(kinds) and kinds[0] != NORM and kinds[-1] == NORM
+    post_norms = bool(kinds) and kinds[0] != NORM and kinds[-1] == NORM
     for number, (where, path, module) in enumerate(calls):
         if not is_norm(module):
             continue
-        before = next((kind for kind in reversed(kinds[:number]) if kind != NORM), "")
+        preceding = next((kind for kind in reversed(kinds[:number]) if kind != NORM), "")
         following = kinds[number + 1] if number + 1 < len(kinds) else NORM
-        if after:
-            role = f"{before}_norm"
+        if post_norms:
+            role = f"{preceding}_norm"
         else:
-            role = f"{before}_post_norm" if following == NORM and before else f"{following}_norm"
+            role = f"{preceding}_post_norm" if following == NORM and preceding else f"{following}_norm"
         yield Port(f"{where.prefix}.{role}", "norm", role, where.layer, where.stack, path, width, width)
 
 

@@ -1,4 +1,4 @@
-"""The ports of a transformers model: made of its modules, and of what one small batch has shown of them."""
+"""The ports of a transformers model, from its modules and from the findings of the probe."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,9 +26,9 @@ from adaptdock.plugins.contracts import Port, Ports
 def open_ports(
     backbone: Any, model: PreTrainedModel, width: int, shown: Findings
 ) -> tuple[Ports, dict[nn.Module, Port]]:
-    """Return the ports of a model, and those at attention calls by the module that makes the call.
+    """Return the ports of a model, and the attention ports by the module that computes attention.
 
-    ``width`` is that of the states between the layers. Raises :class:`BackboneError` where nothing can be adapted.
+    ``width`` is the width of the states between layers. Raises :class:`BackboneError` where nothing can be adapted.
     """
     closed = _closed(backbone, shown)
     ports: dict[str, Port] = {}
@@ -60,7 +60,7 @@ def open_ports(
 
 
 def watched(model: PreTrainedModel, encoder_decoder: bool) -> list[nn.Module]:
-    """Return the modules, beside linear maps, that the probe has to see: norms, embeddings, experts, whole layers."""
+    """Return the modules, beside linear maps, that the probe watches: norms, embeddings, experts, whole layers."""
     modules = []
     for path, module in model.named_modules():
         where = place(path, encoder_decoder)
@@ -71,19 +71,19 @@ def watched(model: PreTrainedModel, encoder_decoder: bool) -> list[nn.Module]:
 
 
 def _are_experts(path: str) -> bool:
-    """Tell whether a module is all the experts of a layer together, which are no linear map."""
+    """Tell whether a module holds all experts of a layer in one, which is not a linear map."""
     return path.rpartition(".")[2] == "experts"
 
 
 def called_table(model: PreTrainedModel, shown: Findings) -> Any:
-    """Return the module that looks tokens up: an encoder may have a copy of it that shares the weights."""
+    """Return the module that looks up tokens: an encoder may use a copy that shares the weights."""
     table = model.get_input_embeddings()
     shared = [module for module in shown.states if getattr(module, "weight", None) is table.weight]
     return shared[0] if shared and table not in shown.states else table
 
 
 def _closed(backbone: Any, shown: Findings) -> dict[str, str]:
-    """Return, by kind of port, what is not open on this model and why."""
+    """Return the reasons why kinds of ports are closed on this model."""
     model, closed = backbone.model, {}
     name = attention.implementation(model)
     if name not in attention.WRAPPED:
@@ -128,7 +128,7 @@ def _norm_ports(backbone: Any, width: int, shown: Findings) -> Iterator[Port]:
 
 
 def _block_ports(backbone: Any, shown: Findings) -> Iterator[Port]:
-    """Yield the ports at the outputs of whole layers: modules that hand on states as wide as the last ones."""
+    """Yield the ports at the outputs of whole layers: modules whose outputs are as wide as the last states."""
     for path, module in backbone.model.named_modules():
         if shown.states.get(module) == shown.width and not isinstance(module, nn.Embedding):
             port = block_port(backbone, path, shown.width)

@@ -1,4 +1,4 @@
-"""Ports made of the modules of a transformers model: what role each has, and under which name."""
+"""Ports made of the modules of a transformers model, with role and name."""
 
 from collections.abc import Mapping
 
@@ -12,13 +12,13 @@ from adaptdock.plugins.contracts import Backbone, Port
 
 
 def linear_port(backbone: Backbone, path: str, module: nn.Module, width: int) -> Port | None:
-    """Return the port at a linear map; None for another module, or one outside the layers."""
-    where, own = place(path, backbone.encoder_decoder), widths(module)
-    if where is None or own is None:
+    """Return the port at a linear map; None for another module, or outside the layers."""
+    where, sizes = place(path, backbone.encoder_decoder), widths(module)
+    if where is None or sizes is None:
         return None
     siblings = backbone.model.get_submodule(path.rpartition(".")[0]).children()
-    found = role(where, *own, width, [shape for shape in map(widths, siblings) if shape])
-    return Port(f"{where.prefix}.{found}", "linear", found, where.layer, where.stack, path, *own)
+    port_role = role(where, *sizes, width, [shape for shape in map(widths, siblings) if shape])
+    return Port(f"{where.prefix}.{port_role}", "linear", port_role, where.layer, where.stack, path, *sizes)
 
 
 def embedding_port(model: PreTrainedModel, embeddings: nn.Embedding, encoder_decoder: bool) -> Port:
@@ -34,11 +34,11 @@ def attention_port(backbone: Backbone, path: str, call: Call) -> Port | None:
     where = place(path, backbone.encoder_decoder)
     if where is None:
         return None
-    found = attention_role(where)
+    port_role = attention_role(where)
     return Port(
-        f"{where.prefix}.{found}",
+        f"{where.prefix}.{port_role}",
         "attention",
-        found,
+        port_role,
         where.layer,
         where.stack,
         path,
@@ -57,7 +57,7 @@ def block_port(backbone: Backbone, path: str, width: int) -> Port | None:
 
 
 def unique(port: Port, taken: Mapping[str, Port]) -> Port:
-    """Return a port under a name that is not taken."""
+    """Return a port with a free name: its own, or its own with a number."""
     if port.name not in taken:
         return port
     number = next(number for number in range(2, len(taken) + 3) if f"{port.name}.{number}" not in taken)
@@ -65,7 +65,7 @@ def unique(port: Port, taken: Mapping[str, Port]) -> Port:
 
 
 def widths(module: nn.Module) -> tuple[int, int] | None:
-    """Return (inputs, outputs) of a linear map of whatever type, quantised ones included."""
+    """Return (inputs, outputs) of a linear map of any type, quantised maps included."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if isinstance(module, Conv1D):

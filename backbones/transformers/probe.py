@@ -1,7 +1,7 @@
-"""One small batch through a frozen model, in which each module shows how it treats the rows.
+"""The probe: one small batch through a frozen model, which shows how each module treats the rows.
 
-Module names tell what a linear map is for, but not whether the rows of a batch can be told apart in what
-it sees: XLNet puts positions first, DeBERTa sends tables of relative positions through its maps, and
+Module names tell the purpose of a linear map, but not whether its input keeps the rows of a batch apart.
+XLNet puts positions first, DeBERTa sends tables of relative positions through its maps, and
 experts see tokens picked from the whole batch. An adapter for some of the rows must not act there.
 """
 
@@ -17,12 +17,12 @@ from transformers import PreTrainedModel
 from adaptdock.backbones.transformers import attention
 from adaptdock.plugins.contracts import Batch, Prepended, Virtual
 
-ROWS, LENGTH = 2, 3  # unlike, so that they cannot be taken for each other
+ROWS, LENGTH = 2, 3  # different sizes, so that the two dimensions cannot be confused
 
 
 @dataclass(frozen=True)
 class Call:
-    """What an attention call shows of itself: key/value heads and their widths."""
+    """The sizes of an attention call: key/value heads and their widths."""
 
     heads: int
     key_width: int
@@ -31,32 +31,32 @@ class Call:
 
 @dataclass
 class Findings:
-    """What the batch has shown."""
+    """The results of the probe."""
 
     width: int = 0
     device: torch.device | None = None
-    """Where the last hidden states come out; of a model on several devices that is not where inputs go."""
+    """The device of the last hidden states; a model on several devices takes its inputs on another."""
     causal: bool = False
     attention: dict[nn.Module, Call] = field(default_factory=dict)
     seen: dict[nn.Module, bool] = field(default_factory=dict)
-    """Each linear map that was called, and whether the rows could be told apart every time."""
+    """Each linear map that was called, and whether every call kept the rows apart."""
     states: dict[nn.Module, int] = field(default_factory=dict)
-    """The width of what each other module puts out, in the order of their first calls; zero unless it is (R, T, W)."""
+    """The output width of each other module, in the order of first calls; zero unless the output is (R, T, W)."""
     called: dict[nn.Module, None] = field(default_factory=dict)
     """The watched modules in the order of their first calls."""
 
     embedding_closed: str = ""
-    """Why nothing can stand in front of the input embeddings; empty where it can."""
+    """Why no embeddings can be put in front of the input; empty if they can."""
     vocabulary_closed: str = ""
-    """Why the logits cannot be computed from hidden states; empty where they can."""
+    """Why the logits cannot be computed from hidden states; empty if they can."""
 
     def rows_told(self, module: nn.Module) -> bool:
-        """Tell whether a linear map takes part, and the rows of a batch can be told apart in it."""
+        """Tell whether a linear map was called and keeps the rows of a batch apart."""
         return self.seen.get(module, False)
 
 
 class Probed(Protocol):
-    """What is asked of a backbone here."""
+    """The part of a backbone that the probe uses."""
 
     model: PreTrainedModel
     generator: PreTrainedModel | None
@@ -64,7 +64,7 @@ class Probed(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device of the inputs."""
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the last hidden states."""
@@ -76,9 +76,9 @@ def probe(
     others: Iterable[nn.Module],
     language_logits: Callable[[PreTrainedModel, Tensor], Tensor],
 ) -> Findings:
-    """Send two rows of three tokens through the model, the last token of the second row being another.
+    """Send two rows of three tokens through the model; only the last token of the second row differs.
 
-    ``others`` are the modules, beside linear maps, that may put out hidden states.
+    ``others`` are the modules, beside linear maps, whose outputs may be hidden states.
     """
     findings, model = Findings(), backbone.model
     ids = torch.full((ROWS, LENGTH), 5, device=backbone.device)
@@ -98,20 +98,20 @@ def probe(
     if backbone.generator is not None:
         findings.vocabulary_closed = _logits_refused(backbone, batch, hidden, language_logits)
     findings.width, findings.device = hidden.shape[-1], hidden.device
-    findings.causal = bool(torch.equal(hidden[0, 0], hidden[1, 0]))
+    findings.causal = bool(torch.equal(hidden[0, 0], hidden[1, 0]))  # position 0 did not see the different last token
     return findings
 
 
 @torch.no_grad()
 def _front_refused(backbone: Probed, batch: Mapping[str, Tensor]) -> str:
-    """Return why nothing can stand in front of the inputs, or nothing: two masked embeddings must change nothing.
+    """Return why no embeddings can be put in front of the inputs, or "": two masked embeddings must change nothing.
 
     One row is padded on the left, which shows how the model numbers its positions.
     """
     name = type(backbone.model).__name__
     embeddings = backbone.model.get_input_embeddings()
     if not isinstance(embeddings, nn.Embedding):
-        return f"the input embeddings of {name} are no table of tokens"
+        return f"the input embeddings of {name} are not a table of tokens"
     width, device = embeddings.weight.shape[-1], backbone.device
     masked = Virtual(
         torch.zeros(ROWS, 2, width, device=device, dtype=embeddings.weight.dtype),
@@ -120,16 +120,16 @@ def _front_refused(backbone: Probed, batch: Mapping[str, Tensor]) -> str:
     batch = {key: tensor.clone() for key, tensor in batch.items()}
     batch["input_ids"][1, 0] = getattr(backbone.model.config, "pad_token_id", None) or 0
     batch["attention_mask"][1, 0] = 0
-    kept = batch["attention_mask"].bool()
+    visible = batch["attention_mask"].bool()
     for counted in (False, True):
         backbone.positions_counted = counted
         try:
-            found = backbone.forward(Batch(batch, virtual=masked))[:, 2:]
-        except Exception as error:  # whatever a model raises that wants tokens and no embeddings
+            prompted = backbone.forward(Batch(batch, virtual=masked))[:, 2:]
+        except Exception as error:  # models that take tokens only raise errors of many kinds
             return f"{name} takes no input embeddings ({type(error).__name__})"
         alone = backbone.forward(Batch(batch))
-        kept = kept.to(alone.device)
-        if _alike(found[kept], alone[kept]):
+        visible = visible.to(alone.device)
+        if _alike(prompted[visible], alone[visible]):
             return ""
     return (
         f"in {name} the positions of a text depend on what stands in front of it, so a prompt for one row of a "
@@ -144,31 +144,31 @@ def _logits_refused(
     hidden: Tensor,
     language_logits: Callable[[PreTrainedModel, Tensor], Tensor],
 ) -> str:
-    """Return why the logits cannot be had from hidden states, or nothing: they must be those of the whole model."""
+    """Return why the logits cannot be computed from hidden states, or "": they must equal the whole model's."""
     model = backbone.generator
     assert model is not None
-    given = dict(batch)
+    inputs = dict(batch)
     if model.config.is_encoder_decoder:
-        given["decoder_input_ids"] = torch.zeros_like(batch["input_ids"])
-        hidden = backbone.forward(Batch(given, "decoder"))
-    if _alike(language_logits(model, hidden), model(**given, use_cache=False).logits):
+        inputs["decoder_input_ids"] = torch.zeros_like(batch["input_ids"])
+        hidden = backbone.forward(Batch(inputs, "decoder"))
+    if _alike(language_logits(model, hidden), model(**inputs, use_cache=False).logits):
         return ""
     return f"{type(model).__name__} does more with its hidden states than map them to the vocabulary"
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Compare results of the body and of the whole model, whose hook may bring its result back to another device."""
-    one = one.to(other.device)
-    scale = other.float().abs().max().clamp(min=1e-6)
-    limit = 1e-4 if other.dtype == torch.float32 else 0.05
-    return bool((one.float() - other.float()).abs().max() <= limit * scale)
+def _alike(computed: Tensor, expected: Tensor) -> bool:
+    """Compare results of the body and of the whole model, which may be on different devices (accelerate's hook)."""
+    computed = computed.to(expected.device)
+    scale = expected.float().abs().max().clamp(min=1e-6)
+    limit = 1e-4 if expected.dtype == torch.float32 else 0.05
+    return bool((computed.float() - expected.float()).abs().max() <= limit * scale)
 
 
 def _watch_rows(findings: Findings) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
     def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         *leading, _ = args[0].shape
         apart = leading == [ROWS * LENGTH] or (len(leading) > 1 and leading[0] == ROWS)
-        apart = apart and isinstance(out, Tensor)  # PhiMoE's router gives what it has chosen
+        apart = apart and isinstance(out, Tensor)  # PhiMoE's router returns a tuple of its choices
         findings.called[module] = None
         findings.seen[module] = apart and findings.seen.get(module, True)
 

@@ -1,7 +1,7 @@
-"""Backbones held in 4 or 8 bit: which library does it on which device, and how.
+"""Backbones in 4 or 8 bit: the library for each device, and its calls.
 
 Measured on a CPU: bitsandbytes' int8 is about a hundred times slower than float32 there, torchao's
-dynamic int8 two to three times faster. On a GPU bitsandbytes is the usual choice for both.
+dynamic int8 two to three times faster. On a GPU bitsandbytes is the usual choice for both formats.
 """
 
 import logging
@@ -20,22 +20,22 @@ Quantizer = Literal["bitsandbytes", "torchao"]
 
 
 def choose(quantize: str, quantizer: str, device: str) -> Quantizer:
-    """Return the library to quantise with; raise :class:`BackboneError` where it cannot or is missing."""
-    chosen: Quantizer = "torchao" if quantize == "int8" and device == "cpu" else "bitsandbytes"
+    """Return the quantisation library; raise :class:`BackboneError` if it lacks the format or is not installed."""
+    library: Quantizer = "torchao" if quantize == "int8" and device == "cpu" else "bitsandbytes"
     if quantizer != "auto":
-        chosen = "torchao" if quantizer == "torchao" else "bitsandbytes"
-    if quantize == "nf4" and chosen == "torchao":
+        library = "torchao" if quantizer == "torchao" else "bitsandbytes"
+    if quantize == "nf4" and library == "torchao":
         raise BackboneError("nf4 is a format of bitsandbytes; torchao quantises to int8 here")
-    if find_spec(chosen) is None:
-        raise BackboneError(f"--quantize {quantize} on {device} needs {chosen}: pip install 'adaptdock[quantize]'")
-    return chosen
+    if find_spec(library) is None:
+        raise BackboneError(f"--quantize {quantize} on {device} needs {library}: pip install 'adaptdock[quantize]'")
+    return library
 
 
 def bitsandbytes_config(quantize: str, compute_dtype: Any) -> Any:
     """Return the configuration with which transformers loads 4-bit (nf4) or 8-bit weights."""
     from transformers import BitsAndBytesConfig
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at each call that it casts to float16
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a cast to float16 at each call
     if quantize == "nf4":
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype)
     return BitsAndBytesConfig(load_in_8bit=True)
@@ -44,7 +44,7 @@ def bitsandbytes_config(quantize: str, compute_dtype: Any) -> Any:
 def keep_trainable(model: nn.Module) -> None:
     """Keep bitsandbytes from packing 4-bit weights for a CPU at the first pass without gradients.
 
-    Its kernel for packed weights has no backward pass: after it nothing could be trained any more.
+    The kernel for packed weights has no backward pass, so no adapter could be trained afterwards.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -54,14 +54,14 @@ def keep_trainable(model: nn.Module) -> None:
 def quantize_with_torchao(model: nn.Module) -> None:
     """Turn the linear maps of a float model into int8 weights with int8 activations, in place.
 
-    Each position of each row is scaled by itself, so a row does not depend on its neighbours. Raises
-    :class:`BackboneError` for a model whose layers are of other types: torchao would leave them as they are.
+    Each position of each row has a scale of its own, so a row does not depend on its neighbours. Raises
+    :class:`BackboneError` for a model with layers of another type, which torchao would silently skip.
     """
-    others = [path for path, module in model.named_modules() if isinstance(module, Conv1D)]
-    if others:
+    conv1d_paths = [path for path, module in model.named_modules() if isinstance(module, Conv1D)]
+    if conv1d_paths:
         raise BackboneError(
-            f"torchao quantises linear maps of the type Linear only, and {others[0]} is a Conv1D, as are others; "
-            f"on a GPU --quantizer bitsandbytes takes it, on a CPU --dtype bfloat16 is fast"
+            f"torchao quantises linear maps of the type Linear only, and {conv1d_paths[0]} is a Conv1D; "
+            f"on a GPU use --quantizer bitsandbytes, on a CPU --dtype bfloat16 is fast"
         )
     logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of every GPU kernel that a CPU lacks
     with warnings.catch_warnings():
@@ -91,7 +91,7 @@ def _is_linear(module: nn.Module, _name: str = "") -> bool:
 
 
 class Int8Linear(nn.Linear):
-    """A linear map with int8 weights through which gradients pass; torchao's own stops them unsaid."""
+    """A linear map with int8 weights that passes gradients on; torchao's map drops them without a warning."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the product, (..., inputs) -> (..., outputs)."""
@@ -101,7 +101,7 @@ class Int8Linear(nn.Linear):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The int8 product forward; backward that of the weights it stands for, as if nothing were rounded."""
+    """The int8 product forward; backward the product of the dequantised weights, as if nothing were rounded."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

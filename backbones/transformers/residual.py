@@ -1,8 +1,7 @@
-"""What the output of each block is added to, seen in one small batch that goes through the frozen model.
+"""The residual of each block, measured with one small batch through the frozen model.
 
-Models that norm after the sum (BERT) add the very input of the block, and a layer norm takes the sum in. Models that
-norm before (GPT-2) add what goes into the norm before the block. Neither is taken from names: the sum has to be what
-the next norm is given.
+Post-norm models (BERT) add the input of the block itself, and a layer norm takes the sum. Pre-norm models (GPT-2) add
+the input of the norm before the block. Names are not trusted: the sum must equal the input of the next norm.
 """
 
 from collections.abc import Mapping
@@ -20,77 +19,80 @@ STARTS = {"attention_output": "query", "cross_attention_output": "cross_query", 
 
 
 class Run(Protocol):
-    """What is asked of a backbone here."""
+    """The part of a backbone that is used here."""
 
     model: PreTrainedModel
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device of the inputs."""
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the last hidden states."""
 
 
-class _Seen:
-    """What went into a module and came out of it, the first time in this thread: others may use the model meanwhile."""
+class _Recorder:
+    """The first input and output of each module in this thread, since other threads may use the model meanwhile."""
 
     def __init__(self) -> None:
         self.thread = get_ident()
-        self.given: dict[nn.Module, Tensor] = {}
-        self.made: dict[nn.Module, Tensor] = {}
+        self.inputs: dict[nn.Module, Tensor] = {}
+        self.outputs: dict[nn.Module, Tensor] = {}
 
     def watch(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-        if get_ident() == self.thread and module not in self.given and args and isinstance(out, Tensor):
-            self.given[module], self.made[module] = args[0].detach().cpu(), out.detach().cpu()  # layers share no device
+        if get_ident() == self.thread and module not in self.inputs and args and isinstance(out, Tensor):
+            self.inputs[module], self.outputs[module] = (
+                args[0].detach().cpu(),
+                out.detach().cpu(),
+            )  # layers share no device
 
 
 @torch.no_grad()
 def residuals(backbone: Run, ports: Ports) -> dict[str, Residual]:
-    """Return the residual of each port that ends a block, by name; those for which none is found have none."""
-    model, seen = backbone.model, _Seen()
+    """Return the residual of each port at the end of a block, by port name; unclear residuals are left out."""
+    model, recorder = backbone.model, _Recorder()
     norms = {path: module for path, module in model.named_modules() if "Norm" in type(module).__name__}
     linear = [port for port in ports if port.kind == "linear"]
     ids = torch.tensor([[5, 6, 7], [8, 5, 9]], device=backbone.device)
     with ExitStack() as stack:
         for module in {*norms.values(), *(model.get_submodule(port.module) for port in linear)}:
-            stack.callback(module.register_forward_hook(seen.watch).remove)
+            stack.callback(module.register_forward_hook(recorder.watch).remove)
         backbone.forward(Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "decoder"))
-    found = {}
+    by_port = {}
     for port in linear:
         start = ports.find(STARTS[port.role], port) if port.role in STARTS else None
-        residual = None if start is None else _residual(model, port, start, norms, seen)
+        residual = None if start is None else _residual(model, port, start, norms, recorder)
         if residual is not None:
-            found[port.name] = residual
-    return found
+            by_port[port.name] = residual
+    return by_port
 
 
 def _residual(
-    model: PreTrainedModel, port: Port, start: Port, norms: Mapping[str, nn.Module], seen: _Seen
+    model: PreTrainedModel, port: Port, start: Port, norms: Mapping[str, nn.Module], recorder: _Recorder
 ) -> Residual | None:
     ended, started = model.get_submodule(port.module), model.get_submodule(start.module)
-    if ended not in seen.made or started not in seen.given:
+    if ended not in recorder.outputs or started not in recorder.inputs:
         return None
-    out, entered = seen.made[ended], seen.given[started]
-    sums = {path: seen.given[module] for path, module in norms.items() if module in seen.given}
-    after = next((path for path, given in sums.items() if _same(given, out, entered)), None)
-    if after is not None:
-        return Residual(start, after)
+    out, entered = recorder.outputs[ended], recorder.inputs[started]
+    sums = {path: recorder.inputs[module] for path, module in norms.items() if module in recorder.inputs}
+    next_norm = next((path for path, norm_input in sums.items() if _same(norm_input, out, entered)), None)
+    if next_norm is not None:
+        return Residual(start, next_norm)
     for path, module in norms.items():
-        if module in seen.made and _equal(seen.made[module], entered):
-            stream = seen.given[module]
-            if any(_same(given, out, stream) for given in sums.values()):
+        if module in recorder.outputs and _equal(recorder.outputs[module], entered):
+            stream = recorder.inputs[module]
+            if any(_same(norm_input, out, stream) for norm_input in sums.values()):
                 width = stream.shape[-1]
                 return Residual(Port(path, "hidden", "norm", port.layer, port.stack, path, width, width))
     return None
 
 
-def _same(given: Tensor, out: Tensor, stream: Tensor) -> bool:
-    return given.shape == out.shape == stream.shape and _equal(given, out + stream)
+def _same(total: Tensor, out: Tensor, stream: Tensor) -> bool:
+    return total.shape == out.shape == stream.shape and _equal(total, out + stream)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
+def _equal(left: Tensor, right: Tensor) -> bool:
+    if left.shape != right.shape:
         return False
-    scale = one.float().abs().max().clamp(min=1e-6)
-    return bool((one.float() - other.float()).abs().max() <= 1e-4 * scale)
+    scale = left.float().abs().max().clamp(min=1e-6)
+    return bool((left.float() - right.float()).abs().max() <= 1e-4 * scale)

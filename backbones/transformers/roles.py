@@ -1,7 +1,7 @@
-"""Which linear map plays which role in a transformer, read from module names and shapes.
+"""The roles of linear maps in a transformer, read from module names and shapes.
 
-One table for all architectures: the words are those that the modelling files of transformers use.
-What the table does not know is placed by its shape (wider out than in: up; back to the width: down).
+One table serves all architectures; its words are the module names in transformers' modelling files.
+A map with an unknown name gets its role from its shape (wider out than in: up; back to the width: down).
 """
 
 import re
@@ -34,14 +34,14 @@ WORDS: dict[str, dict[str, str]] = {
 }
 ATTENTION = re.compile(r"attn|attention")
 WRAPPED = "linear"
-"""The name of a map inside a module that has the telling name (Moshi: ``q_proj.linear``)."""
+"""The name of a map inside a module whose name tells the role (Moshi: ``q_proj.linear``)."""
 NEITHER = re.compile(r"(^|\.)bottleneck(\.|$)")  # MobileBERT's, around both kinds of block
 CROSS = re.compile(r"cross|encdec|encoder_attn|encoder_decoder")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a module stands: which half of the model, which layer, inside which kind of block."""
+    """The place of a module: half of the model, layer, kind of block, name inside the layer."""
 
     stack: str
     layer: int
@@ -56,7 +56,7 @@ class Place:
 
 
 def place(path: str, encoder_decoder: bool) -> Place | None:
-    """Read a module's path; None for what stands outside the layers (embeddings, pooler, heads)."""
+    """Read a module's path; None for a module outside the layers (embeddings, pooler, heads)."""
     number = re.search(r"\.(\d+)(?=\.|$)", path)
     if number is None:
         return None
@@ -80,26 +80,26 @@ def is_expert(path: str) -> bool:
 
 
 def role(where: Place, inputs: int, outputs: int, width: int, siblings: Sequence[tuple[int, int]] = ()) -> str:
-    """Return the role of a linear map; ``other`` where neither its name nor its shape tells.
+    """Return the role of a linear map; ``other`` if neither its name nor its shape tells.
 
-    ``width`` is that of the hidden states, ``siblings`` the (inputs, outputs) of the linear maps beside
-    it: where the way down takes in half of what this one puts out, the other half is a gate.
+    ``width`` is the width of the hidden states, ``siblings`` are the (inputs, outputs) of the linear maps beside
+    this map. If the down projection takes half of this map's outputs, the other half is a gate.
     """
     parts = [part for part in where.leaf.split(".") if part != WRAPPED] or [WRAPPED]
     words = WORDS[where.block]
-    found = words.get(".".join(parts[-2:])) or words.get(parts[-1])
+    kind = words.get(".".join(parts[-2:])) or words.get(parts[-1])
     if NEITHER.search(where.leaf):
         return "other"
-    if found is None and where.block == "feed-forward":
+    if kind is None and where.block == "feed-forward":
         if inputs == width and outputs > width:
-            found = "ffn_up"
+            kind = "ffn_up"
         elif inputs > width and outputs == width:
-            found = "ffn_down"
-    if found == "ffn_up" and (outputs // 2, inputs) in siblings:
-        found = "ffn_gate_up"
-    if found is None:
+            kind = "ffn_down"
+    if kind == "ffn_up" and (outputs // 2, inputs) in siblings:
+        kind = "ffn_gate_up"
+    if kind is None:
         return "other"
-    return f"cross_{found}" if where.cross else found
+    return f"cross_{kind}" if where.cross else kind
 
 
 def attention_role(where: Place) -> str:

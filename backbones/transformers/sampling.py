@@ -1,7 +1,7 @@
-"""Tokens drawn with a generator for each row, so that a row's text does not depend on its neighbours.
+"""Sampling with a generator per row, so that a row's text does not depend on its neighbours.
 
-The best of logits plus Gumbel noise is a draw by their softmax (Gumbel 1954; Maddison et al. 2014,
-arXiv:1411.0030), so the search that takes the best token draws.
+The argmax of logits plus Gumbel noise is a draw from their softmax (Gumbel 1954; Maddison et al. 2014,
+arXiv:1411.0030). A greedy search on noisy logits therefore samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,19 +19,19 @@ from transformers import (
 
 
 def drawing(options: Mapping[str, Any], seeds: Sequence[int], device: torch.device) -> LogitsProcessorList:
-    """Return what a greedy search needs to draw: temperature, top_k, top_p, and noise by a seed for each row."""
-    chosen: list[LogitsProcessor] = []
+    """Return the processors with which a greedy search samples: temperature, top_k, top_p, noise by a seed per row."""
+    processors: list[LogitsProcessor] = []
     if options["temperature"] != 1:
-        chosen.append(TemperatureLogitsWarper(options["temperature"]))
+        processors.append(TemperatureLogitsWarper(options["temperature"]))
     if options["top_k"]:
-        chosen.append(TopKLogitsWarper(options["top_k"]))
+        processors.append(TopKLogitsWarper(options["top_k"]))
     if options["top_p"] < 1:
-        chosen.append(TopPLogitsWarper(options["top_p"]))
-    return LogitsProcessorList([*chosen, Gumbel(seeds, device)])
+        processors.append(TopPLogitsWarper(options["top_p"]))
+    return LogitsProcessorList([*processors, Gumbel(seeds, device)])
 
 
 class Gumbel(LogitsProcessor):
-    """Adds noise to the logits of each row, from a generator of its own."""
+    """Adds Gumbel noise to the logits of each row, from the row's own generator."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]

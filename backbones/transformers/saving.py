@@ -1,4 +1,4 @@
-"""A model written with other weights in some linear maps; the model in memory stays as it is."""
+"""Writes a copy of a model with new weights in some linear maps; the model in memory stays unchanged."""
 
 from collections.abc import Iterator, Mapping
 from copy import copy, deepcopy
@@ -26,9 +26,9 @@ def write(whole: PreTrainedModel, tokenizer: Any, folder: Path, changed: Changed
 
 
 def _stand_in(whole: PreTrainedModel) -> PreTrainedModel:
-    """Return the same modules under a configuration of their own: saving marks it, and forgets that they were GGUF.
+    """Return the same modules with a copied configuration, without the GGUF mark: saving changes the configuration.
 
-    Raises :class:`BackboneError` for a checkpoint that is quantised: its own saving would drop what has changed.
+    Raises :class:`BackboneError` for a quantised checkpoint: its saving code would drop the new weights.
     """
     plain: PreTrainedModel = copy(whole)
     plain.config = deepcopy(whole.config)
@@ -47,22 +47,24 @@ def _stand_in(whole: PreTrainedModel) -> PreTrainedModel:
 def with_maps(whole: nn.Module, changed: Changed) -> dict[str, Tensor]:
     """Return a model's state dict with other weights and biases in some linear maps.
 
-    Raises :class:`BackboneError` for a bias where the map has none, a weight that another module uses too,
-    and one that is not in memory.
+    Raises :class:`BackboneError` for a bias of a map that has none, a weight that is shared with another module,
+    and a weight that is not in memory.
     """
-    new = {parameter: value for module in changed for parameter, value in _new(module, *changed[module])}
+    replacements = {
+        parameter: value for module in changed for parameter, value in _new_parameters(module, *changed[module])
+    }
     users = _users(whole)
     module: Any
     for module, (name, _, _) in changed.items():
-        others = [path for other, path in users.get(module.weight, []) if other is not module]
-        if others:
-            raise BackboneError(f"{name} shares its weight with {others[0]}, which would change with it")
+        sharing = [path for user, path in users.get(module.weight, []) if user is not module]
+        if sharing:
+            raise BackboneError(f"{name} shares its weight with {sharing[0]}, which would change with it")
     state: dict[str, Tensor] = whole.state_dict(keep_vars=True)
-    return {name: new.get(tensor, tensor).detach() for name, tensor in state.items()}
+    return {name: replacements.get(tensor, tensor).detach() for name, tensor in state.items()}
 
 
-def _new(module: Any, name: str, weight: Tensor, bias: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the parameters of a linear map, each with what stands in its place."""
+def _new_parameters(module: Any, name: str, weight: Tensor, bias: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the parameters of a linear map, each with its new value."""
     if module.weight.is_meta:
         raise BackboneError(f"the weights of {name} are not in memory: load the backbone without a device map")
     yield module.weight, _like(module.weight, weight.T if isinstance(module, Conv1D) else weight)
@@ -79,9 +81,9 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def _users(whole: nn.Module) -> dict[Tensor, list[tuple[nn.Module, str]]]:
-    """Return, for each parameter, the modules that hold it; a module that stands in several places counts once."""
-    found: dict[Tensor, list[tuple[nn.Module, str]]] = {}
+    """Return the modules that hold each parameter; a module with several paths counts once."""
+    users: dict[Tensor, list[tuple[nn.Module, str]]] = {}
     for path, module in whole.named_modules():
         for parameter in module.parameters(recurse=False):
-            found.setdefault(parameter, []).append((module, path))
-    return found
+            users.setdefault(parameter, []).append((module, path))
+    return users

@@ -1,4 +1,4 @@
-"""Keeps transformers from drawing progress bars and reports of its own."""
+"""Silences the progress bars and load reports of transformers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

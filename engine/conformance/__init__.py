@@ -1,10 +1,10 @@
-"""The conformance kit: what a plugin has to keep to, as checks that ``adapt plugin check`` and pytest run.
+"""The conformance kit: the contracts of plugins, as checks that ``adapt plugin check`` and pytest run.
 
     @pytest.mark.parametrize("check", checks("method", "gain"), ids=str)
     def test_gain_keeps_to_the_contract(check):
         check()
 
-It stands in this room because it docks, trains and saves what it checks. Backbones are tiny random models.
+The kit is part of the engine because it docks, trains and saves adapters. Backbones are tiny random models.
 """
 
 from collections.abc import Callable
@@ -30,14 +30,14 @@ CHECKED: dict[Kind, Callable[[str, str | None], list[Check]]] = {
 
 
 def checks(kind: Kind, name: str, model: str | None = None) -> list[Check]:
-    """Return the checks of a registered plugin; none has run yet, and nothing is imported.
+    """Return the checks of a registered plugin, without running them or importing the plugin.
 
-    ``model`` is what a backbone family is to load; a tiny model of transformers unless given. Raises
-    :class:`UnknownNameError` for a plugin there is not, and :class:`UsageError` for a kind that has no contract.
+    ``model`` is the model that a backbone family loads; a tiny model of transformers unless given. Raises
+    :class:`UnknownNameError` for an unknown plugin, and :class:`UsageError` for a kind without a contract.
     """
     if kind not in CHECKED:
-        raise UsageError(f"a {kind} has no contract that could be checked; there are those of {', '.join(CHECKED)}")
+        raise UsageError(f"a {kind} has no contract to check; the kinds with a contract are {', '.join(CHECKED)}")
     registry.find(kind, name)
-    found = [*common_checks(kind, name), *CHECKED[kind](name, model)]
-    assert found, f"no checks for the {kind} {name!r}"
-    return found
+    all_checks = [*common_checks(kind, name), *CHECKED[kind](name, model)]
+    assert all_checks, f"no checks for the {kind} {name!r}"
+    return all_checks

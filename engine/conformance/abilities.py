@@ -1,4 +1,4 @@
-"""The checks of what a method can do beyond acting at ports: merged maps, a term of the loss, steps of training."""
+"""The checks of a method's optional abilities: merging into maps, a penalty in the loss, a hook after steps."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ POSITIONS, STEPS = 5, 4
 
 
 def merged(bench: Bench, methods: list[PluginEntry]) -> None:
-    """Compare the linear maps that a method makes with what it does at their ports."""
+    """Compare each merged linear map with the map and the method at its port."""
     parts = [part for part in bench.assembly(methods).parts if isinstance(part.method, Mergeable)]
     if not parts:
         raise NotAsked("it has no function merge")
@@ -46,7 +46,7 @@ def _compare(bench: Bench, part: Part, site: Site, folded: dict[str, Tensor]) ->
 
 
 def penalised(bench: Bench, methods: list[PluginEntry]) -> None:
-    """Check that the term of the loss is one finite number through which gradients flow."""
+    """Check that the penalty is one finite number with gradients."""
     model = _trainable(bench, methods, Penalised, "penalty")
     penalty = model.acting[0].penalty()
     assert penalty is not None
@@ -55,7 +55,7 @@ def penalised(bench: Bench, methods: list[PluginEntry]) -> None:
 
 
 def stepped(bench: Bench, methods: list[PluginEntry]) -> None:
-    """Check that a step leaves finite parameters of the same shapes, and that what is remembered is state."""
+    """Check that a step leaves finite parameters of the same shapes, and no tensors outside the state dict."""
     model = _trainable(bench, methods, Stepped, "after_step")
     names = set(model.state_dict())
     for step in range(STEPS):
@@ -66,7 +66,7 @@ def stepped(bench: Bench, methods: list[PluginEntry]) -> None:
     (tensors,) = model.tensors()
     bench.assembly(methods).check(tensors, "what after_step leaves")
     broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
-    expect(broken is None, f"after_step leaves {broken} with something else than finite numbers")
+    expect(broken is None, f"after_step leaves {broken} with numbers that are not finite")
 
 
 def _trainable(bench: Bench, methods: list[PluginEntry], ability: type, function: str) -> Trainable:

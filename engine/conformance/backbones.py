@@ -22,7 +22,7 @@ NO_MODEL = "a model that nobody has"
 
 
 def backbone_checks(name: str, model: str | None) -> list[Check]:
-    """Return the checks of a family that loads ``model``, or a tiny model of transformers if it takes that."""
+    """Return the checks of a family with ``model``, or with a tiny model of transformers if the family accepts it."""
     loaded = Loaded(name, model)
     acts = {
         "the model is accepted, and loads": lambda: loaded.backbone,
@@ -32,7 +32,7 @@ def backbone_checks(name: str, model: str | None) -> list[Check]:
         "it gives a hidden state for every position, finite": loaded.forward,
         "a row in a batch is what it is alone": loaded.rows,
         "its ports have names of their own, and lead to modules": loaded.ports,
-        "weight and bias of a linear port are those that act": loaded.linear,
+        "weight and bias of a linear port give its output": loaded.linear,
         "its fingerprint is the same when it is loaded again": loaded.fingerprint,
     }
     checks = [Check(title, act) for title, act in acts.items()]
@@ -43,40 +43,40 @@ def backbone_checks(name: str, model: str | None) -> list[Check]:
 
 @dataclass
 class Loaded:
-    """A family and what it loads, which happens when the first check asks for it."""
+    """A family and its backbone, which is loaded at the first check."""
 
     family: str
     model: str | None
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The backbone; raises :class:`BackboneError` where the family does not take the model."""
+        """The backbone; raises :class:`BackboneError` if the family does not accept the model."""
         return self._load()
 
     def _load(self) -> Backbone:
         family: BackboneFamily = registry.load("backbone", self.family)()
         name = self.model or str(tiny_model("encoder"))
         if not family.accepts(name):
-            hint = "" if self.model else "; name one that it takes (adapt plugin check --model)"
+            hint = "" if self.model else "; name a model that it accepts (adapt plugin check --model)"
             raise BackboneError(f"the family does not accept {name}{hint}")
         return family.load(name, ON_CPU)
 
     def declared(self) -> None:
-        """Check the attributes that a backbone has to have."""
-        mine = self.backbone
+        """Check the required attributes of a backbone."""
+        backbone = self.backbone
         for name in ("id", "architecture", "fingerprint"):
-            value = getattr(mine, name, None)
+            value = getattr(backbone, name, None)
             expect(isinstance(value, str) and value, f"{name} has to be a text, found {value!r}")
         for name in ("width", "max_length"):
-            value = getattr(mine, name, None)
+            value = getattr(backbone, name, None)
             expect(isinstance(value, int) and value > 0, f"{name} has to be a positive number, found {value!r}")
         for name in ("revision", "model", "tokenizer", "ports", "causal"):
-            expect(hasattr(mine, name), f"the attribute {name} is missing")
-        expect(mine.dtype == torch.float32, f"it was to be loaded in float32, and says {mine.dtype}")
-        expect(mine.device.type == "cpu", f"it was to be loaded on the CPU, and says {mine.device}")
+            expect(hasattr(backbone, name), f"the attribute {name} is missing")
+        expect(backbone.dtype == torch.float32, f"it should be loaded in float32, but its dtype is {backbone.dtype}")
+        expect(backbone.device.type == "cpu", f"it should be loaded on the CPU, but its device is {backbone.device}")
 
     def refuses(self) -> None:
-        """Check that a model that is not there is no crash."""
+        """Check that a missing model ends in a :class:`BackboneError`."""
         family: BackboneFamily = registry.load("backbone", self.family)()
         if not family.accepts(NO_MODEL):
             return
@@ -87,69 +87,70 @@ class Loaded:
         expect(False, f"it accepts and loads {NO_MODEL!r}")
 
     def frozen(self) -> None:
-        """Check that nothing of the model is trained or drops."""
+        """Check that no weight has gradients and no module is in training mode."""
         model = self.backbone.model
         expect(not any(weight.requires_grad for weight in model.parameters()), "some weights have gradients")
         expect(not any(module.training for module in model.modules()), "some modules are in training")
 
     def forward(self) -> None:
-        """Check shape and content of the hidden states."""
-        given = self._inputs(TEXTS)
-        found = self._states(TEXTS)
-        expected = (*given["input_ids"].shape, self.backbone.width)
+        """Check that the hidden states have the shape (R, T, W) and are finite."""
+        inputs = self._inputs(TEXTS)
+        states = self._states(TEXTS)
+        expected = (*inputs["input_ids"].shape, self.backbone.width)
         expect(
-            tuple(found.shape) == expected, f"forward gives {tuple(found.shape)}; rows, positions, width are {expected}"
+            tuple(states.shape) == expected,
+            f"forward gives {tuple(states.shape)}; rows, positions, width are {expected}",
         )
-        expect(found.isfinite().all(), "some hidden states are not finite")
+        expect(states.isfinite().all(), "some hidden states are not finite")
 
     def rows(self) -> None:
-        """Check that padding and neighbours change nothing."""
+        """Compare each row of a padded batch with the same row alone."""
         mask = self._inputs(TEXTS)["attention_mask"].bool()
-        for text, states, kept in zip(TEXTS, self._states(TEXTS), mask, strict=True):
-            largest = float((states[kept] - self._states([text])[0]).abs().max())
+        for text, states, visible in zip(TEXTS, self._states(TEXTS), mask, strict=True):
+            largest = float((states[visible] - self._states([text])[0]).abs().max())
             expect(largest <= TOLERANCE, f"the row {text!r} differs by {largest:.2g}; is padding masked?")
 
     def ports(self) -> None:
-        """Check that each port is a place."""
-        mine = self.backbone
-        expect(len(mine.ports), "it has no port, so no method can act")
-        names = [port.name for port in mine.ports]
+        """Check that port names are unique, and that each port has a device and leads to a module."""
+        backbone = self.backbone
+        expect(len(backbone.ports), "it has no port, so no method can act")
+        names = [port.name for port in backbone.ports]
         expect(len(set(names)) == len(names), "two ports have one name")
-        for port in mine.ports:
-            mine.placement(port)
+        for port in backbone.ports:
+            backbone.placement(port)
             if port.kind in ("linear", "hidden"):
-                mine.model.get_submodule(port.module)
+                backbone.model.get_submodule(port.module)
 
     def linear(self) -> None:
-        """Compare what a linear map makes of its input with what its weight and bias make of it."""
-        mine, seen = self.backbone, 0
-        for port in (port for port in mine.ports if port.kind == "linear"):
-            found: list[tuple[Tensor, Tensor]] = []
-            handle = mine.model.get_submodule(port.module).register_forward_hook(
-                lambda module, given, out, kept=found: kept.append((given[0], out))
+        """Compare the output of each linear map with the product of its input, weight and bias."""
+        backbone, compared = self.backbone, 0
+        for port in (port for port in backbone.ports if port.kind == "linear"):
+            calls: list[tuple[Tensor, Tensor]] = []
+            handle = backbone.model.get_submodule(port.module).register_forward_hook(
+                lambda module, args, out, record=calls: record.append((args[0], out))
             )
             try:
                 self._states(TEXTS)
-                weight, bias = mine.weight(port), mine.bias(port)
+                weight, bias = backbone.weight(port), backbone.bias(port)
             finally:
                 handle.remove()
             sizes = (port.outputs, port.inputs)
             expect(tuple(weight.shape) == sizes, f"{port.name}: the weight is {tuple(weight.shape)}, the port {sizes}")
-            for given, out in found:
-                largest = float((given @ weight.T + bias - out).abs().max())
-                expect(largest <= 10 * TOLERANCE, f"{port.name}: weight and bias give something else ({largest:.2g})")
-                seen += 1
-        if not seen:
+            for x, out in calls:
+                largest = float((x @ weight.T + bias - out).abs().max())
+                expect(largest <= 10 * TOLERANCE, f"{port.name}: weight and bias give another output, by {largest:.2g}")
+                compared += 1
+        if not compared:
             raise NotAsked("no linear port was passed")
 
     def fingerprint(self) -> None:
-        """Load a second time."""
-        found, first = self._load().fingerprint, self.backbone.fingerprint
-        expect(found == first, f"it was {first}, and is {found}")
+        """Compare the fingerprint of a second load with the first."""
+        second, first = self._load().fingerprint, self.backbone.fingerprint
+        expect(second == first, f"it was {first}, and is {second} when loaded again")
 
     def _inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        how = reading(self.backbone, POSITIONS, 0)
-        return collate(self.backbone, [windows(text, None, how)[0] for text in texts])
+        window_reading = reading(self.backbone, POSITIONS, 0)
+        return collate(self.backbone, [windows(text, None, window_reading)[0] for text in texts])
 
     @torch.inference_mode()
     def _states(self, texts: Sequence[str]) -> Tensor:

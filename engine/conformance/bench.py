@@ -1,4 +1,4 @@
-"""A backbone with a fitted task, on which adapters are built, docked, compared and trained."""
+"""A bench: a backbone with a fitted task, on which adapters are built, docked, compared and trained."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from adaptdock.plugins.contracts import Backbone, Feature, Record, Task
 TOLERANCE = 1e-5
 """Largest difference of float32 results that count as equal."""
 RECORDS, WINDOWS, STEPS, RATE = 4, 8, 4, 0.05
-"""Records of the sample that are computed, the shortest, and windows of them; steps of training, learning rate."""
+"""The number of sample records (the shortest) and of their windows; training steps, learning rate."""
 NOISE = 0.1
 SLACK = 1e-3
 """Largest relative difference of a loss that is computed by two paths."""
@@ -30,13 +30,13 @@ SLACK = 1e-3
 
 @dataclass
 class Bench:
-    """A backbone, a task that has been fitted on its sample data, and a few records of that."""
+    """A backbone, a task fitted on its sample data, and a few records of the sample."""
 
     backbone: Backbone
     task_name: str
     task: Task
     raw: list[Record]
-    """The shortest records of the sample, as they are read."""
+    """The shortest records of the sample, before cleaning."""
 
     @classmethod
     def of(cls, backbone: Backbone, task_name: str) -> "Bench":
@@ -48,12 +48,12 @@ class Bench:
 
     @property
     def records(self) -> list[Record]:
-        """The records as the task wants them."""
+        """The records, cleaned by the task."""
         return self.task.clean(self.raw, "train").records
 
     @contextmanager
     def dock(self) -> Iterator[Dock]:
-        """Open a dock, and leave the backbone as it was."""
+        """Open a dock, and close it at the end, which restores the backbone."""
         opened = Dock(self.backbone)
         try:
             yield opened
@@ -61,56 +61,58 @@ class Bench:
             opened.close()
 
     def assembly(self, methods: Sequence[PluginEntry]) -> Assembly:
-        """Put an adapter together; raise what the methods raise where they cannot act on this backbone."""
+        """Put an adapter together; methods that cannot act on this backbone raise their own errors."""
         return assemble(self.backbone, methods, self.task)
 
     def adapter(self, methods: Sequence[PluginEntry], name: str, seed: int = 0, noise: float = NOISE) -> AdapterFile:
-        """Return an adapter with its start weights, to which noise is added so that it acts."""
+        """Return an adapter with its start weights plus noise, so that it acts."""
         generator = torch.Generator().manual_seed(seed)
         tensors = {
             key: tensor + noise * torch.randn(tensor.shape, generator=generator)
             for key, tensor in self.assembly(methods).start(generator).items()
         }
-        mine = self.backbone
+        backbone = self.backbone
         card = Card(
             name=name,
             task=entry("task", self.task_name, self.task.options),
             methods=list(methods),
-            backbone=BackboneEntry(id=mine.id, architecture=mine.architecture, fingerprint=mine.fingerprint),
-            preprocessing=Preprocessing(max_length=mine.max_length),
+            backbone=BackboneEntry(
+                id=backbone.id, architecture=backbone.architecture, fingerprint=backbone.fingerprint
+            ),
+            preprocessing=Preprocessing(max_length=backbone.max_length),
         )
         return AdapterFile(card, tensors)
 
     def features(self, methods: Sequence[PluginEntry]) -> list[Feature]:
-        """Return windows of the records, with labels, as an adapter with these methods reads them."""
+        """Return labelled windows of the records, as short as an adapter with these methods needs."""
         reading = read_by(self.backbone, self.backbone.max_length, self.assembly(methods).positions)
-        found = [feature for record in self.records for feature in self.task.encode(record, reading, labelled=True)]
-        kept = [feature for feature in found if counts(feature.labels)]
-        expect(kept, "no window of the sample has a label that counts")
-        longest = max(map(length, kept))
+        windows = [feature for record in self.records for feature in self.task.encode(record, reading, labelled=True)]
+        counted = [feature for feature in windows if counts(feature.labels)]
+        expect(counted, "no window of the sample has a label that counts")
+        longest = max(map(length, counted))
         expect(longest <= reading.max_length, f"a window has {longest} tokens; there is room for {reading.max_length}")
-        return kept[:WINDOWS]
+        return counted[:WINDOWS]
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of the backbone's weights."""
         return {name: tensor.clone() for name, tensor in self.backbone.model.state_dict().items()}
 
-    def hidden(self, dock: Dock, names: Sequence[str | None], given: Sequence[Feature]) -> list[Tensor]:
-        """Return the hidden states (T, W) of each row's own positions."""
-        inputs = collate(self.backbone, [_read(feature) for feature in given])
+    def hidden(self, dock: Dock, names: Sequence[str | None], features: Sequence[Feature]) -> list[Tensor]:
+        """Return the hidden states (T, W) of each row, without padding."""
+        inputs = collate(self.backbone, [_read(feature) for feature in features])
         with dock.boarding(names) as rows:
-            found = dock.hidden(rows, inputs)
-        return [states[mask.bool()] for states, mask in zip(found, inputs["attention_mask"], strict=True)]
+            hidden_states = dock.hidden(rows, inputs)
+        return [states[mask.bool()] for states, mask in zip(hidden_states, inputs["attention_mask"], strict=True)]
 
-    def logits(self, dock: Dock, name: str, given: Sequence[Feature]) -> list[Tensor]:
-        """Return what the head of a docked adapter makes of each row."""
-        with dock.boarding([name] * len(given)) as rows:
-            return dock.run(rows, given)
+    def logits(self, dock: Dock, name: str, features: Sequence[Feature]) -> list[Tensor]:
+        """Return the logits of a docked adapter's head for each row."""
+        with dock.boarding([name] * len(features)) as rows:
+            return dock.run(rows, features)
 
     def train(self, adapter: AdapterFile) -> dict[str, Tensor]:
-        """Take a few steps and return the weights; raise :class:`Unmet` where gradients are not as they should be."""
+        """Take a few steps and return the weights; raise :class:`Unmet` for missing or non-finite gradients."""
         methods, ports = adapter.card.methods, OpenPorts(self.backbone)
-        assembly, given = self.assembly(methods), self.features(methods)
+        assembly, features = self.assembly(methods), self.features(methods)
         model = Trainable(self.backbone, ports, [[TaskStart(assembly)]]).train()
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if not trained:
@@ -121,7 +123,7 @@ class Bench:
         try:
             for step in range(STEPS):
                 optimiser.zero_grad()
-                _loss(model, self.backbone, given).backward()  # type: ignore[no-untyped-call]
+                _loss(model, self.backbone, features).backward()  # type: ignore[no-untyped-call]
                 for name, weight in trained.items():
                     expect(weight.grad is not None, f"the weight {name} has no gradient: nothing depends on it")
                     expect(weight.grad is None or weight.grad.isfinite().all(), f"the gradient of {name} is not finite")
@@ -135,8 +137,8 @@ class Bench:
         return after
 
     def losses(self, adapter: AdapterFile) -> tuple[float, float]:
-        """Return the loss of an adapter's start with noise, as training computes it and as the dock does."""
-        ports, given = OpenPorts(self.backbone), self.features(adapter.card.methods)
+        """Return the loss of start weights with noise, as computed by training and by the dock."""
+        ports, features = OpenPorts(self.backbone), self.features(adapter.card.methods)
         assembly = self.assembly(adapter.card.methods)
         model = Trainable(self.backbone, ports, [[TaskStart(assembly)]]).eval()
         generator = torch.Generator().manual_seed(1)
@@ -145,17 +147,17 @@ class Bench:
             with torch.no_grad():
                 for weight in model.parameters():
                     weight.add_(NOISE * torch.randn(weight.shape, generator=generator))
-                trained = _loss(model, self.backbone, given).item()
+                trained = _loss(model, self.backbone, features).item()
         finally:
             ports.release(assembly.sites)
         with self.dock() as dock:
-            logits = self.logits(dock, dock.dock(replace(adapter, tensors=model.tensors()[0])), given)
-        padded = torch.nn.utils.rnn.pad_sequence([found.float() for found in logits], batch_first=True)
-        return trained, float(self.task.loss(padded, collate_labels(given, torch.device("cpu")), None))
+            logits = self.logits(dock, dock.dock(replace(adapter, tensors=model.tensors()[0])), features)
+        padded = torch.nn.utils.rnn.pad_sequence([window_logits.float() for window_logits in logits], batch_first=True)
+        return trained, float(self.task.loss(padded, collate_labels(features, torch.device("cpu")), None))
 
 
 def fitted(task_name: str) -> tuple[Task, dict[str, list[Record]]]:
-    """Return a task that has been fitted on its sample data, and the sample's cleaned splits."""
+    """Return a task fitted on its sample data, and the sample's cleaned splits."""
     blank = make_task(task_name, {})
     raw, _ = load_splits(Source(), type(blank))
     splits = {split: blank.clean(records, split).records for split, records in raw.items()}
@@ -166,13 +168,13 @@ def fitted(task_name: str) -> tuple[Task, dict[str, list[Record]]]:
 
 
 def _read(feature: Feature) -> Feature:
-    return Feature({name: given for name, given in feature.inputs.items() if not name.startswith("decoder_")})
+    return Feature({name: values for name, values in feature.inputs.items() if not name.startswith("decoder_")})
 
 
-def _loss(model: Trainable, backbone: Backbone, given: Sequence[Feature]) -> Tensor:
-    row_inputs = collate_row_inputs(model.answering[0].assembly.head, given, backbone.device)
-    labels = collate_labels(given, backbone.device)
-    loss: Tensor = model(labels=[labels], row_inputs=[row_inputs], **collate(backbone, given))["loss"]
+def _loss(model: Trainable, backbone: Backbone, features: Sequence[Feature]) -> Tensor:
+    row_inputs = collate_row_inputs(model.answering[0].assembly.head, features, backbone.device)
+    labels = collate_labels(features, backbone.device)
+    loss: Tensor = model(labels=[labels], row_inputs=[row_inputs], **collate(backbone, features))["loss"]
     expect(loss.ndim == 0 and loss.isfinite(), f"the loss has to be one finite number, found {loss}")
     return loss
 

@@ -1,4 +1,4 @@
-"""One check: a sentence that holds, does not hold, or cannot be asked."""
+"""One check: a sentence about a plugin that passes, fails, or is left out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from adaptdock.errors import AdaptError, PluginError
 
 
 class Unmet(PluginError):
-    """A plugin does not keep to its contract; the message says in what."""
+    """A plugin does not keep to its contract; the message names the point."""
 
 
 class NotAsked(AdaptError):
-    """A check that this plugin gives no occasion for; the message says why."""
+    """A check that does not apply to this plugin; the message says why."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a check ended, and why where it did not pass."""
+    """The verdict of a check, and the reason unless it passed."""
 
     title: str
     verdict: Literal["passed", "failed", "left out"]
@@ -26,7 +26,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Check:
-    """A sentence about a plugin, and what finds out whether it holds."""
+    """A sentence about a plugin, and the function that raises if it is false."""
 
     title: str
     act: Callable[[], object]
@@ -35,13 +35,13 @@ class Check:
         return self.title
 
     def __call__(self) -> None:
-        """Raise what is wrong; a check that there is no occasion for passes."""
+        """Raise :class:`Unmet` if the check fails; a check that does not apply passes."""
         outcome = self.outcome()
         if outcome.verdict == "failed":
             raise Unmet(f"{self.title}: {outcome.reason}")
 
     def outcome(self) -> Outcome:
-        """Run the check; whatever a plugin raises is a failure with that reason."""
+        """Run the check; any exception of the plugin is a failure with that reason."""
         try:
             self.act()
         except NotAsked as reason:
@@ -54,6 +54,6 @@ class Check:
 
 
 def expect(holds: object, reason: str) -> None:
-    """Raise :class:`Unmet` with the reason unless something holds."""
+    """Raise :class:`Unmet` with the reason unless ``holds`` is true."""
     if not holds:
         raise Unmet(reason)

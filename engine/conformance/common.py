@@ -1,4 +1,4 @@
-"""What every plugin has to keep to: found without being imported, of this version of the contracts, options sound."""
+"""The checks of every plugin: discovery without import, version of the contracts, sound options."""
 
 import json
 import subprocess
@@ -23,23 +23,24 @@ HEAVY = ("torch", "transformers")
 
 
 def common_checks(kind: Kind, name: str) -> list[Check]:
-    """Return the checks that do not depend on what a plugin does."""
-    found = [Check("it is found without being imported, and nothing heavy is", partial(_discovered, kind, name))]
-    found.append(Check("it can be imported, and is of its kind", lambda: registry.load(kind, name)))
+    """Return the checks that are the same for plugins of one kind."""
+    checks = [Check("it is found without being imported, and nothing heavy is", partial(_discovered, kind, name))]
+    checks.append(Check("it can be imported, and is of its kind", lambda: registry.load(kind, name)))
     if kind != "files":
-        found.append(Check("it is built for this version of the contracts", partial(_version, kind, name)))
+        checks.append(Check("it is built for this version of the contracts", partial(_version, kind, name)))
     if kind in ("method", "task"):
-        found.append(Check("its options have defaults, words and a JSON form", partial(_options, kind, name)))
-    return found
+        checks.append(Check("its options have defaults, words and a JSON form", partial(_options, kind, name)))
+    return checks
 
 
 def _discovered(kind: Kind, name: str) -> None:
     plugin = registry.find(kind, name)
     package = plugin.entry_point.module.partition(".")[0]
-    asked = [*HEAVY, plugin.entry_point.module, *([package] if package != "adaptdock" else [])]
-    done = subprocess.run([sys.executable, "-c", DISCOVERY, *asked], capture_output=True, text=True, check=False)
-    expect(done.returncode == 0, f"discovery ended with {done.returncode}: {done.stderr.strip()[-300:]}")
-    loaded = json.loads(done.stdout.splitlines()[-1])
+    modules = [*HEAVY, plugin.entry_point.module, *([package] if package != "adaptdock" else [])]
+    # In a new process: this one has imported torch and the plugin already.
+    process = subprocess.run([sys.executable, "-c", DISCOVERY, *modules], capture_output=True, text=True, check=False)
+    expect(process.returncode == 0, f"discovery ended with {process.returncode}: {process.stderr.strip()[-300:]}")
+    loaded = json.loads(process.stdout.splitlines()[-1])
     expect(not loaded, f"discovery alone imports {', '.join(loaded)}: does the distribution install a .pth file?")
 
 
@@ -51,15 +52,15 @@ def _version(kind: Kind, name: str) -> None:
 def _options(kind: Kind, name: str) -> None:
     model = getattr(registry.load(kind, name), "Options", None)
     is_model = isinstance(model, type) and issubclass(model, Options)
-    expect(is_model, "it has no class Options that is one of the contracts'")
+    expect(is_model, "it has no class Options derived from Options of the contracts")
     assert model is not None
     required = [field for field, info in model.model_fields.items() if info.is_required()]
-    expect(not required, f"the options {required} have no default, so nobody could do without them")
+    expect(not required, f"the options {required} have no default, so every user would have to set them")
     silent = [field for field, info in model.model_fields.items() if not (info.description or "").strip()]
-    expect(not silent, f"the options {silent} have no docstring, so --help would say nothing of them")
-    made = model()
-    again: Any = model.model_validate(json.loads(made.model_dump_json()))
-    expect(again == made, "options that went through JSON, as in a card, are no longer the same")
+    expect(not silent, f"the options {silent} have no docstring, so --help could not explain them")
+    defaults = model()
+    reread: Any = model.model_validate(json.loads(defaults.model_dump_json()))
+    expect(reread == defaults, "options that went through JSON, as in a card, are no longer the same")
     try:
         model.model_validate({"no_such_option": 1})
     except ValidationError:

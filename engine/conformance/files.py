@@ -1,4 +1,4 @@
-"""The checks of a distribution of adapter files: each reads, each card is valid, and nothing else lies beside them."""
+"""The checks of a distribution of adapter files: readable files, valid cards, no code and no pickles."""
 
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from adaptdock.plugins import registry
 from adaptdock.plugins.files import adapter_files
 
 CODE = (".py", ".pyc", ".so", ".pyd", ".pth", ".bin", ".pt", ".pkl", ".pickle", ".ckpt")
-"""Suffixes of what can run, or holds pickles."""
+"""Suffixes of code and of files that may hold pickles."""
 
 
 def file_checks(name: str, model: str | None) -> list[Check]:
@@ -37,14 +37,14 @@ def file_checks(name: str, model: str | None) -> list[Check]:
 def _files(name: str) -> list[Path]:
     folder: Path = registry.load("files", name)
     files = adapter_files(folder)
-    expect(files, f"{folder} holds no adapter file; adapt train --output writes one")
+    expect(files, f"{folder} holds no adapter file; adapt train --output writes an adapter file")
     return files
 
 
 def _no_code(name: str) -> None:
     folder: Path = registry.load("files", name)
-    found = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix in CODE)
-    expect(not found, f"there is {', '.join(found)}")
+    code_files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix in CODE)
+    expect(not code_files, f"the folder holds {', '.join(code_files)}")
 
 
 def _found(name: str) -> None:

@@ -1,4 +1,4 @@
-"""The checks of a method: the identity untrained; in a batch what it is alone; trained, stored, gone without trace."""
+"""The checks of a method: identity when untrained, mixed batches, training, saving, undocking without trace."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ from adaptdock.plugins.contracts import Backbone, Composite, Options
 
 ON: tuple[Shape, ...] = ("encoder", "decoder")
 UNTRAINED = 1e-3
-"""Largest difference that an untrained adapter may make: a gate that is almost closed makes a little one."""
+"""Largest difference that an untrained adapter may make: an almost closed gate makes a small difference."""
 EVERYWHERE = {"roles": ["all"]}
 """Options of the default method with which it acts wherever a backbone has linear maps."""
 LONG_TEXT = " ".join(["word"] * 500)
@@ -38,7 +38,7 @@ def method_checks(name: str, model: str | None) -> list[Check]:
 
 
 def acts_somewhere(trials: list["Trial"]) -> None:
-    """Raise :class:`Unmet` with the reasons where a method acts on none of the backbones."""
+    """Raise :class:`Unmet` with the reasons if a method acts on none of the backbones."""
     refused = []
     for trial in trials:
         try:
@@ -52,7 +52,7 @@ def acts_somewhere(trials: list["Trial"]) -> None:
 
 
 class Trial:
-    """A method on one backbone, which is loaded when the first check asks for it."""
+    """A method on one backbone, which is loaded at the first check."""
 
     def __init__(
         self, method: str, place: str, backbone: Callable[[], Backbone], options: Mapping[str, Any] | None = None
@@ -85,9 +85,9 @@ class Trial:
         return Bench.of(self._backbone(), registry.EXAMPLE_TASK)
 
     def entries(self, options: Mapping[str, Any] | None = None) -> list[PluginEntry]:
-        """Return what a card says of the method; raise :class:`NotAsked` for one that is made of trained adapters."""
+        """Return the card entries of the method; raise :class:`NotAsked` for a method made of trained adapters."""
         if issubclass(registry.load("method", self.method), Composite):
-            raise NotAsked("it is made of trained adapters; tests of its own have to give it some")
+            raise NotAsked("it is made of trained adapters, which only its own tests can provide")
         return method_entries(self.method, {**self._options, **(options or {})})
 
     def _ask(self, act: Any) -> None:
@@ -105,7 +105,7 @@ class Trial:
 
     def _untrained(self, entries: list[PluginEntry]) -> None:
         if any(site.side == "front" for site in self.bench.assembly(entries).sites.sites):
-            raise NotAsked("it puts embeddings in front of a text, which changes what is read after them")
+            raise NotAsked("it puts embeddings in front of a text, which changes the states after them")
         largest = self._change(entries, noise=0.0)
         expect(largest <= UNTRAINED, f"the hidden states differ by {largest:.2g}; {UNTRAINED:g} is allowed")
 
@@ -113,69 +113,71 @@ class Trial:
         if not self.bench.assembly(entries).sites.sites:
             raise NotAsked("it acts nowhere: the head alone is trained")
         largest = self._change(entries, noise=0.5)
-        expect(largest > TOLERANCE, "noise on every weight changes nothing: what is trained has no effect")
+        expect(largest > TOLERANCE, "noise on every weight changes nothing: the trained weights have no effect")
 
     def _change(self, entries: list[PluginEntry], noise: float) -> float:
-        given = self.bench.features(entries)
+        features = self.bench.features(entries)
         with self.bench.dock() as dock:
-            bare = self.bench.hidden(dock, [None] * len(given), given)
+            bare = self.bench.hidden(dock, [None] * len(features), features)
             name = dock.dock(self.bench.adapter(entries, "tried", noise=noise))
-            found = self.bench.hidden(dock, [name] * len(given), given)
-        return max(float((one - other).abs().max()) for one, other in zip(found, bare, strict=True))
+            states = self.bench.hidden(dock, [name] * len(features), features)
+        return max(float((state - bare_state).abs().max()) for state, bare_state in zip(states, bare, strict=True))
 
     def _mixed(self, entries: list[PluginEntry]) -> None:
-        """Put bare rows, another method, and this one with other weights, sizes and options into one batch."""
-        given = self.bench.features(entries)
+        """Mix bare rows, another method, and this method with other weights, sizes and options in one batch."""
+        features = self.bench.features(entries)
         neighbour = method_entries(registry.DEFAULT_METHOD, EVERYWHERE)
         adapters = [("as it is", entries), ("with other weights", entries), (registry.DEFAULT_METHOD, neighbour)]
         adapters += self._variants()
         with self.bench.dock() as dock:
-            told: dict[str | None, str] = {None: "a bare row"}
+            row_names: dict[str | None, str] = {None: "a bare row"}
             for seed, (words, methods) in enumerate(adapters):
-                told[dock.dock(self.bench.adapter(methods, f"row-{seed}", seed))] = words
-            names = [*told, *list(told)[:2]]
-            rows = [given[number % len(given)] for number in range(len(names))]
+                row_names[dock.dock(self.bench.adapter(methods, f"row-{seed}", seed))] = words
+            names = [*row_names, *list(row_names)[:2]]
+            rows = [features[number % len(features)] for number in range(len(names))]
             together = self.bench.hidden(dock, names, rows)
-            for name, row, found in zip(names, rows, together, strict=True):
+            for name, row, state in zip(names, rows, together, strict=True):
                 (alone,) = self.bench.hidden(dock, [name], [row])
-                largest = float((found - alone).abs().max())
-                expect(largest <= TOLERANCE, f"the row {told[name]!r} differs by {largest:.2g} from that row alone")
+                largest = float((state - alone).abs().max())
+                expect(
+                    largest <= TOLERANCE, f"the row {row_names[name]!r} differs by {largest:.2g} from that row alone"
+                )
 
     def _variants(self) -> Iterator[tuple[str, list[PluginEntry]]]:
-        """Yield the method with one option changed, for every option whose other value can be guessed."""
+        """Yield the method with one option changed, for every option with a guessable other value."""
         model: type[Options] = registry.load("method", self.method).Options
         for field, info in model.model_fields.items():
             for value in _others(info.annotation, info.default):
                 try:
                     entries = self.entries({field: value})
                     self.bench.assembly(entries)
-                except AdaptError:  # not every value goes with the others, nor with every backbone
+                except AdaptError:  # some values do not go with the other options or with this backbone
                     continue
                 yield f"with {field}={value}", entries
 
     def _undocked(self, entries: list[PluginEntry]) -> None:
-        given, model = self.bench.features(entries), self.bench.backbone.model
-        bare: list[str | None] = [None] * len(given)
+        features, model = self.bench.features(entries), self.bench.backbone.model
+        bare: list[str | None] = [None] * len(features)
         weights, modules = self.bench.state(), _modules(model)
         with self.bench.dock() as dock:
-            before = self.bench.hidden(dock, bare, given)
+            before = self.bench.hidden(dock, bare, features)
             name = dock.dock(self.bench.adapter(entries, "tried"))
-            self.bench.hidden(dock, [name] * len(given), given)
+            self.bench.hidden(dock, [name] * len(features), features)
             dock.unload(name)
-            after = self.bench.hidden(dock, bare, given)
-        expect(all(map(torch.equal, before, after)), "the bare hidden states are not what they were")
-        expect(same(weights, self.bench.state()), "the backbone's weights are not what they were")
-        expect(_modules(model) == modules, "the backbone's modules and their hooks are not what they were")
+            after = self.bench.hidden(dock, bare, features)
+        expect(all(map(torch.equal, before, after)), "the bare hidden states have changed")
+        expect(same(weights, self.bench.state()), "the backbone's weights have changed")
+        expect(_modules(model) == modules, "the backbone's modules or their hooks have changed")
 
     def _saved(self, entries: list[PluginEntry]) -> None:
-        adapter, given = self.bench.adapter(entries, "tried"), self.bench.features(entries)
-        again = stored(adapter)
-        expect(again.card == adapter.card, "the card is not what it was")
-        found = []
-        for one in (adapter, again):
+        adapter, features = self.bench.adapter(entries, "tried"), self.bench.features(entries)
+        reread = stored(adapter)
+        expect(reread.card == adapter.card, "the card has changed")
+        logits = []
+        for version in (adapter, reread):
             with self.bench.dock() as dock:
-                found.append(self.bench.logits(dock, dock.dock(one), given))
-        expect(all(map(torch.equal, *found)), "the logits are not the same bits")
+                logits.append(self.bench.logits(dock, dock.dock(version), features))
+        expect(all(map(torch.equal, *logits)), "the logits are not the same bits")
 
     def _trained(self, entries: list[PluginEntry]) -> None:
         adapter = self.bench.adapter(entries, "tried", noise=0.0)
@@ -184,7 +186,7 @@ class Trial:
     def _both_paths(self, entries: list[PluginEntry]) -> None:
         trained, docked = self.bench.losses(self.bench.adapter(entries, "tried"))
         close = abs(trained - docked) <= SLACK * max(1.0, abs(docked))
-        expect(close, f"the loss is {trained:g} where it is trained and {docked:g} where it is docked")
+        expect(close, f"the loss is {trained:g} in training and {docked:g} when docked")
 
     def _long(self, entries: list[PluginEntry]) -> None:
         with self.bench.dock() as dock:
@@ -193,7 +195,7 @@ class Trial:
 
 
 def stored(adapter: AdapterFile) -> AdapterFile:
-    """Return an adapter as it is when it has been written to a file and read again."""
+    """Return an adapter after writing it to a file and reading it again."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tried.safetensors"
         write_file(path, adapter)
@@ -201,12 +203,14 @@ def stored(adapter: AdapterFile) -> AdapterFile:
 
 
 def _modules(model: nn.Module) -> list[tuple[str, int]]:
-    """Return the names of a model's modules, each with how many hooks it has."""
-    return [(name, len(found._forward_hooks) + len(found._forward_pre_hooks)) for name, found in model.named_modules()]
+    """Return the names of a model's modules, each with its number of hooks."""
+    return [
+        (name, len(module._forward_hooks) + len(module._forward_pre_hooks)) for name, module in model.named_modules()
+    ]
 
 
 def _others(annotation: Any, default: Any) -> list[Any]:
-    """Return other values that an option of this type could have."""
+    """Return values other than the default for an option of this type."""
     if get_origin(annotation) is Literal:
         return [value for value in get_args(annotation) if value != default]
     if isinstance(default, bool):

@@ -1,4 +1,4 @@
-"""Tiny random models of transformers, loaded as any backbone is: an encoder, a decoder, and one with both halves."""
+"""Tiny random models of transformers, loaded like any backbone: an encoder, a decoder, an encoder-decoder."""
 
 import tempfile
 from functools import cache
@@ -12,20 +12,20 @@ Shape = Literal["encoder", "decoder", "encoder-decoder"]
 SHAPES: tuple[Shape, ...] = ("encoder", "decoder", "encoder-decoder")
 POSITIONS, WIDTH, HEADS, LAYERS = 256, 32, 4, 2
 NOISE = 0.08
-"""Added to the usual start, which is so small that attention is even and mistakes stay invisible."""
+"""Noise on the usual start weights, which are so small that attention is uniform and hides mistakes."""
 PAD, START, END, MASK, UNKNOWN = SPECIAL = ("<pad>", "<start>", "<end>", "<mask>", "<unknown>")
 ON_CPU = LoadOptions(device="cpu", dtype="float32")
 
 
 @cache
 def tiny_backbone(shape: Shape) -> Backbone:
-    """Return a loaded model of that shape; there is one in a process."""
+    """Return a loaded model of a shape; each process loads it once."""
     return load_backbone(str(tiny_model(shape)), ON_CPU)
 
 
 @cache
 def tiny_model(shape: Shape) -> Path:
-    """Save a random model with a tokenizer of bytes, which can read any text, and return its folder."""
+    """Save a random model with a byte tokenizer, which can read any text, and return its folder."""
     import torch
 
     folder = Path(_root().name) / shape
@@ -49,12 +49,12 @@ def _model(shape: Shape, words: int) -> Any:
     from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    named = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    layer_sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
     sizes = {"vocab_size": words, "intermediate_size": 2 * WIDTH, "max_position_embeddings": POSITIONS}
     if shape == "encoder":
-        return BertModel(BertConfig(**named, **sizes, pad_token_id=0))
+        return BertModel(BertConfig(**layer_sizes, **sizes, pad_token_id=0))
     if shape == "decoder":
-        return LlamaForCausalLM(LlamaConfig(**named, **sizes, **ids, num_key_value_heads=HEADS // 2))
+        return LlamaForCausalLM(LlamaConfig(**layer_sizes, **sizes, **ids, num_key_value_heads=HEADS // 2))
     halves = {"d_model": WIDTH, "d_kv": WIDTH // HEADS, "d_ff": 2 * WIDTH, "num_layers": LAYERS, "num_heads": HEADS}
     return T5ForConditionalGeneration(
         T5Config(**halves, vocab_size=words, pad_token_id=0, eos_token_id=2, decoder_start_token_id=0)
@@ -62,7 +62,7 @@ def _model(shape: Shape, words: int) -> Any:
 
 
 def byte_tokenizer(bidirectional: bool) -> Any:
-    """Return a tokenizer of bytes, which can read any text; one for an encoder puts a token at each end."""
+    """Return a byte tokenizer, which can read any text; for an encoder it adds a token at each end."""
     from tokenizers import Tokenizer
     from tokenizers.decoders import ByteLevel as Decoder
     from tokenizers.models import BPE
@@ -71,13 +71,13 @@ def byte_tokenizer(bidirectional: bool) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     pieces = [*SPECIAL, *sorted(ByteLevel.alphabet())]
-    made = Tokenizer(BPE({piece: number for number, piece in enumerate(pieces)}, [], unk_token=UNKNOWN))
-    made.pre_tokenizer, made.decoder = ByteLevel(add_prefix_space=False), Decoder()
+    tokenizer = Tokenizer(BPE({piece: number for number, piece in enumerate(pieces)}, [], unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), Decoder()
     if bidirectional:
-        made.post_processor = TemplateProcessing(
+        tokenizer.post_processor = TemplateProcessing(
             single=f"{START} $A {END}",
             pair=f"{START} $A {END} $B:1 {END}:1",
             special_tokens=[(piece, SPECIAL.index(piece)) for piece in (START, END)],
         )
     names = {"pad_token": PAD, "bos_token": START, "eos_token": END, "mask_token": MASK, "unk_token": UNKNOWN}
-    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=POSITIONS, **names)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=POSITIONS, **names)

@@ -1,4 +1,4 @@
-"""The checks of a task: its sample reads; on a backbone records become windows, a loss, predictions and metrics."""
+"""The checks of a task: its sample, and on a backbone windows, loss, predictions and metrics."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def task_checks(name: str, model: str | None) -> list[Check]:
 
 def _declared(name: str) -> None:
     task: type[Task] = registry.load("task", name)
-    expect(task.columns and all(task.columns.values()), "columns has to name each field, and what it is called in data")
+    expect(task.columns and all(task.columns.values()), "columns has to list each field with its column names in data")
     stray = [field for field in (*task.optional, *task.texts) if field not in task.columns]
     expect(not stray, f"optional and texts name {stray}, which columns does not")
     expect(isinstance(getattr(task, "metric", None), str) and task.metric, "metric has to name one")
@@ -58,7 +58,7 @@ def _sample(name: str) -> None:
     folder = getattr(registry.load("task", name), "sample", None)
     if not isinstance(folder, Path):
         raise Unmet(f"sample has to be the Path of a folder; found {folder!r:.60}")
-    expect(folder.is_dir(), f"sample names {folder}, which is no folder; is it in the wheel?")
+    expect(folder.is_dir(), f"sample names {folder}, which is not a folder; is it in the wheel?")
     task, splits = fitted(name)
     for split, records in splits.items():
         expect(records, f"the {split} split of the sample is empty")
@@ -70,8 +70,8 @@ def _judging(name: str) -> None:
     raw, _ = load_splits(Source(), kind)
     labels = [make_task(name, {}).labels(record) for record in raw["train"]]
     expect(
-        all(isinstance(label, Hashable) for own in labels for label in own),
-        "labels() has to give labels that can be counted (hashable ones)",
+        all(isinstance(label, Hashable) for record_labels in labels for label in record_labels),
+        "labels() has to give hashable labels, so that they can be counted",
     )
     task, splits = fitted(name)
     for split, records in splits.items():
@@ -84,8 +84,8 @@ def _judging(name: str) -> None:
 
 def _fitted_options(name: str) -> None:
     options = fitted(name)[0].options
-    again = type(options).model_validate(json.loads(options.model_dump_json()))
-    expect(again == options, "options that went through JSON, as in a card, are no longer the same")
+    reread = type(options).model_validate(json.loads(options.model_dump_json()))
+    expect(reread == options, "options that went through JSON, as in a card, are no longer the same")
 
 
 def _recipes(name: str) -> None:
@@ -106,7 +106,7 @@ def _refuses(name: str) -> None:
     except DataError as error:
         expect("sample.txt:1" in str(error), f"the message does not say where: {error}")
         return
-    raise Unmet("clean() accepts it; it has to raise a DataError that says where it stands")
+    raise Unmet("clean() accepts it; it has to raise a DataError that names the place of the record")
 
 
 # ------------------------------------------------------------------------------------ on a backbone
@@ -135,14 +135,14 @@ def _refusal(name: str, shape: Shape) -> str:
         bench.train(bench.adapter(_methods(), name, noise=0.0))
     except (BackboneError, UsageError) as refusal:
         return str(refusal)
-    except Exception:  # the checks show it
+    except Exception:  # a fault, not a refusal: the checks report it
         return ""
     return ""
 
 
 @cache
 def _unsuited(name: str, shape: Shape) -> str:
-    """Return why a task does not go with the vocabulary of a tiny model, which is of bytes; empty if it does."""
+    """Return why a task does not go with the byte vocabulary of a tiny model; empty if it does."""
     try:
         _bench(name, shape)
     except (BackboneError, UsageError) as refusal:
@@ -153,8 +153,8 @@ def _unsuited(name: str, shape: Shape) -> str:
 def _works_somewhere(name: str) -> None:
     refusals = {shape: _refusal(name, shape) for shape in SHAPES}
     if all(refusals.values()):
-        told = "; ".join(f"{shape}: {refusal}" for shape, refusal in refusals.items())
-        raise NotAsked(told) if any(_unsuited(name, shape) for shape in SHAPES) else Unmet(told)
+        reasons = "; ".join(f"{shape}: {refusal}" for shape, refusal in refusals.items())
+        raise NotAsked(reasons) if any(_unsuited(name, shape) for shape in SHAPES) else Unmet(reasons)
 
 
 def _methods() -> list[PluginEntry]:
@@ -172,13 +172,13 @@ def _forms(bench: Bench) -> None:
     expect(not unread, f"encode() gives row inputs {unread} that row_inputs of {type(head).__name__} does not name")
 
 
-def _one_form(what: str, values: list[Any]) -> None:
+def _one_form(subject: str, values: list[Any]) -> None:
     try:
         forms = {form(value) for value in values if value != []}
     except PluginError as error:
-        raise Unmet(f"{what}: {error}") from None
-    found = " and ".join(f"{kind} ({shape})" for shape, kind in sorted(forms))
-    expect(len(forms) <= 1, f"{what} have several forms, where a batch has one: {found}")
+        raise Unmet(f"{subject}: {error}") from None
+    listing = " and ".join(f"{kind} ({shape})" for shape, kind in sorted(forms))
+    expect(len(forms) <= 1, f"{subject} have several forms, where a batch has one: {listing}")
 
 
 def _trained(bench: Bench) -> None:
@@ -187,13 +187,13 @@ def _trained(bench: Bench) -> None:
 
 def _predicted(bench: Bench) -> None:
     with bench.dock() as dock:
-        found = evaluate(dock, bench.adapter(_methods(), "tried"), bench.records)
-    json.dumps(found.predictions, allow_nan=False)
-    json.dumps(found.metrics, allow_nan=False)
-    value = found.metrics.get(type(bench.task).metric)
+        evaluation = evaluate(dock, bench.adapter(_methods(), "tried"), bench.records)
+    json.dumps(evaluation.predictions, allow_nan=False)
+    json.dumps(evaluation.metrics, allow_nan=False)
+    value = evaluation.metrics.get(type(bench.task).metric)
     is_number = isinstance(value, int | float) and math.isfinite(value)
     expect(is_number, f"score() gives {value!r} for the metric {type(bench.task).metric!r}")
-    expect(math.isfinite(found.loss), f"the loss is {found.loss}")
+    expect(math.isfinite(evaluation.loss), f"the loss is {evaluation.loss}")
 
 
 def _answered(bench: Bench) -> None:
@@ -206,16 +206,16 @@ def _answered(bench: Bench) -> None:
         bench.task.read(None)
     except DataError:
         return
-    raise Unmet("read(None) is accepted; what is no input has to be refused by a DataError")
+    raise Unmet("read(None) is accepted; a value that is not an input has to end in a DataError")
 
 
 def _inputs(bench: Bench) -> list[Any]:
-    """Return the records as a person would give them: as objects, or only their texts."""
+    """Return the records as inputs of a user: whole objects, or only their texts."""
     inputs: list[Any] = []
     for record in bench.raw:
-        given = {name: value for name, value in record.items() if name in bench.task.columns}
-        texts = [value for value in given.values() if isinstance(value, str)]
-        inputs.append(next((item for item in (given, *texts) if _is_read(bench.task, item)), given))
+        fields = {name: value for name, value in record.items() if name in bench.task.columns}
+        texts = [value for value in fields.values() if isinstance(value, str)]
+        inputs.append(next((item for item in (fields, *texts) if _is_read(bench.task, item)), fields))
     return inputs
 
 
@@ -228,7 +228,7 @@ def _is_read(task: Task, item: Any) -> bool:
 
 
 def _saved(bench: Bench) -> None:
-    adapter, given = bench.adapter(_methods(), "tried"), _inputs(bench)
+    adapter, inputs = bench.adapter(_methods(), "tried"), _inputs(bench)
     with bench.dock() as dock:
         before, after = dock.dock(adapter, "before"), dock.dock(stored(adapter), "after")
-        expect(dock.predict(before, given) == dock.predict(after, given), "the answers are not the same")
+        expect(dock.predict(before, inputs) == dock.predict(after, inputs), "the answers are not the same")

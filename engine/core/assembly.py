@@ -22,10 +22,10 @@ Validated = TypeVar("Validated", bound=Options)
 
 @dataclass(frozen=True)
 class Part:
-    """One method of an adapter, and where it acts.
+    """One method of an adapter, and its sites.
 
-    One that belongs to an adapter beneath has a ``prefix`` in front of its tensors' names, and ``kept`` weights,
-    which are not trained, where they are known already.
+    A method of a base adapter has a ``prefix`` in front of its tensors' names. Its ``kept`` weights, if known
+    already, are not trained.
     """
 
     name: str
@@ -36,27 +36,27 @@ class Part:
 
     @property
     def frozen(self) -> bool:
-        """Whether its weights are those of an adapter that has been trained before."""
+        """Whether the weights belong to a base adapter, trained before."""
         return bool(self.prefix)
 
     def folded(self, tensors: Mapping[str, Tensor], backbone: Backbone) -> dict[str, dict[str, Tensor]]:
-        """Return what acts at each site, port -> name -> tensor, from tensors named as in an adapter file."""
-        found = {}
+        """Return the folded weights of each site, port -> name -> tensor, from tensors named as in an adapter file."""
+        folded = {}
         for site in self.sites:
             place = site.port.name
-            own = {name: tensors[f"{self.prefix}{place}.{name}"] for name in self.parameters[place]}
-            found[place] = self.method.fold(site, own, backbone)
-        return found
+            weights = {name: tensors[f"{self.prefix}{place}.{name}"] for name in self.parameters[place]}
+            folded[place] = self.method.fold(site, weights, backbone)
+        return folded
 
     @cached_property
     def parameters(self) -> dict[str, dict[str, Parameter]]:
-        """What the method keeps at each site, by port."""
-        found = {site.port.name: self.method.parameters(site) for site in self.sites}
+        """The method's parameters at each site, by port."""
+        parameters = {site.port.name: self.method.parameters(site) for site in self.sites}
         if not self.frozen:
-            return found
+            return parameters
         return {
-            place: {name: self._kept(f"{self.prefix}{place}.{name}", declared) for name, declared in named.items()}
-            for place, named in found.items()
+            place: {name: self._kept(f"{self.prefix}{place}.{name}", declared) for name, declared in by_name.items()}
+            for place, by_name in parameters.items()
         }
 
     def _kept(self, name: str, declared: Parameter) -> Parameter:
@@ -77,7 +77,7 @@ def _copy(source: Tensor, tensor: Tensor, generator: torch.Generator) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Assembly:
-    """All that an adapter consists of, except its weights."""
+    """An adapter without its weights: methods, task and head, on one backbone."""
 
     parts: tuple[Part, ...]
     task: Task
@@ -97,8 +97,8 @@ class Assembly:
     def declared(self) -> Iterator[tuple[str, str, Parameter]]:
         """Yield (port name, with its prefix, or ``head``; parameter name; declaration) of every tensor."""
         for part in self.parts:
-            for place, named in part.parameters.items():
-                for name, parameter in named.items():
+            for place, by_name in part.parameters.items():
+                for name, parameter in by_name.items():
                     yield f"{part.prefix}{place}", name, parameter
         for name, parameter in self.head.parameters(self.width).items():
             yield HEAD, name, parameter
@@ -108,8 +108,10 @@ class Assembly:
         return {f"{place}.{name}": parameter.shape for place, name, parameter in self.declared()}
 
     def count(self, trained: bool = True) -> int:
-        """Return the number of weights that are trained, or of those that are not."""
-        return sum(torch.Size(found.shape).numel() for _, _, found in self.declared() if found.trained == trained)
+        """Return the number of trained weights, or of the others."""
+        return sum(
+            torch.Size(parameter.shape).numel() for _, _, parameter in self.declared() if parameter.trained == trained
+        )
 
     def start(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the tensors of an untrained adapter, float32."""
@@ -122,7 +124,7 @@ class Assembly:
         return tensors
 
     def check(self, tensors: Mapping[str, Tensor], owner: str) -> None:
-        """Raise :class:`MismatchError` unless exactly the declared tensors are there, with their shapes."""
+        """Raise :class:`MismatchError` unless the tensors are exactly the declared ones, with their shapes."""
         expected = self.shapes()
         missing, surplus = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
         if missing:
@@ -133,69 +135,69 @@ class Assembly:
             if tuple(tensors[name].shape) != shape:
                 raise MismatchError(f"{owner}: {name!r} has the shape {tuple(tensors[name].shape)}, not {shape}")
             if not tensors[name].is_floating_point():
-                raise MismatchError(f"{owner}: {name!r} holds something else than finite numbers of floating point")
+                raise MismatchError(f"{owner}: {name!r} does not hold finite numbers of floating point")
 
 
 def lowest_layer(assembly: Assembly) -> int | None:
-    """Return the first layer in which an adapter acts; None if none acts anywhere."""
+    """Return the first layer in which an adapter acts; None for an adapter that acts in no layer."""
     return min((site.port.layer for site in assembly.sites.sites if site.port.kind != "layers"), default=None)
 
 
 def mixes_layers(assembly: Assembly) -> bool:
-    """Tell whether its head reads the states of all layers."""
+    """Tell whether the adapter's head reads the states of all layers."""
     return any(site.port.kind == "layers" for site in assembly.sites.sites)
 
 
 def assemble(backbone: Backbone, methods: Sequence[PluginEntry], task: Task, on: Sequence[BaseEntry] = ()) -> Assembly:
-    """Put an adapter together for a backbone; ``on`` are the adapters beneath, lowest first.
+    """Put an adapter together for a backbone; ``on`` are its base adapters, lowest first.
 
-    Raises :class:`UnknownNameError` for a method there is not, :class:`UsageError` for options that
-    are not valid, and what the methods raise where the backbone lacks a port.
+    Raises :class:`UnknownNameError` for an unknown method, :class:`UsageError` for invalid options, and the methods'
+    own errors for a backbone that lacks a port.
     """
     beneath = tuple(part for depth, base in enumerate(on) for part in parts_beneath(backbone, depth, base))
-    made = [(entry.name, make_method(entry.name, entry.options)) for entry in methods]
-    return put_together(backbone, made, task, beneath)
+    named_methods = [(entry.name, make_method(entry.name, entry.options)) for entry in methods]
+    return put_together(backbone, named_methods, task, beneath)
 
 
 def parts_beneath(
     backbone: Backbone, depth: int, base: BaseEntry, kept: Mapping[str, Tensor] | None = None
 ) -> list[Part]:
-    """Return the methods of an adapter that is the base of another; ``depth`` counts from the lowest.
+    """Return the methods of a base adapter; ``depth`` counts from the lowest.
 
-    ``kept`` are its weights by the names that they have in the file of the upper one.
+    ``kept`` are its weights, by their names in the file of the upper adapter.
     """
-    made = [(entry.name, make_method(entry.name, entry.options)) for entry in base.methods]
+    named_methods = [(entry.name, make_method(entry.name, entry.options)) for entry in base.methods]
     ports, prefix = backbone.ports.within(base.reads), f"{ON}.{depth}."
-    return [Part(name, method, _sites(method, ports), prefix, kept) for name, method in made]
+    return [Part(name, method, _sites(method, ports), prefix, kept) for name, method in named_methods]
 
 
 def put_together(
     backbone: Backbone, methods: Sequence[tuple[str, Method]], task: Task, beneath: Sequence[Part] = ()
 ) -> Assembly:
-    """Put an adapter together of methods that have been made, each with its name; see :func:`assemble`."""
+    """Put an adapter together from method objects with their names; see :func:`assemble`."""
     head = task.head()
     ports = backbone.ports.within(head.reads)
     parts = tuple(Part(name, method, _sites(method, ports)) for name, method in methods)
-    made = Assembly((*beneath, *parts), task, head, backbone.width)
-    names = Counter(f"{place}.{name}" for place, name, _ in made.declared())
+    assembly = Assembly((*beneath, *parts), task, head, backbone.width)
+    names = Counter(f"{place}.{name}" for place, name, _ in assembly.declared())
     twice = next((name for name, count in names.items() if count > 1), None)
     if twice is not None:
         raise UsageError(f"two methods of the adapter keep a tensor named {twice!r}; one of them has to act elsewhere")
-    if mixes_layers(made) and head.over == "vocabulary":
+    if mixes_layers(assembly) and head.over == "vocabulary":
         raise UsageError(
-            "the map of a frozen language model reads the last states and no mix of layers: take another method, or a "
+            "the head of a frozen language model reads the last states and no mix of layers: use another method, or a "
             "task with a head of its own"
         )
-    if made.positions >= backbone.max_length:
+    if assembly.positions >= backbone.max_length:
         raise UsageError(
-            f"the adapter takes {made.positions} positions from each text, and the backbone {backbone.id!r} reads "
+            f"the adapter takes {assembly.positions} positions from each text, and the backbone {backbone.id!r} reads "
             f"{backbone.max_length}: nothing is left of it"
         )
-    return made
+    return assembly
 
 
 def _sites(method: Method, ports: Ports) -> tuple[Site, ...]:
-    """Return where a method acts; raise :class:`BackboneError` where nothing can stand in front of the embeddings."""
+    """Return the sites of a method; raise :class:`BackboneError` if the backbone takes no embeddings in front."""
     sites = method.sites(ports)
     if "front" in ports.closed and any(site.side == "front" for site in sites):
         raise BackboneError(
@@ -207,30 +209,30 @@ def _sites(method: Method, ports: Ports) -> tuple[Site, ...]:
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
     """Return a method with validated options; raise :class:`UsageError` for a combination of several."""
-    made = _make("method", name, options)
-    if isinstance(made, Combination):
-        parts = " and ".join(part for part, _ in made.methods())
-        raise UsageError(f"{name!r} is no method by itself: it stands for {parts}")
-    return made  # type: ignore[no-any-return]
+    method = _make("method", name, options)
+    if isinstance(method, Combination):
+        parts = " and ".join(part for part, _ in method.methods())
+        raise UsageError(f"{name!r} is not a method by itself: it stands for {parts}")
+    return method  # type: ignore[no-any-return]
 
 
 def make_methods(name: str, options: Mapping[str, Any]) -> list[tuple[str, Method]]:
-    """Return a method with its name, or each method that a combination is made of."""
-    made = _make("method", name, options)
-    if isinstance(made, Combination):
-        return [(part, make_method(part, own)) for part, own in made.methods()]
-    return [(name, made)]
+    """Return a method with its name, or each method of a combination."""
+    method = _make("method", name, options)
+    if isinstance(method, Combination):
+        return [(part, make_method(part, part_options)) for part, part_options in method.methods()]
+    return [(name, method)]
 
 
 def method_entries(name: str, options: Mapping[str, Any]) -> list[PluginEntry]:
-    """Return what a card says of a method, or of each method that a combination is made of."""
+    """Return the card entry of a method, or of each method of a combination."""
     return [entry("method", part, method.options) for part, method in make_methods(name, options)]
 
 
 def checked_options(kind: registry.Kind, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that are given as the plugin understands them, as JSON."""
-    found: dict[str, Any] = _make(kind, name, options).options.model_dump(mode="json", exclude_unset=True)
-    return found
+    """Return the given options, validated by the plugin, as JSON values."""
+    explicit: dict[str, Any] = _make(kind, name, options).options.model_dump(mode="json", exclude_unset=True)
+    return explicit
 
 
 def make_task(name: str, options: Mapping[str, Any]) -> Task:
@@ -244,7 +246,7 @@ def _make(kind: registry.Kind, name: str, options: Mapping[str, Any]) -> Any:
 
 
 def validated(model: type[Validated], options: Mapping[str, Any], owner: str) -> Validated:
-    """Return the options as the model wants them; raise :class:`UsageError` naming every wrong one."""
+    """Return validated options; raise :class:`UsageError` that lists every wrong option."""
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
@@ -259,7 +261,7 @@ def validated(model: type[Validated], options: Mapping[str, Any], owner: str) ->
 
 
 def entry(kind: registry.Kind, name: str, options: Options) -> PluginEntry:
-    """Return what a card says of a plugin."""
+    """Return the card entry of a plugin: name, options, distribution and version."""
     plugin = registry.find(kind, name)
     return PluginEntry(
         name=name,

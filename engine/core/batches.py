@@ -1,4 +1,4 @@
-"""Batches: features of like length together, padded to the longest among them."""
+"""Batches: features of similar length, padded to the longest of the batch."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from adaptdock.errors import BackboneError, PluginError
 from adaptdock.plugins.contracts import Backbone, Feature, Head, Reading
 
 NOT_COUNTED = -100
-"""The label of positions that the loss leaves out, as torch has it."""
+"""The label of positions that the loss leaves out: torch's ``ignore_index``."""
 
 
 def length(feature: Feature) -> int:
@@ -21,34 +21,34 @@ def length(feature: Feature) -> int:
 def collate(backbone: Backbone, features: Sequence[Feature]) -> dict[str, Tensor]:
     """Pad the inputs of features on the right and return tensors (R, T) on the backbone's device.
 
-    Each input is as long as its longest; of one that a feature does not have, all is padding. Inputs with a list of
-    integers for each position, always as many, become tensors (R, T, integers).
+    Each input is padded to its longest; an input that a feature lacks is all padding. Inputs with a list of
+    integers per position, all of one length, become tensors (R, T, integers).
     """
     tokenizer = backbone.tokenizer
     pad = getattr(tokenizer, "pad_token_id", None) or 0
     pads = {"input_ids": pad, "decoder_input_ids": pad}
     pads["token_type_ids"] = getattr(tokenizer, "pad_token_type_id", 0)
     return {
-        name: _padded([given.inputs.get(name, []) for given in features], pads.get(name, 0), backbone.device)
-        for name in dict.fromkeys(name for given in features for name in given.inputs)
+        name: _padded([feature.inputs.get(name, []) for feature in features], pads.get(name, 0), backbone.device)
+        for name in dict.fromkeys(name for feature in features for name in feature.inputs)
     }
 
 
 def _padded(lists: Sequence[Sequence[Any]], pad: int, device: torch.device) -> Tensor:
     longest = max(map(len, lists))
-    first = next((given[0] for given in lists if given), pad)
-    nothing = [pad] * len(first) if isinstance(first, list) else pad
-    return torch.tensor([[*given, *[nothing] * (longest - len(given))] for given in lists], device=device)
+    element = next((numbers[0] for numbers in lists if numbers), pad)
+    nothing = [pad] * len(element) if isinstance(element, list) else pad
+    return torch.tensor([[*numbers, *[nothing] * (longest - len(numbers))] for numbers in lists], device=device)
 
 
 def reading(backbone: Backbone, max_length: int, taken: int) -> Reading:
-    """Return how a backbone reads, in windows of at most ``max_length`` tokens; ``taken`` positions are not free.
+    """Return the reading of a backbone: windows of at most ``max_length`` tokens, with ``taken`` positions reserved.
 
-    Raises :class:`BackboneError` for a backbone that came without a tokenizer.
+    Raises :class:`BackboneError` for a backbone without a tokenizer.
     """
     if backbone.tokenizer is None:
         raise BackboneError(
-            f"the backbone {backbone.id!r} has no tokenizer, so it cannot read texts: put the files of its tokenizer "
+            f"the backbone {backbone.id!r} has no tokenizer, so it cannot read texts: put its tokenizer files "
             f"(tokenizer.json, tokenizer_config.json) into its folder"
         )
     limit = min(max_length, backbone.max_length - taken)
@@ -56,15 +56,15 @@ def reading(backbone: Backbone, max_length: int, taken: int) -> Reading:
 
 
 def length_read(head: Head, feature: Feature) -> int:
-    """Return the number of positions of a feature that a head answers for."""
-    read = feature.inputs.get("decoder_input_ids") if head.reads == "decoder" else None
-    return length(feature) if read is None else len(read)
+    """Return the number of positions of a feature that a head reads."""
+    decoder_ids = feature.inputs.get("decoder_input_ids") if head.reads == "decoder" else None
+    return length(feature) if decoder_ids is None else len(decoder_ids)
 
 
 def collate_labels(features: Sequence[Feature], device: torch.device) -> Tensor:
     """Return the labels of features as one tensor; lists are padded with :data:`NOT_COUNTED`.
 
-    Raises :class:`PluginError` for labels that have none of the forms of :class:`Feature`.
+    Raises :class:`PluginError` for labels that are not numbers or lists of numbers.
     """
     labels = [feature.labels for feature in features]
     if not labels:
@@ -75,7 +75,7 @@ def collate_labels(features: Sequence[Feature], device: torch.device) -> Tensor:
 def collate_row_inputs(head: Head, features: Sequence[Feature], device: torch.device) -> dict[str, Tensor]:
     """Return the row inputs of a head as tensors, (R) or (R, longest).
 
-    Raises :class:`PluginError` for a feature without one of them, and for forms that :class:`Feature` does not have.
+    Raises :class:`PluginError` for a feature that lacks a row input, and for values that are not numbers or lists.
     """
     collated = {}
     for name, pad in head.row_inputs.items():
@@ -89,7 +89,7 @@ def collate_row_inputs(head: Head, features: Sequence[Feature], device: torch.de
 def form(value: Any) -> tuple[str, str]:
     """Return ``number`` or ``list``, and ``int`` or ``float``, of labels or row inputs.
 
-    Raises :class:`PluginError` for anything else; an empty list is one of ints.
+    Raises :class:`PluginError` for anything else; an empty list counts as a list of ints.
     """
     numbers = value if isinstance(value, list) else [value]
     kinds = {type(number) for number in numbers} or {int}
@@ -100,17 +100,17 @@ def form(value: Any) -> tuple[str, str]:
     return "list" if isinstance(value, list) else "number", kinds.pop().__name__
 
 
-def _numbers(values: Sequence[Any], pad: float, device: torch.device, what: str) -> Tensor:
+def _numbers(values: Sequence[Any], pad: float, device: torch.device, subject: str) -> Tensor:
     if any(isinstance(value, list) for value in values):
         try:
             longest = max(map(len, values))
         except TypeError:
-            raise PluginError(f"{what} are lists in some features and numbers in others") from None
+            raise PluginError(f"{subject} are lists in some features and numbers in others") from None
         values = [[*value, *[pad] * (longest - len(value))] for value in values]
     try:
         return torch.tensor(values, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise PluginError(f"{what} cannot become a tensor: {error}") from None
+        raise PluginError(f"{subject} cannot become a tensor: {error}") from None
 
 
 def counts(labels: Any) -> bool:
@@ -131,14 +131,14 @@ def by_length(lengths: Sequence[int], rows: int, tokens: int) -> Iterator[list[i
 
 
 def shuffled(lengths: Sequence[int], rows: int, seed: int, grouped: bool) -> list[int]:
-    """Return a random order for training; ``grouped`` puts what is of like length into one batch of ``rows``."""
+    """Return a random order for training; ``grouped`` puts features of similar length into one batch of ``rows``."""
     if grouped:
         return shuffled_by_length(lengths, rows, seed)
     return torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def shuffled_by_length(lengths: Sequence[int], rows: int, seed: int) -> list[int]:
-    """Return an order for training: random, but with neighbours of like length within each batch.
+    """Return an order for training: random, but with features of similar length within each batch.
 
     Indices are shuffled, sorted by length within pools of 50 batches, and the batches shuffled.
     """
@@ -148,8 +148,9 @@ def shuffled_by_length(lengths: Sequence[int], rows: int, seed: int) -> list[int
     batches = []
     for start in range(0, len(order), pool):
         part = sorted(order[start : start + pool], key=lambda index: -lengths[index])
-        batches += [part[first : first + rows] for first in range(0, len(part), rows)]
-    whole = [batch for batch in batches if len(batch) == rows]
-    rest = [batch for batch in batches if len(batch) < rows]
-    shuffled = [whole[number] for number in torch.randperm(len(whole), generator=generator).tolist()]
-    return [index for batch in shuffled + rest for index in batch]
+        batches += [part[offset : offset + rows] for offset in range(0, len(part), rows)]
+    complete = [batch for batch in batches if len(batch) == rows]
+    incomplete = [batch for batch in batches if len(batch) < rows]
+    shuffled = [complete[number] for number in torch.randperm(len(complete), generator=generator).tolist()]
+    # Incomplete batches come last: the loader cuts the order every ``rows`` indices, and would shift all later batches.
+    return [index for batch in shuffled + incomplete for index in batch]

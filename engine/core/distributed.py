@@ -1,7 +1,7 @@
-"""Several processes that train one adapter, each with a backbone on a device of its own: the ranks of torchrun.
+"""Several processes that train one adapter, each with a backbone on its own device: the ranks of torchrun.
 
-torchrun tells each process its place by RANK, LOCAL_RANK and WORLD_SIZE. All of them validate, the first one's numbers
-decide, and it alone writes and prints. Gradients are averaged by torch's DistributedDataParallel, in the Trainer.
+torchrun sets RANK, LOCAL_RANK and WORLD_SIZE for each process. All processes validate; the first one's metrics
+decide, and only the first writes and prints. The Trainer averages gradients with torch's DistributedDataParallel.
 """
 
 import os
@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The number of this process among all, and among those of this machine, and how many there are."""
+    """The number of this process among all processes and on this machine, and both totals."""
 
     rank: int = 0
     local: int = 0
@@ -34,7 +34,7 @@ class Ranks:
 
 
 def ranks() -> Ranks:
-    """Return the place of this process; a process that torchrun has not started is the only one."""
+    """Return the ranks of this process; a process started without torchrun is the only one."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     if not all(os.environ.get(name, "").isdigit() for name in names):
         return Ranks()
@@ -50,39 +50,39 @@ def check_alone(what: str) -> None:
 
 
 def placed(options: "LoadOptions") -> "LoadOptions":
-    """Return load options for this process: with several, each has the GPU of its own number.
+    """Return load options for this process: of several processes, each uses the GPU of its local rank.
 
-    Raises :class:`UsageError` for a device map, for one GPU that all would share, and for too few GPUs.
+    Raises :class:`UsageError` for a device map, for one GPU shared by all processes, and for too few GPUs.
     """
-    mine = ranks()
-    if mine.count == 1:
+    process = ranks()
+    if process.count == 1:
         return options
     if options.device_map:
         raise UsageError(
-            f"--device-map divides one backbone among all GPUs, and torchrun has started {mine.count} processes with a "
-            f"backbone each: leave --device-map out, or start it without torchrun"
+            f"--device-map divides one backbone among all GPUs, and torchrun has started {process.count} processes "
+            f"with a backbone each: leave --device-map out, or start it without torchrun"
         )
     kind, _, index = options.device.partition(":")
     if index:
         raise UsageError(
-            f"--device {options.device} would hold the backbones of all {mine.count} processes: with --device {kind} "
-            f"each of them has a device of its own"
+            f"--device {options.device} would hold the backbones of all {process.count} processes: with "
+            f"--device {kind} each of them has a device of its own"
         )
     import torch
 
     if kind not in ("auto", "cuda") or not torch.cuda.is_available():
         return options
     gpus = torch.cuda.device_count()
-    if mine.local_count > gpus:
+    if process.local_count > gpus:
         raise UsageError(
-            f"torchrun has started {mine.local_count} processes on this machine, which has {gpus} "
+            f"torchrun has started {process.local_count} processes on this machine, which has {gpus} "
             f"GPU{'s' if gpus > 1 else ''}: --nproc-per-node {gpus}, or --device cpu"
         )
-    return options.model_copy(update={"device": f"cuda:{mine.local}"})
+    return options.model_copy(update={"device": f"cuda:{process.local}"})
 
 
 def shared(value: Value) -> Value:
-    """Return the value of the first process, in all of them; each waits for it."""
+    """Return the value of the first process in every process; each process waits for it."""
     if ranks().count == 1:
         return value
     import torch
@@ -94,7 +94,7 @@ def shared(value: Value) -> Value:
 
 
 def mean(value: "Tensor") -> "Tensor":
-    """Return the mean of a tensor over all processes; what is not finite in one of them is not finite in any."""
+    """Return the mean of a tensor over all processes; NaN or inf in one process reaches all of them."""
     if ranks().count == 1:
         return value
     import torch
@@ -116,7 +116,7 @@ def leave() -> None:
 
 
 def _join() -> None:
-    """Connect the processes; objects go by gloo, tensors of GPUs by nccl."""
+    """Connect the processes: gloo for objects and CPU tensors, nccl for GPU tensors."""
     import torch
 
     if not torch.distributed.is_initialized():

@@ -27,15 +27,15 @@ from adaptdock.plugins.sequences import listed, text
 HOST = torch.device("cpu")
 KNOWN_ASSEMBLIES = 1000
 NAMES = "adapter names", "['ner', 'topic']"
-ADAPTER = "an adapter in memory is what read_file() or train() gives (its .adapter); load() takes the path of a file"
-CARD = "a card is what read_card() gives"
-ROWS = "rows", "those of boarding(['ner'])"
-FEATURES = "features of a batch", "those that a task's encode() gives"
+ADAPTER = "an adapter in memory comes from read_file() or train() (its .adapter); load() takes the path of a file"
+CARD = "a card comes from read_card()"
+ROWS = "rows", "the rows of boarding(['ner'])"
+FEATURES = "features of a batch", "the features from a task's encode()"
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """An adapter that has been verified and packed for a backbone; it can be docked at once."""
+    """An adapter verified and packed for a backbone, ready to dock."""
 
     card: Card
     assembly: Assembly
@@ -44,11 +44,11 @@ class Prepared:
 
     @property
     def nbytes(self) -> int:
-        """The bytes that its weights take."""
+        """The size of the weights in bytes."""
         return sum(part.slot.nbytes for part in self.parts) + self.head.nbytes
 
     def placed(self) -> "Prepared":
-        """Return this adapter with its weights where its ports compute."""
+        """Return this adapter with its weights on the devices of its ports."""
         return self._moved(Slot.placed)
 
     def pinned(self) -> "Prepared":
@@ -62,7 +62,7 @@ class Prepared:
 
 @dataclass(eq=False)
 class Resident:
-    """A docked adapter, and how many batches use it now."""
+    """A docked adapter, and the number of batches that use it now."""
 
     adapter: Prepared
     batches: int = 0
@@ -70,17 +70,17 @@ class Resident:
 
     @property
     def card(self) -> Card:
-        """Its card."""
+        """The adapter's card."""
         return self.adapter.card
 
     @property
     def assembly(self) -> Assembly:
-        """What it consists of."""
+        """The adapter's methods, task and head."""
         return self.adapter.assembly
 
     @property
     def head(self) -> Slot:
-        """The weights of its head."""
+        """The weights of the adapter's head."""
         return self.adapter.head
 
 
@@ -109,7 +109,7 @@ class DockedAdapters:
         return f"<{type(self).__name__} on {self.backbone.id!r} ({self.backbone.architecture}) with {docked}>"
 
     def __len__(self) -> int:
-        """Return the number of docked adapters; a dock with none is therefore false, as an empty list is."""
+        """Return the number of docked adapters; an empty dock is therefore false, like an empty list."""
         return len(self._residents)
 
     def __contains__(self, name: object) -> bool:
@@ -132,40 +132,39 @@ class DockedAdapters:
         return self._resident(name).card
 
     def assembly(self, name: str) -> Assembly:
-        """Return what a docked adapter consists of."""
+        """Return the assembly of a docked adapter: methods, task and head."""
         return self._resident(name).assembly
 
     def assembled(self, card: Card) -> Assembly:
-        """Return what an adapter consists of that need not be docked."""
+        """Return the assembly of any adapter, docked or not, from its card."""
         return self._assembly(of_type(card, Card, CARD))
 
     def reading(self, max_length: int, row: Row = (), room: int = 0) -> Reading:
-        """Return how this backbone reads, in windows of at most ``max_length`` tokens.
+        """Return the reading of this backbone: windows of at most ``max_length`` tokens.
 
-        They are shorter where the adapters of the row take positions for themselves, or ``room`` is kept for
-        what shall be written.
+        Windows are shorter if the adapters of the row take positions, or ``room`` is kept for new tokens.
         """
         checked_number(max_length, "the longest window, in tokens,", 1)
-        taken = checked_number(room, "the room for new tokens")
+        reserved = checked_number(room, "the room for new tokens")
         (row,) = _rows([row], bare=True)
-        return reading(self.backbone, max_length, taken + sum(resident.assembly.positions for resident in row))
+        return reading(self.backbone, max_length, reserved + sum(resident.assembly.positions for resident in row))
 
     # --------------------------------------------------------------------------- dock and undock
 
     def load(self, path: str | Path, name: str | None = None, replace: bool = False) -> str:
-        """Dock the adapter in a file, or an installed one by its name, and return its name here.
+        """Dock the adapter in a file, or an installed adapter by its name, and return its name in the dock.
 
-        ``name`` is the card's unless given. A name that is taken is refused unless ``replace`` is
+        ``name`` is the card's unless given. A taken name is refused unless ``replace`` is
         set: then the new version takes over between two batches.
 
-        Raises :class:`FileError` for a damaged file, :class:`TrustError` for one that is revoked or not allowed,
+        Raises :class:`FileError` for a damaged file, :class:`TrustError` for a revoked or forbidden adapter,
         :class:`MismatchError` for another backbone or for tensors that do not fit, :class:`UsageError` for a taken
         name.
         """
         return self.dock(read_adapter(file_path(path, "the file of an adapter")), name, replace)
 
     def dock(self, adapter: AdapterFile | Prepared, name: str | None = None, replace: bool = False) -> str:
-        """Dock an adapter that is in memory; see :meth:`load`."""
+        """Dock an adapter in memory; see :meth:`load`."""
         if not isinstance(adapter, AdapterFile | Prepared):
             raise UsageError(refusal(adapter, ADAPTER))
         of_type(replace, bool, "replace is True or False")
@@ -178,15 +177,15 @@ class DockedAdapters:
             )
         prepared = adapter if isinstance(adapter, Prepared) else self.prepare(adapter)
         resident = Resident(self._on_device(prepared))
-        self.ports.acquire(resident.assembly.sites)
+        self.ports.acquire(resident.assembly.sites)  # before the name is visible: a batch may use it at once
         with self._lock:
-            before = self._residents.get(name)
-            if before is not None and not replace:  # another thread was faster
+            previous = self._residents.get(name)
+            if previous is not None and not replace:  # another thread was faster
                 self._free(resident)
                 raise UsageError(f"an adapter named {name!r} was docked meanwhile; give another name")
             self._residents[name] = resident
-            if before is not None:
-                self._leave(before)
+            if previous is not None:
+                self._leave(previous)
         return name
 
     def prepare(self, adapter: AdapterFile) -> Prepared:
@@ -208,8 +207,8 @@ class DockedAdapters:
             )
             for part in assembly.parts
         )
-        named = {name: adapter.tensors[f"{HEAD}.{name}"] for name in assembly.head.parameters(assembly.width)}
-        head = self._packed(adapter, ("head", assembly.head.stack_key), {HEAD: named}, assembly.head.grows)
+        head_tensors = {name: adapter.tensors[f"{HEAD}.{name}"] for name in assembly.head.parameters(assembly.width)}
+        head = self._packed(adapter, ("head", assembly.head.stack_key), {HEAD: head_tensors}, assembly.head.grows)
         return Prepared(adapter.card, assembly, parts, head)
 
     def _packed(self, adapter: AdapterFile, key: Hashable, tensors: Tensors, grows: Mapping[str, int]) -> Slot:
@@ -222,15 +221,15 @@ class DockedAdapters:
         raise MismatchError(f"the adapter {adapter.card.name!r}: {broken!r} holds something else than finite numbers")
 
     def _computed(self, tensors: Tensors) -> Tensors:
-        """Return weights as the backbone computes, where that takes no more bytes: no batch has to convert them."""
+        """Return weights in the backbone's dtype unless that needs more bytes, so that batches do not convert them."""
         dtype = self.backbone.dtype
         return {
-            place: {name: part.to(dtype) if part.itemsize == dtype.itemsize else part for name, part in named.items()}
-            for place, named in tensors.items()
+            place: {name: part.to(dtype) if part.itemsize == dtype.itemsize else part for name, part in by_name.items()}
+            for place, by_name in tensors.items()
         }
 
     def _on_device(self, prepared: Prepared) -> Prepared:
-        """Copy weights to where they are used, beside what the device computes meanwhile."""
+        """Copy weights to the devices of their ports, on a stream of its own so that running batches do not wait."""
         if self.backbone.device.type != "cuda":
             return prepared.placed()
         beside = torch.cuda.Stream(self.backbone.device)  # type: ignore[no-untyped-call]
@@ -240,7 +239,7 @@ class DockedAdapters:
         return moved
 
     def unload(self, name: str) -> None:
-        """Undock an adapter; a batch that uses it goes on with it to its end."""
+        """Undock an adapter; batches in flight keep it to their end."""
         with self._lock:
             resident = self._resident(name)
             del self._residents[name]
@@ -252,25 +251,25 @@ class DockedAdapters:
             self.unload(name)
 
     def _assembled(self, adapter: AdapterFile) -> Assembly:
-        card, mine = adapter.card, self.backbone
-        if card.backbone.fingerprint != mine.fingerprint:
+        card, backbone = adapter.card, self.backbone
+        if card.backbone.fingerprint != backbone.fingerprint:
             raise MismatchError(
                 f"the adapter {card.name!r} was trained on the backbone {card.backbone.id!r} "
-                f"({card.backbone.fingerprint[:20]}...), this is {mine.id!r} ({mine.fingerprint[:20]}...): their "
-                f"weights differ. Open the dock with the backbone it was trained on."
+                f"({card.backbone.fingerprint[:20]}...), this is {backbone.id!r} ({backbone.fingerprint[:20]}...): "
+                f"their weights differ. Open the dock with the backbone of the adapter."
             )
         vocabulary = card.preprocessing.vocabulary
-        if vocabulary and mine.vocabulary and vocabulary != mine.vocabulary:
+        if vocabulary and backbone.vocabulary and vocabulary != backbone.vocabulary:
             raise MismatchError(
                 f"the adapter {card.name!r} was trained with another tokenizer ({card.preprocessing.tokenizer}) than "
-                f"that of {mine.id!r}: the same words would get other numbers"
+                f"the tokenizer of {backbone.id!r}: the same words would get other numbers"
             )
         assembly = self._assembly(card)
         assembly.check(adapter.tensors, f"the adapter {card.name!r}")
         return assembly
 
     def _assembly(self, card: Card) -> Assembly:
-        """Put an adapter together; those that differ in their weights alone share the result."""
+        """Put an adapter together; adapters that differ only in weights share the assembly."""
         key = card.model_dump_json(include={"methods", "on", "task"})
         if key not in self._assemblies:
             if len(self._assemblies) >= KNOWN_ASSEMBLIES:
@@ -297,7 +296,7 @@ class DockedAdapters:
 
     @contextmanager
     def boarding(self, names: Sequence[str | None]) -> Iterator[list[Row]]:
-        """Resolve a name per row and keep the ports of those adapters open while the context is.
+        """Resolve a name per row, and keep the adapters' ports open while the context is open.
 
         A name is an adapter's, ``lower+upper`` for a stack, or None for a bare row. Raises
         :class:`UnknownNameError` with the row.
@@ -326,34 +325,36 @@ class DockedAdapters:
             raise UnknownNameError("adapter", error.name, error.known, f"It is asked for in row {number}.") from None
 
     def order(self, rows: Sequence[Row]) -> list[int]:
-        """Return the order in which rows are best computed: those with adapters of the same kind are neighbours."""
+        """Return the fastest order of rows: rows with the same methods are neighbours."""
         return arranged([_parts(row) for row in _rows(rows, bare=True)])
 
     def mixed(self, rows: Sequence[Row]) -> MixedRows:
         """Lay a batch out by port."""
         compiled = self.backbone.model._compiled_call_impl is not None
-        made = MixedRows([_parts(row) for row in _rows(rows, bare=True)], self.backbone.dtype, whole=compiled)
+        mixed_rows = MixedRows([_parts(row) for row in _rows(rows, bare=True)], self.backbone.dtype, whole=compiled)
         if compiled:
-            made.gather()
-        return made
+            mixed_rows.gather()
+        return mixed_rows
 
     @torch.inference_mode()
     def hidden(self, rows: Sequence[Row], inputs: Mapping[str, Tensor], reads: str = "encoder") -> Tensor:
-        """Return the last hidden states (R, T, W) of a batch whose rows have adapters of their own."""
+        """Return the last hidden states (R, T, W) of a batch, each row with its own adapters."""
         rows = _rows(rows, bare=True)
         if reads not in ("encoder", "decoder"):
-            raise UsageError(refusal(reads, "what is read is the 'encoder' or the 'decoder'"))
+            raise UsageError(refusal(reads, "reads is 'encoder' or 'decoder'"))
         of_type(inputs, Mapping, "the inputs are a mapping from their names to tensors (R, T)")
         order = self.order(rows)
-        given = {name: tensor[order] for name, tensor in inputs.items()}
-        found = states(self.backbone, self.ports, self.mixed([rows[number] for number in order]), given, reads)
-        return found[places(order), -inputs["attention_mask"].shape[1] :]
+        ordered_inputs = {name: tensor[order] for name, tensor in inputs.items()}
+        hidden_states = states(
+            self.backbone, self.ports, self.mixed([rows[number] for number in order]), ordered_inputs, reads
+        )
+        return hidden_states[places(order), -inputs["attention_mask"].shape[1] :]
 
     @torch.inference_mode()
     def run(self, rows: Sequence[Row], features: Sequence[Feature]) -> list[Tensor]:
         """Run a batch and return each row's logits, from the head of its topmost adapter, on the CPU.
 
-        ``rows`` are those that :meth:`boarding` gives for names.
+        ``rows`` are the rows of :meth:`boarding`.
         """
         rows, features = _checked(rows, features)
         if not rows:
@@ -363,13 +364,13 @@ class DockedAdapters:
         answers: dict[int, Tensor] = {}
         for numbers, hidden, inputs in self._halves(rows, features):
             for members in _by_head(rows, numbers):
-                chosen = [numbers.index(number) for number in members]
+                indices = [numbers.index(number) for number in members]
                 head = rows[members[0]][-1].assembly.head
-                mask = mask_for(head, inputs)[chosen]
+                mask = mask_for(head, inputs)[indices]
                 weights = Gathered([rows[number][-1].head for number in members], torch.float32).at(HEAD)
                 row_inputs = collate_row_inputs(head, [features[number] for number in members], mask.device)
-                given = for_head(self.backbone, head, hidden[chosen], mask, row_inputs)
-                answers.update(zip(members, head.apply(weights, given, mask), strict=True))
+                head_input = for_head(self.backbone, head, hidden[indices], mask, row_inputs)
+                answers.update(zip(members, head.apply(weights, head_input, mask), strict=True))
         heads = [row[-1].assembly.head for row in rows]
         return [
             heads[place].trim(answers[place], length_read(heads[place], features[place])).cpu()
@@ -379,7 +380,7 @@ class DockedAdapters:
     def _halves(
         self, rows: Sequence[Row], features: Sequence[Feature]
     ) -> Iterator[tuple[list[int], Tensor, dict[str, Tensor]]]:
-        """Yield row numbers with the states that their heads read, and their inputs; the encoder runs once."""
+        """Yield row numbers, the states that their heads read, and their inputs; the encoder runs once for all."""
         everyone = list(range(len(rows)))
         inputs = collate(self.backbone, [_encoded(feature) for feature in features])
         encoded = states(self.backbone, self.ports, self.mixed(rows), inputs, "encoder")
@@ -387,14 +388,18 @@ class DockedAdapters:
             yield everyone, encoded, inputs
             return
         for reads, numbers in _by_input(rows, features).items():
-            given = {name: tensor[numbers] for name, tensor in inputs.items()}
+            half_inputs = {name: tensor[numbers] for name, tensor in inputs.items()}
             if reads == "encoder":
-                yield numbers, encoded[numbers], given
+                yield numbers, encoded[numbers], half_inputs
                 continue
             mixed = self.mixed([rows[number] for number in numbers])
             answered = [_answered(features[number]) for number in numbers]
-            given |= collate(self.backbone, answered)
-            yield numbers, states(self.backbone, self.ports, mixed, given, "decoder", encoded[numbers]), given
+            half_inputs |= collate(self.backbone, answered)
+            yield (
+                numbers,
+                states(self.backbone, self.ports, mixed, half_inputs, "decoder", encoded[numbers]),
+                half_inputs,
+            )
 
 
 def _parts(row: Row) -> list[tuple[Docked, ...]]:
@@ -402,37 +407,37 @@ def _parts(row: Row) -> list[tuple[Docked, ...]]:
 
 
 def _rows(rows: Any, bare: bool) -> list[Row]:
-    """Return the rows of a batch; raise :class:`UsageError` where they are something else, or bare and may not be."""
+    """Return the rows of a batch; raise :class:`UsageError` for anything else, and for bare rows unless allowed."""
     every: list[Row] = listed(rows, *ROWS)
     for row in every:
         if not isinstance(row, tuple) or not (row or bare) or not all(isinstance(part, Resident) for part in row):
-            raise UsageError(f"a row is what boarding() gives for the name of an adapter; found {row!r:.60}")
+            raise UsageError(f"a row comes from boarding(); found {row!r:.60}")
     return every
 
 
 def _checked(rows: Any, features: Any) -> tuple[list[Row], list[Feature]]:
-    """Return the rows and features of a batch; raise :class:`UsageError` where they are something else."""
+    """Return the rows and features of a batch; raise :class:`UsageError` for anything else."""
     rows, features = _rows(rows, bare=False), listed(features, *FEATURES)
     if len(rows) != len(features):
         raise UsageError(f"{len(rows)} rows for {len(features)} features: each row has one")
     wrong = next((feature for feature in features if not isinstance(feature, Feature)), None)
     if wrong is not None:
-        raise UsageError(f"a feature is what a task's encode() gives; found {wrong!r:.60}")
+        raise UsageError(f"a feature comes from a task's encode(); found {wrong!r:.60}")
     return rows, features
 
 
 def _encoded(feature: Feature) -> Feature:
-    """Return what is read by an encoder, or by a model that is in one piece."""
-    return Feature({name: given for name, given in feature.inputs.items() if not name.startswith("decoder_")})
+    """Return the inputs of the encoder, or of a model without halves."""
+    return Feature({name: values for name, values in feature.inputs.items() if not name.startswith("decoder_")})
 
 
 def _answered(feature: Feature) -> Feature:
-    """Return what a decoder reads; nothing where it reads what the encoder does."""
-    return Feature({name: given for name, given in feature.inputs.items() if name.startswith("decoder_")})
+    """Return the inputs of the decoder; empty if the decoder reads the encoder's text."""
+    return Feature({name: values for name, values in feature.inputs.items() if name.startswith("decoder_")})
 
 
 def _by_input(rows: Sequence[Row], features: Sequence[Feature]) -> dict[str, list[int]]:
-    """Divide row numbers by what their heads read: the encoder, or the decoder, with an answer given or without."""
+    """Group row numbers by the input of their heads: encoder, decoder, or decoder with a given answer."""
     groups: dict[str, list[int]] = {}
     for number, (row, feature) in enumerate(zip(rows, features, strict=True)):
         reads = row[-1].assembly.head.reads
@@ -442,7 +447,7 @@ def _by_input(rows: Sequence[Row], features: Sequence[Feature]) -> dict[str, lis
 
 
 def _by_head(rows: Sequence[Row], numbers: Sequence[int]) -> list[list[int]]:
-    """Divide row numbers into those whose heads are computed together."""
+    """Group row numbers by the stack of their heads, which are computed together."""
     groups: dict[Stack, list[int]] = {}
     for number in numbers:
         groups.setdefault(rows[number][-1].head.stack, []).append(number)

@@ -23,19 +23,19 @@ from adaptdock.plugins.contracts import (
 
 
 def in_front(backbone: Backbone, rows: Rows, inputs: Mapping[str, Tensor]) -> Virtual | None:
-    """Return what the rows' adapters put in front of the input embeddings, or None."""
+    """Return the embeddings that the rows' adapters put in front of the input embeddings, or None."""
     port = _only_port(backbone, "embedding")
     return None if port is None else virtual(rows, port, texts(inputs))
 
 
 def mixes(backbone: Backbone, rows: Rows) -> bool:
-    """Tell whether heads read more than the last hidden states of any row."""
+    """Tell whether the head of any row reads a mix of layers instead of the last hidden states."""
     port = _only_port(backbone, "layers")
     return port is not None and bool(rows.at(port))
 
 
 def mixed(backbone: Backbone, rows: Rows, layers: Sequence[Tensor], layout: Layout) -> Tensor:
-    """Return what heads read (R, L + T, W): the last states, or what the rows' adapters make of those of all layers."""
+    """Return the input of the heads (R, L + T, W): the last states, or the mix of all layers of the rows' adapters."""
     port, out = _only_port(backbone, "layers"), layers[-1]
     for action in () if port is None else rows.at(port):
         span, parameters = action.span, action.parameters(out)
@@ -61,14 +61,14 @@ def states(
     reads: str,
     encoded: Tensor | None = None,
 ) -> Tensor:
-    """Return what heads read (R, L + T, W) of a batch, mostly the last states; L is the longest prompt of its rows.
+    """Return the input of the heads (R, L + T, W), mostly the last states; L is the longest prompt of the rows.
 
-    ``encoded`` is what this gave for the encoder half, if it has been run before; with other rows, their prompts
-    may have been longer, and what these rows do not have stands at the very front.
+    ``encoded`` is an earlier result of this function for the encoder half. It may come from more rows with longer
+    prompts; the surplus positions are at the very front, and are cut off.
     """
     prompts = in_front(backbone, rows, inputs)
     extra = 0 if prompts is None else prompts.mask.shape[1]
-    lengths = {tensor.shape[1] + more for tensor in inputs.values() if tensor.ndim > 1 for more in (0, extra)}
+    lengths = {tensor.shape[1] + front for tensor in inputs.values() if tensor.ndim > 1 for front in (0, extra)}
     if encoded is not None:
         encoded = encoded[:, -(inputs["attention_mask"].shape[1] + extra) :]
     batch = Batch(inputs, reads, prompts, encoded, moves(rows, backbone.device))
@@ -82,9 +82,9 @@ def states(
 def resumed(
     backbone: Backbone, ports: OpenPorts, rows: Rows, inputs: Mapping[str, Tensor], layer: int | None, hidden: Tensor
 ) -> Tensor:
-    """Return what heads read (R, T, W), from the states that enter a layer.
+    """Return the input of the heads (R, T, W), computed from the states ``hidden`` that enter a layer.
 
-    None says that nothing has to be computed: they are the last states, or side by side those of all layers.
+    ``layer`` None needs no computation: ``hidden`` has the last states, or the states of all layers side by side.
     """
     if layer is None:
         return mixed(backbone, rows, torch.split(hidden, backbone.width, dim=-1), texts(inputs))
@@ -93,7 +93,7 @@ def resumed(
 
 
 def mask_for(head: Head, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return which positions (R, T) of the states that a head reads are those of the inputs."""
+    """Return the mask (R, T) of the inputs that a head reads: the decoder's answer, or the text."""
     answered = inputs.get("decoder_attention_mask") if head.reads == "decoder" else None
     return inputs["attention_mask"] if answered is None else answered
 
@@ -101,18 +101,18 @@ def mask_for(head: Head, inputs: Mapping[str, Tensor]) -> Tensor:
 def for_head(
     backbone: Backbone, head: Head, hidden: Tensor, mask: Tensor, row_inputs: Mapping[str, Tensor]
 ) -> Tensor | Tied | WithRowInputs:
-    """Return what a head is given, float32, from the states of the rows that it answers for.
+    """Return the input of a head, float32, from the states of its rows.
 
-    ``mask`` (R, T) tells how many positions of ``hidden`` (R, L + T, W) are those of the inputs; ``row_inputs`` are
-    those that the head asks for.
+    ``mask`` (R, T) has the positions of the inputs, without the L prompt positions of ``hidden`` (R, L + T, W);
+    ``row_inputs`` are the row inputs that the head declares.
     """
-    given = _read_by(backbone, head, hidden, mask)
-    return WithRowInputs(given, row_inputs) if head.row_inputs else given
+    head_input = _read_by(backbone, head, hidden, mask)
+    return WithRowInputs(head_input, row_inputs) if head.row_inputs else head_input
 
 
 def _read_by(backbone: Backbone, head: Head, hidden: Tensor, mask: Tensor) -> Tensor | Tied:
-    own = hidden[:, -(mask.shape[1] + head.front) :]
+    text_states = hidden[:, -(mask.shape[1] + head.front) :]
     if head.over == "embeddings":
-        return Tied(own.float().to(mask.device), backbone.embeddings().to(mask.device))
-    given = backbone.vocabulary_logits(own) if head.over == "vocabulary" else own
-    return given.float().to(mask.device)
+        return Tied(text_states.float().to(mask.device), backbone.embeddings().to(mask.device))
+    head_input = backbone.vocabulary_logits(text_states) if head.over == "vocabulary" else text_states
+    return head_input.float().to(mask.device)

@@ -1,4 +1,4 @@
-"""How the positions of a batch are laid out in each half of a model, computed when a method looks."""
+"""The layout of a batch's positions in each half of a model, computed when a method asks for positions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,20 +9,20 @@ from adaptdock.plugins.contracts import Backbone, Batch, Layout, Port, Positions
 from adaptdock.plugins.toolkit import virtual_tokens
 
 ENCODER, DECODER, EMBEDDINGS = "encoder", "decoder", "embeddings"
-"""The halves of a model, and the input embeddings, which see the tokens alone, without a prompt."""
+"""The halves of a model, and the input embeddings, which see the tokens without a prompt."""
 READS_ENCODER = ("cross_key", "cross_value")
 """Roles of ports of a decoder through which the states of the encoder pass."""
 
 
 def half(port: Port) -> str:
-    """Return the half of the model whose positions pass a port; a model in one piece has the first alone."""
+    """Return the half of the model whose positions pass a port; a model without halves is all encoder here."""
     if port.kind == "embedding":
         return EMBEDDINGS
     return DECODER if port.stack == DECODER and port.role not in READS_ENCODER else ENCODER
 
 
 def layouts(backbone: Backbone, batch: Batch) -> dict[str, Layout]:
-    """Return the layout of each half of a model that a batch goes through."""
+    """Return the layout of a batch in each half of a model."""
     rows = batch.inputs["attention_mask"].shape[0]
     halves = {ENCODER: Layout(rows, lambda: _read(batch)), EMBEDDINGS: Layout(rows, lambda: _looked_up(batch))}
     if backbone.encoder_decoder:
@@ -31,12 +31,12 @@ def layouts(backbone: Backbone, batch: Batch) -> dict[str, Layout]:
 
 
 def texts(inputs: Mapping[str, Tensor]) -> Layout:
-    """Return the layout of the inputs alone, with nothing in front."""
+    """Return the layout of the inputs without a prompt in front."""
     return Layout(inputs["attention_mask"].shape[0], lambda: _read(Batch(inputs)))
 
 
 def next_tokens(tokens: Tensor, numbers: Sequence[int]) -> dict[str, Layout]:
-    """Return the layouts of a step of generation, which reads a token of each row (R) at these positions."""
+    """Return the layouts of a generation step, which reads one token per row (R) at these positions."""
 
     def compute() -> Positions:
         positions = torch.tensor(numbers, device=tokens.device).unsqueeze(1)
@@ -57,7 +57,7 @@ def _read(batch: Batch) -> Positions:
 
 
 def _looked_up(batch: Batch) -> Positions:
-    """Return the positions of the tokens alone, counted behind a prompt that is put in front of them."""
+    """Return the positions of the tokens alone, counted from the end of the prompt in front of them."""
     alone = _read(Batch(batch.inputs, shift=batch.shift))
     if batch.virtual is None:
         return alone

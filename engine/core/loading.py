@@ -11,10 +11,11 @@ from adaptdock.plugins.contracts import AdoptsModels, Backbone, BackboneFamily, 
 
 
 def load_backbone(name: str, options: LoadOptions) -> Backbone:
-    """Load a backbone with the family of which it is an alias, else with the one that accepts it, the general one last.
+    """Load a backbone with the family that has it as an alias, or else with the first that accepts the name.
 
-    Families are imported one after the other, our own first: an alias of ours waits for no plugin of anybody else.
-    Raises :class:`BackboneError` where no family does, or loading fails, and what :func:`placed` raises.
+    The general family is asked last. Families are imported one after the other, built-in ones first: a built-in alias
+    never waits for a third-party plugin. Raises :class:`BackboneError` if no family accepts the name or loading
+    fails, and the errors of :func:`placed`.
     """
     options = placed(options)
     families: list[tuple[registry.Plugin, BackboneFamily]] = []
@@ -30,7 +31,7 @@ def load_backbone(name: str, options: LoadOptions) -> Backbone:
 
 
 def _loaded(plugin: registry.Plugin, family: BackboneFamily, name: str, options: LoadOptions) -> Backbone:
-    """Load a backbone; raise :class:`PluginError` where it is not one of this version of the contracts."""
+    """Load a backbone; raise :class:`PluginError` if it was built for another version of the contracts."""
     backbone = family.load(name, options)
     outdated = reason(type(backbone), Backbone)
     if outdated is not None:
@@ -42,9 +43,9 @@ def _loaded(plugin: registry.Plugin, family: BackboneFamily, name: str, options:
 
 
 def adopt_backbone(model: Any, tokenizer: Any) -> Backbone:
-    """Return a backbone around a model in memory, by the first family that takes it.
+    """Return a backbone around a model in memory, by the first family that adopts the model.
 
-    Raises :class:`UsageError` where no family does or the tokenizer is missing.
+    Raises :class:`UsageError` if no family adopts the model, or the tokenizer is missing.
     """
     families = [plugin() for _, plugin in registry.usable("backbone")]
     family = next((family for family in families if isinstance(family, AdoptsModels) and family.adopts(model)), None)

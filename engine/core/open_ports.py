@@ -1,7 +1,6 @@
-"""Ports: forward hooks and the backbone's attention handler, through which rows reach the adapters.
+"""Open ports: the forward hooks and the attention handler that call the adapters of a batch's rows.
 
-While no batch is routed, and at ports where no adapter acts, the backbone computes as if nothing
-were here.
+Without a routed batch, and at ports where no adapter acts, the backbone computes as if no hooks existed.
 """
 
 import threading
@@ -26,22 +25,22 @@ Act = Literal["transform", "enter", "read", "attend"]
 
 @dataclass(frozen=True, eq=False)
 class Sites:
-    """The sites of an adapter, and what has to be open for them."""
+    """The sites of an adapter, and the ports that must be open for them."""
 
     sites: tuple[Site, ...]
 
     @cached_property
     def needs(self) -> tuple[tuple[Port, Act], ...]:
-        """Each port that has to be open, with what is done there; what acts around the model needs none."""
-        found: dict[tuple[Port, Act], None] = {}
+        """Each port that must be open, with the kind of hook; methods that act around the model need none."""
+        needed: dict[tuple[Port, Act], None] = {}
         for site in self.sites:
             if site.port.kind == "attention":
-                found[site.port, "attend"] = None
+                needed[site.port, "attend"] = None
             elif site.port.kind != "layers" and site.side != "front":
-                found[site.port, "transform" if site.side == "output" else "enter"] = None
+                needed[site.port, "transform" if site.side == "output" else "enter"] = None
             if site.source is not None:
-                found[site.source, "read"] = None
-        return tuple(found)
+                needed[site.source, "read"] = None
+        return tuple(needed)
 
 
 class _Pass:
@@ -55,9 +54,9 @@ class _Pass:
     def forward_pass(
         self, port: Port, action: Action, rows: int, like: Tensor | None = None, tokens: Tensor | None = None
     ) -> ForwardPass:
-        """Return what an action may look at: of all ``rows`` that pass the port, or of its span.
+        """Return the forward pass that an action sees: all ``rows`` at the port, or the rows of its span.
 
-        ``like`` (R, T, W) passes the port; ``tokens`` (R, T) are those that an embedding port looks up.
+        ``like`` (R, T, W) passes the port; ``tokens`` (R, T) are the tokens that an embedding port looks up.
         """
         layout, span = self.layouts.get(half(port)), action.span
         if layout is not None and port.kind == "embedding":
@@ -69,9 +68,9 @@ class _Pass:
         return ForwardPass(rows, action.dropout, layout, copies, span, like.shape[1], like.device)
 
     def as_rows(self, port: Port, tensor: Tensor) -> tuple[Rows, Tensor]:
-        """Return a tensor as (R, T, W), whatever the model made of its leading dimensions, with its rows.
+        """Return the rows of a tensor and the tensor as (R, T, W), whatever its leading dimensions.
 
-        In a search with beams a tensor may hold each row several times.
+        In a beam search a tensor may hold each row several times.
         """
         leading, copies = tensor.shape[0], 1
         if tensor.ndim == 2:
@@ -86,25 +85,25 @@ class _Pass:
         raise self._lost(port, tensor)
 
     def _copies_of_flat(self, port: Port, tensor: Tensor) -> int:
-        found = {
+        possible = {
             copies
             for copies in (1, self.copies)
             for length in self.lengths
             if tensor.shape[0] == self.rows.count * copies * length
         }
-        if len(found) != 1:
+        if len(possible) != 1:
             raise self._lost(port, tensor)
-        return found.pop()
+        return possible.pop()
 
     def _lost(self, port: Port, tensor: Tensor) -> AdaptError:
         return AdaptError(
             f"the port {port.name} saw a tensor of shape {tuple(tensor.shape)} in a batch of {self.rows.count} rows; "
-            f"which row is whose cannot be told, so nothing was applied"
+            f"the rows cannot be assigned, so no adapter was applied"
         )
 
 
 class OpenPorts:
-    """The hooks on a backbone's modules; each is there as long as some adapter needs its port."""
+    """The hooks on a backbone's modules; a hook exists while some adapter needs its port."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -119,10 +118,10 @@ class OpenPorts:
     def routed(
         self, rows: Rows, lengths: Iterable[int], layouts: Mapping[str, Layout], copies: int = 1
     ) -> Iterator[None]:
-        """Let the rows' adapters act on what this thread sends through the backbone.
+        """Route the batches that this thread sends through the backbone to the rows' adapters.
 
-        ``lengths`` are the numbers of positions that inputs may have, ``layouts`` those of the halves of the model,
-        ``copies`` how often the model may repeat each row (its beams).
+        ``lengths`` are the possible numbers of positions of the inputs, ``layouts`` the layouts of the model's halves,
+        and ``copies`` is the number of times that the model may repeat each row (its beams).
         """
         outer = getattr(self._running, "batch", None)
         self._running.batch = _Pass(rows, frozenset(lengths), layouts, copies)
@@ -132,7 +131,7 @@ class OpenPorts:
             self._running.batch = outer
 
     def lay_out(self, called: str, layout: Layout) -> None:
-        """Note how the positions of the next call of a half are laid out, in a search in this thread."""
+        """Set the layout of the next call of a half, in a search of this thread."""
         batch = self._batch
         if batch is not None:
             batch.layouts[called] = layout
@@ -151,7 +150,7 @@ class OpenPorts:
                 self._route_attention()
 
     def release(self, sites: Sites) -> None:
-        """Close those ports that no adapter needs any more."""
+        """Close the ports that no adapter needs any more."""
         with self._lock:
             self._users[sites] -= 1
             if not self._users[sites]:
@@ -186,11 +185,11 @@ class OpenPorts:
             batch = self._batch
             return None if batch is None else _transformed(batch, port, args[0], out)
 
-        def block(_: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any], out: Any) -> Any:
+        def block(_: nn.Module, args: tuple[Any, ...], keywords: Mapping[str, Any], out: Any) -> Any:
             batch = self._batch
-            return None if batch is None else _block_transformed(batch, port, _states(args, named), out)
+            return None if batch is None else _block_transformed(batch, port, _states(args, keywords), out)
 
-        if act == "read":  # what a neighbour reads is what came in, whatever enters here
+        if act == "read":  # first: another method must read the input before an "enter" hook changes it
             return module.register_forward_pre_hook(read, prepend=True)
         if act == "enter":
             return module.register_forward_pre_hook(enter)
@@ -234,40 +233,40 @@ def _transformed(batch: _Pass, port: Port, x: Tensor, out: Tensor) -> Tensor | N
     if not batch.rows.at(port):
         return None
     rows, result = batch.as_rows(port, out)
-    own = tokens = None
-    if port.kind == "embedding":  # what goes in are tokens, and not always: ELMo reads characters
-        own, tokens = result, x.reshape(result.shape[:2]) if x.shape == out.shape[:-1] else None
+    port_input = tokens = None
+    if port.kind == "embedding":  # its input are tokens, except in ELMo, which reads characters
+        port_input, tokens = result, x.reshape(result.shape[:2]) if x.shape == out.shape[:-1] else None
     for action in rows.at(port):
         source = action.site.source
         if source is not None:
-            read = batch.as_rows(port, batch.inputs[source.name].to(out))[1]
+            action_input = batch.as_rows(port, batch.inputs[source.name].to(out))[1]
         else:
-            read = own = batch.as_rows(port, x.to(out.dtype))[1] if own is None else own
+            action_input = port_input = batch.as_rows(port, x.to(out.dtype))[1] if port_input is None else port_input
         span, parameters = action.span, action.parameters(out)
         forward_pass = batch.forward_pass(port, action, rows.count, result, tokens)
         if span is None:
-            result = action.method.transform(parameters, read, result, forward_pass)
+            result = action.method.transform(parameters, action_input, result, forward_pass)
         else:
             part = result[span]
-            changed = action.method.transform(parameters, read[span], part, forward_pass)
-            if changed is not part:  # else it was written into its place
+            changed = action.method.transform(parameters, action_input[span], part, forward_pass)
+            if changed is not part:  # otherwise the method changed its rows in place
                 result = joined(result, span, changed)
     return result if result.shape == out.shape else result.reshape(out.shape)
 
 
 def _block_transformed(batch: _Pass, port: Port, x: Tensor, out: Any) -> Any:
-    """Change the states that leave a block; some blocks give more beside them, after them."""
+    """Change the states that leave a block; some blocks return a tuple, with the states first."""
     if isinstance(out, Tensor):
         return _transformed(batch, port, x, out)
     states = _transformed(batch, port, x, out[0])
     return None if states is None else (states, *out[1:])
 
 
-def _states(args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
+def _states(args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor:
     """Return the states that enter a block."""
-    return args[0] if args else named["hidden_states"]  # type: ignore[no-any-return]
+    return args[0] if args else keywords["hidden_states"]  # type: ignore[no-any-return]
 
 
 def joined(whole: Tensor, span: slice, part: Tensor) -> Tensor:
-    """Return rows of which those of a span are others."""
+    """Return a tensor with the rows of a span replaced by ``part``."""
     return torch.cat([whole[: span.start], part, whole[span.stop :]])

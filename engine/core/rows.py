@@ -1,4 +1,4 @@
-"""Rows: for each row of a batch, which adapters act on it, laid out by port."""
+"""Rows: the adapters that act on each row of a batch, laid out by port."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,46 +16,46 @@ class Action(Protocol):
 
     @property
     def method(self) -> Method:
-        """What acts."""
+        """The method that acts."""
 
     @property
     def site(self) -> Site:
-        """Where it acts and what it reads."""
+        """The port where the method acts, and the port that it reads."""
 
     @property
     def dropout(self) -> bool:
-        """Whether it is being trained."""
+        """Whether dropout is on, as in training."""
 
     @property
     def span(self) -> slice | None:
-        """The rows of the batch that it acts on; None is all of them."""
+        """The rows of the batch that the method acts on; None for all rows."""
 
     def parameters(self, like: Tensor | None) -> Mapping[str, Tensor]:
-        """Return the folded parameters of its rows (R or 1, ...), in the dtype of ``like`` if that is given.
+        """Return the folded parameters of the rows (R or 1, ...), in the dtype of ``like`` if given.
 
-        Without it they lie where the backbone places the port.
+        Without ``like`` they are on the device where the backbone places the port.
         """
 
 
 class Rows(Protocol):
-    """What the ports ask while a batch runs."""
+    """The rows of a running batch, as the ports see them."""
 
     count: int
 
     @property
     def shifts(self) -> Sequence[int]:
-        """By how many positions each row is moved to the right."""
+        """The number of positions by which each row is moved to the right."""
 
     def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
-        """Return what acts at a port on one side of it, in order."""
+        """Return the actions at one side of a port, in order."""
 
     def repeated(self, copies: int) -> "Rows":
-        """Return the rows of a batch in which each of these stands ``copies`` times (beams)."""
+        """Return rows in which each row is repeated ``copies`` times (beams)."""
 
 
 @dataclass(frozen=True)
 class Docked:
-    """What a batch sees of a docked adapter's method: its slot, and its sites."""
+    """One method of a docked adapter in a batch: its slot, and its sites by port."""
 
     method: Method
     slot: Slot
@@ -63,12 +63,12 @@ class Docked:
 
 
 Parts = Sequence[Sequence[Docked]]
-"""What a batch sees of a row: the parts of each of its adapters, from bottom to top."""
+"""The adapters of a row, from bottom to top, each as the parts of its methods."""
 
 
 @dataclass(frozen=True)
 class GatheredAction:
-    """A method acting with parameters that are gathered from the slots of the rows."""
+    """A method acting with the gathered parameters of the rows' slots."""
 
     method: Method
     site: Site
@@ -78,24 +78,24 @@ class GatheredAction:
 
     def parameters(self, like: Tensor | None) -> Mapping[str, Tensor]:
         """Return the rows' parameters."""
-        found = self.gathered.at(self.site.port.name)
+        tensors = self.gathered.at(self.site.port.name)
         if like is None or like.dtype == self.gathered.dtype:
-            return found
-        return {name: tensor.to(like.dtype) for name, tensor in found.items()}  # T5 keeps some maps in float32
+            return tensors
+        return {name: tensor.to(like.dtype) for name, tensor in tensors.items()}  # T5 keeps some maps in float32
 
 
 class MixedRows:
     """A batch in which each row has adapters of its own: a bare row has none, a stack several.
 
-    Adapters of one stack act in the order given; the number of operations depends on how many kinds
-    of adapter there are and how deep they are stacked, not on how many adapters there are. A kind acts on the
-    rows from its first to its last, which :func:`arranged` makes few.
+    Adapters of one stack act in the given order. The number of operations depends on the number of methods and the
+    depth of the stacks, not on the number of adapters. Each method runs on the span from its first to its last row;
+    :func:`arranged` sorts rows to keep spans short.
     """
 
     def __init__(self, rows: Sequence[Parts], dtype: torch.dtype, whole: bool = False) -> None:
-        """Take the parts of each row's adapters.
+        """Lay out the parts of each row's adapters by port.
 
-        ``whole`` lets every kind act on all rows, so that what is computed does not depend on where they are.
+        ``whole`` makes every method run on all rows, so that a compiled graph does not depend on the spans.
         """
         self.count = len(rows)
         self._rows, self._dtype, self._whole = rows, dtype, whole
@@ -106,18 +106,18 @@ class MixedRows:
             self._add_level([adapters[level] if level < len(adapters) else () for adapters in rows])
 
     def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
-        """Return what acts at a port on one side of it, in order."""
+        """Return the actions at one side of a port, in order."""
         return self._actions[side].get(port.name, ())
 
     @property
     def shifts(self) -> Sequence[int]:
-        """By how many positions each row is moved to the right."""
+        """The number of positions by which each row is moved to the right."""
         return [sum(part.method.shift for parts in adapters for part in parts) for adapters in self._rows]
 
     def gather(self) -> None:
         """Stack all parameters now.
 
-        A compiled model has to find them stacked: else the graph would depend on which rows share a slot.
+        A compiled model needs stacked parameters: otherwise its graph would depend on which rows share a slot.
         """
         for gathered in self._gathered:
             gathered.all()
@@ -134,23 +134,23 @@ class MixedRows:
         for row, parts in enumerate(level):
             for order, part in enumerate(parts):  # an adapter's methods act in its own order
                 groups.setdefault((order, part.slot.stack), []).append((row, part))
-        for group in sorted(groups, key=lambda key: (key[0], key[1].number)):  # whatever the order of the rows
+        for group in sorted(groups, key=lambda key: (key[0], key[1].number)):  # independent of the order of rows
             stack, members = group[1], groups[group]
             sites = {name: site for _, part in members for name, site in part.sites.items()}
             span = None if self._whole else self._span([row for row, _ in members], sites)
             slots = [stack.identity] * self.count
             for row, part in members:
                 slots[row] = part.slot
-            gathered, first = Gathered(slots if span is None else slots[span], self._dtype), members[0][1]
+            gathered, sample = Gathered(slots if span is None else slots[span], self._dtype), members[0][1]
             self._gathered.append(gathered)
             for name, site in sites.items():
-                action = GatheredAction(first.method, site, gathered, span)
+                action = GatheredAction(sample.method, site, gathered, span)
                 self._actions[site.side].setdefault(name, []).append(action)
 
     def _span(self, members: Sequence[int], sites: Mapping[str, Site]) -> slice | None:
-        """Return the rows from the first to the last member; None where all rows are concerned.
+        """Return the rows from the first to the last member; None for all rows.
 
-        What stands in front of keys, values or embeddings has to be there for every row.
+        Keys, values and embeddings in front of a text must exist for every row, so their methods run on all rows.
         """
         if any(site.port.kind == "attention" or site.side == "front" for site in sites.values()):
             return None
@@ -159,24 +159,24 @@ class MixedRows:
 
 
 def arranged(rows: Sequence[Parts]) -> list[int]:
-    """Return an order of rows in which those with adapters of the same kind are neighbours."""
+    """Return an order in which rows with the same methods are neighbours, so that spans are short."""
     kinds = [[[part.slot.stack.number for part in parts] for parts in adapters] for adapters in rows]
     return sorted(range(len(rows)), key=kinds.__getitem__)
 
 
 def places(order: Sequence[int]) -> list[int]:
-    """Return where each row is found in an order."""
+    """Return the place of each row in an order: the inverse permutation."""
     return sorted(range(len(order)), key=order.__getitem__)
 
 
 def moves(rows: Rows, device: torch.device) -> Tensor | None:
-    """Return by how many positions each row (R) is moved to the right, or None where none is."""
+    """Return the shift of each row (R) to the right in positions, or None if no row is moved."""
     shifts = rows.shifts
     return torch.tensor(shifts, device=device) if any(shifts) else None
 
 
 def virtual(rows: Rows, port: Port, layout: Layout) -> Virtual | None:
-    """Return what all actions at the embedding port put in front of the rows, or None."""
+    """Return the embeddings that the actions at the embedding port put in front of the rows, or None."""
     pieces = [
         action.method.embed(action.parameters(None), ForwardPass(rows.count, action.dropout, layout))
         for action in rows.at(port, "front")

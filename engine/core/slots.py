@@ -1,9 +1,9 @@
 """Slots: the weights of an adapter packed for stacking, and the stacked weights of a batch's rows.
 
-A slot holds what one method (or head) of one adapter keeps at all its ports, in one flat tensor for each
-device, in the precision of its file. It is never written to again, so a batch that holds a slot keeps its
-version of the adapter whatever is docked or undocked meanwhile. For a batch the slots of its rows are
-stacked page by page: one operation for all ports of a page, however many adapters there are.
+A slot holds the weights of one method (or head) of one adapter at all its ports, in one flat tensor per
+device, in the precision of its file. A slot is immutable, so a batch that holds it keeps its
+version of the adapter whatever is docked or undocked meanwhile. The slots of a batch's rows are
+stacked page by page: one operation for all ports of a page, for any number of adapters.
 """
 
 import threading
@@ -21,24 +21,24 @@ EXPONENTS = {
     torch.bfloat16: (torch.int16, 0x7F80),
     torch.float32: (torch.int32, 0x7F800000),
 }
-"""For each precision, integers of its width and the bits of the exponent, all set in what is not finite (IEEE 754)."""
+"""For each precision, an integer type of its width and the exponent bits, all set in NaN and inf (IEEE 754)."""
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, Mapping[str, Tensor]]
 """Place (a port's name) -> parameter name -> tensor."""
 
 PAGE_ELEMENTS = {"cpu": 2**14}
-"""A page is closed when it has this many elements: on a CPU few enough that it is in the cache when it is used."""
+"""A page is closed at this many elements: on a CPU it must still be in the cache when its ports are computed."""
 OTHER_PAGE_ELEMENTS = 2**20
-"""The same on other devices: few operations, and still a small part of what a large backbone's adapter has."""
+"""The same on other devices: few operations, and still a small part of an adapter of a large backbone."""
 KEPT_ELEMENTS = 2**26
-"""Stacked pages are kept for the batch up to this many elements, beyond that only the one in use."""
+"""Stacked pages are kept for the batch up to this many elements; beyond, only the page in use is kept."""
 
 
 def roomy(extent: int) -> int:
     """Round an extent up to 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
 
-    Adapters of like size then have the same layout, and there are few layouts: two for each doubling.
+    Adapters of similar size then share a layout, and there are few layouts: two for each doubling.
     """
     power = 1 << max(0, extent - 1).bit_length()
     return power * 3 // 4 if power >= 4 and extent <= power * 3 // 4 else power
@@ -46,7 +46,7 @@ def roomy(extent: int) -> int:
 
 @dataclass(frozen=True)
 class Page:
-    """A part of a slot that is stacked at once: which tensors lie in it, on which device."""
+    """A part of a slot that is stacked at once: its device, and the place, name and shape of its tensors."""
 
     device: torch.device
     shapes: tuple[tuple[str, str, Shape], ...]
@@ -58,16 +58,16 @@ class Page:
 
     def views(self, stacked: Tensor) -> dict[str, dict[str, Tensor]]:
         """Return the tensors in the stacked page (R, elements), by place and name, as (R, ...)."""
-        found: dict[str, dict[str, Tensor]] = {}
+        tensors: dict[str, dict[str, Tensor]] = {}
         for (place, name, shape), part in zip(self.shapes, stacked.split_with_sizes(self.sizes, dim=1), strict=True):
-            found.setdefault(place, {})[name] = part if len(shape) == 1 else part.view(len(stacked), *shape)
-        return found
+            tensors.setdefault(place, {})[name] = part if len(shape) == 1 else part.view(len(stacked), *shape)
+        return tensors
 
 
 class Stack:
-    """What slots that can be stacked have in common: method or head, what is in each page, the precision.
+    """The common layout of slots that can be stacked: method or head, pages, precision.
 
-    ``number`` is its place among the stacks of a dock, in the order in which they came.
+    ``number`` counts the stacks of a dock in the order of their creation.
     """
 
     def __init__(self, number: int, pages: tuple[Page, ...], dtype: torch.dtype) -> None:
@@ -80,7 +80,7 @@ class Stack:
         )
 
     def pack(self, tensors: Tensors, device: torch.device | None = None) -> "Slot":
-        """Copy tensors into a slot, smaller ones padded with zeros; on ``device`` instead of the pages' own."""
+        """Copy tensors into a slot, zero-padded to its shapes; ``device`` overrides the devices of the pages."""
         return Slot(
             self,
             [
@@ -114,7 +114,7 @@ class Slot:
         return sum(flat.nbytes for flat in self.flats)
 
     def placed(self) -> "Slot":
-        """Return this slot where its pages belong; itself if it is there."""
+        """Return this slot on the devices of its pages; itself if it is there already."""
         homes = self.stack.homes
         if all(flat.device == home for flat, home in zip(self.flats, homes, strict=True)):
             return self
@@ -124,9 +124,9 @@ class Slot:
         )
 
     def is_finite(self) -> bool:
-        """Tell whether all weights are finite, from the bits of their exponents; they are in host memory.
+        """Tell whether all weights are finite, from the bits of their exponents; the weights are in host memory.
 
-        In numpy, because torch would divide even this little among threads that may be busy.
+        numpy runs in this thread, where torch would wait for worker threads that may be busy.
         """
         width, exponent = EXPONENTS[self.stack.dtype]
         parts = (flat.view(width).numpy() for flat in self.flats)
@@ -147,14 +147,14 @@ class Stacks:
     def for_tensors(
         self, key: Hashable, tensors: Tensors, grows: Mapping[str, int], devices: Mapping[str, torch.device]
     ) -> Stack:
-        """Return the stack that these tensors go into; ``grows`` names the dimension that may be padded."""
+        """Return the stack of these tensors; ``grows`` has the dimension of each parameter that may be padded."""
         shapes = tuple(
             (place, name, _room(tensor.shape, grows.get(name)))
-            for place, named in tensors.items()
-            for name, tensor in named.items()
+            for place, by_name in tensors.items()
+            for name, tensor in by_name.items()
         )
-        dtypes = {tensor.dtype for named in tensors.values() for tensor in named.values()}
-        dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+        dtypes = {tensor.dtype for by_name in tensors.values() for tensor in by_name.values()}
+        dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32  # a flat tensor has one precision
         dtype = dtype if dtype in EXPONENTS else torch.float32
         full = (key, shapes, dtype)
         with self._lock:
@@ -166,7 +166,7 @@ class Stacks:
 class Gathered:
     """The slots of a batch's rows, stacked page by page when a place of the page is asked for.
 
-    ``slots`` has one for each row. Rows that all share one slot get one row of parameters.
+    ``slots`` has one slot per row. Rows that all share one slot get one row of parameters, which broadcasts.
     """
 
     def __init__(self, slots: Sequence[Slot], dtype: torch.dtype) -> None:
@@ -194,7 +194,7 @@ class Gathered:
         pages = self._slots[:1] if self._uniform else self._slots
         stacked = torch.cat([slot.pages[number] for slot in pages]).view(len(pages), -1)
         self._kept += stacked.numel()
-        if not self._keeps_all and self._kept > KEPT_ELEMENTS:
+        if not self._keeps_all and self._kept > KEPT_ELEMENTS:  # a page that is asked for again is stacked again
             self._pages.clear()
             self._kept = stacked.numel()
         return self._stack.pages[number].views(stacked.to(self.dtype))
@@ -228,5 +228,5 @@ def _room(shape: Shape, dimension: int | None) -> Shape:
 def _padded(tensor: Tensor, shape: Shape) -> Tensor:
     if tuple(tensor.shape) == shape:
         return tensor
-    missing = [wanted - there for wanted, there in zip(shape, tensor.shape, strict=True)]
-    return functional.pad(tensor, [side for extent in reversed(missing) for side in (0, extent)])
+    padding = [target - current for target, current in zip(shape, tensor.shape, strict=True)]
+    return functional.pad(tensor, [side for extent in reversed(padding) for side in (0, extent)])

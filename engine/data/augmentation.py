@@ -73,7 +73,7 @@ def parse(given: Iterable[str]) -> list[Augmentation]:
     Raises :class:`UnknownNameError` for a name that is none, :class:`UsageError` for a rate that is none, or a name
     twice.
     """
-    found = []
+    augmentations = []
     for part in given:
         name, colon, rate = part.partition(":")
         if name not in RATES:
@@ -84,12 +84,12 @@ def parse(given: Iterable[str]) -> list[Augmentation]:
             share = 0.0
         if not 0 < share <= 1:
             raise UsageError(f"--augment {part}: a rate is a share above 0 and up to 1, such as {name}:{RATES[name]:g}")
-        found.append(Augmentation(name, share))
-    names = [one.name for one in found]
+        augmentations.append(Augmentation(name, share))
+    names = [augmentation.name for augmentation in augmentations]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"--augment names {twice!r} twice; --augment-copies makes more than one copy")
-    return found
+    return augmentations
 
 
 def augment(records: Sequence[Record], task: Task, settings: AugmentationSettings) -> Augmented:
@@ -102,28 +102,31 @@ def augment(records: Sequence[Record], task: Task, settings: AugmentationSetting
     if not settings.augmentations:
         return Augmented([], {}, [])
     _check(settings.augmentations, task)
-    seen = [{_content(record, task)} for record in records]
-    made: list[Record] = []
+    contents = [{_content(record, task)} for record in records]
+    altered: list[Record] = []
     added, notes = {}, []
-    for one in settings.augmentations:
-        before = len(made)
-        for number, copy in _copies(one, records, task, settings):
+    for augmentation in settings.augmentations:
+        before = len(altered)
+        for number, copy in _copies(augmentation, records, task, settings):
             content = _content(copy, task)
-            if content not in seen[number]:
-                seen[number].add(content)
-                made.append({**copy, "copy": len(made) + 1})
-        added[one.name] = len(made) - before
-        notes.append(f"augmentation {one.name}:{one.rate:g}: {added[one.name]} records added to {len(records)}")
-    return Augmented(made, added, notes)
+            if content not in contents[number]:
+                contents[number].add(content)
+                altered.append({**copy, "copy": len(altered) + 1})
+        added[augmentation.name] = len(altered) - before
+        notes.append(
+            f"augmentation {augmentation.name}:{augmentation.rate:g}: {added[augmentation.name]} records added to "
+            f"{len(records)}"
+        )
+    return Augmented(altered, added, notes)
 
 
-def _check(chosen: Sequence[Augmentation], task: Task) -> None:
+def _check(augmentations: Sequence[Augmentation], task: Task) -> None:
     kind = type(task)
     if kind.words is None and not kind.texts:
         raise UsageError(
             f"{kind.__name__} names no text or words that may be altered while its labels hold: train without --augment"
         )
-    if kind.words is not None and any(one.name == BACK_TRANSLATE for one in chosen):
+    if kind.words is not None and any(augmentation.name == BACK_TRANSLATE for augmentation in augmentations):
         raise UsageError(
             f"{BACK_TRANSLATE} does not go with {kind.__name__}: a translation has other words in another order, and "
             f"nothing says which tag is whose. synonyms or swap keep words and tags together"
@@ -131,17 +134,17 @@ def _check(chosen: Sequence[Augmentation], task: Task) -> None:
 
 
 def _copies(
-    one: Augmentation, records: Sequence[Record], task: Task, settings: AugmentationSettings
+    augmentation: Augmentation, records: Sequence[Record], task: Task, settings: AugmentationSettings
 ) -> Iterable[tuple[int, Record]]:
     """Yield the number of a record and an altered copy of it."""
-    if one.name == BACK_TRANSLATE:
-        yield from _translated(one, records, task, settings)
+    if augmentation.name == BACK_TRANSLATE:
+        yield from _translated(augmentation, records, task, settings)
         return
-    alter = _alteration(one.name, settings, single=type(task).words is not None)
+    alter = _alteration(augmentation.name, settings, single=type(task).words is not None)
     for number, record in enumerate(records):
         for copy in range(settings.copies):
-            random = Random(f"{settings.seed}/{one.name}/{copy}/{number}")
-            yield number, _altered(record, task, _bound(alter, one.rate, random))
+            random = Random(f"{settings.seed}/{augmentation.name}/{copy}/{number}")
+            yield number, _altered(record, task, _bound(alter, augmentation.rate, random))
 
 
 def _bound(alter: Alteration, rate: float, random: Random) -> Bound:
@@ -149,14 +152,14 @@ def _bound(alter: Alteration, rate: float, random: Random) -> Bound:
 
 
 def _alteration(name: str, settings: AugmentationSettings, single: bool) -> Alteration:
-    others: dict[str, Callable[[], perturbations.Others]] = {
+    replacements: dict[str, Callable[[], perturbations.Others]] = {
         "lemmatize": lambda: perturbations.lemmas(settings.language),
         "stem": lambda: perturbations.stems(settings.language),
         "synonyms": lambda: perturbations.synonyms(settings.synonyms or Path(), single),
         "wordnet": lambda: perturbations.wordnet(settings.language, single),
     }
-    if name in others:
-        return replacing(others[name]())
+    if name in replacements:
+        return replacing(replacements[name]())
     by_itself: dict[str, Alteration] = {
         "swap": perturbations.swap,
         "delete": perturbations.delete,
@@ -173,20 +176,20 @@ def _altered(record: Record, task: Task, alter: Bound) -> Record:
     tokens, tags = kind.words
     words = alter(record[tokens], record[tags])
     changed = {**record, tokens: [word or "" for word in words]}
-    kept = [place for place, word in enumerate(words) if word is not None]
-    return changed if len(kept) == len(words) else task.without(changed, kept)
+    remaining = [place for place, word in enumerate(words) if word is not None]
+    return changed if len(remaining) == len(words) else task.without(changed, remaining)
 
 
 def _in_text(text: str, alter: Bound) -> str:
     """Alter the words of a text; what stands between them stays, but for the space before one that is deleted."""
     spans = split_words(text)
     words = alter([text[start:end] for start, end in spans], [None] * len(spans))
-    parts, done = [], 0
+    parts, cursor = [], 0
     for (start, end), word in zip(spans, words, strict=True):
-        between = text[done:start]
+        between = text[cursor:start]
         parts.append(between.rstrip() if word is None else between + word)
-        done = end
-    altered = "".join([*parts, text[done:]])
+        cursor = end
+    altered = "".join([*parts, text[cursor:]])
     return altered.lstrip() if None in words else altered
 
 
@@ -202,16 +205,18 @@ def _content(record: Record, task: Task) -> tuple[Any, ...]:
 
 
 def _translated(
-    one: Augmentation, records: Sequence[Record], task: Task, settings: AugmentationSettings
+    augmentation: Augmentation, records: Sequence[Record], task: Task, settings: AugmentationSettings
 ) -> Iterable[tuple[int, Record]]:
     """Yield records whose texts were translated and translated back; those with a text too long for it are left out."""
-    drawn = Random(f"{settings.seed}/{one.name}").sample(range(len(records)), max(1, round(one.rate * len(records))))
+    drawn = Random(f"{settings.seed}/{augmentation.name}").sample(
+        range(len(records)), max(1, round(augmentation.rate * len(records)))
+    )
     numbers = sorted(drawn)
     texts = list(
         dict.fromkeys(records[number][name] for number in numbers for name in _texts(records[number], type(task)))
     )
-    found = dict(zip(texts, settings.translate(texts), strict=True))
+    translations = dict(zip(texts, settings.translate(texts), strict=True))
     for number in numbers:
-        copy = {name: found[records[number][name]] for name in _texts(records[number], type(task))}
+        copy = {name: translations[records[number][name]] for name in _texts(records[number], type(task))}
         if all(copy.values()):
             yield number, {**records[number], **copy}

@@ -41,9 +41,9 @@ class Columns:
 
     def accepted(self, field: str) -> tuple[str, ...]:
         """Return the names under which a field is looked for."""
-        for given in (self.named, self.located):
-            if field in given:
-                return (given[field],)
+        for names in (self.named, self.located):
+            if field in names:
+                return (names[field],)
         return self.task.columns.get(field, (field,))
 
     def _resolve(self, row: Mapping[str, Any], place: str) -> dict[str, str]:
@@ -78,15 +78,15 @@ class Columns:
         self, resolved: Mapping[str, str], rivals: Mapping[str, list[str]], row: Mapping[str, Any], place: str
     ) -> None:
         """Say which other columns could have been a field: those of another accepted name, or of one alike."""
-        taken = set(resolved.values())
+        used = set(resolved.values())
         for field, column in resolved.items():
             alike = [name for name in row if name != column and plain(name) == plain(column)]
-            left = [name for name in dict.fromkeys([*rivals[field], *alike]) if name not in taken]
-            left = [name for name in left if not name.lstrip("-").isdigit()]
-            if left and field not in self.named:
-                others, flag = " and ".join(map(repr, left)), quote(f"{field}={left[0]}")
+            unused = [name for name in dict.fromkeys([*rivals[field], *alike]) if name not in used]
+            unused = [name for name in unused if not name.lstrip("-").isdigit()]
+            if unused and field not in self.named:
+                listing, flag = " and ".join(map(repr, unused)), quote(f"{field}={unused[0]}")
                 self._note(
-                    place, f"{field} is read from the column {column!r}; there is {others} too (--columns {flag})"
+                    place, f"{field} is read from the column {column!r}; there is {listing} too (--columns {flag})"
                 )
 
     def _note(self, place: str, message: str) -> None:

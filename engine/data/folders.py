@@ -30,15 +30,15 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
     files = [file for file in sorted(folder.iterdir()) if file.is_file()]
     splits = {}
     for split, name in NAMES.items():
-        named = [file for file in files if name.match(file.stem.lower())]
-        if not named:
+        candidates = [file for file in files if name.match(file.stem.lower())]
+        if not candidates:
             continue
-        if len(named) > 1 and not all(SHARD.match(file.stem) for file in named):
+        if len(candidates) > 1 and not all(SHARD.match(file.stem) for file in candidates):
             raise DataError(
-                f"{folder}: several files could be {split}: {', '.join(file.name for file in named)}. Name the files "
-                f"one by one instead (--{split} FILE)."
+                f"{folder}: several files could be {split}: {', '.join(file.name for file in candidates)}. Name the "
+                f"files one by one instead (--{split} FILE)."
             )
-        splits[split] = _whole(named, folder) if SHARD.match(named[0].stem) else named
+        splits[split] = _whole(candidates, folder) if SHARD.match(candidates[0].stem) else candidates
     inner = folder / INNER
     return split_files(inner) if not splits and inner.is_dir() else splits
 
@@ -47,12 +47,12 @@ def _whole(shards: Sequence[Path], folder: Path) -> list[Path]:
     """Return the shards of a split; raise :class:`DataError` where one of them is missing."""
     parts = [match for shard in shards if (match := SHARD.match(shard.stem))]
     first = parts[0]
-    wanted = [f"{first[1]}-{number:0{len(first[2])}d}-of-{first[3]}" for number in range(int(first[3]))]
+    expected = [f"{first[1]}-{number:0{len(first[2])}d}-of-{first[3]}" for number in range(int(first[3]))]
     stems = [shard.stem for shard in shards]
-    missing = [name for name in wanted if name not in stems]
-    if missing or len(stems) != len(wanted):
-        gone = f"{missing[0]}{shards[0].suffix} is missing" if missing else "they are of more than one set"
-        raise DataError(f"{folder}: {', '.join(shard.name for shard in shards)} are parts of a split, but {gone}")
+    missing = [name for name in expected if name not in stems]
+    if missing or len(stems) != len(expected):
+        reason = f"{missing[0]}{shards[0].suffix} is missing" if missing else "they are of more than one set"
+        raise DataError(f"{folder}: {', '.join(shard.name for shard in shards)} are parts of a split, but {reason}")
     return list(shards)
 
 

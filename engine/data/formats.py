@@ -208,10 +208,10 @@ def _json(path: Path, texts: Texts) -> Iterator[Row]:
         yield from _json_lines(path, texts)
         return
     whole = parsed("\n".join(lines), str(path))
-    found = whole.get("data", [whole]) if isinstance(whole, dict) else whole
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise DataError(f"{path}: a JSON document is a list of objects, or has one named 'data'{_instead(found)}")
-    for number, row in enumerate(found):
+    entries = whole.get("data", [whole]) if isinstance(whole, dict) else whole
+    if not isinstance(entries, list) or not all(isinstance(row, dict) for row in entries):
+        raise DataError(f"{path}: a JSON document is a list of objects, or has one named 'data'{_instead(entries)}")
+    for number, row in enumerate(entries):
         yield from _squad(row, path) if "paragraphs" in row else [(row, f"{path}[{number}]")]
 
 
@@ -254,8 +254,8 @@ def _squad(article: Mapping[str, Any], path: Path) -> Iterator[Row]:
                         "answer_start": [answer.get("answer_start") for answer in answers],
                     },
                 }
-                named = {name: question[name] for name in ("id", "is_impossible") if question.get(name) is not None}
-                yield row | named, f"{path}: {row['title']!r}, question {named.get('id', number)}"
+                extra = {name: question[name] for name in ("id", "is_impossible") if question.get(name) is not None}
+                yield row | extra, f"{path}: {row['title']!r}, question {extra.get('id', number)}"
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not SQuAD's layout: {error!r} in {article.get('title', 'an article')!r}") from None
 
@@ -322,11 +322,11 @@ def of_dataset(table: Any, name: str) -> Iterator[Row]:
             classes[column] = inner
     for number, row in enumerate(table):
         place = f"{name}:{number}"
-        named = {
+        values = {
             column: _class_names(classes[column], value, f"{place}: {column}") if column in classes else value
             for column, value in row.items()
         }
-        yield named, place
+        yield values, place
 
 
 def _class_names(label: Any, value: Any, place: str) -> Any:

@@ -36,8 +36,8 @@ def hold_out(
     generator = Random(seed)
     refusal: DataError | None = None
     for share in SHARES:
-        wanted = max(1, int(len(records) * share))
-        held = _drawn(groups, labels, wanted, generator)
+        size = max(1, int(len(records) * share))
+        held = _drawn(groups, labels, size, generator)
         if not held:
             raise DataError(
                 f"no validation data given, and none of {len(records)} training records can be held out for it: each "
@@ -71,36 +71,37 @@ def _groups(records: Sequence[Record], task: type[Task]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _drawn(groups: Sequence[list[int]], labels: Sequence[Labels], wanted: int, generator: Random) -> set[int]:
+def _drawn(groups: Sequence[list[int]], labels: Sequence[Labels], size: int, generator: Random) -> set[int]:
     """Return the numbers of the held-out records: by label in proportion, then any that leave each label an example."""
-    left = Counter(label for own in labels for label in own)
+    remaining = Counter(label for record_labels in labels for label in record_labels)
     order = generator.sample(groups, len(groups))
-    quotas = _quotas(labels, left, wanted, generator)
+    quotas = _quotas(labels, remaining, size, generator)
     held: set[int] = set()
-    taken: Counter[Hashable] = Counter()
-    for limits in (quotas, left.copy()):
+    held_counts: Counter[Hashable] = Counter()
+    for limits in (quotas, remaining.copy()):
         for group in order:
-            if len(held) >= wanted or len(held) + len(group) == len(labels):
+            if len(held) >= size or len(held) + len(group) == len(labels):
                 break
             counts = Counter(label for number in group for label in labels[number])
             within = all(
-                left[label] > count and taken[label] + count <= limits[label] for label, count in counts.items()
+                remaining[label] > count and held_counts[label] + count <= limits[label]
+                for label, count in counts.items()
             )
             if within and group[0] not in held:
                 held.update(group)
-                left -= counts
-                taken += counts
+                remaining -= counts
+                held_counts += counts
     return held
 
 
-def _quotas(labels: Sequence[Labels], counts: Counter[Hashable], wanted: int, generator: Random) -> Counter[Hashable]:
+def _quotas(labels: Sequence[Labels], counts: Counter[Hashable], size: int, generator: Random) -> Counter[Hashable]:
     """Return how many examples of each label are held out in proportion (largest remainder); else no limit."""
-    if any(len(own) != 1 for own in labels):
+    if any(len(record_labels) != 1 for record_labels in labels):
         return counts
-    exact = {label: wanted * count / len(labels) for label, count in counts.items()}
+    exact = {label: size * count / len(labels) for label, count in counts.items()}
     quotas = Counter({label: math.floor(share) for label, share in exact.items()})
     order = sorted(generator.sample(list(exact), len(exact)), key=lambda label: quotas[label] - exact[label])
-    quotas.update(order[: wanted - quotas.total()])
+    quotas.update(order[: size - quotas.total()])
     return quotas
 
 
@@ -113,9 +114,11 @@ def _try_out(labeller: Task, splits: dict[str, list[Record]]) -> None:
 def _lacking(labels: Sequence[Labels], held: set[int]) -> list[str]:
     """Say which labels the validation data has no example of."""
     measured = {label for number in held for label in labels[number]}
-    lacking = sorted({str(label) for own in labels for label in own if label not in measured})
+    lacking = sorted({str(label) for record_labels in labels for label in record_labels if label not in measured})
     if not lacking:
         return []
-    shown = ", ".join(map(repr, lacking[:NAMED])) + (", ..." if len(lacking) > NAMED else "")
-    known = len({label for own in labels for label in own})
-    return [f"the held-out validation data has no example of {len(lacking)} of {known} labels, such as {shown}"]
+    examples = ", ".join(map(repr, lacking[:NAMED])) + (", ..." if len(lacking) > NAMED else "")
+    label_count = len({label for record_labels in labels for label in record_labels})
+    return [
+        f"the held-out validation data has no example of {len(lacking)} of {label_count} labels, such as {examples}"
+    ]

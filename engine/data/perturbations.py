@@ -57,28 +57,30 @@ EXTRA = "pip install 'adaptdock[augment]'"
 
 def swap(words: Sequence[str], kinds: Sequence[Hashable], rate: float, random: Random) -> list[str | None]:
     """Let words change places with others of their kind."""
-    found: list[str | None] = list(words)
+    swapped: list[str | None] = list(words)
     eligible = _eligible(words)
     for place in _drawn(eligible, eligible, rate, random):
-        others = [other for other in eligible if kinds[other] == kinds[place] and found[other] != found[place]]
-        if others:
-            other = random.choice(others)
-            found[place], found[other] = found[other], found[place]
-    return found
+        partners = [
+            partner for partner in eligible if kinds[partner] == kinds[place] and swapped[partner] != swapped[place]
+        ]
+        if partners:
+            partner = random.choice(partners)
+            swapped[place], swapped[partner] = swapped[partner], swapped[place]
+    return swapped
 
 
 def delete(words: Sequence[str], kinds: Sequence[Hashable], rate: float, random: Random) -> list[str | None]:
     """Leave words out; one is left."""
     eligible = _eligible(words)
-    gone = set(_drawn(eligible, eligible, rate, random)[: len(eligible) - 1])
-    return [None if place in gone else word for place, word in enumerate(words)]
+    deleted = set(_drawn(eligible, eligible, rate, random)[: len(eligible) - 1])
+    return [None if place in deleted else word for place, word in enumerate(words)]
 
 
 def typos(words: Sequence[str], kinds: Sequence[Hashable], rate: float, random: Random) -> list[str | None]:
     """Mistype words of two letters or more: a letter left out, doubled, swapped with the next, or its neighbour's."""
     eligible = _eligible(words)
-    chosen = set(_drawn([place for place in eligible if len(words[place]) > 1], eligible, rate, random))
-    return [_mistyped(word, random) if place in chosen else word for place, word in enumerate(words)]
+    mistyped = set(_drawn([place for place in eligible if len(words[place]) > 1], eligible, rate, random))
+    return [_mistyped(word, random) if place in mistyped else word for place, word in enumerate(words)]
 
 
 def case(words: Sequence[str], kinds: Sequence[Hashable], rate: float, random: Random) -> list[str | None]:
@@ -95,7 +97,11 @@ def replacing(others: Others) -> Alteration:
     """Return an alteration that puts another word in a word's place, with its capital where it has one."""
 
     def choices(word: str) -> list[str]:
-        return [_as_written(other, word) for other in others(word) if other and other.lower() != word.lower()]
+        return [
+            _as_written(replacement, word)
+            for replacement in others(word)
+            if replacement and replacement.lower() != word.lower()
+        ]
 
     def alter(words: Sequence[str], kinds: Sequence[Hashable], rate: float, random: Random) -> list[str | None]:
         return _replaced(words, choices, rate, random)
@@ -140,7 +146,7 @@ def synonyms(path: Path, single: bool) -> Others:
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file (--synonyms)")
-    found: dict[str, dict[str, None]] = {}
+    by_word: dict[str, dict[str, None]] = {}
     for number, line in Texts().lines(path):
         words = [word.strip() for word in line.replace("\t", ",").split(",") if word.strip()]
         if not words or line.startswith("#"):
@@ -150,11 +156,11 @@ def synonyms(path: Path, single: bool) -> Others:
                 f"{path}:{number}: a line holds two words or more that mean the same, this one {words[0]!r}"
             )
         for word in words:
-            own = found.setdefault(word.lower(), {})
-            own.update(dict.fromkeys(other for other in words if not single or len(other.split()) == 1))
-    if not found:
+            group = by_word.setdefault(word.lower(), {})
+            group.update(dict.fromkeys(synonym for synonym in words if not single or len(synonym.split()) == 1))
+    if not by_word:
         raise DataError(f"{path}: there are no synonyms in it")
-    return lambda word: list(found.get(word.lower(), ()))
+    return lambda word: list(by_word.get(word.lower(), ()))
 
 
 def wordnet(language: str, single: bool) -> Others:
@@ -203,8 +209,8 @@ def _eligible(words: Sequence[str]) -> list[int]:
 
 def _drawn(candidates: Sequence[int], eligible: Sequence[int], rate: float, random: Random) -> list[int]:
     """Draw as many of the candidates as the rate says of all words, one at least if there is one."""
-    wanted = max(1, round(rate * len(eligible)))
-    return random.sample(candidates, min(wanted, len(candidates)))
+    count = max(1, round(rate * len(eligible)))
+    return random.sample(candidates, min(count, len(candidates)))
 
 
 def _replaced(
@@ -212,8 +218,8 @@ def _replaced(
 ) -> list[str | None]:
     eligible = _eligible(words)
     possible: Mapping[int, Sequence[str]] = {place: choices(words[place]) for place in eligible}
-    chosen = set(_drawn([place for place, found in possible.items() if found], eligible, rate, random))
-    return [random.choice(possible[place]) if place in chosen else word for place, word in enumerate(words)]
+    replaced = set(_drawn([place for place, options in possible.items() if options], eligible, rate, random))
+    return [random.choice(possible[place]) if place in replaced else word for place, word in enumerate(words)]
 
 
 def _as_written(word: str, like: str) -> str:
@@ -240,7 +246,7 @@ def _neighbours(letter: str) -> str:
         place = row.find(letter.lower())
         if place >= 0:
             beside = row[max(0, place - 1) : place] + row[place + 1 : place + 2]
-            others = (*KEYBOARD[max(0, number - 1) : number], *KEYBOARD[number + 1 : number + 2])
-            beside += "".join(other[place : place + 1] for other in others)
+            adjacent_rows = (*KEYBOARD[max(0, number - 1) : number], *KEYBOARD[number + 1 : number + 2])
+            beside += "".join(adjacent[place : place + 1] for adjacent in adjacent_rows)
             return beside.upper() if letter.isupper() else beside
     return ""

@@ -49,8 +49,8 @@ class Source:
 
     def describe(self) -> str:
         """Return the source in words, for the card."""
-        named = [Path(name).name for name in (self.train, self.validation, self.test) if name]
-        return self.data or ", ".join(named) or "the sample data of the task"
+        files = [Path(name).name for name in (self.train, self.validation, self.test) if name]
+        return self.data or ", ".join(files) or "the sample data of the task"
 
 
 def load_splits(
@@ -62,9 +62,9 @@ def load_splits(
     Raises :class:`DataError` naming file and line for whatever cannot be read.
     """
     reader = Reader(task, source)
-    given = {"train": source.train, "validation": source.validation, "test": source.test}
-    if any(given.values()):
-        splits = {split: reader.file(path) for split, path in given.items() if path}
+    paths = {"train": source.train, "validation": source.validation, "test": source.test}
+    if any(paths.values()):
+        splits = {split: reader.file(path) for split, path in paths.items() if path}
     elif source.data is None:
         splits = reader.folder(task.sample)
     elif Path(source.data).is_dir():
@@ -148,8 +148,8 @@ class Reader:
                 if line.strip():
                     yield self.input(parsed(line, f"{path}:{number}"), f"{path}:{number}", columns)
             return
-        found, columns = self._rows(path, layout, self._askable)
-        for row, place in found:
+        entries, columns = self._rows(path, layout, self._askable)
+        for row, place in entries:
             yield self.input(row, place, columns)
 
     def input(self, row: Any, place: str, columns: Columns) -> Input:
@@ -169,11 +169,11 @@ class Reader:
         for name in self.task.asks:
             if name in self.source.columns and name not in resolved:
                 raise DataError(self._lacking(row, place, name, columns))
-        named = {field: row[column] for field, column in resolved.items()}
-        fields = " or ".join(f"--columns {field}=COLUMN" for field in dict.fromkeys([*self.task.asks, *named]))
+        values = {field: row[column] for field, column in resolved.items()}
+        fields = " or ".join(f"--columns {field}=COLUMN" for field in dict.fromkeys([*self.task.asks, *values]))
         number = " (a number where the first line is not a header)" if columns.headed else ""
         hint = f". The columns are {', '.join(row) or 'none'}: say which to read with {fields}{number}"
-        return Input(named, place, hint)
+        return Input(values, place, hint)
 
     @property
     def _askable(self) -> list[str]:
@@ -219,24 +219,24 @@ class Reader:
             )
 
     def _columns(
-        self, fields: Iterable[str] | None = None, found: Mapping[str, str] | None = None, layout: str = ""
+        self, fields: Iterable[str] | None = None, by_values: Mapping[str, str] | None = None, layout: str = ""
     ) -> Columns:
-        wanted = self.task.columns if fields is None else fields
+        names = self.task.columns if fields is None else fields
         headed = layout in ("csv", "tsv")
-        return Columns(self.task, wanted, self.source.columns, found or {}, self._notes.append, headed)
+        return Columns(self.task, names, self.source.columns, by_values or {}, self._notes.append, headed)
 
     def _rows(self, path: Path, layout: str, fields: Iterable[str]) -> tuple[Iterable[Row], Columns]:
         """Return the rows of a file, and where they hold these fields."""
         if layout == "parquet":
             return parquet(path), self._columns(fields)
-        wanted = self.source.columns.values()
+        requested = self.source.columns.values()
         if layout == "conllu":
-            self._check_conllu(wanted)
-        numbered = any(_is_number(column) for column in wanted)
-        found = rows(path, layout, self.texts, self._notes.append, numbered, self._known(fields))
+            self._check_conllu(requested)
+        numbered = any(_is_number(column) for column in requested)
+        file_rows = rows(path, layout, self.texts, self._notes.append, numbered, self._known(fields))
         if layout != "conll":
-            return found, self._columns(fields, layout=layout)
-        sentences = list(found)
+            return file_rows, self._columns(fields, layout=layout)
+        sentences = list(file_rows)
         columns = self._columns(fields, located(self.task, (row for row, _ in sentences)))
         if sentences:
             self._note_numbers(path, sentences[0], columns)
@@ -246,11 +246,11 @@ class Reader:
         """Say which columns of a file without a header are read, where there was a choice."""
         row, place = sentence
         width = sum(not name.startswith("-") for name in row)
-        chosen = columns.of(row, place)
-        usual = chosen | self._columns(columns.fields).of(row, place)
-        if width > 2 or any(_position(chosen[field], width) != _position(usual[field], width) for field in chosen):
-            shown = ", ".join(f"{field} from column {_position(column, width)}" for field, column in chosen.items())
-            self._notes.append(f"{path}: {width} columns, of which the first is 0: {shown} (--columns names others)")
+        in_use = columns.of(row, place)
+        usual = in_use | self._columns(columns.fields).of(row, place)
+        if width > 2 or any(_position(in_use[field], width) != _position(usual[field], width) for field in in_use):
+            listing = ", ".join(f"{field} from column {_position(column, width)}" for field, column in in_use.items())
+            self._notes.append(f"{path}: {width} columns, of which the first is 0: {listing} (--columns names others)")
 
     def folder(self, folder: Path) -> dict[str, list[Record]]:
         """Return the records of the splits that a folder's files are named after, or that it was saved with.
@@ -268,9 +268,9 @@ class Reader:
         if not splits and self.task.layout == "document" and documents:
             splits["train"] = [record for file in documents for record in self.file(file)]
         if "train" not in splits:
-            found = ", ".join(file.name for file in files[:10]) or "nothing"
+            listing = ", ".join(file.name for file in files[:10]) or "nothing"
             raise DataError(
-                f"{folder}: no file is named train.*; there is {found}. Name the files one by one instead "
+                f"{folder}: no file is named train.*; there is {listing}. Name the files one by one instead "
                 f"(--train FILE)."
             )
         return splits
@@ -281,13 +281,13 @@ class Reader:
 
         identifier, _, configuration = name.partition(":")
         try:
-            found = datasets.load_dataset(identifier, configuration or None)
+            dataset = datasets.load_dataset(identifier, configuration or None)
         except Exception as error:  # the library raises many kinds, all of them about this name
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
                 f"{name!r} is no folder or file here, and no data set that the hub gives: {reason}"
             ) from error
-        return self._tables(named_splits(found, name), name)
+        return self._tables(named_splits(dataset, name), name)
 
     def _tables(self, splits: Iterable[tuple[str, Any]], name: str) -> dict[str, list[Record]]:
         """Return the records of the data sets of a library, one a split."""
@@ -303,8 +303,8 @@ class Reader:
         accepted = [self.source.columns.get(name, self.task.columns[name][0]) for name in fields]
         return parallel(paths, accepted, self.texts)
 
-    def _records(self, found: Iterable[Row], columns: Columns) -> list[Record]:
-        return [self._record(row, place, columns) for row, place in found]
+    def _records(self, entries: Iterable[Row], columns: Columns) -> list[Record]:
+        return [self._record(row, place, columns) for row, place in entries]
 
     def _record(self, row: Mapping[str, Any], place: str, columns: Columns) -> Record:
         record: Record = {"where": place}
@@ -326,11 +326,14 @@ class Reader:
     def _lacking(self, row: Mapping[str, Any], place: str, name: str, columns: Columns) -> str:
         numbers = [int(column) for column in row if _is_number(column)]
         if numbers:
-            there = f"columns are 0 to {max(numbers)}"
-            asked = self.source.columns.get(name)
-            return f"{place}: no column {asked or 'known'!r} for {name}; {there}. Say which with --columns {name}=0."
-        wanted = ", ".join(column for column in columns.accepted(name) if not _is_number(column))
-        lacking = f"{place}: no column for {name}: looked for {wanted}, there is {', '.join(row) or 'none'}"
+            available = f"columns are 0 to {max(numbers)}"
+            requested = self.source.columns.get(name)
+            return (
+                f"{place}: no column {requested or 'known'!r} for {name}; {available}. Say which with "
+                f"--columns {name}=0."
+            )
+        accepted = ", ".join(column for column in columns.accepted(name) if not _is_number(column))
+        lacking = f"{place}: no column for {name}: looked for {accepted}, there is {', '.join(row) or 'none'}"
         explained = self.task.explain(row) if issubclass(self.task, ColumnInspector) else ""
         if explained:
             return f"{lacking}. {explained}"
@@ -338,8 +341,8 @@ class Reader:
         return f"{lacking}. Say which with --columns {name}=COLUMN.{headless}"
 
     @staticmethod
-    def _check_conllu(wanted: Iterable[str]) -> None:
-        for column in wanted:
+    def _check_conllu(requested: Iterable[str]) -> None:
+        for column in requested:
             if column.partition(":")[0] not in CONLLU:
                 raise UnknownNameError("CoNLL-U column", column, [*CONLLU, "misc:KEY"])
 

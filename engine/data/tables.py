@@ -116,9 +116,9 @@ def _check_header(header: Sequence[str], place: str) -> None:
 
 
 def _other_width(row: Sequence[str], header: Sequence[str], numbered: bool, first: int, last: int) -> str:
-    found = f"{len(row)} columns, the {'first line' if numbered else 'header'} has {len(header)}"
+    widths = f"{len(row)} columns, the {'first line' if numbered else 'header'} has {len(header)}"
     if last - first >= LINES_OF_A_ROW:
-        return f"{found}. The row begins at line {first}: probably a quotation mark there is never closed."
+        return f"{widths}. The row begins at line {first}: probably a quotation mark there is never closed."
     if len(row) > len(header) and not numbered:
-        return f"{found}. A cell that holds the delimiter has to stand in double quotes."
-    return found
+        return f"{widths}. A cell that holds the delimiter has to stand in double quotes."
+    return widths

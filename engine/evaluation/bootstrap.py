@@ -13,23 +13,23 @@ LEVEL = 0.95
 def intervals(
     task: Task, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]], draws: int, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Return, for each metric that is a number, the bounds between which 95 % of its values in drawn data lie.
+    """Return the bounds of the 95 % interval of each numeric metric.
 
-    Each draw takes as many records as there are, with replacement, and measures their predictions. Raises
-    :class:`UsageError` where there are too few records, or the task's record is a whole text.
+    Each draw takes as many records as there are, with replacement, and scores their predictions. Raises
+    :class:`UsageError` for fewer than two records, and for records without a prediction each.
     """
     if len(records) < 2 or len(predictions) != len(records):
         raise UsageError(
             f"--bootstrap draws among records with a prediction each; here are {len(records)} records and "
             f"{len(predictions)} predictions"
         )
-    generator, found = random.Random(seed), []
+    generator, draw_metrics = random.Random(seed), []
     for _ in range(draws):
-        chosen = generator.choices(range(len(records)), k=len(records))
-        metrics = task.score([records[number] for number in chosen], [predictions[number] for number in chosen])
-        found.append(metrics)
-    names = [name for name, value in found[0].items() if isinstance(value, int | float)]
-    return {name: _bounds([float(metrics[name]) for metrics in found]) for name in names}
+        numbers = generator.choices(range(len(records)), k=len(records))
+        metrics = task.score([records[number] for number in numbers], [predictions[number] for number in numbers])
+        draw_metrics.append(metrics)
+    names = [name for name, value in draw_metrics[0].items() if isinstance(value, int | float)]
+    return {name: _bounds([float(metrics[name]) for metrics in draw_metrics]) for name in names}
 
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ TITLE_LENGTH = 60
 
 
 def title(task: str, methods: Sequence[str], backbone: str) -> str:
-    """Return a line such as "ner, lora on minilm"; of a backbone's folder it has the name."""
+    """Return a line such as "ner, lora on minilm"; a backbone in a folder appears by the folder's name."""
     if Path(backbone).is_absolute() or len(backbone) > TITLE_LENGTH:
         backbone = Path(backbone).name
     return f"{task}, {' + '.join(methods)} on {backbone}"
@@ -28,7 +28,7 @@ def draw(
     metric: str,
     lower_is_better: bool,
 ) -> None:
-    """Write the picture as a PNG; ``points`` are the validations, ``best`` is the one whose weights are kept."""
+    """Write the picture as a PNG; ``points`` are the validations, ``best`` is the validation of the kept weights."""
     figure(heading, history, points, best, metric, lower_is_better).savefig(path, dpi=120)
 
 
@@ -44,6 +44,7 @@ def figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    # Figure and canvas instead of pyplot, which keeps figures in global state and may open a display.
     picture = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(picture)
     picture.suptitle(heading)
@@ -65,7 +66,7 @@ def figure(
 
 
 def _is_percentage(values: Sequence[float]) -> bool:
-    """Tell whether an axis from 0 to 100 shows the values; it does not show fractions and negative correlations."""
+    """Tell whether an axis from 0 to 100 fits the values: it hides fractions and negative correlations."""
     return all(0 <= value <= 100 for value in values) and max(values) > 1
 
 

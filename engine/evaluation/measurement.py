@@ -1,4 +1,4 @@
-"""Evaluation: an adapter measured on labelled records, through the same path that predicts."""
+"""Evaluation: an adapter measured on labelled records, by the same code that predicts."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from adaptdock.plugins.contracts import Feature, Record, Task, Writer
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of a task, the mean loss, the predictions they come from, and what is kept of the logits."""
+    """The metrics of a task, the mean loss, the scored predictions, and the digests of the logits."""
 
     metrics: dict[str, Any]
     loss: float
@@ -32,8 +32,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure an adapter on records that the task has cleaned.
 
-    Where the task's answers are written by a language model, the first ones are written and compared too,
-    unless ``write`` is false.
+    If a language model writes the task's answers, the first answers are written and compared too, unless ``write`` is
+    false.
     """
     with temporarily_docked(dock, adapter) as row:
         task = row[-1].assembly.task
@@ -41,8 +41,8 @@ def evaluate(
         encoded = compute(dock, [row] * len(records), records, batch_size, labelled=True, on_batch=tally.add)
         written = []
         if write and isinstance(task, Writer):
-            chosen = list(records[: task.written])
-            written = write_records(dock, [row] * len(chosen), chosen, batch_size)
+            to_write = list(records[: task.written])
+            written = write_records(dock, [row] * len(to_write), to_write, batch_size)
     predictions = [item.decode() for item in encoded]
     metrics = task.score(records, predictions)
     if isinstance(task, Writer) and written:
@@ -52,7 +52,7 @@ def evaluate(
 
 
 class _Tally:
-    """The loss of batches, of which each counts by its labels."""
+    """The mean loss over batches, weighted by their counted labels."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -62,7 +62,7 @@ class _Tally:
         labels = collate_labels(features, torch.device("cpu"))
         counted = int((labels != NOT_COUNTED).sum())
         if counted:
-            stacked = pad_sequence([found.float() for found in logits], batch_first=True)
+            stacked = pad_sequence([window_logits.float() for window_logits in logits], batch_first=True)
             self.total += float(self.task.loss(stacked, labels, None)) * counted
             self.counted += counted
 

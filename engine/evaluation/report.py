@@ -1,4 +1,4 @@
-"""The report of a run: metrics, log and learning curves in its folder, and what the curves say."""
+"""The report of a run: metrics, log and learning curves in its folder, and a verdict on the curves."""
 
 import json
 import math
@@ -26,8 +26,8 @@ def write_report(
 ) -> list[str]:
     """Write metrics.json, log.jsonl and curves.png into a run's folder; return the verdict in sentences.
 
-    ``size`` is the bytes of the adapter file, ``summary`` that of the plan. ``decisive`` tells whether validation data
-    is enough to choose an epoch by.
+    ``size`` is the adapter file's size in bytes, ``summary`` the plan's summary. ``decisive`` tells whether there is
+    enough validation data to choose an epoch.
     """
     points = validations(history, task.metric)
     stored, shortfall = card.training.get("best_epoch"), str(card.training.get("shortfall", ""))
@@ -56,18 +56,18 @@ def write_report(
 
 
 def _number(value: float) -> float | None:
-    """Return a number as JSON can hold it."""
+    """Return a rounded number, or None for NaN and inf, which JSON cannot hold."""
     return round(value, 5) if math.isfinite(value) else None
 
 
 def best_of(points: Sequence[Mapping[str, float]], metric: str, lower_is_better: bool, decisive: bool = True) -> int:
-    """Return the number of the validation whose weights are kept (:class:`Criterion`)."""
+    """Return the index of the best validation, whose weights are kept (:class:`Criterion`); 0 without any."""
     best = Criterion(metric, lower_is_better, "validation_loss", decisive).best(points)
     return next((number for number, point in enumerate(points) if point is best), 0)
 
 
 def validations(history: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, float]]:
-    """Return epoch, train loss (mean since the one before), validation loss and metric of each validation."""
+    """Return epoch, train loss (mean since the previous validation), validation loss and metric of each validation."""
     points: list[dict[str, float]] = []
     losses: list[float] = []
     for entry in history:
@@ -94,10 +94,10 @@ def judge(
     decisive: bool = True,
     shortfall: str = "",
 ) -> list[str]:
-    """Say in words what the curves show: nothing learnt, overfitting, training too short, or none of these.
+    """Return a verdict on the curves in sentences: nothing learnt, overfitting, training too short, or none of these.
 
-    Where validation data is too few (not ``decisive``) they show nothing; of an adapter with a ``shortfall`` no good is
-    said. ``ending`` is that of the run: "complete", "early" or "interrupted".
+    Too few validation data (not ``decisive``) give no verdict, and an adapter with a ``shortfall`` gets no praise.
+    ``ending`` is how the run ended: "complete", "early" or "interrupted".
     """
     if not points:
         return ["There was no validation, so nothing can be said about overfitting."]
@@ -117,9 +117,9 @@ def judge(
 def _seen(
     points: Sequence[Mapping[str, float]], best: int, ending: str, lower_is_better: bool, shortfall: str
 ) -> list[str]:
-    last = [point["validation_loss"] for point in points]
+    losses = [point["validation_loss"] for point in points]
     rising = 0
-    while rising + 1 < len(last) and last[-1 - rising] > last[-2 - rising]:
+    while rising + 1 < len(losses) and losses[-1 - rising] > losses[-2 - rising]:
         rising += 1
     falling = len(points) > rising and points[-1]["train_loss"] < points[-1 - rising]["train_loss"]
     metric = _metric(points)
@@ -131,7 +131,7 @@ def _seen(
     if rising >= RISING and falling:
         return [
             f"Overfitting: since epoch {points[-1 - rising]['epoch']:g} the validation loss has risen "
-            f"({last[-1 - rising]:.3f} to {last[-1]:.3f}) while the training loss fell; "
+            f"({losses[-1 - rising]:.3f} to {losses[-1]:.3f}) while the training loss fell; "
             f"the file holds the weights of epoch {points[best]['epoch']:g}, the best by {metric}."
         ]
     if shortfall:
@@ -150,7 +150,7 @@ def _of_best(points: Sequence[Mapping[str, float]], best: int) -> list[str]:
 
 
 def _gap(point: Mapping[str, float]) -> str:
-    """Say how far the losses of training and validation lie apart in the epoch whose weights are kept."""
+    """Return a sentence on the gap between training and validation loss in the epoch of the kept weights."""
     training, validation = point["train_loss"], point["validation_loss"]
     apart = f"{abs(validation - training):.3f} {'above' if validation > training else 'below'}"
     return (

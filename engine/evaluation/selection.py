@@ -1,4 +1,4 @@
-"""Model selection: which validation is the best, and whether the validation data can tell at all."""
+"""Model selection: the best validation of a run, and whether there is enough validation data to choose it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from adaptdock.plugins.contracts import Calibrated, Record, Task
 
 ENOUGH = 20
-"""Fewest answers from which validation can tell two epochs apart.
+"""The fewest answers with which validation can tell two epochs apart.
 
 With fewer, a single answer is more than 5 percent of the metric, and the standard error of a share near one half is
 above 11 percent: chance decides which epoch is best.
@@ -17,9 +17,9 @@ above 11 percent: chance decides which epoch is best.
 
 @dataclass(frozen=True)
 class Criterion:
-    """What validations are compared by: the deciding metric, then the lower loss; both by their names in a history.
+    """The order of validations: by the deciding metric, then by the lower loss, under their names in a history.
 
-    Where validation data cannot tell (``decisive`` is false) the newest validation counts as the best.
+    With too little validation data (``decisive`` is false) the newest validation counts as the best.
     """
 
     metric: str
@@ -29,30 +29,30 @@ class Criterion:
 
     @classmethod
     def of(cls, task: Task, records: Sequence[Record]) -> "Criterion":
-        """Return what decides on cleaned validation records of a task."""
+        """Return the criterion for cleaned validation records of a task."""
         kind = type(task)
         return cls(f"eval_{kind.metric}", kind.lower_is_better, decisive=task.support(records) >= ENOUGH)
 
     def of_task(self, name: str) -> "Criterion":
-        """Return the same criterion for one of several tasks, whose numbers have its name behind them."""
+        """Return the criterion for one of several tasks, whose history entries end in ``@`` and the task's name."""
         return replace(self, metric=f"{self.metric}@{name}", loss=f"{self.loss}@{name}")
 
     def worth(self, entry: Mapping[str, Any]) -> tuple[float, float]:
-        """Return what a validation is worth, the greater the better; a number that is none is worth least."""
+        """Return the sort key of a validation, greater is better; NaN is worst."""
         metric = -entry[self.metric] if self.lower_is_better else entry[self.metric]
         return tuple(-math.inf if math.isnan(value) else value for value in (metric, -entry[self.loss]))  # type: ignore[return-value]
 
     def best(self, history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-        """Return the best validation, the first among equals; None where there was none."""
+        """Return the best validation, the first among equals; None without validations."""
         validations = [entry for entry in history if self.metric in entry]
         if not validations:
             return None
         return max(validations, key=self.worth) if self.decisive else validations[-1]
 
     def since_best(self, history: Sequence[Mapping[str, Any]], start: float = -1.0) -> int | None:
-        """Return the number of validations since the best, 0 if it is the newest; None where there was none.
+        """Return the number of validations since the best, 0 if the newest is best; None without validations.
 
-        Those up to the epoch ``start`` do not count.
+        Validations up to the epoch ``start`` do not count.
         """
         best = self.best(history)
         if best is None:
@@ -67,7 +67,7 @@ LAST_KEPT = "the weights of the last epoch are kept, and training does not stop 
 
 
 def too_few(task: Task, records: Sequence[Record], instead: str = LAST_KEPT) -> list[str]:
-    """Say that validation records are too few to choose an epoch by, and what is done instead; nothing otherwise."""
+    """Return a note that validation records are too few to choose an epoch, with the fallback; otherwise nothing."""
     support = task.support(records)
     if support >= ENOUGH:
         return []

@@ -1,7 +1,7 @@
-"""Stepping: texts that are written together, a token at a time; each joins and leaves between two steps.
+"""Continuous batching: texts are generated together, a token at a time; each joins and leaves between two steps.
 
-What a text becomes does not depend on its neighbours: it is what
-:func:`adaptdock.engine.inference.generation.generate` writes with the same options, of which beams are left out.
+A text does not depend on its neighbours: it equals the result of
+:func:`adaptdock.engine.inference.generation.generate` with the same options. Beams are not supported.
 """
 
 import secrets
@@ -22,25 +22,25 @@ from adaptdock.plugins.contracts import Batch, Continuation
 
 @dataclass(eq=False)
 class Text:
-    """A text that is being written, by a row that stays aboard until it is done."""
+    """A text in generation; its row stays aboard until the text is done."""
 
     row: Row
     prompt: Sequence[int]
     search: GenerationOptions
     tokens: list[int] = field(default_factory=list)
-    """What has been written."""
+    """The generated tokens."""
     ended: bool = False
-    """Whether it came to its end by itself."""
+    """Whether the last token is an end token."""
     generator: torch.Generator | None = None
 
     @property
     def done(self) -> bool:
-        """Whether nothing more is written."""
+        """Whether the text is complete: an end token, or the longest answer."""
         return self.ended or len(self.tokens) >= self.search.max_new_tokens
 
     @property
     def position(self) -> int:
-        """The position of the last token, behind those that the adapters take for themselves."""
+        """The position of the last token, counted from the positions that the adapters take."""
         return len(self.prompt) + len(self.tokens) - 1 + sum(part.assembly.positions for part in self.row)
 
     def choose(self, logits: Tensor) -> int:
@@ -56,6 +56,7 @@ class Text:
         if self.generator is None:
             seed = secrets.randbits(63) if self.search.seed is None else self.search.seed
             self.generator = torch.Generator(scores.device).manual_seed(seed)
+        # Temperature, top-k, top-p, noise: the order of generate(), so that both draw the same text.
         scores = scores / self.search.temperature
         if self.search.top_k:
             least = scores.topk(min(self.search.top_k, len(scores))).values[-1]
@@ -67,93 +68,95 @@ class Text:
 
 
 class Steps:
-    """The texts that are being written, in the order in which they joined."""
+    """The texts in generation, in the order of joining."""
 
     def __init__(self, dock: DockedAdapters) -> None:
-        self._dock, self._mine = dock, dock.backbone
+        self._dock, self._backbone = dock, dock.backbone
         self.texts: list[Text] = []
-        self._kept: Continuation | None = None
+        self._continuation: Continuation | None = None
         self._mixed: MixedRows | None = None
 
     @torch.inference_mode()
     def join(self, texts: Sequence[Text]) -> None:
-        """Read the prompts of new texts, write their first token, and go on with them beside the others.
+        """Read the prompts of new texts, generate their first token, and add them to the running texts.
 
-        Raises :class:`UsageError` for a prompt without room, and :class:`BackboneError` where the backbone does not
+        Raises :class:`UsageError` for a prompt without room, and :class:`BackboneError` for a backbone that does not
         write in steps.
         """
-        if not self._mine.writes_in_steps:  # asked before rows are routed: a backbone may try it with a pass of its own
-            raise BackboneError(f"the backbone {self._mine.id!r} does not write in steps")
-        room = self._mine.max_length - max(
+        if (
+            not self._backbone.writes_in_steps
+        ):  # asked before rows are routed: a backbone may try it with a pass of its own
+            raise BackboneError(f"the backbone {self._backbone.id!r} does not write in steps")
+        room = self._backbone.max_length - max(
             text.search.max_new_tokens + sum(part.assembly.positions for part in text.row) for text in texts
         )
         inputs = lay_out(self._dock, [text.prompt for text in texts], room)
         mixed = self._dock.mixed([text.row for text in texts])
-        prompts = in_front(self._mine, mixed, inputs)
+        prompts = in_front(self._backbone, mixed, inputs)
         length = inputs["input_ids"].shape[1] + (0 if prompts is None else prompts.mask.shape[1])
-        batch = Batch(inputs, virtual=prompts, shift=moves(mixed, self._mine.device))
-        with self._dock.ports.routed(mixed, {length}, layouts(self._mine, batch)):
-            logits, kept = self._mine.begin(batch)
+        batch = Batch(inputs, virtual=prompts, shift=moves(mixed, self._backbone.device))
+        with self._dock.ports.routed(mixed, {length}, layouts(self._backbone, batch)):
+            logits, continuation = self._backbone.begin(batch)
         self._write(texts, logits)
-        going = [number for number, text in enumerate(texts) if not text.done]
-        if not going:
+        unfinished = [number for number, text in enumerate(texts) if not text.done]
+        if not unfinished:
             return
-        if len(going) < len(texts):
-            kept.keep(going)
-        if self._kept is None:
-            self._kept = kept
+        if len(unfinished) < len(texts):
+            continuation.keep(unfinished)
+        if self._continuation is None:
+            self._continuation = continuation
         else:
-            self._kept.join(kept)
-        self.texts += [texts[number] for number in going]
+            self._continuation.join(continuation)
+        self.texts += [texts[number] for number in unfinished]
         self._mixed = None
 
     @torch.inference_mode()
     def step(self) -> list[Text]:
-        """Write a token of every text, and return those that are done: they have left."""
-        if self._kept is None:
+        """Generate a token for every text; return the complete texts, which have left."""
+        if self._continuation is None:
             return []
         if self._mixed is None:
             self._mixed = self._dock.mixed([text.row for text in self.texts])
-        last = torch.tensor([text.tokens[-1] for text in self.texts], device=self._mine.device)
-        laid_out = next_tokens(last, [text.position for text in self.texts])
+        last_tokens = torch.tensor([text.tokens[-1] for text in self.texts], device=self._backbone.device)
+        laid_out = next_tokens(last_tokens, [text.position for text in self.texts])
         with self._dock.ports.routed(self._mixed, {1}, laid_out):
-            logits = self._kept.append(last)
+            logits = self._continuation.append(last_tokens)
         self._write(self.texts, logits)
-        done = [text for text in self.texts if text.done]
-        self.leave(done)
-        return done
+        finished = [text for text in self.texts if text.done]
+        self.leave(finished)
+        return finished
 
     def leave(self, texts: Sequence[Text]) -> None:
-        """Write no further at these texts."""
+        """Stop these texts and free their rows of the cache."""
         rows = [number for number, text in enumerate(self.texts) if text not in texts]
         if len(rows) == len(self.texts):
             return
         self.texts = [self.texts[number] for number in rows]
         self._mixed = None
         if not rows:
-            self._kept = None
-        elif self._kept is not None:
-            self._kept.keep(rows)
+            self._continuation = None
+        elif self._continuation is not None:
+            self._continuation.keep(rows)
 
     def _write(self, texts: Sequence[Text], logits: Tensor) -> None:
-        best = logits.argmax(-1).tolist()
-        for text, scores, found in zip(texts, logits, best, strict=True):
+        best_tokens = logits.argmax(-1).tolist()
+        for text, scores, best_token in zip(texts, logits, best_tokens, strict=True):
             plain = not text.search.do_sample and text.search.repetition_penalty == 1
-            token = found if plain else text.choose(scores)
+            token = best_token if plain else text.choose(scores)
             text.tokens.append(token)
-            text.ended = token in self._mine.endings
+            text.ended = token in self._backbone.endings
 
 
-def _penalised(scores: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
-    """Make tokens that occurred less probable (Keskar et al. 2019, arXiv:1909.05858)."""
-    places = torch.tensor(sorted(set(seen)), device=scores.device)
-    found = scores[places]
-    return scores.index_copy(0, places, torch.where(found < 0, found * penalty, found / penalty))
+def _penalised(scores: Tensor, token_ids: Sequence[int], penalty: float) -> Tensor:
+    """Lower the scores of tokens that occurred before (Keskar et al. 2019, arXiv:1909.05858)."""
+    places = torch.tensor(sorted(set(token_ids)), device=scores.device)
+    occurred = scores[places]
+    return scores.index_copy(0, places, torch.where(occurred < 0, occurred * penalty, occurred / penalty))
 
 
 def _nucleus(scores: Tensor, share: float) -> Tensor:
-    """Leave the most probable tokens that together have this probability (Holtzman et al. 2019, arXiv:1904.09751)."""
+    """Keep the most probable tokens with this total probability (Holtzman et al. 2019, arXiv:1904.09751)."""
     ordered, places = scores.sort()
     out = ordered.softmax(-1).cumsum(-1) <= 1 - share
-    out[-1] = False
+    out[-1] = False  # the most probable token always stays
     return scores.masked_fill(torch.zeros_like(out).scatter(0, places, out), float("-inf"))

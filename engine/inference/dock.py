@@ -1,4 +1,4 @@
-"""The dock: a backbone to which adapters are docked, and which predicts and writes with them."""
+"""The dock: a backbone with docked adapters, which predicts and generates with them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ TEXTS = "texts", INPUTS[1]
 
 
 class Dock(DockedAdapters):
-    """A backbone with its ports open, and the answers of the adapters docked to it.
+    """A backbone with its ports open, and the predictions of the adapters docked to it.
 
     Safe for use by many threads: a batch finishes with the adapters it started with, whatever is
-    docked or undocked meanwhile. A context manager, which undocks all adapters at its end.
+    docked or undocked meanwhile. As a context manager it undocks all adapters at its end.
 
     >>> with Dock.open("minilm") as dock:
     ...     name = dock.load("ner.safetensors")
@@ -39,16 +39,16 @@ class Dock(DockedAdapters):
         """Load a backbone by alias, path or hub id, or take a loaded model, and open its ports.
 
         ``options`` are those of :class:`LoadOptions`: ``device``, ``dtype``, ``quantize``, ... A loaded model of
-        transformers needs its ``tokenizer`` and no options; it is frozen in place and set to evaluation.
+        transformers needs its ``tokenizer`` and no options; it is frozen in place and switched to evaluation mode.
 
-        A loaded model has the fingerprint of the checkpoint that it names (``model.name_or_path``) where its weights
-        are that checkpoint's, in any precision, and the checkpoint is on this machine. Else the fingerprint is
+        A loaded model has the fingerprint of the checkpoint in ``model.name_or_path`` if its weights equal that
+        checkpoint's, in any precision, and the checkpoint is on this machine. Otherwise the fingerprint is
         computed from the weights, as ``save_pretrained`` would write them. Adapters trained on the model therefore
-        load on the same weights opened by name: from that checkpoint, or from a folder that ``save_pretrained``
-        wrote. They do not where the weights were quantised in memory, or were written by another program.
+        load on the same weights opened by name: from that checkpoint, or from a folder of ``save_pretrained``.
+        They do not load on weights that were quantised in memory or written by another program.
 
-        Raises :class:`BackboneError` where loading fails or the model cannot be used, :class:`UsageError` for options
-        that are not valid and for anything else than a name or a model.
+        Raises :class:`BackboneError` if loading fails or the model cannot be used, :class:`UsageError` for invalid
+        options and for anything but a name or a model.
 
         >>> dock = Dock.open("minilm", device="cpu")
         >>> dock
@@ -68,13 +68,13 @@ class Dock(DockedAdapters):
         return cls(adopt_backbone(backbone, tokenizer))
 
     def predict(self, name: str | Sequence[str], inputs: Sequence[Any], batch_size: int = 32) -> list[dict[str, Any]]:
-        """Return a prediction for each input: a text, or whatever the adapter's task reads.
+        """Return a prediction for each input: a text, or any other input of the adapter's task.
 
-        ``name`` is one adapter's, or one for each input; ``lower+upper`` names a stack, whose upper
-        adapter answers. Inputs of different adapters share batches of at most ``batch_size`` rows. A single text is
-        given as a list of one. A prediction is a dictionary that JSON can hold; its keys are the task's.
+        ``name`` is the name of an adapter, or a list with a name per input; ``lower+upper`` names a stack, whose
+        upper adapter answers. Inputs of different adapters share batches of at most ``batch_size`` rows. Pass a single
+        text as a list of length 1. A prediction is a dictionary of JSON values with the task's keys.
 
-        Raises :class:`UsageError` for arguments that are no lists, :class:`UnknownNameError` for an adapter that is
+        Raises :class:`UsageError` for arguments that are not lists, :class:`UnknownNameError` for an adapter that is
         not docked, and :class:`DataError` for an input that the task cannot read.
 
         >>> dock = Dock.open("minilm")
@@ -87,9 +87,9 @@ class Dock(DockedAdapters):
     def logits(self, name: str | Sequence[str], inputs: Sequence[Any], batch_size: int = 32) -> list[list[Tensor]]:
         """Return, for each input, the logits of its windows, float32 on the CPU; a text that fits has one window.
 
-        Names and inputs are as in :meth:`predict`. The shape is that of the adapter's head: (classes) for a text,
-        (tokens, classes) for tags, (tokens, 2) for a span, (tokens, words of the vocabulary) for a language model.
-        Tokens count the special ones. Raises what :meth:`predict` raises.
+        Names, inputs and errors are as in :meth:`predict`. The shape depends on the adapter's head: (classes) for a
+        text, (tokens, classes) for tags, (tokens, 2) for a span, (tokens, words of the vocabulary) for a language
+        model. Tokens include the special tokens.
 
         >>> dock = Dock.open("minilm")
         >>> [[logits]] = dock.logits(dock.load("topic.safetensors"), ["Ada lived in London."])
@@ -104,7 +104,7 @@ class Dock(DockedAdapters):
         """Return a vector of length 1 for each text, by an adapter that embeds (``adapt train --task embedding``).
 
         The cosine of two texts is the dot product of their vectors. Raises :class:`UsageError` for an adapter of
-        another kind, and for a text without a token.
+        another task, and for a text without a token.
 
         >>> dock = Dock.open("minilm")
         >>> [vector] = dock.embed(dock.load("near.safetensors"), ["Ada lived in London."])
@@ -126,9 +126,9 @@ class Dock(DockedAdapters):
     ) -> list[str]:
         """Return the text that a language model writes after each text, with adapters as in :meth:`predict`.
 
-        None is the bare backbone. ``options`` are those of :class:`GenerationOptions`: ``max_new_tokens``,
-        ``num_beams``, ``do_sample``, ... Raises :class:`BackboneError` where the backbone cannot write,
-        :class:`UsageError` for options that are not valid and for texts without room.
+        The name None is the bare backbone. ``options`` are the fields of :class:`GenerationOptions`:
+        ``max_new_tokens``, ``num_beams``, ``do_sample``, ... Raises :class:`BackboneError` for a backbone that cannot
+        write, :class:`UsageError` for invalid options and for texts without room.
 
         >>> dock = Dock.open("my-language-model")
         >>> texts = dock.generate([None, dock.load("writer.safetensors")], ["a text", "a text"], max_new_tokens=4)
@@ -152,8 +152,8 @@ class Dock(DockedAdapters):
         return names
 
 
-def _one_each(names: Any, inputs: Sequence[Any], what: str) -> list[Any]:
+def _one_each(names: Any, inputs: Sequence[Any], noun: str) -> list[Any]:
     every = [names] * len(inputs) if names is None or isinstance(names, str) else listed(names, *NAMES)
     if len(every) != len(inputs):
-        raise UsageError(f"{len(every)} adapter names for {len(inputs)} {what}: give one name, or one for each")
+        raise UsageError(f"{len(every)} adapter names for {len(inputs)} {noun}: give one name, or one for each")
     return every

@@ -1,7 +1,7 @@
-"""Generation: texts continued (or answered) by a frozen language model, each row with adapters of its own.
+"""Generation: texts continued (or answered) by a frozen language model, each row with its own adapters.
 
-The search itself is transformers' (greedy, beams, sampling, with a KV cache); the adapters act at the
-ports in every step of it.
+The search is transformers' (greedy, beams, sampling, with a KV cache); the adapters act at the
+ports in every step.
 """
 
 import secrets
@@ -48,16 +48,16 @@ class GenerationOptions(Options):
 
 
 def generate(dock: DockedAdapters, rows: Sequence[Row], texts: Sequence[str], options: GenerationOptions) -> list[str]:
-    """Return what follows each text (or answers it, with an encoder-decoder), for rows that are aboard."""
+    """Return the continuation of each text (the answer, with an encoder-decoder), for rows that are aboard."""
     return write(dock, rows, [dock.backbone.tokenizer(text)["input_ids"] for text in texts], options)
 
 
 def write(
     dock: DockedAdapters, rows: Sequence[Row], prompts: Sequence[Sequence[int]], options: GenerationOptions
 ) -> list[str]:
-    """Return what follows each prompt of token ids, as text without special tokens, for rows that are aboard."""
-    found = write_ids(dock, rows, prompts, options)
-    return dock.backbone.tokenizer.batch_decode(found, skip_special_tokens=True)  # type: ignore[no-any-return]
+    """Return the continuation of each prompt of token ids, as text without special tokens, for rows that are aboard."""
+    token_ids = write_ids(dock, rows, prompts, options)
+    return dock.backbone.tokenizer.batch_decode(token_ids, skip_special_tokens=True)  # type: ignore[no-any-return]
 
 
 def write_ids(
@@ -76,37 +76,38 @@ def generate_ids(
     """Return the new tokens (R, at most ``max_new_tokens``), padded on the right.
 
     ``inputs`` are ``input_ids`` and ``attention_mask`` (R, T), padded on the left for a decoder. Raises
-    :class:`BackboneError` where the backbone cannot write.
+    :class:`BackboneError` for a backbone that cannot write.
     """
-    mine, order = dock.backbone, dock.order(rows)
+    backbone, order = dock.backbone, dock.order(rows)
     inputs = {name: tensor[order] for name, tensor in inputs.items()}
     mixed = dock.mixed([rows[number] for number in order])
-    if mixes(mine, mixed):
+    if mixes(backbone, mixed):
         raise UsageError(
-            "an adapter that mixes layers for its head cannot write: the language model reads the last ones"
+            "an adapter that mixes layers for its head cannot write: the language model reads the last layer's states"
         )
-    prompts = in_front(mine, mixed, inputs)
+    prompts = in_front(backbone, mixed, inputs)
     length = inputs["input_ids"].shape[1] + (0 if prompts is None else prompts.mask.shape[1])
     seeds = None
     if options.do_sample:
         seeds = [secrets.randbits(63) if options.seed is None else options.seed for _ in rows]
-    batch = Batch(inputs, virtual=prompts, shift=moves(mixed, mine.device), calls=dock.ports.lay_out)
-    with dock.ports.routed(mixed, {1, length}, layouts(mine, batch), copies=options.num_beams):
-        found = mine.generate(batch, options.model_dump(), seeds)
-    return found[places(order)]
+    batch = Batch(inputs, virtual=prompts, shift=moves(mixed, backbone.device), calls=dock.ports.lay_out)
+    # Lengths: the prompts at first, then single tokens.
+    with dock.ports.routed(mixed, {1, length}, layouts(backbone, batch), copies=options.num_beams):
+        token_ids = backbone.generate(batch, options.model_dump(), seeds)
+    return token_ids[places(order)]
 
 
 def lay_out(dock: DockedAdapters, prompts: Sequence[Sequence[int]], room: int) -> dict[str, Tensor]:
     """Return token ids and mask (R, T) of prompts of at most ``room`` tokens; a decoder's are padded on the left."""
-    mine = dock.backbone
-    read = mine.tokenizer
-    if read.pad_token_id is None:
-        raise BackboneError(f"the tokenizer of {mine.id!r} has no token for padding, so texts cannot share a batch")
+    backbone = dock.backbone
+    tokenizer = backbone.tokenizer
+    if tokenizer.pad_token_id is None:
+        raise BackboneError(f"the tokenizer of {backbone.id!r} has no padding token, so texts cannot share a batch")
     longest = max(map(len, prompts))
     if longest > room:
         raise UsageError(
-            f"a text has {longest} tokens; the backbone {mine.id!r} has {mine.max_length} positions, of which prompts "
-            f"and what it shall write leave {room}. Shorten the text, or ask for fewer new tokens."
+            f"a text has {longest} tokens; the backbone {backbone.id!r} has {backbone.max_length} positions, of which "
+            f"prompts and what it shall write leave {room}. Shorten the text, or ask for fewer new tokens."
         )
-    padded = read.pad({"input_ids": list(prompts)}, padding_side="right" if mine.encoder_decoder else "left")
-    return {name: torch.tensor(padded[name], device=mine.device) for name in ("input_ids", "attention_mask")}
+    padded = tokenizer.pad({"input_ids": list(prompts)}, padding_side="right" if backbone.encoder_decoder else "left")
+    return {name: torch.tensor(padded[name], device=backbone.device) for name in ("input_ids", "attention_mask")}

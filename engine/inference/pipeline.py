@@ -18,7 +18,7 @@ from adaptdock.plugins.contracts import Feature, Reading, Record, Task
 
 TOKENS_PER_BATCH = 8192
 TOKENS_PER_VOCABULARY_BATCH = 2048
-"""Of heads whose logits are as wide as the vocabulary, so that they fit in memory."""
+"""The limit for heads whose logits are as wide as the vocabulary, so that the logits fit in memory."""
 
 BatchHook = Callable[[Sequence[Feature], Sequence[Tensor]], None]
 """Called with the windows and the logits of each batch."""
@@ -26,7 +26,7 @@ BatchHook = Callable[[Sequence[Feature], Sequence[Tensor]], None]
 
 @dataclass(frozen=True)
 class EncodedRecord:
-    """A record as windows, and the digests of the windows that have been computed."""
+    """A record as windows, with the digests of the computed windows."""
 
     task: Task
     record: Record
@@ -35,11 +35,11 @@ class EncodedRecord:
 
     @classmethod
     def encode(cls, task: Task, record: Record, reading: Reading, labelled: bool = False) -> "EncodedRecord":
-        """Encode a record; none of its windows is computed yet."""
+        """Encode a record into windows, without computing them."""
         return cls(task, record, task.encode(record, reading, labelled=labelled))
 
     def digest(self, window: int, logits: Tensor) -> None:
-        """Keep from a window's logits what the answer needs."""
+        """Keep the digest of a window's logits: the part that the answer needs."""
         self._digests[window] = self.task.digest(self.windows[window], logits)
 
     @property
@@ -59,7 +59,7 @@ class EncodedRecord:
 
 @contextmanager
 def temporarily_docked(dock: DockedAdapters, adapter: AdapterFile) -> Iterator[Row]:
-    """Dock an adapter under a name that no other has, until the block ends, and yield a row of it."""
+    """Dock an adapter under a unique name until the block ends, and yield its row."""
     name = dock.dock(adapter, f"temporary {uuid4()}")
     try:
         with dock.boarding([name]) as (row,):
@@ -76,9 +76,9 @@ def compute(
     labelled: bool = False,
     on_batch: BatchHook | None = None,
 ) -> list[EncodedRecord]:
-    """Encode records and compute all their windows, in batches of like length; ``rows`` are aboard, one a record.
+    """Encode records and compute all their windows, in batches of similar length; ``rows`` are aboard, one per record.
 
-    ``labelled`` encodes the labels too, which the loss needs.
+    ``labelled`` encodes the labels too, for the loss.
     """
     encoded = [
         EncodedRecord.encode(
@@ -97,7 +97,7 @@ def compute(
 
 
 def _batches(rows: Sequence[Row], encoded: Sequence[EncodedRecord], batch_size: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield batches of (record, window); windows that the loss compares stay in one batch."""
+    """Yield batches of (record, window); windows that the loss compares with each other stay in one batch."""
     units: list[list[tuple[int, int]]] = []
     for number, item in enumerate(encoded):
         places = [(number, place) for place in range(len(item.windows))]

@@ -24,14 +24,14 @@ def predict(dock: DockedAdapters, names: Sequence[str], inputs: Sequence[Any], b
 def predict_records(
     dock: DockedAdapters, rows: Sequence[Row], records: Sequence[Record], batch_size: int
 ) -> list[dict[str, Any]]:
-    """Return a prediction per record, for rows that are aboard; some are read off, some are written."""
+    """Return a prediction per record, for rows that are aboard; heads or the language model answer, by task."""
     writes = [isinstance(row[-1].assembly.task, Writer) for row in rows]
     answers: dict[int, dict[str, Any]] = {}
     for kind, answer in ((False, _read_off), (True, write_records)):
-        numbers = [number for number, found in enumerate(writes) if found == kind]
+        numbers = [number for number, generated in enumerate(writes) if generated == kind]
         if numbers:
-            found = answer(dock, [rows[n] for n in numbers], [records[n] for n in numbers], batch_size)
-            answers.update(zip(numbers, found, strict=True))
+            batch = answer(dock, [rows[n] for n in numbers], [records[n] for n in numbers], batch_size)
+            answers.update(zip(numbers, batch, strict=True))
     return [answers[number] for number in range(len(rows))]
 
 
@@ -56,13 +56,13 @@ def logits_of(dock: DockedAdapters, rows: Sequence[Row], inputs: Sequence[Any], 
 def write_records(
     dock: DockedAdapters, rows: Sequence[Row], records: Sequence[Record], batch_size: int
 ) -> list[dict[str, Any]]:
-    """Return an answer per record, written by the language model; rows that search alike share batches."""
+    """Return an answer per record, written by the language model; rows with equal search options share batches."""
     tasks: list[Writer] = [row[-1].assembly.task for row in rows]  # type: ignore[misc]
-    own = next((row[-1].card.name for row, task in zip(rows, tasks, strict=True) if not _written(task)), None)
-    if own is not None:
+    refused = next((row[-1].card.name for row, task in zip(rows, tasks, strict=True) if not _written(task)), None)
+    if refused is not None:
         raise UsageError(
-            f"the adapter {own!r} has a map to the vocabulary of its own, and the backbone writes by the frozen one: "
-            f"such an adapter can be measured, but writes nothing"
+            f"the adapter {refused!r} has a map to the vocabulary of its own, but the backbone writes with its frozen "
+            f"map: such an adapter can be measured, but writes nothing"
         )
     searches = [GenerationOptions.model_validate(task.search()) for task in tasks]
     prompts = []
@@ -74,7 +74,7 @@ def write_records(
         prompts.append(task.prompt(record, reading))
     answers: dict[int, dict[str, Any]] = {}
     for search in dict.fromkeys(searches):
-        alike = [number for number, found in enumerate(searches) if found == search]
+        alike = [number for number, candidate in enumerate(searches) if candidate == search]
         for batch in by_length([length(prompts[number]) for number in alike], batch_size, TOKENS_PER_BATCH):
             numbers = [alike[place] for place in batch]
             ids = [prompts[number].inputs["input_ids"] for number in numbers]

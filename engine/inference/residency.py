@@ -1,8 +1,8 @@
-"""Residency: which of many known adapters are docked, which wait in host memory, which stay on disk.
+"""Residency: the placement of many known adapters on the device, in host memory or on disk.
 
-Ten thousand adapters may be known by name and file; those that batches use are docked within a budget
-of bytes, and the least recently used make room. On a GPU what was docked stays in host memory, within
-a budget of its own, from which it is docked again without reading its file.
+Ten thousand adapters may be known by name and file. Adapters in use are docked within a budget of bytes, and
+the least recently used make room. On a GPU, adapters stay in host memory after docking, within
+a budget of its own, and are docked again without reading their files.
 """
 
 import threading
@@ -25,12 +25,12 @@ Tier = Literal["device", "host", "disk"]
 
 
 @dataclass(eq=False)
-class _Known:
-    """An adapter: its file, where its weights are now, and who holds them there."""
+class _Entry:
+    """A known adapter: its file, the place of its weights, and its leases."""
 
     path: Path
     docked: int = 0
-    """Bytes of the docked version; 0 where none is docked."""
+    """Bytes of the docked version; 0 if no version is docked."""
     waiting: Prepared | None = None
     stale: bool = False
     pinned: bool = False
@@ -45,9 +45,9 @@ class _Known:
 class Residency:
     """The adapters that a dock's process knows, docked when they are used.
 
-    ``device_bytes`` and ``host_bytes`` are the budgets in bytes; None is no limit. ``read`` reads a file whenever its
-    adapter is docked. Safe for use by many threads. Every method raises :class:`UnknownNameError` for a name that is
-    not known, and :class:`UsageError` for arguments of a wrong type.
+    ``device_bytes`` and ``host_bytes`` are the budgets in bytes; None is no limit. ``read`` reads a file before its
+    adapter is docked. Safe for use by many threads. Every method raises :class:`UnknownNameError` for an unknown
+    name, and :class:`UsageError` for arguments of a wrong type.
 
     >>> from adaptdock import Dock
     >>> adapters = Residency(Dock.open("minilm"), device_bytes=50_000_000)
@@ -75,74 +75,74 @@ class Residency:
             if budget is not None:
                 checked_number(budget, f"the budget {name}, in bytes,")
         self.device_bytes, self.host_bytes = device_bytes, host_bytes
-        self._known: dict[str, _Known] = {}
-        self._docked: OrderedDict[str, _Known] = OrderedDict()
-        self._waiting: OrderedDict[str, _Known] = OrderedDict()
+        self._known: dict[str, _Entry] = {}
+        self._docked: OrderedDict[str, _Entry] = OrderedDict()
+        self._waiting: OrderedDict[str, _Entry] = OrderedDict()
         self._lock = threading.RLock()
         self._separate = dock.backbone.device.type != "cpu"  # else host memory is where docked weights are
 
     @property
     def names(self) -> list[str]:
-        """The names that are known."""
+        """The names of the known adapters."""
         return sorted(self._known)
 
     @property
     def resident_bytes(self) -> int:
-        """The bytes of all docked weights."""
+        """The size of all docked weights in bytes."""
         with self._lock:
-            return sum(known.docked for known in self._docked.values())
+            return sum(entry.docked for entry in self._docked.values())
 
     def know(self, name: str, path: str | Path) -> None:
-        """Make a file known under a name; it is read when it is first used.
+        """Register a file under a name; the file is read at its first use.
 
-        A name that is known already gets a new version: batches under way keep the old one. Raises
-        :class:`UsageError` for a name that is no text or contains ``+``, and for what is no path.
+        A known name gets a new version: batches in flight keep the old version. Raises
+        :class:`UsageError` for a name that is not a text or contains ``+``, and for a value that is not a path.
         """
         if "+" in text(name, "the name of an adapter") or not name:
             raise UsageError(f"the name {name!r} cannot be used: give one without '+', which divides a stack")
         file = file_path(path, "the file of an adapter")
         with self._lock:
-            known = self._known.setdefault(name, _Known(file))
-            known.path, known.stale = file, bool(known.docked)
-            known.waiting = None
+            entry = self._known.setdefault(name, _Entry(file))
+            entry.path, entry.stale = file, bool(entry.docked)
+            entry.waiting = None
             self._waiting.pop(name, None)
 
     def forget(self, name: str) -> None:
-        """Undock an adapter and forget it; batches under way keep it to their end."""
+        """Undock an adapter and forget it; batches in flight keep it to their end."""
         with self._lock:
-            known = self._find(name)
+            entry = self._find(name)
             del self._known[name]
             self._waiting.pop(name, None)
             if self._docked.pop(name, None) is not None:
-                known.docked = 0
+                entry.docked = 0
                 self.dock.unload(name)
 
     def pin(self, name: str) -> None:
-        """Dock an adapter and keep it docked; raise :class:`BudgetError` where it finds no room."""
+        """Dock an adapter and keep it docked; raise :class:`BudgetError` if the budget has no room."""
         with self.present([name]):
             self._find(name).pinned = True
 
     def unpin(self, name: str) -> None:
-        """Let an adapter make room for others again."""
+        """Allow an adapter to be undocked for others again."""
         self._find(name).pinned = False
 
     def tier(self, name: str) -> Tier:
         """Return where an adapter's weights are now: ``device`` (docked), ``host`` or ``disk``."""
-        known = self._find(name)
-        return "device" if known.docked else "disk" if known.waiting is None else "host"
+        entry = self._find(name)
+        return "device" if entry.docked else "disk" if entry.waiting is None else "host"
 
     def docked_bytes(self, name: str) -> int:
-        """Return the bytes of an adapter's docked weights; 0 where they are not docked, or it is not known."""
-        known = self._known.get(text(name, "the name of an adapter"))
-        return 0 if known is None else known.docked
+        """Return the size of an adapter's docked weights in bytes; 0 for an adapter that is not docked or not known."""
+        entry = self._known.get(text(name, "the name of an adapter"))
+        return 0 if entry is None else entry.docked
 
     @contextmanager
     def present(self, names: Sequence[str | None]) -> Iterator[None]:
         """Keep the adapters of a batch's rows docked while the context is open; names as in :meth:`Dock.boarding`.
 
-        Raises :class:`UnknownNameError` with the row, :class:`BudgetError`, and what :meth:`Dock.load` raises.
+        Raises :class:`UnknownNameError` with the row, :class:`BudgetError`, and the errors of :meth:`Dock.load`.
         """
-        leased: dict[str, _Known] = {}
+        leased: dict[str, _Entry] = {}
         rows = [None if name is None else text(name, "the name of an adapter") for name in listed(names, *NAMES)]
         try:
             with self._lock:
@@ -151,16 +151,16 @@ class Residency:
                         if part not in leased:
                             leased[part] = self._find(part, f"It is asked for in row {row}.")
                             leased[part].leases += 1
-            for name, known in leased.items():
-                self._bring(name, known)
+            for name, entry in leased.items():
+                self._bring(name, entry)
             yield
         finally:
             with self._lock:
-                for known in leased.values():
-                    known.leases -= 1
+                for entry in leased.values():
+                    entry.leases -= 1
 
     def predict(self, name: str | Sequence[str], inputs: Sequence[Any], batch_size: int = 32) -> list[dict[str, Any]]:
-        """Predict as :meth:`Dock.predict` does, with any of the known adapters."""
+        """Predict with any of the known adapters; see :meth:`Dock.predict`."""
         names = _names(name)
         with self.present(names if isinstance(names, list) else [names]):
             return self.dock.predict(names, inputs, batch_size)
@@ -168,75 +168,75 @@ class Residency:
     def generate(
         self, names: str | Sequence[str | None] | None, texts: Sequence[str], batch_size: int = 8, **options: Any
     ) -> list[str]:
-        """Generate as :meth:`Dock.generate` does, with any of the known adapters."""
+        """Generate with any of the known adapters; see :meth:`Dock.generate`."""
         every = _names(names)
         with self.present(every if isinstance(every, list) else [every]):
             return self.dock.generate(every, texts, batch_size, **options)
 
     # ------------------------------------------------------------------------------------ inside
 
-    def _find(self, name: str, hint: str = "") -> _Known:
+    def _find(self, name: str, hint: str = "") -> _Entry:
         try:
             return self._known[text(name, "the name of an adapter")]
         except KeyError:
             raise UnknownNameError("adapter", name, self._known, hint) from None
 
-    def _bring(self, name: str, known: _Known) -> None:
-        """Dock a leased adapter unless it is; one thread reads its file, the others wait for it."""
-        with known.lock:
-            if known.docked and not known.stale:
+    def _bring(self, name: str, entry: _Entry) -> None:
+        """Dock a leased adapter unless it is docked; one thread reads its file while others wait."""
+        with entry.lock:
+            if entry.docked and not entry.stale:
                 with self._lock:
                     self._docked.move_to_end(name)
                 return
-            prepared = known.waiting or self._read(known)
+            prepared = entry.waiting or self._read(entry)
             with self._lock:
-                if self._find(name) is not known:  # forgotten meanwhile, and another made known under its name
+                if self._find(name) is not entry:  # forgotten meanwhile, and the name registered again
                     raise UnknownNameError("adapter", name, self._known)
-                self._make_room(name, prepared.nbytes - known.docked)
+                self._make_room(name, prepared.nbytes - entry.docked)
                 self.dock.dock(prepared, name, replace=True)
-                known.docked, known.stale = prepared.nbytes, False
-                self._docked[name] = known
+                entry.docked, entry.stale = prepared.nbytes, False
+                self._docked[name] = entry
                 self._docked.move_to_end(name)
                 if self._separate:
-                    self._keep_waiting(name, known, prepared)
+                    self._keep_waiting(name, entry, prepared)
 
-    def _read(self, known: _Known) -> Prepared:
-        prepared = self.dock.prepare(self._read_file(known.path))
+    def _read(self, entry: _Entry) -> Prepared:
+        prepared = self.dock.prepare(self._read_file(entry.path))
         return prepared.pinned() if self.dock.backbone.device.type == "cuda" else prepared
 
     def _make_room(self, name: str, needed: int) -> None:
         if self.device_bytes is None:
             return
-        there = sum(known.docked for known in self._docked.values())
-        going = []
-        for other, known in self._docked.items():
-            if there + needed <= self.device_bytes:
+        docked_bytes = sum(entry.docked for entry in self._docked.values())
+        evicted = []
+        for candidate, entry in self._docked.items():
+            if docked_bytes + needed <= self.device_bytes:
                 break
-            if not known.held:
-                going.append(other)
-                there -= known.docked
-        if there + needed > self.device_bytes:
-            pinned = sum(known.docked for known in self._docked.values() if known.pinned)
-            used = sum(known.docked for known in self._docked.values() if known.leases and not known.pinned)
+            if not entry.held:
+                evicted.append(candidate)
+                docked_bytes -= entry.docked
+        if docked_bytes + needed > self.device_bytes:
+            pinned = sum(entry.docked for entry in self._docked.values() if entry.pinned)
+            used = sum(entry.docked for entry in self._docked.values() if entry.leases and not entry.pinned)
             raise BudgetError(name, needed, self.device_bytes, pinned, used)
-        for other in going:
-            self._docked.pop(other).docked = 0
-            self.dock.unload(other)
+        for candidate in evicted:
+            self._docked.pop(candidate).docked = 0
+            self.dock.unload(candidate)
 
-    def _keep_waiting(self, name: str, known: _Known, prepared: Prepared) -> None:
-        known.waiting = prepared
-        self._waiting[name] = known
+    def _keep_waiting(self, name: str, entry: _Entry, prepared: Prepared) -> None:
+        entry.waiting = prepared
+        self._waiting[name] = entry
         self._waiting.move_to_end(name)
         if self.host_bytes is None:
             return
-        there = sum(other.waiting.nbytes for other in self._waiting.values() if other.waiting is not None)
-        while there > self.host_bytes and self._waiting:
+        waiting_bytes = sum(waiter.waiting.nbytes for waiter in self._waiting.values() if waiter.waiting is not None)
+        while waiting_bytes > self.host_bytes and self._waiting:
             _, oldest = self._waiting.popitem(last=False)
-            assert oldest.waiting is not None  # only those that have it are listed
-            there -= oldest.waiting.nbytes
+            assert oldest.waiting is not None  # self._waiting lists only entries with weights in host memory
+            waiting_bytes -= oldest.waiting.nbytes
             oldest.waiting = None
 
 
-def _names(given: Any) -> Any:
-    """Return one name, or none, as it is, and several as a list, which can be gone through twice."""
-    return given if given is None or isinstance(given, str) else listed(given, *NAMES)
+def _names(names: Any) -> Any:
+    """Return a single name or None unchanged, and several names as a list, since they are iterated twice."""
+    return names if names is None or isinstance(names, str) else listed(names, *NAMES)

@@ -1,4 +1,4 @@
-"""A trial of an adapter on a backbone: whether all of it can act, found out before anything is written."""
+"""A trial of an adapter on a backbone, before any file is written."""
 
 import torch
 
@@ -9,7 +9,7 @@ TOKENS = ((5, 6, 7), (8, 5, 9))
 
 
 def try_out(dock: DockedAdapters, adapter: AdapterFile) -> None:
-    """Send a small batch through a backbone with an adapter; raise what stands in its way."""
+    """Send a small batch through a backbone with an adapter, and raise any error of the pass."""
     name = dock.dock(adapter)
     ids = torch.tensor(TOKENS, device=dock.backbone.device)
     try:

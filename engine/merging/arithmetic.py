@@ -1,4 +1,4 @@
-"""Arithmetic on adapters: several low-rank ones, weighted, become one of the same method."""
+"""Arithmetic on adapters: a weighted sum of low-rank adapters becomes one adapter of the same method."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ class Term:
 
     @property
     def rank(self) -> int:
-        """The rank of its updates."""
+        """The largest rank of the updates."""
         return max(down.shape[0] for _, down in self.updates.values())
 
 
@@ -43,7 +43,7 @@ def combine(
 ) -> AdapterFile:
     """Return the weighted sum of the updates of low-rank adapters, as one adapter of their method.
 
-    Its head is that of ``head``, or the mean of their own, in proportion to the absolute weights.
+    The head comes from ``head``, or is the mean of the adapters' heads, in proportion to the absolute weights.
 
     Raises :class:`UsageError` for adapters, weights or options that do not go together, and
     :class:`MismatchError` for adapters of different backbones.
@@ -68,12 +68,14 @@ def combine(
 def check(
     adapters: Sequence[AdapterFile], weights: Sequence[float], options: CombineOptions, head: AdapterFile | None
 ) -> None:
-    """Raise :class:`UsageError` or :class:`MismatchError` where that can be told without the backbone."""
+    """Raise :class:`UsageError` or :class:`MismatchError` for problems that show without the backbone."""
     if not adapters or len(weights) != len(adapters):
         raise UsageError(f"there are {len(weights)} weights for {len(adapters)} adapters: give one for each")
     wrong = [weight for weight in weights if not math.isfinite(weight) or weight == 0]
     if wrong:
-        raise UsageError(f"a weight is a number other than 0, found {wrong[0]}: leave out what shall not count")
+        raise UsageError(
+            f"a weight is a number other than 0, found {wrong[0]}: leave out adapters that shall not count"
+        )
     check_options(options)
     cards = [adapter.card for adapter in adapters]
     for number, card in enumerate(cards, 1):
@@ -89,14 +91,16 @@ def check(
 def _check_method(called: str, card: Card, first: Card) -> None:
     names = [method.name for method in card.methods]
     if card.on:
-        raise UsageError(f"{called} stands on {card.on[-1].name!r}: its updates are none of the backbone's alone")
+        raise UsageError(
+            f"{called} has the base adapter {card.on[-1].name!r}: its updates do not act on the bare backbone"
+        )
     if len(names) != 1 or not issubclass(registry.load("method", names[0]), LowRank):
         fitting = [plugin.name for plugin, method in registry.usable("method") if issubclass(method, LowRank)]
         raise UsageError(
-            f"{called} is {' with '.join(names)}, whose updates cannot be added; those of {', '.join(fitting)} can"
+            f"{called} is {' with '.join(names)}, whose updates cannot be added; {', '.join(fitting)} can be added"
         )
     if card.methods[0].options.get("bias"):
-        raise UsageError(f"{called} changes biases too, which have no place among low-rank updates")
+        raise UsageError(f"{called} changes biases too, which low-rank updates cannot hold")
     if names[0] != first.methods[0].name:
         raise UsageError(
             f"{called} is {names[0]}, {_called(1, first)} is {first.methods[0].name}: combine like with like"
@@ -104,23 +108,26 @@ def _check_method(called: str, card: Card, first: Card) -> None:
 
 
 def _check_backbone(called: str, card: Card, first: Card) -> None:
-    mine, other = card.backbone, first.backbone
-    if mine.fingerprint != other.fingerprint:
+    backbone, first_backbone = card.backbone, first.backbone
+    if backbone.fingerprint != first_backbone.fingerprint:
         raise MismatchError(
-            f"{called} is of the backbone {mine.id!r} ({mine.fingerprint[:20]}...), {_called(1, first)} of "
-            f"{other.id!r} ({other.fingerprint[:20]}...): their weights differ. Combine adapters of one backbone."
+            f"{called} is of the backbone {backbone.id!r} ({backbone.fingerprint[:20]}...), {_called(1, first)} of "
+            f"{first_backbone.id!r} ({first_backbone.fingerprint[:20]}...): their weights differ. "
+            f"Combine adapters of one backbone."
         )
 
 
 def _check_task(called: str, card: Card, first: Card) -> None:
     way_out = "so their heads have no mean; take that of one of them with --head FILE"
-    mine, other = card.task, first.task
-    if mine.name != other.name:
-        raise UsageError(f"{called} is for {mine.name}, {_called(1, first)} for {other.name}, {way_out}")
-    for option in dict.fromkeys((*mine.options, *other.options)):
-        found, wanted = mine.options.get(option), other.options.get(option)
-        if found != wanted:
-            raise UsageError(f"{called} has {option} {found}, {_called(1, first)} has {option} {wanted}, {way_out}")
+    task, first_task = card.task, first.task
+    if task.name != first_task.name:
+        raise UsageError(f"{called} is for {task.name}, {_called(1, first)} for {first_task.name}, {way_out}")
+    for option in dict.fromkeys((*task.options, *first_task.options)):
+        value, first_value = task.options.get(option), first_task.options.get(option)
+        if value != first_value:
+            raise UsageError(
+                f"{called} has {option} {value}, {_called(1, first)} has {option} {first_value}, {way_out}"
+            )
 
 
 def _called(number: int, card: Card) -> str:
@@ -142,12 +149,12 @@ def _term(dock: DockedAdapters, adapter: AdapterFile, weight: float) -> Term:
 
 
 def _union(terms: Sequence[Term], ports: Ports) -> list[Port]:
-    """Return every port at which some adapter acts; raise :class:`UsageError` for one that the head never sees."""
-    found = dict.fromkeys(port for term in terms for port in term.updates)
-    behind = [port.name for port in found if port not in ports]
+    """Return every port of any adapter; raise :class:`UsageError` for a port that the head never reads."""
+    acting = dict.fromkeys(port for term in terms for port in term.updates)
+    behind = [port.name for port in acting if port not in ports]
     if behind:
         raise UsageError(f"the head reads the encoder alone, behind which {behind[0]} lies: take another --head")
-    return list(found)
+    return list(acting)
 
 
 def _rank(terms: Sequence[Term], options: CombineOptions) -> int:
@@ -160,7 +167,7 @@ def _rank(terms: Sequence[Term], options: CombineOptions) -> int:
 
 
 def _spanning(kind: str, union: Sequence[Port], ports: Ports, rank: int) -> LowRank:
-    """Return the method that acts at these ports and no others; raise :class:`UsageError` where none does."""
+    """Return a method that acts at exactly these ports; raise :class:`UsageError` if no options do."""
     roles = list(dict.fromkeys(port.role for port in union))
     layers = _layers({port.layer for port in union}, {port.layer for port in ports if port.kind == "linear"})
     method: LowRank = registry.load("method", kind).unscaled(rank, roles, layers)
@@ -173,22 +180,20 @@ def _spanning(kind: str, union: Sequence[Port], ports: Ports, rank: int) -> LowR
     return method
 
 
-def _layers(numbers: set[int], there: set[int]) -> str | None:
-    """Write layer numbers as the options of methods read them: ``0-2,5``, or None for all there are."""
-    if numbers == there:
+def _layers(numbers: set[int], available: set[int]) -> str | None:
+    """Return layer numbers in the form of the methods' option: ``0-2,5``, or None for all layers."""
+    if numbers == available:
         return None
     starts = [number for number in sorted(numbers) if number - 1 not in numbers]
     ends = [number for number in sorted(numbers) if number + 1 not in numbers]
-    return ",".join(
-        str(first) if first == last else f"{first}-{last}" for first, last in zip(starts, ends, strict=True)
-    )
+    return ",".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
 
 
 # --------------------------------------------------------------------------------------- result
 
 
 def _sums(terms: Sequence[Term], method: LowRank, ports: Ports, combined: Combiner) -> dict[str, Tensor]:
-    """Return the tensors of the method; an adapter that does not act at a port adds nothing there."""
+    """Return the tensors of the method; adapters that do not act at a port are left out of its sum."""
     tensors: dict[str, Tensor] = {}
     for port in (site.port for site in method.sites(ports)):
         acting = [term for term in terms if port in term.updates]
@@ -249,6 +254,6 @@ def _card(
 
 
 def _agreed(values: Iterable[Any]) -> Any:
-    """Return what all values are, or None where they differ."""
-    first, *others = values
-    return first if all(other == first for other in others) else None
+    """Return the common value of all values, or None if they differ."""
+    agreed, *remaining = values
+    return agreed if all(value == agreed for value in remaining) else None

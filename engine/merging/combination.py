@@ -1,6 +1,6 @@
-"""How the low-rank updates of several adapters at one place become one.
+"""Combining the low-rank updates of several adapters at one port into one update.
 
-``linear`` and ``svd`` work on the factors; the others prune each update as a whole matrix, as PEFT does
+``linear`` and ``svd`` work on the factors; the other ways prune each update as a whole matrix, as PEFT does
 (TIES: Yadav et al. 2023, arXiv:2306.01708; DARE: Yu et al. 2023, arXiv:2311.03099), and compress the result.
 """
 
@@ -20,7 +20,7 @@ from adaptdock.plugins.contracts import Options
 Factors = tuple[Tensor, Tensor]
 """up (outputs, rank), down (rank, inputs)."""
 Combiner = Callable[[Sequence[float], Sequence[Factors]], Factors]
-"""Makes one update of weighted ones."""
+"""Combines weighted updates into one."""
 RANDOM = ("dare_linear", "dare_ties")
 
 
@@ -28,25 +28,25 @@ class CombineOptions(Options):
     """How adapters are combined."""
 
     how: Literal["linear", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune"] = "linear"
-    """linear: the exact sum, which has the sum of the ranks; svd: the same, compressed to --rank; the others
-    prune each update before they add them."""
+    """linear: the exact sum, whose rank is the sum of the ranks; svd: the sum compressed to --rank; the other ways
+    prune each update before the sum."""
     rank: int | None = Field(None, gt=0)
-    """Rank of the result, except of linear; the largest of the adapters' unless given."""
+    """Rank of the result, not for linear; the largest rank of the adapters unless given."""
     density: float | None = Field(None, gt=0, lt=1)
     """Share of each update that pruning keeps."""
     seed: int | None = None
-    """Seed of what dare drops; 0 unless given."""
+    """Seed of the random drops of dare; 0 unless given."""
     store: Literal["float32", "float16", "bfloat16"] = "float32"
     """Precision of the weights in the file."""
 
     @property
     def prunes(self) -> bool:
-        """Whether updates are pruned, whole, before they are added."""
+        """Whether updates are pruned as whole matrices before the sum."""
         return self.how not in ("linear", "svd")
 
 
 def check_options(options: CombineOptions) -> None:
-    """Raise :class:`UsageError` for options that do not go together, or need what is not installed."""
+    """Raise :class:`UsageError` for options that contradict each other, or need a missing library."""
     how = options.how
     if how == "linear" and options.rank is not None:
         raise UsageError("--how linear keeps every rank, so --rank has no place; --how svd compresses to it")
@@ -61,9 +61,9 @@ def check_options(options: CombineOptions) -> None:
 
 
 def combiner(options: CombineOptions, rank: int) -> Combiner:
-    """Return what makes one update of rank ``rank``, padded with zeros, of weighted ones.
+    """Return a function that combines weighted updates into one of rank ``rank``, padded with zeros.
 
-    What dare drops depends on the seed and on the order of the calls.
+    The random drops of dare depend on the seed and on the order of the calls.
     """
     generator = torch.Generator().manual_seed(options.seed or 0)
 
@@ -85,7 +85,7 @@ def compressed(update: Tensor, rank: int) -> Factors:
 
 
 def compressed_product(up: Tensor, down: Tensor, rank: int) -> Factors:
-    """Return the factors of rank ``rank`` closest to a product, which itself is never computed."""
+    """Return the factors of rank ``rank`` closest to a product, without computing the product itself."""
     left, inner_left = torch.linalg.qr(up.double())
     right, inner_right = torch.linalg.qr(down.double().T)
     short_up, short_down = compressed(inner_left @ inner_right.T, rank)
@@ -93,18 +93,18 @@ def compressed_product(up: Tensor, down: Tensor, rank: int) -> Factors:
 
 
 def padded(up: Tensor, down: Tensor, rank: int) -> Factors:
-    """Return factors with zeros up to a rank."""
-    missing = rank - up.shape[1]
-    return functional.pad(up, (0, missing)), functional.pad(down, (0, 0, 0, missing))
+    """Return factors of a larger rank, padded with zeros, whose product is the same."""
+    padding = rank - up.shape[1]
+    return functional.pad(up, (0, padding)), functional.pad(down, (0, 0, 0, padding))
 
 
 def _pruned(
     options: CombineOptions, weights: Sequence[float], updates: Sequence[Factors], generator: torch.Generator
 ) -> Tensor:
-    """Return what PEFT makes of whole updates; it draws from torch's own generator, which is put back."""
+    """Return PEFT's combination of whole updates; PEFT draws from torch's global generator, which is restored."""
     function: Any = getattr(import_module("peft.utils.merge_utils"), options.how)
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(generator.get_state())
-        found: Tensor = function([up @ down for up, down in updates], torch.tensor(weights), options.density)
+        update: Tensor = function([up @ down for up, down in updates], torch.tensor(weights), options.density)
         generator.set_state(torch.get_rng_state())
-    return found
+    return update

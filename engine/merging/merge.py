@@ -1,4 +1,4 @@
-"""Merging: a copy of a backbone whose linear maps have become one with an adapter."""
+"""Merging: a copy of a backbone with an adapter merged into its linear maps."""
 
 from pathlib import Path
 
@@ -19,15 +19,14 @@ Maps = dict[Port, tuple[Tensor, Tensor]]
 
 
 def merge(backbone: Backbone, adapter: AdapterFile, folder: Path, overwrite: bool = False) -> list[str]:
-    """Write a copy of a backbone that an adapter has been merged into, and return the ports it acted at.
+    """Write a copy of a backbone with an adapter merged into it, and return the names of the adapter's ports.
 
-    The folder can be loaded by the library that the backbone came from. The adapter's head and card, which
-    are no part of that model, lie beside it in ``head.safetensors`` and ``card.json``. The backbone stays
-    as it is.
+    The library of the backbone can load the folder. The adapter's head and card, which are not part of that
+    model, are written beside it as ``head.safetensors`` and ``card.json``. The backbone stays unchanged.
 
-    Raises :class:`UsageError` for a method that is no linear map, a quantised backbone and a folder that is
-    taken, :class:`MismatchError` for an adapter of another backbone, :class:`BackboneError` where a map
-    cannot become what the adapter makes of it, and :class:`FileError` where nothing can be written.
+    Raises :class:`UsageError` for a method that is not a linear map, a quantised backbone and a taken folder,
+    :class:`MismatchError` for an adapter of another backbone, :class:`BackboneError` for a map that cannot hold
+    the merged weights, and :class:`FileError` if nothing can be written.
     """
     check_folder(folder, overwrite, backbone.id)
     if backbone.quantized:
@@ -46,7 +45,7 @@ def merge(backbone: Backbone, adapter: AdapterFile, folder: Path, overwrite: boo
 
 
 def check_folder(folder: Path, overwrite: bool, backbone: str) -> None:
-    """Raise :class:`UsageError` unless a merged model may be written there; only another one is replaced."""
+    """Raise :class:`UsageError` unless a merged model may be written there; only a merged model is replaced."""
     home = Path(backbone).expanduser()
     if home.exists() and home.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"{folder} holds the backbone {backbone!r}, which stays as it is: give another --output")
@@ -61,9 +60,9 @@ def check_folder(folder: Path, overwrite: bool, backbone: str) -> None:
 
 @torch.no_grad()
 def merged_maps(backbone: Backbone, adapter: AdapterFile, assembly: Assembly) -> Maps:
-    """Return each linear map that the adapter acts at as what the two are together, computed in float32.
+    """Return the merged weight and bias of each linear map of the adapter, computed in float32.
 
-    Raises :class:`UsageError` for a method that is no linear map.
+    Raises :class:`UsageError` for a method that is not a linear map.
     """
     maps: Maps = {}
     for part in assembly.parts:
@@ -78,9 +77,7 @@ def merged_maps(backbone: Backbone, adapter: AdapterFile, assembly: Assembly) ->
             if port in maps:
                 raise UsageError(f"two methods of this adapter act at {port.name}; only one can be merged into a map")
             if not isinstance(part.method, Mergeable):
-                raise UsageError(
-                    f"the method {part.name!r} cannot be merged into a backbone: what it does is not a linear map"
-                )
+                raise UsageError(f"the method {part.name!r} cannot be merged into a backbone: it is not a linear map")
             weight, bias = backbone.weight(port), backbone.bias(port)
             acting = {name: tensor.to(weight.device, torch.float32) for name, tensor in folded[port.name].items()}
             merged = part.method.merge(site, acting, weight.float(), bias.float())

@@ -1,4 +1,4 @@
-"""Searching settings: what is searched, and the trials of a search, by Optuna (Akiba et al. 2019, arXiv:1907.10902)."""
+"""Sweeps: the search space, and the trials of a search, by Optuna (Akiba et al. 2019, arXiv:1907.10902)."""
 
 import itertools
 import math
@@ -16,26 +16,26 @@ from adaptdock.plugins.contracts import Options
 State = Literal["complete", "pruned", "failed", "interrupted"]
 WRITE_SO = "write KEY=A,B,C, KEY=LOW..HIGH or KEY=LOW..HIGH:log"
 TRIALS, UNJUDGED, UNJUDGED_EPOCHS = 20, 4, 2
-"""Trials of a sweep, unless it is told; trials that come to their end before any is ended early; the epoch
-from which on one may be."""
+"""The default number of trials; the number of complete trials before any trial is pruned; the first epoch at
+which a trial may be pruned."""
 
 
 class SearchOptions(Options):
     """How settings are searched."""
 
     trials: int | None = Field(None, gt=0)
-    """Trainings in all, those in --study included; 20, or the whole grid, unless given."""
+    """Trials in all, including those in --study; 20, or the whole grid, unless given."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """Settings like those that did well (tpe), at random, or every combination."""
+    """Propose settings close to the best trials (tpe), at random, or every combination (grid)."""
     prune: bool = True
-    """End a trial that is worse than half of the others after as many epochs."""
+    """End a trial early if it is worse than half of the others after as many epochs."""
     study: str | None = None
-    """Data base (FILE.db) that keeps the trials; those in it are gone on from."""
+    """Database (FILE.db) for the trials; a sweep with the same FILE.db continues from its trials."""
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One setting that is searched: values to choose from, or a range of numbers."""
+    """One searched setting: values to choose from, or a range of numbers."""
 
     key: str
     choices: tuple[str, ...] = ()
@@ -43,13 +43,13 @@ class Dimension:
     high: float = 0.0
     log: bool = False
     whole: bool = False
-    """Whether the range is one of whole numbers."""
+    """Whether the range is a range of whole numbers."""
 
     @classmethod
     def parse(cls, text: str) -> "Dimension":
-        """Read ``rank=4,8,16`` or ``learning_rate=1e-4..5e-3:log``; values that hold commas are divided by ``|``.
+        """Read ``rank=4,8,16`` or ``learning_rate=1e-4..5e-3:log``; ``|`` divides values that contain commas.
 
-        Raises :class:`UsageError` for anything else, and for a range in which there is nothing.
+        Raises :class:`UsageError` for anything else, and for an empty range.
         """
         key, equals, values = text.partition("=")
         key = key.strip().replace("-", "_")
@@ -79,7 +79,7 @@ class Dimension:
         return cls(key, (), *bounds, log=bool(scale), whole=_is_whole(low) and _is_whole(high))
 
     def samples(self) -> tuple[Any, ...]:
-        """Return values with which the dimension can be checked: each choice, or both ends."""
+        """Return values for checking the dimension: each choice, or both ends of the range."""
         return self.choices or tuple(map(self._number, (self.low, self.high)))
 
     def listed(self) -> tuple[Any, ...]:
@@ -110,34 +110,37 @@ def _is_whole(number: str) -> bool:
 
 @dataclass(frozen=True)
 class Space:
-    """All that is searched; ``owners`` names the methods that have a setting, where not all of them do."""
+    """The search space; ``owners`` has the methods of each setting that not every method has."""
 
     dimensions: tuple[Dimension, ...]
     owners: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> "Space":
-        """Read every ``--search``; raise :class:`UsageError` where there is none, or a key stands in two."""
-        found = tuple(map(Dimension.parse, texts))
-        keys = [dimension.key for dimension in found]
-        if not found:
-            raise UsageError(f"--search is missing: say what is searched; {WRITE_SO}")
+        """Read every ``--search``; raise :class:`UsageError` if there is none, or if two have the same key."""
+        dimensions = tuple(map(Dimension.parse, texts))
+        keys = [dimension.key for dimension in dimensions]
+        if not dimensions:
+            raise UsageError(f"--search is missing: name the settings to search; {WRITE_SO}")
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise UsageError(f"--search names {twice} twice: put all its values into one")
-        if any(dimension.key == "method" and not dimension.choices for dimension in found):
+        if any(dimension.key == "method" and not dimension.choices for dimension in dimensions):
             raise UsageError("--search method: methods are names, not numbers; write method=A,B")
-        return cls(found)
+        return cls(dimensions)
 
     def methods(self, given: str) -> tuple[str, ...]:
-        """Return the methods that are searched, or the one that is given."""
+        """Return the searched methods, or the given method alone."""
         return next((dimension.choices for dimension in self.dimensions if dimension.key == "method"), (given,))
 
     def samples(self, method: str) -> list[dict[str, Any]]:
-        """Return values with which every dimension that a method has can be checked, one at a time."""
-        mine = [dimension for dimension in self.dimensions if self._applies(dimension.key, method)]
+        """Return values for checking every dimension that applies to a method, one setting at a time."""
+        applicable = [dimension for dimension in self.dimensions if self._applies(dimension.key, method)]
         return [
-            {dimension.key: value} for dimension in mine if dimension.key != "method" for value in dimension.samples()
+            {dimension.key: value}
+            for dimension in applicable
+            if dimension.key != "method"
+            for value in dimension.samples()
         ]
 
     def suggest(self, trial: Any, method: str) -> dict[str, Any]:
@@ -152,14 +155,14 @@ class Space:
     def grid(self, method: str) -> list[dict[str, Any]]:
         """Return every combination once."""
         keys = [dimension.key for dimension in self.dimensions]
-        found = []
+        combinations = []
         for picked in itertools.product(*(dimension.listed() for dimension in self.dimensions)):
             values = dict(zip(keys, picked, strict=True))
-            mine = values.get("method", method)
-            values = {key: value for key, value in values.items() if self._applies(key, mine)}
-            if values not in found:
-                found.append(values)
-        return found
+            trial_method = values.get("method", method)
+            values = {key: value for key, value in values.items() if self._applies(key, trial_method)}
+            if values not in combinations:
+                combinations.append(values)
+        return combinations
 
     def _applies(self, key: str, method: str) -> bool:
         return key not in self.owners or method in self.owners[key]
@@ -182,12 +185,12 @@ class Trial:
 
 
 class Pruned(Exception):
-    """A trial that is ended early, since others did better after as many epochs."""
+    """Ends a trial early because others did better after as many epochs."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a trial's run leaves."""
+    """The result of a trial's training run."""
 
     score: float
     epochs: float
@@ -198,14 +201,14 @@ class Finished:
 
 
 Report = Callable[[float, float], None]
-"""Told the epoch and the validation metric; raises :class:`Pruned`."""
+"""Called with the epoch and the validation metric; raises :class:`Pruned`."""
 
 
 class Sweep:
-    """Trials, one after the other, each proposed by what the ones before have shown.
+    """Trials, one after the other, each proposed from the results of the earlier trials.
 
-    ``identity`` is what all trials have in common; with a study, a SQLite data base, the trials are kept, and
-    another sweep with the same identity goes on from them. Raises :class:`UsageError` where Optuna is
+    ``identity`` describes the settings that all trials share. A study, a SQLite data base, keeps the trials, and
+    another sweep with the same identity continues it. Raises :class:`UsageError` if Optuna is
     not installed, or the file belongs to another sweep.
     """
 
@@ -225,10 +228,10 @@ class Sweep:
         self._optuna = optuna
         self._study = self._open(Path(options.study) if options.study else None, identity)
         self._drop_unfinished()
-        known = seed + len(self._study.get_trials(deepcopy=False))  # one that goes on must not draw the same again
+        sampler_seed = seed + len(self._study.get_trials(deepcopy=False))  # a continued sweep must not repeat its draws
         samplers = optuna.samplers
         kind = samplers.TPESampler if options.sampler == "tpe" else samplers.RandomSampler
-        self._study.sampler = kind(seed=known)
+        self._study.sampler = kind(seed=sampler_seed)
         self._enqueue(grid)
 
     def _open(self, file: Path | None, identity: str) -> Any:
@@ -252,94 +255,103 @@ class Sweep:
         return study
 
     def _enqueue(self, grid: Sequence[Mapping[str, Any]]) -> None:
-        """Let the trials of a grid come that have not come yet."""
+        """Queue the trials of a grid that have not run yet."""
         waiting = self._study.get_trials(deepcopy=False, states=(self._optuna.trial.TrialState.WAITING,))
-        known = [trial.values for trial in self.ended()]
-        known += [trial.system_attrs.get("fixed_params") for trial in waiting]
+        existing = [trial.values for trial in self.ended()]
+        existing += [trial.system_attrs.get("fixed_params") for trial in waiting]
         for values in grid:
-            if values not in known:
+            if values not in existing:
                 self._study.enqueue_trial(values)
 
     def _drop_unfinished(self) -> None:
-        """End what a killed process left unfinished."""
+        """Mark trials of a killed process as failed; otherwise Optuna would count them as running forever."""
         for trial in self._study.get_trials(states=(self._optuna.trial.TrialState.RUNNING,)):
             self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
 
     def run(
         self, one: Callable[[int, Mapping[str, Any], Report], Finished], done: Callable[[Trial], None]
     ) -> Literal["complete", "interrupted"]:
-        """Try until there are as many trials as asked for; ``one`` trains, ``done`` hears of each trial.
+        """Run trials up to the requested number; ``one`` trains, ``done`` is called with each trial.
 
-        A trial that ends in an error is recorded as failed, and the others go on. Ctrl-C ends them all.
+        A trial that ends in an error is recorded as failed, and the sweep continues. Ctrl-C ends the sweep.
         """
         while len(self.ended()) < self.trials:
-            asked = self._study.ask()
+            proposal = self._study.ask()
             try:
-                values = self.space.suggest(asked, self.method)
-                found = self._try(asked, values, one)
+                values = self.space.suggest(proposal, self.method)
+                trial = self._try(proposal, values, one)
             except KeyboardInterrupt:
-                found = Trial(asked.number, dict(asked.params), "interrupted", reason="interrupted")
-            self._keep(asked, found)
-            done(found)
-            if found.state == "interrupted":
+                trial = Trial(proposal.number, dict(proposal.params), "interrupted", reason="interrupted")
+            self._keep(proposal, trial)
+            done(trial)
+            if trial.state == "interrupted":
                 return "interrupted"
         return "complete"
 
     def found(self) -> list[Trial]:
-        """Return the trials so far, those of the file included."""
+        """Return all trials so far, including those of the study's file."""
         return [_read(trial) for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
     def ended(self) -> list[Trial]:
-        """Return the trials that came to an end of their own."""
+        """Return the trials that were not interrupted."""
         return [trial for trial in self.found() if trial.state != "interrupted"]
 
     def best(self) -> Trial | None:
-        """Return the trial with the best validation metric, then the lowest loss; None if none is complete."""
+        """Return the complete trial with the best validation metric, then the lowest loss; None without one."""
         complete = [trial for trial in ranked(self.found(), self.lower_is_better) if trial.state == "complete"]
         return complete[0] if complete else None
 
-    def _try(self, asked: Any, values: dict[str, Any], one: Callable[..., Finished]) -> Trial:
+    def _try(self, proposal: Any, values: dict[str, Any], train: Callable[..., Finished]) -> Trial:
         def report(epoch: float, score: float) -> None:
-            asked.report(score, round(epoch))
-            if self.prune and asked.should_prune():
+            proposal.report(score, round(epoch))
+            if self.prune and proposal.should_prune():
                 raise Pruned
 
-        number = asked.number
+        number = proposal.number
         try:
-            found = one(number, values, report)
+            finished = train(number, values, report)
         except Pruned:
-            last = asked.study.get_trials(deepcopy=False)[number].intermediate_values
-            return Trial(number, values, "pruned", last[max(last)], float(max(last)), reason="ended early")
+            scores = proposal.study.get_trials(deepcopy=False)[number].intermediate_values
+            return Trial(number, values, "pruned", scores[max(scores)], float(max(scores)), reason="ended early")
         except (AdaptError, MemoryError, torch.OutOfMemoryError) as error:
             return Trial(number, values, "failed", reason=" ".join(str(error).split()))
-        if not math.isfinite(found.score):
-            return Trial(number, values, "failed", reason=f"the validation metric is {found.score}")
-        state: State = "interrupted" if found.interrupted else "complete"
-        return Trial(number, values, state, found.score, found.epochs, found.seconds, found.folder, loss=found.loss)
+        if not math.isfinite(finished.score):
+            return Trial(number, values, "failed", reason=f"the validation metric is {finished.score}")
+        state: State = "interrupted" if finished.interrupted else "complete"
+        return Trial(
+            number,
+            values,
+            state,
+            finished.score,
+            finished.epochs,
+            finished.seconds,
+            finished.folder,
+            loss=finished.loss,
+        )
 
-    def _keep(self, asked: Any, found: Trial) -> None:
+    def _keep(self, proposal: Any, trial: Trial) -> None:
         states = self._optuna.trial.TrialState
-        kept: dict[str, Any] = {
-            "values": found.values,
-            "state": found.state,
-            "score": found.score,
-            "epochs": found.epochs,
+        attributes: dict[str, Any] = {
+            "values": trial.values,
+            "state": trial.state,
+            "score": trial.score,
+            "epochs": trial.epochs,
         }
-        kept |= {
-            "seconds": found.seconds,
-            "folder": str(found.folder or ""),
-            "reason": found.reason,
-            "loss": found.loss,
+        attributes |= {
+            "seconds": trial.seconds,
+            "folder": str(trial.folder or ""),
+            "reason": trial.reason,
+            "loss": trial.loss,
         }
-        asked.set_user_attr("trial", kept)
-        if found.state == "complete":
-            self._study.tell(asked, found.score)
+        proposal.set_user_attr("trial", attributes)
+        if trial.state == "complete":
+            self._study.tell(proposal, trial.score)
         else:
-            self._study.tell(asked, state=states.PRUNED if found.state == "pruned" else states.FAIL)
+            self._study.tell(proposal, state=states.PRUNED if trial.state == "pruned" else states.FAIL)
 
 
 def ranked(trials: Sequence[Trial], lower_is_better: bool) -> list[Trial]:
-    """Return trials from the best to the worst; then those ended early; then those without a metric.
+    """Return complete trials from best to worst, then pruned, interrupted and failed trials.
 
     Trials with the same metric are ordered by their validation loss.
     """
@@ -356,10 +368,10 @@ def ranked(trials: Sequence[Trial], lower_is_better: bool) -> list[Trial]:
 
 
 def _read(trial: Any) -> Trial:
-    kept = trial.user_attrs.get("trial")
-    if kept is None:
+    attributes = trial.user_attrs.get("trial")
+    if attributes is None:
         return Trial(trial.number, dict(trial.params), "interrupted", reason="its process was killed")
-    return Trial(trial.number, **{**kept, "folder": Path(kept["folder"]) if kept["folder"] else None})
+    return Trial(trial.number, **{**attributes, "folder": Path(attributes["folder"]) if attributes["folder"] else None})
 
 
 def _optuna() -> Any:

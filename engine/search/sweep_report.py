@@ -15,7 +15,7 @@ COLUMNS = 3
 def write_sweep(
     folder: Path, trials: Sequence[Trial], dimensions: Sequence[Dimension], metric: str, lower_is_better: bool
 ) -> None:
-    """Write trials.json and, if some trial has a metric, sweep.png into a folder."""
+    """Write trials.json into a folder and, if any trial has a metric, sweep.png."""
     rows = [{**asdict(trial), "folder": str(trial.folder) if trial.folder else None} for trial in trials]
     (folder / "trials.json").write_text(json.dumps({"metric": metric, "trials": rows}, indent=2, default=str) + "\n")
     scored = [trial for trial in trials if trial.score is not None and trial.state in ("complete", "pruned")]
@@ -46,8 +46,8 @@ def _draw_trials(axes: Any, trials: Sequence[Trial], metric: str, lower_is_bette
     from matplotlib.ticker import MaxNLocator
 
     for state, marker in (("complete", "o"), ("pruned", "x")):
-        mine = [trial for trial in trials if trial.state == state]
-        axes.plot([trial.number for trial in mine], [trial.score for trial in mine], marker, label=state)
+        in_state = [trial for trial in trials if trial.state == state]
+        axes.plot([trial.number for trial in in_state], [trial.score for trial in in_state], marker, label=state)
     complete = sorted((trial for trial in trials if trial.state == "complete"), key=lambda trial: trial.number)
     best = list(accumulate((trial.score or 0.0 for trial in complete), min if lower_is_better else max))
     axes.step([trial.number for trial in complete], best, where="post", color="grey", label="best so far")
@@ -57,11 +57,11 @@ def _draw_trials(axes: Any, trials: Sequence[Trial], metric: str, lower_is_bette
 
 
 def _draw_setting(axes: Any, trials: Sequence[Trial], dimension: Dimension, metric: str) -> None:
-    mine = [trial for trial in trials if dimension.key in trial.values]
+    with_setting = [trial for trial in trials if dimension.key in trial.values]
     for state, marker in (("complete", "o"), ("pruned", "x")):
-        values = [trial.values[dimension.key] for trial in mine if trial.state == state]
+        values = [trial.values[dimension.key] for trial in with_setting if trial.state == state]
         places = [dimension.choices.index(value) for value in values] if dimension.choices else values
-        axes.plot(places, [trial.score for trial in mine if trial.state == state], marker)
+        axes.plot(places, [trial.score for trial in with_setting if trial.state == state], marker)
     if dimension.choices:
         axes.set_xticks(range(len(dimension.choices)), dimension.choices)
     elif dimension.log:

@@ -48,7 +48,7 @@ def test_it_does_what_prefix_and_bottleneck_do_together(dock: Dock, backbone: Ba
 
 
 def test_a_card_cannot_name_the_combination_instead_of_its_methods() -> None:
-    with pytest.raises(UsageError, match="'mam' is no method by itself: it stands for prefix and bottleneck"):
+    with pytest.raises(UsageError, match="'mam' is not a method by itself: it stands for prefix and bottleneck"):
         make_method("mam", {})
 
 

@@ -175,7 +175,7 @@ class Harm:
 @pytest.mark.parametrize("thing", [Harm(), {"a": 1}, [["a"], "b"], ["a", 1], ("a", "b"), [Harm()]])
 def test_any_other_pickle_is_refused_and_not_executed(thing: Any, tmp_path: Path) -> None:
     (tmp_path / "itos.pkl").write_bytes(pickle.dumps(thing))
-    with pytest.raises(BackboneError, match=r"no plain list of strings .* pickles are never loaded"):
+    with pytest.raises(BackboneError, match=r"but not of a plain list of strings .* pickles are never loaded"):
         read_vocabulary(tmp_path / "itos.pkl")
     assert executed == []
 
@@ -186,7 +186,7 @@ def test_a_weight_file_that_is_more_than_tensors_is_refused_and_not_executed(tmp
     with pytest.raises(BackboneError, match="cannot be read as weights alone"):
         ULMFiT().load(str(folder), CPU)
     torch.save(["a"], folder / "weights.pth")
-    with pytest.raises(BackboneError, match="holds no table of tensors"):
+    with pytest.raises(BackboneError, match="does not hold a table of tensors"):
         ULMFiT().load(str(folder), CPU)
     assert executed == []
 
@@ -195,13 +195,13 @@ def test_a_weight_file_that_is_more_than_tensors_is_refused_and_not_executed(tmp
     ("change", "message"),
     [
         (lambda state: state.pop("0.rnns.1.module.bias_ih_l0"), r"lacks the weights of layers.1.ahead.input.bias"),
-        (lambda state: state.pop("0.encoder.weight"), r"has no 'encoder.weight': it is no AWD-LSTM"),
+        (lambda state: state.pop("0.encoder.weight"), r"has no 'encoder.weight': it is not an AWD-LSTM"),
         (
             lambda state: state.update({"0.rnns.0.module.weight_ih_l0_reverse": torch.ones(1)}),
-            "no LSTM in one direction",
+            "not a one-directional LSTM",
         ),
-        (lambda state: state.update({"0.rnns.0.layers.0.linear.weight": torch.ones(1)}), "no LSTM in one direction"),
-        (lambda state: state.update({"0.transformer.h.0": torch.ones(1)}), "is no weight of an AWD-LSTM"),
+        (lambda state: state.update({"0.rnns.0.layers.0.linear.weight": torch.ones(1)}), "not a one-directional LSTM"),
+        (lambda state: state.update({"0.transformer.h.0": torch.ones(1)}), "is not a weight of an AWD-LSTM"),
         (lambda state: state.update({"0.encoder.weight": torch.ones(9, 12)}), "decoder.* has the shape"),
     ],
 )

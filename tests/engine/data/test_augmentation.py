@@ -325,7 +325,7 @@ def test_what_does_not_write_does_not_translate(backbone: Backbone, model_folder
     write_file(tmp_path / "ner.safetensors", build_adapter(backbone, "lora", {"rank": 2}))
     with pytest.raises(UsageError, match="writes nothing: it is for ner"):
         back_translated(["a"], [str(tmp_path / "ner.safetensors")], backbone)
-    with pytest.raises(UsageError, match="is no encoder-decoder"):
+    with pytest.raises(UsageError, match="is not an encoder-decoder"):
         back_translated(["a"], [str(model_folder)], backbone)
 
 

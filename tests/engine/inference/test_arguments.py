@@ -122,11 +122,11 @@ def test_logits_are_asked_for_by_rows_and_features(ready: Dock) -> None:
         features = task.encode(task.read("ada runs"), ready.reading(32), labelled=False)
         assert len(ready.run(rows, features)) == 1
         for wrong in ("ner", ["ner"], [()], None, 5):
-            with pytest.raises(UsageError, match=r"rows are a list|a row is what boarding\(\) gives"):
+            with pytest.raises(UsageError, match=r"rows are a list|a row comes from boarding\(\)"):
                 ready.run(wrong, features)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="1 rows for 2 features"):
             ready.run(rows, features * 2)
-        with pytest.raises(UsageError, match="a feature is what"):
+        with pytest.raises(UsageError, match="a feature comes from"):
             ready.run(rows, ["ada runs"])  # type: ignore[list-item]
 
 

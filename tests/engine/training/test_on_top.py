@@ -84,5 +84,5 @@ def test_what_stands_on_another_is_not_added_to_others(
     from adaptdock.engine.merging.arithmetic import combine
 
     upper = trained(backbone, data, tmp_path / "task", "lora", on=str(lower))
-    with pytest.raises(UsageError, match="stands on 'domain'"):
+    with pytest.raises(UsageError, match="has the base adapter 'domain'"):
         combine(backbone, [upper, upper], [1.0, 1.0])
