@@ -19,6 +19,7 @@ test: lint types imports unit  ## all that a change has to pass
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python scripts/prose.py
 
 types: $(INSTALLED)
 	$(BIN)/python scripts/link_rooms.py
