@@ -27,7 +27,10 @@ def choose(quantize: str, quantizer: str, device: str) -> Quantizer:
     if quantize == "nf4" and chosen == "torchao":
         raise BackboneError("nf4 is a format of bitsandbytes; torchao quantises to int8 here")
     if find_spec(chosen) is None:
-        raise BackboneError(f"--quantize {quantize} on {device} needs {chosen}: pip install 'adaptdock[quantize]'")
+        raise BackboneError(
+            f"--quantize {quantize} on {device} needs {chosen}, which is missing here: pip install {chosen}, if it has "
+            f"a wheel for this machine. --dtype bfloat16 halves the memory of the weights without it."
+        )
     return chosen
 
 
