@@ -32,3 +32,7 @@ def test_no_modules_import_each_other() -> None:
 
 def test_vague_names_do_not_become_more() -> None:
     assert 0 < measures().measures(ROOT)["vague names"] <= VAGUE_NAMES
+
+
+def test_no_function_is_longer_than_60_lines() -> None:
+    assert measures().measures(ROOT)["functions over 60 lines"] == 0
