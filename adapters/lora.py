@@ -12,8 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from adaptdock.adapters.interchange import low_rank
 from adaptdock.plugins.contracts import Backbone, ForwardPass, LowRank, Options, Parameter, Ports, Site
 from adaptdock.plugins.toolkit.batched_linear import linear
+from adaptdock.plugins.toolkit.interchange import adapterhub_lora, peft_lora
+from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
+from adaptdock.plugins.toolkit.interchange.peft import PeftAdapter, PeftSource, PeftTarget
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 from adaptdock.plugins.toolkit.learning_rates import Rates
 from adaptdock.plugins.toolkit.lowrank import kaiming, scale
 
@@ -45,6 +50,8 @@ class LoRA(LowRank):
     Options = LoRAOptions
     options: LoRAOptions
     grows = {"lora_a": 0, "lora_b": 1}
+    peft_types = {"LORA": peft_lora.LoraOptions}
+    adapterhub_types = {"lora": adapterhub_lora.LoraOptions}
 
     @property
     def stack_key(self) -> Hashable:
@@ -96,3 +103,22 @@ class LoRA(LowRank):
         if self.options.learning_rate_factor_b == 1:
             return None
         return Rates(start, {name: self.options.learning_rate_factor_b for name in start if name.endswith("lora_b")})
+
+    @classmethod
+    def from_peft(cls, source: PeftSource[peft_lora.LoraOptions]) -> MethodWeights | None:
+        """Read PEFT's LoRA without DoRA's lengths."""
+        return low_rank.from_peft(source) if not source.options.use_dora else None
+
+    def to_peft(self, target: PeftTarget) -> PeftAdapter:
+        """Write PEFT's LoRA."""
+        return low_rank.to_peft(self.options.model_dump(), target)
+
+    @classmethod
+    def from_adapterhub(cls, source: AdapterHubSource[adapterhub_lora.LoraOptions]) -> MethodWeights | None:
+        """Read AdapterHub's LoRA that adds, without DoRA's lengths."""
+        options = source.options
+        return low_rank.from_adapterhub(source) if options.composition_mode == "add" and not options.use_dora else None
+
+    def to_adapterhub(self, target: AdapterHubTarget) -> AdapterHubMethod:
+        """Write AdapterHub's LoRA."""
+        return low_rank.to_adapterhub(self.options.model_dump(), target)

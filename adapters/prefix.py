@@ -13,7 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from adaptdock.adapters.interchange import prefix
 from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Prepended, Site
+from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
+from adaptdock.plugins.toolkit.interchange.peft import PeftAdapter, PeftSource, PeftTarget, VirtualOptions
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 from adaptdock.plugins.toolkit.learning_rates import Rates
 
 CLOSED = 1e-3  # a gate of zero would have no finite gradient
@@ -46,6 +50,8 @@ class Prefix(Method):
     Options = PrefixOptions
     options: PrefixOptions
     grows = {"prefix_key": 1, "prefix_value": 1, "prefix_gate": 0}
+    peft_types = {"PREFIX_TUNING": VirtualOptions}
+    adapterhub_types = {"prefix_tuning": prefix.PrefixOptions}
 
     @property
     def positions(self) -> int:
@@ -87,6 +93,24 @@ class Prefix(Method):
         if self.options.reparameterise:
             return _Network(start, self.options, generator)
         return Rates(start, dict.fromkeys(start, self.options.learning_rate_factor))
+
+    @classmethod
+    def from_peft(cls, source: PeftSource[VirtualOptions]) -> MethodWeights:
+        """Read PEFT's prefix tuning."""
+        return prefix.from_peft(source)
+
+    def to_peft(self, target: PeftTarget) -> PeftAdapter:
+        """Write PEFT's prefix tuning."""
+        return prefix.to_peft(self.options.model_dump(), target)
+
+    @classmethod
+    def from_adapterhub(cls, source: AdapterHubSource[prefix.PrefixOptions]) -> MethodWeights:
+        """Read AdapterHub's prefix tuning."""
+        return prefix.from_adapterhub(source)
+
+    def to_adapterhub(self, target: AdapterHubTarget) -> AdapterHubMethod:
+        """Write AdapterHub's prefix tuning."""
+        return prefix.to_adapterhub(self.options.model_dump(), target)
 
 
 class _Network(nn.Module):

@@ -12,7 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from adaptdock.adapters.interchange import prompt
 from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Site, Virtual
+from adaptdock.plugins.toolkit.interchange.peft import PeftAdapter, PeftSource, PeftTarget, VirtualOptions
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 from adaptdock.plugins.toolkit.learning_rates import Rates
 
 
@@ -33,6 +36,7 @@ class Prompt(Method):
     Options = PromptOptions
     options: PromptOptions
     grows = {"prompt": 0, "mask": 0}
+    peft_types = {"PROMPT_TUNING": VirtualOptions, "P_TUNING": VirtualOptions}
 
     @property
     def positions(self) -> int:
@@ -59,6 +63,15 @@ class Prompt(Method):
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
         """Train the prompt with the head's learning rate times ``learning_rate_factor``."""
         return Rates(start, dict.fromkeys(start, self.options.learning_rate_factor))
+
+    @classmethod
+    def from_peft(cls, source: PeftSource[VirtualOptions]) -> MethodWeights:
+        """Read PEFT's prompt tuning, and the result of its p-tuning."""
+        return prompt.from_peft(source)
+
+    def to_peft(self, target: PeftTarget) -> PeftAdapter:
+        """Write PEFT's prompt tuning."""
+        return prompt.to_peft(self.options.length, target)
 
 
 def _normal(std: float, tensor: Tensor, generator: torch.Generator) -> None:

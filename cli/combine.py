@@ -52,7 +52,7 @@ def command(
     FILES are low-rank adapters (lora) of one backbone; --weights 0.7,0.3 averages two of them, 1,-1 takes the
     second from the first, and -1 alone negates one.
 
-    ties, dare and magnitude_prune are those of the library peft: pip install 'adaptdock[merge]'.
+    ties, dare and magnitude_prune are those of the library peft.
     """
     options = validated(CombineOptions, OPTIONS.given(values), "combine")
     called = name or output.stem

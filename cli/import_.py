@@ -21,10 +21,18 @@ from adaptdock.hub.interchange.conversion import import_adapter
 @click.option("--output", "-o", cls=Flag, type=click.Path(path_type=Path), required=True, help="The adapter file.")
 @click.option("--name", cls=Flag, help="Name of the adapter; that of the output file unless given.")
 @click.option("--labels", cls=Flag, metavar="A,B,...", default="", help="Names of the classes, in the head's order.")
+@click.option("--method", cls=Flag, help="Method that reads the adapter. [default: the first that can]")
 @click.option("--overwrite", cls=Flag, is_flag=True, help="Replace what is there.")
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
 def command(
-    source: Path, output: Path, name: str | None, labels: str, overwrite: bool, as_json: bool, **values: Any
+    source: Path,
+    output: Path,
+    name: str | None,
+    labels: str,
+    method: str | None,
+    overwrite: bool,
+    as_json: bool,
+    **values: Any,
 ) -> None:
     """Turn the adapter in the folder SOURCE, saved by peft or AdapterHub, into one adapter file.
 
@@ -36,7 +44,7 @@ def command(
     _check_output(output, overwrite, called)
     backbone = load_backbone(values["backbone"], load_options(values))
     names = tuple(part.strip() for part in labels.split(",") if part.strip())
-    found = import_adapter(source, backbone, called, names)
+    found = import_adapter(source, backbone, called, names, method)
     try_out(Dock(backbone), found.file)
     size = write_file(output, found.file, overwrite)
     for line in found.notes:

@@ -110,7 +110,7 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
     searched = Searched(chosen, {name: choose(arguments, name).method for name in names})
     of_methods = {flag.name: flag for flags in searched.methods.values() for flag in flags.flags}
     flags = [
-        *(flag for flag in what_flags() if flag.name not in ("resume", "dry_run", "folds", "folds_only")),
+        *(flag for flag in what_flags() if flag.name not in ("resume", "dry_run", "verbose", "folds", "folds_only")),
         _search_flag(),
         *SEARCHING.flags,
         *of_methods.values(),

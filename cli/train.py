@@ -17,8 +17,9 @@ from adaptdock.cli.common.flags import (
     Flag,
     Place,
     SectionedCommand,
+    check_verbose,
     data_flags,
-    dry_run_flag,
+    dry_run_flags,
     field_flags,
     how_flags,
     load_options,
@@ -47,7 +48,9 @@ from adaptdock.plugins.contracts import LoadOptions
 
 METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE, registry.EXAMPLE_TASK
 WITH_RESUME = {"resume", "output", "overwrite", "as_json"}
-NOT_IN_CONFIG = {"config", "resume", "dry_run", "as_json", "help"}
+NOT_IN_CONFIG = {"config", "resume", "dry_run", "verbose", "as_json", "help"}
+DRY = {"dry_run", "verbose"}
+"""Flags without a value, which are False unless they are given."""
 FOLDING = field_flags(FoldOptions, "folds", DATA)
 HELP = """Train an adapter on a frozen backbone and save it as one file.
 
@@ -141,7 +144,7 @@ def what_flags() -> list[Flag]:
             help="Several tasks in place of one, named in a YAML or TOML file: adapt train --tasks FILE --help.",
         ),
         Flag(["--resume"], section=MAIN, metavar="RUN_DIR", help="Go on with a run that was interrupted."),
-        dry_run_flag(),
+        *dry_run_flags(),
         *data_flags(splits),
         *FOLDING.flags,
     ]
@@ -158,6 +161,7 @@ def _output_flags() -> list[Flag]:
 
 
 def _train(values: dict[str, Any], chosen: Chosen) -> int:
+    check_verbose(values)
     if values["resume"]:
         return _resume(values)
     values = {name: chosen.config.get(name) if value in (None, ()) else value for name, value in values.items()}
@@ -170,7 +174,7 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
     settings = decide(values, chosen.training, chosen.method, chosen.task)
 
     if values["dry_run"]:
-        show_plan(_plan(settings), values["as_json"])
+        show_plan(_plan(settings), settings.method, values["as_json"], values["verbose"])
         return 0
     with run_folder(settings.run_dir, settings.automatic) as folder:
         return _begin(replace(settings, run_dir=folder), folding, values["as_json"])
@@ -210,7 +214,7 @@ def _resume(values: dict[str, Any]) -> int:
 
 def _is_given(name: str, value: Any) -> bool:
     """Tell whether a flag that does not go with --resume stands on the command line."""
-    return name not in WITH_RESUME and value not in (None, ()) and not (name == "dry_run" and not value)
+    return name not in WITH_RESUME and value not in (None, ()) and (value or name not in DRY)
 
 
 def _check_shared(load: LoadOptions, unlabelled: str | None) -> None:

@@ -21,7 +21,9 @@ from adaptdock.plugins.forward_pass import ForwardPass as ForwardPass
 from adaptdock.plugins.forward_pass import Layout as Layout
 from adaptdock.plugins.forward_pass import Positions as Positions
 from adaptdock.plugins.loaded_models import AdoptsModels as AdoptsModels
+from adaptdock.plugins.method_abilities import AdapterHubInterchange as AdapterHubInterchange
 from adaptdock.plugins.method_abilities import Mergeable as Mergeable
+from adaptdock.plugins.method_abilities import PeftInterchange as PeftInterchange
 from adaptdock.plugins.method_abilities import Penalised as Penalised
 from adaptdock.plugins.method_abilities import Reparameterised as Reparameterised
 from adaptdock.plugins.method_abilities import Stepped as Stepped

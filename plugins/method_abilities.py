@@ -4,13 +4,21 @@ The engine finds abilities by :func:`isinstance`; a method does not inherit from
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from adaptdock.plugins.methods import Site
+    from adaptdock.plugins.toolkit.interchange.adapterhub import (
+        AdapterHubMethod,
+        AdapterHubSource,
+        AdapterHubTarget,
+        MethodOptions,
+    )
+    from adaptdock.plugins.toolkit.interchange.peft import PeftAdapter, PeftOptions, PeftSource, PeftTarget
+    from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 
 
 @runtime_checkable
@@ -69,3 +77,40 @@ class Penalised(Protocol):
 
     def penalty(self, parameters: "Mapping[str, Tensor]") -> "Tensor":
         """Return the term of the loss, a scalar with gradients, from ``<port>.<parameter>`` -> tensor."""
+
+
+@runtime_checkable
+class PeftInterchange(Protocol):
+    """A method with a counterpart in PEFT.
+
+    The methods are asked in turn, the built-in ones first; the first that reads an adapter gets it.
+    """
+
+    peft_types: "ClassVar[Mapping[str, type[PeftOptions]]]"
+    """``peft_type`` of a configuration -> the model that validates the configuration."""
+
+    @classmethod
+    def from_peft(cls, source: "PeftSource[Any]") -> "MethodWeights | None":
+        """Return options and parameters; None for a configuration of another method, before any tensor is taken.
+
+        Each tensor has to be taken from ``source.tensors``: the import refuses the others. Raises
+        :class:`UsageError` for an adapter that would compute something else here.
+        """
+
+    def to_peft(self, target: "PeftTarget") -> "PeftAdapter":
+        """Return configuration and tensors; raise :class:`UsageError` for options without a counterpart."""
+
+
+@runtime_checkable
+class AdapterHubInterchange(Protocol):
+    """A method with a counterpart in AdapterHub; see :class:`PeftInterchange`."""
+
+    adapterhub_types: "ClassVar[Mapping[str | None, type[MethodOptions]]]"
+    """``architecture`` of a configuration (None for a bottleneck) -> the model that validates the configuration."""
+
+    @classmethod
+    def from_adapterhub(cls, source: "AdapterHubSource[Any]") -> "MethodWeights | None":
+        """Return options and parameters; None for a configuration of another method."""
+
+    def to_adapterhub(self, target: "AdapterHubTarget") -> "AdapterHubMethod":
+        """Return configuration and tensors; raise :class:`UsageError` for options without a counterpart."""

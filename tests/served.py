@@ -19,8 +19,8 @@ from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http.access_tokens import Tokens
 from adaptdock.serving.http.app import make_app
 from adaptdock.serving.http.connections import Connections
-from adaptdock.serving.http.process import timed_protocol
 from adaptdock.serving.http.service import Service
+from adaptdock.serving.http.timed_protocol import timed_protocol
 
 TEXT = "ada met bob in oslo"
 

@@ -42,3 +42,7 @@ def test_prose_that_is_not_plain_is_found_outside_fenced_code_only(tmp_path: Pat
     lines = {path: [line for _, line in script("prose").sentences(path)] for path in (page, module)}
     assert lines[page] == ["There is no way beneath.", "```", "A plain sentence."]
     assert lines[module] == ['"""The result goes on here."""']
+
+
+def test_no_function_is_longer_than_60_lines() -> None:
+    assert script("measures").measures(ROOT)["functions over 60 lines"] == 0

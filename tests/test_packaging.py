@@ -11,6 +11,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from adaptdock.plugins.contracts import BackboneFamily, Combination, Method, Task
 
@@ -42,6 +43,44 @@ def test_the_installed_entry_points_are_those_of_the_project_file() -> None:
         if point.group.startswith("adaptdock.")
     }
     assert installed == declared, "entry points are frozen at install: reinstall with pip install -e ."
+
+
+def requirements(extra: str = "") -> dict[str, Requirement]:
+    """The requirements of the distribution, or of one of its extras, by name."""
+    project = PROJECT["project"]
+    listed = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return {requirement.name: requirement for requirement in map(Requirement, listed)}
+
+
+def test_quantised_backbones_interchange_and_merging_need_no_extra() -> None:
+    assert {"bitsandbytes", "peft", "torchao"} <= requirements().keys()
+    assert [name for name in PROJECT["project"]["optional-dependencies"] if not requirements(name)] == [
+        "merge",
+        "quantize",
+    ], "names of earlier releases still install, and add nothing"
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "wanted"),
+    [
+        ("linux", "x86_64", True),
+        ("linux", "aarch64", True),
+        ("linux", "ppc64le", False),
+        ("win32", "AMD64", True),
+        ("win32", "ARM64", True),
+        ("darwin", "arm64", True),
+        ("darwin", "x86_64", False),
+    ],
+)
+def test_bitsandbytes_is_required_where_it_has_a_wheel(system: str, machine: str, wanted: bool) -> None:
+    marker = requirements()["bitsandbytes"].marker
+    assert marker is not None
+    assert marker.evaluate({"sys_platform": system, "platform_machine": machine}) == wanted
+
+
+def test_every_direct_requirement_of_a_run_is_pinned() -> None:
+    pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert {name.lower() for name in requirements()} <= pinned
 
 
 def plugins_of(module: str) -> list[type]:

@@ -27,7 +27,10 @@ def choose(quantize: str, quantizer: str, device: str) -> Quantizer:
     if quantize == "nf4" and library == "torchao":
         raise BackboneError("nf4 is a format of bitsandbytes; torchao quantises to int8 here")
     if find_spec(library) is None:
-        raise BackboneError(f"--quantize {quantize} on {device} needs {library}: pip install 'adaptdock[quantize]'")
+        raise BackboneError(
+            f"--quantize {quantize} on {device} needs {library}, which is missing here: pip install {library}, if it "
+            f"has a wheel for this machine. --dtype bfloat16 halves the memory of the weights without it."
+        )
     return library
 
 

@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
 
@@ -182,9 +183,18 @@ def how_flags() -> list[Flag]:
     ]
 
 
-def dry_run_flag() -> Flag:
-    """Return the option that trains nothing."""
-    return Flag(["--dry-run"], section=MAIN, is_flag=True, help="Show what would be trained, and write nothing.")
+def dry_run_flags() -> list[Flag]:
+    """Return the option that trains nothing, and the option that shows every setting with it."""
+    return [
+        Flag(["--dry-run"], section=MAIN, is_flag=True, help="Show what would be trained, and write nothing."),
+        Flag(["--verbose"], section=MAIN, is_flag=True, help="With --dry-run, show every setting."),
+    ]
+
+
+def check_verbose(values: Mapping[str, Any]) -> None:
+    """Raise :class:`UsageError` for --verbose without --dry-run."""
+    if values["verbose"] and not values["dry_run"]:
+        raise UsageError("--verbose shows every setting of a --dry-run; a training run keeps them in its config.json")
 
 
 @dataclass(frozen=True)

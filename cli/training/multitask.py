@@ -14,7 +14,8 @@ from adaptdock.cli.common.flags import (
     Flag,
     Place,
     SectionedCommand,
-    dry_run_flag,
+    check_verbose,
+    dry_run_flags,
     field_flags,
     how_flags,
     load_options,
@@ -25,6 +26,7 @@ from adaptdock.cli.common.output import count, note, say, show_json, show_pairs,
 from adaptdock.cli.training.output_paths import LOG, check_folder, check_output, check_unfinished, clear, run_folder
 from adaptdock.cli.training.progress import watching
 from adaptdock.cli.training.settings import CONFIG, absolute_backbone, with_absolute_places
+from adaptdock.cli.training.summary import setting_lines
 from adaptdock.engine.core.assembly import checked_options, make_methods, make_task, validated
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.core.loading import load_backbone
@@ -47,7 +49,7 @@ from adaptdock.plugins.contracts import LoadOptions
 
 METHOD, BACKBONE = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE
 SPLITS = ("data", "train", "validation", "test")
-NOT_IN_CONFIG = {"config", "dry_run", "as_json", "help"}
+NOT_IN_CONFIG = {"config", "dry_run", "verbose", "as_json", "help"}
 HELP = """Train several tasks together, and save an adapter file for each.
 
 The file behind --tasks is a table: a name for each task, under it task (the name unless given), data or train,
@@ -129,9 +131,12 @@ def build(
 
     def callback(**values: Any) -> int:
         given = {name: config.get(name) if value in (None, ()) else value for name, value in values.items()}
-        return _train(
-            _decide(given, entries, sharing, training, of_method), bool(given["dry_run"]), bool(given["as_json"])
-        )
+        check_verbose(given)
+        settings = _decide(given, entries, sharing, training, of_method)
+        if given["dry_run"]:
+            _show_plan(_plan(settings), bool(given["as_json"]), bool(given["verbose"]))
+            return 0
+        return _train(settings, bool(given["as_json"]))
 
     if config_path is not None:
         names = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]
@@ -169,7 +174,7 @@ def _check_source(entry: TaskEntry, where: str) -> None:
 
 def _main_flags() -> list[Flag]:
     tasks = Flag(["--tasks"], section=MAIN, metavar="FILE", help="YAML or TOML file that names the tasks.")
-    return [tasks, *how_flags(), dry_run_flag()]
+    return [tasks, *how_flags(), *dry_run_flags()]
 
 
 def _output_flags() -> list[Flag]:
@@ -243,10 +248,7 @@ def resume(folder: Path, output: str | None, overwrite: bool, as_json: bool) -> 
         return _run(_plan(settings), settings, as_json, its_own, resume=True)
 
 
-def _train(settings: JointSettings, dry_run: bool, as_json: bool) -> int:
-    if dry_run:
-        _show_plan(_plan(settings), as_json)
-        return 0
+def _train(settings: JointSettings, as_json: bool) -> int:
     with run_folder(settings.run_dir, settings.automatic) as place:
         settings = replace(settings, run_dir=place)
         settings.check_places(resume=False)
@@ -313,7 +315,7 @@ def _report(folder: Path, made: JointPlan, name: str, result: Result) -> list[st
 # ------------------------------------------------------------------------------------------ printing
 
 
-def _show_plan(made: JointPlan, as_json: bool) -> None:
+def _show_plan(made: JointPlan, as_json: bool, verbose: bool) -> None:
     summary = made.summary()
     if as_json:
         show_json(summary)
@@ -333,6 +335,9 @@ def _show_plan(made: JointPlan, as_json: bool) -> None:
             for (name, found), drawn in zip(summary["tasks"].items(), made.counts, strict=True)
         ],
     )
+    if verbose:
+        say()
+        show_pairs(setting_lines(next(iter(made.plans.values()))))
 
 
 def _show(

@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.cli.common.output import brief, count, say, show_json, show_metrics, show_pairs
+from adaptdock.engine.training.hyperparameters import merge_options
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.task_run import Result
+from adaptdock.plugins import registry
 
 
-def show_plan(plan: Plan, as_json: bool) -> None:
-    """Print what would be trained."""
+def show_plan(plan: Plan, method: str, as_json: bool, verbose: bool) -> None:
+    """Print what would be trained: what the data decide, and the settings that differ from the recipe.
+
+    ``verbose`` prints every setting.
+    """
     summary = plan.summary()
     if as_json:
         show_json(summary)
@@ -25,14 +30,50 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             "of these the head": count(summary["head_parameters"]),
             **_kept(summary),
             "ports": f"{len(summary['ports'])}: {_ports(summary['ports'])}",
-            **{f"task: {name}": brief(value) for name, value in summary["task_options"].items()},
             **{split: _counts(found) for split, found in summary["data"].items()},
             **_added(summary),
             "windows": f"{count(summary['windows'])} to train on; tokens: median {tokens['median']}, "
             f"longest {tokens['longest']}, limit {tokens['limit']}",
-            **{name.replace("_", " "): str(value) for name, value in summary["options"].items()},
+            **(setting_lines(plan) if verbose else _differing(plan, method)),
         }
     )
+
+
+def setting_lines(plan: Plan) -> dict[str, str]:
+    """Return every setting of task, methods and training by its name in a table."""
+    return {
+        **_lines("task", plan.task.options.model_dump(mode="json")),
+        **{name: line for entry in plan.methods for name, line in _lines(entry.name, entry.options).items()},
+        **_lines("", plan.options.model_dump(mode="json", exclude={"method_options"})),
+    }
+
+
+def _differing(plan: Plan, method: str) -> dict[str, str]:
+    """Return the settings that differ from the recipe, and from the defaults of task and method."""
+    recipe = merge_options(plan.task_name, method, {}).model_dump(mode="json")
+    training = plan.options.model_dump(mode="json", exclude={"method_options"})
+    lines = _lines("task", plan.task.options.model_dump(mode="json", exclude_defaults=True))
+    for entry in plan.methods:
+        of_recipe = recipe["method_options"] if entry.name == method else {}
+        defaults = registry.load("method", entry.name).Options.model_construct(**of_recipe).model_dump(mode="json")
+        lines |= _lines(entry.name, _changed(entry.options, defaults))
+    lines |= _lines("", _changed(training, recipe))
+    return {**lines, "other settings": f"the recipe of {plan.task_name} for {method}; --verbose shows them"}
+
+
+def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+
+
+def _lines(owner: str, values: Mapping[str, Any]) -> dict[str, str]:
+    front = f"{owner}: " if owner else ""
+    return {f"{front}{name.replace('_', ' ')}": _setting(value) for name, value in values.items()}
+
+
+def _setting(value: Any) -> str:
+    if value is None or value in ("", [], {}):
+        return "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(brief(value))
 
 
 def show_result(

@@ -57,7 +57,7 @@ def check_options(options: CombineOptions) -> None:
     if how not in RANDOM and options.seed is not None:
         raise UsageError(f"--how {how} drops nothing at random, so --seed has no place")
     if options.prunes and find_spec("peft") is None:
-        raise UsageError(f"--how {how} needs the library peft: pip install 'adaptdock[merge]'")
+        raise UsageError(f"--how {how} needs the library peft: pip install peft")
 
 
 def combiner(options: CombineOptions, rank: int) -> Combiner:

@@ -104,7 +104,7 @@ class TrainingOptions(Recipe):
     @model_validator(mode="after")
     def _installed(self) -> Self:
         if self.optimizer in OF_BITSANDBYTES and find_spec("bitsandbytes") is None:
-            raise ValueError(f"optimizer {self.optimizer} needs bitsandbytes: pip install 'adaptdock[quantize]'")
+            raise ValueError(f"optimizer {self.optimizer} needs bitsandbytes: pip install bitsandbytes")
         return self
 
     @model_validator(mode="after")

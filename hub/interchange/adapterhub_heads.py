@@ -7,15 +7,11 @@ from typing import Any
 from adaptdock.hub.interchange import head_layouts
 from adaptdock.hub.interchange.adapterhub_config import FolderOptions, HeadOptions
 from adaptdock.hub.interchange.incoming import Headed, read_json, unknown_notes
-from adaptdock.hub.interchange.incoming_tensors import (
-    ForeignTensors,
-    ModuleTensors,
-    Named,
-    contradiction,
-    read_tensors,
-    refuse,
-)
+from adaptdock.hub.interchange.incoming_tensors import read_tensors
 from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.toolkit.interchange.activations import our_name
+from adaptdock.plugins.toolkit.interchange.ports import config_of
+from adaptdock.plugins.toolkit.interchange.tensors import ForeignTensors, ModuleTensors, Named, contradiction, refuse
 
 CONFIG, WEIGHTS = "head_config.json", ("model_head.safetensors", "pytorch_model_head.bin")
 LAYERS = re.compile(r"heads\.(?P<adapter>[^.]+)\.(?P<module>\d{1,4})\.(?P<part>weight|bias)")
@@ -68,7 +64,7 @@ def _head(
         raise contradiction(
             tensors.path, "num_labels", options.num_labels, layers[-1].name("weight"), f"has {classes} classes"
         )
-    functions = (head_layouts.function(options.activation_function, "the head"),) * (len(layers) - 1)
+    functions = (our_name(options.activation_function, "the head"),) * (len(layers) - 1)
     if options.head_type == "question_answering":
         if functions or classes != 2:
             raise refuse("a head for question answering with several layers", "ours has one")
@@ -163,7 +159,7 @@ def _vocabulary(
     options: HeadOptions, layers: list[ModuleTensors], tensors: ForeignTensors, backbone: Backbone
 ) -> Headed:
     """Return a language-model head with its own vocabulary map."""
-    config, causal = head_layouts.config_of(backbone), options.head_type == "causal_lm"
+    config, causal = config_of(backbone), options.head_type == "causal_lm"
     if causal and not backbone.causal:
         raise refuse("the head causal_lm", f"{backbone.architecture!r} reads both ways")
     normed = bool(options.layer_norm)
@@ -173,7 +169,7 @@ def _vocabulary(
     _check_count(options, len(linear), len(layers), tensors)
     if options.embedding_size not in (None, width):
         raise refuse("a head with an embedding size of its own", "the layers of ours are as wide as the backbone")
-    between = head_layouts.function(options.activation_function, "the head")
+    between = our_name(options.activation_function, "the head")
     weights = _linear(linear, width, bool(options.bias))
     words = weights["weight"].shape[0]
     if options.vocab_size not in (None, words):

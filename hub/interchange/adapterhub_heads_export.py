@@ -2,20 +2,10 @@
 
 from typing import Any
 
-from adaptdock.hub.interchange.incoming_tensors import Named
 from adaptdock.hub.interchange.outgoing import Outgoing, refuse_head
 from adaptdock.plugins.toolkit import heads
-
-FUNCTIONS = {
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_tanh": "gelu_new",
-    "silu": "swish",
-    "tanh": "tanh",
-    "leaky_relu": "leakyrelu",
-    "mish": "mish",
-    "identity": None,
-}
+from adaptdock.plugins.toolkit.interchange.activations import foreign_name
+from adaptdock.plugins.toolkit.interchange.tensors import Named
 
 
 def head_of(out: Outgoing, name: str) -> tuple[dict[str, Any], Named] | None:
@@ -38,7 +28,7 @@ def head_of(out: Outgoing, name: str) -> tuple[dict[str, Any], Named] | None:
     functions = set(head.layers)
     if len(functions) > 1:
         raise refuse_head(out, f"its layers have different functions ({', '.join(head.layers)}), AdapterHub's one")
-    between = FUNCTIONS[head.layers[0]] if head.layers else "tanh"
+    between = _function(head.layers[0]) if head.layers else "tanh"
     config: dict[str, Any] = {"layers": len(head.layers) + 1, "activation_function": between, "dropout_prob": None}
     config |= {
         "num_labels": out.classes,
@@ -58,6 +48,11 @@ def head_of(out: Outgoing, name: str) -> tuple[dict[str, Any], Named] | None:
     return config, _tensors(out, len(head.layers), name, first=1, step=2 if between is None else 3)
 
 
+def _function(activation: str) -> str | None:
+    """Return the library's name of a function between layers; None for no function at all."""
+    return None if activation == "identity" else foreign_name(activation)
+
+
 def _tensors(out: Outgoing, layers: int, name: str, first: int, step: int) -> Named:
     """Return the tensors of linear layers by their module numbers in the head."""
     stored: Named = {}
@@ -72,7 +67,7 @@ def _vocabulary(out: Outgoing, head: heads.VocabularyHead, name: str) -> tuple[d
     functions = set(head.layers)
     if len(functions) > 1:
         raise refuse_head(out, f"its layers have different functions ({', '.join(head.layers)}), AdapterHub's one")
-    between = FUNCTIONS[head.layers[0]] if head.layers else None
+    between = _function(head.layers[0]) if head.layers else None
     biased, causal = bool(out.file.tensors["head.bias"].any()), not out.backbone.encoder_decoder
     step = 1 + (between is not None) + head.norms
     stored = _tensors(out, len(head.layers), name, first=0, step=step)

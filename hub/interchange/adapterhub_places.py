@@ -1,91 +1,110 @@
-"""Places of adapters in AdapterHub: the ports named by a configuration, compared with the ports of the tensors."""
+"""The parts of each architecture as AdapterHub names them: layers, blocks with bottlenecks, and places of prefixes."""
 
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from functools import cached_property
 
-from adaptdock.hub.interchange.adapterhub_config import BottleneckOptions, LoraOptions, MethodOptions
-from adaptdock.hub.interchange.incoming_tensors import contradiction, refuse
 from adaptdock.plugins.contracts import Backbone, Port
+from adaptdock.plugins.toolkit.interchange.tensors import refuse
 
-FLAGS = {"attention_output": "mh_adapter", "cross_attention_output": "cross_adapter", "ffn_down": "output_adapter"}
-"""Role -> the option for a bottleneck there."""
+IN_BLOCK = frozenset({"bert", "roberta", "xlm-roberta", "electra", "bert-generation", "xmod", "deberta", "deberta-v2"})
+IN_LAYER = frozenset({"t5", "mt5"})
+BESIDE = frozenset({"gpt2", "gptj", "llama", "mistral", "distilbert", "bart", "mbart", "plbart"})
+"""Architectures by the place of their bottlenecks: in the block's output, in the layer, or beside the block."""
 EXCHANGED = frozenset({"llama", "mistral"})
 """Architectures whose feed-forward down and up maps are called intermediate and output in the library."""
 SWAPPED = frozenset({"albert"})
 """Architectures in which a bottleneck after the attention gets the block's input instead of its output."""
 OTHERWISE = frozenset({"deberta"})
 """Architectures whose hidden states differ between the library and transformers, even without an adapter."""
-MATRICES = {"q": "query", "k": "key", "v": "value", "o": "attention_output"}
+OWNERS = {
+    "attention_adapters": "attention_output",
+    "cross_attention_adapters": "cross_attention_output",
+    "output_adapters": "ffn_down",
+}
+"""Names of modules with bottlenecks beside a block -> the role that ends the block."""
+NAMES = {role: name for name, role in OWNERS.items()}
+PREFIXES = {
+    "self": "attention",
+    "self_prefix": "attention",
+    "encoder_prefix": "attention",
+    "cross_prefix": "cross_attention",
+}
+"""Place of a prefix -> the role of its attention ports."""
 
 
-def counted(port: Port, backbone: Backbone) -> int:
-    """Return the number of a port's layer as the library counts: decoder layers follow the encoder's."""
-    if port.stack != "decoder":
-        return port.layer
-    return (
-        port.layer + 1 + max(encoder_port.layer for encoder_port in backbone.ports if encoder_port.stack == "encoder")
-    )
+class Architecture:
+    """The backbone's architecture as AdapterHub names its parts."""
 
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone, self.name = backbone, backbone.architecture
 
-def bottleneck_ports(options: BottleneckOptions, backbone: Backbone) -> list[Port]:
-    """Return the ports of the bottlenecks in a configuration, layers in ``leave_out`` included.
+    @property
+    def feed_forward(self) -> tuple[str, str]:
+        """The roles of the maps that the library calls intermediate and output."""
+        return ("ffn_down", "ffn_up") if self.name in EXCHANGED else ("ffn_up", "ffn_down")
 
-    Raises :class:`UsageError` for an architecture in which the library reads another state there.
-    """
-    active = {"mh_adapter": options.mh_adapter, "cross_adapter": options.cross_adapter}
-    active["output_adapter"] = options.output_adapter
-    if options.mh_adapter and backbone.architecture in SWAPPED:
-        raise refuse(
-            f"a bottleneck with mh_adapter in {backbone.architecture}",
-            "there the library feeds it with the input of the attention, and not with its output",
-        )
-    roles = {role for role, flag in FLAGS.items() if active[flag]}
-    return [port for port in backbone.ports if port.kind == "linear" and port.role in roles]
+    @property
+    def feeds_attention_input(self) -> bool:
+        """Whether a bottleneck after the attention reads the attention's input instead of its output."""
+        return self.name in SWAPPED
 
+    @property
+    def masks_prefixes(self) -> bool:
+        """Whether the attention masks a prefix otherwise under sdpa than under eager attention."""
+        return self.backbone.causal or self.backbone.encoder_decoder or self.name == "distilbert"
 
-def lora_ports(options: LoraOptions, backbone: Backbone) -> tuple[list[Port], dict[str, str]]:
-    """Return the ports of LoRA in a configuration, and the option of each role."""
-    flags = {MATRICES[name]: "attn_matrices" for name in MATRICES}
-    flags |= {"qkv": "attn_matrices"}
-    up, down = ("ffn_down", "ffn_up") if backbone.architecture in EXCHANGED else ("ffn_up", "ffn_down")
-    flags |= {up: "intermediate_lora", down: "output_lora"}
-    roles = set()
-    if options.selfattn_lora:
-        roles |= {MATRICES[name] for name in options.attn_matrices}
-        roles |= {"qkv"} if {"q", "k", "v"} & {*options.attn_matrices} else set()
-    roles |= {up} if options.intermediate_lora else set()
-    roles |= {down} if options.output_lora else set()
-    attention = {role for role in roles if flags[role] == "attn_matrices"}
-    roles |= {f"cross_{role}" for role in attention}
-    flags |= {f"cross_{role}": "attn_matrices" for role in flags}
-    return [port for port in backbone.ports if port.kind == "linear" and port.role in roles], flags
+    @cached_property
+    def _encoder_layers(self) -> int:
+        return 1 + max(port.layer for port in self.backbone.ports if port.stack == "encoder")
 
+    def layer(self, port: Port) -> int:
+        """Return the number of a port's layer as the library counts: decoder layers follow the encoder's."""
+        return port.layer + self._encoder_layers if port.stack == "decoder" else port.layer
 
-def check_places(
-    path: Path,
-    expected: Collection[Port],
-    modules: Mapping[Port, str],
-    flags: Mapping[str, str],
-    options: MethodOptions,
-    backbone: Backbone,
-) -> None:
-    """Raise :class:`UsageError` if tensors and configuration have different places.
+    def block(self, port: Port) -> str:
+        """Return the path of the module with the bottleneck of the block that ends at a port."""
+        parts = port.module.split(".")
+        if self.name in IN_BLOCK:
+            return ".".join(parts[:-1])
+        if self.name in IN_LAYER:
+            return ".".join(parts[: parts.index("layer") + 2])
+        last = max(number for number, part in enumerate(parts) if part.isdigit())
+        return ".".join([*parts[: last + 1], NAMES[port.role]])
 
-    ``modules`` are the ports of the tensors, with their paths; ``flags`` is the option of each role.
-    """
-    left_out = set(options.leave_out or ())
-    for port, module in modules.items():
-        layer = counted(port, backbone)
-        if layer in left_out:
-            raise contradiction(path, "leave_out", sorted(left_out), module, f"is in layer {layer}")
-        if port not in expected:
-            option = flags.get(port.role)
-            if option is None:
-                raise refuse(f"the adapter at {module}", f"the library puts none at {port.name}")
-            raise contradiction(path, option, getattr(options, option), module, f"acts at {port.name}")
-    optional = {MATRICES["o"], f"cross_{MATRICES['o']}"}  # only some models of the library have it there
-    for port in expected:
-        layer = counted(port, backbone)
-        if port not in modules and layer not in left_out and (port.role not in optional or flags is FLAGS):
-            option = flags[port.role]
-            raise contradiction(path, option, getattr(options, option), port.module, f"is missing (layer {layer})")
+    def block_end(self, module: str) -> Port:
+        """Return the last port of the block with a bottleneck at this path; raise :class:`UsageError` if unknown."""
+        path, _, leaf = module.rpartition(".")
+        roles = (OWNERS[leaf],) if leaf in OWNERS else tuple(OWNERS.values())
+        parts = (path if leaf in OWNERS else module).split(".")
+        for start in range(len(parts)):
+            front = ".".join(parts[start:]) + "."
+            candidates = [
+                port
+                for port in self.backbone.ports
+                if port.kind == "linear" and port.role in roles and port.module.startswith(front)
+            ]
+            if len(candidates) > 1 and leaf not in OWNERS:  # BERT: the output of the layer, not of its attention
+                candidates = [port for port in candidates if port.module.count(".") == front.count(".")]
+            if len(candidates) == 1:
+                return candidates[0]
+        raise refuse(f"the bottleneck at {module}", f"{self.name!r} has no block there that an adapter can end")
+
+    def prefix_place(self, port: Port) -> str:
+        """Return the name of the place of a prefix."""
+        if self.name == "distilbert":
+            return "self"
+        if port.role == "cross_attention":
+            return "cross_prefix"
+        return "encoder_prefix" if port.stack == "encoder" else "self_prefix"
+
+    def prefix_ports(self, place: str) -> list[Port]:
+        """Return the attention ports of a place, by layer; raise :class:`UsageError` for an unknown place."""
+        role = PREFIXES.get(place.removeprefix(f"{self.name}_"))
+        if role is None:
+            raise refuse(f"the prefix {place}", "this place of a model is not known here")
+        backbone = self.backbone
+        stack = "" if not backbone.encoder_decoder else ("encoder" if place.endswith("encoder_prefix") else "decoder")
+        attentions = (port for port in backbone.ports if port.kind == "attention")
+        ports = [port for port in attentions if port.role == role and port.stack == stack]
+        if not ports:
+            raise refuse(f"the prefix {place}", f"{self.name!r} has no attention there that takes one")
+        return sorted(ports, key=lambda port: port.layer)

@@ -7,11 +7,11 @@ from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.interchange.adapterhub import is_adapterhub, read_adapterhub
 from adaptdock.hub.interchange.adapterhub_export import write_adapterhub
 from adaptdock.hub.interchange.incoming import Imported
-from adaptdock.hub.interchange.incoming_tensors import refuse
 from adaptdock.hub.interchange.outgoing import Outgoing
 from adaptdock.hub.interchange.peft import is_peft, read_peft
 from adaptdock.hub.interchange.peft_export import write_peft
 from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.toolkit.interchange.tensors import refuse
 
 CONFIG, FUSION = "adapter_config.json", "adapter_fusion_config.json"
 SHOWN = 5
@@ -19,18 +19,20 @@ SHOWN = 5
 FORMATS = {"peft": write_peft, "adapterhub": write_adapterhub}
 
 
-def import_adapter(folder: Path, backbone: Backbone, name: str, labels: tuple[str, ...] = ()) -> Imported:
+def import_adapter(
+    folder: Path, backbone: Backbone, name: str, labels: tuple[str, ...] = (), method: str | None = None
+) -> Imported:
     """Read an adapter of another library for its backbone.
 
-    Raises :class:`FileError` for a folder without an adapter or with damage, and :class:`UsageError` with the reason
-    for an unsupported adapter.
+    ``method`` names the method that reads it; by default the first that can. Raises :class:`FileError` for a folder
+    without an adapter or with damage, and :class:`UsageError` with the reason for an unsupported adapter.
     """
     if not folder.is_dir():
         raise FileError(folder, "there is no such folder; an adapter of peft or AdapterHub is one")
     if is_peft(folder):
-        return read_peft(folder, backbone, name, labels)
+        return read_peft(folder, backbone, name, labels, method)
     if is_adapterhub(folder):
-        return read_adapterhub(folder, backbone, name, labels)
+        return read_adapterhub(folder, backbone, name, labels, method)
     raise _no_adapter(folder)
 
 

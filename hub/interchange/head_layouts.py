@@ -4,16 +4,19 @@ Names and functions are from the modelling files of transformers 5. ``body`` lay
 are frozen; the others belong to the head. If an adapter saves only the last map, the checkpoint has the others.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adaptdock.errors import UnknownNameError
 from adaptdock.hub.interchange.incoming import Headed
-from adaptdock.hub.interchange.incoming_tensors import ForeignTensors, refuse
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.toolkit.interchange.activations import our_name
+from adaptdock.plugins.toolkit.interchange.peft import Change
+from adaptdock.plugins.toolkit.interchange.ports import config_of, ends
+from adaptdock.plugins.toolkit.interchange.tensors import ForeignTensors, refuse
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,35 +55,6 @@ CLASSES = {
     "FEATURE_EXTRACTION": "AutoModel",
 }
 """Task type of peft -> the transformers class of the model."""
-FUNCTIONS = {
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "swish": "silu",
-    "silu": "silu",
-    "tanh": "tanh",
-    "leakyrelu": "leaky_relu",
-    "leaky_relu": "leaky_relu",
-    "mish": "mish",
-    "linear": "identity",
-    None: "identity",
-}
-"""Activation functions by the names of other libraries."""
-
-
-def function(name: str | None, owner: str) -> str:
-    """Return our name of an activation function; raise :class:`UsageError` for an unknown function."""
-    activation = FUNCTIONS.get(None if name is None else name.lower())
-    if activation is None:
-        raise refuse(owner, f"the function {name!r} is not one of {', '.join(filter(None, FUNCTIONS))}")
-    return activation
-
-
-def config_of(backbone: Backbone) -> Any:
-    """Return the configuration of a backbone's model, or None for a model without one."""
-    return getattr(backbone.model, "config", None)
 
 
 def skeleton(backbone: Backbone, kind: str, classes: int = 0) -> "nn.Module | None":
@@ -114,7 +88,7 @@ def sequence_layout(backbone: Backbone) -> Layout:
     """Return the head layout for sequence classification; raise :class:`UsageError` for an unknown architecture."""
     layout = SEQUENCE.get(backbone.architecture)
     if layout is _CONTEXT:
-        activation = function(getattr(config_of(backbone), "pooler_hidden_act", "gelu"), "the head")
+        activation = our_name(getattr(config_of(backbone), "pooler_hidden_act", "gelu"), "the head")
         return Layout(layout.reads, (("pooler.dense", activation),), layout.last)
     if layout is None and backbone.encoder_decoder:
         raise refuse(
@@ -167,10 +141,6 @@ def token_head(labels: tuple[str, ...], options: Mapping[str, Any], tensors: Any
 
 
 # -------------------------------------------------------------------------------------- weights
-
-
-Change = Callable[["Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
-"""Changes a tuner makes to weight (outputs, inputs) and bias (outputs) of a linear map."""
 
 
 class HeadWeights:
@@ -255,11 +225,6 @@ def read_layout(weights: HeadWeights, layout: Layout, owner: str) -> "dict[str, 
 def functions(layout: Layout) -> tuple[str, ...]:
     """Return the activation functions of the layers before the last map."""
     return tuple(name for _, name in layout.layers)
-
-
-def ends(path: str, module: str) -> bool:
-    """Tell whether a path is the path of a module, with any prefix."""
-    return path == module or path.endswith(f".{module}")
 
 
 def parameter(model: "nn.Module", name: str) -> "Tensor | None":

@@ -1,4 +1,4 @@
-"""Parts of an import: folders, modules matched with our ports, and the resulting adapter file."""
+"""Parts of an import: folders, methods and head, and the resulting adapter file."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,18 +10,17 @@ from adaptdock.errors import FileError
 from adaptdock.hub.artefact import strict_json
 from adaptdock.hub.artefact.card import BackboneEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.hub.interchange.incoming_tensors import Named, refuse
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Port, Ports
+from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights, Named, refuse
 
 
 @dataclass
 class Part:
-    """One method of an adapter: its name, its options, and port -> parameter -> tensor."""
+    """One method of an adapter: its name, and its options and tensors."""
 
     method: str
-    options: dict[str, Any]
-    tensors: dict[str, Named]
+    weights: MethodWeights
 
 
 @dataclass
@@ -54,49 +53,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except UnicodeEncodeError:
         raise FileError(path, "one of its texts holds half of a surrogate pair, which no file can store") from None
     return values
-
-
-# -------------------------------------------------------------------------------------------- ports
-
-
-class Finder:
-    """Finds ports by module paths of another library, which may have a prefix before the body's paths."""
-
-    def __init__(self, ports: Iterable[Port], owner: str) -> None:
-        self._by_module = {port.module: port for port in ports if port.kind == "linear"}
-        self.owner, self.prefix = owner, None if not self._by_module else ""
-        self._seen: set[str] = set()
-
-    def port(self, path: str) -> Port | None:
-        """Return the port at a path, or None; raise :class:`UsageError` if paths have different prefixes."""
-        parts = path.split(".")
-        for start in range(len(parts)):
-            port = self._by_module.get(".".join(parts[start:]))
-            if port is not None:
-                self._seen.add(".".join(parts[:start]))
-                if len(self._seen) > 1:
-                    raise refuse(self.owner, f"its modules are in two models: {' and '.join(sorted(self._seen))}")
-                return port
-        return None
-
-    @property
-    def front(self) -> str:
-        """The prefix before the body's paths, with its dot; known after the first match."""
-        return "".join(f"{part}." for part in self._seen if part)
-
-
-def port_selection(ports: Ports, wanted: Sequence[Port]) -> dict[str, Any]:
-    """Return ``roles`` and ``layers`` that select exactly these linear ports for a method."""
-    roles = tuple(dict.fromkeys(port.role for port in wanted))
-    every_layer = {port.layer for port in ports if port.kind == "linear"}
-    layers = _layers({port.layer for port in wanted}, every_layer)
-    if set(ports.select("linear", roles, layers)) == set(wanted):
-        return {"roles": roles, "layers": layers}
-    return {"roles": tuple(port.name for port in wanted), "layers": None}
-
-
-def _layers(numbers: set[int], every_layer: set[int]) -> str | None:
-    return None if numbers == every_layer else ",".join(map(str, sorted(numbers)))
 
 
 # --------------------------------------------------------------------------------------------- notes
@@ -151,7 +107,7 @@ def build(
     tensors = {
         f"{port}.{parameter}": tensor.contiguous()
         for part in parts
-        for port, parameters in part.tensors.items()
+        for port, parameters in part.weights.tensors.items()
         for parameter, tensor in parameters.items()
     }
     tensors |= {f"head.{parameter}": tensor.contiguous() for parameter, tensor in head.tensors.items()}
@@ -161,7 +117,7 @@ def build(
     card = Card(
         name=name,
         task=plugin_entry("task", head.task, head.options),
-        methods=[plugin_entry("method", part.method, part.options) for part in parts],
+        methods=[plugin_entry("method", part.method, part.weights.options) for part in parts],
         backbone=BackboneEntry(
             id=backbone.id,
             revision=backbone.revision,

@@ -1,16 +1,23 @@
 """An adapter to export: its methods, sites and head, as its card describes them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from adaptdock.errors import MismatchError, UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.hub.interchange.incoming_tensors import Named, refuse
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Head, Method, Port, Task
+from adaptdock.plugins.contracts import Backbone, Head, Method, Task
+from adaptdock.plugins.toolkit.interchange.tensors import Named, refuse
+
+
+@dataclass(frozen=True)
+class Part:
+    """One method of an adapter: its name, the method with the card's options, and its parameters by port name."""
+
+    name: str
+    method: Method
+    tensors: dict[str, Named]
 
 
 @dataclass
@@ -66,8 +73,8 @@ class Outgoing:
         return 0 if weight is None or self.headless else int(weight.shape[0])
 
     @cached_property
-    def parts(self) -> list[tuple[str, dict[str, Any], dict[str, Named]]]:
-        """Name, options (with defaults for those not on the card) and tensors by port of each method."""
+    def parts(self) -> list[Part]:
+        """The methods of the adapter."""
         parts = []
         ports = self.backbone.ports.within(self.task.head().reads)
         for entry in self.card.methods:
@@ -76,28 +83,16 @@ class Outgoing:
             tensors: dict[str, Named] = {}
             for site in method.sites(ports):
                 place = site.port.name
-                parameters = method.parameters(site)
-                tensors[place] = {name: self.file.tensors[f"{place}.{name}"] for name in parameters}
-            parts.append((entry.name, method.options.model_dump(), tensors))
+                tensors[place] = {name: self.file.tensors[f"{place}.{name}"] for name in method.parameters(site)}
+            parts.append(Part(entry.name, method, tensors))
         return parts
 
-    def port(self, name: str) -> Port:
-        """Return the port with this name."""
-        return self._by_name[name]
-
-    @cached_property
-    def _by_name(self) -> Mapping[str, Port]:
-        return {port.name: port for port in self.backbone.ports}
-
     @property
-    def layers(self) -> int:
-        """The number of attention layers."""
-        return len({(port.stack, port.layer) for port in self.backbone.ports if port.kind == "attention"})
-
-    @property
-    def prompt(self) -> int:
-        """The number of virtual tokens of a prompt; 0 without one."""
-        return sum(options["length"] for name, options, _ in self.parts if name == "prompt")
+    def virtual_tokens(self) -> int:
+        """The number of positions in front of a text whose states a head can read, as those of a prompt."""
+        ports = self.backbone.ports
+        fronts = (part for part in self.parts if any(site.side == "front" for site in part.method.sites(ports)))
+        return sum(part.method.positions for part in fronts)
 
 
 def refuse_head(out: Outgoing, why: str) -> UsageError:

@@ -6,22 +6,24 @@ the adapter without a head.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptdock.hub.artefact.atomic import atomic_folder
 from adaptdock.hub.interchange import head_layouts
-from adaptdock.hub.interchange.head_layouts import CLASSES, ends
-from adaptdock.hub.interchange.incoming_tensors import Named, refuse
+from adaptdock.hub.interchange.head_layouts import CLASSES
 from adaptdock.hub.interchange.outgoing import Outgoing, refuse_head
-from adaptdock.plugins.contracts import Port
+from adaptdock.plugins.contracts import PeftInterchange
 from adaptdock.plugins.toolkit import heads
+from adaptdock.plugins.toolkit.interchange.peft import HeadUpdate, PeftTarget
+from adaptdock.plugins.toolkit.interchange.tensors import Named, refuse
 
 if TYPE_CHECKING:
     from torch import nn
 
-ROOT = "base_model.model."
+ROOT, WRAPPED = "base_model.model.", "base_model."
+"""Key prefixes: of adapters that wrap modules, and of those that change the input."""
 
 
 def write_peft(out: Outgoing, folder: Path) -> list[str]:
@@ -30,28 +32,43 @@ def write_peft(out: Outgoing, folder: Path) -> list[str]:
     The folder is written atomically.
     """
     if len(out.parts) != 1:
-        names = " and ".join(name for name, _, _ in out.parts)
-        raise refuse(f"an adapter of {names}", "peft keeps one method in an adapter")
+        raise refuse(
+            f"an adapter of {' and '.join(part.name for part in out.parts)}", "peft keeps one method in an adapter"
+        )
+    (part,) = out.parts
+    if not isinstance(part.method, PeftInterchange):
+        raise refuse(f"the method {part.name}", "peft has none that computes the same")
     kind = _task_type(out)
     skeleton = _skeleton(out, kind)
     front = _front(out, skeleton)
-    config, tuned = _tuner(out, kind, skeleton, front)
-    saved, tensors, updated = _head(out, kind, skeleton, front)
-    if updated:
-        config, tuned = _tuner(out, kind, skeleton, front, biased=True)
-    config |= {
+    saved, tensors, unbiased = _head(out, kind, skeleton, front)
+    updates = {path: _update(out, path, layer, skeleton) for path, layer in unbiased.items()}
+    adapter = part.method.to_peft(PeftTarget(out.backbone, part.tensors, kind, skeleton, front, updates))
+    if updates:  # the method has not stored them
+        raise refuse_head(out, f"it has a bias, and {next(iter(updates))} of {type(skeleton).__name__} has none")
+    config = adapter.config | {
         "task_type": kind,
         "base_model_name_or_path": out.base,
         "revision": out.card.backbone.revision,
         "inference_mode": True,
         "modules_to_save": sorted(saved) or None,
     }
-    for path, layer in updated.items():
-        config |= _update(out, path, layer, config, skeleton, tuned)
-    root = "base_model." if "num_virtual_tokens" in config else ROOT  # prompts and prefixes wrap no modules
-    tensors = {f"{root}{name}": tensor for name, tensor in tensors.items()} | tuned
+    if unbiased:
+        config |= _without_task(skeleton)
+    root = WRAPPED if adapter.prompt_learning else ROOT
+    tensors = {f"{root}{name}": tensor for name, tensor in tensors.items()}
+    tensors |= {f"{'' if adapter.prompt_learning else ROOT}{name}": tensor for name, tensor in adapter.tensors.items()}
     _write(folder, config, tensors, _readme(out, kind))
     return out.notes
+
+
+def _without_task(skeleton: "nn.Module") -> dict[str, Any]:
+    """Return options that name the class instead of the task, for which PEFT would save the head in full."""
+    model = type(skeleton)
+    return {
+        "task_type": None,
+        "auto_mapping": {"base_model_class": model.__name__, "parent_library": model.__module__},
+    }
 
 
 def _write(folder: Path, config: Mapping[str, Any], tensors: Named, readme: str) -> None:
@@ -138,31 +155,12 @@ def _head(out: Outgoing, kind: str, skeleton: "nn.Module", front: str) -> tuple[
     return {name.removeprefix(front).split(".")[0] for name in tensors}, tensors, updated
 
 
-def _update(
-    out: Outgoing, path: str, layer: Named, config: Mapping[str, Any], skeleton: "nn.Module", stored: Named
-) -> dict[str, Any]:
-    """Store a map of the head as LoRA with a bias, for a base map without one; return the changed options.
-
-    ``B`` is the identity and ``A`` the whole difference, so the update is exact. With a task type peft would save the
-    map in full, so the task type is left out.
-    """
-    import torch
-
+def _update(out: Outgoing, path: str, layer: Named, skeleton: "nn.Module") -> HeadUpdate:
+    """Return the difference of a map of the head from its frozen map, which has no bias."""
     frozen = head_layouts.HeadWeights(out.backbone).frozen(f"{path}.weight")
-    if config["peft_type"] != "LORA" or config["use_dora"] or frozen is None or frozen.shape != layer["weight"].shape:
+    if frozen is None or frozen.shape != layer["weight"].shape:
         raise refuse_head(out, f"it has a bias, and {path} of {type(skeleton).__name__} has none")
-    classes = len(layer["bias"])
-    stored[f"{ROOT}{path}.lora_A.weight"] = layer["weight"].float() - frozen.float()
-    stored[f"{ROOT}{path}.lora_B.weight"] = torch.eye(classes)
-    stored[f"{ROOT}{path}.lora_B.bias"] = layer["bias"].float()
-    model = type(skeleton)
-    return {
-        "target_modules": [*config["target_modules"], path],
-        "rank_pattern": {path: classes},
-        "alpha_pattern": {path: _int_if_whole(classes**0.5 if config["use_rslora"] else classes)},
-        "task_type": None,
-        "auto_mapping": {"base_model_class": model.__name__, "parent_library": model.__module__},
-    }
+    return HeadUpdate(layer["weight"].float() - frozen.float(), layer["bias"].float())
 
 
 def _layout(out: Outgoing, kind: str, skeleton: "nn.Module") -> head_layouts.Layout:
@@ -171,7 +169,7 @@ def _layout(out: Outgoing, kind: str, skeleton: "nn.Module") -> head_layouts.Lay
     if kind == "SEQ_CLS":
         layout = head_layouts.sequence_layout(out.backbone)
         assert isinstance(head, heads.SequenceHead)
-        front = out.prompt if layout.reads == "first" else 0
+        front = out.virtual_tokens if layout.reads == "first" else 0
         ours, theirs = (head.pooling, head.layers, head.front), (layout.reads, head_layouts.functions(layout), front)
         if ours != theirs:
             raise refuse_head(
@@ -209,191 +207,3 @@ def _frozen(out: Outgoing, module: str, layer: Named) -> bool:
         frozen_tensor is not None and layer[name].equal(frozen_tensor.to(layer[name].dtype))
         for name, frozen_tensor in frozen.items()
     )
-
-
-# -------------------------------------------------------------------------------------------- tuner
-
-
-def _tuner(
-    out: Outgoing, kind: str, skeleton: "nn.Module", front: str, biased: bool = False
-) -> tuple[dict[str, Any], Named]:
-    """Return the tuner's configuration, and its tensors by their names in the file.
-
-    ``biased`` asks for a bias of B at every map: peft has the bias at all maps or at none.
-    """
-    ((name, options, tensors),) = out.parts
-    if name in ("lora", "dora"):
-        return _lora(out, name, options, tensors, skeleton, front, biased)
-    if name == "ia3":
-        return _ia3(tensors, skeleton, front, out)
-    if name == "prompt":
-        return _prompt(out, kind, options, tensors)
-    if name == "prefix":
-        return _prefix(out, options, tensors)
-    raise refuse(f"the method {name}", "peft has none that computes the same")
-
-
-def _lora(
-    out: Outgoing,
-    name: str,
-    options: Mapping[str, Any],
-    tensors: dict[str, Named],
-    skeleton: "nn.Module",
-    front: str,
-    biased: bool,
-) -> tuple[dict[str, Any], Named]:
-    ports = [out.port(place) for place in tensors]
-    paths = {port: f"{front}{port.module}" for port in ports}
-    stored: Named = {}
-    for port in ports:
-        weights, path = tensors[port.name], f"{ROOT}{paths[port]}"
-        stored |= {f"{path}.lora_A.weight": weights["lora_a"], f"{path}.lora_B.weight": weights["lora_b"]}
-        if name == "dora":
-            lengths = out.backbone.weight(port).float().cpu().norm(dim=1)
-            stored[f"{path}.lora_magnitude_vector.weight"] = lengths + weights["magnitude_change"].float()
-    config = {
-        "peft_type": "LORA",
-        "r": options["rank"],
-        "lora_alpha": _int_if_whole(options["alpha"]),
-        "lora_dropout": options["dropout"],
-        "use_rslora": options["rslora"],
-        "use_dora": name == "dora",
-        "target_modules": _targets(list(paths.values()), skeleton),
-        "fan_in_fan_out": all(_is_conv(skeleton, path) for path in paths.values()),
-        "bias": "none",
-        "init_lora_weights": True,
-    }
-    if options.get("bias") or biased:
-        config |= _biases(out, options, tensors, paths, skeleton, stored, biased)
-    return config, stored
-
-
-def _biases(
-    out: Outgoing,
-    options: Mapping[str, Any],
-    tensors: dict[str, Named],
-    paths: Mapping[Port, str],
-    skeleton: "nn.Module",
-    stored: Named,
-    biased: bool,
-) -> dict[str, Any]:
-    """Store changes of biases: as trained biases of the maps, or as a bias of B if a map has no bias."""
-    import torch
-
-    if not biased and all(_has_bias(skeleton, path) for path in paths.values()):
-        for port, path in paths.items():
-            trained = out.backbone.bias(port).float().cpu() + tensors[port.name]["bias_change"].float()
-            stored[f"{ROOT}{path}.base_layer.bias"] = trained
-        return {"bias": "lora_only"}
-    if "magnitude_change" in next(iter(tensors.values())):
-        raise refuse("DoRA with a bias", "some of its maps have none in this architecture")
-    scale = options["alpha"] / (options["rank"] ** 0.5 if options["rslora"] else options["rank"])
-    for port, path in paths.items():
-        change = tensors[port.name].get("bias_change", torch.zeros(port.outputs))
-        stored[f"{ROOT}{path}.lora_B.bias"] = change.float() / scale
-    return {"lora_bias": True}
-
-
-def _ia3(tensors: dict[str, Named], skeleton: "nn.Module", front: str, out: Outgoing) -> tuple[dict[str, Any], Named]:
-    stored: Named = {}
-    paths, entered = [], []
-    for place, factors in tensors.items():
-        path = f"{front}{out.port(place).module}"
-        enters = "input_factor" in factors
-        factor = 1 + factors["input_factor" if enters else "output_factor"].float()
-        stored[f"{ROOT}{path}.ia3_l"] = factor.unsqueeze(0) if enters else factor.unsqueeze(1)
-        paths.append(path)
-        if enters:
-            entered.append(path)
-    targets = _targets(paths, skeleton)
-    inner = [name for name in targets if any(ends(path, name) for path in entered)]
-    if any(ends(path, name) for name in inner for path in set(paths) - set(entered)):
-        targets, inner = sorted(paths), sorted(entered)
-    config = {
-        "peft_type": "IA3",
-        "target_modules": targets,
-        "feedforward_modules": inner,
-        "fan_in_fan_out": all(_is_conv(skeleton, path) for path in paths),
-        "init_ia3_weights": True,
-    }
-    return config, stored
-
-
-def _prompt(
-    out: Outgoing, kind: str, options: Mapping[str, Any], tensors: dict[str, Named]
-) -> tuple[dict[str, Any], Named]:
-    import torch
-
-    (prompt,) = tensors.values()
-    table = prompt["prompt"]
-    halves = 2 if kind == "SEQ_2_SEQ_LM" else 1
-    stored = torch.cat([table, torch.zeros_like(table)]) if halves == 2 else table  # peft never shows the second half
-    config = {
-        "peft_type": "PROMPT_TUNING",
-        "prompt_tuning_init": "RANDOM",
-        "num_virtual_tokens": options["length"],
-        "token_dim": table.shape[1],
-        "num_transformer_submodules": halves,
-        **_sizes(out),
-    }
-    return config, {"prompt_embeddings": stored}
-
-
-def _prefix(out: Outgoing, options: Mapping[str, Any], tensors: dict[str, Named]) -> tuple[dict[str, Any], Named]:
-    import torch
-
-    if options["gate"] and any((prefix["prefix_gate"].abs() != 1).any() for prefix in tensors.values()):
-        raise refuse("a gated prefix", "peft's prefix has no gates (train with --no-gate)")
-    if not options.get("move"):
-        raise refuse("a prefix that leaves positions alone", "peft's moves the text behind it (train with --move)")
-    ports = sorted((out.port(place) for place in tensors), key=lambda port: port.layer)
-    if out.backbone.encoder_decoder or len(ports) < out.layers:
-        raise refuse("this prefix", "peft's prefix is in every layer of a model with one stack")
-    pairs = [tensors[port.name][f"prefix_{kind}"] for port in ports for kind in ("key", "value")]
-    table = torch.stack(pairs).permute(2, 0, 1, 3).flatten(1)  # (layers * 2, H, L, D) -> (L, layers * 2 * H * D)
-    heads_there, width = ports[0].heads, ports[0].key_width
-    config = {
-        "peft_type": "PREFIX_TUNING",
-        "num_virtual_tokens": options["length"],
-        "prefix_projection": False,
-        "encoder_hidden_size": heads_there * width,
-        "token_dim": heads_there * width,
-        "num_transformer_submodules": 1,
-        **_sizes(out),
-        "num_attention_heads": heads_there,
-    }
-    return config, {"prompt_embeddings": table}
-
-
-def _sizes(out: Outgoing) -> dict[str, Any]:
-    config = head_layouts.config_of(out.backbone)
-    return {
-        "num_layers": getattr(config, "num_hidden_layers", out.layers),
-        "num_attention_heads": getattr(config, "num_attention_heads", 1),
-    }
-
-
-# ----------------------------------------------------------------------------------------- targets
-
-
-def _targets(paths: Sequence[str], skeleton: "nn.Module") -> list[str]:
-    """Return the shortest names that select exactly these linear maps of a model, or else their full paths."""
-    linear_paths = [path for path, module in skeleton.named_modules() if _is_linear(module)]
-    wanted = set(paths)
-    for parts in (1, 2):
-        names = {".".join(path.split(".")[-parts:]) for path in paths}
-        if {path for path in linear_paths if any(ends(path, name) for name in names)} == wanted:
-            return sorted(names)
-    return sorted(wanted)
-
-
-def _is_linear(module: "nn.Module") -> bool:
-    return type(module).__name__ in ("Linear", "Conv1D", "Embedding", "Conv2d", "Conv1d")
-
-
-def _is_conv(skeleton: "nn.Module", path: str) -> bool:
-    return type(skeleton.get_submodule(path)).__name__ == "Conv1D"
-
-
-def _int_if_whole(number: float) -> float:
-    return int(number) if float(number).is_integer() else number

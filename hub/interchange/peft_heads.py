@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 from adaptdock.hub.interchange import head_layouts
 from adaptdock.hub.interchange.incoming import Headed
-from adaptdock.hub.interchange.incoming_config import under
-from adaptdock.hub.interchange.incoming_tensors import ForeignTensors, contradiction, refuse
-from adaptdock.hub.interchange.peft_config import IMPLIED, PeftOptions, TunerOptions
 from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.toolkit.interchange.options import under
+from adaptdock.plugins.toolkit.interchange.peft import IMPLIED, PeftOptions, PeftSource, TunerOptions
+from adaptdock.plugins.toolkit.interchange.ports import config_of, ends, frozen_parameter
+from adaptdock.plugins.toolkit.interchange.tensors import ForeignTensors, contradiction, refuse
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 CLASS_ENDINGS = (
     ("ForSequenceClassification", "SEQ_CLS"),
@@ -26,16 +27,10 @@ VOCABULARY = ("embed_tokens", "word_embeddings", "wte", "shared", "lm_head", "em
 """Modules that peft saves, trained or not, after the vocabulary was resized."""
 
 
-def read_head(
-    options: PeftOptions,
-    backbone: Backbone,
-    tensors: ForeignTensors,
-    changes: dict[str, head_layouts.Change],
-    labels: tuple[str, ...],
-    front: int,
-    notes: list[str],
-) -> Headed:
-    """Return the task and the head of an adapter; ``changes`` are the tuner's changes of maps outside the ports."""
+def read_head(source: PeftSource[PeftOptions], labels: tuple[str, ...], front: int) -> Headed:
+    """Return the task and the head of an adapter; ``front`` is the number of virtual tokens that a head can read."""
+    options, backbone, tensors = source.options, source.backbone, source.tensors
+    changes, notes = source.changes, source.notes
     kind = options.task_type or _guessed(options, backbone, tensors, changes, notes)
     if kind is not None and kind not in head_layouts.CLASSES:
         raise refuse(f"the task type {kind}", "adaptdock has no task for it")
@@ -77,7 +72,7 @@ def _head(
     seen = front if layout.reads == "first" else 0
     if front and layout.reads == "last":
         notes.append("behind a prompt peft reads the last state even of a padded text; here it is the last token's")
-    several = getattr(head_layouts.config_of(backbone), "problem_type", None) == "multi_label_classification"
+    several = getattr(config_of(backbone), "problem_type", None) == "multi_label_classification"
     values = {"pooling": layout.reads, "hidden_layers": head_layouts.functions(layout), "reads_prompt": seen}
     return head_layouts.sequence_head(names, several, values, tensors)
 
@@ -119,11 +114,11 @@ def _guessed(
     modules = {*changes, *(name.rpartition(".")[0] for name in tensors.unused)}
     if not any(is_head(module, backbone) for module in modules):
         return "CAUSAL_LM" if getattr(backbone, "generator", None) is not None else None
-    classes = getattr(head_layouts.config_of(backbone), "architectures", None) or ()
+    classes = getattr(config_of(backbone), "architectures", None) or ()
     of_base = next(filter(None, map(_of_class, classes)), None)
     kind = of_base if of_base in IMPLIED else None
     if kind is None:
-        kind = "QUESTION_ANS" if any(head_layouts.ends(module, "qa_outputs") for module in modules) else "SEQ_CLS"
+        kind = "QUESTION_ANS" if any(ends(module, "qa_outputs") for module in modules) else "SEQ_CLS"
     notes.append(f"the configuration has no task_type; the head that is there is read as that of {kind}")
     return kind
 
@@ -136,7 +131,7 @@ def is_head(module: str, backbone: Backbone) -> bool:
     """Tell whether a module is a map of the architecture's head."""
     layout = head_layouts.SEQUENCE.get(backbone.architecture, head_layouts.LAST)
     names = (layout.last, "classifier", "score", "qa_outputs", *(name for name, _ in layout.layers))
-    return any(head_layouts.ends(module, name) for name in names)
+    return any(ends(module, name) for name in names)
 
 
 # ------------------------------------------------------------------------------------------ checks
@@ -162,8 +157,8 @@ def _check_changed(options: PeftOptions, layout: head_layouts.Layout, weights: h
     if not isinstance(options, TunerOptions) or options.every or weights.model is None or weights.tensors is None:
         return
     for module in (*(name for name, _ in layout.layers), layout.last):
-        path = next((path for path, _ in weights.model.named_modules() if head_layouts.ends(path, module)), module)
-        changed = any(head_layouts.ends(name, module) for name in weights.changes)
+        path = next((path for path, _ in weights.model.named_modules() if ends(path, module)), module)
+        changed = any(ends(name, module) for name in weights.changes)
         if options.targets(path) and not changed and weights.tensors.ending(f"{module}.weight") is None:
             raise contradiction(weights.tensors.path, "target_modules", options.target_modules, path, "is missing")
 
@@ -171,7 +166,7 @@ def _check_changed(options: PeftOptions, layout: head_layouts.Layout, weights: h
 def check_unused(tensors: ForeignTensors, backbone: Backbone) -> None:
     """Raise :class:`UsageError` for an unused saved tensor, unless it equals the frozen parameter."""
     for name, tensor in tensors.unused.items():
-        parameter = frozen(name, backbone)
+        parameter = frozen_parameter(name, backbone)
         if parameter is not None and tensor.equal(parameter.to(tensor.dtype)):
             continue
         module = name.rpartition(".")[0]
@@ -189,18 +184,3 @@ def check_unused(tensors: ForeignTensors, backbone: Backbone) -> None:
             if parameter is not None
             else "neither the configuration nor the backbone explains it",
         )
-
-
-def frozen(name: str, backbone: Backbone) -> "Tensor | None":
-    """Return the backbone's parameter at the end of a path: of its body, its language model, or its checkpoint."""
-    models = () if backbone.quantized else (backbone.model, getattr(backbone, "generator", None))
-    for model in models:  # a quantised one has other numbers than its checkpoint
-        for path, tensor in () if model is None else model.named_parameters(remove_duplicate=False):
-            if head_layouts.ends(name, path):
-                return tensor.detach().cpu()
-    parts = name.split(".")
-    return next(filter(_is_there, (backbone.stored(".".join(parts[start:])) for start in range(len(parts) - 1))), None)
-
-
-def _is_there(tensor: object) -> bool:
-    return tensor is not None

@@ -29,7 +29,16 @@ FILE_BODY = {"requestBody": {"required": True, "content": {BINARY: {"schema": {"
 def catalog_routes(service: Service) -> APIRouter:
     """Return the routes. They accept names and version numbers, but never a path of the server."""
     router = APIRouter(tags=["adapters"], responses=ERRORS)  # type: ignore[arg-type]
-    catalog, loading = service.catalog, service.loading
+    _add_listing(router, service)
+    _add_version_changes(router, service)
+    _add_residency_and_shares(router, service)
+    _add_aliases(router, service)
+    return router
+
+
+def _add_listing(router: APIRouter, service: Service) -> None:
+    """Add the routes that show adapters."""
+    catalog = service.catalog
 
     @router.get("/v1/adapters")
     async def adapters() -> Adapters:
@@ -42,6 +51,11 @@ def catalog_routes(service: Service) -> APIRouter:
         """Return an adapter with its card."""
         served = catalog.served(name)
         return AdapterDetail(**state(service, served), card=served.current.card.model_dump(mode="json"))
+
+
+def _add_version_changes(router: APIRouter, service: Service) -> None:
+    """Add the routes that load, send, unload and reactivate versions."""
+    catalog, loading = service.catalog, service.loading
 
     @router.put("/v1/adapters/{name}")
     async def load(name: Name, body: LoadRequest) -> Changed:
@@ -75,6 +89,11 @@ def catalog_routes(service: Service) -> APIRouter:
         await loading(catalog.rollback, name)
         return _changed(service, name)
 
+
+def _add_residency_and_shares(router: APIRouter, service: Service) -> None:
+    """Add the routes that keep adapters docked and divide inputs among versions."""
+    catalog, loading = service.catalog, service.loading
+
     @router.post("/v1/adapters/{name}/pin")
     async def pin(name: Name) -> Changed:
         """Keep an adapter docked, even if it is rarely used."""
@@ -93,6 +112,11 @@ def catalog_routes(service: Service) -> APIRouter:
         await loading(catalog.split, name, body.weights, body.mirror)
         return _changed(service, name)
 
+
+def _add_aliases(router: APIRouter, service: Service) -> None:
+    """Add the routes that set and delete aliases."""
+    catalog, loading = service.catalog, service.loading
+
     @router.put("/v1/aliases/{alias}")
     async def set_alias(alias: Name, body: AliasRequest) -> AliasRequest:
         """Point an alias at an adapter or at a version of it."""
@@ -103,8 +127,6 @@ def catalog_routes(service: Service) -> APIRouter:
     async def delete_alias(alias: Name) -> None:
         """Delete an alias."""
         await loading(catalog.delete_alias, alias)
-
-    return router
 
 
 def state(service: Service, served: Served) -> dict[str, Any]:

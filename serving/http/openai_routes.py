@@ -118,6 +118,15 @@ class EmbeddingRequest(Body):
 def openai_routes(service: Service) -> APIRouter:
     """Return the routes."""
     router = APIRouter(tags=["compatible with OpenAI"], responses=ERRORS)  # type: ignore[arg-type]
+    _add_models(router, service)
+    _add_completions(router, service)
+    _add_chat(router, service)
+    _add_embeddings(router, service)
+    return router
+
+
+def _add_models(router: APIRouter, service: Service) -> None:
+    """Add the routes that list the adapters as models."""
     began = int(time.time())
 
     @router.get("/v1/models")
@@ -142,6 +151,10 @@ def openai_routes(service: Service) -> APIRouter:
             "abilities": abilities(version),
         }
 
+
+def _add_completions(router: APIRouter, service: Service) -> None:
+    """Add the route that continues texts."""
+
     @router.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue texts as they are, without the task's prompt."""
@@ -149,6 +162,10 @@ def openai_routes(service: Service) -> APIRouter:
         shape = Shape("cmpl", "text_completion", body.model, lambda text: {"text": text, "logprobs": None})
         items = [body.prompt] if isinstance(body.prompt, str) else body.prompt
         return await _written(service, request, body, shape, items, raw=True)
+
+
+def _add_chat(router: APIRouter, service: Service) -> None:
+    """Add the route that answers conversations."""
 
     @router.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
@@ -163,6 +180,10 @@ def openai_routes(service: Service) -> APIRouter:
         )
         part = Shape("chatcmpl", "chat.completion.chunk", body.model, lambda text: {"delta": {"content": text}})
         return await _written(service, request, body, part if body.stream else whole, [item], raw=False)
+
+
+def _add_embeddings(router: APIRouter, service: Service) -> None:
+    """Add the route that embeds texts."""
 
     @router.post("/v1/embeddings")
     async def embeddings(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
@@ -179,8 +200,6 @@ def openai_routes(service: Service) -> APIRouter:
         read = sum(answered.outcome.read_tokens for answered in answers)
         usage = {"prompt_tokens": read, "total_tokens": read}
         return {"object": "list", "data": data, "model": body.model, "usage": usage}
-
-    return router
 
 
 def abilities(version: Version) -> list[str]:

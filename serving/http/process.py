@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
@@ -23,8 +22,9 @@ from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http.access_tokens import Tokens, TokensFile, read_tokens
 from adaptdock.serving.http.app import make_app
-from adaptdock.serving.http.connections import IDLE_SECONDS, Connections
+from adaptdock.serving.http.connections import Connections
 from adaptdock.serving.http.service import Service
+from adaptdock.serving.http.timed_protocol import timed_protocol
 from adaptdock.serving.json_logs import log, to_standard_error
 
 SWITCH_SECONDS = 1e-4
@@ -174,70 +174,3 @@ def listen(options: ServingOptions) -> socket.socket:
         return listening
     except OSError as error:
         raise UsageError(f"{options.host}:{options.port} cannot be listened on: {error.strerror or error}") from None
-
-
-def timed_protocol(seconds: float, connections: Connections | None = None) -> type[H11Protocol]:
-    """Return an HTTP/1.1 protocol that closes a connection whose request head is incomplete after ``seconds``.
-
-    ``connections`` tracks the open connections of the process.
-    """
-    counted = Connections(sys.maxsize) if connections is None else connections
-
-    class TimedProtocol(H11Protocol):
-        """HTTP/1.1 with a timeout for request heads."""
-
-        _timer: asyncio.TimerHandle | None = None
-        _silence: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            counted.opened(transport)
-            self._wait_for_head()
-            self._listen()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._wait_for_head()
-
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            if self.cycle.response_complete:  # else the next pipelined request has begun
-                counted.idle(self.transport)
-                self._listen()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            counted.closed(self.transport)
-            self._forget_timer()
-            if self._silence is not None:
-                self._silence.cancel()
-
-        def _wait_for_head(self) -> None:
-            if self.cycle is not None and not self.cycle.response_complete:
-                counted.busy(self.transport)
-                self._forget_timer()
-            elif self._timer is None:
-                self._timer = self.loop.call_later(seconds, self._give_up)
-
-        def _listen(self, again: bool = True) -> None:
-            """Mark the connection as silent later, after any data that has arrived meanwhile, even if the loop is late.
-
-            asyncio runs a due timer after the data of the same round. The loop may begin to poll for data only in the
-            first round, so there are two timers.
-            """
-            if self._silence is not None:
-                self._silence.cancel()
-            after = (self._listen, False) if again else (counted.silent, self.transport)
-            self._silence = self.loop.call_later(IDLE_SECONDS / 2, *after)
-
-        def _give_up(self) -> None:
-            self._timer = None
-            if self.cycle is None or self.cycle.response_complete:
-                self.transport.close()
-
-        def _forget_timer(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-    return TimedProtocol

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -104,6 +105,38 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(train, tmp_path):
         assert words in ran.out
     found = json.loads(train("--dry-run", "--json", "--layers", "1", "--roles", "query,value").out)
     assert found["ports"] == ["layers.1.query", "layers.1.value"]
+    assert files(tmp_path) == []
+
+
+def shown_settings(out: str) -> dict[str, str]:
+    return {name: value for name, _, value in (re.split(r"( {2,})", line, maxsplit=1) for line in out.splitlines())}
+
+
+def test_a_dry_run_shows_what_differs_from_the_recipe_and_what_the_data_decide(train):
+    plain = shown_settings(train("--dry-run").out)
+    assert plain["task: labels"] == "LOC, PER"
+    assert plain["other settings"] == "the recipe of ner for lora; --verbose shows them"
+    changed = shown_settings(train("--dry-run", "--rank", 3, "--seed", 7, "--weight-decay", "0.02").out)
+    assert changed["trained"] != plain["trained"]
+    assert {name: changed[name] for name in changed.keys() - plain.keys()} == {
+        "lora: rank": "3",
+        "seed": "7",
+        "weight decay": "0.02",
+    }
+    assert not {"lora: alpha", "optimizer", "task: scheme"} & changed.keys()
+
+
+def test_a_verbose_dry_run_shows_every_setting(train):
+    plan = json.loads(train("--dry-run", "--json").out)
+    shown = shown_settings(train("--dry-run", "--verbose").out)
+    names = {name.replace("_", " ") for name in plan["options"]}
+    names |= {f"task: {name.replace('_', ' ')}" for name in plan["task_options"]}
+    assert {*names, "lora: rank", "lora: alpha"} <= shown.keys()
+    assert "other settings" not in shown
+
+
+def test_verbose_without_a_dry_run_is_refused_with_the_place_of_the_settings(train, tmp_path):
+    train("--verbose").failed(2, "--verbose", "--dry-run", "config.json")
     assert files(tmp_path) == []
 
 

@@ -91,7 +91,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
 ) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(quantization, "find_spec", lambda name: None if name == library else real(name))
-    with pytest.raises(BackboneError, match=rf"needs {library}: pip install 'adaptdock\[quantize\]'"):
+    with pytest.raises(BackboneError, match=rf"needs {library}, .*: pip install {library}, .* --dtype bfloat16"):
         quantization.choose(quantize, "auto", "cpu")
 
 

@@ -72,6 +72,13 @@ def test_a_dry_run_shows_how_often_each_task_comes_up_and_writes_nothing(togethe
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_verbose_dry_run_shows_the_settings_that_the_tasks_share(together):
+    ran = together("--dry-run", "--verbose")
+    assert ran.status == 0, ran.err
+    assert all(f"\n{name}  " in ran.out for name in ("weight decay", "optimizer"))
+    assert "optimizer" not in together("--dry-run").out
+
+
 def test_the_flags_of_the_method_and_of_sharing_are_in_the_help(together):
     shown = together("--method", "bottleneck", "--help").out
     assert all(words in shown for words in ("--sharing", "--temperature", "--reduction-factor", "Several tasks:"))

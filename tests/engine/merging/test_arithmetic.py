@@ -295,7 +295,7 @@ def test_heads_for_other_labels_are_not_averaged(backbone, a):
 
 def test_without_peft_the_pruning_ones_say_what_to_install(backbone, a, b, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UsageError, match=r"ties needs the library peft: pip install 'adaptdock\[merge\]'"):
+    with pytest.raises(UsageError, match=r"ties needs the library peft: pip install peft"):
         combine(backbone, [a, b], [1, 1], CombineOptions(how="ties", density=0.5))
     assert combine(backbone, [a, b], [1, 1], CombineOptions(how="svd"))
 

@@ -1,23 +1,12 @@
-"""Typed configurations of peft 0.21, and the modules that they select."""
+"""PEFT's configuration of LoRA: its options, and rank and scale of each module."""
 
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from adaptdock.hub.interchange.incoming_config import (
-    Count,
-    Covering,
-    Ending,
-    Expression,
-    ForeignOptions,
-    Index,
-    Rate,
-    Real,
-    compiled,
-    ends_with,
-    under,
-)
-from adaptdock.hub.interchange.incoming_tensors import refuse
+from adaptdock.plugins.toolkit.interchange.options import Count, Ending, Index, Rate, Real, compiled, ends_with
+from adaptdock.plugins.toolkit.interchange.peft import PeftOptions, TunerOptions, selects
+from adaptdock.plugins.toolkit.interchange.tensors import refuse
 
 CHANGING = {
     "use_qalora": "it pools what goes into A by groups",
@@ -35,7 +24,6 @@ CHANGING = {
 """Options of LoRA that change the computation, with the reason."""
 STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initializations of LoRA that also change the frozen weights."""
-EVERY = "all-linear"
 ANY_LAYER = r".*?\.[^.]*\.(?P<number>\d+)\."
 """The first number in a path."""
 
@@ -52,63 +40,6 @@ def _checked_layers(name: str) -> str:
 
 Layers = Annotated[str, AfterValidator(_checked_layers)]
 """A name or expression before the number of a layer."""
-
-
-class AutoMapping(ForeignOptions):
-    """The class of the base model, for an adapter without a task type."""
-
-    base_model_class: str | None = None
-    parent_library: str | None = None
-
-
-class PeftOptions(ForeignOptions):
-    """Options of all adapter types."""
-
-    SILENT: ClassVar[frozenset[str]] = frozenset({"inference_mode", "runtime_config"})
-
-    peft_type: str
-    task_type: str | None = None
-    auto_mapping: AutoMapping | None = None
-    base_model_name_or_path: str | None = None
-    peft_version: str | None = None
-    revision: str | None = None
-    modules_to_save: list[Covering] | None = None
-
-    def saves(self, module: str) -> bool:
-        """Tell whether the weights of a module are saved in full, by the configuration or by peft's task type."""
-        names = [*(self.modules_to_save or ()), *IMPLIED.get(self.task_type or "", ())]
-        return any(under(name).match(module) for name in names)
-
-
-IMPLIED = {
-    "SEQ_CLS": ("classifier", "score"),
-    "TOKEN_CLS": ("classifier", "score"),
-    "QUESTION_ANS": ("qa_outputs",),
-}
-"""Task type -> the modules that peft saves by default."""
-
-
-class TunerOptions(PeftOptions):
-    """Options of adapter types that act inside modules."""
-
-    target_modules: list[str] | Expression | None = None
-    exclude_modules: list[str] | Expression | None = None
-
-    @property
-    def every(self) -> bool:
-        """Whether ``all-linear`` selects every linear map."""
-        return isinstance(self.target_modules, str) and self.target_modules.lower() == EVERY
-
-    def targets(self, module: str) -> bool:
-        """Tell whether the tuner acts at the module with this path (``check_target_module_exists`` of peft)."""
-        if self.exclude_modules and _named(self.exclude_modules, module):
-            return False
-        if any(under(name).match(module) for name in self.modules_to_save or ()):
-            return False
-        return self.every or (self.target_modules is not None and self._targeted(self.target_modules, module))
-
-    def _targeted(self, targets: list[str] | str, module: str) -> bool:
-        return _named(targets, module)
 
 
 class LoraOptions(TunerOptions):
@@ -165,7 +96,7 @@ class LoraOptions(TunerOptions):
         return default
 
     def _targeted(self, targets: list[str] | str, module: str) -> bool:
-        if not _named(targets, module):
+        if not selects(targets, module):
             return False
         wanted = self.layers_to_transform
         if isinstance(targets, str) or module in targets or wanted is None or wanted == []:
@@ -179,42 +110,3 @@ class LoraOptions(TunerOptions):
         expressions = [_layer_pattern(name) for name in names or () if name] or [ANY_LAYER]
         match = next(filter(None, (compiled(expression).match(module) for expression in expressions)), None)
         return None if match is None else match["number"]
-
-
-class Ia3Options(TunerOptions):
-    """Options of IA3."""
-
-    SILENT: ClassVar[frozenset[str]] = PeftOptions.SILENT | {"fan_in_fan_out", "init_ia3_weights"}
-
-    feedforward_modules: list[str] | Expression | None = None
-
-    def enters(self, module: str) -> bool | None:
-        """Tell whether the factors act on the input of a module; None if the configuration leaves it open."""
-        names = self.feedforward_modules
-        if isinstance(names, str):
-            return compiled(names).fullmatch(module) is not None
-        return None if names is None else any(module.endswith(name) for name in names)
-
-
-class VirtualOptions(PeftOptions):
-    """Options of prefix and prompt tuning."""
-
-    SILENT: ClassVar[frozenset[str]] = (
-        PeftOptions.SILENT
-        | {"encoder_dropout", "encoder_hidden_size", "encoder_num_layers", "encoder_reparameterization_type"}
-        | {"init_weights", "prefix_projection", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_kwargs"}
-        | {"tokenizer_name_or_path"}
-    )
-
-    num_virtual_tokens: Count
-    token_dim: Count | None = None
-    num_transformer_submodules: Count | None = None
-    num_attention_heads: Count | None = None
-    num_layers: Count | None = None
-
-
-def _named(names: list[str] | str, module: str) -> bool:
-    """Tell whether an expression matches a whole path, or one of several names the end of the path."""
-    if isinstance(names, str):
-        return compiled(names).fullmatch(module) is not None
-    return module in names or any(module.endswith(f".{name}") for name in names)

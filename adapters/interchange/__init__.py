@@ -1,0 +1,1 @@
+"""How the built-in methods are stored by PEFT and AdapterHub."""

@@ -1,0 +1,259 @@
+"""Bottlenecks in the format of AdapterHub."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from torch.nn import functional
+
+from adaptdock.errors import BackboneError
+from adaptdock.plugins.contracts import Backbone, Port
+from adaptdock.plugins.toolkit.interchange.activations import foreign_name, our_name
+from adaptdock.plugins.toolkit.interchange.adapterhub import (
+    AdapterHubMethod,
+    AdapterHubSource,
+    AdapterHubTarget,
+    MethodOptions,
+    check_places,
+    left_out,
+    owned,
+)
+from adaptdock.plugins.toolkit.interchange.options import Real
+from adaptdock.plugins.toolkit.interchange.ports import port_selection
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights, ModuleTensors, Named, contradiction, refuse
+
+FLAGS = {"attention_output": "mh_adapter", "cross_attention_output": "cross_adapter", "ffn_down": "output_adapter"}
+"""Role -> the option for a bottleneck there."""
+LEARNED = ("learned", "channel")
+Reduction = Annotated[float, Field(gt=0, le=1e6)]
+"""The hidden size divided by the width of the bottleneck; below 1 the bottleneck is wider."""
+
+
+class BottleneckOptions(MethodOptions):
+    """AdapterHub's options of a bottleneck."""
+
+    SILENT: ClassVar[frozenset[str]] = (
+        MethodOptions.SILENT
+        | {"adapter_residual_before_ln", "factorized_phm_W", "factorized_phm_rule", "hypercomplex_nonlinearity"}
+        | {"inv_adapter_reduction_factor", "learn_phm", "phm_bias", "phm_c_init", "phm_dim", "phm_init_range"}
+        | {"phm_rank", "shared_W_phm", "shared_phm_rule", "stochastic_depth"}
+        | {"attention_type", "new_attention_norm"}  # of the first release, for what ln_before and ln_after say
+    )
+    ACTIVE: ClassVar[Mapping[str, str]] = {
+        "phm_layer": "a compacter's maps are sums of Kronecker products, and adaptdock has no such method",
+        "inv_adapter": "invertible adapters act on the embeddings, and adaptdock has no such method",
+        "invertible_adapter": "invertible adapters act on the embeddings, and adaptdock has no such method",
+        "ln_before": "it has its own layer norm before the bottleneck",
+        "ln_after": "it has its own layer norm after the bottleneck",
+    }
+
+    mh_adapter: bool
+    output_adapter: bool
+    cross_adapter: bool = False
+    reduction_factor: Reduction | dict[str, Reduction]
+    non_linearity: str | None
+    scaling: Real | Literal["learned", "channel"] = 1.0
+    is_parallel: bool = False
+    original_ln_before: bool = False
+    original_ln_after: bool = True
+    residual_before_ln: bool | Literal["post_add"] = True
+
+    def width(self, layer: int, hidden: int) -> int | None:
+        """Return the width in a layer; None if the configuration has no value for the layer."""
+        factor = self.reduction_factor
+        if isinstance(factor, dict):
+            factor = factor.get(str(layer), factor.get("default", 0.0))
+        return max(int(hidden // factor), 1) if factor else None
+
+
+# -------------------------------------------------------------------------------------------- import
+
+
+def from_adapterhub(source: AdapterHubSource[BottleneckOptions]) -> MethodWeights:
+    """Read bottlenecks; raise :class:`UsageError` for an option or a place that cannot be carried over."""
+    options, backbone = source.options, source.backbone
+    options.check_carried("a bottleneck")
+    placed: dict[Port, ModuleTensors] = {}
+    for module, group in owned(source, "adapters").items():
+        port = source.model.block_end(module)
+        if port in placed:
+            raise refuse(f"the bottlenecks at {module} and {placed[port].module}", "they end the same block")
+        placed[port] = group
+    if not placed:
+        raise refuse("this bottleneck", "it has no tensors")
+    modules = {port: group.module for port, group in placed.items()}
+    check_places(source, _configured(source), modules, FLAGS)
+    maps = {port.name: _maps(source, port, group) for port, group in placed.items()}
+    width = max(named_tensors["down"].shape[0] for named_tensors in maps.values())
+    maps = {port: _widened(named_tensors, width) for port, named_tensors in maps.items()}
+    ports = list(placed)
+    places = port_selection(backbone.ports, ports)
+    values = {"width": width, **_wiring(options, backbone, ports[0]), **places, **_factor(options, maps)}
+    return MethodWeights(values, maps)
+
+
+def _configured(source: AdapterHubSource[BottleneckOptions]) -> list[Port]:
+    """Return the ports of the bottlenecks in a configuration, layers in ``leave_out`` included.
+
+    Raises :class:`UsageError` for an architecture in which the library reads another state there.
+    """
+    options, backbone = source.options, source.backbone
+    if options.mh_adapter and source.model.feeds_attention_input:
+        raise refuse(
+            f"a bottleneck with mh_adapter in {backbone.architecture}",
+            "there the library feeds it with the input of the attention, and not with its output",
+        )
+    roles = {role for role, flag in FLAGS.items() if getattr(options, flag)}
+    return [port for port in backbone.ports if port.kind == "linear" and port.role in roles]
+
+
+def _maps(source: AdapterHubSource[BottleneckOptions], port: Port, group: ModuleTensors) -> Named:
+    """Take the two maps of a bottleneck, (width, W) and (W, width); a learned scale is multiplied into the second."""
+    options, path = source.options, source.tensors.path
+    shape, layer = group.shape("adapter_down.0.weight"), source.model.layer(port)
+    width = options.width(layer, source.backbone.width)
+    if width is None:
+        raise refuse(
+            f"the bottleneck at {group.module}", f"its reduction_factor has no value for layer {layer} and no 'default'"
+        )
+    if shape != (width, port.outputs):
+        raise contradiction(
+            path,
+            "reduction_factor",
+            f"{options.reduction_factor} (a width of {width} in layer {layer})",
+            group.name("adapter_down.0.weight"),
+            f"has the shape {shape}, where ({width}, {port.outputs}) is expected",
+        )
+    reason = f"the bottleneck is {width} wide, the backbone {port.outputs}"
+    maps = {
+        "down": group.take("adapter_down.0.weight"),
+        "down_bias": group.taken("adapter_down.0.bias", (width,), reason),
+        "up": group.taken("adapter_up.weight", (port.outputs, width), reason),
+        "up_bias": group.taken("adapter_up.bias", (port.outputs,), reason),
+    }
+    if options.scaling in LEARNED:  # one factor in all, or one per channel
+        count = 1 if options.scaling == "learned" else port.outputs
+        factors = group.taken("scaling", (count,), f"scaling is {options.scaling!r}")
+        maps["up"] = maps["up"].float() * factors.float().reshape(-1, 1)
+        maps["up_bias"] = maps["up_bias"].float() * factors.float()
+    elif "scaling" in group:
+        raise contradiction(path, "scaling", options.scaling, group.name("scaling"), "holds a learned one")
+    return maps
+
+
+def _widened(maps: Named, width: int) -> Named:
+    missing = width - maps["down"].shape[0]
+    if not missing:
+        return maps
+    return {
+        "down": functional.pad(maps["down"], (0, 0, 0, missing)),
+        "down_bias": functional.pad(maps["down_bias"], (0, missing)),
+        "up": functional.pad(maps["up"], (0, missing)),
+        "up_bias": maps["up_bias"],
+    }
+
+
+def _factor(options: BottleneckOptions, maps: dict[str, Named]) -> dict[str, Any]:
+    """Return the scale. A scale that is not positive is multiplied into the weights."""
+    scale = options.scaling
+    if isinstance(scale, str):
+        return {"scale": 1.0}
+    if scale > 0:
+        return {"scale": float(scale)}
+    for port_maps in maps.values():
+        port_maps.update({name: port_maps[name] * float(scale) for name in ("up", "up_bias")})
+    return {"scale": 1.0}
+
+
+def _wiring(options: BottleneckOptions, backbone: Backbone, port: Port) -> dict[str, Any]:
+    """Return options for the input and the addition of a bottleneck (``Adapter.pre_forward`` and ``post_forward``)."""
+    values = {
+        "activation": our_name(options.non_linearity, "the bottleneck"),
+        "parallel": options.is_parallel,
+        "dropout": options.dropout,
+    }
+    after, before = options.original_ln_after, options.original_ln_before
+    if options.is_parallel:
+        if not after:
+            raise refuse("a parallel bottleneck with original_ln_after off", "the backbone always adds and norms")
+        return {**values, "stream": True}
+    residual = options.residual_before_ln
+    normed = _follows(backbone, port) if before or not after else False
+    onto = "output" if residual is True or not before else ("sum" if residual == "post_add" or not normed else "norm")
+    if residual == "post_add" and not (before and normed):
+        raise refuse(
+            "residual_before_ln post_add", "there is no layer norm before the bottleneck, so it has no meaning"
+        )
+    if not after:
+        if normed or onto != "sum":
+            raise refuse("a bottleneck with original_ln_after off", "the backbone always adds and norms")
+        onto = "output"  # the backbone itself adds the sum
+    return {**values, "stream": before, "onto": onto}
+
+
+def _follows(backbone: Backbone, port: Port) -> bool:
+    """Tell whether a layer norm reads the residual sum."""
+    try:
+        return backbone.ports.residual(port).norm is not None
+    except BackboneError as error:
+        raise refuse("a bottleneck with original_ln_before", str(error)) from None
+
+
+# -------------------------------------------------------------------------------------------- export
+
+
+def to_adapterhub(options: Mapping[str, Any], target: AdapterHubTarget) -> AdapterHubMethod:
+    """Write bottlenecks; raise :class:`UsageError` for wiring that AdapterHub has no options for."""
+    ports = target.ports
+    stored: Named = {}
+    for port in ports:
+        maps, path = target.tensors[port.name], f"{target.model.block(port)}.adapters.{target.name}"
+        stored |= {
+            f"{path}.adapter_down.0.weight": maps["down"],
+            f"{path}.adapter_down.0.bias": maps["down_bias"],
+            f"{path}.adapter_up.weight": maps["up"],
+            f"{path}.adapter_up.bias": maps["up_bias"],
+        }
+    width = next(iter(target.tensors.values()))["down"].shape[0]
+    roles = {port.role for port in ports}
+    candidates = [port for port in target.backbone.ports if port.kind == ports[0].kind and port.role in roles]
+    config = {
+        **{flag: any(port.role == role for port in ports) for role, flag in FLAGS.items()},
+        "leave_out": left_out(target, ports, candidates, "this adapter"),
+        "reduction_factor": _reduction(target.backbone.width, width),
+        "non_linearity": foreign_name(options["activation"]),
+        "scaling": float(options["scale"]),
+        "dropout": options["dropout"],
+        **_library_wiring(options, target.backbone, ports),
+    }
+    return AdapterHubMethod(config, stored)
+
+
+def _library_wiring(options: Mapping[str, Any], backbone: Backbone, ports: list[Port]) -> dict[str, Any]:
+    """Return AdapterHub's options for the input and the addition of a bottleneck."""
+    wired = {"original_ln_before": False, "original_ln_after": True, "is_parallel": options["parallel"]}
+    wired |= {"residual_before_ln": True, "ln_before": False, "ln_after": False, "adapter_residual_before_ln": False}
+    if options["parallel"]:
+        if not options["stream"] and not all(_reads_stream(backbone, port) for port in ports):
+            raise refuse("this parallel bottleneck", "AdapterHub's reads the residual stream (train with --stream)")
+        return wired
+    if not options["stream"]:
+        return wired
+    normed = backbone.ports.residual(ports[0]).norm is not None
+    residual = {"output": True, "sum": "post_add" if normed else False, "norm": False}
+    return {**wired, "original_ln_before": True, "residual_before_ln": residual[options["onto"]]}
+
+
+def _reads_stream(backbone: Backbone, port: Port) -> bool:
+    """Tell whether the input of a block is the residual stream, as in models with a layer norm after the sum."""
+    try:
+        return backbone.ports.residual(port).norm is not None
+    except BackboneError:
+        return False
+
+
+def _reduction(hidden: int, width: int) -> float:
+    """Return a reduction factor for this width, which the library computes as ``int(hidden // factor)``."""
+    # Rounding errors can make int(hidden // exact) one too small.
+    exact = hidden / width
+    return exact if int(hidden // exact) == width else hidden / (width + 0.5)
