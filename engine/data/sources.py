@@ -7,18 +7,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from adaptdock.engine.data.annotations import AnnotatedFile, annotated_file, has_nested_texts
 from adaptdock.engine.data.columns import Columns, located
+from adaptdock.engine.data.content import layout_of_content
 from adaptdock.engine.data.folders import SPLITS as SPLITS
-from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, split_files
+from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, split_files, split_folders
 from adaptdock.engine.data.formats import CONLLU, FORMATS, of_dataset, parallel, parquet, parsed, rows
 from adaptdock.engine.data.holdout import hold_out
+from adaptdock.engine.data.spans.reading import NAMES, Export
 from adaptdock.engine.data.tables import Row, header_of, plain
 from adaptdock.engine.data.text_files import Texts
 from adaptdock.errors import DataError, UnknownNameError
-from adaptdock.plugins.contracts import ColumnInspector, Record, Task
+from adaptdock.plugins.contracts import Annotatable, ColumnInspector, Record, Task
 
 NOT_GIVEN = "no validation data given"
 DOCUMENTS = (".txt", ".text", ".md")
+TABLES = ("csv", "tsv", "parquet")
+ROW_FORMATS = (*TABLES, "json", "jsonl")
+"""Formats in whose rows annotation tools write."""
 LOOKED_AT = 1000
 """Lines of a tab-separated file that tell whether it is a table or words line by line."""
 
@@ -102,11 +108,14 @@ class Reader:
 
     def notes(self) -> list[str]:
         """Return what was decided while reading."""
-        return [*self._notes, *self.texts.notes()]
+        return list(dict.fromkeys([*self._notes, *self.texts.notes()]))
 
     def file(self, name: str | Path) -> list[Record]:
         """Return the records of one file, or of several that belong together line by line."""
         path = Path(name)
+        annotated = self.annotated(path, self.source.format) if self._learns_from_annotations else None
+        if annotated is not None:
+            return annotated.records(self.task, self._notes.append)
         if path.is_dir():
             raise DataError(f"{path} is a folder: --data reads one, with a file for each split")
         if not path.is_file():
@@ -116,6 +125,39 @@ class Reader:
                 raise DataError(f"{missing}: there is no such file")
             return self._records(self._parallel(parts), self._columns())
         return self._records(*self._rows(path, self.layout(path, self.task.layout), self.task.columns))
+
+    @property
+    def _learns_from_annotations(self) -> bool:
+        return isinstance(self.task, Annotatable) or self.source.format in NAMES
+
+    def annotated(self, path: Path, layout: str | None = None) -> AnnotatedFile | None:
+        """Return a file or folder as the export of an annotation tool; None where it is not one.
+
+        ``layout`` is the name of the tool, or the format of the rows; else the content and the suffix tell.
+        """
+        named = layout if layout in NAMES else None
+        if not path.exists() or (layout is not None and named is None and layout not in ROW_FORMATS):
+            return None
+        usual = FORMATS.get(path.suffix.lower(), "") if path.is_file() else ""
+        rows_as = usual if layout is None or named is not None else layout
+        if path.is_file() and rows_as not in TABLES:
+            rows_as = layout_of_content(path, self.texts, usual) or rows_as
+        export = Export(path, rows_as, self.texts, lambda: self._rows(path, rows_as, self.task.columns)[0], self._named)
+        return annotated_file(export, named)
+
+    @property
+    def _named(self) -> list[str]:
+        return [column for column in self.source.columns.values() if not _is_number(column)]
+
+    def input_layout(self, path: Path) -> str:
+        """Return how the inputs of a file are read: as the export of a tool that hides its texts, or by its suffix.
+
+        Without a telling suffix each line is an input, ``text``.
+        """
+        annotated = self.annotated(path)
+        if annotated is not None and has_nested_texts(annotated):
+            return annotated.tool.name
+        return self.suffix_layout(path, "text")
 
     def unlabelled(self, name: str, task: Task) -> list[Record]:
         """Return what the task reads of each row of a file without labels; its suffix tells the format.
@@ -140,6 +182,11 @@ class Reader:
 
         A line of JSON may hold what is no object, and is taken as it is.
         """
+        annotated = self.annotated(path, layout) if layout in NAMES else None
+        if annotated is not None:
+            for value, place in annotated.inputs(self.task, self._notes.append):
+                yield Input(value, place)
+            return
         if layout == "lines":
             self.note_table(path)
         if layout == "jsonl":
@@ -186,7 +233,7 @@ class Reader:
 
     def suffix_layout(self, path: Path, default: str) -> str:
         """Return the format that a suffix tells, or a default; words with their tags line by line are CoNLL."""
-        layout = FORMATS.get(path.suffix.lower(), default)
+        layout = self._by_content(path, default)
         if layout != "tsv" or self.task.layout != "conll":
             return layout
         lines = [line for _, line in islice(self.texts.lines(path), LOOKED_AT)]
@@ -199,6 +246,16 @@ class Reader:
             return layout
         self._notes.append(f"{path}: read as CoNLL, a word a line, as it has no header with {self._fields()}")
         return "conll"
+
+    def _by_content(self, path: Path, default: str) -> str:
+        """Return the format that a suffix tells, or a default, unless the content is surely JSON or Parquet."""
+        usual = FORMATS.get(path.suffix.lower(), default)
+        if usual in ("json", "parquet", "text") or not path.is_file():
+            return usual
+        layout = layout_of_content(path, self.texts, usual) or usual
+        if layout != usual:
+            self._notes.append(f"{path}: read as {layout}, as its content is (--format {usual} reads it as {usual})")
+        return layout
 
     def _known(self, fields: Iterable[str]) -> set[str]:
         """Return the names that a header may have for these fields, in plain form."""
@@ -259,6 +316,11 @@ class Reader:
         """
         if is_saved(folder):
             return self._tables(saved_splits(folder), str(folder))
+        if self.annotated(folder) is not None:
+            return {"train": self.file(folder)}
+        parts = split_folders(folder)
+        if "train" in parts and all(self.annotated(part) is not None for part in parts.values()):
+            return {split: self.file(part) for split, part in parts.items()}
         splits = {
             split: [record for file in files for record in self.file(file)]
             for split, files in split_files(folder).items()
