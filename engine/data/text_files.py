@@ -63,9 +63,7 @@ class Texts:
         if legacy:
             files = len({place.rpartition(":")[0] for place in legacy})
             some = ", ".join(legacy[:5]) + (", ..." if len(legacy) > 5 else "")
-            notes.append(
-                f"{len(legacy)} lines in {files} files are not UTF-8 and were read as Windows-1252: {some}"
-            )
+            notes.append(f"{len(legacy)} lines in {files} files are not UTF-8 and were read as Windows-1252: {some}")
         return notes
 
     def _encoding(self, stream: io.BufferedReader, path: Path) -> str:

@@ -11,6 +11,7 @@ from adaptdock.errors import DataError
 from adaptdock.plugins.annotations import AnnotatedText
 
 ANNOTATION, ANNOTATOR = "annotation_id", "annotator"
+NOTHING: tuple[Any, ...] = (None, "", [], "[]")
 META = (ANNOTATION, ANNOTATOR, "created_at", "updated_at", "lead_time", "id", "agreement", "history")
 
 
@@ -32,32 +33,33 @@ class LabelStudioMin(RowTool):
         if row[ANNOTATION] in (None, ""):
             yield AnnotatedText(text, place, fields=fields, identifier=identifier)
             return
-        marked = [value for value in cells.values() if is_spans(value)]
-        spans = tuple(span for value in marked for span in read_spans(value, place, findings))
-        labels = () if marked else self._labels(row, text, place)
-        yield AnnotatedText(text, place, spans, labels, fields=fields, identifier=identifier)
-
-    def _labels(self, row: Mapping[str, Any], text: str, place: str) -> tuple[str, ...]:
-        """Return the labels of a row: what stands in the only column that the data of the task did not have.
-
-        JSON_MIN writes the data, then ``id``, the results, and the annotator. A table sorts its columns.
-        """
-        names = list(row)
-        first = names.index("id") if "id" in names else -1
-        results = names[first + 1 : names.index(ANNOTATOR)]
-        columns = results if names != sorted(names) else [name for name in names if name not in META]
-        columns = [name for name in self.preferred if name in row] or columns
-        columns = [name for name in columns if row[name] not in (None, "", [], text)]
-        if not columns:
-            return ()
-        if len(columns) > 1:
+        marked = [name for name, value in cells.items() if is_spans(value)]
+        spans = tuple(span for name in marked for span in read_spans(cells[name], place, findings))
+        columns = [name for name in self._result_columns(row) if name not in marked and row[name] not in NOTHING]
+        columns = [name for name in columns if row[name] != text]
+        labels: tuple[str, ...] | None = None
+        if len(columns) < 2:
+            labels = tuple(name for column in columns for name in _names(cells[column]))
+        elif marked:
+            findings.add(f"rows have several columns that could be labels of the text ({', '.join(columns)})", place)
+        else:
             raise DataError(
                 f"{place}: the columns {', '.join(columns)} could all hold the label of the text. Say which with "
                 f"--columns label={columns[0]}"
             )
-        value = unprinted(row[columns[0]])
-        parts = value if isinstance(value, list) else [value]
-        return tuple(name for part in parts for name in _names(part))
+        yield AnnotatedText(text, place, spans, labels, fields=fields, identifier=identifier)
+
+    def _result_columns(self, row: Mapping[str, Any]) -> list[str]:
+        """Return the columns that may have results: those that the data of the task did not have.
+
+        JSON_MIN writes the data, then ``id``, the results, and the annotator. A table sorts its columns.
+        """
+        names = list(row)
+        named = [name for name in self.preferred if name in row]
+        if named or names == sorted(names):
+            return named or [name for name in names if name not in META]
+        first = names.index("id") if "id" in names else -1
+        return names[first + 1 : names.index(ANNOTATOR)]
 
     def finish(self, texts: list[AnnotatedText], findings: Findings) -> list[AnnotatedText]:
         """Return one text for each task: of several annotations that differ the last."""
@@ -72,6 +74,8 @@ class LabelStudioMin(RowTool):
 
 
 def _names(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [name for part in value for name in _names(part)]
     if not isinstance(value, Mapping):
         return names_of(value)
     return [name for key in WHOLE.values() if key in value for name in names_of(value[key])]

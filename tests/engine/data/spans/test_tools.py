@@ -15,10 +15,15 @@ from adaptdock.tasks.qa import QA
 TEXT = "Mira Holt moved to Lund."
 SPANS = [("Mira Holt", "PER"), ("Lund", "LOC")]
 TRIPLES = [[0, 9, "PER"], [19, 23, "LOC"]]
-OBJECTS = [{"id": 7, "label": "PER", "start_offset": 0, "end_offset": 9}, {"id": 8, "label": "LOC", "start_offset": 19, "end_offset": 23}]
+OBJECTS = [
+    {"id": 7, "label": "PER", "start_offset": 0, "end_offset": 9},
+    {"id": 8, "label": "LOC", "start_offset": 19, "end_offset": 23},
+]
 TOKENS = [
     {"text": text, "start": start, "end": start + len(text), "id": number}
-    for number, (text, start) in enumerate((("Mira", 0), ("Holt", 5), ("moved", 10), ("to", 16), ("Lund", 19), (".", 23)))
+    for number, (text, start) in enumerate(
+        (("Mira", 0), ("Holt", 5), ("moved", 10), ("to", 16), ("Lund", 19), (".", 23))
+    )
 ]
 
 
@@ -124,7 +129,10 @@ def test_prodigy_leaves_out_what_was_not_accepted_and_counts_it(tmp_path: Path) 
     records, notes = read(write(tmp_path / "a.jsonl", *rows, empty))
     assert [entities(record) for record in records] == [SPANS, []]
     assert records[0]["words"][4:] == [(19, 23), (23, 24)]
-    assert any(note.endswith("1 texts were rejected by the annotator and are left out: " + f"{tmp_path / 'a.jsonl'}:2") for note in notes)
+    assert any(
+        note.endswith("1 texts were rejected by the annotator and are left out: " + f"{tmp_path / 'a.jsonl'}:2")
+        for note in notes
+    )
     assert any("1 texts were ignored by the annotator and are left out" in note for note in notes)
 
 
@@ -138,7 +146,9 @@ def test_label_studio_reads_the_annotation_that_most_share_or_the_ground_truth(t
     whole, part = {"id": 1, "result": RESULT}, {"id": 2, "result": RESULT[:1]}
     cancelled = {"id": 4, "result": [], "was_cancelled": True}
     rows = [
-        studio(part, whole, {"id": 3, "result": [{**result, "id": "other"} for result in RESULT]}, part | {"id": 9}, whole),
+        studio(
+            part, whole, {"id": 3, "result": [{**result, "id": "other"} for result in RESULT]}, part | {"id": 9}, whole
+        ),
         studio(whole, part),
         studio({**part, "ground_truth": True}, whole, cancelled),
         studio(cancelled),
@@ -160,7 +170,9 @@ def test_relations_are_kept_for_a_task_that_takes_them(tmp_path: Path) -> None:
 
     link = {"type": "relation", "from_id": "r1", "to_id": "r2", "direction": "right", "labels": ["lives_in"]}
     lost = {"type": "relation", "from_id": "r1", "to_id": "gone", "labels": []}
-    doccano = FORMS["doccano with relations"][0] | {"relations": [{"id": 0, "from_id": 7, "to_id": 8, "type": "lives_in"}]}
+    doccano = FORMS["doccano with relations"][0] | {
+        "relations": [{"id": 0, "from_id": 7, "to_id": 8, "type": "lives_in"}]
+    }
     paths = {
         "a": write(tmp_path / "a.json", studio({"result": [*RESULT, link, lost]}), lines=False),
         "b": write(tmp_path / "b.jsonl", doccano),
@@ -211,7 +223,9 @@ def test_a_rejected_label_of_prodigy_is_the_other_class_where_one_was_asked_for(
     records, notes = read(write(tmp_path / "a.jsonl", *rows), Classification)
     assert [record["choices"] for record in records] == [["SPAM"], ["not SPAM"]]
     assert any("1 texts were rejected for the only label and are read as 'not SPAM'" in note for note in notes)
-    records, notes = read(write(tmp_path / "a.jsonl", *rows, {"text": "c", "label": "HAM", "answer": "accept"}), Classification)
+    records, notes = read(
+        write(tmp_path / "a.jsonl", *rows, {"text": "c", "label": "HAM", "answer": "accept"}), Classification
+    )
     assert [record["choices"] for record in records] == [["SPAM"], ["HAM"]]
     assert any("1 texts were rejected for one of several labels and are left out" in note for note in notes)
 
