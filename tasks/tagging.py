@@ -96,7 +96,7 @@ class Tagging(ColumnInspector):
 
     def read(self, item: Any) -> Record:
         """Read a text, or an object with ``tokens`` or ``text``."""
-        if isinstance(item, Mapping) and "tokens" in item:
+        if isinstance(item, Mapping) and "tokens" in item and not (_has_objects(item["tokens"]) and "text" in item):
             return {"tokens": strings(item["tokens"], "tokens", "an input")}
         text = item.get("text") if isinstance(item, Mapping) else item
         if not isinstance(text, str):
@@ -193,6 +193,11 @@ def strings(given: Any, name: str, where: str) -> list[str]:
         wanted = f"{name} are a list of texts, or one text divided by spaces"
         raise DataError(f"{where}: {wanted}; found {given!r:.60}{_instead(given, name)}")
     return list(given)
+
+
+def _has_objects(tokens: Any) -> bool:
+    """Tell tokens that are objects with places in a text (Prodigy), which is divided anew."""
+    return isinstance(tokens, list | tuple) and any(isinstance(token, Mapping) for token in tokens)
 
 
 def _instead(given: Any, name: str) -> str:

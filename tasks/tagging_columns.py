@@ -15,8 +15,8 @@ SHARE = 0.95
 TYPES_AT_MOST = 60
 """Types of entities without a letter for the place; more are words."""
 SPANS = (
-    "There are spans of characters, as annotation tools write them: the task ner reads them where the text that they are "
-    "of is beside them, as text, data, content, sentence or document (--columns text=COLUMN names another)."
+    "There are spans of characters, as annotation tools write them: the task ner reads them where the text that they "
+    "are of is beside them, as text, data, content, sentence or document (--columns text=COLUMN names another)."
 )
 
 

@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.cli.common.output import brief, count, say, show_json, show_metrics, show_pairs
+from adaptdock.cli.common.records import first_records, show_records
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.run import Result
+
+RECORDS = 3
+"""Training records that a plan shows."""
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:
@@ -33,6 +37,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             **{name.replace("_", " "): str(value) for name, value in summary["options"].items()},
         }
     )
+    show_records("train", first_records(plan.given, plan.task, RECORDS))
 
 
 def show_result(

@@ -38,6 +38,8 @@ class AnnotatedFile:
                 f"with {', '.join(name for name in task.columns if name not in task.optional)}"
             )
         texts = self.export.read(self.tool, say)
+        if not texts:
+            raise DataError(f"{self.export.path}: read as {self.tool.title}, but there is no text in it")
         records, left_out = [], []
         for text in texts:
             record = reader.annotated(text)
@@ -45,7 +47,7 @@ class AnnotatedFile:
                 left_out.append(text.place)
             else:
                 records.append({"where": text.place, **record, **_names(text)})
-        if texts and not records:
+        if not records:
             raise DataError(f"{self.export.path}: read as {self.tool.title}, {_nothing(texts)}")
         if left_out:
             say(

@@ -68,21 +68,9 @@ def load_splits(
     Raises :class:`DataError` naming file and line for whatever cannot be read.
     """
     reader = Reader(task, source)
-    given = {"train": source.train, "validation": source.validation, "test": source.test}
-    if any(given.values()):
-        splits = {split: reader.file(path) for split, path in given.items() if path}
-    elif source.data is None:
-        splits = reader.folder(task.sample)
-    elif Path(source.data).is_dir():
-        splits = reader.folder(Path(source.data))
-    elif Path(source.data).exists() or "," in source.data:
-        splits = {"train": reader.file(source.data)}
-    else:
-        splits = reader.hub(source.data)
+    splits = reader.splits()
     notes = reader.notes()
     for split, records in splits.items():
-        if not records:
-            raise DataError(f"the {split} split is empty")
         notes += _repeated(split, records)
     if "train" in splits and "validation" not in splits:
         whole = len(splits["train"])
@@ -95,12 +83,23 @@ def load_splits(
     return splits, notes
 
 
+@dataclass(frozen=True)
+class FileRead:
+    """What a file or table was read as: its format, and the column of each field where it has columns."""
+
+    name: str
+    format: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
 class Reader:
     """Reads what a source names as records of a task."""
 
     def __init__(self, task: type[Task], source: Source) -> None:
         self.task, self.source = task, source
         self.texts = Texts(source.encoding)
+        self.files: list[FileRead] = []
+        """What was read so far, and how."""
         self._notes: list[str] = []
         for name in source.columns:
             if name not in task.columns and name not in task.asks:
@@ -110,11 +109,34 @@ class Reader:
         """Return what was decided while reading."""
         return list(dict.fromkeys([*self._notes, *self.texts.notes()]))
 
+    def splits(self) -> dict[str, list[Record]]:
+        """Return the records of each split that the source has.
+
+        Raises :class:`DataError` where one is empty, and naming file and line for whatever cannot be read.
+        """
+        source = self.source
+        given = {"train": source.train, "validation": source.validation, "test": source.test}
+        if any(given.values()):
+            splits = {split: self.file(path) for split, path in given.items() if path}
+        elif source.data is None:
+            splits = self.folder(self.task.sample)
+        elif Path(source.data).is_dir():
+            splits = self.folder(Path(source.data))
+        elif Path(source.data).exists() or "," in source.data:
+            splits = {"train": self.file(source.data)}
+        else:
+            splits = self.hub(source.data)
+        empty = next((split for split, records in splits.items() if not records), None)
+        if empty is not None:
+            raise DataError(f"the {empty} split is empty")
+        return splits
+
     def file(self, name: str | Path) -> list[Record]:
         """Return the records of one file, or of several that belong together line by line."""
         path = Path(name)
         annotated = self.annotated(path, self.source.format) if self._learns_from_annotations else None
         if annotated is not None:
+            self.files.append(FileRead(str(path), f"{annotated.tool.title} ({annotated.tool.name})"))
             return annotated.records(self.task, self._notes.append)
         if path.is_dir():
             raise DataError(f"{path} is a folder: --data reads one, with a file for each split")
@@ -123,8 +145,9 @@ class Reader:
             missing = next((part for part in parts if not part.is_file()), None)
             if missing is not None:
                 raise DataError(f"{missing}: there is no such file")
-            return self._records(self._parallel(parts), self._columns())
-        return self._records(*self._rows(path, self.layout(path, self.task.layout), self.task.columns))
+            return self._records(self._parallel(parts), self._columns(), str(name), "parallel lines")
+        layout = self.layout(path, self.task.layout)
+        return self._records(*self._rows(path, layout, self.task.columns), str(path), layout)
 
     @property
     def _learns_from_annotations(self) -> bool:
@@ -353,7 +376,10 @@ class Reader:
 
     def _tables(self, splits: Iterable[tuple[str, Any]], name: str) -> dict[str, list[Record]]:
         """Return the records of the data sets of a library, one a split."""
-        return {split: self._records(of_dataset(table, f"{name}[{split}]"), self._columns()) for split, table in splits}
+        tables = {split: (of_dataset(table, f"{name}[{split}]"), f"{name}[{split}]") for split, table in splits}
+        return {
+            split: self._records(found, self._columns(), place, "data set") for split, (found, place) in tables.items()
+        }
 
     def _parallel(self, paths: list[Path]) -> Iterable[Row]:
         fields = [name for name in self.task.columns if name not in self.task.optional]
@@ -365,8 +391,13 @@ class Reader:
         accepted = [self.source.columns.get(name, self.task.columns[name][0]) for name in fields]
         return parallel(paths, accepted, self.texts)
 
-    def _records(self, found: Iterable[Row], columns: Columns) -> list[Record]:
-        return [self._record(row, place, columns) for row, place in found]
+    def _records(self, found: Iterable[Row], columns: Columns, name: str, layout: str) -> list[Record]:
+        records = []
+        for row, place in found:
+            records.append(self._record(row, place, columns))
+            if len(records) == 1:
+                self.files.append(FileRead(name, layout, columns.of(row, place)))
+        return records
 
     def _record(self, row: Mapping[str, Any], place: str, columns: Columns) -> Record:
         record: Record = {"where": place}

@@ -26,7 +26,8 @@ class Doccano(RowTool):
             return False
         if ENTITIES in row:
             entities = unprinted(row[ENTITIES])
-            return is_spans(entities) and isinstance(entities[0], Mapping) and "start_offset" in entities[0]
+            is_object = is_spans(entities) and isinstance(entities[0], Mapping) and "start_offset" in entities[0]
+            return is_object or isinstance(row.get("cats"), list)
         return any(_is_labels(unprinted(row.get(name))) for name in LABELS)
 
     def read(self, row: Any, place: str, findings: Findings) -> Iterator[AnnotatedText]:
@@ -36,7 +37,8 @@ class Doccano(RowTool):
         if ENTITIES in row:
             entities = unprinted(row[ENTITIES]) or []
             spans = read_spans(entities, place, findings)
-            relations = _relations(row, entities, place, findings) if len(spans) == len(entities) else ()
+            has_ids = len(spans) == len(entities) and all(isinstance(entity, Mapping) for entity in entities)
+            relations = _relations(row, entities, place, findings) if has_ids else ()
             labels = row.get("cats")
             yield AnnotatedText(
                 text, place, spans, None if labels is None else tuple(labels), relations, identifier=identifier

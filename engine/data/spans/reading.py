@@ -23,6 +23,7 @@ from adaptdock.engine.data.spans.tool import FileTool, RowTool
 from adaptdock.engine.data.spans.webanno import WebAnno
 from adaptdock.engine.data.tables import Say
 from adaptdock.engine.data.text_files import Texts
+from adaptdock.errors import DataError
 from adaptdock.plugins.annotations import AnnotatedText
 
 ROW_TOOLS: tuple[type[RowTool], ...] = (LabelStudio, LabelStudioMin, Prodigy, SpacyExamples, Doccano, MarkedText)
@@ -73,7 +74,10 @@ class Export:
                 return tool(self.preferred)
         if named is not None or self.path.is_dir():
             return None
-        head = [row for row, _ in islice(self.rows(), LOOKED_AT)]
+        try:
+            head = [row for row, _ in islice(self.rows(), LOOKED_AT)]
+        except DataError:  # it is no such format, which is for the usual reader to say
+            return None
         kinds = (LabelStudio, MarkedText) if self.preferred else ROW_TOOLS  # others have columns of their own
         return next(
             (tool for tool in (kind(self.preferred) for kind in kinds) if any(map(tool.recognises, head))), None
@@ -96,6 +100,11 @@ class Export:
         for line in ([f"{self.path}: {counted}"] if counted else []) + findings.notes(str(self.path)):
             say(line)
         return annotated
+
+
+def is_annotated_folder(path: Path) -> bool:
+    """Tell a folder that is one export as a whole."""
+    return path.is_dir() and any(kind().recognises(path, Texts()) for kind in FILE_TOOLS)
 
 
 def _listed(content: Any) -> list[Any]:

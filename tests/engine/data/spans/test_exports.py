@@ -132,12 +132,8 @@ def test_brat_is_a_text_beside_its_standoff_or_a_folder_of_them(tmp_path: Path) 
     for path in (tmp_path / "all", tmp_path / "all" / "a.txt", tmp_path / "all" / "a.ann"):
         records, notes = read(path)
         assert list(map(entities, records)) == [wanted]
-        assert any(
-            note.endswith(
-                f"1 spans are in several pieces, and are read from the first character to the last: {tmp_path / 'all' / 'a.ann'}:3"
-            )
-            for note in notes
-        )
+        pieces = "1 spans are in several pieces, and are read from the first character to the last"
+        assert any(note.endswith(f"{pieces}: {tmp_path / 'all' / 'a.ann'}:3") for note in notes)
     assert any("1 texts have no annotation file beside them" in note for note in read(tmp_path / "all")[1])
     splits, _ = load_splits(Source(data=str(tmp_path / "splits")), NER)
     assert list(splits) == ["train", "validation"]

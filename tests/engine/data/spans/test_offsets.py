@@ -1,4 +1,4 @@
-"""Offsets of spans: the unit in which a file counts is found out, and what does not fit its text is moved or left out."""
+"""Offsets of spans: the unit of a file is found out; what does not fit its text is moved or left out."""
 
 import pytest
 from hypothesis import given

@@ -47,20 +47,39 @@ STUDIO_MIN = {
     "updated_at": "2026-01-01",
     "lead_time": 3.1,
 }
+META = {name: STUDIO_MIN[name] for name in ("annotator", "annotation_id", "created_at", "updated_at", "lead_time")}
+
+
+def objects(start: str, end: str, label: str, stated: str = "") -> list[dict[str, Any]]:
+    bounds = [(first, last, name, {stated: TEXT[first:last]} if stated else {}) for first, last, name in TRIPLES]
+    return [{start: first, end: last, label: name, **text} for first, last, name, text in bounds]
+
+
+PRODIGY = {
+    "text": TEXT,
+    "_input_hash": 1,
+    "_task_hash": 2,
+    "tokens": TOKENS,
+    "spans": objects("start", "end", "label"),
+    "answer": "accept",
+}
 FORMS: dict[str, tuple[Any, str]] = {
     "doccano": ({"id": 1, "text": TEXT, "label": TRIPLES, "Comments": []}, "doccano"),
     "doccano of an older release": ({"id": 1, "data": TEXT, "label": TRIPLES}, "doccano"),
-    "doccano with relations": ({"id": 1, "text": TEXT, "entities": OBJECTS, "relations": [], "Comments": []}, "doccano"),
-    "doccano with intents": ({"id": 1, "text": TEXT, "entities": TRIPLES, "cats": ["move"]}, "spans"),
-    "prodigy": ({"text": TEXT, "_input_hash": 1, "_task_hash": 2, "tokens": TOKENS, "spans": [{"start": 0, "end": 9, "label": "PER"}, {"start": 19, "end": 23, "label": "LOC"}], "answer": "accept"}, "prodigy"),
+    "doccano with relations": ({"id": 1, "text": TEXT, "entities": OBJECTS, "relations": []}, "doccano"),
+    "doccano with intents": ({"id": 1, "text": TEXT, "entities": TRIPLES, "cats": ["move"]}, "doccano"),
+    "prodigy": (PRODIGY, "prodigy"),
     "label studio": (studio({"id": 1, "result": RESULT}), "label-studio"),
     "label studio before 1.0": ({"data": {"text": TEXT}, "completions": [{"result": RESULT}]}, "label-studio"),
     "label studio, short": (STUDIO_MIN, "label-studio-min"),
     "spacy": ([TEXT, {"entities": TRIPLES}], "spacy"),
-    "any": ({"text": TEXT, "spans": [{"begin": 0, "end": 9, "type": "PER"}, {"begin": 19, "end": 23, "type": "LOC"}]}, "spans"),
-    "predictions of a pipeline": ({"text": TEXT, "entities": [{"entity_group": "PER", "word": "Mira Holt", "start": 0, "end": 9, "score": 0.9}, {"entity_group": "LOC", "word": "Lund", "start": 19, "end": 23, "score": 0.8}]}, "spans"),
-    "of the datasets library": ({"text": TEXT, "spans": {"start": [0, 19], "end": [9, 23], "label": ["PER", "LOC"]}}, "spans"),
-}  # fmt: skip
+    "any": ({"text": TEXT, "spans": objects("begin", "end", "type")}, "spans"),
+    "predictions of a pipeline": ({"text": TEXT, "entities": objects("start", "end", "entity_group", "word")}, "spans"),
+    "of the datasets library": (
+        {"text": TEXT, "spans": {"start": [0, 19], "end": [9, 23], "label": ["PER", "LOC"]}},
+        "spans",
+    ),
+}
 
 
 def entities(record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -192,8 +211,8 @@ def choice(*names: str) -> dict[str, Any]:
     [
         (studio({"result": [choice("move")]}), ["move"]),
         (studio({"result": [choice("move", "news")]}), ["move", "news"]),
-        ({"id": 1, "text": TEXT, "topic": "move", **{name: STUDIO_MIN[name] for name in list(STUDIO_MIN)[3:]}}, ["move"]),
-        ({"text": TEXT, "id": 1, "topic": {"choices": ["move", "news"]}, **{name: STUDIO_MIN[name] for name in list(STUDIO_MIN)[3:]}}, ["move", "news"]),
+        ({"id": 1, "text": TEXT, "topic": "move", **META}, ["move"]),
+        ({"text": TEXT, "id": 1, "topic": {"choices": ["move", "news"]}, **META}, ["move", "news"]),
         ({"id": 1, "text": TEXT, "label": ["move"], "Comments": []}, ["move"]),
         ({"text": TEXT, "options": [{"id": "move", "text": "Move"}], "accept": ["move"], "answer": "accept"}, ["move"]),
         ({"text": TEXT, "label": "move", "answer": "accept"}, ["move"]),
