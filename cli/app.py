@@ -13,6 +13,7 @@ from adaptdock.errors import PluginError, UnknownNameError
 from adaptdock.plugins import registry
 
 COMMANDS = {
+    "data": ("adaptdock.cli.data", "Show what is in a data file, as a task reads it, and its problems."),
     "train": ("adaptdock.cli.train", "Train an adapter and save it as one file."),
     "sweep": ("adaptdock.cli.sweep", "Search settings: many trainings, the best one kept."),
     "predict": ("adaptdock.cli.predict", "Run an adapter on texts."),

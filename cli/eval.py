@@ -11,6 +11,7 @@ from adaptdock.cli.common.output import note, say, show_json, show_metrics
 from adaptdock.cli.common.parameters import ADAPTER
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.sources import SPLITS, Source, load_splits, parse_columns
+from adaptdock.engine.data.spans.reading import is_annotated_folder
 from adaptdock.engine.evaluation.bootstrap import intervals
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.errors import DataError, UnknownNameError, UsageError
@@ -74,7 +75,8 @@ def _source(split: str, values: dict[str, Any]) -> Source:
         raise UsageError("there are --data and --test: give one of them")
     columns = parse_columns(values["columns"])
     layout = {"format": values["format"], "columns": columns, "encoding": values["encoding"] or "utf-8"}
-    file = test or (data if data and Path(data).is_file() else None)
+    is_whole = data and (Path(data).is_file() or is_annotated_folder(Path(data)))
+    file = test or (data if is_whole else None)
     return Source(**{split: file}, **layout) if file else Source(data=data, **layout)
 
 

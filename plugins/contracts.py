@@ -11,6 +11,9 @@ A plugin is a class registered under an entry-point group:
 =======================  ======================================================================
 """
 
+from adaptdock.plugins.annotations import AnnotatedText as AnnotatedText
+from adaptdock.plugins.annotations import LabelledSpan as LabelledSpan
+from adaptdock.plugins.annotations import Relation as Relation
 from adaptdock.plugins.backbones import AttentionHandler as AttentionHandler
 from adaptdock.plugins.backbones import Backbone as Backbone
 from adaptdock.plugins.backbones import BackboneFamily as BackboneFamily
@@ -45,9 +48,11 @@ from adaptdock.plugins.ports import Ports as Ports
 from adaptdock.plugins.ports import Prepended as Prepended
 from adaptdock.plugins.ports import Residual as Residual
 from adaptdock.plugins.ports import Virtual as Virtual
+from adaptdock.plugins.task_abilities import Annotatable as Annotatable
 from adaptdock.plugins.task_abilities import Calibrated as Calibrated
 from adaptdock.plugins.task_abilities import Grouped as Grouped
 from adaptdock.plugins.task_abilities import PseudoLabelling as PseudoLabelling
+from adaptdock.plugins.task_abilities import Shown as Shown
 from adaptdock.plugins.task_abilities import Weighted as Weighted
 from adaptdock.plugins.tasks import Cleaned as Cleaned
 from adaptdock.plugins.tasks import ColumnInspector as ColumnInspector

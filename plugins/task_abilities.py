@@ -6,10 +6,14 @@ A task has an ability if it has its function; it does not inherit or register an
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
+from adaptdock.plugins.annotations import AnnotatedText
 from adaptdock.plugins.tasks import Feature, Record, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+DOCUMENT = "document"
+"""The field of a raw record that names the document of which its text is a part."""
 
 
 @runtime_checkable
@@ -50,11 +54,28 @@ class Grouped(Protocol):
         """Return the key of a raw record's group, such as the common text; None for a record without a group."""
 
 
+@runtime_checkable
+class Annotatable(Protocol):
+    """A task that learns from annotated texts, as annotation tools export them."""
+
+    @classmethod
+    def annotated(cls, text: AnnotatedText) -> Record | None:
+        """Return the raw record of a text; None where its annotation says nothing for this task."""
+
+
+@runtime_checkable
+class Shown(Protocol):
+    """A task that can show a person a cleaned record with its labels, on one line."""
+
+    def shown(self, record: Record) -> str:
+        """Return the record as text, like a prediction of :meth:`Task.render`."""
+
+
 def class_weights(task: Task, records: Sequence[Record]) -> list[float] | None:
     """Return the weights of a task's classes; None for a task without weights."""
     return task.class_weights(records) if isinstance(task, Weighted) else None
 
 
 def group(task: Task | type[Task], record: Record) -> Hashable:
-    """Return the group of a raw record; None for a record or a task without groups."""
-    return task.group(record) if isinstance(task, Grouped) else None
+    """Return the group of a raw record: the one of its task, else its document; None for a record by itself."""
+    return task.group(record) if isinstance(task, Grouped) else record.get(DOCUMENT)

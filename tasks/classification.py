@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, Head, Record
+from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Head, Record
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead
 from adaptdock.tasks.labels import (
+    CHOICES,
+    annotated_labels,
     check_missing,
     check_number_of_classes,
     class_name,
@@ -28,6 +30,7 @@ from adaptdock.tasks.labels import (
     divided,
     label_notes,
     one_hot,
+    with_label,
 )
 from adaptdock.tasks.sequences import TEXT, SequenceTask, mean
 
@@ -78,12 +81,18 @@ class Classification(SequenceTask):
         """Explain a table with a column for each class (one-hot)."""
         return one_hot(row)
 
+    @classmethod
+    def annotated(cls, text: AnnotatedText) -> Record | None:
+        """Return a text with the list of its labels; None where nobody has looked for labels of the whole text."""
+        return None if text.labels is None else {"text": text.text, CHOICES: list(text.labels)}
+
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check texts and labels; note uneven classes, and values that suggest a wrong column."""
-        raw_records = list(records)
+        raw_records, unlabelled = annotated_labels(records, split, self.options.multi_label)
         if not self.options.multi_label:
             check_missing(raw_records, split)
         cleaned = super().clean(raw_records, split)
+        cleaned.notes[:0] = unlabelled
         counts = self._counts(cleaned.records)
         if split == "train" and counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
             (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
@@ -107,8 +116,15 @@ class Classification(SequenceTask):
         return sorted({class_name(part, where, self.options.labels) for part in parts if part != ""})
 
     def labels(self, record: Record) -> list[str]:
-        """Return the class, or the classes."""
-        return _listed(self._checked(record)["label"])
+        """Return the class, or the classes; an empty list has none."""
+        if record.get(CHOICES) == []:
+            return []
+        return _listed(self._checked(with_label(record, self.options.multi_label))["label"])
+
+    def shown(self, record: Record) -> str:
+        """Return the text behind its label."""
+        labels = ", ".join(_listed(record["label"])) or "no label"
+        return f"[{labels}] {' / '.join(record[name] for name in ('text', 'second') if name in record)}"
 
     def fit(self, records: Sequence[Record]) -> Self:
         """Learn the classes."""

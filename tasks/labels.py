@@ -11,6 +11,8 @@ from adaptdock.plugins.contracts import Record
 from adaptdock.tasks.printed import printed_list
 
 WHOLE = re.compile(r"([+-]?\d+)\.0+")
+CHOICES = "choices"
+"""The field of a raw record with the labels that an annotation tool has for the text."""
 NOT_A_NUMBER = frozenset({"nan", "<na>", "nat"})
 """Texts that pandas writes for a missing label."""
 NO_VALUE = frozenset({"none", "null", "na", "n/a", "nil", "-", "?"})
@@ -41,10 +43,35 @@ def class_name(value: Any, where: str, classes: Sequence[str] = ()) -> str:
 
 
 SEVERAL = "texts with several labels are for the task classification with --multi-label, which reads such lists"
-SPANS = (
-    "spans of characters, as doccano and other annotation tools write them, have to become words with a tag each, for "
-    "the task ner"
-)
+SPANS = "spans of characters, as doccano and other annotation tools write them, are for the task ner"
+
+
+def annotated_labels(records: Iterable[Record], split: str, several: bool) -> tuple[list[Record], list[str]]:
+    """Return records in which the list of an annotation tool has become the label, and notes on those left out.
+
+    Where a text has ``several`` labels the list is the label; else one without a name is left out.
+    """
+    labelled: list[Record] = []
+    empty: list[str] = []
+    for record in records:
+        if CHOICES not in record:
+            labelled.append(record)
+        elif several or record[CHOICES]:
+            labelled.append(with_label(record, several))
+        else:
+            empty.append(str(record.get("where", split)))
+    if not empty:
+        return labelled, []
+    return labelled, [f"{split}: {len(empty)} texts have been annotated with no label and are left out: {empty[0]}"]
+
+
+def with_label(record: Record, several: bool) -> Record:
+    """Return a record whose list of labels from an annotation tool is its label: the list, or its only name."""
+    if CHOICES not in record:
+        return record
+    names = record[CHOICES]
+    rest = {name: value for name, value in record.items() if name != CHOICES}
+    return rest | {"label": names[0] if len(names) == 1 and not several else list(names)}
 
 
 def is_missing(value: Any) -> bool:

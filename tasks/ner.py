@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, Feature, Recipe, Record
+from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, Recipe, Record
+from adaptdock.tasks.marked_texts import MARKS, marked_record, tagged_words
 from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import entity_column
 from adaptdock.tasks.tags import NO_TYPES, as_written
@@ -84,9 +85,19 @@ class NER(Tagging):
         """Return the column with tags of entities."""
         return entity_column(columns)
 
+    @classmethod
+    def annotated(cls, text: AnnotatedText) -> Record | None:
+        """Return a text with its marked spans, which :meth:`clean` turns into tags of words."""
+        return marked_record(text)
+
+    def labels(self, record: Record) -> list[str]:
+        """Return the tags of the words, or the labels of the marked spans, each once."""
+        return sorted({span.label for span in record[MARKS]}) if MARKS in record else super().labels(record)
+
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Convert tags of any scheme to BIO; note the scheme and the number of repaired tags."""
-        sentences = read_sentences(records, split)
+        marked = tagged_words(records, split, self.options.division)
+        sentences = read_sentences(marked.records, split)
         records, read = as_written(sentences.records, split, plain_types=self.options.scheme == "io")
         scheme = self.options.scheme
         if scheme == "auto":
@@ -96,7 +107,7 @@ class NER(Tagging):
             tags, mended = to_bio(record["tags"], scheme, str(record.get("where", split)))
             repaired += mended
             converted.append({**record, "tags": tags})
-        notes = [*sentences.notes, *read]
+        notes = [*marked.notes, *sentences.notes, *read]
         notes += [f"{split}: tags read as {scheme.upper()}"] if scheme != "bio" else []
         if repaired:
             notes.append(f"{split}: {repaired} tags repaired that no {scheme.upper()} sequence can have")
@@ -165,7 +176,8 @@ class NER(Tagging):
                 }
             )
         prediction: dict[str, Any] = {"text": text, "entities": entities}
-        return prediction if "spans" in record else prediction | {"tokens": record["tokens"], "tags": tags}
+        is_text = "spans" in record and "tags" not in record  # a labelled record is compared by its tags
+        return prediction if is_text else prediction | {"tokens": record["tokens"], "tags": tags}
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return precision, recall and F1 of whole entities, in all and by type, in percent (seqeval)."""
@@ -191,6 +203,15 @@ class NER(Tagging):
     def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
         """Return the metrics of O for every word."""
         return self.score(records, [{"tags": ["O"] * len(record["tags"])} for record in records])
+
+    def shown(self, record: Record) -> str:
+        """Return a labelled sentence with its entities marked."""
+        text, spans = text_of(record)
+        entities = []
+        for label, first, last in entity_spans(record["tags"]):
+            start, end = spans[first][0], spans[last - 1][1]
+            entities.append({"text": text[start:end], "label": label, "start": start, "end": end})
+        return self.render({"text": text, "entities": entities})
 
     def render(self, prediction: Mapping[str, Any]) -> str:
         """Mark the entities in the text: ``[Ada Lovelace|PER] lived in [London|LOC]``."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
+from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, Options, Reading, Recipe, Record, Task
 from adaptdock.plugins.toolkit.heads import SpanHead
 from adaptdock.plugins.toolkit.windowing import Span, located_windows
 from adaptdock.tasks.answers import Places, given_answers
@@ -96,6 +96,20 @@ class QA(Task):
         return str(record.get("title") or record["context"])
 
     # ------------------------------------------------------------------------------------- data
+
+    @classmethod
+    def annotated(cls, text: AnnotatedText) -> Record | None:
+        """Return the question beside a text whose marked spans answer it; None without a question, or without spans."""
+        question = next((text.fields[name] for name in cls.columns["question"] if name in text.fields), None)
+        if text.spans is None or not isinstance(question, str):
+            return None
+        answers = [{"text": text.text[span.start : span.end], "answer_start": span.start} for span in text.spans]
+        return {"question": question, "context": text.text, "answers": answers}
+
+    def shown(self, record: Record) -> str:
+        """Return a question with its answers."""
+        answers = " | ".join(answer["text"] for answer in record["answers"]) or "no answer"
+        return f"{record['question']} -> {answers}"
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check questions and the offsets of their answers; note located, moved and skipped answers."""

@@ -98,7 +98,7 @@ class Tagging(ColumnInspector):
 
     def read(self, item: Any) -> Record:
         """Read a text, or an object with ``tokens`` or ``text``."""
-        if isinstance(item, Mapping) and "tokens" in item:
+        if isinstance(item, Mapping) and "tokens" in item and not (_has_objects(item["tokens"]) and "text" in item):
             return {"tokens": strings(item["tokens"], "tokens", "an input")}
         text = item.get("text") if isinstance(item, Mapping) else item
         if not isinstance(text, str):
@@ -195,6 +195,11 @@ def strings(value: Any, name: str, where: str) -> list[str]:
         expected = f"{name} are a list of texts, or one text divided by spaces"
         raise DataError(f"{where}: {expected}; found {value!r:.60}{_instead(value, name)}")
     return list(value)
+
+
+def _has_objects(tokens: Any) -> bool:
+    """Return whether tokens are objects with offsets in a text (Prodigy); such a text is divided again."""
+    return isinstance(tokens, list | tuple) and any(isinstance(token, Mapping) for token in tokens)
 
 
 def _instead(value: Any, name: str) -> str:

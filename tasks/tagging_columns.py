@@ -15,9 +15,8 @@ SHARE = 0.95
 TYPES_AT_MOST = 60
 """Most distinct values in a column of types without prefixes; more values are words."""
 SPANS = (
-    "A text with spans of characters, as doccano, Prodigy and other annotation tools write it, cannot be read: write "
-    "the words of each sentence as tokens, and a tag for each as tags (spaCy turns spans into such tags: "
-    "spacy.training.offsets_to_biluo_tags)."
+    "There are spans of characters, as annotation tools write them: the task ner reads them where the text that they "
+    "are of is beside them, as text, data, content, sentence or document (--columns text=COLUMN names another)."
 )
 
 

@@ -145,8 +145,10 @@ def data_flags(splits: Mapping[str, str]) -> list[Flag]:
         Flag(
             ["--format", "format"],
             section=DATA,
-            metavar="[conll|conllu|jsonl|json|csv|tsv|lines|document|parquet]",
-            help="Format of the files; told from their suffix unless given.",
+            metavar="NAME",
+            help="Format of the files (conll, conllu, jsonl, json, csv, tsv, parquet, lines, document), or the "
+            "annotation tool that exported them (doccano, prodigy, label-studio, label-studio-min, spacy, docbin, "
+            "brat, webanno, cas, spans); told from their content and suffix unless given.",
         ),
         Flag(
             ["--columns"],

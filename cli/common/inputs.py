@@ -8,11 +8,12 @@ from typing import BinaryIO
 from adaptdock.cli.common.output import note
 from adaptdock.engine.data.formats import READERS, parsed
 from adaptdock.engine.data.sources import Input, Reader
+from adaptdock.engine.data.spans.reading import NAMES as ANNOTATIONS
 from adaptdock.errors import DataError
 
 LINES = ("auto", "text", "jsonl")
 """How lines of standard input are read."""
-LAYOUTS = (*LINES, *(name for name in READERS if name not in (*LINES, "lines", "document")))
+LAYOUTS = (*LINES, *(name for name in (*READERS, *ANNOTATIONS) if name not in (*LINES, "lines", "document")))
 """How a file is read."""
 
 
@@ -28,12 +29,12 @@ def from_file(path: Path, layout: str, reader: Callable[[], Reader]) -> Iterator
 
     Lines of any other file are read as those of standard input are. What was decided on the way is printed.
     """
-    if not path.is_file():  # such as a pipe
+    if not path.is_file() and not path.is_dir():  # such as a pipe
         with _opened(path) as stream:
             yield from from_lines(stream, str(path), layout)
         return
     reading = reader()
-    told = reading.suffix_layout(path, "text") if layout == "auto" else layout
+    told = reading.input_layout(path) if layout == "auto" else layout
     items = _of_lines(path, layout, reading) if told == "text" else reading.inputs(path, told)
     said: set[str] = set()
     for number, item in enumerate(items):

@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.cli.common.output import brief, count, say, show_json, show_metrics, show_pairs
+from adaptdock.cli.common.records import first_records, show_records
 from adaptdock.engine.training.hyperparameters import merge_options
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.task_run import Result
 from adaptdock.plugins import registry
+
+RECORDS = 3
+"""Training records that a plan shows."""
 
 
 def show_plan(plan: Plan, method: str, as_json: bool, verbose: bool) -> None:
@@ -37,6 +41,7 @@ def show_plan(plan: Plan, method: str, as_json: bool, verbose: bool) -> None:
             **(setting_lines(plan) if verbose else _differing(plan, method)),
         }
     )
+    show_records("train", first_records(plan.given, plan.task, RECORDS))
 
 
 def setting_lines(plan: Plan) -> dict[str, str]:

@@ -43,6 +43,13 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
     return split_files(inner) if not splits and inner.is_dir() else splits
 
 
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Return the folder of each split that a folder has one for; of several for one split the first."""
+    inner = [part for part in sorted(folder.iterdir()) if part.is_dir()]
+    matches = {split: [part for part in inner if name.match(part.name.lower())] for split, name in NAMES.items()}
+    return {split: parts[0] for split, parts in matches.items() if parts}
+
+
 def _whole(shards: Sequence[Path], folder: Path) -> list[Path]:
     """Return the shards of a split; raise :class:`DataError` where one of them is missing."""
     parts = [match for shard in shards if (match := SHARD.match(shard.stem))]

@@ -225,16 +225,11 @@ def _is_lines(lines: Sequence[str]) -> bool:
 
 
 def _instead(content: Any) -> str:
-    """Say what a list holds instead of objects, and what texts with marked characters have to become."""
+    """Say what a list holds instead of objects."""
     if not isinstance(content, list):
         return f"; this one is a {type(content).__name__}"
     number, row = next((number, row) for number, row in enumerate(content) if not isinstance(row, dict))
-    marked = isinstance(row, list) and any(isinstance(part, dict) and "entities" in part for part in row)
-    way = (
-        " Texts with spans of characters, as spaCy was trained on, have to become words with a tag each first (spaCy: "
-        "spacy.training.offsets_to_biluo_tags)."
-    )
-    return f"; element {number} of this one is a {type(row).__name__}.{way if marked else ''}"
+    return f"; element {number} of this one is a {type(row).__name__}."
 
 
 def _squad(article: Mapping[str, Any], path: Path) -> Iterator[Row]:

@@ -7,18 +7,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from adaptdock.engine.data.annotations import AnnotatedFile, annotated_file, has_nested_texts
 from adaptdock.engine.data.columns import Columns, located
+from adaptdock.engine.data.content import layout_of_content
 from adaptdock.engine.data.folders import SPLITS as SPLITS
-from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, split_files
+from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, split_files, split_folders
 from adaptdock.engine.data.formats import CONLLU, FORMATS, of_dataset, parallel, parquet, parsed, rows
 from adaptdock.engine.data.holdout import hold_out
+from adaptdock.engine.data.spans.reading import NAMES, Export
 from adaptdock.engine.data.tables import Row, header_of, plain
 from adaptdock.engine.data.text_files import Texts
 from adaptdock.errors import DataError, UnknownNameError
-from adaptdock.plugins.contracts import ColumnInspector, Record, Task
+from adaptdock.plugins.contracts import Annotatable, ColumnInspector, Record, Task
 
 NOT_GIVEN = "no validation data given"
 DOCUMENTS = (".txt", ".text", ".md")
+TABLES = ("csv", "tsv", "parquet")
+ROW_FORMATS = (*TABLES, "json", "jsonl")
+"""Formats in whose rows annotation tools write."""
 LOOKED_AT = 1000
 """Lines of a tab-separated file that tell whether it is a table or words line by line."""
 
@@ -62,21 +68,9 @@ def load_splits(
     Raises :class:`DataError` naming file and line for whatever cannot be read.
     """
     reader = Reader(task, source)
-    paths = {"train": source.train, "validation": source.validation, "test": source.test}
-    if any(paths.values()):
-        splits = {split: reader.file(path) for split, path in paths.items() if path}
-    elif source.data is None:
-        splits = reader.folder(task.sample)
-    elif Path(source.data).is_dir():
-        splits = reader.folder(Path(source.data))
-    elif Path(source.data).exists() or "," in source.data:
-        splits = {"train": reader.file(source.data)}
-    else:
-        splits = reader.hub(source.data)
+    splits = reader.splits()
     notes = reader.notes()
     for split, records in splits.items():
-        if not records:
-            raise DataError(f"the {split} split is empty")
         notes += _repeated(split, records)
     if "train" in splits and "validation" not in splits:
         whole = len(splits["train"])
@@ -89,12 +83,23 @@ def load_splits(
     return splits, notes
 
 
+@dataclass(frozen=True)
+class FileRead:
+    """What a file or table was read as: its format, and the column of each field where it has columns."""
+
+    name: str
+    format: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
 class Reader:
     """Reads what a source names as records of a task."""
 
     def __init__(self, task: type[Task], source: Source) -> None:
         self.task, self.source = task, source
         self.texts = Texts(source.encoding)
+        self.files: list[FileRead] = []
+        """What was read so far, and how."""
         self._notes: list[str] = []
         for name in source.columns:
             if name not in task.columns and name not in task.asks:
@@ -102,11 +107,37 @@ class Reader:
 
     def notes(self) -> list[str]:
         """Return what was decided while reading."""
-        return [*self._notes, *self.texts.notes()]
+        return list(dict.fromkeys([*self._notes, *self.texts.notes()]))
+
+    def splits(self) -> dict[str, list[Record]]:
+        """Return the records of each split that the source has.
+
+        Raises :class:`DataError` where one is empty, and naming file and line for whatever cannot be read.
+        """
+        source = self.source
+        given = {"train": source.train, "validation": source.validation, "test": source.test}
+        if any(given.values()):
+            splits = {split: self.file(path) for split, path in given.items() if path}
+        elif source.data is None:
+            splits = self.folder(self.task.sample)
+        elif Path(source.data).is_dir():
+            splits = self.folder(Path(source.data))
+        elif Path(source.data).exists() or "," in source.data:
+            splits = {"train": self.file(source.data)}
+        else:
+            splits = self.hub(source.data)
+        empty = next((split for split, records in splits.items() if not records), None)
+        if empty is not None:
+            raise DataError(f"the {empty} split is empty")
+        return splits
 
     def file(self, name: str | Path) -> list[Record]:
         """Return the records of one file, or of several that belong together line by line."""
         path = Path(name)
+        annotated = self.annotated(path, self.source.format) if self._learns_from_annotations else None
+        if annotated is not None:
+            self.files.append(FileRead(str(path), f"{annotated.tool.title} ({annotated.tool.name})"))
+            return annotated.records(self.task, self._notes.append)
         if path.is_dir():
             raise DataError(f"{path} is a folder: --data reads one, with a file for each split")
         if not path.is_file():
@@ -114,8 +145,42 @@ class Reader:
             missing = next((part for part in parts if not part.is_file()), None)
             if missing is not None:
                 raise DataError(f"{missing}: there is no such file")
-            return self._records(self._parallel(parts), self._columns())
-        return self._records(*self._rows(path, self.layout(path, self.task.layout), self.task.columns))
+            return self._records(self._parallel(parts), self._columns(), str(name), "parallel lines")
+        layout = self.layout(path, self.task.layout)
+        return self._records(*self._rows(path, layout, self.task.columns), str(path), layout)
+
+    @property
+    def _learns_from_annotations(self) -> bool:
+        return isinstance(self.task, Annotatable) or self.source.format in NAMES
+
+    def annotated(self, path: Path, layout: str | None = None) -> AnnotatedFile | None:
+        """Return a file or folder as the export of an annotation tool; None where it is not one.
+
+        ``layout`` is the name of the tool, or the format of the rows; else the content and the suffix tell.
+        """
+        named = layout if layout in NAMES else None
+        if not path.exists() or (layout is not None and named is None and layout not in ROW_FORMATS):
+            return None
+        usual = FORMATS.get(path.suffix.lower(), "") if path.is_file() else ""
+        rows_as = usual if layout is None or named is not None else layout
+        if path.is_file() and rows_as not in TABLES:
+            rows_as = layout_of_content(path, self.texts, usual) or rows_as
+        export = Export(path, rows_as, self.texts, lambda: self._rows(path, rows_as, self.task.columns)[0], self._named)
+        return annotated_file(export, named)
+
+    @property
+    def _named(self) -> list[str]:
+        return [column for column in self.source.columns.values() if not _is_number(column)]
+
+    def input_layout(self, path: Path) -> str:
+        """Return how the inputs of a file are read: as the export of a tool that hides its texts, or by its suffix.
+
+        Without a telling suffix each line is an input, ``text``.
+        """
+        annotated = self.annotated(path)
+        if annotated is not None and has_nested_texts(annotated):
+            return annotated.tool.name
+        return self.suffix_layout(path, "text")
 
     def unlabelled(self, name: str, task: Task) -> list[Record]:
         """Return what the task reads of each row of a file without labels; its suffix tells the format.
@@ -140,6 +205,11 @@ class Reader:
 
         A line of JSON may hold what is no object, and is taken as it is.
         """
+        annotated = self.annotated(path, layout) if layout in NAMES else None
+        if annotated is not None:
+            for value, place in annotated.inputs(self.task, self._notes.append):
+                yield Input(value, place)
+            return
         if layout == "lines":
             self.note_table(path)
         if layout == "jsonl":
@@ -186,7 +256,7 @@ class Reader:
 
     def suffix_layout(self, path: Path, default: str) -> str:
         """Return the format that a suffix tells, or a default; words with their tags line by line are CoNLL."""
-        layout = FORMATS.get(path.suffix.lower(), default)
+        layout = self._by_content(path, default)
         if layout != "tsv" or self.task.layout != "conll":
             return layout
         lines = [line for _, line in islice(self.texts.lines(path), LOOKED_AT)]
@@ -199,6 +269,16 @@ class Reader:
             return layout
         self._notes.append(f"{path}: read as CoNLL, a word a line, as it has no header with {self._fields()}")
         return "conll"
+
+    def _by_content(self, path: Path, default: str) -> str:
+        """Return the format that a suffix tells, or a default, unless the content is surely JSON or Parquet."""
+        usual = FORMATS.get(path.suffix.lower(), default)
+        if usual in ("json", "parquet", "text") or not path.is_file():
+            return usual
+        layout = layout_of_content(path, self.texts, usual) or usual
+        if layout != usual:
+            self._notes.append(f"{path}: read as {layout}, as its content is (--format {usual} reads it as {usual})")
+        return layout
 
     def _known(self, fields: Iterable[str]) -> set[str]:
         """Return the names that a header may have for these fields, in plain form."""
@@ -259,6 +339,11 @@ class Reader:
         """
         if is_saved(folder):
             return self._tables(saved_splits(folder), str(folder))
+        if self.annotated(folder) is not None:
+            return {"train": self.file(folder)}
+        parts = split_folders(folder)
+        if "train" in parts and all(self.annotated(part) is not None for part in parts.values()):
+            return {split: self.file(part) for split, part in parts.items()}
         splits = {
             split: [record for file in files for record in self.file(file)]
             for split, files in split_files(folder).items()
@@ -291,7 +376,10 @@ class Reader:
 
     def _tables(self, splits: Iterable[tuple[str, Any]], name: str) -> dict[str, list[Record]]:
         """Return the records of the data sets of a library, one a split."""
-        return {split: self._records(of_dataset(table, f"{name}[{split}]"), self._columns()) for split, table in splits}
+        tables = {split: (of_dataset(table, f"{name}[{split}]"), f"{name}[{split}]") for split, table in splits}
+        return {
+            split: self._records(found, self._columns(), place, "data set") for split, (found, place) in tables.items()
+        }
 
     def _parallel(self, paths: list[Path]) -> Iterable[Row]:
         fields = [name for name in self.task.columns if name not in self.task.optional]
@@ -303,8 +391,13 @@ class Reader:
         accepted = [self.source.columns.get(name, self.task.columns[name][0]) for name in fields]
         return parallel(paths, accepted, self.texts)
 
-    def _records(self, entries: Iterable[Row], columns: Columns) -> list[Record]:
-        return [self._record(row, place, columns) for row, place in entries]
+    def _records(self, entries: Iterable[Row], columns: Columns, name: str, layout: str) -> list[Record]:
+        records = []
+        for row, place in entries:
+            records.append(self._record(row, place, columns))
+            if len(records) == 1:
+                self.files.append(FileRead(name, layout, columns.of(row, place)))
+        return records
 
     def _record(self, row: Mapping[str, Any], place: str, columns: Columns) -> Record:
         record: Record = {"where": place}

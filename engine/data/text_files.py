@@ -50,15 +50,20 @@ class Texts:
             else:
                 yield from self._wide(stream, encoding, path)
 
+    def whole(self, path: Path) -> str:
+        """Return a file as one text, its line breaks as they are; raise :class:`DataError` if it cannot be decoded."""
+        with path.open("rb") as stream:
+            encoding = self._encoding(stream, path)
+            return self._decoded(stream.read(), encoding, str(path))
+
     def notes(self) -> list[str]:
         """Return what was found out: byte order marks, and how many lines were not UTF-8."""
         notes = list(dict.fromkeys(self.marked))
-        if self.legacy:
-            files = len({place.rpartition(":")[0] for place in self.legacy})
-            some = ", ".join(self.legacy[:5]) + (", ..." if len(self.legacy) > 5 else "")
-            notes.append(
-                f"{len(self.legacy)} lines in {files} files are not UTF-8 and were read as Windows-1252: {some}"
-            )
+        legacy = list(dict.fromkeys(self.legacy))  # a file may be looked at before it is read
+        if legacy:
+            files = len({place.rpartition(":")[0] for place in legacy})
+            some = ", ".join(legacy[:5]) + (", ..." if len(legacy) > 5 else "")
+            notes.append(f"{len(legacy)} lines in {files} files are not UTF-8 and were read as Windows-1252: {some}")
         return notes
 
     def _encoding(self, stream: io.BufferedReader, path: Path) -> str:

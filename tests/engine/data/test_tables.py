@@ -112,5 +112,5 @@ def test_a_json_document_with_a_fault_is_named_with_its_line(tmp_path: Path) -> 
     rows = [json.dumps({"text": "a", "label": "x"})] * 2
     with pytest.raises(DataError, match=r"a\.json: not JSON: .* line 4"):
         read(tmp_path / "a.json", "[\n" + ",\n".join(rows) + ",\n]")
-    with pytest.raises(DataError, match=r"element 0 of this one is a list\. Texts with spans"):
+    with pytest.raises(DataError, match=r"spans of characters only, which --task ner learns from"):
         read(tmp_path / "a.json", '[["Ada", {"entities": [[0, 3, "PER"]]}]]')

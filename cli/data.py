@@ -1,0 +1,212 @@
+"""``adapt data``: what is in a data file or folder, as a task reads it; problems are counted and listed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adaptdock.cli.common.flags import (
+    LOADING,
+    MAIN,
+    FieldFlags,
+    Flag,
+    SectionedCommand,
+    data_flags,
+    field_flags,
+    load_options,
+    peek,
+)
+from adaptdock.cli.common.output import brief, count, say, show_json, show_pairs
+from adaptdock.cli.common.records import first_records, show_records
+from adaptdock.engine.core.assembly import make_task
+from adaptdock.engine.data.checks import Problem, check
+from adaptdock.engine.data.sources import FileRead, Reader, Source, parse_columns
+from adaptdock.engine.data.spans.findings import shortened
+from adaptdock.errors import DataError, UsageError
+from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import Record, Task
+
+RECORDS = 3
+UNKNOWN = 0.05
+"""Share of unknown tokens from which the tokenizer does not fit the language."""
+HELP = """Show what is in FILE as a task reads it: its format, its columns, the first records, labels and problems.
+
+FILE is a file, a folder with a file for each split, or a hub data set. Nothing is trained, and nothing is an error
+that can be read, unless --strict says so. With --backbone the lengths of the texts are compared with its window."""
+
+
+class Data(click.Command):
+    """Stands for the command until its arguments say which task it has flags for."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Build the command that fits the arguments, and parse them with it."""
+        real = _build(args)
+        real.params += [parameter for parameter in self.params if parameter not in real.params]
+        return real.make_context(info_name, args, parent, **extra)
+
+
+command = Data("data", help=HELP)
+
+
+def _build(arguments: Sequence[str]) -> SectionedCommand:
+    task = peek(arguments, "task")
+    fixed = [
+        Flag(["--task"], section=MAIN, metavar=f"[{'|'.join(registry.names('task'))}]", help="What reads it."),
+        Flag(["--backbone"], section=MAIN, metavar="NAME|PATH", help="Compare lengths with the window of this one."),
+        Flag(["--max-length"], section=MAIN, type=click.IntRange(min=1), default=256, help="Tokens of a window."),
+        Flag(["--records"], section=MAIN, type=click.IntRange(min=0), default=RECORDS, help="Records to show."),
+        Flag(["--strict"], section=MAIN, is_flag=True, help="End with status 1 if there is a problem."),
+        Flag(["--json", "as_json"], section=MAIN, is_flag=True, help="Print JSON."),
+        *(flag for flag in data_flags({}) if flag.name != "data"),
+    ]
+    taken = {str(flag.name) for flag in [*fixed, *LOADING.flags]}
+    options = registry.load("task", task).Options if task else None
+    of_task = field_flags(options, "task", f"Task {task}", taken) if options else FieldFlags("task", (), {})
+
+    def callback(**values: Any) -> int:
+        return _show(values, of_task)
+
+    argument = click.Argument(["file"], metavar="FILE")
+    return SectionedCommand(
+        "data", help=HELP, params=[argument, *fixed, *of_task.flags, *LOADING.flags], callback=callback
+    )
+
+
+def _show(values: dict[str, Any], of_task: FieldFlags) -> int:
+    name = values["task"]
+    if name is None:
+        raise UsageError(f"--task is missing: say what reads the data ({', '.join(registry.names('task'))})")
+    task = make_task(name, of_task.given(values))
+    source = Source(
+        data=values["file"],
+        format=values["format"],
+        columns=parse_columns(values["columns"]),
+        encoding=values["encoding"] or "utf-8",
+    )
+    reader = Reader(type(task), source)
+    report = _report(reader, task, values)
+    if values["as_json"]:
+        show_json(report)
+    else:
+        _print(report)
+    return 1 if values["strict"] and report["problems"] else 0
+
+
+def _report(reader: Reader, task: Task, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that is known about the data; a part that the task refuses is a problem."""
+    raw = reader.splits()
+    problems: list[Problem] = []
+    notes = reader.notes()
+    records: dict[str, list[Record]] = {}
+    for split, given in raw.items():
+        try:
+            cleaned = task.clean(given, split)
+        except DataError as error:
+            problems.append(Problem(f"{split}: adapt train would stop here: {error}", 1, ()))
+            continue
+        records[split] = cleaned.records
+        notes += cleaned.notes
+    fitted = _fitted(task, records, problems, notes)
+    problems += check(records, fitted)
+    report: dict[str, Any] = {
+        "files": [asdict(file) for file in reader.files],
+        "splits": {split: len(given) for split, given in raw.items()},
+        "labels": {split: fitted.describe(cleaned) for split, cleaned in records.items()},
+        "first": {split: first_records(cleaned, fitted, values["records"]) for split, cleaned in records.items()},
+        "notes": notes,
+    }
+    if values["backbone"] and records:
+        report["windows"] = _windows(records, fitted, values, problems)
+    return {**report, "problems": [problem.describe() for problem in problems]}
+
+
+def _fitted(task: Task, records: Mapping[str, list[Record]], problems: list[Problem], notes: list[str]) -> Task:
+    """Return the task with what it learns from the training data, or as it is where it can learn nothing."""
+    if "train" not in records:
+        return task
+    try:
+        fitted = task.fit(records["train"])
+        for split, cleaned in records.items():
+            fitted.check(cleaned, split)
+    except DataError as error:
+        problems.append(Problem(f"adapt train would stop here: {error}", 1, ()))
+        return task
+    notes += fitted.notes()
+    return fitted
+
+
+def _windows(
+    records: Mapping[str, list[Record]], task: Task, values: Mapping[str, Any], problems: list[Problem]
+) -> dict[str, dict[str, Any]]:
+    """Compare the records of each split with the window of a backbone."""
+    from adaptdock.engine.core.batches import reading
+    from adaptdock.engine.core.loading import load_backbone
+    from adaptdock.engine.inference.window_lengths import window_lengths
+
+    backbone = load_backbone(values["backbone"], load_options(values))
+    reads = reading(backbone, values["max_length"], 0)
+    suited = task.suit(reads)
+    windows = {}
+    for split, cleaned in records.items():
+        lengths = window_lengths(cleaned, suited, reads)
+        windows[split] = {
+            "tokens": f"median {lengths.median}, longest {lengths.longest}, limit {lengths.limit}",
+            "longer than a window": len(lengths.several),
+            "cut off": len(lengths.cut),
+            "unknown": f"{lengths.unknown:.1%}",
+        }
+        if lengths.cut:
+            what = (
+                f"{split}: {len(lengths.cut)} texts are longer than a window of {lengths.limit} tokens and are cut off"
+            )
+            problems.append(Problem(f"{what}: {shortened(list(lengths.cut))}", len(lengths.cut), ()))
+        if lengths.unknown > UNKNOWN:
+            problems.append(
+                Problem(
+                    f"{split}: the tokenizer of {backbone.id} does not know {lengths.unknown:.0%} of the tokens", 1, ()
+                )
+            )
+    return windows
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    for file in report["files"]:
+        say(_described(FileRead(**file)))
+    say()
+    described = {split: _counted(counts) for split, counts in report["labels"].items()}
+    show_pairs({split: described.get(split, f"{count(number)} records") for split, number in report["splits"].items()})
+    for split, lines in report.get("windows", {}).items():
+        show_pairs({f"{split}, {name}": value for name, value in lines.items()})
+    for split, first in report["first"].items():
+        show_records(split, first)
+    for title, lines in (("Decided while reading", report["notes"]), ("Problems", report["problems"])):
+        if lines:
+            say()
+            say(f"{title}:")
+        for line in lines:
+            say(f"  {line}")
+    if not report["problems"]:
+        say()
+        say("No problems were found.")
+
+
+def _described(file: FileRead) -> str:
+    columns = ", ".join(f"{field} from {_column(column)}" for field, column in file.columns.items())
+    return f"{Path(file.name)}: {file.format}{': ' if columns else ''}{columns}"
+
+
+def _column(name: str) -> str:
+    return f"column {name}" if name.lstrip("-").isdigit() else repr(name)
+
+
+def _counted(counts: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{name}: {', '.join(f'{key} {count(number)}' for key, number in value.items()) or 'none'}"
+        if isinstance(value, Mapping)
+        else f"{name}: {brief(value)}"
+        for name, value in counts.items()
+    )

@@ -1,0 +1,1 @@
+"""Annotated texts: spans and labels as annotation tools export them, a file for each tool."""

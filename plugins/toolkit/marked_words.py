@@ -1,0 +1,75 @@
+"""Words with a tag each, from a text in which spans of characters are marked.
+
+The extent of a marked span is kept to the character: a word that it cuts is divided there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from adaptdock.plugins.annotations import LabelledSpan
+from adaptdock.plugins.toolkit.visible_characters import visible
+from adaptdock.plugins.toolkit.word_division import Division, Span, divide
+
+OUTSIDE = "O"
+
+
+@dataclass
+class MarkedWords:
+    """The words of a text with their BIO tags and places, and the spans that did not fit the words."""
+
+    tokens: list[str] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    cutting: list[LabelledSpan] = field(default_factory=list)
+    """They begin or end within a word."""
+    overlapping: list[LabelledSpan] = field(default_factory=list)
+    """They have characters in common with a longer one, or an earlier one of the same length, and get no tag."""
+    invisible: list[LabelledSpan] = field(default_factory=list)
+    """They have no visible character, and get no tag."""
+
+
+def mark_words(
+    text: str, marks: Sequence[LabelledSpan], division: Division, words: Sequence[Span] | None = None
+) -> MarkedWords:
+    """Return the words of a text with the tags of its marked spans.
+
+    ``words`` are the places of words that are divided already; else ``division`` tells. Offsets count code points.
+    """
+    marked = MarkedWords()
+    kept = _apart(marks, marked.overlapping)
+    if words is None:
+        whole = divide(text, division)
+    else:
+        whole = [((start, end), _seen(text[start:end], division)) for start, end in words]
+    bounds = sorted({bound for mark in kept for bound in (mark.start, mark.end)})
+    for (start, end), token in whole:
+        cuts = [bound for bound in bounds if start < bound < end]
+        for first, last in zip([start, *cuts], [*cuts, end], strict=True):
+            part = _seen(text[first:last], division) if cuts else token
+            if part.strip():
+                marked.tokens.append(part)
+                marked.spans.append((first, last))
+        marked.cutting += [mark for mark in kept if {mark.start, mark.end} & set(cuts) and mark not in marked.cutting]
+    marked.tags = [OUTSIDE] * len(marked.tokens)
+    for mark in kept:
+        inside = [number for number, (start, end) in enumerate(marked.spans) if mark.start <= start and end <= mark.end]
+        for number in inside:
+            marked.tags[number] = f"{'B' if number == inside[0] else 'I'}-{mark.label}"
+        if not inside:
+            marked.invisible.append(mark)
+    return marked
+
+
+def _apart(marks: Sequence[LabelledSpan], overlapping: list[LabelledSpan]) -> list[LabelledSpan]:
+    """Return marks without a character in common: of those that overlap the longest, of like ones the first."""
+    kept: list[LabelledSpan] = []
+    for mark in sorted(marks, key=lambda mark: (mark.start - mark.end, mark.start)):
+        if any(mark.start < before.end and before.start < mark.end for before in kept):
+            overlapping.append(mark)
+        else:
+            kept.append(mark)
+    return sorted(kept, key=lambda mark: mark.start)
+
+
+def _seen(word: str, division: Division) -> str:
+    return visible(word, division.form, division.joiners).text
