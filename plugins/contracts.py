@@ -44,7 +44,10 @@ from adaptdock.plugins.ports import Prepended as Prepended
 from adaptdock.plugins.ports import Residual as Residual
 from adaptdock.plugins.ports import Virtual as Virtual
 from adaptdock.plugins.task_abilities import Calibrated as Calibrated
+from adaptdock.plugins.task_abilities import FitExamples as FitExamples
+from adaptdock.plugins.task_abilities import FittedHead as FittedHead
 from adaptdock.plugins.task_abilities import Grouped as Grouped
+from adaptdock.plugins.task_abilities import LinearHead as LinearHead
 from adaptdock.plugins.task_abilities import PseudoLabelling as PseudoLabelling
 from adaptdock.plugins.task_abilities import Weighted as Weighted
 from adaptdock.plugins.tasks import Cleaned as Cleaned

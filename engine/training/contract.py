@@ -21,7 +21,10 @@ Ending = Literal["complete", "early", "interrupted"]
 
 @dataclass
 class Progress:
-    """What a run tells those who watch it; ``metrics`` are what validation found, ``shown`` the chief ones of them."""
+    """What a run tells those who watch it; ``metrics`` are what validation found, ``shown`` the chief ones of them.
+
+    ``stage`` names a run that is part of a longer one, such as a fold.
+    """
 
     step: int
     steps: int
@@ -29,6 +32,7 @@ class Progress:
     loss: float | None = None
     metrics: Mapping[str, Any] | None = None
     shown: Mapping[str, float] | None = None
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,11 @@ class TrainingRun(ABC):
     @abstractmethod
     def measured_before(self) -> bool:
         """Whether validation measures the weights at the start too."""
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is data to measure weights on after each epoch."""
+        return True
 
     @abstractmethod
     def lengths(self) -> list[int]:

@@ -150,7 +150,7 @@ def plan_together(
     together = TogetherPlan(plans, sharing, [entry.weight for entry in tasks.values()], notes)
     longer, few = lengthened(next(iter(plans.values())).options, sum(together.counts))
     for made in plans.values():
-        made.options = longer
+        made.options = longer.model_copy(update={"head_start": made.options.head_start})
         check_schedules(made.backbone, made.assembly, made.options)
     together.notes += [*few, *_too_few(together)]
     return together
@@ -220,6 +220,7 @@ class Together(nn.Module):
             self.heads.append(Answering(made.assembly, start, made.class_weights()))
             if number == 0 or not self.shared:
                 self.adapters.append(Acting(made.assembly, start, generator))
+            run.runs[number].fit_heads(self._answering[-1], self._acting[-1], answers_alone=not self.shared)
         self.losses: list[list[float]] = [[] for _ in self.heads]
         self._outside = (backbone, ports)  # a tuple, so that they do not become part of this module
         self._backbone_dropout = options.backbone_dropout

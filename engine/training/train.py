@@ -8,6 +8,7 @@ from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.contract import Progress
+from adaptdock.engine.training.few_labels import choose_by_folds
 from adaptdock.engine.training.hyperparameters import with_precision
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.plan import plan as make_plan
@@ -78,6 +79,8 @@ def carry_out(
     """
     if plan.unlabelled:
         check_alone("training with --unlabelled")
-    run = SelfTraining(plan, folder, name) if plan.unlabelled else Run(plan, folder, name)
     with owned_by_first(folder):
-        return run(progress, resume)
+        if plan.unlabelled:
+            return SelfTraining(plan, folder, name)(progress, resume)
+        by_folds = choose_by_folds(plan, folder, progress) if plan.undivided else None
+        return Run(plan, folder, name, by_folds=by_folds)(progress, resume)

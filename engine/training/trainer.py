@@ -127,7 +127,7 @@ class AdapterTrainer(Trainer):
     def last_checkpoint(self) -> str | None:
         """Return the newest checkpoint that was written to its end, or None."""
         found = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
-        complete = [path for path in found if _is_complete(path)]
+        complete = [path for path in found if _is_complete(path, self._run.validates)]
         return str(complete[-1]) if complete else None
 
     def had_stopped(self, checkpoint: str | None) -> bool:
@@ -205,7 +205,7 @@ def make_trainer(run: TrainingRun, trainable: Any, progress: Callable[[Progress]
         max_grad_norm=options.max_grad_norm if alone else 0.0,
         seed=options.seed,
         fp16=options.precision == "fp16",
-        eval_strategy="epoch",
+        eval_strategy="epoch" if run.validates else "no",
         save_strategy="steps",
         save_steps=options.checkpoint_steps,
         save_total_limit=2,
@@ -236,12 +236,12 @@ def make_trainer(run: TrainingRun, trainable: Any, progress: Callable[[Progress]
     return trainer
 
 
-def _is_complete(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Path, validates: bool) -> bool:
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text())
     except (OSError, ValueError):
         return False
     validated = any("eval_loss" in entry and entry["step"] == state["global_step"] for entry in state["log_history"])
-    if float(state["epoch"]).is_integer() and not validated:
+    if validates and float(state["epoch"]).is_integer() and not validated:
         return False  # killed between the last step of an epoch and its validation
     return all((checkpoint / name).exists() for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"))
