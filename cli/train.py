@@ -13,6 +13,7 @@ from adaptdock.cli.common.flags import (
     DATA,
     LOADING,
     MAIN,
+    OUTPUT,
     FieldFlags,
     Flag,
     Place,
@@ -47,7 +48,7 @@ from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
 
 METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE, registry.EXAMPLE_TASK
-WITH_RESUME = {"resume", "output", "overwrite", "as_json"}
+WITH_RESUME = {"resume", "output", "overwrite", "as_json", "allow_untrained"}
 NOT_IN_CONFIG = {"config", "resume", "dry_run", "verbose", "as_json", "help"}
 DRY = {"dry_run", "verbose"}
 """Flags without a value, which are False unless they are given."""
@@ -151,10 +152,14 @@ def what_flags() -> list[Flag]:
 
 
 def _output_flags() -> list[Flag]:
-    return output_flags(
-        Place("The adapter file.", "TASK.safetensors", "FILE"),
-        Place("Folder of the run: settings, metrics, log, curves, checkpoints.", "runs/TASK-METHOD-TIME"),
-    )
+    allow = "Exit with status 0 although the adapter is untrained, or no better than one answer to every input."
+    return [
+        *output_flags(
+            Place("The adapter file.", "TASK.safetensors", "FILE"),
+            Place("Folder of the run: settings, metrics, log, curves, checkpoints.", "runs/TASK-METHOD-TIME"),
+        ),
+        Flag(["--allow-untrained"], section=OUTPUT, is_flag=True, default=None, help=allow, shown="default: exit 1"),
+    ]
 
 
 # ------------------------------------------------------------------------------------------- the work
@@ -177,10 +182,10 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
         show_plan(_plan(settings), settings.method, values["as_json"], values["verbose"])
         return 0
     with run_folder(settings.run_dir, settings.automatic) as folder:
-        return _begin(replace(settings, run_dir=folder), folding, values["as_json"])
+        return _begin(replace(settings, run_dir=folder), folding, values["as_json"], values["allow_untrained"])
 
 
-def _begin(settings: Settings, folding: FoldOptions, as_json: bool) -> int:
+def _begin(settings: Settings, folding: FoldOptions, as_json: bool, allow_untrained: bool) -> int:
     if ranks().first:
         check_places(settings, resume=False)
     made = _plan(settings)
@@ -192,7 +197,7 @@ def _begin(settings: Settings, folding: FoldOptions, as_json: bool) -> int:
         if as_json:
             show_json(folds)
         return 0
-    return _run(made, settings, as_json, settings.overwrite, folds=folds)
+    return _run(made, settings, as_json, settings.overwrite, allow_untrained, folds=folds)
 
 
 def _resume(values: dict[str, Any]) -> int:
@@ -209,7 +214,8 @@ def _resume(values: dict[str, Any]) -> int:
         if ranks().first:
             check_places(settings, resume=True)
         its_own = settings.output.exists()  # else it would have been refused
-        return _run(_plan(settings), settings, values["as_json"], settings.overwrite or its_own, resume=True)
+        replaces, allowed = settings.overwrite or its_own, values["allow_untrained"]
+        return _run(_plan(settings), settings, values["as_json"], replaces, allowed, resume=True)
 
 
 def _is_given(name: str, value: Any) -> bool:
@@ -244,6 +250,7 @@ def _run(
     settings: Settings,
     as_json: bool,
     replaces: bool,
+    allow_untrained: bool,
     resume: bool = False,
     folds: Mapping[str, Any] | None = None,
 ) -> int:
@@ -255,7 +262,7 @@ def _run(
     write_file(settings.output, result.adapter, replaces)
     show_result(made, result, settings.output, settings.run_dir, verdict, as_json, folds)
     if result.ending != "interrupted":
-        return 0
+        return 1 if result.shortfall and not allow_untrained else 0
     note(f"Interrupted: the best adapter so far is in {settings.output}. Go on with --resume {settings.run_dir}")
     return 130
 

@@ -3,7 +3,8 @@
 A task has an ability if it has its function; it does not inherit or register anything.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from adaptdock.plugins.annotations import AnnotatedText
@@ -69,6 +70,44 @@ class Shown(Protocol):
 
     def shown(self, record: Record) -> str:
         """Return the record as text, like a prediction of :meth:`Task.render`."""
+
+
+@runtime_checkable
+class LinearHead(Protocol):
+    """A head whose logits are a linear map of vectors that depend on none of its own weights."""
+
+    def vectors(self, hidden: "Tensor", mask: "Tensor") -> "Tensor | None":
+        """Return the vectors (R, W) or (R, T, W) that the map reads, from hidden states (R, T, W) and mask (R, T).
+
+        None where trained layers precede the map, so that its weights alone cannot be fitted.
+        """
+
+
+@dataclass(frozen=True)
+class FitExamples:
+    """What a head is fitted on: ``vectors`` (N, W), float32, and ``labels`` (N) or (N, classes), as the loss has them.
+
+    Vectors with the same number in ``groups`` (words of a sentence, windows of a text) stay in one fold. ``weights``
+    are those of :meth:`Weighted.class_weights`, if the loss has any.
+    """
+
+    vectors: "Tensor"
+    labels: "Tensor"
+    groups: Sequence[int]
+    weights: "Tensor | None" = None
+    seed: int = 0
+
+
+@runtime_checkable
+class FittedHead(Protocol):
+    """A task whose :class:`LinearHead` can be fitted on the vectors of a frozen backbone, without gradient steps."""
+
+    def fit_head(self, examples: FitExamples, strength: float | None) -> "Mapping[str, Tensor] | None":
+        """Return the head's tensors by name; None where the labels allow no fit.
+
+        ``strength`` is the inverse of the regularisation (C) for vectors of length 1; None takes the one that
+        cross-validation finds best.
+        """
 
 
 def class_weights(task: Task, records: Sequence[Record]) -> list[float] | None:

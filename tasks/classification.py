@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Head, Record
+from adaptdock.plugins.contracts import AnnotatedText, Cleaned, FitExamples, Head, Record
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead
+from adaptdock.plugins.toolkit.linear_fit import fit_classes, fit_sets
 from adaptdock.tasks.labels import (
     CHOICES,
     annotated_labels,
@@ -187,6 +188,12 @@ class Classification(SequenceTask):
         if self.options.multi_label:
             return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=weights)
         return functional.cross_entropy(logits, labels, weights)
+
+    def fit_head(self, examples: FitExamples, strength: float | None) -> dict[str, Tensor] | None:
+        """Return a logistic regression; of several labels one for each."""
+        if self.options.multi_label:
+            return fit_sets(examples, strength)
+        return fit_classes(examples, len(self.options.labels), strength)
 
     def settle(self, records: Sequence[Record], digests: Sequence[Sequence[Tensor]]) -> Self:
         """Learn the temperature if ``calibrate`` is on."""

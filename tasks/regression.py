@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Record
+from adaptdock.plugins.contracts import FitExamples, Record
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead
+from adaptdock.plugins.toolkit.linear_fit import fit_numbers
 from adaptdock.tasks.sequences import FIRST, SECOND, TEXT, SequenceTask, mean
 
 
@@ -88,6 +89,10 @@ class Regression(SequenceTask):
         """Return the mean squared or absolute difference of (R, 1) and (R)."""
         compare = functional.mse_loss if self.options.loss == "squared" else functional.l1_loss
         return compare(logits.squeeze(-1), labels.to(logits.dtype))
+
+    def fit_head(self, examples: FitExamples, strength: float | None) -> dict[str, Tensor] | None:
+        """Return a ridge regression of the standardised target."""
+        return fit_numbers(examples, strength)
 
     def decode(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> dict[str, Any]:
         """Return the number, on the scale of the data."""

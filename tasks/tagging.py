@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, ColumnInspector, Feature, Reading, Record
+from adaptdock.plugins.contracts import Cleaned, ColumnInspector, Feature, FitExamples, Reading, Record
 from adaptdock.plugins.toolkit.division_learning import learn_division
 from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
+from adaptdock.plugins.toolkit.linear_fit import fit_classes
 from adaptdock.plugins.toolkit.windowing import align, joined, split_words
 from adaptdock.plugins.toolkit.word_division import Division, divide
 from adaptdock.tasks.printed import printed_list
@@ -129,6 +130,10 @@ class Tagging(ColumnInspector):
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """Return the cross entropy over the labelled positions."""
         return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weights)
+
+    def fit_head(self, examples: FitExamples, strength: float | None) -> dict[str, Tensor] | None:
+        """Return a logistic regression of the words' tags."""
+        return fit_classes(examples, len(self.tags), strength)
 
     def best(self, scores: Tensor) -> list[int]:
         """Return the number of the most probable tag of each word, from probabilities (words, tags)."""

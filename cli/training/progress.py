@@ -45,7 +45,8 @@ class Watch:
             note(f"{line}{self._left(progress)}")
 
     def _line(self, progress: Progress) -> str:
-        line = f"epoch {progress.epoch:.2f} step {progress.step}/{progress.steps}"
+        line = f"{progress.stage}: " if progress.stage else ""
+        line += f"epoch {progress.epoch:.2f} step {progress.step}/{progress.steps}"
         if progress.loss is not None:
             line += f" loss {progress.loss:.4f}"
         if progress.shown is not None:

@@ -107,6 +107,7 @@ def show_result(
             "trained": _share(summary),
             **_kept(summary),
             **_rounds(result),
+            **_beside_fitted(plan, result),
             "time": f"{result.seconds:.0f} s, {result.epochs:.2f} epochs",
             "adapter": f"{output} ({count(result.size)} bytes)",
             **({"curves": curves} if curves.exists() else {}),
@@ -165,6 +166,21 @@ def _rounds(result: Result) -> dict[str, str]:
         parts = [f"{count(one['added'])} texts added", _counts(one["labels"]), *reached]
         lines[f"round {one['number']}{best}"] = "; ".join(part for part in parts if part)
     return lines
+
+
+def _beside_fitted(plan: Plan, result: Result) -> dict[str, str]:
+    """Say how the trained adapter compares with the fitted head, and which of them is saved."""
+    training, metric = result.adapter.card.training, type(plan.task).metric
+    folds, head = training.get("folds"), training.get("fitted_head")
+    if folds is not None:
+        reached = f"{metric} {folds['adapter']:.2f} over {folds['count']} folds"
+        if folds["fitted_head"] is None:
+            return {"folds": reached}
+        return {"folds": f"{reached}, the fitted head alone {folds['fitted_head']:.2f}: the {folds['kept']} is saved"}
+    if head is None:
+        return {}
+    saved = "saved, with an adapter that changes nothing: training is no better" if head["kept"] else "not saved"
+    return {"fitted head": f"validation {metric} {head['validation'][metric]:.2f}: {saved}"}
 
 
 def _first(metrics: dict[str, Any]) -> str:

@@ -64,7 +64,7 @@ def divide(plan: Plan, count: int) -> list[Plan]:
     Raises :class:`DataError` where there is too little for so many folds.
     """
     records = plan.given
-    if any(line.startswith(NOT_GIVEN) for line in plan.notes):
+    if not plan.undivided and any(line.startswith(NOT_GIVEN) for line in plan.notes):
         raw, _ = load_splits(plan.source, type(plan.task), plan.options.seed)
         records = plan.task.clean([*raw["train"], *raw["validation"]], "train").records
     return [_planned(plan, records, *numbers) for numbers in _numbers(plan, records, count)]

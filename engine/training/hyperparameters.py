@@ -40,6 +40,12 @@ lora 24 sentences of ner reach an F1 of 0.0 on validation in 30 steps, and 17.1 
 class TrainingOptions(Recipe):
     """How an adapter is trained; what is not given comes from the task's recipe for the method."""
 
+    hold_out: Literal["auto", "always"] = "auto"
+    """Whether a tenth of the training data becomes validation data where none is given; auto trains on all of it, and
+    measures by folds, where a tenth is too few to choose an epoch by and the head can be fitted."""
+    head_start: Literal["fitted", "random"] = "fitted"
+    """What the head starts from: a regression on the vectors of the frozen backbone, where the task can fit one, or
+    random weights. The fitted head is saved with an adapter that changes nothing where training is no better."""
     seed: int = 0
     """Seed of the start weights, the order of the data and dropout."""
     min_steps: int = Field(STEPS, ge=0)
@@ -188,6 +194,19 @@ def lengthened(options: TrainingOptions, units: int) -> tuple[TrainingOptions, l
         f"training steps (--min-steps, --epochs)"
     )
     return options.model_copy(update={"epochs": epochs}), [note]
+
+
+def slowed(options: TrainingOptions, task: str, method: str) -> tuple[TrainingOptions, list[str]]:
+    """Return options for few labels, with half the rate of the task's recipe, and a note; a rate that was chosen stays.
+
+    At the recipe's rate 16 texts moved the adapter past what they can tell (docs/few.md).
+    """
+    recipe = merge_options(task, method, {}).learning_rate
+    if options.head_start == "random" or options.learning_rate != recipe:
+        return options, []
+    rate = recipe / 2
+    note = f"few labels: learning rate {rate:g} in place of {recipe:g} (--learning-rate)"
+    return options.model_copy(update={"learning_rate": rate}), [note]
 
 
 def merge_options(task: str, method: str, given: Mapping[str, Any]) -> TrainingOptions:

@@ -111,6 +111,11 @@ class Members:
         """Whether validation measures the start weights too, because a task asks for it."""
         return any(type(task.plan.task).measured_before for task in self.tasks)
 
+    @property
+    def validates(self) -> bool:
+        """Whether there is data to measure weights on after each epoch."""
+        return all(task.validates for task in self.tasks)
+
     @cached_property
     def batches(self) -> JointBatches:
         """The batches of all passes."""
@@ -120,7 +125,10 @@ class Members:
     def trainable(self) -> Trainable:
         """Return all weights with their start values."""
         starts = [[_start(task) for task in member.tasks] for member in self.members]
-        return Trainable(self.dock.backbone, self.dock.ports, starts, self.options.backbone_dropout)
+        trainable = Trainable(self.dock.backbone, self.dock.ports, starts, self.options.backbone_dropout)
+        for task, head, owner in zip(self.tasks, trainable.answering, trainable.owners, strict=True):
+            task.fit_heads(head, trainable.acting[owner], answers_alone=len(self.members[owner].tasks) == 1)
+        return trainable
 
     def collator(self) -> Callable[[Sequence[tuple[Sequence[Unit], Sequence[float]]]], dict[str, Any]]:
         """Return a function that makes the arguments of :class:`Trainable` from the one element of a pass."""
@@ -160,7 +168,7 @@ class Members:
     def due(self, step: int) -> bool:
         """Tell whether an epoch of any member ends with a step, counted from 1."""
         self._step = step
-        return any(member.steps.ends_epoch(step) for member in self.members)
+        return self.validates and any(member.steps.ends_epoch(step) for member in self.members)
 
     def epoch(self, step: int) -> float:
         """Return the epochs, after a step, of the member that is trained longest."""

@@ -14,17 +14,18 @@ from torch import Tensor
 from adaptdock.engine.core.assembly import Assembly, entry, make_methods, make_task, put_together
 from adaptdock.engine.core.batches import counts, length, reading
 from adaptdock.engine.data.augmentation import AugmentationSettings, augment, parse
-from adaptdock.engine.data.sources import Reader, Source, load_splits
-from adaptdock.engine.evaluation.selection import Criterion, too_few
+from adaptdock.engine.data.sources import NOT_GIVEN, Reader, Source, load_splits
+from adaptdock.engine.evaluation.selection import ENOUGH, Criterion, too_few
 from adaptdock.engine.inference.back_translation import back_translated
 from adaptdock.engine.training import pretrained
-from adaptdock.engine.training.hyperparameters import DTYPES, PLACES, TrainingOptions, lengthened, merge_options
+from adaptdock.engine.training.fittable_heads import fits
+from adaptdock.engine.training.hyperparameters import DTYPES, PLACES, TrainingOptions, lengthened, merge_options, slowed
 from adaptdock.engine.training.packing import begun, pack
 from adaptdock.engine.training.schedules import check as check_schedules
 from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Feature, PseudoLabelling, Reading, Record, Task
+from adaptdock.plugins.contracts import Backbone, Feature, FittedHead, PseudoLabelling, Reading, Record, Task
 from adaptdock.plugins.task_abilities import class_weights
 
 
@@ -61,8 +62,13 @@ class Plan:
 
     @property
     def criterion(self) -> Criterion:
-        """What decides which weights are best."""
-        return Criterion.of(self.task, self.records["validation"])
+        """What decides which weights are best; without validation data nothing can."""
+        return Criterion.of(self.task, self.records.get("validation", []))
+
+    @property
+    def undivided(self) -> bool:
+        """Whether all labelled records are trained on, and none are validation data."""
+        return "validation" not in self.records
 
     def identity(self) -> dict[str, str]:
         """Return fingerprints of everything that a resumed run must find unchanged."""
@@ -150,10 +156,13 @@ def plan(
 
     Raises what :func:`draft` raises, and :class:`UsageError` for layers that would never learn.
     """
-    made = draft(backbone, task, method, source, options, method_options, task_options)
+    made = draft(backbone, task, method, source, options, method_options, task_options, may_undivide=True)
     made.options, notes = lengthened(made.options, len(made.units))
+    if made.undivided:
+        made.options, slower = slowed(made.options, task, method)
+        notes += slower
     check_schedules(made.backbone, made.assembly, made.options)
-    made.notes += [*notes, *too_few(made.task, made.records["validation"])]
+    made.notes += [*notes, *([] if made.undivided else too_few(made.task, made.records["validation"]))]
     return made
 
 
@@ -165,8 +174,11 @@ def draft(
     options: Mapping[str, Any] | None = None,
     method_options: Mapping[str, Any] | None = None,
     task_options: Mapping[str, Any] | None = None,
+    may_undivide: bool = False,
 ) -> Plan:
     """Read and check the data, fit the task, and put the adapter together; nothing is trained yet.
+
+    With ``may_undivide`` little data stays whole, without validation data (``hold_out``).
 
     Raises :class:`DataError` and :class:`UsageError` for whatever in them cannot work, and what
     :func:`pretrained.adopted` raises for trained adapters that the method wants.
@@ -183,6 +195,8 @@ def draft(
     ]
     entries = [entry("method", name, made.options) for name, made in methods]
     raw, notes = load_splits(source, type(blank), chosen.seed, blank)
+    if may_undivide and chosen.hold_out == "auto" and chosen.unlabelled is None:
+        raw, notes = _undivided(raw, notes, blank)
     records: dict[str, list[Record]] = {}
     for split, given in raw.items():
         cleaned = blank.clean(given, split)
@@ -203,6 +217,8 @@ def draft(
     made = Plan(
         backbone, fitted, task, entries, on, assembly, chosen, source, records, [], notes, augmented.added, unlabelled
     )
+    if not fits(assembly):
+        made.options = chosen.model_copy(update={"head_start": "random"})
     made.units = make_units(made)
     if not made.units:
         raise DataError("the training data has no token that is labelled")
@@ -211,6 +227,24 @@ def draft(
         packed = sum(begun(feature) for unit in made.units for feature in unit)
         made.notes.append(f"{packed} training examples packed into {len(made.units)} windows")
     return made
+
+
+def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tuple[dict[str, list[Record]], list[str]]:
+    """Return the splits with held-out records put back, where those are too few to choose an epoch by."""
+    held_out = any(line.startswith(NOT_GIVEN) for line in notes)
+    if not held_out or not isinstance(task, FittedHead):
+        return raw, notes
+    support = task.support(task.clean(raw["validation"], "validation").records)
+    if support >= ENOUGH:
+        return raw, notes
+    whole = [*raw["train"], *raw["validation"]]
+    start = next(number for number, line in enumerate(notes) if line.startswith(NOT_GIVEN))
+    note = (
+        f"few labels: all {len(whole)} records are trained on, and folds of them say what to expect. A tenth of them "
+        f"has {support} answers, and fewer than {ENOUGH} cannot tell epochs apart (--hold-out)"
+    )
+    others = {split: records for split, records in raw.items() if split not in ("train", "validation")}
+    return {"train": whole, **others}, [*notes[:start], note]
 
 
 def _unlabelled(options: TrainingOptions, source: Source, task: Task, name: str, notes: list[str]) -> list[Record]:

@@ -9,7 +9,10 @@ Ending = Literal["complete", "early", "interrupted"]
 
 @dataclass
 class Progress:
-    """The progress of a run: ``metrics`` are those of a validation, ``shown`` the chief ones of them."""
+    """The progress of a run: ``metrics`` are those of a validation, ``shown`` the chief ones of them.
+
+    ``stage`` names a run that is part of a longer one, such as a fold.
+    """
 
     step: int
     steps: int
@@ -17,6 +20,7 @@ class Progress:
     loss: float | None = None
     metrics: Mapping[str, Any] | None = None
     shown: Mapping[str, float] | None = None
+    stage: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from adaptdock.engine.core.distributed import ranks, shared
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.head_fit import FoldChoice
 from adaptdock.engine.training.members import Member, Members
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.progress import Ending, Progress
@@ -70,6 +71,9 @@ class Run:
     def _measure_only(self, trainable: Trainable) -> list[Result]:
         """Store what has no weights to train as it is: the backbone alone does all it does."""
         tensors = trainable.tensors()
+        if not self.members.validates:
+            self.members.keep_if_none(tensors)
+            return self.members.finish([], 0, "complete")
         validated = self.members.check(tensors)
         history = [{**validated.numbers, "step": 0}]
         self.members.keep_best(history, tensors, validated)
@@ -92,10 +96,10 @@ class Run:
             self.members.recall()
 
 
-def run_of(plan: Plan, folder: Path, name: str | None = None) -> Run:
-    """Return the run of one task by itself."""
+def run_of(plan: Plan, folder: Path, name: str | None = None, by_folds: FoldChoice | None = None) -> Run:
+    """Return the run of one task by itself; ``by_folds`` is what folds of its data have found."""
     dock = Dock(plan.backbone)
-    return Run(Members(dock, [Member([TaskRun(plan, dock, folder, name)])]), folder)
+    return Run(Members(dock, [Member([TaskRun(plan, dock, folder, name, by_folds=by_folds)])]), folder)
 
 
 def train_plan(
@@ -104,9 +108,10 @@ def train_plan(
     name: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     resume: bool = False,
+    by_folds: FoldChoice | None = None,
 ) -> Result:
     """Train one task by itself and return its result; raises what :class:`Run` raises."""
-    (result,) = run_of(plan, folder, name)(progress, resume)
+    (result,) = run_of(plan, folder, name, by_folds)(progress, resume)
     return result
 
 

@@ -21,6 +21,12 @@ SAMPLE = 200
 """Training records, at most, that are measured where validation and test data are too few."""
 TRIED = 8
 """Records whose logits are compared, with the trained and with the start weights of the method."""
+UNTRAINED = "This adapter is untrained: training has not moved its weights from where they started."
+
+
+def untrained(plan: "Plan", adapter: AdapterFile, start: Mapping[str, Tensor]) -> str:
+    """Say that training has not moved any weight; empty where it has. ``start`` is that of :func:`unmoved`."""
+    return "" if _moved(plan, adapter, start) else UNTRAINED
 
 
 def unmoved(plan: "Plan", dock: Dock, adapter: AdapterFile, start: Mapping[str, Tensor]) -> str:
@@ -28,19 +34,29 @@ def unmoved(plan: "Plan", dock: Dock, adapter: AdapterFile, start: Mapping[str, 
 
     ``start`` are the start weights in the precision of the file.
     """
-    trained = [(place, f"{place}.{name}") for place, name, declared in plan.assembly.declared() if declared.trained]
-    moved = {
-        place == HEAD
-        for place, name in trained
-        if not torch.equal(start[name].float(), adapter.tensors[name].float())  # large weights are stored in 32 bit
-    }
+    trained = _trained(plan)
+    moved = _moved(plan, adapter, start)
     if not moved:
-        return "This adapter is untrained: training has not moved its weights from where they started."
+        return UNTRAINED
     of_method = [name for place, name in trained if place != HEAD]
     if not of_method or (False in moved and _acts(plan, dock, adapter, {name: start[name] for name in of_method})):
         return ""
     methods = " and ".join(method.name for method in plan.methods)
     return f"Only the head of this adapter is trained: {methods} changes nothing that it did not change at the start."
+
+
+def _trained(plan: "Plan") -> list[tuple[str, str]]:
+    """Return the place and the name of each tensor that is trained."""
+    return [(place, f"{place}.{name}") for place, name, declared in plan.assembly.declared() if declared.trained]
+
+
+def _moved(plan: "Plan", adapter: AdapterFile, start: Mapping[str, Tensor]) -> set[bool]:
+    """Return True where the head has moved, and False where the method has."""
+    return {
+        place == HEAD
+        for place, name in _trained(plan)
+        if not torch.equal(start[name].float(), adapter.tensors[name].float())  # large weights are stored in 32 bit
+    }
 
 
 def _acts(plan: "Plan", dock: Dock, adapter: AdapterFile, of_method: Mapping[str, Tensor]) -> bool:

@@ -19,14 +19,16 @@ from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.engine.evaluation.report import write_report
 from adaptdock.engine.evaluation.selection import Criterion
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.head_fit import FittedHeads, FoldChoice, fit_heads
 from adaptdock.engine.training.hyperparameters import STORES
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.progress import Ending, Validated
 from adaptdock.engine.training.run_folders import BEST
-from adaptdock.engine.training.shortfall import compared, no_better, unmoved
+from adaptdock.engine.training.shortfall import compared, no_better, unmoved, untrained
+from adaptdock.engine.training.trainable import Acting, Answering
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
-from adaptdock.plugins.contracts import Calibrated, Feature, Writer
+from adaptdock.plugins.contracts import Calibrated, Feature, Record, Writer
 
 
 @dataclass
@@ -62,7 +64,8 @@ def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]
 class TaskRun:
     """One task of a run, with a folder of its own for the best adapter.
 
-    ``together`` is what its card tells of other tasks that it is trained with.
+    ``together`` describes, for its card, the tasks that it is trained with; ``by_folds`` is what folds of the training
+    data have found (:class:`FoldChoice`).
     """
 
     def __init__(
@@ -72,11 +75,17 @@ class TaskRun:
         folder: Path,
         name: str | None = None,
         together: Mapping[str, Any] | None = None,
+        by_folds: FoldChoice | None = None,
     ) -> None:
         self.plan, self.dock, self.folder = plan, dock, folder
         self.name = name or plan.task_name
         self.together = dict(together or {})
+        self.by_folds = by_folds
+        self.heads: FittedHeads | None = None
         self.best: AdapterFile | None = None
+        self._untrained = ""
+        self._acting: Acting | None = None
+        self._head_alone = by_folds is not None and by_folds.head_alone
         self._started = time.monotonic()
         self._start: dict[str, Tensor] | None = None
         self._newest: Evaluation | None = None
@@ -86,6 +95,11 @@ class TaskRun:
     def units(self) -> Sequence[list[Feature]]:
         """Windows, or all windows of a record where the loss compares them."""
         return self.plan.units
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is validation data."""
+        return not self.plan.undivided
 
     @property
     def file(self) -> Path:
@@ -106,16 +120,21 @@ class TaskRun:
         self._start = self.stored(tensors)
 
     def recall(self) -> None:
-        """Take the file of an earlier run."""
-        if self.file.exists():
+        """Take the file of an earlier run; without validation data its weights are those of the interruption."""
+        if self.validates and self.file.exists():
             self.best = read_file(self.file)
 
     def check(self, tensors: Mapping[str, Tensor]) -> Validated:
         """Measure weights, and name the numbers as the history does."""
         found = self.validate(tensors)
-        numbers = {f"eval_{key}": value for key, value in found.metrics.items() if isinstance(value, int | float)}
         name = type(self.plan.task).metric
-        return Validated({**numbers, "eval_loss": round(found.loss, 5)}, found.metrics, {name: found.metrics[name]})
+        return Validated(self._numbers(found), found.metrics, {name: found.metrics[name]})
+
+    @staticmethod
+    def _numbers(found: Evaluation) -> dict[str, float]:
+        """Return the numbers of an evaluation by their names in the history."""
+        numbers = {f"eval_{key}": value for key, value in found.metrics.items() if isinstance(value, int | float)}
+        return {**numbers, "eval_loss": round(found.loss, 5)}
 
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
         """Store these weights as the best so far, with what validation found."""
@@ -171,6 +190,24 @@ class TaskRun:
             metrics=dict(metrics),
         )
 
+    def fit_heads(self, head: Answering, acting: Acting, answers_alone: bool = True) -> None:
+        """Fit the head on the vectors of the frozen backbone, and start from it, if the options say so.
+
+        Unless it ``answers_alone`` the fitted head is never saved in place of the trained adapter, which others share.
+        Where folds have chosen the fitted head, nothing is trained.
+        """
+        if self.plan.options.head_start == "random":
+            return
+        heads = fit_heads(self.plan, self.dock.ports, acting)
+        if heads is not None:
+            head.load(heads.start)
+        if answers_alone:
+            self.heads, self._acting = heads, acting
+        if heads is not None and self._head_alone:
+            head.load(heads.answer)
+            for weight in (*head.parameters(), *acting.parameters()):
+                weight.requires_grad_(False)
+
     def keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
         """Store these weights where there are none; nothing is known of them."""
         if self.best is None:
@@ -191,7 +228,7 @@ class TaskRun:
         """Return what is measured at the end: the test data; else validation again, where it shows more than before."""
         if "test" in self.plan.records:
             return ["test"]
-        more = isinstance(self.plan.task, Writer | Calibrated)
+        more = isinstance(self.plan.task, Writer | Calibrated) and self.validates
         return ["validation"] if more else []
 
     def _settled(self, adapter: AdapterFile) -> AdapterFile:
@@ -207,6 +244,49 @@ class TaskRun:
         card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
         return AdapterFile(card, adapter.tensors)
 
+    def fitted_answer(self) -> AdapterFile | None:
+        """Return the fitted head with the adapter's start weights; None where no head is fitted."""
+        if self.heads is None or self._start is None:
+            return None
+        return AdapterFile(self.card(0, {}), self.stored({**self._start, **self.heads.answer}))
+
+    def measured(self, adapter: AdapterFile, records: Sequence[Record]) -> dict[str, float]:
+        """Return the numbers that an adapter reaches on cleaned records, by their names in the history."""
+        return self._numbers(evaluate(self.dock, adapter, records, self.plan.options.batch_size * 2, write=False))
+
+    def _refitted(self) -> AdapterFile:
+        """Return the trained adapter with its head fitted anew, on the vectors that the adapter makes.
+
+        Gradient steps on few records stop anywhere; the fit has one optimum, and its regularisation is chosen.
+        """
+        assert self.best is not None
+        assert self._acting is not None
+        heads = fit_heads(self.plan, self.dock.ports, self._acting)
+        if heads is None:
+            return self.best
+        return AdapterFile(self.best.card, {**self.best.tensors, **self.stored(heads.answer)})
+
+    def _against_fitted(self, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Keep the fitted head with the adapter's start weights where training is no better on validation data.
+
+        Return what a card says of the comparison. Validation data that is too few to tell is measured alone.
+        """
+        best, answer = self.criterion.best(history), self.fitted_answer()
+        if answer is None or best is None:
+            return {}
+        found = self._evaluate(answer, "validation", write=False)
+        numbers = self._numbers(found)
+        self._head_alone = self.criterion.decisive and self.criterion.worth(numbers) >= self.criterion.worth(best)
+        if self._head_alone:
+            assert self.best is not None
+            assert self._start is not None
+            self._untrained = untrained(self.plan, self.best, self._start)
+            self._best_found = found
+            self.best = AdapterFile(self.card(0, {"validation": found.metrics}), answer.tensors)
+        name = type(self.plan.task).metric
+        reached = {name: found.metrics[name], "loss": numbers["eval_loss"]}
+        return {"fitted_head": {"validation": reached, "kept": self._head_alone}}
+
     def _judged(self, adapter: AdapterFile, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Return how an adapter compares with the same answer to every input, and what it falls short of, if anything.
 
@@ -215,26 +295,37 @@ class TaskRun:
         if self._start is None:
             return {}
         comparison = compared(self.plan, self.dock, adapter, metrics)
-        shortfall = unmoved(self.plan, self.dock, adapter, self._start) or no_better(self.plan, comparison)
+        still = self._untrained if self._head_alone else unmoved(self.plan, self.dock, adapter, self._start)
+        shortfall = still or no_better(self.plan, comparison)
         return ({"baseline": comparison} if comparison else {}) | ({"shortfall": shortfall} if shortfall else {})
+
+    def _of_folds(self) -> dict[str, Any]:
+        """Return the metrics of what is kept, over the folds, in the form of a split's."""
+        return {} if self.by_folds is None else {"folds": self.by_folds.metrics}
 
     def finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Result:
         """Measure the best weights for the last time, store them, and return the result."""
         assert self.best is not None
         seconds = time.monotonic() - self._started
         before = _before(history, type(self.plan.task).metric) if type(self.plan.task).measured_before else {}
-        metrics = {**before, **self.best.card.metrics}
-        judged: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
+        judged: dict[str, Any] = {} if self.by_folds is None else {"folds": self.by_folds.described()}
         if ending != "interrupted":
             try:
+                if self.heads is not None and not self.validates and not self._head_alone:
+                    self.best = self._refitted()
+                judged |= self._against_fitted(history)
+                metrics = {**before, **self.best.card.metrics, **self._of_folds()}
                 self.best = self._settled(self.best)
                 metrics |= {split: self._evaluate(self.best, split).metrics for split in self._last_splits()}
-                judged = self._judged(self.best, metrics)
+                judged |= self._judged(self.best, metrics)
             except KeyboardInterrupt:
                 ending = "interrupted"
+        metrics = metrics or {**before, **self.best.card.metrics}
         training = {
             **self.best.card.training,
             **judged,
+            **({} if self.validates or self._head_alone else {"best_epoch": round(epochs, 3)}),
             "epochs_run": round(epochs, 3),
             "seconds": round(seconds, 1),
             "ending": ending,

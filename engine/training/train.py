@@ -7,6 +7,7 @@ from typing import Any
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
+from adaptdock.engine.training.few_labels import choose_by_folds
 from adaptdock.engine.training.hyperparameters import with_precision
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.plan import plan as make_plan
@@ -77,8 +78,10 @@ def carry_out(
 
     Raises :class:`LockedError` where another run works in the folder.
     """
-    if not plan.unlabelled:
-        return train_plan(plan, folder, name, progress, resume)
-    check_alone("training with --unlabelled")
+    if plan.unlabelled:
+        check_alone("training with --unlabelled")
     with owned_by_first(folder):
-        return SelfTraining(plan, folder, name)(progress, resume)
+        if plan.unlabelled:
+            return SelfTraining(plan, folder, name)(progress, resume)
+        by_folds = choose_by_folds(plan, folder, progress) if plan.undivided else None
+        return train_plan(plan, folder, name, progress, resume, by_folds)

@@ -33,6 +33,13 @@ class Answering(nn.Module):
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
 
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take weights by the names they are stored under; those that are not named stay."""
+        for name, weight in self.weights.items():
+            if f"{HEAD}.{name}" in tensors:
+                weight.copy_(tensors[f"{HEAD}.{name}"])
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights by the names they are stored under."""
         return {f"{HEAD}.{name}": tensor for name, tensor in self.weights.items()}

@@ -255,10 +255,7 @@ def _rate(options: TrainingOptions, steps: int, step: int) -> float:
 
 def _is_complete(checkpoint: Path) -> bool:
     try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        json.loads((checkpoint / "trainer_state.json").read_text())
     except (OSError, ValueError):
         return False
-    validated = any("eval_loss" in entry and entry["step"] == state["global_step"] for entry in state["log_history"])
-    if float(state["epoch"]).is_integer() and not validated:
-        return False  # killed between the last step of an epoch and its validation
     return all((checkpoint / name).exists() for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"))

@@ -74,6 +74,10 @@ class TokenHead(Head):
         last = {"weight": Parameter((self.classes, width), _normal), "bias": Parameter((self.classes,))}
         return _layers(width, self.layers) | last
 
+    def vectors(self, hidden: Tensor, mask: Tensor) -> Tensor | None:
+        """Return the states (R, T, W) themselves."""
+        return None if self.layers else hidden
+
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits (R, T, classes)."""
         return linear(_through(parameters, hidden, self.layers), parameters["weight"], parameters["bias"])
@@ -116,10 +120,16 @@ class SequenceHead(Head):
         last = {"weight": Parameter((self.classes, inputs), _normal), "bias": Parameter((self.classes,))}
         return _layers(inputs, self.layers) | last
 
+    def vectors(self, hidden: Tensor, mask: Tensor) -> Tensor | None:
+        """Return the pooled states (R, W or 3 W)."""
+        return None if self.layers else self._pooled(hidden, mask).squeeze(1)
+
+    def _pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return _pooled(hidden, functional.pad(mask, (self.front, 0), value=1), self.pooling)
+
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits (R, classes), without the masked positions."""
-        mask = functional.pad(mask, (self.front, 0), value=1)
-        read = _through(parameters, _pooled(hidden, mask, self.pooling), self.layers)
+        read = _through(parameters, self._pooled(hidden, mask), self.layers)
         return linear(read, parameters["weight"], parameters["bias"]).squeeze(1)
 
     def trim(self, logits: Tensor, length: int) -> Tensor:

@@ -1,0 +1,113 @@
+"""The head before the adapter moves: fitted on what the backbone gives with the adapter at its start weights.
+
+Two heads are fitted. The classic answer, with the regularisation that cross-validation finds best, is what the trained
+adapter must beat. The start of training is regularised strongly: a head that fits its few examples perfectly has no
+gradient left to move an adapter (docs/few.md has the measurement).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptdock.engine.core.assembly import HEAD
+from adaptdock.engine.core.batches import NOT_COUNTED, by_length, collate, collate_labels, length
+from adaptdock.engine.core.forward import for_head, mask_for, states
+from adaptdock.engine.core.open_ports import OpenPorts
+from adaptdock.engine.training.plan import Plan
+from adaptdock.engine.training.trainable import Acting, TrainedRows
+from adaptdock.plugins.contracts import Feature, FitExamples, FittedHead, LinearHead
+
+START_STRENGTH = 1.0
+"""Inverse regularisation (C) of the head that training starts from."""
+ROWS, TOKENS = 64, 8192
+WINDOWS = 4_000
+"""Most training windows whose vectors are computed, at even distances."""
+
+
+@dataclass(frozen=True)
+class FittedHeads:
+    """Tensors of the head as an adapter file names them: the classic answer, and the start of training."""
+
+    answer: dict[str, Tensor]
+    start: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FoldChoice:
+    """What folds of the training data say: whether the fitted head alone does as well as a trained adapter.
+
+    ``adapter`` and ``fitted_head`` are the means of the deciding metric over the records, each measured by a run that
+    was not trained on it, the latter None where no head can be fitted; ``metrics`` are all means of the better one.
+    """
+
+    count: int
+    adapter: float
+    fitted_head: float | None
+    head_alone: bool
+    metrics: dict[str, float]
+
+    def described(self) -> dict[str, Any]:
+        """Return what a card says."""
+        kept = "fitted head" if self.head_alone else "adapter"
+        return {"count": self.count, "adapter": self.adapter, "fitted_head": self.fitted_head, "kept": kept}
+
+
+def fit_heads(plan: Plan, ports: OpenPorts, parts: Acting) -> FittedHeads | None:
+    """Return the fitted heads of a plan, whose adapter has the weights of ``parts``; None where labels allow no fit."""
+    task = plan.task
+    assert isinstance(task, FittedHead)
+    ports.acquire(plan.assembly.sites)
+    try:
+        examples = _examples(plan, ports, parts)
+    finally:
+        ports.release(plan.assembly.sites)
+    if examples is None:
+        return None
+    answer, start = task.fit_head(examples, None), task.fit_head(examples, START_STRENGTH)
+    if answer is None or start is None:
+        return None
+    return FittedHeads(*({f"{HEAD}.{name}": tensor for name, tensor in own.items()} for own in (answer, start)))
+
+
+def _examples(plan: Plan, ports: OpenPorts, parts: Acting) -> FitExamples | None:
+    """Return the vectors that the head reads, with their labels; those labelled -100 are left out."""
+    features = [(number, feature) for number, unit in enumerate(plan.units) for feature in unit]
+    step = max(1.0, len(features) / WINDOWS)
+    features = [features[int(place * step)] for place in range(int(len(features) / step))]
+    vectors, labels, groups = [], [], []
+    for batch in by_length([length(feature) for _, feature in features], ROWS, TOKENS):
+        chosen = [features[number] for number in batch]
+        found, targets, owners = _read(plan, ports, parts, chosen)
+        vectors.append(found)
+        labels.append(targets)
+        groups += owners
+    if not groups:
+        return None
+    return FitExamples(torch.cat(vectors), torch.cat(labels), groups, plan.class_weights(), plan.options.seed)
+
+
+@torch.no_grad()
+def _read(
+    plan: Plan, ports: OpenPorts, parts: Acting, numbered: Sequence[tuple[int, Feature]]
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Return the vectors (N, W) of windows, their labels, and the numbers of their units."""
+    backbone = plan.backbone
+    features = [feature for _, feature in numbered]
+    inputs = collate(backbone, features)
+    head = plan.assembly.head
+    mask = mask_for(head, inputs)
+    rows = TrainedRows(backbone, [parts], [0] * len(features), dropout=False)
+    hidden = for_head(backbone, head, states(backbone, ports, rows, inputs, head.reads), mask, {})
+    assert isinstance(head, LinearHead)
+    vectors = head.vectors(hidden, mask)  # type: ignore[arg-type]
+    labels = collate_labels(features, mask.device)
+    assert vectors is not None
+    owners = torch.tensor([number for number, _ in numbered])
+    if vectors.ndim == 3:
+        counted = labels != NOT_COUNTED
+        owners = owners.unsqueeze(1).expand(counted.shape)[counted.cpu()]
+        vectors, labels = vectors[:, -labels.shape[1] :][counted], labels[counted]
+    return vectors.float().cpu(), labels.cpu(), owners.tolist()
