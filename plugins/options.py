@@ -43,6 +43,8 @@ class Recipe(Options):
     """Times that the training data is gone through, at most."""
     batch_size: int = Field(16, gt=0)
     """Windows in a batch."""
+    target_steps: int = Field(0, ge=0)
+    """Steps that small data gets where the epochs give fewer, as far as ten epochs go; 0 where epochs is given."""
     backbone_dropout: bool = False
     """Let the backbone drop what it dropped when it was trained: slower steps, later overfitting."""
     method_options: dict[str, Any] = {}

@@ -86,9 +86,6 @@ class TrainingLoop(TrainingRun, Generic[Outcome]):
 
     def _measure_only(self, tensors: Mapping[str, Tensor]) -> Outcome:
         """Keep what has no weights to train as it is: what it does, the backbone does by itself."""
-        if not self.validates:
-            self.keep_if_none(tensors)
-            return self._finish([], 0, "complete")
         found = self.check(tensors)
         history = [{**found.numbers, "epoch": 0.0, "step": 0}]
         self.keep_best(history, tensors, found)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adaptdock.engine.core.assembly import Assembly, entry, make_methods, make_task, put_together
 from adaptdock.engine.core.batches import counts, length, reading
+from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.data.augmentation import AugmentationSettings, augment, parse
 from adaptdock.engine.data.sources import NOT_GIVEN, Reader, Source, load_splits
 from adaptdock.engine.evaluation.selection import ENOUGH, Criterion, too_few
@@ -232,7 +233,7 @@ def draft(
 def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tuple[dict[str, list[Record]], list[str]]:
     """Return the splits with held-out records put back, where those are too few to choose an epoch by."""
     held_out = any(line.startswith(NOT_GIVEN) for line in notes)
-    if not held_out or not isinstance(task, FittedHead):
+    if not held_out or not isinstance(task, FittedHead) or ranks().count > 1:
         return raw, notes
     support = task.support(task.clean(raw["validation"], "validation").records)
     if support >= ENOUGH:

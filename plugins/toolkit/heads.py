@@ -1,5 +1,6 @@
 """The heads that tasks share: a label a position, a label a row, a span, the next or a masked token, an embedding."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal
 
@@ -14,6 +15,7 @@ from adaptdock.plugins.toolkit.activations import ACTIVATIONS, Activation
 from adaptdock.plugins.toolkit.batched_linear import layer_norm, linear
 
 Pooling = Literal["mean", "first", "last", "concat"]
+VectorLength = Literal["plain", "unit"]
 
 
 class LayeredOptions(Options):
@@ -99,20 +101,27 @@ class SequenceHead(Head):
 
     The vector is the mean hidden state, the first or the last one or, as in ULMFiT (Howard and Ruder 2018, section
     3.3), the last one, the greatest value of each channel and the mean side by side (``concat``, 3 W). ``front``
-    positions of the adapter's own prompt count as the text's.
+    positions of the adapter's own prompt count as the text's. With the ``length`` unit each vector is divided by the
+    root of its mean square, so that direction alone counts, as in the cosine that sentence encoders are trained by.
     """
 
     grows = {"weight": 0, "bias": 0}
 
     def __init__(
-        self, classes: int, pooling: Pooling = "mean", layers: Sequence[Activation] = (), front: int = 0
+        self,
+        classes: int,
+        pooling: Pooling = "mean",
+        layers: Sequence[Activation] = (),
+        front: int = 0,
+        length: VectorLength = "plain",
     ) -> None:
         self.classes, self.pooling, self.layers, self.front = classes, pooling, tuple(layers), front
+        self.length = length
 
     @property
     def stack_key(self) -> Hashable:
         """Heads that pool otherwise, or have other layers, are other operations."""
-        return type(self).__name__, self.pooling, self.layers, self.front
+        return type(self).__name__, self.pooling, self.layers, self.front, self.length
 
     def parameters(self, width: int) -> dict[str, Parameter]:
         """Keep a weight (classes, W or 3 W) and a bias (classes), and those of the layers before, as wide."""
@@ -125,7 +134,10 @@ class SequenceHead(Head):
         return None if self.layers else self._pooled(hidden, mask).squeeze(1)
 
     def _pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        return _pooled(hidden, functional.pad(mask, (self.front, 0), value=1), self.pooling)
+        vectors = _pooled(hidden, functional.pad(mask, (self.front, 0), value=1), self.pooling)
+        if self.length == "plain":
+            return vectors
+        return functional.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits (R, classes); positions that the mask does not name count for nothing."""
