@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types imports unit test-slow gpu-sim gpu-check test-page bench-ner bench-tasks bench-mixed bench-swap soak bench-serving soak-serving docs reference site compatibility test-window clean
+.PHONY: demo test lint types imports unit test-slow gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-mixed bench-swap soak bench-serving soak-serving docs reference site compatibility test-window clean
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -73,6 +73,9 @@ $(VENV)/site-installed: $(BIN)/python pyproject.toml constraints.txt
 
 bench-tasks: $(INSTALLED)  ## every task beside a trivial baseline and full fine-tuning; DATA=folder of the data sets
 	$(BIN)/python benchmarks/tasks.py $(DATA)
+
+bench-few: $(INSTALLED)  ## few labels beside simple answers, SetFit, PEFT and full fine-tuning; hours; DATA=folder of the data sets
+	$(BIN)/python benchmarks/few.py $(DATA)
 
 bench-mixed: $(INSTALLED)  ## mixed batches beside PEFT; half an hour or more
 	$(BIN)/python benchmarks/mixed.py

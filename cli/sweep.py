@@ -220,10 +220,12 @@ class Trials:
         return self.searched.settings({**self.values, **tried})
 
     def plan(self, tried: Mapping[str, Any]) -> Plan:
-        """Return the plan of a trial, test data included."""
+        """Return the plan of a trial, test data included; trials are compared on validation data, however little."""
         mine = self.settings(tried)
-        options = mine.training, mine.method_options, mine.task_options
-        return plan(self.backbone, mine.task, mine.method, mine.source, *options)
+        training = {**mine.training, "hold_out": "always"}
+        return plan(
+            self.backbone, mine.task, mine.method, mine.source, training, mine.method_options, mine.task_options
+        )
 
     def identity(self, space: Space) -> str:
         """Return what trials must have in common to be compared."""

@@ -43,6 +43,8 @@ class Recipe(Options):
     """Most passes over the training data."""
     batch_size: int = Field(16, gt=0)
     """Windows in a batch."""
+    target_steps: int = Field(0, ge=0)
+    """Steps that small data gets where the epochs give fewer, as far as ten epochs go; 0 where epochs is given."""
     backbone_dropout: bool = False
     """Use the dropout of the backbone: slower steps, later overfitting."""
     method_options: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import AnnotatedText, Cleaned, FitExamples, Head, Record
-from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead
+from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead, VectorLength
 from adaptdock.plugins.toolkit.linear_fit import fit_classes, fit_sets
 from adaptdock.tasks.labels import (
     CHOICES,
@@ -49,6 +49,9 @@ class ClassificationOptions(PooledOptions):
 
     labels: tuple[str, ...] = ()
     """Classes; learnt from the training data unless given."""
+    vector_length: VectorLength | None = None
+    """Length of the vector that the head reads: plain, as the backbone gives it; unit, all the same. In training unit
+    unless given, where pooling is the mean."""
     multi_label: bool = False
     """A text may have several labels, or none."""
     label_separator: str = Field("|", min_length=1)
@@ -134,7 +137,8 @@ class Classification(SequenceTask):
             raise DataError(
                 f"the training data has one class only ({', '.join(labels) or 'none'}): nothing to distinguish"
             )
-        fitted = type(self)(self.options.model_copy(update={"labels": labels}))
+        length = self.options.vector_length or ("unit" if self.options.pooling == "mean" else "plain")
+        fitted = type(self)(self.options.model_copy(update={"labels": labels, "vector_length": length}))
         fitted.check(records, "train")
         return fitted
 
@@ -174,7 +178,8 @@ class Classification(SequenceTask):
     def head(self) -> Head:
         """Return a linear layer from the pooled hidden states to the classes."""
         options = self.options
-        return SequenceHead(len(options.labels), options.pooling, options.hidden_layers, options.reads_prompt)
+        length = options.vector_length or "plain"  # files of releases without this option read vectors as they are
+        return SequenceHead(len(options.labels), options.pooling, options.hidden_layers, options.reads_prompt, length)
 
     def target(self, record: Record) -> Any:
         """Return the number of the class, or one 0 or 1 per class for several labels."""

@@ -65,7 +65,7 @@ def clear(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in WRITTEN:
         (folder / name).unlink(missing_ok=True)
-    for old in (folder / "checkpoints", *folder.glob("round-*"), *folder.glob("fold-*")):
+    for old in (folder / "checkpoints", folder / "few-labels", *folder.glob("round-*"), *folder.glob("fold-*")):
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""Few labels: folds of the records tell whether an adapter is worth training, then all of them are trained on.
+"""Few labels: all records are trained on, and folds of them tell whether the adapter is worth more than its head alone.
 
 A tenth of few records could not tell two epochs apart, so no epoch is chosen: training takes all its steps, whose rate
 falls to zero at the end. Each fold trains an adapter on the other records, and fits the head alone on them; both are
@@ -17,6 +17,8 @@ from adaptdock.engine.training.run import run_of
 from adaptdock.errors import DataError
 
 FOLDS = 4
+PLACE = "few-labels"
+"""The folder, in that of the run, with the runs of the folds."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class _Fold:
 def choose_by_folds(plan: Plan, folder: Path, progress: Callable[[Progress], None] | None) -> FoldChoice | None:
     """Return what folds say of a plan without validation data; None where its records cannot be divided.
 
-    The runs of the folds are in ``folder / fold-1`` and so on. Ctrl-C ends them with :class:`KeyboardInterrupt`.
+    The runs of the folds are in ``folder / few-labels``. Ctrl-C ends them with :class:`KeyboardInterrupt`.
     """
     try:
         plans = divide(plan, FOLDS)
@@ -40,7 +42,7 @@ def choose_by_folds(plan: Plan, folder: Path, progress: Callable[[Progress], Non
     folds = []
     for number, own in enumerate(plans, 1):
         held_out = own.records.pop("validation")
-        run = run_of(own, folder / f"fold-{number}")
+        run = run_of(own, folder / PLACE / str(number))
         (task,) = run.members.tasks
         (result,) = run(_staged(progress, f"fold {number} of {len(plans)}"))
         if result.ending == "interrupted":

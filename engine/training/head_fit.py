@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD
-from adaptdock.engine.core.batches import NOT_COUNTED, by_length, collate, collate_labels, length
+from adaptdock.engine.core.batches import NOT_COUNTED, by_length, collate, collate_labels, counts, length
 from adaptdock.engine.core.forward import for_head, mask_for, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.training.plan import Plan
@@ -23,8 +23,8 @@ from adaptdock.plugins.contracts import Feature, FitExamples, FittedHead, Linear
 START_STRENGTH = 1.0
 """Inverse regularisation (C) of the head that training starts from."""
 ROWS, TOKENS = 64, 8192
-WINDOWS = 4_000
-"""Most training windows whose vectors are computed, at even distances."""
+RECORDS = 4_000
+"""Most training records whose vectors are computed, at even distances."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,18 @@ def fit_heads(plan: Plan, ports: OpenPorts, parts: Acting) -> FittedHeads | None
 
 
 def _examples(plan: Plan, ports: OpenPorts, parts: Acting) -> FitExamples | None:
-    """Return the vectors that the head reads, with their labels; those labelled -100 are left out."""
-    features = [(number, feature) for number, unit in enumerate(plan.units) for feature in unit]
-    step = max(1.0, len(features) / WINDOWS)
-    features = [features[int(place * step)] for place in range(int(len(features) / step))]
+    """Return the vectors that the head reads, with their labels; those labelled -100 are left out.
+
+    They are of the records that were given: altered copies would stand in other folds than what they are copies of.
+    """
+    step = max(1.0, len(plan.given) / RECORDS)
+    records = [plan.given[int(place * step)] for place in range(int(len(plan.given) / step))]
+    features = [
+        (number, feature)
+        for number, record in enumerate(records)
+        for feature in plan.task.encode(record, plan.reading, True)
+        if counts(feature.labels)
+    ]
     vectors, labels, groups = [], [], []
     for batch in by_length([length(feature) for _, feature in features], ROWS, TOKENS):
         chosen = [features[number] for number in batch]
@@ -93,7 +101,7 @@ def _examples(plan: Plan, ports: OpenPorts, parts: Acting) -> FitExamples | None
 def _read(
     plan: Plan, ports: OpenPorts, parts: Acting, numbered: Sequence[tuple[int, Feature]]
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """Return the vectors (N, W) of windows, their labels, and the numbers of their units."""
+    """Return the vectors (N, W) of windows, their labels, and the numbers of their records."""
     backbone = plan.backbone
     features = [feature for _, feature in numbered]
     inputs = collate(backbone, features)

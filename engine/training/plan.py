@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adaptdock.engine.core.assembly import Assembly, entry, make_methods, make_task, put_together
 from adaptdock.engine.core.batches import counts, length, reading
+from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.data.augmentation import AugmentationSettings, augment, parse
 from adaptdock.engine.data.sources import NOT_GIVEN, Reader, Source, load_splits
 from adaptdock.engine.evaluation.selection import ENOUGH, Criterion, too_few
@@ -222,17 +223,14 @@ def draft(
     made.units = make_units(made)
     if not made.units:
         raise DataError("the training data has no token that is labelled")
-    made.notes += _cut(made.units)
-    if chosen.packing:
-        packed = sum(begun(feature) for unit in made.units for feature in unit)
-        made.notes.append(f"{packed} training examples packed into {len(made.units)} windows")
+    made.notes += [*_cut(made.units), *_packed(made)]
     return made
 
 
 def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tuple[dict[str, list[Record]], list[str]]:
     """Return the splits with held-out records put back, where those are too few to choose an epoch by."""
     held_out = any(line.startswith(NOT_GIVEN) for line in notes)
-    if not held_out or not isinstance(task, FittedHead):
+    if not held_out or not isinstance(task, FittedHead) or ranks().count > 1:
         return raw, notes
     support = task.support(task.clean(raw["validation"], "validation").records)
     if support >= ENOUGH:
@@ -286,6 +284,14 @@ def make_units(plan: Plan) -> list[list[Feature]]:
         return units
     examples = [feature for unit in units for feature in unit]
     return [[window] for window in pack(plan.backbone, plan.assembly, examples, plan.reading.max_length)]
+
+
+def _packed(made: Plan) -> list[str]:
+    """Return a note on the examples that share windows, if any do."""
+    if not made.options.packing:
+        return []
+    examples = sum(begun(feature) for unit in made.units for feature in unit)
+    return [f"{examples} training examples packed into {len(made.units)} windows"]
 
 
 def _cut(units: Sequence[Sequence[Feature]]) -> list[str]:

@@ -71,9 +71,6 @@ class Run:
     def _measure_only(self, trainable: Trainable) -> list[Result]:
         """Store what has no weights to train as it is: the backbone alone does all it does."""
         tensors = trainable.tensors()
-        if not self.members.validates:
-            self.members.keep_if_none(tensors)
-            return self.members.finish([], 0, "complete")
         validated = self.members.check(tensors)
         history = [{**validated.numbers, "step": 0}]
         self.members.keep_best(history, tensors, validated)
@@ -96,10 +93,12 @@ class Run:
             self.members.recall()
 
 
-def run_of(plan: Plan, folder: Path, name: str | None = None, by_folds: FoldChoice | None = None) -> Run:
-    """Return the run of one task by itself; ``by_folds`` is what folds of its data have found."""
+def run_of(
+    plan: Plan, folder: Path, name: str | None = None, try_folds: Callable[[], FoldChoice | None] | None = None
+) -> Run:
+    """Return the run of one task by itself; ``try_folds`` is that of :class:`TaskRun`."""
     dock = Dock(plan.backbone)
-    return Run(Members(dock, [Member([TaskRun(plan, dock, folder, name, by_folds=by_folds)])]), folder)
+    return Run(Members(dock, [Member([TaskRun(plan, dock, folder, name, try_folds=try_folds)])]), folder)
 
 
 def train_plan(
@@ -108,10 +107,10 @@ def train_plan(
     name: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     resume: bool = False,
-    by_folds: FoldChoice | None = None,
+    try_folds: Callable[[], FoldChoice | None] | None = None,
 ) -> Result:
     """Train one task by itself and return its result; raises what :class:`Run` raises."""
-    (result,) = run_of(plan, folder, name, by_folds)(progress, resume)
+    (result,) = run_of(plan, folder, name, try_folds)(progress, resume)
     return result
 
 

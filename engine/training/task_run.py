@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -64,8 +64,8 @@ def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]
 class TaskRun:
     """One task of a run, with a folder of its own for the best adapter.
 
-    ``together`` describes, for its card, the tasks that it is trained with; ``by_folds`` is what folds of the training
-    data have found (:class:`FoldChoice`).
+    ``together`` describes, for its card, the tasks that it is trained with; ``try_folds`` measures a plan
+    without validation data on folds, after the adapter is trained.
     """
 
     def __init__(
@@ -75,17 +75,17 @@ class TaskRun:
         folder: Path,
         name: str | None = None,
         together: Mapping[str, Any] | None = None,
-        by_folds: FoldChoice | None = None,
+        try_folds: Callable[[], FoldChoice | None] | None = None,
     ) -> None:
         self.plan, self.dock, self.folder = plan, dock, folder
         self.name = name or plan.task_name
         self.together = dict(together or {})
-        self.by_folds = by_folds
+        self.try_folds = try_folds
         self.heads: FittedHeads | None = None
         self.best: AdapterFile | None = None
         self._untrained = ""
         self._acting: Acting | None = None
-        self._head_alone = by_folds is not None and by_folds.head_alone
+        self._head_alone = False
         self._started = time.monotonic()
         self._start: dict[str, Tensor] | None = None
         self._newest: Evaluation | None = None
@@ -194,7 +194,6 @@ class TaskRun:
         """Fit the head on the vectors of the frozen backbone, and start from it, if the options say so.
 
         Unless it ``answers_alone`` the fitted head is never saved in place of the trained adapter, which others share.
-        Where folds have chosen the fitted head, nothing is trained.
         """
         if self.plan.options.head_start == "random":
             return
@@ -203,10 +202,6 @@ class TaskRun:
             head.load(heads.start)
         if answers_alone:
             self.heads, self._acting = heads, acting
-        if heads is not None and self._head_alone:
-            head.load(heads.answer)
-            for weight in (*head.parameters(), *acting.parameters()):
-                weight.requires_grad_(False)
 
     def keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
         """Store these weights where there are none; nothing is known of them."""
@@ -276,13 +271,9 @@ class TaskRun:
             return {}
         found = self._evaluate(answer, "validation", write=False)
         numbers = self._numbers(found)
-        self._head_alone = self.criterion.decisive and self.criterion.worth(numbers) >= self.criterion.worth(best)
-        if self._head_alone:
-            assert self.best is not None
-            assert self._start is not None
-            self._untrained = untrained(self.plan, self.best, self._start)
+        if self.criterion.decisive and self.criterion.worth(numbers) >= self.criterion.worth(best):
+            self._take_head(AdapterFile(self.card(0, {"validation": found.metrics}), answer.tensors))
             self._best_found = found
-            self.best = AdapterFile(self.card(0, {"validation": found.metrics}), answer.tensors)
         name = type(self.plan.task).metric
         reached = {name: found.metrics[name], "loss": numbers["eval_loss"]}
         return {"fitted_head": {"validation": reached, "kept": self._head_alone}}
@@ -299,9 +290,23 @@ class TaskRun:
         shortfall = still or no_better(self.plan, comparison)
         return ({"baseline": comparison} if comparison else {}) | ({"shortfall": shortfall} if shortfall else {})
 
-    def _of_folds(self) -> dict[str, Any]:
-        """Return the metrics of what is kept, over the folds, in the form of a split's."""
-        return {} if self.by_folds is None else {"folds": self.by_folds.metrics}
+    def _by_folds(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Keep what does better on folds, the trained adapter or the fitted head; return both parts of the card."""
+        choice = None if self.try_folds is None else self.try_folds()
+        if choice is None:
+            return {}, {}
+        answer = self.fitted_answer()
+        if choice.head_alone and answer is not None:
+            self._take_head(answer)
+        return {"folds": choice.described()}, {"folds": choice.metrics}
+
+    def _take_head(self, answer: AdapterFile) -> None:
+        """Keep the fitted head in place of the trained adapter."""
+        assert self.best is not None
+        assert self._start is not None
+        self._head_alone = True
+        self._untrained = untrained(self.plan, self.best, self._start)
+        self.best = answer
 
     def finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Result:
         """Measure the best weights for the last time, store them, and return the result."""
@@ -309,13 +314,14 @@ class TaskRun:
         seconds = time.monotonic() - self._started
         before = _before(history, type(self.plan.task).metric) if type(self.plan.task).measured_before else {}
         metrics: dict[str, Any] = {}
-        judged: dict[str, Any] = {} if self.by_folds is None else {"folds": self.by_folds.described()}
+        judged: dict[str, Any] = {}
         if ending != "interrupted":
             try:
-                if self.heads is not None and not self.validates and not self._head_alone:
+                if self.heads is not None and not self.validates:
                     self.best = self._refitted()
+                judged, by_folds = self._by_folds()
                 judged |= self._against_fitted(history)
-                metrics = {**before, **self.best.card.metrics, **self._of_folds()}
+                metrics = {**before, **self.best.card.metrics, **by_folds}
                 self.best = self._settled(self.best)
                 metrics |= {split: self._evaluate(self.best, split).metrics for split in self._last_splits()}
                 judged |= self._judged(self.best, metrics)

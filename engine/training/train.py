@@ -1,6 +1,7 @@
 """The entry to training: a task and its data, or a plan, becomes an adapter file in a run's folder."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,5 +84,5 @@ def carry_out(
     with owned_by_first(folder):
         if plan.unlabelled:
             return SelfTraining(plan, folder, name)(progress, resume)
-        by_folds = choose_by_folds(plan, folder, progress) if plan.undivided else None
-        return train_plan(plan, folder, name, progress, resume, by_folds)
+        folds = partial(choose_by_folds, plan, folder, progress) if plan.undivided else None
+        return train_plan(plan, folder, name, progress, resume, folds)

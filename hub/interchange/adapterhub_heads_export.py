@@ -42,6 +42,8 @@ def head_of(out: Outgoing, name: str) -> tuple[dict[str, Any], Named] | None:
         wanted = "last" if out.backbone.causal else "first"
         if head.pooling != wanted or head.front or out.backbone.encoder_decoder:
             raise refuse_head(out, f"it reads the {head.pooling} state, AdapterHub's the {wanted} one")
+        if head.length != "plain":
+            raise refuse_head(out, "it reads vectors of one length (--vector-length plain trains one that does not)")
         several = bool(out.card.task.options.get("multi_label"))
         config["head_type"] = "multilabel_classification" if several else "classification"
         config |= {"use_pooler": False, "bias": True}

@@ -177,6 +177,8 @@ def _layout(out: Outgoing, kind: str, skeleton: "nn.Module") -> head_layouts.Lay
                 f"it reads the {head.pooling} state through {len(head.layers)} layers, {type(skeleton).__name__} the "
                 f"{layout.reads} one through {' and '.join(f'{m} ({f})' for m, f in layout.layers) or 'none'}",
             )
+        if head.length != "plain":
+            raise refuse_head(out, "it reads vectors of one length (--vector-length plain trains one that does not)")
         return layout
     assert isinstance(head, heads.TokenHead)
     if head.layers:

@@ -1,5 +1,6 @@
 """The common heads of tasks: labels of positions or rows, spans, next or masked tokens, embeddings."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal
 
@@ -14,6 +15,7 @@ from adaptdock.plugins.toolkit.activations import ACTIVATIONS, Activation
 from adaptdock.plugins.toolkit.batched_linear import layer_norm, linear
 
 Pooling = Literal["mean", "first", "last", "concat"]
+VectorLength = Literal["plain", "unit"]
 
 
 class LayeredOptions(Options):
@@ -100,19 +102,27 @@ class SequenceHead(Head):
     The vector is the mean, first or last hidden state. With ``concat`` it is the last state, the maximum of each
     channel and the mean side by side (3 W), as in ULMFiT (Howard and Ruder 2018, section 3.3). ``front`` positions of
     the adapter's own prompt count as positions of the text.
+    With the ``length`` unit each vector is divided by the root of its mean square: its direction alone counts, as in
+    the cosine that sentence encoders are trained by.
     """
 
     grows = {"weight": 0, "bias": 0}
 
     def __init__(
-        self, classes: int, pooling: Pooling = "mean", layers: Sequence[Activation] = (), front: int = 0
+        self,
+        classes: int,
+        pooling: Pooling = "mean",
+        layers: Sequence[Activation] = (),
+        front: int = 0,
+        length: VectorLength = "plain",
     ) -> None:
         self.classes, self.pooling, self.layers, self.front = classes, pooling, tuple(layers), front
+        self.length = length
 
     @property
     def stack_key(self) -> Hashable:
         """The pooling, activation functions and prompt positions, which cannot differ within one operation."""
-        return type(self).__name__, self.pooling, self.layers, self.front
+        return type(self).__name__, self.pooling, self.layers, self.front, self.length
 
     def parameters(self, width: int) -> dict[str, Parameter]:
         """Declare weight (classes, W or 3 W) and bias (classes), and those of the hidden layers, of equal width."""
@@ -125,7 +135,10 @@ class SequenceHead(Head):
         return None if self.layers else self._pooled(hidden, mask).squeeze(1)
 
     def _pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        return _pooled(hidden, functional.pad(mask, (self.front, 0), value=1), self.pooling)
+        vectors = _pooled(hidden, functional.pad(mask, (self.front, 0), value=1), self.pooling)
+        if self.length == "plain":
+            return vectors
+        return functional.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits (R, classes), without the masked positions."""

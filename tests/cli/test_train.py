@@ -485,23 +485,41 @@ UNTRAINED = "This adapter is untrained: training has not moved its weights from 
 
 def test_an_untrained_adapter_is_told_in_the_first_line_and_in_json(train, adapt):
     ran = train("--learning-rate", 1e-12)
-    assert ran.status == 0, ran.err
+    assert ran.status == 1, ran.err
     assert ran.out.splitlines()[0] == UNTRAINED
     assert "No sign of overfitting" not in ran.out
     assert read_card("ner.safetensors").training["shortfall"] == UNTRAINED
-    again = train("--learning-rate", 1e-12, "--json", "--overwrite")
+    again = train("--learning-rate", 1e-12, "--json", "--overwrite", "--allow-untrained")
+    assert again.status == 0, again.err
     assert json.loads(again.out)["shortfall"] == UNTRAINED
     trained = train("--learning-rate", 1e-2, "--epochs", 4, "--batch-size", 4, "--json", "--overwrite")
     assert json.loads(trained.out)["shortfall"] is None
 
 
 def test_few_steps_and_little_validation_data_are_told(train, conll, tmp_path):
-    ran = train("--train", conll(tmp_path / "few.conll", repeats=3))
+    ran = train("--train", conll(tmp_path / "few.conll", repeats=3), "--hold-out", "always")
     assert ran.status == 0, ran.err
     assert "training steps in 1 epochs are few" in ran.err
     assert "fewer than 20 cannot tell epochs apart: the weights of the last epoch are kept" in ran.err
     assert "too small to tell overfitting" in ran.out
     assert "No sign of overfitting" not in ran.out
+
+
+def test_few_labels_are_all_trained_on_and_folds_say_what_to_expect(train, conll, tmp_path):
+    few = conll(tmp_path / "few.conll", repeats=3)
+    planned = train("--train", few, "--dry-run")
+    assert "few labels: all 12 records are trained on" in planned.err
+    assert "few labels: learning rate 0.00025 in place of 0.0005" in planned.err
+    assert [line.split()[-1] for line in planned.out.splitlines() if line.startswith(("hold out", "head start"))] == [
+        "auto",
+        "fitted",
+    ]
+    ran = train("--train", few)
+    assert ran.status == 0, ran.err
+    assert ran.out.splitlines()[1].startswith("folds")
+    assert "over 4 folds, the fitted head alone" in ran.out
+    assert "fold 4 of 4: epoch" in ran.err
+    assert "validation" not in read_card("ner.safetensors").metrics
 
 
 # ------------------------------------------------------------------------------------------- folds

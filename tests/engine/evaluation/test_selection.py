@@ -106,6 +106,13 @@ def test_little_data_gets_more_epochs_unless_their_number_is_chosen() -> None:
     assert lengthened(stored, 14)[0].epochs == STEPS
 
 
+@pytest.mark.parametrize(("units", "epochs"), [(14, 50), (300, 10), (1500, 7), (3394, 3)])
+def test_taggers_get_six_hundred_steps_as_far_as_ten_epochs_go(units: int, epochs: int) -> None:
+    assert lengthened(merge_options("ner", "lora", {}), units)[0].epochs == epochs
+    assert lengthened(merge_options("ner", "lora", {"target_steps": 0}), units)[0].epochs == (50 if units == 14 else 3)
+    assert lengthened(merge_options("ner", "lora", {"epochs": 2}), units)[0].epochs == 2
+
+
 def test_patience_does_not_count_before_the_fewest_steps_are_taken(
     backbone: Backbone, data: Path, tmp_path: Path
 ) -> None:

@@ -23,7 +23,13 @@ MEMBERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "b": ("bottleneck", SGD, {}),
     "c": ("lora", COSINE, {"dropout": 0.0}),
 }
-EXACT = {"backbone_dropout": False, "store": "float32", "gradient_accumulation": 2, "max_grad_norm": 0.3}
+EXACT = {
+    "backbone_dropout": False,
+    "store": "float32",
+    "gradient_accumulation": 2,
+    "max_grad_norm": 0.3,
+    "head_start": "random",
+}
 
 
 def plans(backbone: Backbone, data: Path, **more: Any) -> dict[str, Plan]:

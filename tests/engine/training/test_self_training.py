@@ -125,7 +125,8 @@ def test_each_round_starts_from_the_start_weights(
         return made
 
     monkeypatch.setattr(Members, "trainable", started)
-    SelfTraining(make_plan(backbone, data, unlabelled, confidence=0.0, epochs=1), tmp_path)()
+    made = make_plan(backbone, data, unlabelled, confidence=0.0, epochs=1, head_start="random")
+    SelfTraining(made, tmp_path)()
     assert len(starts) == 2
     assert all(torch.equal(tensor, starts[1][name]) for name, tensor in starts[0].items())
 
