@@ -55,21 +55,25 @@ DRY = {"dry_run", "verbose"}
 FOLDING = field_flags(FoldOptions, "folds", DATA)
 HELP = """Train an adapter on a frozen backbone and save it as one file.
 
-With no data named, the sample data of the task is used. What is not given comes from the task's
-tuned recipe for the method. The flags of the method and the task depend on which ones are chosen:
-adapt train --task ner --method prefix --help shows those of ner and prefix."""
+Without data options, the task's sample data is used. Missing options come from the task's tuned
+recipe for the method. Some flags depend on the method and the task:
+adapt train --task ner --method prefix --help shows the flags of ner and prefix."""
 
 
 class Train(click.Command):
-    """Stands for the command until its arguments say which method and task it has flags for."""
+    """Placeholder for the command: its flags depend on the method and task in the arguments.
+
+    Click needs all parameters of a command before it parses. So the arguments are searched for the method and the
+    task first, and click then parses them with the full command.
+    """
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Build the command that fits the arguments, and parse them with it."""
-        real = _build(args)
-        real.params += [parameter for parameter in self.params if parameter not in real.params]
-        return real.make_context(info_name, args, parent, **extra)
+        """Build the command for these arguments, and parse them."""
+        full_command = _build(args)
+        full_command.params += [parameter for parameter in self.params if parameter not in full_command.params]
+        return full_command.make_context(info_name, args, parent, **extra)
 
 
 command = Train("train", help=HELP)
@@ -77,7 +81,7 @@ command = Train("train", help=HELP)
 
 @dataclass(frozen=True)
 class Chosen:
-    """The flags of the method and task that arguments and configuration choose, and that configuration."""
+    """The configuration, and the flags of the method and task that arguments and configuration choose."""
 
     config: dict[str, Any]
     config_path: Path | None
@@ -91,60 +95,61 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
     tasks = peek(arguments, "tasks") or config.get("tasks")
     if tasks:
         return multitask.build(arguments, config, path, tasks)
-    chosen, fixed = choose(arguments), what_flags()
-    flags = [*fixed, *chosen.method.flags, *chosen.task.flags, *chosen.training.flags, *LOADING.flags, *_output_flags()]
+    choice, main = choose(arguments), what_flags()
+    flags = [*main, *choice.method.flags, *choice.task.flags, *choice.training.flags, *LOADING.flags, *_output_flags()]
 
     def callback(**values: Any) -> int:
-        return _train(values, chosen)
+        return _train(values, choice)
 
-    real = SectionedCommand("train", help=HELP, params=list(flags), callback=callback)
-    if chosen.config_path is not None:
-        known = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]
-        check_keys(chosen.config_path, chosen.config, known, "adapt train with this task and method")
-    return real
+    full_command = SectionedCommand("train", help=HELP, params=list(flags), callback=callback)
+    if choice.config_path is not None:
+        keys = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]
+        check_keys(choice.config_path, choice.config, keys, "adapt train with this task and method")
+    return full_command
 
 
 def choose(arguments: Sequence[str], method: str | None = None) -> Chosen:
-    """Return the flags that arguments make possible, with a method other than theirs where one is named."""
+    """Return the flags for the method and task in the arguments; ``method`` overrides theirs."""
     config, path = _configured(arguments)
     method = method or peek(arguments, "method") or config.get("method") or METHOD
-    given = peek(arguments, "task") or config.get("task")
-    task = given or EXAMPLE_TASK
+    explicit_task = peek(arguments, "task") or config.get("task")
+    task = explicit_task or EXAMPLE_TASK
     recipe = merge_options(task, method, {})
     training = field_flags(TrainingOptions, "training", "Training", shown=recipe.model_dump())
+    # The flags of adapt train keep their names; a method's or task's flag of the same name gets a prefix.
     reserved = {flag.name for flag in [*what_flags(), *LOADING.flags, *_output_flags(), *training.flags] if flag.name}
-    of_method = field_flags(
+    method_flags = field_flags(
         registry.load("method", method).Options, "method", f"Method {method}", reserved, recipe.method_options
     )
-    title = f"Task {task}" if given else f"Task {task} (for example; --task chooses)"
-    of_task = field_flags(registry.load("task", task).Options, "task", title, reserved | of_method.fields.keys())
-    return Chosen(config, path, training, of_method, of_task)
+    title = f"Task {task}" if explicit_task else f"Task {task} (for example; --task chooses)"
+    task_flags = field_flags(registry.load("task", task).Options, "task", title, reserved | method_flags.fields.keys())
+    return Chosen(config, path, training, method_flags, task_flags)
 
 
 def _configured(arguments: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
-    """Return what the file of ``--config`` says, and its path; nothing where none is named."""
-    named = peek(arguments, "config")
-    return ({}, None) if named is None else (read_config(Path(named)), Path(named))
+    """Return the content of the ``--config`` file and its path, or ``({}, None)`` without one."""
+    config_path = peek(arguments, "config")
+    return ({}, None) if config_path is None else (read_config(Path(config_path)), Path(config_path))
 
 
 def what_flags() -> list[Flag]:
-    """Return the options that say what is trained, and on what."""
+    """Return the flags for task, method, backbone and data."""
     splits = {
         "train": "Training data, as a file.",
-        "validation": "Validation data; a tenth of the training data is held out unless given.",
+        "validation": "Validation data; by default a tenth of the training data is held out.",
         "test": "Test data, measured once at the end.",
     }
     tasks = "|".join(registry.names("task"))
     return [
-        Flag(["--task"], section=MAIN, metavar=f"[{tasks}]", help="What the adapter is for.", shown="required"),
+        Flag(["--task"], section=MAIN, metavar=f"[{tasks}]", help="Task of the adapter.", shown="required"),
         *how_flags(),
         Flag(
             ["--tasks"],
             section=MAIN,
             metavar="FILE",
-            help="Several tasks in place of one, named in a YAML or TOML file: adapt train --tasks FILE --help.",
+            help="YAML or TOML file of several tasks, in place of --task: adapt train --tasks FILE --help.",
         ),
-        Flag(["--resume"], section=MAIN, metavar="RUN_DIR", help="Go on with a run that was interrupted."),
+        Flag(["--resume"], section=MAIN, metavar="RUN_DIR", help="Continue an interrupted run."),
         *dry_run_flags(),
         *data_flags(splits),
         *FOLDING.flags,
@@ -165,18 +170,19 @@ def _output_flags() -> list[Flag]:
 # ------------------------------------------------------------------------------------------- the work
 
 
-def _train(values: dict[str, Any], chosen: Chosen) -> int:
+def _train(values: dict[str, Any], choice: Chosen) -> int:
     check_verbose(values)
     if values["resume"]:
         return _resume(values)
-    values = {name: chosen.config.get(name) if value in (None, ()) else value for name, value in values.items()}
+    # Click sets an absent flag to None, and an absent flag that may be repeated to ().
+    values = {name: choice.config.get(name) if value in (None, ()) else value for name, value in values.items()}
     values = {**values, "method": values["method"] or METHOD, "backbone": values["backbone"] or BACKBONE}
     values["columns"] = values["columns"] or ()
     folding = validated(FoldOptions, FOLDING.given(values), "folds")
     if folding.folds:
         check_alone("adapt train --folds")
     _check_shared(load_options(values), values["unlabelled"])
-    settings = decide(values, chosen.training, chosen.method, chosen.task)
+    settings = decide(values, choice.training, choice.method, choice.task)
 
     if values["dry_run"]:
         show_plan(_plan(settings), settings.method, values["as_json"], values["verbose"])
@@ -188,22 +194,23 @@ def _train(values: dict[str, Any], chosen: Chosen) -> int:
 def _begin(settings: Settings, folding: FoldOptions, as_json: bool, allow_untrained: bool) -> int:
     if ranks().first:
         check_places(settings, resume=False)
-    made = _plan(settings)
+    # Before clear(): with --overwrite, a plan that fails must leave the earlier run as it was.
+    training_plan = _plan(settings)
     if ranks().first:
         clear(settings.run_dir)
         settings.write()
-    folds = try_folds(made, settings, folding.folds, as_json) if folding.folds else None
+    folds = try_folds(training_plan, settings, folding.folds, as_json) if folding.folds else None
     if folding.folds_only:
         if as_json:
             show_json(folds)
         return 0
-    return _run(made, settings, as_json, settings.overwrite, allow_untrained, folds=folds)
+    return _run(training_plan, settings, as_json, settings.overwrite, allow_untrained, folds=folds)
 
 
 def _resume(values: dict[str, Any]) -> int:
-    others = [name for name, value in values.items() if _is_given(name, value)]
-    if others:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+    surplus = [name for name, value in values.items() if _is_given(name, value)]
+    if surplus:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in surplus)
         raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
     if multitask.is_joint(Path(values["resume"])):
         check_alone("adapt train --tasks")
@@ -213,25 +220,25 @@ def _resume(values: dict[str, Any]) -> int:
     with run_folder(settings.run_dir):
         if ranks().first:
             check_places(settings, resume=True)
-        its_own = settings.output.exists()  # else it would have been refused
-        replaces, allowed = settings.overwrite or its_own, values["allow_untrained"]
+        owns_output = settings.output.exists()  # check_places() has refused any file but the run's own
+        replaces, allowed = settings.overwrite or owns_output, values["allow_untrained"]
         return _run(_plan(settings), settings, values["as_json"], replaces, allowed, resume=True)
 
 
 def _is_given(name: str, value: Any) -> bool:
-    """Tell whether a flag that does not go with --resume stands on the command line."""
+    """Return whether the command line has a flag that cannot be combined with --resume."""
     return name not in WITH_RESUME and value not in (None, ()) and (value or name not in DRY)
 
 
 def _check_shared(load: LoadOptions, unlabelled: str | None) -> None:
-    """Refuse what several processes can't do, before any work and before they wait for each other."""
+    """Refuse options that several processes don't support, before the processes wait for each other."""
     placed(load)
     if unlabelled:
         check_alone("adapt train --unlabelled")
 
 
 def _plan(settings: Settings) -> Plan:
-    made = plan(
+    training_plan = plan(
         load_backbone(settings.backbone, settings.load),
         settings.task,
         settings.method,
@@ -240,35 +247,35 @@ def _plan(settings: Settings) -> Plan:
         settings.method_options,
         settings.task_options,
     )
-    for line in made.notes:
+    for line in training_plan.notes:
         note(line)
-    return made
+    return training_plan
 
 
 def _run(
-    made: Plan,
+    training_plan: Plan,
     settings: Settings,
     as_json: bool,
-    replaces: bool,
+    replace_output: bool,
     allow_untrained: bool,
     resume: bool = False,
     folds: Mapping[str, Any] | None = None,
 ) -> int:
     with watching(settings.run_dir / LOG) if ranks().first else nullcontext() as watch:
-        result = carry_out(made, settings.run_dir, settings.name, watch, resume)
-    if not ranks().first:
+        result = carry_out(training_plan, settings.run_dir, settings.name, watch, resume)
+    if not ranks().first:  # the first process alone writes and prints
         return 0 if result.ending != "interrupted" else 130
-    verdict = _report(settings.run_dir, made, result)
-    write_file(settings.output, result.adapter, replaces)
-    show_result(made, result, settings.output, settings.run_dir, verdict, as_json, folds)
+    verdict = _report(settings.run_dir, training_plan, result)
+    write_file(settings.output, result.adapter, replace_output)
+    show_result(training_plan, result, settings.output, settings.run_dir, verdict, as_json, folds)
     if result.ending != "interrupted":
         return 1 if result.shortfall and not allow_untrained else 0
-    note(f"Interrupted: the best adapter so far is in {settings.output}. Go on with --resume {settings.run_dir}")
+    note(f"Interrupted: the best adapter so far is in {settings.output}. Continue with --resume {settings.run_dir}")
     return 130
 
 
-def _report(folder: Path, made: Plan, result: Result) -> list[str]:
+def _report(folder: Path, training_plan: Plan, result: Result) -> list[str]:
     try:
-        return result.report(folder, made)
-    except OSError as error:  # the adapter is saved; a full disk must not hide that
+        return result.report(folder, training_plan)
+    except OSError as error:  # a full disk must not hide the adapter
         return [f"The report in {folder} could not be written: {error.strerror or error}."]

@@ -1,1 +1,1 @@
-"""What the commands that train share: settings, output paths, progress."""
+"""Shared parts of the commands that train: settings, output paths, progress."""

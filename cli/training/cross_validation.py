@@ -1,4 +1,4 @@
-"""What ``adapt train --folds`` does before the training: the same settings tried on each fold of the data."""
+"""``adapt train --folds``: the same settings tried on each fold of the data, before the training."""
 
 from dataclasses import asdict
 from typing import Any
@@ -12,24 +12,24 @@ from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.progress import Progress
 
 
-def try_folds(made: Plan, settings: Settings, count: int, as_json: bool) -> dict[str, Any]:
-    """Train on all folds but one, for each fold; show a table of what was found, and return it for JSON."""
-    metric = type(made.task).metric
+def try_folds(plan: Plan, settings: Settings, count: int, as_json: bool) -> dict[str, Any]:
+    """Train on all folds but one, for each fold; show a table of the metrics, and return it for JSON."""
+    metric = type(plan.task).metric
     with watching(settings.run_dir / LOG, silent=True) as watch:
 
         def progress(number: int) -> Any:
             note(f"fold {number} of {count}")
 
-            def hear(now: Progress) -> None:
-                watch(now)
-                if now.metrics is not None:
-                    note(f"fold {number}, epoch {now.epoch:.0f}: validation {metric} {now.metrics[metric]:.2f}")
+            def report(state: Progress) -> None:
+                watch(state)
+                if state.metrics is not None:
+                    note(f"fold {number}, epoch {state.epoch:.0f}: validation {metric} {state.metrics[metric]:.2f}")
 
-            return hear
+            return report
 
-        folds = cross_validate(made, count, settings.run_dir, progress)
+        folds = cross_validate(plan, count, settings.run_dir, progress)
     if not all(fold.decisive for fold in folds):
-        note("the folds are too small to tell epochs apart: the weights of the last epoch of each are measured")
+        note("the folds are too small to rank epochs: for each fold the weights of the last epoch are measured")
     if not as_json:
         _show(folds, metric)
     return {**summary(folds), "folds": [asdict(fold) for fold in folds]}
@@ -39,14 +39,14 @@ def _show(folds: list[Fold], metric: str) -> None:
     for fold in folds:
         if fold.shortfall:
             say(f"fold {fold.number}: {fold.shortfall}")
-    found = summary(folds)
-    names = list(found["mean"])
+    statistics = summary(folds)
+    names = list(statistics["mean"])
     rows = []
     for fold in folds:
         sizes = str(fold.number), fold.train, fold.held_out, f"{fold.epochs:g}"
         rows.append([*sizes, *(fold.metrics.get(name, "") for name in names)])
-    rows.append(["mean", "", "", "", *found["mean"].values()])
-    rows.append(["deviation", "", "", "", *found["deviation"].values()])
+    rows.append(["mean", "", "", "", *statistics["mean"].values()])
+    rows.append(["deviation", "", "", "", *statistics["deviation"].values()])
     show_table(["fold", "trained on", "held out", "epochs", *names], rows)
-    say(f"{metric} {found['mean'][metric]:.2f} ± {found['deviation'][metric]:.2f} over {len(folds)} folds")
+    say(f"{metric} {statistics['mean'][metric]:.2f} ± {statistics['deviation'][metric]:.2f} over {len(folds)} folds")
     say()

@@ -50,16 +50,16 @@ from adaptdock.plugins.contracts import LoadOptions
 METHOD, BACKBONE = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE
 SPLITS = ("data", "train", "validation", "test")
 NOT_IN_CONFIG = {"config", "dry_run", "verbose", "as_json", "help"}
-HELP = """Train several tasks together, and save an adapter file for each.
+HELP = """Train several tasks together, and save an adapter file for each task.
 
-The file behind --tasks is a table: a name for each task, under it task (the name unless given), data or train,
-validation and test, columns, format, encoding, options (of the task) and weight. What is not given comes from the
-recipe of the first task for the method."""
+The file of --tasks is a table: a name for each task, and below the name the keys task (by default the name), data
+or train, validation and test, columns, format, encoding, options (of the task) and weight. Missing options come from
+the recipe of the first task for the method."""
 
 
 @dataclass(frozen=True)
 class JointSettings:
-    """What is trained, on what, how, and where it goes; a run's folder keeps it in config.json."""
+    """Every decision of a run of several tasks; the run's folder stores it as config.json."""
 
     tasks: Mapping[str, TaskEntry]
     sharing: SharingOptions
@@ -72,10 +72,10 @@ class JointSettings:
     run_dir: Path
     overwrite: bool = False
     automatic: bool = False
-    """Whether nobody has named the run's folder."""
+    """Whether the run's folder has a generated name, which may get a number at its end."""
 
     def write(self) -> None:
-        """Keep the settings in the run's folder."""
+        """Write the settings to the run's folder, with absolute paths."""
         content = {
             "tasks": {name: _in_any_folder(entry).model_dump(mode="json") for name, entry in self.tasks.items()},
             "sharing": self.sharing.model_dump(mode="json"),
@@ -88,11 +88,11 @@ class JointSettings:
         (self.run_dir / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def file(self, name: str) -> Path:
-        """Return where the adapter of a task goes."""
+        """Return the path of a task's adapter file."""
         return self.output / f"{name}.safetensors"
 
     def check_places(self, resume: bool) -> None:
-        """Refuse to go on where files or folder are taken or cannot be written."""
+        """Raise if an output file or the run's folder is taken or cannot be written."""
         best = {name: self.run_dir / name / BEST for name in self.tasks}
         if resume:
             check_unfinished(self.run_dir, list(best.values()))
@@ -112,44 +112,45 @@ def _in_any_folder(entry: TaskEntry) -> TaskEntry:
 def build(
     arguments: Sequence[str], config: Mapping[str, Any], config_path: Path | None, tasks: str
 ) -> SectionedCommand:
-    """Return the command for several tasks; the method's flags are those of the method that arguments choose."""
+    """Return the command for several tasks, with the flags of the method in the arguments."""
     check_alone("adapt train --tasks")
     entries = read_tasks(Path(tasks))
     method = peek(arguments, "method") or config.get("method") or METHOD
     recipe = merge_options(next(iter(entries.values())).task, method, {})
     sharing = field_flags(SharingOptions, "sharing", "Several tasks")
     training = field_flags(TrainingOptions, "training", "Training", sharing.fields, recipe.model_dump())
-    known = [*_main_flags(), *sharing.flags, *training.flags, *LOADING.flags, *_output_flags()]
-    of_method = field_flags(
+    fixed_flags = [*_main_flags(), *sharing.flags, *training.flags, *LOADING.flags, *_output_flags()]
+    method_flags = field_flags(
         registry.load("method", method).Options,
         "method",
         f"Method {method}",
-        {str(flag.name) for flag in known},
+        {str(flag.name) for flag in fixed_flags},
         recipe.method_options,
     )
-    flags = [*_main_flags(), *sharing.flags, *of_method.flags, *training.flags, *LOADING.flags, *_output_flags()]
+    # The method's flags are made last, as they depend on the names taken above, but are shown in the middle.
+    flags = [*_main_flags(), *sharing.flags, *method_flags.flags, *training.flags, *LOADING.flags, *_output_flags()]
 
     def callback(**values: Any) -> int:
-        given = {name: config.get(name) if value in (None, ()) else value for name, value in values.items()}
-        check_verbose(given)
-        settings = _decide(given, entries, sharing, training, of_method)
-        if given["dry_run"]:
-            _show_plan(_plan(settings), bool(given["as_json"]), bool(given["verbose"]))
+        merged = {name: config.get(name) if value in (None, ()) else value for name, value in values.items()}
+        check_verbose(merged)
+        settings = _decide(merged, entries, sharing, training, method_flags)
+        if merged["dry_run"]:
+            _show_plan(_plan(settings), bool(merged["as_json"]), bool(merged["verbose"]))
             return 0
-        return _train(settings, bool(given["as_json"]))
+        return _train(settings, bool(merged["as_json"]))
 
     if config_path is not None:
-        names = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]
-        check_keys(config_path, config, names, "adapt train --tasks with this method")
+        keys = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]
+        check_keys(config_path, config, keys, "adapt train --tasks with this method")
     return SectionedCommand("train", help=HELP, params=list(flags), callback=callback)
 
 
 def read_tasks(path: Path) -> dict[str, TaskEntry]:
-    """Return the tasks that a YAML, TOML or JSON file names, in its order.
+    """Return the tasks of a YAML, TOML or JSON file, in its order.
 
-    Raises :class:`DataError` for a file that cannot be read, :class:`UsageError` for what no task could be.
+    Raises :class:`DataError` for a file that cannot be read, :class:`UsageError` for an invalid task.
     """
-    found = {}
+    entries = {}
     for name, table in read_tables(path).items():
         columns = table.get("columns")
         if isinstance(columns, list):
@@ -159,28 +160,28 @@ def read_tasks(path: Path) -> dict[str, TaskEntry]:
         entry = validated(TaskEntry, {"task": name, **table}, f"{path}: {name}")
         _check_source(entry, f"{path}: {name}")
         make_task(entry.task, entry.options)
-        found[name] = entry
-    check_names(found)
-    return found
+        entries[name] = entry
+    check_names(entries)
+    return entries
 
 
 def _check_source(entry: TaskEntry, where: str) -> None:
-    named = [split for split in SPLITS[1:] if getattr(entry, split)]
-    if entry.data and named:
-        raise UsageError(f"{where}: there are data and {', '.join(named)}: give the one or the others")
-    if named and not entry.train:
-        raise UsageError(f"{where}: there is {', '.join(named)} but no train: what shall it learn from?")
+    splits = [split for split in SPLITS[1:] if getattr(entry, split)]
+    if entry.data and splits:
+        raise UsageError(f"{where}: there are data and {', '.join(splits)}: give the one or the others")
+    if splits and not entry.train:
+        raise UsageError(f"{where}: there is {', '.join(splits)} but no train: add the training data")
 
 
 def _main_flags() -> list[Flag]:
-    tasks = Flag(["--tasks"], section=MAIN, metavar="FILE", help="YAML or TOML file that names the tasks.")
+    tasks = Flag(["--tasks"], section=MAIN, metavar="FILE", help="YAML or TOML file with the tasks.")
     return [tasks, *how_flags(), *dry_run_flags()]
 
 
 def _output_flags() -> list[Flag]:
     return output_flags(
-        Place("Where a file for each task goes, NAME.safetensors.", "this folder"),
-        Place("Folder of the run, with one for each task in it.", "runs/NAMES-METHOD-TIME"),
+        Place("Folder for a file of each task, NAME.safetensors.", "this folder"),
+        Place("Folder of the run, with a subfolder for each task.", "runs/NAMES-METHOD-TIME"),
         named=False,
     )
 
@@ -193,17 +194,17 @@ def _decide(
     of_method: FieldFlags,
 ) -> JointSettings:
     method = values["method"] or METHOD
-    chosen = merge_options(next(iter(entries.values())).task, method, of_training.given(values))
+    options = merge_options(next(iter(entries.values())).task, method, of_training.given(values))
     sharing = validated(SharingOptions, of_sharing.given(values), "several tasks")
-    method_options = checked_options("method", method, {**chosen.method_options, **of_method.given(values)})
+    method_options = checked_options("method", method, {**options.method_options, **of_method.given(values)})
     make_methods(method, method_options)
     return JointSettings(
         tasks=entries,
         sharing=sharing,
         method=method,
         backbone=absolute_backbone(values["backbone"] or BACKBONE),
-        load=with_precision(load_options(values), chosen.precision),
-        training=with_absolute_places(chosen.model_dump(mode="json", exclude={"method_options"})),
+        load=with_precision(load_options(values), options.precision),
+        training=with_absolute_places(options.model_dump(mode="json", exclude={"method_options"})),
         method_options=method_options,
         output=Path(values["output"] or "."),
         run_dir=Path(values["run_dir"]) if values["run_dir"] else run_name("-".join(entries), method),
@@ -216,27 +217,27 @@ def _decide(
 
 
 def is_joint(folder: Path) -> bool:
-    """Tell whether a run's folder is one of several tasks."""
+    """Return whether a folder belongs to a run of several tasks."""
     try:
         return "tasks" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # recall() reads the file again and reports the error
         return False
 
 
 def resume(folder: Path, output: str | None, overwrite: bool, as_json: bool) -> int:
-    """Go on with a run of several tasks."""
+    """Continue a run of several tasks, and return the exit status."""
     path = folder / CONFIG
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         settings = JointSettings(
-            tasks={name: TaskEntry.model_validate(entry) for name, entry in found["tasks"].items()},
-            sharing=SharingOptions.model_validate(found["sharing"]),
-            load=LoadOptions.model_validate(found["load"]),
-            training=TrainingOptions.model_validate(found["training"]).model_dump(exclude={"method_options"}),
-            **{key: found[key] for key in ("method", "backbone", "method_options")},
-            output=Path(output or found["output"]),
+            tasks={name: TaskEntry.model_validate(entry) for name, entry in content["tasks"].items()},
+            sharing=SharingOptions.model_validate(content["sharing"]),
+            load=LoadOptions.model_validate(content["load"]),
+            training=TrainingOptions.model_validate(content["training"]).model_dump(exclude={"method_options"}),
+            **{key: content[key] for key in ("method", "backbone", "method_options")},
+            output=Path(output or content["output"]),
             run_dir=folder,
-            overwrite=overwrite or found["overwrite"],
+            overwrite=overwrite or content["overwrite"],
         )
     except KeyError as error:
         raise DataError(f"{path}: it is damaged: {error} is missing") from None
@@ -244,23 +245,24 @@ def resume(folder: Path, output: str | None, overwrite: bool, as_json: bool) -> 
         raise DataError(f"{path}: it is damaged: {error}") from None
     with run_folder(folder):
         settings.check_places(resume=True)
-        its_own = {name for name in settings.tasks if settings.file(name).exists()}  # others would have been refused
-        return _run(_plan(settings), settings, as_json, its_own, resume=True)
+        # check_places() has refused any output file but the run's own.
+        own_outputs = {name for name in settings.tasks if settings.file(name).exists()}
+        return _run(_plan(settings), settings, as_json, own_outputs, resume=True)
 
 
 def _train(settings: JointSettings, as_json: bool) -> int:
-    with run_folder(settings.run_dir, settings.automatic) as place:
-        settings = replace(settings, run_dir=place)
+    with run_folder(settings.run_dir, settings.automatic) as owned_folder:
+        settings = replace(settings, run_dir=owned_folder)
         settings.check_places(resume=False)
-        made = _plan(settings)
+        plan = _plan(settings)
         for folder in (settings.run_dir, *(settings.run_dir / name for name in settings.tasks)):
             clear(folder)
         settings.write()
-        return _run(made, settings, as_json)
+        return _run(plan, settings, as_json)
 
 
 def _plan(settings: JointSettings) -> JointPlan:
-    made = plan_jointly(
+    plan = plan_jointly(
         load_backbone(settings.backbone, settings.load),
         settings.tasks,
         settings.method,
@@ -268,62 +270,65 @@ def _plan(settings: JointSettings) -> JointPlan:
         settings.training,
         settings.method_options,
     )
-    for line in made.notes:
+    for line in plan.notes:
         note(line)
-    return made
+    return plan
 
 
 def _run(
-    made: JointPlan,
+    plan: JointPlan,
     settings: JointSettings,
     as_json: bool,
-    its_own: Collection[str] = (),
+    own_outputs: Collection[str] = (),
     resume: bool = False,
 ) -> int:
-    run = joint_run(made, settings.run_dir)
+    run = joint_run(plan, settings.run_dir)
     with watching(settings.run_dir / LOG) as watch:
         results = dict(zip(settings.tasks, run(watch, resume=resume), strict=True))
     settings.output.mkdir(parents=True, exist_ok=True)
-    verdicts = {name: _report(settings.run_dir / name, made, name, result) for name, result in results.items()}
-    _save(settings, results, its_own)
-    _show(made, settings, results, verdicts, as_json)
+    verdicts = {name: _report(settings.run_dir / name, plan, name, result) for name, result in results.items()}
+    _save(settings, results, own_outputs)
+    _show(plan, settings, results, verdicts, as_json)
     if not any(result.ending == "interrupted" for result in results.values()):
         return 0
-    note(f"Interrupted: the best adapters so far are saved. Go on with --resume {settings.run_dir}")
+    note(f"Interrupted: the best adapters so far are saved. Continue with --resume {settings.run_dir}")
     return 130
 
 
-def _save(settings: JointSettings, results: Mapping[str, Result], its_own: Collection[str]) -> None:
-    """Write every file; raise :class:`TakenError` for the first whose place was taken meanwhile."""
-    taken = []
+def _save(settings: JointSettings, results: Mapping[str, Result], own_outputs: Collection[str]) -> None:
+    """Write every file; raise :class:`TakenError` for the first path that another process took during training.
+
+    The results of the other tasks are written all the same: one taken path must not lose them.
+    """
+    errors = []
     for name, result in results.items():
         try:
-            write_file(settings.file(name), result.adapter, settings.overwrite or name in its_own)
+            write_file(settings.file(name), result.adapter, settings.overwrite or name in own_outputs)
         except TakenError as error:
-            taken.append(error)
-    if taken:
-        raise taken[0]
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
-def _report(folder: Path, made: JointPlan, name: str, result: Result) -> list[str]:
+def _report(folder: Path, joint_plan: JointPlan, name: str, result: Result) -> list[str]:
     try:
-        return result.report(folder, made.plans[name])
-    except OSError as error:  # the adapter is saved; a full disk must not hide that
+        return result.report(folder, joint_plan.plans[name])
+    except OSError as error:  # a full disk must not hide the adapter
         return [f"The report in {folder} could not be written: {error.strerror or error}."]
 
 
 # ------------------------------------------------------------------------------------------ printing
 
 
-def _show_plan(made: JointPlan, as_json: bool, verbose: bool) -> None:
-    summary = made.summary()
+def _show_plan(plan: JointPlan, as_json: bool, verbose: bool) -> None:
+    summary = plan.summary()
     if as_json:
         show_json(summary)
         return
-    shown, records = summary["sharing"], {name: len(plan.records["train"]) for name, plan in made.plans.items()}
+    sharing, records = summary["sharing"], {name: len(each.records["train"]) for name, each in plan.plans.items()}
     show_pairs(
         {
-            "sharing": f"{shown['sharing']}, sampling {shown['sampling']}",
+            "sharing": f"{sharing['sharing']}, sampling {sharing['sampling']}",
             "trained": f"{count(summary['trained_parameters'])} parameters",
         }
     )
@@ -331,29 +336,29 @@ def _show_plan(made: JointPlan, as_json: bool, verbose: bool) -> None:
     show_table(
         ["name", "task", "training records", "windows", "drawn in an epoch", "head parameters"],
         [
-            [name, found["task"], records[name], found["windows"], drawn, found["head_parameters"]]
-            for (name, found), drawn in zip(summary["tasks"].items(), made.counts, strict=True)
+            [name, entry["task"], records[name], entry["windows"], drawn, entry["head_parameters"]]
+            for (name, entry), drawn in zip(summary["tasks"].items(), plan.counts, strict=True)
         ],
     )
     if verbose:
         say()
-        show_pairs(setting_lines(next(iter(made.plans.values()))))
+        show_pairs(setting_lines(next(iter(plan.plans.values()))))
 
 
 def _show(
-    made: JointPlan,
+    plan: JointPlan,
     settings: JointSettings,
     results: Mapping[str, Result],
     verdicts: Mapping[str, Sequence[str]],
     as_json: bool,
 ) -> None:
-    rows = [_row(made, settings, name, result) for name, result in results.items()]
+    rows = [_row(plan, settings, name, result) for name, result in results.items()]
     if as_json:
         show_json(
             {
                 "run_dir": str(settings.run_dir),
                 "sharing": settings.sharing.model_dump(mode="json"),
-                "trained_parameters": made.trained_parameters(),
+                "trained_parameters": plan.trained_parameters(),
                 "tasks": [{**row, "verdict": list(verdicts[row["name"]])} for row in rows],
             }
         )
@@ -376,7 +381,7 @@ def _show(
     longest = max(results.values(), key=lambda result: result.seconds)
     show_pairs(
         {
-            "trained": f"{count(made.trained_parameters())} parameters",
+            "trained": f"{count(plan.trained_parameters())} parameters",
             "time": f"{longest.seconds:.0f} s, {longest.epochs:.2f} epochs",
             "folder": settings.run_dir,
         }
@@ -386,8 +391,8 @@ def _show(
             say(f"{name}: {sentence}")
 
 
-def _row(made: JointPlan, settings: JointSettings, name: str, result: Result) -> dict[str, Any]:
-    card, task = result.adapter.card, made.plans[name].task
+def _row(plan: JointPlan, settings: JointSettings, name: str, result: Result) -> dict[str, Any]:
+    card, task = result.adapter.card, plan.plans[name].task
     return {
         "name": name,
         "task": card.task.name,

@@ -1,4 +1,4 @@
-"""Where a training run writes: checked before the work, so that its result has a place to go."""
+"""Output paths of a training run: checked before the work, so that no result is lost for want of a place."""
 
 import shutil
 import tempfile
@@ -14,25 +14,25 @@ from adaptdock.hub.artefact.locks import NAME as LOCK
 
 LOG = "train.log"
 WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png", "folds.json")
-"""What a run leaves in its folder, beside the checkpoints."""
+"""Files that a run writes to its folder, besides checkpoints."""
 
 
 @contextmanager
 def run_folder(folder: Path, automatic: bool = False) -> Iterator[Path]:
-    """Own a run's folder until the block ends, and yield it; an ``automatic`` name gets a number where it is taken.
+    """Own a run's folder until the block ends, and yield it; an ``automatic`` name gets a number if it is taken.
 
-    Raises :class:`UsageError` for a file, and at once where another process owns the folder.
+    Raises :class:`UsageError` for a file, and at once if another process owns the folder.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --run-dir names a folder")
-    with owned_run(folder, automatic) as place:
-        yield place
+    with owned_run(folder, automatic) as owned_folder:
+        yield owned_folder
 
 
 def check_places(settings: Settings, resume: bool) -> None:
-    """Refuse to go on where output or folder are taken or cannot be written.
+    """Check the output file and the run's folder before the work.
 
-    Raises :class:`UsageError` for what exists already, :class:`FileError` for what cannot be written.
+    Raises :class:`UsageError` if one of them is taken, :class:`FileError` if it cannot be written.
     """
     if resume:
         check_unfinished(settings.run_dir, [settings.run_dir / BEST])
@@ -41,7 +41,7 @@ def check_places(settings: Settings, resume: bool) -> None:
 
 
 def check_output(output: Path, best: Path, overwrite: bool, resume: bool) -> None:
-    """Refuse an adapter file that is there already (other than the run's own), or cannot be written."""
+    """Refuse an existing output file, except the file of the resumed run itself, and a folder without write access."""
     if output.is_dir():
         raise UsageError(f"{output} is a folder; --output names the adapter file")
     if output.exists() and not overwrite and not (resume and _same(output, best)):
@@ -50,27 +50,27 @@ def check_output(output: Path, best: Path, overwrite: bool, resume: bool) -> Non
 
 
 def check_folder(folder: Path, overwrite: bool, resume: bool) -> None:
-    """Refuse a run's folder in which there is something else, or nothing can be written."""
-    content = [file for file in folder.iterdir() if file.name != LOCK] if folder.exists() else []
-    if not resume and content and not (overwrite and (folder / CONFIG).is_file()):
+    """Refuse a run's folder that has other content, or without write access."""
+    other_files = [file for file in folder.iterdir() if file.name != LOCK] if folder.exists() else []
+    if not resume and other_files and not (overwrite and (folder / CONFIG).is_file()):
         raise UsageError(
-            f"the folder {folder} is not empty: give another --run-dir, go on with the run in it by --resume {folder}, "
-            f"or replace that run by --overwrite"
+            f"the folder {folder} is not empty: give another --run-dir, continue the run in it with --resume {folder}, "
+            f"or replace that run with --overwrite"
         )
     _check_writable(folder)
 
 
 def clear(folder: Path) -> None:
-    """Make a run's folder, without what an earlier run left in it."""
+    """Make a run's folder, and delete the files of an earlier run in it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in WRITTEN:
         (folder / name).unlink(missing_ok=True)
-    for old in (folder / "checkpoints", folder / "few-labels", *folder.glob("round-*"), *folder.glob("fold-*")):
-        shutil.rmtree(old, ignore_errors=True)
+    for leftover in (folder / "checkpoints", folder / "few-labels", *folder.glob("round-*"), *folder.glob("fold-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def check_unfinished(folder: Path, best: Sequence[Path]) -> None:
-    """Refuse a run all of whose adapters were trained to the end."""
+    """Refuse to resume a run whose adapters are all complete."""
     if all(file.exists() and read_card(file).training.get("ending") in ("complete", "early") for file in best):
         files = " and ".join(map(str, best))
         raise UsageError(
@@ -79,19 +79,23 @@ def check_unfinished(folder: Path, best: Sequence[Path]) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there) as stream:
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    try:  # a written byte also shows a full disk or a read-only mount, which permissions do not
+        with tempfile.TemporaryFile(dir=nearest) as stream:
             stream.write(b"0")
     except OSError as error:
         raise FileError(folder, f"nothing can be written there: {error.strerror or error}") from None
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Tell whether two files hold the same adapter (the order within a header may differ)."""
+def _same(first_path: Path, second_path: Path) -> bool:
+    """Return whether two files hold the same adapter (the order within a header may differ)."""
     try:
-        mine, its = read_file(one), read_file(other)
+        first, second = read_file(first_path), read_file(second_path)
     except FileError:
         return False
-    same_names = mine.tensors.keys() == its.tensors.keys()
-    return mine.card == its.card and same_names and all(t.equal(its.tensors[n]) for n, t in mine.tensors.items())
+    same_names = first.tensors.keys() == second.tensors.keys()
+    return (
+        first.card == second.card
+        and same_names
+        and all(tensor.equal(second.tensors[name]) for name, tensor in first.tensors.items())
+    )

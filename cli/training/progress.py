@@ -20,7 +20,7 @@ LINES = 10
 
 
 class Watch:
-    """Shows what a run reports; called by it with each :class:`Progress`."""
+    """Shows the progress of a run, which calls it with each :class:`Progress`."""
 
     def __init__(self, log: TextIO, bar: "Bar | None", silent: bool = False) -> None:
         self.log, self.bar, self.silent = log, bar, silent
@@ -74,7 +74,7 @@ class Watch:
 
 @contextmanager
 def watching(log: Path, silent: bool = False) -> Iterator[Watch]:
-    """Show progress while the context is open, unless ``silent``; ``log`` is added to."""
+    """Show progress while the context is open, unless ``silent``, and append it to ``log``."""
     with log.open("a", encoding="utf-8") as stream:
         if silent or not sys.stderr.isatty():
             yield Watch(stream, None, silent)
@@ -103,8 +103,8 @@ def _named(shown: Mapping[str, float]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds_left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes} min {seconds_left} s" if minutes else f"{seconds_left} s"

@@ -20,7 +20,7 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is trained, on what, how, and where it goes; a run's folder keeps it in config.json."""
+    """Every decision of a run; the run's folder stores it as config.json."""
 
     task: str
     method: str
@@ -35,13 +35,13 @@ class Settings:
     run_dir: Path
     overwrite: bool = False
     automatic: bool = False
-    """Whether nobody has named the run's folder."""
+    """Whether the run's folder has a generated name, which may get a number at its end."""
 
     def write(self) -> None:
-        """Keep the settings in the run's folder."""
+        """Write the settings to the run's folder, with absolute paths."""
         source = asdict(self.source)
         for key in ("data", "train", "validation", "test"):
-            if source[key] and Path(source[key]).exists():
+            if source[key] and Path(source[key]).exists():  # else it is the name of a hub data set
                 source[key] = str(Path(source[key]).absolute())
         content = {
             **{key: getattr(self, key) for key in ("task", "method", "backbone", "name", "overwrite")},
@@ -56,13 +56,13 @@ class Settings:
 
 
 def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldFlags, of_task: FieldFlags) -> Settings:
-    """Return the settings that flags and configuration give, checked as far as that goes without data."""
+    """Return the settings from flags and configuration, checked as far as possible without data."""
     task, method = values["task"], values["method"]
     if task is None:
-        raise UsageError(f"--task is missing: say what the adapter is for ({', '.join(registry.names('task'))})")
+        raise UsageError(f"--task is missing: give the task of the adapter ({', '.join(registry.names('task'))})")
     task_options = of_task.given(values)
-    chosen = merge_options(task, method, of_training.given(values))
-    method_options = checked_options("method", method, {**chosen.method_options, **of_method.given(values)})
+    options = merge_options(task, method, of_training.given(values))
+    method_options = checked_options("method", method, {**options.method_options, **of_method.given(values)})
     make_methods(method, method_options)
     make_task(task, task_options)
     name = values["name"] or task
@@ -73,8 +73,8 @@ def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldF
         method=method,
         backbone=absolute_backbone(values["backbone"]),
         source=_source(values),
-        load=with_precision(load_options(values), chosen.precision),
-        training=with_absolute_places(chosen.model_dump(mode="json", exclude={"method_options"})),
+        load=with_precision(load_options(values), options.precision),
+        training=with_absolute_places(options.model_dump(mode="json", exclude={"method_options"})),
         method_options=method_options,
         task_options=task_options,
         name=name,
@@ -88,24 +88,26 @@ def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldF
 def recall(folder: Path, output: str | None, overwrite: bool) -> Settings:
     """Return the settings of an earlier run.
 
-    Raises :class:`DataError` where the folder is not that of a run.
+    Raises :class:`DataError` if the folder is not a run's folder, or is damaged.
     """
     path = folder / CONFIG
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        training = validated(TrainingOptions, found["training"], str(path))
-        load = validated(LoadOptions, found["load"], str(path))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        training = validated(TrainingOptions, content["training"], str(path))
+        load = validated(LoadOptions, content["load"], str(path))
         return Settings(
-            **{key: found[key] for key in ("task", "method", "backbone", "name", "method_options", "task_options")},
-            source=Source(**found["source"]),
+            **{key: content[key] for key in ("task", "method", "backbone", "name", "method_options", "task_options")},
+            source=Source(**content["source"]),
             load=load,
             training=training.model_dump(mode="json", exclude={"method_options"}),
-            output=Path(output or found["output"]),
+            output=Path(output or content["output"]),
             run_dir=folder,
-            overwrite=overwrite or found["overwrite"],
+            overwrite=overwrite or content["overwrite"],
         )
     except OSError as error:
-        raise DataError(f"{path}: it cannot be read ({error.strerror or error}): {folder} is no run's folder") from None
+        raise DataError(
+            f"{path}: it cannot be read ({error.strerror or error}): {folder} is not a run's folder"
+        ) from None
     except KeyError as error:
         raise DataError(f"{path}: it is damaged: {error} is missing") from None
     except (ValueError, TypeError) as error:
@@ -114,18 +116,18 @@ def recall(folder: Path, output: str | None, overwrite: bool) -> Settings:
 
 def _source(values: Mapping[str, Any]) -> Source:
     files = {split: values[split] for split in ("train", "validation", "test")}
-    named = [f"--{split}" for split, file in files.items() if file]
-    if values["data"] and named:
-        raise UsageError(f"there are --data and {', '.join(named)}: give the one or the others")
-    if named and not files["train"]:
-        raise UsageError(f"there is {', '.join(named)} but no --train: what shall it learn from?")
+    split_flags = [f"--{split}" for split, file in files.items() if file]
+    if values["data"] and split_flags:
+        raise UsageError(f"there are --data and {', '.join(split_flags)}: give the one or the others")
+    if split_flags and not files["train"]:
+        raise UsageError(f"there is {', '.join(split_flags)} but no --train: add the training data")
     columns = parse_columns(values["columns"])
     layout = {"format": values["format"], "columns": columns, "encoding": values["encoding"] or "utf-8"}
     return Source(data=values["data"], **files, **layout)
 
 
 def with_absolute_places(training: dict[str, Any]) -> dict[str, Any]:
-    """Return training options in which the paths of files hold in any folder."""
+    """Return training options with absolute paths, so that a run can be resumed from any folder."""
     files = {name: training[name] for name in ("on", "synonyms", "unlabelled") if training[name] is not None}
     absolute = {name: str(Path(file).absolute()) for name, file in files.items()}
     translators = [str(Path(name).absolute()) if Path(name).exists() else name for name in training["back_translation"]]
@@ -133,7 +135,7 @@ def with_absolute_places(training: dict[str, Any]) -> dict[str, Any]:
 
 
 def absolute_backbone(backbone: str) -> str:
-    """Return a path that holds in any folder; names of other kinds as they are."""
+    """Return an existing path as an absolute path, and any other name (an alias, a hub id) unchanged."""
     path = Path(backbone).expanduser()
     is_path = ("/" in backbone or backbone.endswith(".gguf")) and path.exists()
     return str(path.absolute()) if is_path else backbone

@@ -1,4 +1,4 @@
-"""What ``adapt train`` prints of a plan and of a finished run."""
+"""Tables and JSON of ``adapt train``: the plan, and the finished run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ RECORDS = 3
 
 
 def show_plan(plan: Plan, method: str, as_json: bool, verbose: bool) -> None:
-    """Print what would be trained: what the data decide, and the settings that differ from the recipe.
+    """Print the plan: the effects of the data, and the settings that differ from the recipe.
 
     ``verbose`` prints every setting.
     """
@@ -34,7 +34,7 @@ def show_plan(plan: Plan, method: str, as_json: bool, verbose: bool) -> None:
             "of these the head": count(summary["head_parameters"]),
             **_kept(summary),
             "ports": f"{len(summary['ports'])}: {_ports(summary['ports'])}",
-            **{split: _counts(found) for split, found in summary["data"].items()},
+            **{split: _counts(counts) for split, counts in summary["data"].items()},
             **_added(summary),
             "windows": f"{count(summary['windows'])} to train on; tokens: median {tokens['median']}, "
             f"longest {tokens['longest']}, limit {tokens['limit']}",
@@ -90,7 +90,7 @@ def show_result(
     as_json: bool,
     folds: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print how a run ended, what it reached, and where everything is."""
+    """Print the ending of a run, its metrics, and the paths of its files."""
     metrics, summary = result.adapter.card.metrics, plan.summary()
     curves = folder / "curves.png"
     if as_json:
@@ -142,29 +142,29 @@ def _share(summary: dict[str, Any]) -> str:
 
 
 def _kept(summary: dict[str, Any]) -> dict[str, str]:
-    """Say what is stored without being trained: of most methods nothing."""
-    kept = summary["kept_parameters"]
-    return {"stored besides": f"{count(kept)} parameters that are not trained"} if kept else {}
+    """Return the row for parameters that are stored without training; most methods have none."""
+    parameters = summary["kept_parameters"]
+    return {"stored besides": f"{count(parameters)} parameters that are not trained"} if parameters else {}
 
 
 def _added(summary: dict[str, Any]) -> dict[str, str]:
-    """Say what augmentations have added to the training data, and how many texts wait for labels."""
+    """Return the rows for records added by augmentations, and for texts without labels."""
     added = {f"added by {name}": f"{count(number)} records" for name, number in summary["added"].items()}
     return added | ({"unlabelled": f"{count(summary['unlabelled'])} texts"} if summary["unlabelled"] else {})
 
 
 def _rounds(result: Result) -> dict[str, str]:
-    """Say of each round of self-training what it added and reached."""
-    found = result.adapter.card.training.get("self_training")
-    if found is None:
+    """Return a row for each round of self-training: its added texts and its metrics."""
+    self_training = result.adapter.card.training.get("self_training")
+    if self_training is None:
         return {}
     lines = {}
-    for one in found["rounds"]:
-        metrics = {split: values for split, values in one["metrics"].items() if split in ("validation", "test")}
-        reached = [f"{split} {_first(values)}" for split, values in metrics.items()]
-        best = " (the best)" if one["number"] == found["best"] else ""
-        parts = [f"{count(one['added'])} texts added", _counts(one["labels"]), *reached]
-        lines[f"round {one['number']}{best}"] = "; ".join(part for part in parts if part)
+    for entry in self_training["rounds"]:
+        metrics = {split: values for split, values in entry["metrics"].items() if split in ("validation", "test")}
+        scores = [f"{split} {_first(values)}" for split, values in metrics.items()]
+        best = " (the best)" if entry["number"] == self_training["best"] else ""
+        parts = [f"{count(entry['added'])} texts added", _counts(entry["labels"]), *scores]
+        lines[f"round {entry['number']}{best}"] = "; ".join(part for part in parts if part)
     return lines
 
 
@@ -191,9 +191,9 @@ def _ports(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:2])}, ..., {names[-1]}"
 
 
-def _counts(found: dict[str, Any]) -> str:
+def _counts(counts: dict[str, Any]) -> str:
     parts = []
-    for name, value in found.items():
+    for name, value in counts.items():
         inner = ", ".join(f"{key} {count(number)}" for key, number in value.items()) if isinstance(value, dict) else ""
         parts.append(f"{name}: {inner or 'none'}" if isinstance(value, dict) else f"{count(value)} {name}")
     return "; ".join(parts)

@@ -30,20 +30,20 @@ class FoldOptions(Options):
     """Whether settings are tried on folds of the training data first."""
 
     folds: int | None = Field(None, ge=2)
-    """First try the settings so many times, with as many parts of the training data held out in turn; then train."""
+    """Number of folds: each part of the training data is held out once to test the settings; training follows."""
     folds_only: bool = False
-    """Do not train after that."""
+    """Skip the training after the folds."""
 
     @model_validator(mode="after")
     def _some(self) -> Self:
         if self.folds_only and self.folds is None:
-            raise ValueError("folds_only says that nothing is trained after the folds, but folds is missing")
+            raise ValueError("folds_only skips the training after the folds, but folds is missing")
         return self
 
 
 @dataclass(frozen=True)
 class Fold:
-    """What one fold's run has found on the records that it was not trained on."""
+    """The metrics of one fold's run on its held-out records."""
 
     number: int
     train: int
@@ -52,16 +52,16 @@ class Fold:
     metrics: dict[str, Any]
     shortfall: str = ""
     decisive: bool = True
-    """Whether the part held out could tell which epoch is best; else the last one was measured."""
+    """Whether the held-out part is large enough to choose an epoch; else the last epoch was measured."""
 
 
 def divide(plan: Plan, count: int) -> list[Plan]:
-    """Return a plan for each fold: trained on the others (and altered copies of those), validated on it.
+    """Return a plan for each fold: trained on the other folds (and altered copies of them), validated on this fold.
 
-    Test data stays out. Validation data that was held out of the training data belongs to it; such as was given
-    does not. Folds have like shares of each label where a record has one label, and keep together what the task
-    says belongs together. What the task has learnt from the training data (the label names) holds in all folds.
-    Raises :class:`DataError` where there is too little for so many folds.
+    Test data is not used. Validation data counts as training data if it was held out automatically, and is not used
+    otherwise. Folds have similar shares of each label if records have one label, and never divide a group of the task.
+    All folds share the label names that the task learnt from the training data. Raises :class:`DataError` for too few
+    records.
     """
     records = plan.given
     if not plan.undivided and any(line.startswith(NOT_GIVEN) for line in plan.notes):
@@ -71,14 +71,14 @@ def divide(plan: Plan, count: int) -> list[Plan]:
 
 
 def _planned(plan: Plan, records: Sequence[Record], train: Sequence[int], held: Sequence[int]) -> Plan:
-    given = [records[number] for number in train]
-    augmented = augment(given, plan.task, augmentation_settings(plan.options, plan.backbone))
-    own = {"train": [*given, *augmented.records], "validation": [records[number] for number in held]}
-    made = replace(plan, records=own, added=augmented.added, units=[])
-    made.units = make_units(made)
-    if not made.units:
-        raise DataError("the training data of a fold has nothing that is labelled: make do with fewer folds")
-    return made
+    train_records = [records[number] for number in train]
+    augmented = augment(train_records, plan.task, augmentation_settings(plan.options, plan.backbone))
+    fold_records = {"train": [*train_records, *augmented.records], "validation": [records[number] for number in held]}
+    fold_plan = replace(plan, records=fold_records, added=augmented.added, units=[])
+    fold_plan.units = make_units(fold_plan)
+    if not fold_plan.units:
+        raise DataError("the training data of a fold has no labelled token: use fewer folds")
+    return fold_plan
 
 
 def _numbers(plan: Plan, records: Sequence[Record], count: int) -> list[tuple[list[int], list[int]]]:
@@ -87,7 +87,9 @@ def _numbers(plan: Plan, records: Sequence[Record], count: int) -> list[tuple[li
     labels, groups = _labels(plan, records), _groups(plan, records)
     alone = len(set(groups)) == len(records)
     if len(set(groups)) < count:
-        raise DataError(f"{count} folds of {len(set(groups))} training records that stand alone: that is too few")
+        raise DataError(
+            f"{count} folds of {len(set(groups))} training records (a group counts as one): that is too few"
+        )
     if labels is not None and max(Counter(labels).values()) < count:
         labels = None  # no label has a record for each fold
     kinds = (KFold, GroupKFold) if labels is None else (StratifiedKFold, StratifiedGroupKFold)
@@ -98,43 +100,43 @@ def _numbers(plan: Plan, records: Sequence[Record], count: int) -> list[tuple[li
 
 
 def _labels(plan: Plan, records: Sequence[Record]) -> list[str] | None:
-    """Return the label of each record, where the task has classes and a record one of them."""
-    found = [record.get("label") for record in records]
-    if not all(isinstance(label, str) for label in found) or class_weights(plan.task, records) is None:
+    """Return the label of each record, or None unless the task has classes and each record has one of them."""
+    labels = [record.get("label") for record in records]
+    if not all(isinstance(label, str) for label in labels) or class_weights(plan.task, records) is None:
         return None
-    return [str(label) for label in found]
+    return [str(label) for label in labels]
 
 
 def _groups(plan: Plan, records: Sequence[Record]) -> list[int]:
-    """Return a number for each record, the same for records that belong together."""
+    """Return a group number for each record."""
     numbers: dict[Any, int] = {}
-    found = []
+    group_numbers = []
     for place, record in enumerate(records):
         group = group_of(plan.task, record)
         key = ("alone", place) if group is None else ("group", group)
-        found.append(numbers.setdefault(key, len(numbers)))
-    return found
+        group_numbers.append(numbers.setdefault(key, len(numbers)))
+    return group_numbers
 
 
 def cross_validate(
     plan: Plan, count: int, folder: Path, progress: Callable[[int], Callable[[Progress], None] | None]
 ) -> list[Fold]:
-    """Train once for each fold, in ``folder / fold-N``, and write what was found to ``folder / folds.json``.
+    """Train once for each fold, in ``folder / fold-N``, and write the metrics to ``folder / folds.json``.
 
-    ``progress`` gives what hears of a fold's training. Ctrl-C ends it all with :class:`KeyboardInterrupt`.
+    ``progress`` maps the number of a fold to its progress callback. Ctrl-C raises :class:`KeyboardInterrupt`.
     """
     check_alone("training on folds")
-    found = []
-    for number, own in enumerate(divide(plan, count), 1):
-        result = train_plan(own, folder / f"fold-{number}", progress=progress(number))
+    folds = []
+    for number, fold_plan in enumerate(divide(plan, count), 1):
+        result = train_plan(fold_plan, folder / f"fold-{number}", progress=progress(number))
         if result.ending == "interrupted":
             raise KeyboardInterrupt
-        sizes = len(own.records["train"]), len(own.records["validation"])
+        sizes = len(fold_plan.records["train"]), len(fold_plan.records["validation"])
         metrics = dict(result.adapter.card.metrics["validation"])
-        found.append(Fold(number, *sizes, result.epochs, metrics, result.shortfall, own.criterion.decisive))
-    document = {**summary(found), "folds": [asdict(fold) for fold in found]}
+        folds.append(Fold(number, *sizes, result.epochs, metrics, result.shortfall, fold_plan.criterion.decisive))
+    document = {**summary(folds), "folds": [asdict(fold) for fold in folds]}
     (folder / FOLDS).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    return found
+    return folds
 
 
 def summary(folds: Sequence[Fold]) -> dict[str, Mapping[str, float]]:
@@ -142,6 +144,6 @@ def summary(folds: Sequence[Fold]) -> dict[str, Mapping[str, float]]:
     names = [name for name, value in folds[0].metrics.items() if isinstance(value, int | float)]
     values = {name: [float(fold.metrics.get(name, math.nan)) for fold in folds] for name in names}
     return {
-        "mean": {name: round(statistics.fmean(found), 4) for name, found in values.items()},
-        "deviation": {name: round(statistics.stdev(found), 4) for name, found in values.items()},
+        "mean": {name: round(statistics.fmean(scores), 4) for name, scores in values.items()},
+        "deviation": {name: round(statistics.stdev(scores), 4) for name, scores in values.items()},
     }

@@ -1,4 +1,4 @@
-"""How an adapter is trained: the options, the recipe that fills them, the precision that fits the device."""
+"""Training options, their defaults from the task's recipe, and the precision for a device."""
 
 import math
 from collections.abc import Mapping
@@ -24,15 +24,15 @@ OPTIMIZERS = {
     "sgd": "sgd",
     "lion": "lion_32bit",
 }
-"""The names that transformers' Trainer has for them."""
+"""Our names of optimisers, and those of transformers' Trainer."""
 OF_BITSANDBYTES = ("adamw_8bit", "lion")
 PLACES = ("on", "synonyms", "back_translation", "unlabelled")
-"""The options that name files, whose contents count and not where they lie."""
+"""Options that name files; a run's identity has the contents of the files, not their paths."""
 STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 STEPS = 50
-"""Fewest optimiser steps of a run whose epochs are not chosen: few-sample training with the usual three epochs stops
+"""Fewest optimiser steps of a run without explicit epochs: few-sample training with the usual three epochs stops
 before it has converged (Zhang et al. 2021, arXiv:2006.05987; Mosbach et al. 2021, arXiv:2006.04884). With MiniLM and
 lora 24 sentences of ner reach an F1 of 0.0 on validation in 30 steps, and 17.1 in 50."""
 
@@ -42,7 +42,7 @@ MOST_EPOCHS = 10
 
 
 class TrainingOptions(Recipe):
-    """How an adapter is trained; what is not given comes from the task's recipe for the method."""
+    """How an adapter is trained; missing options come from the task's recipe for the method."""
 
     hold_out: Literal["auto", "always"] = "auto"
     """Whether a tenth of the training data becomes validation data where none is given; auto trains on all of it, and
@@ -51,63 +51,63 @@ class TrainingOptions(Recipe):
     """What the head starts from: a regression on the vectors of the frozen backbone, where the task can fit one, or
     random weights. The fitted head is saved with an adapter that changes nothing where training is no better."""
     seed: int = 0
-    """Seed of the start weights, the order of the data and dropout."""
+    """Seed of the initial weights, the order of the data and dropout."""
     min_steps: int = Field(STEPS, ge=0)
-    """Fewest steps of a run: small data gets more epochs than the recipe says; 0 where epochs is given."""
+    """Fewest steps of a run: small data gets more epochs than in the recipe; 0 with an explicit epochs."""
     optimizer: Literal["adamw", "adamw_8bit", "adafactor", "sgd", "lion"] = "adamw"
-    """What takes the steps; adamw_8bit and lion are of bitsandbytes."""
+    """Optimiser; adamw_8bit and lion come from bitsandbytes."""
     weight_decay: float = Field(0.01, ge=0)
     """Weight decay."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
     scheduler: Literal["linear", "cosine", "constant", "slanted_triangular"] = "linear"
-    """How the learning rate falls after that; constant does not rise either."""
+    """Fall of the learning rate after the warmup; constant has no warmup either."""
     scheduler_ratio: float = Field(32.0, gt=1)
     """Highest learning rate of slanted_triangular, as a multiple of its lowest."""
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """Learning rate of each layer as a share of that of the one above; the head, on top, has the whole."""
+    """Learning rate of each layer as a share of the rate of the layer above; the head, on top, has the full rate."""
     unfreeze_epochs: float = Field(0.0, ge=0)
-    """Epochs after which one more layer learns, from the top down, the head first; 0 lets all learn at once."""
+    """Epochs after which one more layer is unfrozen, from the top down, the head first; 0 trains all from the start."""
     gradient_accumulation: int = Field(1, gt=0)
-    """Batches that are added up to one step."""
+    """Batches whose gradients are summed for one step."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """Longest gradient; longer ones are shortened."""
+    """Largest norm of the gradient; a larger gradient is clipped."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the frozen backbone; adapter and head are always trained in float32."""
     group_by_length: bool = True
-    """Put sentences of like length into the same batch."""
+    """Put sentences of similar length into the same batch."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Weigh classes in the loss by how rare they are."""
+    """Weight of classes in the loss; balanced gives rare classes more weight."""
     patience: int = Field(3, ge=0)
     """Epochs without a better validation metric, or a lower loss at the same metric, after which training stops; 0
     never stops early."""
     max_length: int = Field(256, gt=0)
-    """Longest window in tokens; longer texts are read in overlapping windows, or cut where they are to be answered."""
+    """Longest window in tokens; longer texts are read in overlapping windows, or cut by tasks that write."""
     packing: bool = False
-    """Let short examples share a window, each seeing itself alone; for tasks that learn each next token."""
+    """Put short examples into one window, each attending only to itself; for tasks that learn the next token."""
     cache: bool = False
-    """Keep on disk what the backbone computes beneath the lowest adapter, so that it is computed once."""
+    """Cache the hidden states below the lowest adapted layer on disk, so that they are computed once."""
     on: str | None = None
-    """Trained adapter, as a file, that stays as it is beneath the new one and becomes part of its file."""
+    """File of a trained adapter that stays frozen below the new adapter and becomes part of its file."""
     augment: tuple[str, ...] = ()
     """Altered copies of the training records, NAME or NAME:RATE: swap, delete, typos, case, synonyms, wordnet,
     lemmatize, stem, back_translate."""
     augment_copies: int = Field(1, gt=0)
-    """Copies of a record that each augmentation makes."""
+    """Copies of a record by each augmentation."""
     augment_language: str = "en"
-    """Code of the language of lemmatize and stem."""
+    """Language code for lemmatize and stem."""
     synonyms: str | None = None
-    """File of synonyms: words of one line, divided by commas or tabs, mean the same."""
+    """File of synonyms: the words of a line, separated by commas or tabs, have the same meaning."""
     back_translation: tuple[str, ...] = ()
-    """What back_translate writes with: two adapter files, or two backbones that translate, there and back."""
+    """Two translators for back_translate, there and back: adapter files, or backbones that translate."""
     unlabelled: str | None = None
-    """File of texts without labels: those that the adapter labels surely are trained on in further rounds."""
+    """File of texts without labels; texts with a confident label join the training data in further rounds."""
     confidence: float = Field(0.9, ge=0, le=1)
-    """How sure a label has to be; those above this are trained on."""
+    """Confidence above which a label joins the training data."""
     self_training_rounds: int = Field(1, gt=0)
-    """Rounds of training with unlabelled texts, after the one without."""
+    """Rounds of training with unlabelled texts, after the round without."""
     checkpoint_steps: int = Field(100, gt=0)
-    """Steps between two checkpoints to resume from."""
+    """Steps between two checkpoints."""
     store: Literal["float16", "bfloat16", "float32"] = "float16"
     """Precision of the weights in the file; validation measures what is stored."""
 
@@ -119,7 +119,7 @@ class TrainingOptions(Recipe):
 
     @model_validator(mode="after")
     def _augmentations_have_what_they_need(self) -> Self:
-        names = [one.name for one in parse(self.augment)]
+        names = [augmentation.name for augmentation in parse(self.augment)]
         if ("synonyms" in names) != (self.synonyms is not None):
             raise ValueError("augment synonyms and synonyms FILE go together: give both")
         if (BACK_TRANSLATE in names) != bool(self.back_translation) or len(self.back_translation) not in (0, 2):
@@ -127,11 +127,11 @@ class TrainingOptions(Recipe):
         return self
 
     def steps_of(self, units: int) -> int:
-        """Return the optimiser steps in which so many units are gone through once, by all processes together."""
+        """Return the optimiser steps of one epoch of ``units``, over all processes."""
         return math.ceil(units / (self.batch_size * self.gradient_accumulation * ranks().count))
 
     def described(self) -> dict[str, Any]:
-        """Return the options as a card shows them: of files the names alone."""
+        """Return the options for a card: of files, the names without their folders."""
         shown = self.model_dump(mode="json", exclude={"method_options", "on"})
         for name in ("synonyms", "unlabelled"):
             shown[name] = shown[name] and Path(shown[name]).name
@@ -140,14 +140,14 @@ class TrainingOptions(Recipe):
     @model_validator(mode="after")
     def _kept_states_do_not_change(self) -> Self:
         if self.cache and self.backbone_dropout:
-            raise ValueError("cache keeps states that backbone_dropout would change in each step: give one of them")
+            raise ValueError("cache stores states that backbone_dropout would change in each step: give one of them")
         if self.cache and self.packing:
-            raise ValueError("cache keeps states of windows that packing would join: give one of them")
+            raise ValueError("cache stores states of windows that packing would join: give one of them")
         return self
 
 
 def fast_precision(device: str) -> str:
-    """Return ``bf16`` where the device computes it fast, else ``fp32``; GPUs before Ampere only emulate it."""
+    """Return ``bf16`` if the device computes bf16 fast, else ``fp32``; GPUs before Ampere only emulate bf16."""
     kind = device.partition(":")[0]
     if kind == "cuda":
         with torch.cuda.device(device):
@@ -160,15 +160,15 @@ def fast_precision(device: str) -> str:
 def with_precision(load: LoadOptions, precision: str = "auto") -> LoadOptions:
     """Return load options whose dtype is that of a training precision.
 
-    ``auto`` keeps a dtype that was named, and leaves quantised weights to their library. Raises
-    :class:`UsageError` where dtype and precision contradict each other, or a CPU is to compute fp16.
+    ``auto`` keeps an explicit dtype, and leaves the dtype of quantised weights to their library. Raises
+    :class:`UsageError` if dtype and precision contradict each other, and for fp16 on a CPU.
     """
     device = load.device
     if device == "auto" or load.device_map:
-        found = torch.accelerator.current_accelerator(check_available=True)
-        device = found.type if found is not None else "cpu"
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        device = accelerator.type if accelerator is not None else "cpu"
     if precision == "fp16" and device == "cpu":
-        raise UsageError("--precision fp16 needs a GPU: a CPU computes it slowly and badly. Use bf16, fp32 or auto.")
+        raise UsageError("--precision fp16 needs a GPU: on a CPU fp16 is slow and inexact. Use bf16, fp32 or auto.")
     if precision == "auto":
         if load.dtype != "auto" or load.quantize:
             return load
@@ -179,16 +179,16 @@ def with_precision(load: LoadOptions, precision: str = "auto") -> LoadOptions:
 
 
 def lengthened(options: TrainingOptions, units: int) -> tuple[TrainingOptions, list[str]]:
-    """Return options with as many epochs as the fewest steps need, and a note on few steps.
+    """Return options with enough epochs for the minimum of steps, and notes on few steps.
 
-    ``units`` are gone through in an epoch.
+    ``units`` is the number of units in an epoch.
     """
     per_epoch = options.steps_of(units)
     steps = per_epoch * options.epochs
     if not options.min_steps and steps < STEPS:
         return options, [
             f"{steps} training steps in {options.epochs} epochs are few. Without --epochs "
-            f"there are {math.ceil(STEPS / per_epoch)} epochs"
+            f"there would be {math.ceil(STEPS / per_epoch)} epochs"
         ]
     aimed = min(math.ceil(options.target_steps / per_epoch), MOST_EPOCHS)
     epochs = max(math.ceil(options.min_steps / per_epoch), aimed)
@@ -215,12 +215,12 @@ def slowed(options: TrainingOptions, task: str, method: str) -> tuple[TrainingOp
     return options.model_copy(update={"learning_rate": rate}), [note]
 
 
-def merge_options(task: str, method: str, given: Mapping[str, Any]) -> TrainingOptions:
-    """Return training options: those given, over the task's recipe for the method."""
+def merge_options(task: str, method: str, overrides: Mapping[str, Any]) -> TrainingOptions:
+    """Return training options: ``overrides`` over the task's recipe for the method."""
     kind: type[Task] = registry.load("task", task)
     defaults = kind.recipes.get(method, kind.default_recipe).model_dump(exclude_unset=True)
-    if given.get("cache"):
-        defaults.pop("backbone_dropout", None)  # kept states cannot change from step to step
-    if "epochs" in given:
-        defaults |= {"min_steps": 0, "target_steps": 0}  # the number of epochs that a person chooses stays
-    return validated(TrainingOptions, {**defaults, **given}, "training")
+    if overrides.get("cache"):
+        defaults.pop("backbone_dropout", None)  # cached states cannot change from step to step
+    if "epochs" in overrides:
+        defaults |= {"min_steps": 0, "target_steps": 0}  # an explicit number of epochs is never raised
+    return validated(TrainingOptions, {**defaults, **overrides}, "training")

@@ -1,4 +1,4 @@
-"""The steps of members that are trained in the same passes: each takes its own batches, for its own epochs."""
+"""Steps of members that share passes: each member has its own batches and epochs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,20 +12,21 @@ from adaptdock.engine.training.hyperparameters import TrainingOptions
 
 
 class MemberSteps:
-    """The batches of one member in each of its optimiser steps, which its options and its data alone decide."""
+    """The batches of one member in each of its optimiser steps; only its options and data determine them."""
 
     def __init__(self, options: TrainingOptions, draw: Callable[[int], Sequence[int]]) -> None:
         self.options, self._draw = options, draw
         self._epoch, self._order = 0, draw(0)
         self.per_epoch = options.steps_of(len(self._order))
         self.count = self.last = self.per_epoch * options.epochs
-        """The steps that are planned, and those after which the member leaves the passes."""
+        """Planned steps, and the step after which the member leaves the passes."""
 
     def batches(self, step: int, place: Ranks = Ranks()) -> list[Sequence[int]]:  # noqa: B008 - a frozen value
-        """Return the batches that a process adds up to a step, counted from 0; none after the last.
+        """Return the batches of a process in a step, counted from 0; none after the last step.
 
-        The batches of all processes together are those of one with batches so many times as large. Where the last
-        ones of an epoch are short, units from its start fill them, so that each process has as many rows.
+        All processes together have the units of one process with the total batch size. Short batches at the end of an
+        epoch are filled with units from its start: each process needs equally many rows, because the gradients of
+        all processes have equal weight in their average.
         """
         if step >= self.last:
             return []
@@ -42,19 +43,19 @@ class MemberSteps:
         return [units[start : start + rows] for start in starts]
 
     def epoch(self, step: int) -> float:
-        """Return the epochs that the member has been trained for after so many steps of all."""
+        """Return the member's epochs after ``step`` steps of the run."""
         return min(step, self.last) / self.per_epoch
 
     def ends_epoch(self, step: int) -> bool:
-        """Tell whether the member's epoch ends with a step, counted from 1."""
+        """Return whether the member's epoch ends with a step, counted from 1."""
         return step <= self.last and step % self.per_epoch == 0
 
 
 class JointBatches(Dataset[tuple[list[Any], list[float]]]):
-    """For each pass the units of all members, and the factor of each member's loss.
+    """The units of all members in each pass, and the factor of each member's loss.
 
-    A step adds up ``accumulation`` passes. The factor makes the mean over a member's own batches of that. With
-    several processes, the elements go to them in turn.
+    A step has ``accumulation`` passes, and the Trainer divides each loss by that number. The factor corrects this for
+    a member with fewer batches in the step. Several processes take the elements in turn.
     """
 
     def __init__(self, members: Sequence[tuple[MemberSteps, Sequence[Any]]], accumulation: int) -> None:
@@ -77,7 +78,7 @@ class JointBatches(Dataset[tuple[list[Any], list[float]]]):
 
 
 class JointOptimizer(torch.optim.Optimizer):
-    """The optimiser of each member as one; parameters without a gradient stay as they are."""
+    """The optimisers of all members as one; parameters without a gradient do not change."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimizers = optimizers
@@ -88,16 +89,16 @@ class JointOptimizer(torch.optim.Optimizer):
         self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Take a step with each."""
+        """Take a step with each optimiser."""
         for optimizer in self.optimizers:
             optimizer.step(closure)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of each."""
+        """Return the states of all optimisers."""
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take the state of each."""
+        """Load the states of all optimisers."""
         states: Iterable[Any] = state_dict["optimizers"]
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)

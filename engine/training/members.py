@@ -24,14 +24,14 @@ from adaptdock.plugins.contracts import Feature
 
 History = Sequence[Mapping[str, Any]]
 Unit = tuple[int, list[Feature]]
-"""The number of a task in the run, and the windows that are drawn of it at once."""
+"""The number of a task in the run, and windows that are drawn together."""
 
 
 class Member:
     """One adapter in training, with one optimiser and one schedule.
 
-    Its tasks share the adapter and have a head each; one task is the usual case. ``first`` is the number of its first
-    task in the run, ``counts`` are the units of each task in an epoch.
+    Its tasks share the adapter, with a head for each task; one task is the usual case. ``first`` is the number of its
+    first task in the run, ``counts`` are the units of each task in an epoch.
     """
 
     def __init__(self, tasks: Sequence[TaskRun], first: int = 0, counts: Sequence[int] | None = None) -> None:
@@ -49,9 +49,9 @@ class Member:
         return range(self.first, self.first + len(self.tasks))
 
     def draw(self, epoch: int) -> list[int]:
-        """Return the places of an epoch's units in their order, which seed and epoch alone decide.
+        """Return the positions of an epoch's units in training order; the order depends on seed and epoch alone.
 
-        A task of which an epoch has more or fewer units than there are repeats none before all have come.
+        No unit repeats before all units of its task have been drawn, also over several epochs.
         """
         options, places = self.options, list(range(len(self.units)))
         if len(self.tasks) > 1 or self._counts != self._sizes:
@@ -65,30 +65,30 @@ class Member:
         return [places[number] for number in shuffled(lengths, rows, seed, options.group_by_length)]
 
     def distances(self, trainable: Trainable, number: int) -> Mapping[nn.Parameter, int]:
-        """Return how far from the top each parameter of this member, with its number in the run, acts."""
-        found: dict[nn.Parameter, int] = {}
+        """Return the distance from the top for each parameter of this member, whose number in the run is ``number``."""
+        distances: dict[nn.Parameter, int] = {}
         for place, task in zip(self.numbers, self.tasks, strict=True):
-            found |= Distances(task.plan.backbone, task.plan.assembly).of_parameters(
+            distances |= Distances(task.plan.backbone, task.plan.assembly).of_parameters(
                 trainable.answering[place], trainable.acting[number]
             )
-        return found
+        return distances
 
     @property
     def patient_from(self) -> float:
-        """The epoch up to which patience does not count: all layers learn then, and the fewest steps are done."""
+        """The epoch from which patience counts: all layers learn, and the minimum of steps is done."""
         frozen = max(frozen_until(task.plan.backbone, task.plan.assembly, self.options) for task in self.tasks)
         return max(frozen, self.options.min_steps / self.steps.per_epoch)
 
     @cached_property
     def judges(self) -> Sequence[TaskRun]:
-        """The tasks whose validation data can tell which weights are best; all where none can."""
+        """The tasks with enough validation data to choose the best weights; all tasks if none has enough."""
         return [task for task in self.tasks if task.criterion.decisive] or self.tasks
 
 
 class Members:
     """All members of a run, on one dock.
 
-    History entries of several tasks have ``@`` and the task's name behind each number; a single task's have not.
+    In the history of several tasks each number has the suffix ``@`` and the task's name.
     """
 
     def __init__(self, dock: Dock, members: Sequence[Member], sharing: Mapping[str, Any] | None = None) -> None:
@@ -103,12 +103,12 @@ class Members:
 
     @property
     def assemblies(self) -> Sequence[Assembly]:
-        """Every task's adapter; their ports are open during the training."""
+        """The adapter of each task; their ports are open during training."""
         return [task.plan.assembly for task in self.tasks]
 
     @property
     def measured_before(self) -> bool:
-        """Whether validation measures the start weights too, because a task asks for it."""
+        """Whether validation measures the initial weights too, because a task requires it."""
         return any(type(task.plan.task).measured_before for task in self.tasks)
 
     @property
@@ -123,7 +123,7 @@ class Members:
         return JointBatches(pairs, self.options.gradient_accumulation)
 
     def trainable(self) -> Trainable:
-        """Return all weights with their start values."""
+        """Return all weights with their initial values."""
         starts = [[_start(task) for task in member.tasks] for member in self.members]
         trainable = Trainable(self.dock.backbone, self.dock.ports, starts, self.options.backbone_dropout)
         for task, head, owner in zip(self.tasks, trainable.answering, trainable.owners, strict=True):
@@ -131,10 +131,10 @@ class Members:
         return trainable
 
     def collator(self) -> Callable[[Sequence[tuple[Sequence[Unit], Sequence[float]]]], dict[str, Any]]:
-        """Return a function that makes the arguments of :class:`Trainable` from the one element of a pass."""
+        """Return a function that makes the arguments of :class:`Trainable` from the single element of a pass."""
         backbone, cache = self.dock.backbone, None
         if self.options.cache:
-            (task,) = self.tasks  # which the plan has checked
+            (task,) = self.tasks  # the plan has refused --cache with several tasks
             cache = Cache(backbone, task.plan.assembly, [feature for unit in task.units for feature in unit])
 
         def collated(batch: Sequence[tuple[Sequence[Unit], Sequence[float]]]) -> dict[str, Any]:
@@ -145,10 +145,10 @@ class Members:
             arguments = {
                 **collate(backbone, features),
                 "tasks": [number for number, _ in rows],
-                "labels": [collate_labels(own, backbone.device) for own in by_task],
+                "labels": [collate_labels(task_features, backbone.device) for task_features in by_task],
                 "row_inputs": [
-                    collate_row_inputs(assembly.head, own, backbone.device)
-                    for assembly, own in zip(self.assemblies, by_task, strict=True)
+                    collate_row_inputs(assembly.head, task_features, backbone.device)
+                    for assembly, task_features in zip(self.assemblies, by_task, strict=True)
                 ],
                 "factors": factors,
             }
@@ -166,16 +166,16 @@ class Members:
     # --------------------------------------------------------------------------- validation and best weights
 
     def due(self, step: int) -> bool:
-        """Tell whether an epoch of any member ends with a step, counted from 1."""
+        """Return whether an epoch of any member ends with a step, counted from 1."""
         self._step = step
         return self.validates and any(member.steps.ends_epoch(step) for member in self.members)
 
     def epoch(self, step: int) -> float:
-        """Return the epochs, after a step, of the member that is trained longest."""
+        """Return the epochs, after a step, of the member with the most steps."""
         return max((member.steps for member in self.members), key=lambda steps: steps.last).epoch(step)
 
     def check(self, tensors: Sequence[Mapping[str, Tensor]]) -> Validated:
-        """Measure the tasks whose member has just ended an epoch on their validation data; at the start all."""
+        """Validate the tasks of members that have just ended an epoch; at the start all tasks."""
         numbers: dict[str, float] = {}
         metrics: dict[str, Any] = {}
         shown: dict[str, float] = {}
@@ -196,31 +196,31 @@ class Members:
         return Validated(numbers, metrics, shown)
 
     def begin_with(self, tensors: Sequence[Mapping[str, Tensor]]) -> None:
-        """Remember the start weights, to tell at the end whether training has moved them."""
+        """Store the initial weights, so that the end of training can report weights that have not changed."""
         for task, weights in zip(self.tasks, tensors, strict=True):
             task.begin_with(weights)
 
     def recall(self) -> None:
-        """Take the files of an earlier run as the best so far."""
+        """Load the files of an earlier run as the best adapters so far."""
         for task in self.tasks:
             task.recall()
 
-    def keep_best(self, history: History, tensors: Sequence[Mapping[str, Tensor]], found: Validated) -> None:
+    def keep_best(self, history: History, tensors: Sequence[Mapping[str, Tensor]], validated: Validated) -> None:
         """Store the newest weights of each member whose newest validation is the best in its history."""
         for member in self.members:
             epoch = member.steps.epoch(history[-1]["step"])
             for task, number in zip(member.tasks, member.numbers, strict=True):
-                metrics = found.metrics if len(self.tasks) == 1 else found.metrics.get(task.name)
+                metrics = validated.metrics if len(self.tasks) == 1 else validated.metrics.get(task.name)
                 if metrics is not None and self._since(member, history) == 0:
                     task.keep(tensors[number], epoch, metrics)
 
     def keep_if_none(self, tensors: Sequence[Mapping[str, Tensor]]) -> None:
-        """Store weights for the tasks that have none."""
+        """Store weights for the tasks without a stored adapter."""
         for task, weights in zip(self.tasks, tensors, strict=True):
             task.keep_if_none(weights)
 
     def stalled(self, history: History) -> bool:
-        """Tell whether training is over: no member goes on. A member whose patience has run out leaves the passes."""
+        """Return whether no member continues; a member whose patience has run out leaves the passes."""
         if not history:
             return False
         for member in self.members:
@@ -247,25 +247,26 @@ class Members:
             if ending != "interrupted":
                 ending = "early" if member.steps.last < member.steps.count else "complete"
             result = task.finish(self.history(task, history), member.steps.epoch(step), ending)
-            ending = "interrupted" if result.ending == "interrupted" else ending  # the others are not measured then
+            # After Ctrl-C in a measurement the remaining tasks are not measured.
+            ending = "interrupted" if result.ending == "interrupted" else ending
             results.append(result)
         return results
 
     def history(self, task: TaskRun, history: History) -> list[dict[str, Any]]:
-        """Return the history of one task, as if it had been trained alone."""
+        """Return the history of one task, in the form of a run of that task alone."""
         steps = self._of_task[self.tasks.index(task)].steps
         if len(self.tasks) == 1:
             return [{**entry, "epoch": steps.epoch(entry["step"])} for entry in history]
         entries, ending = [], self._key(task, "")
         for entry in history:
-            own = {key.removesuffix(ending): value for key, value in entry.items() if key.endswith(ending)}
-            if own:
-                common = {key: entry[key] for key in ("step", "learning_rate") if key in entry}
-                entries.append({**own, **common, "epoch": steps.epoch(entry["step"])})
+            numbers = {key.removesuffix(ending): value for key, value in entry.items() if key.endswith(ending)}
+            if numbers:
+                shared_numbers = {key: entry[key] for key in ("step", "learning_rate") if key in entry}
+                entries.append({**numbers, **shared_numbers, "epoch": steps.epoch(entry["step"])})
         return entries
 
     def _since(self, member: Member, history: History, start: float = -1.0) -> int | None:
-        """Return the validations of a member since its best one, 0 if it is the newest; None where there was none."""
+        """Return the number of validations since a member's best one (0: it is the newest), or None without any."""
         if len(member.tasks) == 1:
             (task,) = member.tasks
             return task.criterion.since_best(self.history(task, history), start)
@@ -274,7 +275,7 @@ class Members:
         return Criterion(_mean(member), decisive=decisive).since_best(entries, start)
 
     def _key(self, task: TaskRun, key: str) -> str:
-        """Return the name of a task's number in the history of all tasks."""
+        """Return the key of a task's number in the history of all tasks."""
         return key if len(self.tasks) == 1 else f"{key}@{task.name}"
 
 
@@ -284,10 +285,10 @@ def _start(task: TaskRun) -> TaskStart:
 
 
 def _mean(member: Member) -> str:
-    """Return the name, in the history, of the mean metric of a member with several tasks."""
+    """Return the history key of the mean metric of a member with several tasks."""
     return "eval_mean" if member.first == 0 else f"eval_mean_{member.first}"
 
 
 def _worth(task: TaskRun, value: float) -> float:
-    """Return a metric as it counts in a mean: a lower-is-better metric is negated."""
+    """Return a metric for averaging: a lower-is-better metric is negated."""
     return -value if type(task.plan.task).lower_is_better else value

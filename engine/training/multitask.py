@@ -1,8 +1,8 @@
-"""Several tasks trained together: on one adapter with a head each, or each on its own in the same passes.
+"""Several tasks trained together: one adapter with a head per task, or an adapter per task in shared passes.
 
-On one *shared adapter* rows of all tasks share batches, and the loss of a batch is the mean over its rows, each row by
-its own task's head. *Own adapters* are members with batches, optimiser, schedule and epochs of their own; a pass
-forward and back joins the next batch of each, and a member's steps are those that it would have taken alone.
+With one *shared adapter* rows of all tasks share batches; the loss of a batch is the mean over its rows, each from the
+head of its task. *Separate adapters* are members with their own batches, optimiser, schedule and epochs. A forward and
+backward pass joins the next batch of each member, and a member takes the same steps as alone.
 """
 
 import re
@@ -37,11 +37,11 @@ class SharingOptions(Options):
     """How several tasks are trained together."""
 
     sharing: Literal["adapter", "passes"] = "adapter"
-    """One adapter for all tasks with a head each, or an adapter each in the same passes of the backbone."""
+    """adapter: one adapter for all tasks, with a head for each; passes: an adapter for each task, in shared passes."""
     sampling: Sampling = "proportional"
-    """How often a task comes up: by the size of its data, by that evened out, or all the same."""
+    """Sampling rate of a task: by the size of its data, by the evened-out size, or equal for all."""
     temperature: float = Field(5.0, gt=0)
-    """With temperature sampling shares are sizes to the power of one over this; 1 is proportional."""
+    """Temperature T of temperature sampling: shares are sizes to the power of 1/T; 1 is proportional."""
 
     @property
     def shared(self) -> bool:
@@ -50,7 +50,7 @@ class SharingOptions(Options):
 
 
 class TaskEntry(Options):
-    """A task among those that are trained together; its name is the adapter's."""
+    """One of several tasks that are trained together; its name is also the adapter's name."""
 
     task: str
     data: str | None = None
@@ -62,17 +62,17 @@ class TaskEntry(Options):
     encoding: str = "utf-8"
     options: dict[str, Any] = {}
     weight: float = Field(1.0, gt=0)
-    """Factor on how often the task comes up."""
+    """Factor on the sampling rate of the task."""
 
     @property
     def source(self) -> Source:
-        """Where its data is."""
+        """The data of the task."""
         return Source(**self.model_dump(include={*Source.__dataclass_fields__}))
 
 
 @dataclass
 class JointPlan:
-    """Everything that is decided before the first step; a plan for each task by its name."""
+    """Every decision before the first step: a plan for each task by its name."""
 
     plans: dict[str, Plan]
     sharing: SharingOptions
@@ -82,31 +82,31 @@ class JointPlan:
     @property
     def sizes(self) -> list[int]:
         """The units of each task."""
-        return [len(made.units) for made in self.plans.values()]
+        return [len(plan.units) for plan in self.plans.values()]
 
     @property
     def counts(self) -> list[int]:
         """The units of each task in an epoch."""
-        chosen = self.sharing
-        return draws(self.sizes, shares(self.sizes, self.weights, chosen.sampling, chosen.temperature))
+        sharing = self.sharing
+        return draws(self.sizes, shares(self.sizes, self.weights, sharing.sampling, sharing.temperature))
 
     def summary(self) -> dict[str, Any]:
-        """Return what would be trained, on what, for ``--dry-run`` and the run's folder."""
+        """Return the plan as JSON for ``--dry-run`` and the run's folder."""
         names = list(self.plans)
         return {
             "sharing": self.sharing.model_dump(mode="json"),
             "units_in_an_epoch": dict(zip(names, self.counts, strict=True)),
             "trained_parameters": self.trained_parameters(),
-            "tasks": {name: made.summary() for name, made in self.plans.items()},
+            "tasks": {name: plan.summary() for name, plan in self.plans.items()},
         }
 
     def trained_parameters(self) -> int:
-        """Return the number of weights that are trained; those of a shared adapter count once."""
+        """Return the number of trained weights; the weights of a shared adapter count once."""
         plans = list(self.plans.values())
-        found = sum(made.trained_parameters() for made in plans)
+        total = sum(plan.trained_parameters() for plan in plans)
         if self.sharing.shared:
-            found -= sum(_count_acting(made.assembly) for made in plans[1:])
-        return found
+            total -= sum(_count_acting(plan.assembly) for plan in plans[1:])
+        return total
 
 
 def plan_jointly(
@@ -117,50 +117,49 @@ def plan_jointly(
     options: Mapping[str, Any] | None = None,
     method_options: Mapping[str, Any] | None = None,
 ) -> JointPlan:
-    """Plan several tasks; what is not given comes from the recipe that the first of them has for the method.
+    """Plan several tasks; missing options come from the first task's recipe for the method.
 
-    Raises what :func:`draft` raises, with the task's name in front, and :class:`UsageError` for tasks that cannot
-    be trained together.
+    Raises the errors of :func:`draft`, and :class:`UsageError` for tasks that cannot be trained together.
     """
     sharing = sharing or SharingOptions()
     check_names(tasks)
     first = next(iter(tasks.values())).task
-    chosen = merge_options(first, method, options or {})
-    if chosen.cache:
-        raise UsageError("--cache keeps the states of one task's texts: it does not go with several tasks")
-    if chosen.unlabelled:
-        raise UsageError("--unlabelled names texts for one task to label: it does not go with several tasks")
-    given = {**chosen.model_dump(), "method_options": {**chosen.method_options, **(method_options or {})}}
+    training = merge_options(first, method, options or {})
+    if training.cache:
+        raise UsageError("--cache stores the states of one task's texts: it cannot be combined with several tasks")
+    if training.unlabelled:
+        raise UsageError("--unlabelled names texts for one task to label: it cannot be combined with several tasks")
+    shared_options = {**training.model_dump(), "method_options": {**training.method_options, **(method_options or {})}}
     plans: dict[str, Plan] = {}
     notes = []
     for name, entry in tasks.items():
-        made = draft(backbone, entry.task, method, entry.source, given, None, entry.options)
-        plans[name] = made
-        notes += [f"{name}: {line}" for line in made.notes]
+        plan = draft(backbone, entry.task, method, entry.source, shared_options, None, entry.options)
+        plans[name] = plan
+        notes += [f"{name}: {line}" for line in plan.notes]
     _check_compatible(plans, sharing)
-    together = JointPlan(plans, sharing, [entry.weight for entry in tasks.values()], notes)
-    for name, made, count in zip(plans, plans.values(), together.counts, strict=True):
-        made.options, few = lengthened(made.options, sum(together.counts) if sharing.shared else count)
-        check_schedules(made.backbone, made.assembly, made.options)
-        lines = few if sharing.shared else [f"{name}: {line}" for line in few]
+    joint_plan = JointPlan(plans, sharing, [entry.weight for entry in tasks.values()], notes)
+    for name, plan, count in zip(plans, plans.values(), joint_plan.counts, strict=True):
+        plan.options, step_notes = lengthened(plan.options, sum(joint_plan.counts) if sharing.shared else count)
+        check_schedules(plan.backbone, plan.assembly, plan.options)
+        lines = step_notes if sharing.shared else [f"{name}: {line}" for line in step_notes]
         notes += [line for line in lines if line not in notes]
-    together.notes += _too_few(together)
-    return together
+    joint_plan.notes += _too_few(joint_plan)
+    return joint_plan
 
 
-def _too_few(made: JointPlan) -> list[str]:
-    """Say which tasks have too little validation data to choose an epoch by."""
-    others_choose = made.sharing.shared and any(own.criterion.decisive for own in made.plans.values())
+def _too_few(joint_plan: JointPlan) -> list[str]:
+    """Return a note for each task with too little validation data to choose an epoch."""
+    others_choose = joint_plan.sharing.shared and any(plan.criterion.decisive for plan in joint_plan.plans.values())
     instead = "the other tasks choose it" if others_choose else LAST_KEPT
     return [
         f"{name}: {line}"
-        for name, own in made.plans.items()
-        for line in too_few(own.task, own.records["validation"], instead)
+        for name, plan in joint_plan.plans.items()
+        for line in too_few(plan.task, plan.records["validation"], instead)
     ]
 
 
 def check_names(names: Collection[str]) -> None:
-    """Raise :class:`UsageError` for fewer than two tasks, and for names that no folder could have."""
+    """Raise :class:`UsageError` for fewer than two tasks, and for names that cannot be a folder."""
     if len(names) < 2:
         raise UsageError(f"there is {len(names) or 'no'} task to train together: name two or more")
     wrong = next((name for name in names if not NAME.fullmatch(name)), None)
@@ -170,21 +169,21 @@ def check_names(names: Collection[str]) -> None:
 
 def _check_compatible(plans: Mapping[str, Plan], sharing: SharingOptions) -> None:
     by_half: dict[str, str] = {}
-    for name, made in plans.items():
-        by_half.setdefault(made.assembly.head.reads, name)
-    if made.backbone.encoder_decoder and len(by_half) > 1:
-        (one, first), (other, second) = by_half.items()
-        raise UsageError(f"{first!r} reads the {one}, {second!r} the {other}: they have no pass in common")
-    common = [(made.options.backbone_dropout, made.options.gradient_accumulation) for made in plans.values()]
-    if len(set(common)) > 1:
+    for name, plan in plans.items():
+        by_half.setdefault(plan.assembly.head.reads, name)
+    if plan.backbone.encoder_decoder and len(by_half) > 1:
+        (first_half, first), (second_half, second) = by_half.items()
+        raise UsageError(f"{first!r} reads the {first_half}, {second!r} the {second_half}: they have no pass in common")
+    pass_options = [(plan.options.backbone_dropout, plan.options.gradient_accumulation) for plan in plans.values()]
+    if len(set(pass_options)) > 1:
         raise UsageError(
-            "tasks in the same passes need the same --backbone-dropout and --gradient-accumulation: name both"
+            "tasks in the same passes need the same --backbone-dropout and --gradient-accumulation: give both"
         )
     if sharing.shared:
-        shapes = [_shapes_acting(made.assembly) for made in plans.values()]
-        if any(found != shapes[0] for found in shapes):
+        shapes = [_shapes_acting(plan.assembly) for plan in plans.values()]
+        if any(shape != shapes[0] for shape in shapes):
             raise UsageError(
-                "the tasks do not adapt the same places, so they cannot share one adapter: --sharing passes"
+                "the tasks do not adapt the same ports, so they cannot share one adapter: use --sharing passes"
             )
 
 
@@ -201,12 +200,12 @@ def _count_acting(assembly: Assembly) -> int:
 
 
 def joint_run(plan: JointPlan, folder: Path) -> Run:
-    """Return the run of several tasks; each has a folder in that of the run with its name, as if trained alone."""
+    """Return the run of several tasks; each task has a subfolder with its name, with the files of a run of its own."""
     check_alone("training several tasks together")
     first = next(iter(plan.plans.values()))
     dock, counts = Dock(first.backbone), plan.counts
     together = {**plan.sharing.model_dump(mode="json"), "tasks": dict(zip(plan.plans, counts, strict=True))}
-    tasks = [TaskRun(own, dock, folder / name, name, together) for name, own in plan.plans.items()]
+    tasks = [TaskRun(task_plan, dock, folder / name, name, together) for name, task_plan in plan.plans.items()]
     if plan.sharing.shared:
         members = [Member(tasks, 0, counts)]
     else:

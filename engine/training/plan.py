@@ -1,4 +1,4 @@
-"""Planning: the data read and checked, the task fitted, the adapter put together, before anything is trained."""
+"""Planning: before the first step, read and check the data, fit the task, and assemble the adapter."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ from adaptdock.plugins.task_abilities import class_weights
 
 @dataclass
 class Plan:
-    """Everything that is decided before the first step."""
+    """Every decision before the first step."""
 
     backbone: Backbone
     task: Task
@@ -44,21 +44,21 @@ class Plan:
     source: Source
     records: dict[str, list[Record]]
     units: list[list[Feature]]
-    """What is drawn for a batch: a window each, or all windows of a record where the loss compares them."""
+    """Units of sampling for batches: single windows, or all windows of a record if the loss compares them."""
     notes: list[str]
     added: dict[str, int] = field(default_factory=dict)
-    """How many training records augmentations and self-training have added to those given."""
+    """Number of training records from each augmentation and from self-training."""
     unlabelled: list[Record] = field(default_factory=list)
-    """What self-training may label."""
+    """Records for self-training to label."""
 
     @property
     def reading(self) -> Reading:
-        """How the backbone reads in this run."""
+        """The backbone's settings for reading texts in this run."""
         return reading(self.backbone, self.options.max_length, self.assembly.positions)
 
     @property
     def given(self) -> list[Record]:
-        """The training records without those that were added to them."""
+        """The training records without added records."""
         return self.records["train"][: len(self.records["train"]) - sum(self.added.values())]
 
     @property
@@ -82,28 +82,28 @@ class Plan:
         }
         if self.unlabelled:
             parts["unlabelled texts"] = list(map(_without_place, self.unlabelled))
-        found = {
+        fingerprints = {
             name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()
             for name, part in parts.items()
         }
-        kept = pretrained.fingerprint(self.assembly)
-        return found if kept is None else {**found, "members": kept}
+        members = pretrained.fingerprint(self.assembly)
+        return fingerprints if members is None else {**fingerprints, "members": members}
 
     def class_weights(self) -> Tensor | None:
-        """Return a weight per class, if that is asked for; raise :class:`UsageError` where there are no classes."""
+        """Return a weight per class if they are balanced, else None; raise :class:`UsageError` without classes."""
         if self.options.class_weights != "balanced":
             return None
-        found = class_weights(self.task, self.records["train"])
-        if found is None:
+        weights = class_weights(self.task, self.records["train"])
+        if weights is None:
             raise UsageError(f"the task {self.task_name!r} has no classes to weigh")
-        return torch.tensor(found)
+        return torch.tensor(weights)
 
     def trained_parameters(self) -> int:
-        """Return the number of weights that are trained: the methods' and the head's."""
+        """Return the number of trained weights in methods and head."""
         return self.assembly.count()
 
     def summary(self) -> dict[str, Any]:
-        """Return what would be trained, on what, for ``--dry-run`` and the run's folder."""
+        """Return the plan as JSON for ``--dry-run`` and the run's folder."""
         lengths = sorted(length(feature) for unit in self.units for feature in unit)
         frozen = sum(map(_numel, self.backbone.model.parameters()))
         return {
@@ -139,7 +139,7 @@ def _without_place(record: Record) -> Record:
 
 
 def _numel(parameter: Tensor) -> int:
-    """Count the weights of a parameter; bitsandbytes packs two of 4 bit into one element."""
+    """Count the weights of a parameter; bitsandbytes packs two 4-bit weights into one element."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else torch.Size(state.shape).numel()
 
@@ -153,18 +153,21 @@ def plan(
     method_options: Mapping[str, Any] | None = None,
     task_options: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Plan a training by itself: what :func:`draft` decides, and the number of epochs.
+    """Plan the training of one task: the draft of :func:`draft`, and the number of epochs.
 
-    Raises what :func:`draft` raises, and :class:`UsageError` for layers that would never learn.
+    Raises the errors of :func:`draft`, and :class:`UsageError` for layers that would never learn.
     """
-    made = draft(backbone, task, method, source, options, method_options, task_options, may_undivide=True)
-    made.options, notes = lengthened(made.options, len(made.units))
-    if made.undivided:
-        made.options, slower = slowed(made.options, task, method)
+    training_plan = draft(backbone, task, method, source, options, method_options, task_options, may_undivide=True)
+    training_plan.options, notes = lengthened(training_plan.options, len(training_plan.units))
+    if training_plan.undivided:
+        training_plan.options, slower = slowed(training_plan.options, task, method)
         notes += slower
-    check_schedules(made.backbone, made.assembly, made.options)
-    made.notes += [*notes, *([] if made.undivided else too_few(made.task, made.records["validation"]))]
-    return made
+    check_schedules(training_plan.backbone, training_plan.assembly, training_plan.options)
+    training_plan.notes += [
+        *notes,
+        *([] if training_plan.undivided else too_few(training_plan.task, training_plan.records["validation"])),
+    ]
+    return training_plan
 
 
 def draft(
@@ -177,54 +180,66 @@ def draft(
     task_options: Mapping[str, Any] | None = None,
     may_undivide: bool = False,
 ) -> Plan:
-    """Read and check the data, fit the task, and put the adapter together; nothing is trained yet.
+    """Read and check the data, fit the task, and assemble the adapter, without training.
 
     With ``may_undivide`` little data stays whole, without validation data (``hold_out``).
 
-    Raises :class:`DataError` and :class:`UsageError` for whatever in them cannot work, and what
-    :func:`pretrained.adopted` raises for trained adapters that the method wants.
+    Raises :class:`DataError` and :class:`UsageError` for invalid data and options, and the errors of
+    :func:`pretrained.adopted` for trained adapters that the method is made of.
     """
     source = source or Source()
-    chosen = merge_options(task, method, options or {})
+    training = merge_options(task, method, options or {})
     dtype = str(backbone.dtype).removeprefix("torch.")
-    if chosen.precision != "auto" and DTYPES[chosen.precision] != dtype:
-        raise UsageError(f"precision {chosen.precision} is asked for, but the backbone was loaded in {dtype}")
+    if training.precision != "auto" and DTYPES[training.precision] != dtype:
+        raise UsageError(f"precision {training.precision} is asked for, but the backbone was loaded in {dtype}")
     blank = make_task(task, task_options or {})
     methods = [
-        (name, pretrained.adopted(made, backbone))
-        for name, made in make_methods(method, {**chosen.method_options, **(method_options or {})})
+        (name, pretrained.adopted(instance, backbone))
+        for name, instance in make_methods(method, {**training.method_options, **(method_options or {})})
     ]
-    entries = [entry("method", name, made.options) for name, made in methods]
-    raw, notes = load_splits(source, type(blank), chosen.seed, blank)
-    if may_undivide and chosen.hold_out == "auto" and chosen.unlabelled is None:
+    entries = [entry("method", name, instance.options) for name, instance in methods]
+    raw, notes = load_splits(source, type(blank), training.seed, blank)
+    if may_undivide and training.hold_out == "auto" and training.unlabelled is None:
         raw, notes = _undivided(raw, notes, blank)
     records: dict[str, list[Record]] = {}
-    for split, given in raw.items():
-        cleaned = blank.clean(given, split)
+    for split, raw_records in raw.items():
+        cleaned = blank.clean(raw_records, split)
         records[split] = cleaned.records
         notes += cleaned.notes
     if "train" not in records:
-        raise DataError("no training data: name it with --data or --train")
-    fitted = blank.fit(records["train"]).suit(reading(backbone, chosen.max_length, 0))
+        raise DataError("no training data: give --data or --train")
+    fitted = blank.fit(records["train"]).suit(reading(backbone, training.max_length, 0))
     notes += fitted.notes()
     for split in records.keys() - {"train"}:
         fitted.check(records[split], split)
-    unlabelled = _unlabelled(chosen, source, fitted, task, notes)
-    augmented = augment(records["train"], fitted, augmentation_settings(chosen, backbone))
+    unlabelled = _unlabelled(training, source, fitted, task, notes)
+    augmented = augment(records["train"], fitted, augmentation_settings(training, backbone))
     records["train"] = [*records["train"], *augmented.records]
     notes += augmented.notes
-    on, beneath = pretrained.beneath(Path(chosen.on), backbone) if chosen.on else ([], [])
-    assembly = put_together(backbone, methods, fitted, beneath)
-    made = Plan(
-        backbone, fitted, task, entries, on, assembly, chosen, source, records, [], notes, augmented.added, unlabelled
+    on, base_parts = pretrained.beneath(Path(training.on), backbone) if training.on else ([], [])
+    assembly = put_together(backbone, methods, fitted, base_parts)
+    training_plan = Plan(
+        backbone,
+        fitted,
+        task,
+        entries,
+        on,
+        assembly,
+        training,
+        source,
+        records,
+        [],
+        notes,
+        augmented.added,
+        unlabelled,
     )
     if not fits(assembly):
-        made.options = chosen.model_copy(update={"head_start": "random"})
-    made.units = make_units(made)
-    if not made.units:
+        training_plan.options = training.model_copy(update={"head_start": "random"})
+    training_plan.units = make_units(training_plan)
+    if not training_plan.units:
         raise DataError("the training data has no token that is labelled")
-    made.notes += [*_cut(made.units), *_packed(made)]
-    return made
+    training_plan.notes += [*_cut(training_plan.units), *_packed(training_plan)]
+    return training_plan
 
 
 def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tuple[dict[str, list[Record]], list[str]]:
@@ -246,15 +261,15 @@ def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tu
 
 
 def _unlabelled(options: TrainingOptions, source: Source, task: Task, name: str, notes: list[str]) -> list[Record]:
-    """Return the texts that self-training may label; raise :class:`UsageError` where the task cannot label any.
+    """Return the texts for self-training; raise :class:`UsageError` for a task without pseudo-labels.
 
-    How they were read is added to ``notes``.
+    Notes on the reading of the file are added to ``notes``.
     """
     if options.unlabelled is None:
         return []
     if not isinstance(task, PseudoLabelling):
         raise UsageError(
-            f"the task {name!r} has no pseudo-labels, for it does not say how sure it is: train without --unlabelled"
+            f"the task {name!r} has no pseudo-labels (its answers have no confidence): train without --unlabelled"
         )
     reader = Reader(type(task), source)
     records = reader.unlabelled(options.unlabelled, task)
@@ -263,7 +278,7 @@ def _unlabelled(options: TrainingOptions, source: Source, task: Task, name: str,
 
 
 def augmentation_settings(options: TrainingOptions, backbone: Backbone) -> AugmentationSettings:
-    """Return what the options say of augmentation."""
+    """Return the settings of augmentation among the training options."""
     return AugmentationSettings(
         augmentations=parse(options.augment),
         copies=options.augment_copies,
@@ -275,11 +290,11 @@ def augmentation_settings(options: TrainingOptions, backbone: Backbone) -> Augme
 
 
 def make_units(plan: Plan) -> list[list[Feature]]:
-    """Return what batches are drawn from; a window in which nothing is labelled has nothing to teach."""
+    """Return the units of sampling; windows without a labelled token are left out, as they have no loss."""
     units = []
     for record in plan.records["train"]:
-        own = [found for found in plan.task.encode(record, plan.reading, True) if counts(found.labels)]
-        units += [own] if own and plan.task.together else [[feature] for feature in own]
+        windows = [window for window in plan.task.encode(record, plan.reading, True) if counts(window.labels)]
+        units += [windows] if windows and plan.task.together else [[feature] for feature in windows]
     if not plan.options.packing:
         return units
     examples = [feature for unit in units for feature in unit]

@@ -1,4 +1,4 @@
-"""What a run reports while it trains, and how it can end."""
+"""Progress reports of a run, and its possible endings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Ending = Literal["complete", "early", "interrupted"]
 
 @dataclass
 class Progress:
-    """The progress of a run: ``metrics`` are those of a validation, ``shown`` the chief ones of them.
+    """The progress of a run: ``metrics`` has all metrics of a validation, ``shown`` the main ones.
 
     ``stage`` names a run that is part of a longer one, such as a fold.
     """
@@ -25,7 +25,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Validated:
-    """A validation: numbers for the history (``eval_loss`` among them), and the metrics that a card holds."""
+    """A validation: numbers for the history (with ``eval_loss``), and metrics for the card."""
 
     numbers: Mapping[str, float]
     metrics: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""A training run: its members trained in the same passes, in a folder, timed, interrupted and resumed."""
+"""A training run in a folder: its members share passes; a run can be interrupted and resumed."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from adaptdock.errors import AdaptError, UsageError
 
 
 class Run:
-    """One or more members trained in one folder: a call trains them and returns a result for each task."""
+    """One or more members in one folder; a call trains them and returns a result for each task."""
 
     def __init__(self, members: Members, folder: Path) -> None:
         self.members, self.folder = members, folder
@@ -28,8 +28,8 @@ class Run:
         """Train, store the best adapters, and return the results.
 
         With ``resume`` the run continues from its last complete checkpoint. Ctrl-C ends it with the best adapters so
-        far. Raises :class:`AdaptError` where the loss is no longer a number; the last good weights are stored all the
-        same, and :class:`LockedError` where another run works in the folder.
+        far. Raises :class:`AdaptError` if the loss is no longer a number, after storing the last good weights, and
+        :class:`LockedError` if another run works in the folder.
         """
         with owned_by_first(self.folder):
             return self._train(progress, resume)
@@ -50,7 +50,7 @@ class Run:
             trainer.args.eval_on_start = members.measured_before and checkpoint is None
             if not trainer.had_stopped(checkpoint):
                 trainer.train(resume_from_checkpoint=checkpoint)
-            shared(None)  # no process is still writing a checkpoint
+            shared(None)  # wait until no process is writing a checkpoint
         except KeyboardInterrupt:
             ending = "interrupted"
         except LossIsNotFinite as error:
@@ -58,7 +58,7 @@ class Run:
             files = " and ".join(str(task.file) for task in members.tasks)
             raise AdaptError(
                 f"the loss became {error.loss} in step {error.step}, so training stopped; the last good weights are in "
-                f"{files}. A smaller learning rate than {members.options.learning_rate:g} mostly helps."
+                f"{files}. A smaller learning rate than {members.options.learning_rate:g} usually helps."
             ) from None
         finally:
             for assembly in members.assemblies:
@@ -69,7 +69,7 @@ class Run:
         return results
 
     def _measure_only(self, trainable: Trainable) -> list[Result]:
-        """Store what has no weights to train as it is: the backbone alone does all it does."""
+        """Validate and store an adapter without trained weights, such as a template for the bare backbone."""
         tensors = trainable.tensors()
         validated = self.members.check(tensors)
         history = [{**validated.numbers, "step": 0}]
@@ -77,12 +77,12 @@ class Run:
         return self.members.finish(history, 0, "complete")
 
     def _tidy(self, ending: Ending) -> None:
-        """Remove the checkpoints of a run that nobody will resume."""
+        """Remove the checkpoints of a run that cannot be resumed."""
         if ending != "interrupted" and ranks().first:
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
     def _settle(self, resume: bool) -> None:
-        """Make the folder this run's own; a resumed one must have been made by the same decisions."""
+        """Write the identity of the run into its folder, or compare it with the identity of the resumed run."""
         if ranks().first:
             several = {"number of processes": str(ranks().count)} if ranks().count > 1 else {}
             identify(self.folder, {**self.members.identity(), **several}, resume)
@@ -115,7 +115,7 @@ def train_plan(
 
 
 def identify(folder: Path, identity: Mapping[str, str], resume: bool) -> None:
-    """Write into a run's folder by which decisions it is made; a resumed one must have been made by the same."""
+    """Write the identity of a run into its folder; raise :class:`UsageError` if a resumed run has another."""
     file = folder / IDENTITY
     folder.mkdir(parents=True, exist_ok=True)
     before = json.loads(file.read_text()) if resume and file.exists() else identity
@@ -123,6 +123,6 @@ def identify(folder: Path, identity: Mapping[str, str], resume: bool) -> None:
     if changed:
         raise UsageError(
             f"the run in {folder} was begun with other {' and '.join(changed)}; start a new run, or resume it with "
-            f"what it was begun with"
+            f"unchanged settings and data"
         )
     file.write_text(json.dumps(identity, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Folders of runs: a name that says what is trained, and a folder that no other run has."""
+"""Folders of runs: names from task, method and time, and exclusive folders."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -10,20 +10,20 @@ from adaptdock.hub.artefact.atomic import numbered
 from adaptdock.hub.artefact.locks import acquire, owned, release
 
 BEST, IDENTITY = "best.safetensors", "identity.json"
-"""Files in a run's folder: the best adapter so far, and the fingerprints of what it is trained from."""
+"""Files in a run's folder: the best adapter so far, and fingerprints of data, backbone and options."""
 
 
 def run_name(task: str, method: str) -> Path:
-    """Return what the folder of a run is called that begins now: ``runs/<task>-<method>-<time>``."""
+    """Return the folder name of a run that begins now: ``runs/<task>-<method>-<time>``."""
     return Path("runs") / f"{task}-{method}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def fresh_folder(task: str, method: str) -> Path:
-    """Make a folder for a run, which no other run can have made, and return it, the same in all processes."""
-    return shared(_made(run_name(task, method)) if ranks().first else Path())
+    """Make a new folder for a run and return it, the same in all processes."""
+    return shared(_numbered_folder(run_name(task, method)) if ranks().first else Path())
 
 
-def _made(name: Path) -> Path:
+def _numbered_folder(name: Path) -> Path:
     for folder in numbered(name):
         with suppress(FileExistsError):
             folder.mkdir(parents=True)
@@ -33,9 +33,9 @@ def _made(name: Path) -> Path:
 
 @contextmanager
 def owned_by_first(folder: Path) -> Iterator[None]:
-    """Own a folder in the first of several processes, which alone writes there.
+    """Own a folder in the first of several processes, the only process that writes there.
 
-    Raises what :func:`acquire` raises.
+    Raises the errors of :func:`acquire`.
     """
     with owned(folder) if ranks().first else nullcontext():
         yield
@@ -43,9 +43,9 @@ def owned_by_first(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def owned_run(folder: Path, automatic: bool) -> Iterator[Path]:
-    """Own a run's folder until the block ends, and yield it: with a number at its end where its name is ``automatic``.
+    """Own a run's folder until the block ends, and yield it; an ``automatic`` name gets a number if it is taken.
 
-    Raises what :func:`acquire` raises.
+    Raises the errors of :func:`acquire`.
     """
     if not ranks().first:
         yield shared(folder)
@@ -53,14 +53,14 @@ def owned_run(folder: Path, automatic: bool) -> Iterator[Path]:
     if not automatic:
         lock = acquire(folder)
     else:
-        folder, lock = _new(folder)
+        folder, lock = _acquire_new(folder)
     try:
         yield shared(folder)
     finally:
         release(lock)
 
 
-def _new(folder: Path) -> tuple[Path, Path]:
+def _acquire_new(folder: Path) -> tuple[Path, Path]:
     for place in numbered(folder):
         with suppress(FileExistsError):
             return place, acquire(place, new=True)

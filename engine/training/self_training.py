@@ -1,9 +1,9 @@
-"""Self-training: an adapter labels texts that have no label, and is trained anew with those that it is sure of.
+"""Self-training: an adapter labels texts without labels, and is trained again with its most confident labels.
 
-Round 0 trains on the labelled records alone. Each further round lets the adapter of the round before label all
-texts anew, adds those above the confidence to the labelled records, and trains from the start weights, so that a
+Round 0 trains on the labelled records alone. In each further round the adapter of the previous round labels all texts
+again. Texts above the confidence join the labelled records, and training restarts from the initial weights, so that a
 wrong label is not kept because it was learnt before (Yarowsky 1995; Lee 2013, "Pseudo-Label"). The best round by
-validation wins, the earliest among equals; the last one where validation data is too few to tell.
+validation wins, among equals the earliest; with too little validation data, the last round.
 """
 
 import json
@@ -27,12 +27,12 @@ from adaptdock.plugins.contracts import PseudoLabelling, Record
 
 PSEUDO = "self-training"
 LOG = "log.jsonl"
-"""Written by a round's report, after its metrics: where it is, the round came to its end."""
+"""The last file of a round's report: if it exists, the round is complete."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round: how many texts were added, what labels they got, and what the adapter reached."""
+    """One round: the number of added texts, their labels, and the adapter's metrics."""
 
     number: int
     added: int
@@ -41,7 +41,7 @@ class Round:
 
 
 class SelfTraining:
-    """A plan carried out in rounds, each a run in a folder of its own, ``round-0`` and so on."""
+    """A plan that is trained in rounds, each a run in its own folder, ``round-0`` and so on."""
 
     def __init__(self, plan: Plan, folder: Path, name: str | None = None) -> None:
         self.plan, self.folder, self.name = plan, folder, name
@@ -50,26 +50,26 @@ class SelfTraining:
     def __call__(self, progress: Callable[[Progress], None] | None = None, resume: bool = False) -> Result:
         """Train all rounds and return the best one's adapter, stored in ``folder / best.safetensors``.
 
-        With ``resume`` rounds that came to their end are not repeated. Ctrl-C ends it with the best adapter so far.
-        A round in which no text is added ends it too.
+        With ``resume`` complete rounds are not repeated. Ctrl-C ends the training with the best adapter so far; a round
+        that adds no text ends it too.
         """
         started = time.monotonic()
         identify(self.folder, self.plan.identity(), resume)
         if not resume:
-            for old in self.folder.glob("round-*"):
-                shutil.rmtree(old, ignore_errors=True)
+            for round_folder in self.folder.glob("round-*"):
+                shutil.rmtree(round_folder, ignore_errors=True)
         results = [self._round(0, [], progress, resume)]
         interrupted = results[0].ending == "interrupted"
         while not interrupted and len(results) <= self.plan.options.self_training_rounds:
             try:
-                found = self._labelled(results[-1].adapter)
+                pseudo_labels = self._labelled(results[-1].adapter)
             except KeyboardInterrupt:
                 interrupted = True
                 break
-            if not found:
+            if not pseudo_labels:
                 self.rounds.append(Round(len(results), 0, {}, {}))
                 break
-            results.append(self._round(len(results), found, progress, resume))
+            results.append(self._round(len(results), pseudo_labels, progress, resume))
             interrupted = results[-1].ending == "interrupted"
         return self._finish(results, interrupted, time.monotonic() - started)
 
@@ -93,13 +93,13 @@ class SelfTraining:
         return result
 
     def _with(self, added: Sequence[Record]) -> Plan:
-        """Return the plan of a round: the same, with texts that have been labelled added to the training data."""
+        """Return the plan of a round, with pseudo-labelled texts added to the training data."""
         if not added:
             return replace(self.plan, unlabelled=[])
         records = {**self.plan.records, "train": [*self.plan.records["train"], *added]}
-        made = replace(self.plan, records=records, added={**self.plan.added, PSEUDO: len(added)}, unlabelled=[])
-        made.units = make_units(made)
-        return made
+        round_plan = replace(self.plan, records=records, added={**self.plan.added, PSEUDO: len(added)}, unlabelled=[])
+        round_plan.units = make_units(round_plan)
+        return round_plan
 
     def _finish(self, results: Sequence[Result], interrupted: bool, seconds: float) -> Result:
         number = self._best(results)
@@ -107,7 +107,7 @@ class SelfTraining:
         ending: Ending = "interrupted" if interrupted else best.ending
         training = {
             **best.adapter.card.training,
-            "self_training": {"best": number, "rounds": [asdict(one) for one in self.rounds]},
+            "self_training": {"best": number, "rounds": [asdict(entry) for entry in self.rounds]},
             "seconds": round(seconds, 1),
             "ending": ending,
         }
@@ -116,32 +116,32 @@ class SelfTraining:
         return replace(best, adapter=adapter, file=self.folder / BEST, size=size, seconds=seconds, ending=ending)
 
     def _best(self, results: Sequence[Result]) -> int:
-        """Return the number of the best round by validation, the last one where validation cannot tell.
+        """Return the number of the best round by validation; with too little validation data, the last round.
 
-        A round that was interrupted before its first validation is not compared.
+        A round that was interrupted before its first validation does not take part.
         """
         criterion = self.plan.criterion
-        found = {number: criterion.best(result.history) for number, result in enumerate(results)}
-        reached = {number: criterion.worth(entry) for number, entry in found.items() if entry is not None}
+        best_entries = {number: criterion.best(result.history) for number, result in enumerate(results)}
+        scores = {number: criterion.worth(entry) for number, entry in best_entries.items() if entry is not None}
         if not criterion.decisive:
-            return max(reached, default=0)
-        return max(reached, key=reached.__getitem__, default=0)
+            return max(scores, default=0)
+        return max(scores, key=scores.__getitem__, default=0)
 
 
 def pseudo_labelled(
     dock: Dock, adapter: AdapterFile, records: Sequence[Record], confidence: float, batch_size: int
 ) -> list[Record]:
-    """Return the records that an adapter labels more surely than ``confidence``, with these labels."""
+    """Return the records with labels from an adapter, if their confidence is above ``confidence``."""
     with temporarily_docked(dock, adapter) as row:
         encoded = compute(dock, [row] * len(records), records, batch_size)
         task = row[-1].assembly.task
-    assert isinstance(task, PseudoLabelling)  # which the plan has checked
+    assert isinstance(task, PseudoLabelling)  # checked by the plan
     labelled = (task.pseudo(item.record, item.windows, item.digests) for item in encoded if item.windows)
     return [pair[0] for pair in labelled if pair is not None and pair[1] > confidence]
 
 
 def _ended(folder: Path) -> Result | None:
-    """Return what a round left that came to its end, or None."""
+    """Return the result of a complete round from its files, or None."""
     if not (folder / LOG).exists():
         return None
     adapter = read_file(folder / BEST)

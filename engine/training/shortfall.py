@@ -1,4 +1,4 @@
-"""What a trained adapter falls short of: weights that have moved, and an answer better than always the same one."""
+"""Shortfalls of a trained adapter: weights that have not moved, or a metric no better than a constant answer's."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from adaptdock.engine.training.plan import Plan
 
 SAMPLE = 200
-"""Training records, at most, that are measured where validation and test data are too few."""
+"""Most training records that are measured if validation and test data are too small."""
 TRIED = 8
-"""Records whose logits are compared, with the trained and with the start weights of the method."""
+"""Number of records whose logits are compared between trained and initial weights of the method."""
 UNTRAINED = "This adapter is untrained: training has not moved its weights from where they started."
 
 
 def untrained(plan: "Plan", adapter: AdapterFile, start: Mapping[str, Tensor]) -> str:
-    """Say that training has not moved any weight; empty where it has. ``start`` is that of :func:`unmoved`."""
+    """Return a sentence if training has moved no weight, else an empty string; ``start`` as in :func:`unmoved`."""
     return "" if _moved(plan, adapter, start) else UNTRAINED
 
 
 def unmoved(plan: "Plan", dock: Dock, adapter: AdapterFile, start: Mapping[str, Tensor]) -> str:
-    """Say that training has not moved the weights, or only those of the head; empty where the method acts.
+    """Return a sentence if training has moved no weights, or only the head's; empty if the method has an effect.
 
-    ``start`` are the start weights in the precision of the file.
+    ``start`` are the initial weights in the precision of the file.
     """
     trained = _trained(plan)
     moved = _moved(plan, adapter, start)
@@ -60,10 +60,10 @@ def _moved(plan: "Plan", adapter: AdapterFile, start: Mapping[str, Tensor]) -> s
 
 
 def _acts(plan: "Plan", dock: Dock, adapter: AdapterFile, of_method: Mapping[str, Tensor]) -> bool:
-    """Tell whether any logit depends on the trained weights of the method."""
+    """Return whether any logit differs between the trained and the initial weights of the method."""
     untrained = AdapterFile(adapter.card, {**adapter.tensors, **of_method})
-    one, other = (_digests(plan, dock, file) for file in (adapter, untrained))
-    return not all(map(torch.equal, one, other))
+    trained_digests, start_digests = (_digests(plan, dock, file) for file in (adapter, untrained))
+    return not all(map(torch.equal, trained_digests, start_digests))
 
 
 def _digests(plan: "Plan", dock: Dock, adapter: AdapterFile) -> list[Tensor]:
@@ -74,10 +74,10 @@ def _digests(plan: "Plan", dock: Dock, adapter: AdapterFile) -> list[Tensor]:
 
 
 def compared(plan: "Plan", dock: Dock, adapter: AdapterFile, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the split that tells most, the adapter's metric on it, and that of the best answer to every input.
+    """Return the most reliable split, the adapter's metric on it, and the metric of the best constant answer.
 
-    Test data comes first, then validation data; where both are too few, a sample of the training data is measured.
-    Empty where the task knows no such answer.
+    Test data comes first, then validation data; if both are too small, a sample of the training data is measured.
+    Empty for a task without a constant answer.
     """
     name = type(plan.task).metric
     splits = [split for split in ("test", "validation") if split in metrics]
@@ -86,25 +86,25 @@ def compared(plan: "Plan", dock: Dock, adapter: AdapterFile, metrics: Mapping[st
     baseline = plan.task.baseline(records)
     if baseline is None:
         return {}
-    found = metrics.get(split) or evaluate(dock, adapter, records, plan.options.batch_size * 2, write=False).metrics
-    return {"split": split, name: found[name], "same_answer": baseline[name]}
+    scores = metrics.get(split) or evaluate(dock, adapter, records, plan.options.batch_size * 2, write=False).metrics
+    return {"split": split, name: scores[name], "same_answer": baseline[name]}
 
 
 def no_better(plan: "Plan", comparison: Mapping[str, Any]) -> str:
-    """Say that an adapter is no better than one answer to every input; empty where it is."""
+    """Return a sentence if an adapter is no better than a constant answer; empty if it is better."""
     task = type(plan.task)
     if not comparison:
         return ""
-    reached, baseline = comparison[task.metric], comparison["same_answer"]
-    if reached < baseline if task.lower_is_better else reached > baseline:
+    score, baseline = comparison[task.metric], comparison["same_answer"]
+    if score < baseline if task.lower_is_better else score > baseline:
         return ""
     return (
         f"This adapter has learnt nothing of use: its {task.metric} on the {comparison['split']} data is "
-        f"{reached:.2f}, and the same answer to every input reaches {baseline:.2f}."
+        f"{score:.2f}, and the same answer to every input reaches {baseline:.2f}."
     )
 
 
 def spread(records: Sequence[Record], count: int) -> list[Record]:
-    """Return at most so many records, at even distances."""
+    """Return at most ``count`` records, at even distances."""
     step = max(1, len(records) / count)
     return [records[int(number * step)] for number in range(min(count, len(records)))]

@@ -1,7 +1,7 @@
-"""States of training texts beneath the lowest adapter, computed once and kept on disk.
+"""Hidden states of training texts below the lowest adapted layer, computed once and cached on disk.
 
-What the frozen backbone does below the first layer that an adapter acts in is the same in every epoch. Where
-no adapter acts at all (the feature-based way) that is all of it.
+Below the first adapted layer the frozen backbone computes the same states in every epoch. Without an adapter (the
+feature-based way) all layers do.
 """
 
 import hashlib
@@ -26,26 +26,26 @@ ROWS, TOKENS = 64, 8192
 class Cache:
     """The states that enter the lowest adapted layer, of every feature: (T, W) each, in the backbone's precision.
 
-    Where a head reads a mix of all layers their states stand side by side, as wide as they are together.
+    For a head that reads a mix of all layers, the states of the layers are concatenated.
 
-    A file belongs to one backbone, layer, precision and sequence of texts; another run with the same finds it.
-    Raises :class:`UsageError` where nothing can be saved, and :class:`FileError` where nothing can be written.
+    A file belongs to one backbone, layer, precision and sequence of texts; any run with the same four reuses it.
+    Raises :class:`UsageError` if no layer can be cached, and :class:`FileError` if the file cannot be written.
     """
 
     def __init__(self, backbone: Backbone, assembly: Assembly, features: Sequence[Feature]) -> None:
         self.layer = lowest_layer(assembly)
         if self.layer == 0:
             raise UsageError(
-                "--cache: the adapter acts in the first layer already, so nothing beneath it could be kept. Choose "
-                "higher ones by --layers, or train the head alone by --method features."
+                "--cache: the adapter acts in the first layer already, so no layer below can be cached. Choose "
+                "higher layers with --layers, or train the head alone with --method features."
             )
         if any(part.method.shift for part in assembly.parts):
-            raise UsageError("--cache: the adapter moves positions, which the lowest layers read: leave out --move")
+            raise UsageError("--cache: the adapter shifts positions, which the lowest layers read: leave out --move")
         self._mixed = mixes_layers(assembly)
         if self._mixed and self.layer is not None:
             raise UsageError(
-                f"--cache: the head reads a mix of all layers, and an adapter acts in layer {self.layer}: what it "
-                f"changes cannot be kept"
+                f"--cache: the head reads a mix of all layers, and an adapter acts in layer {self.layer}: states "
+                f"that it changes cannot be cached"
             )
         self._backbone = backbone
         self._width = backbone.width
@@ -56,7 +56,7 @@ class Cache:
         for feature in features:
             self._start[id(feature)] = (total, total + length(feature))
             total += length(feature)
-        self._features = features  # alive as long as their ids are used
+        self._features = features  # keeps the features alive, so that no other object gets one of their ids
         self.file = directories.cache() / "states" / f"{self._key()}.bin"
         if not self.file.exists():
             self._fill(total)
@@ -69,17 +69,17 @@ class Cache:
 
     def states(self, features: Sequence[Feature]) -> Tensor:
         """Return the states of features, padded (R, T, W), on the backbone's device."""
-        found = [self._states[slice(*self._start[id(feature)])] for feature in features]
-        return pad_sequence(found, batch_first=True).to(self._backbone.device)
+        rows = [self._states[slice(*self._start[id(feature)])] for feature in features]
+        return pad_sequence(rows, batch_first=True).to(self._backbone.device)
 
     def _key(self) -> str:
-        mine = self._backbone
-        told = {
-            "backbone": [mine.fingerprint, str(mine.dtype), mine.quantized],
+        backbone = self._backbone
+        content = {
+            "backbone": [backbone.fingerprint, str(backbone.dtype), backbone.quantized],
             "layer": "all" if self._mixed else self.layer,
             "texts": [feature.inputs for feature in self._features],
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
     def _opened(self, file: Path, positions: int) -> Tensor:
         width, dtype = self._width, self._backbone.dtype
@@ -92,18 +92,18 @@ class Cache:
 
     @torch.inference_mode()
     def _fill(self, positions: int) -> None:
-        """Compute all states into a new file, which takes its name when it is complete."""
+        """Compute all states into a temporary file, and rename it when it is complete."""
         unfinished = self.file.with_name(f"{self.file.name}.{uuid4()}")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             states = self._opened(unfinished, positions)
             for batch in by_length([length(feature) for feature in self._features], ROWS, TOKENS):
-                chosen = [self._features[number] for number in batch]
-                found = self._computed(collate(self._backbone, chosen))
-                for feature, row in zip(chosen, found, strict=True):
+                features = [self._features[number] for number in batch]
+                computed = self._computed(collate(self._backbone, features))
+                for feature, row in zip(features, computed, strict=True):
                     states[slice(*self._start[id(feature)])] = row[: length(feature)].to(states.device)
             unfinished.replace(self.file)
-        except (OSError, RuntimeError) as error:  # torch says RuntimeError where a disk is full
-            raise FileError(self.file, f"states could not be kept: {str(error).splitlines()[0]}") from error
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
+            raise FileError(self.file, f"states could not be cached: {str(error).splitlines()[0]}") from error
         finally:
             unfinished.unlink(missing_ok=True)

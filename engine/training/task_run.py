@@ -33,7 +33,7 @@ from adaptdock.plugins.contracts import Calibrated, Feature, Record, Writer
 
 @dataclass
 class Result:
-    """What a run leaves: the adapter, its metrics, and how it ended."""
+    """The result of a run: the adapter with its metrics, its file, and the ending."""
 
     adapter: AdapterFile
     file: Path
@@ -45,7 +45,7 @@ class Result:
 
     @property
     def shortfall(self) -> str:
-        """Why the adapter is of no use, in a sentence; empty where nothing speaks against it."""
+        """A sentence on why the adapter is useless; empty without such a reason."""
         return str(self.adapter.card.training.get("shortfall", ""))
 
     def report(self, folder: Path, plan: Plan) -> list[str]:
@@ -56,16 +56,16 @@ class Result:
 
 
 def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
-    """Return what validation found before the first step, if it looked."""
-    found = next((entry for entry in history if "eval_loss" in entry and not entry["epoch"]), None)
-    return {} if found is None else {"before": {metric: found[f"eval_{metric}"], "loss": found["eval_loss"]}}
+    """Return the metrics of a validation before the first step, or an empty mapping without one."""
+    start = next((entry for entry in history if "eval_loss" in entry and not entry["epoch"]), None)
+    return {} if start is None else {"before": {metric: start[f"eval_{metric}"], "loss": start["eval_loss"]}}
 
 
 class TaskRun:
-    """One task of a run, with a folder of its own for the best adapter.
+    """One task of a run, with its own folder for the best adapter.
 
-    ``together`` describes, for its card, the tasks that it is trained with; ``try_folds`` measures a plan
-    without validation data on folds, after the adapter is trained.
+    ``together`` is the card's entry on other tasks in the same run; ``try_folds`` measures
+    a plan without validation data on folds, after the adapter is trained.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class TaskRun:
 
     @property
     def units(self) -> Sequence[list[Feature]]:
-        """Windows, or all windows of a record where the loss compares them."""
+        """Units of sampling: single windows, or all windows of a record if the loss compares them."""
         return self.plan.units
 
     @property
@@ -108,7 +108,7 @@ class TaskRun:
 
     @cached_property
     def criterion(self) -> Criterion:
-        """What decides which weights are best."""
+        """The criterion that chooses the best weights."""
         return self.plan.criterion
 
     def lengths(self) -> list[int]:
@@ -116,39 +116,39 @@ class TaskRun:
         return [max(map(length, unit)) for unit in self.plan.units]
 
     def begin_with(self, tensors: Mapping[str, Tensor]) -> None:
-        """Remember the start weights as a file would hold them."""
+        """Store the initial weights in the precision of the file."""
         self._start = self.stored(tensors)
 
     def recall(self) -> None:
-        """Take the file of an earlier run; without validation data its weights are those of the interruption."""
+        """Load the file of an earlier run; without validation data its weights are those of the interruption."""
         if self.validates and self.file.exists():
             self.best = read_file(self.file)
 
     def check(self, tensors: Mapping[str, Tensor]) -> Validated:
-        """Measure weights, and name the numbers as the history does."""
-        found = self.validate(tensors)
+        """Validate weights; the numbers have the keys of the history."""
+        evaluation = self.validate(tensors)
         name = type(self.plan.task).metric
-        return Validated(self._numbers(found), found.metrics, {name: found.metrics[name]})
+        return Validated(self._numbers(evaluation), evaluation.metrics, {name: evaluation.metrics[name]})
 
     @staticmethod
-    def _numbers(found: Evaluation) -> dict[str, float]:
+    def _numbers(evaluation: Evaluation) -> dict[str, float]:
         """Return the numbers of an evaluation by their names in the history."""
-        numbers = {f"eval_{key}": value for key, value in found.metrics.items() if isinstance(value, int | float)}
-        return {**numbers, "eval_loss": round(found.loss, 5)}
+        numbers = {f"eval_{key}": value for key, value in evaluation.metrics.items() if isinstance(value, int | float)}
+        return {**numbers, "eval_loss": round(evaluation.loss, 5)}
 
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
-        """Store these weights as the best so far, with what validation found."""
+        """Store weights as the best so far, with their validation metrics."""
         self._best_found = self._newest
         self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
         self._store(self.best)
 
     def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
-        """Measure weights, as they would be stored, on the validation data."""
+        """Measure weights on the validation data, in the precision of the file."""
         self._newest = self._evaluate(AdapterFile(self.card(0, {}), self.stored(tensors)), "validation", write=False)
         return self._newest
 
     def stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights in the precision of the file; float32 where they are too large for 16 bit."""
+        """Return weights in the precision of the file, or in float32 if they are too large for 16 bit."""
         dtype = STORES[self.plan.options.store]
         fits = all(tensor.abs().max() <= torch.finfo(dtype).max for tensor in tensors.values())
         return {name: tensor.to(dtype if fits else torch.float32) for name, tensor in tensors.items()}
@@ -204,7 +204,7 @@ class TaskRun:
             self.heads, self._acting = heads, acting
 
     def keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
-        """Store these weights where there are none; nothing is known of them."""
+        """Store weights without metrics, if none are stored yet."""
         if self.best is None:
             self.best = AdapterFile(self.card(0, {}), self.stored(tensors))
             self._store(self.best)
@@ -220,22 +220,22 @@ class TaskRun:
         return evaluate(self.dock, adapter, self.plan.records[split], self.plan.options.batch_size * 2, write)
 
     def _last_splits(self) -> list[str]:
-        """Return what is measured at the end: the test data; else validation again, where it shows more than before."""
+        """Return the splits to measure at the end: test, else validation again if the task then has more metrics."""
         if "test" in self.plan.records:
             return ["test"]
         more = isinstance(self.plan.task, Writer | Calibrated) and self.validates
         return ["validation"] if more else []
 
     def _settled(self, adapter: AdapterFile) -> AdapterFile:
-        """Return an adapter whose task has learnt from the validation data what it learns when weights are chosen.
+        """Return an adapter whose task is calibrated on the validation data, after the choice of weights.
 
-        From too few records it learns nothing.
+        With too few records the adapter is returned unchanged.
         """
         task = self.plan.task
         if not isinstance(task, Calibrated) or not self.criterion.decisive:
             return adapter
-        found = self._best_found or self._evaluate(adapter, "validation", write=False)
-        settled = task.settle(self.plan.records["validation"], found.digests)
+        evaluation = self._best_found or self._evaluate(adapter, "validation", write=False)
+        settled = task.settle(self.plan.records["validation"], evaluation.digests)
         card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
         return AdapterFile(card, adapter.tensors)
 
@@ -279,9 +279,9 @@ class TaskRun:
         return {"fitted_head": {"validation": reached, "kept": self._head_alone}}
 
     def _judged(self, adapter: AdapterFile, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Return how an adapter compares with the same answer to every input, and what it falls short of, if anything.
+        """Return the comparison of an adapter with a constant answer, and its shortfall, if any.
 
-        What is not trained at all is not judged.
+        An adapter without trained weights is not judged.
         """
         if self._start is None:
             return {}
@@ -309,7 +309,7 @@ class TaskRun:
         self.best = answer
 
     def finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Result:
-        """Measure the best weights for the last time, store them, and return the result."""
+        """Measure and store the best weights at the end of training, and return the result."""
         assert self.best is not None
         seconds = time.monotonic() - self._started
         before = _before(history, type(self.plan.task).metric) if type(self.plan.task).measured_before else {}
@@ -339,5 +339,6 @@ class TaskRun:
         card = self.best.card.model_copy(update={"metrics": metrics, "training": training})
         self.best = AdapterFile(card, self.best.tensors)
         size = self._store(self.best)
-        size = size if ending == "interrupted" else shared(size)  # the file is complete in all processes
+        # shared() also waits for the first process, so that every process can read the complete file.
+        size = size if ending == "interrupted" else shared(size)
         return Result(self.best, self.file, size, epochs, seconds, [dict(entry) for entry in history], ending)

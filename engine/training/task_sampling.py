@@ -1,8 +1,8 @@
-"""Sampling among tasks that are trained together: how much of an epoch each of them gets.
+"""Sampling among tasks that are trained together: the share of each task in an epoch.
 
 With n_i units of data, task i has the share p_i proportional to weight_i * n_i^(1/T). T = 1 is proportional
-sampling; a higher temperature evens the shares out, as in mT5 (Xue et al. 2021, arXiv:2010.11934, whose alpha is
-1/T) and in the temperature-scaled mixing of T5 (Raffel et al. 2020, arXiv:1910.10683); no n_i at all is uniform.
+sampling; a higher temperature makes the shares more even, as in mT5 (Xue et al. 2021, arXiv:2010.11934, whose alpha is
+1/T) and in the temperature-scaled mixing of T5 (Raffel et al. 2020, arXiv:1910.10683). Uniform sampling leaves n_i out.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ def shares(sizes: Sequence[int], weights: Sequence[float], sampling: Sampling, t
 
 
 def draws(sizes: Sequence[int], parts: Sequence[float]) -> list[int]:
-    """Return how many units of each task an epoch has: as many as there are in all, by largest remainder.
+    """Return the number of units of each task in an epoch, by largest remainder; each task has at least one.
 
-    Each task has one at least.
+    An epoch has as many units as all tasks together.
     """
     total = sum(sizes)
     exact = [part * total for part in parts]
@@ -35,15 +35,15 @@ def draws(sizes: Sequence[int], parts: Sequence[float]) -> list[int]:
 
 
 def drawn(size: int, count: int, before: int, seed: int) -> list[int]:
-    """Return ``count`` of the numbers below ``size``, after the ``before`` that earlier epochs had.
+    """Return ``count`` of the numbers below ``size``, after the ``before`` numbers of earlier epochs.
 
-    One shuffled order of all follows the other, so that none comes again before all have come.
+    Shuffled orders of all numbers follow each other, so that no number repeats before all have been drawn.
     """
-    found: list[int] = []
+    numbers: list[int] = []
     place = before
-    while len(found) < count:
+    while len(numbers) < count:
         generator = torch.Generator().manual_seed(seed + place // size)
         order = torch.randperm(size, generator=generator).tolist()
-        found += order[place % size : place % size + count - len(found)]
-        place = before + len(found)
-    return found
+        numbers += order[place % size : place % size + count - len(numbers)]
+        place = before + len(numbers)
+    return numbers

@@ -1,4 +1,4 @@
-"""Adapters while they are trained: their weights as parameters, acting through the same ports as docked ones."""
+"""Adapters in training: their weights as parameters, acting at the same ports as docked adapters."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from adaptdock.plugins.contracts import Backbone, Method, Penalised, Port, Repar
 
 
 class Answering(nn.Module):
-    """The head of an adapter while it is trained, and the loss of its task."""
+    """The head of an adapter in training, and the loss of its task."""
 
     def __init__(self, assembly: Assembly, start: Mapping[str, Tensor], class_weights: Tensor | None = None) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Answering(nn.Module):
     def forward(
         self, backbone: Backbone, hidden: Tensor, mask: Tensor, labels: Tensor, row_inputs: Mapping[str, Tensor]
     ) -> Tensor:
-        """Return the mean loss, from the states (R, L + T, W) of this task's rows and their mask (R, T)."""
+        """Return the mean loss for the states (R, L + T, W) of this task's rows and their mask (R, T)."""
         head, weights = self.assembly.head, {name: tensor.unsqueeze(0) for name, tensor in self.weights.items()}
         mask = mask.to(labels.device)
         row_inputs = {name: tensor.to(labels.device) for name, tensor in row_inputs.items()}
@@ -56,30 +56,30 @@ class Answering(nn.Module):
 
 
 class Acting(nn.ModuleList):
-    """The methods of an adapter while they are trained."""
+    """The methods of an adapter in training."""
 
     def __init__(self, assembly: Assembly, start: Mapping[str, Tensor], generator: torch.Generator) -> None:
         super().__init__(_Weights(part, start, generator) for part in assembly.parts)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the weights by the names they are stored under, detours folded away."""
+        """Return the weights by their names in the file, with reparameterisations resolved."""
         return {name: tensor for part in self for name, tensor in part().items()}
 
     def penalty(self) -> Tensor | None:
-        """Return what the methods add to the loss, or None."""
+        """Return the methods' penalty, a term of the loss, or None."""
         terms = [term for weights in self for term in weights.penalties()]  # type: ignore[operator]
         return torch.stack(terms).sum() if terms else None
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int) -> None:
-        """Tell the methods that step number ``step`` of ``steps`` is done, while its gradients are there."""
+        """Call the methods after step ``step`` of ``steps``, while its gradients exist."""
         for weights in self:
             weights.after_step(step, steps)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
 class TaskStart:
-    """A task when its training begins: its adapter, the seed of the start weights, and the weights of its classes."""
+    """The start of a task's training: its adapter, the seed of the initial weights, and the class weights."""
 
     assembly: Assembly
     seed: int = 0
@@ -87,10 +87,10 @@ class TaskStart:
 
 
 class Trainable(nn.Module):
-    """The trained weights of all members and nothing else: the backbone is used, not owned.
+    """The trained weights of all members; the backbone is not part of this module.
 
-    A member is one adapter with the heads of its tasks, of which it has one or several. Tasks are numbered over all
-    members. Calling the module with a batch returns the loss.
+    A member is one adapter with the heads of its tasks, one or several. Tasks are numbered over all members. A call
+    with a batch returns the loss.
     """
 
     def __init__(
@@ -112,8 +112,8 @@ class Trainable(nn.Module):
                 if position == 0:
                     self.adapters.append(Acting(task.assembly, start, generator))
         self.losses: list[list[float]] = [[] for _ in self.heads]
-        """The losses of each task since they were last reported; of a single task they are not collected."""
-        self._outside = (backbone, ports)  # a tuple, so that they do not become part of this module
+        """The losses of each task since the last report; not collected for a single task."""
+        self._outside = (backbone, ports)  # in a tuple, so that torch does not register the backbone as a submodule
         self._backbone_dropout = backbone_dropout
 
     @property
@@ -127,12 +127,12 @@ class Trainable(nn.Module):
         return cast("list[Answering]", list(self.heads))
 
     def weights_of(self, member: int) -> list[nn.Parameter]:
-        """Return the parameters of a member: its adapter's and those of its heads."""
+        """Return the parameters of a member's adapter and heads."""
         heads = [head for head, owner in zip(self.heads, self.owners, strict=True) if owner == member]
         return [weight for module in (self.adapters[member], *heads) for weight in module.parameters()]
 
     def tensors(self) -> list[dict[str, Tensor]]:
-        """Return, for each task, a copy of its weights as they would be stored, detours folded away."""
+        """Return, for each task, a copy of its weights by their names in the file, in float32."""
         acting = [copied(adapter.tensors()) for adapter in self.acting]
         return [
             {**acting[owner], **copied(head.tensors())} for owner, head in zip(self.owners, self.answering, strict=True)
@@ -147,10 +147,10 @@ class Trainable(nn.Module):
         entering: Tensor | None = None,
         **inputs: Tensor,
     ) -> dict[str, Tensor]:
-        """Return the loss of a batch: the sum over members, for each the mean over its rows times its factor.
+        """Return the loss of a batch: the sum over members of the mean over a member's rows, times its factor.
 
-        ``tasks`` (R) has the number of each row's task, the first by default; ``labels`` and ``row_inputs`` are those
-        of each task for its own rows. ``entering`` (R, T, W) are the states below the lowest adapter, if known.
+        ``tasks`` (R) has the number of each row's task, the first by default; ``labels`` and ``row_inputs`` have an
+        entry for each task, for its rows. ``entering`` (R, T, W) are cached states below the lowest adapted layer.
         """
         backbone, ports = self._outside
         inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
@@ -185,7 +185,7 @@ class Trainable(nn.Module):
         row_inputs: Sequence[Mapping[str, Tensor]] | None,
         tasks: Sequence[int],
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield each task that has rows in a batch, with the mean loss over its rows."""
+        """Yield the number of each task with rows in the batch, and the mean loss over its rows."""
         backbone, _ = self._outside
         present = sorted(set(tasks))
         for task in present:
@@ -193,7 +193,7 @@ class Trainable(nn.Module):
             if len(present) > 1:
                 selected = torch.tensor([number == task for number in tasks])
                 own_mask = mask[selected.to(mask.device)]
-                longest = int(own_mask.sum(1).max())  # as if there were no other rows
+                longest = int(own_mask.sum(1).max())  # cut to this task's longest row, as in a batch of its own
                 own_mask = own_mask[:, :longest]
                 own_states = hidden[:, -mask.shape[1] :][selected.to(hidden.device), :longest]
             of_rows = row_inputs[task] if row_inputs else {}
@@ -203,19 +203,19 @@ class Trainable(nn.Module):
             yield task, loss
 
     def after_step(self, member: int, step: int, steps: int) -> None:
-        """Let the methods of a member change their parameters after its step number ``step`` of ``steps``."""
+        """Call the methods of a member after its step ``step`` of ``steps``; they may change their parameters."""
         self.acting[member].after_step(step, steps)
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights as they would be stored, float32, apart from those that go on being trained."""
+    """Return float32 copies on the CPU, which further training does not change."""
     with torch.no_grad():
         return {name: tensor.detach().float().cpu().clone() for name, tensor in tensors.items()}
 
 
 @contextmanager
 def dropping(model: nn.Module, drops: bool) -> Iterator[None]:
-    """Let a frozen model drop as in its own training, if it shall; statistics of batches stay frozen."""
+    """Switch on the dropout of a frozen model if ``drops``; batch norms keep their frozen statistics."""
     modules = [module for module in model.modules() if drops and not isinstance(module, _BatchNorm)]
     for module in modules:
         module.training = True
@@ -227,25 +227,25 @@ def dropping(model: nn.Module, drops: bool) -> Iterator[None]:
 
 
 class _Weights(nn.Module):
-    """The weights of one method: as they are stored, or by the detour the method asks for.
+    """The weights of one method: as parameters, or as the output of the method's reparameterisation.
 
-    What is not trained has no gradient, and never takes the detour.
+    Weights that are not trained have no gradient, and are never reparameterised.
     """
 
     def __init__(self, part: Part, start: Mapping[str, Tensor], generator: torch.Generator) -> None:
         super().__init__()
         self.part = part
-        mine = {
+        trains = {
             f"{part.prefix}{place}.{name}": declared.trained
-            for place, named in part.parameters.items()
-            for name, declared in named.items()
+            for place, parameters in part.parameters.items()
+            for name, declared in parameters.items()
         }
-        trained = {name: start[name] for name, is_trained in mine.items() if is_trained}
+        trained = {name: start[name] for name, is_trained in trains.items() if is_trained}
         self.detour: nn.Module | None = None
         if trained and isinstance(part.method, Reparameterised):
             self.detour = part.method.reparameterise(trained, generator)
-        self.names = [name for name, is_trained in mine.items() if self.detour is None or not is_trained]
-        self.plain = nn.ParameterList(nn.Parameter(start[name], requires_grad=mine[name]) for name in self.names)
+        self.names = [name for name, is_trained in trains.items() if self.detour is None or not is_trained]
+        self.plain = nn.ParameterList(nn.Parameter(start[name], requires_grad=trains[name]) for name in self.names)
 
         method, self.memory = part.method, nn.Module()
         self._remembered: list[str] = []
@@ -255,14 +255,14 @@ class _Weights(nn.Module):
                 self.memory.register_buffer(str(number), tensor)
 
     def penalties(self) -> list[Tensor]:
-        """Return the method's term of the loss, if it has one."""
+        """Return the method's penalty, or an empty list."""
         method = self.part.method
         if self.part.frozen or not isinstance(method, Penalised):
             return []
         return [method.penalty(self())]
 
     def after_step(self, step: int, steps: int) -> None:
-        """Let the method change its parameters in place."""
+        """Call the method after a step; it may change its parameters in place."""
         method = self.part.method
         if self._remembered and isinstance(method, Stepped):
             parameters = self._steppable()
@@ -271,54 +271,54 @@ class _Weights(nn.Module):
             method.after_step(step, steps, parameters, gradients, memory)
 
     def _steppable(self) -> dict[str, Tensor]:
-        """Return the parameters that are trained as they are stored."""
+        """Return the trained parameters that are not reparameterised."""
         return {name: weight for name, weight in zip(self.names, self.plain, strict=True) if weight.requires_grad}
 
     def forward(self) -> dict[str, Tensor]:
-        """Return the weights by the names they are stored under."""
+        """Return the weights by their names in the file."""
         plain = dict(zip(self.names, self.plain, strict=True))
         return plain if self.detour is None else {**plain, **self.detour()}
 
 
 class TrainedRows:
-    """A batch in which each row trains one of some adapters.
+    """A batch in which each row trains one of several adapters.
 
-    Methods that are the same are computed together, whatever their adapters; to a row of another adapter they are
-    zeros, which change nothing. No gradient reaches an adapter that has no row.
+    Equal methods of several adapters are computed together; rows of other adapters get zeros, which change nothing. No
+    gradient reaches an adapter without a row.
     """
 
     def __init__(self, backbone: Backbone, adapters: Sequence[Acting], owners: Sequence[int], dropout: bool) -> None:
-        """Take, for each row, the number of its adapter among those given."""
+        """``owners`` has, for each row, the number of its adapter in ``adapters``."""
         self.count, self._owners = len(owners), tuple(owners)
         parts: list[list[Part]] = [[weights.part for weights in acting] for acting in adapters]  # type: ignore[misc]
-        self._shifts = [sum(part.method.shift for part in own) for own in parts]
+        self._shifts = [sum(part.method.shift for part in parts_of_adapter) for parts_of_adapter in parts]
         self._actions: dict[Side, dict[str, list[_TrainedAction]]] = {"output": {}, "input": {}, "front": {}}
-        alike: dict[Hashable, _TrainedAction] = {}
-        there = sorted(set(owners))
-        acting = [(order, owner) for owner in there for order in range(len(adapters[owner]))]
-        for order, owner in sorted(acting):  # an adapter's methods act in its own order
+        actions_by_key: dict[Hashable, _TrainedAction] = {}
+        present = sorted(set(owners))
+        acting = [(order, owner) for owner in present for order in range(len(adapters[owner]))]
+        for order, owner in sorted(acting):  # the methods of an adapter act in the order of its card
             weights: Any = adapters[owner][order]
             part: Part = weights.part
             for place, folded in part.folded(weights(), backbone).items():
                 key = (order, place, part.name, part.prefix, part.method.options.model_dump_json(), _shapes(folded))
-                if key not in alike:
+                if key not in actions_by_key:
                     site = part.by_port[place]
                     trains, device = dropout and not part.frozen, backbone.placement(site.port)
-                    alike[key] = _TrainedAction(part.method, site, self._owners, trains, device)
-                    self._actions[site.side].setdefault(place, []).append(alike[key])
-                alike[key].folded[owner] = folded
+                    actions_by_key[key] = _TrainedAction(part.method, site, self._owners, trains, device)
+                    self._actions[site.side].setdefault(place, []).append(actions_by_key[key])
+                actions_by_key[key].folded[owner] = folded
 
     def at(self, port: Port, side: Side = "output") -> Sequence[Action]:
-        """Return what acts at a port on one side of it, in order."""
+        """Return the actions at one side of a port, in order."""
         return self._actions[side].get(port.name, ())
 
     @property
     def shifts(self) -> Sequence[int]:
-        """By how many positions each row is moved to the right."""
+        """The number of positions by which each row is shifted to the right."""
         return [self._shifts[owner] for owner in self._owners]
 
     def repeated(self, copies: int) -> "TrainedRows":
-        """Return these rows, each ``copies`` times in succession."""
+        """Return these rows, each repeated ``copies`` times in succession."""
         repeated = copy(self)
         repeated.count = self.count * copies
         repeated._actions = {
@@ -329,7 +329,7 @@ class TrainedRows:
 
 
 class _TrainedAction:
-    """A method acting on the rows of those adapters whose weights it has, ``folded`` by the adapter's number."""
+    """A method that acts on the rows of several adapters; ``folded`` has their weights by the adapter's number."""
 
     span = None
 
@@ -339,23 +339,23 @@ class _TrainedAction:
         self._owners = owners
 
     def parameters(self, like: Tensor | None) -> dict[str, Tensor]:
-        """Return the folded weights (R or 1, ...), through which gradients flow."""
-        whole = self.folded.keys() >= set(self._owners)
-        known = list(self.folded)
-        index = [known.index(owner) if owner in self.folded else len(known) for owner in self._owners]
-        found = {}
-        for name, first in self.folded[known[0]].items():
-            mine = [self.folded[owner][name] for owner in known]
-            if len(mine) == 1 and whole:
+        """Return the folded weights (R or 1, ...), with gradients."""
+        complete = self.folded.keys() >= set(self._owners)
+        folded_owners = list(self.folded)
+        index = [folded_owners.index(owner) if owner in self.folded else len(folded_owners) for owner in self._owners]
+        weights = {}
+        for name, first in self.folded[folded_owners[0]].items():
+            parts = [self.folded[owner][name] for owner in folded_owners]
+            if len(parts) == 1 and complete:
                 stacked = first.unsqueeze(0)
             else:
                 rows = torch.tensor(index, device=first.device)
-                stacked = torch.stack(mine if whole else [*mine, torch.zeros_like(first)]).index_select(0, rows)
-            found[name] = stacked.to(self._device) if like is None else stacked.to(like)
-        return found
+                stacked = torch.stack(parts if complete else [*parts, torch.zeros_like(first)]).index_select(0, rows)
+            weights[name] = stacked.to(self._device) if like is None else stacked.to(like)
+        return weights
 
     def repeated(self, copies: int) -> "_TrainedAction":
-        """Return this action on a batch in which each row stands ``copies`` times in succession."""
+        """Return this action for a batch in which each row is repeated ``copies`` times in succession."""
         repeated = copy(self)
         repeated._owners = [owner for owner in self._owners for _ in range(copies)]
         return repeated

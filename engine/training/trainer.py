@@ -1,4 +1,4 @@
-"""The training loop: transformers' Trainer, fed by length, validated through the dock, stopped in time."""
+"""The training loop: transformers' Trainer for all members, with validation through the dock and early stopping."""
 
 import json
 import math
@@ -32,7 +32,7 @@ REPORTS_PER_EPOCH = 20
 
 
 class LossIsNotFinite(ArithmeticError):
-    """The loss of a step is not a number; ``last_good`` are weights from before."""
+    """The loss of a step is not a finite number; ``last_good`` are the last validated weights, or the initial ones."""
 
     def __init__(self, loss: float, step: int, last_good: Sequence[Mapping[str, Tensor]]) -> None:
         super().__init__(f"loss {loss} in step {step}")
@@ -40,9 +40,9 @@ class LossIsNotFinite(ArithmeticError):
 
 
 class AdapterTrainer(Trainer):
-    """A Trainer for all members of a run: its evaluation goes through the dock, its steps must have a finite loss.
+    """A Trainer for all members of a run: it evaluates through the dock and requires a finite loss in each step.
 
-    To the Trainer all passes are one epoch, an element of the dataset each.
+    Members have different epochs, so the Trainer sees all passes as one epoch; each pass is an element of the dataset.
     """
 
     control: Any
@@ -66,20 +66,21 @@ class AdapterTrainer(Trainer):
         ]
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Make the optimiser of each member; layers below learn slower, if its options say so."""
+        """Make the optimiser of each member, with lower rates for lower layers under ``layer_decay``."""
         decaying = set(self.get_decay_parameter_names(self.model))
         optimizers = []
         for number, (member, distances) in enumerate(zip(self._members.members, self._distances, strict=True)):
-            options, own = member.options, set(self.model.weights_of(number))
+            options, member_weights = member.options, set(self.model.weights_of(number))
             trained = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
-            trained = [(name, weight) for name, weight in trained if weight in own]
+            trained = [(name, weight) for name, weight in trained if weight in member_weights]
             groups = [
                 {"params": [weight for name, weight in trained if (name in decaying) == decays], "weight_decay": decay}
                 for decays, decay in ((True, options.weight_decay), (False, 0.0))
             ]
-            chosen = copy(self.args)
-            chosen.optim, chosen.learning_rate = OptimizerNames(OPTIMIZERS[options.optimizer]), options.learning_rate
-            kind, arguments = self.get_optimizer_cls_and_kwargs(chosen, self.model)
+            settings = copy(self.args)
+            settings.optim = OptimizerNames(OPTIMIZERS[options.optimizer])
+            settings.learning_rate = options.learning_rate
+            kind, arguments = self.get_optimizer_cls_and_kwargs(settings, self.model)
             optimizers.append(kind(groups, **arguments))
             if options.layer_decay != 1:
                 optimizers[-1].param_groups[:] = decayed(optimizers[-1].param_groups, distances, options.layer_decay)
@@ -101,7 +102,7 @@ class AdapterTrainer(Trainer):
         return SequentialSampler(self.train_dataset)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Do one step; raise :class:`LossIsNotFinite` instead of going on with broken weights."""
+        """Do one step; raise :class:`LossIsNotFinite` instead of training with broken weights."""
         for unfreezing, steps_per_epoch in self._unfreezing:
             unfreezing.begin(self.state.global_step, steps_per_epoch)
         if not inputs["tasks"]:  # no member has a batch in this pass
@@ -113,36 +114,36 @@ class AdapterTrainer(Trainer):
         return loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Measure the weights as they would be stored, and tell the callbacks."""
+        """Validate the weights in the precision of the file, and call the callbacks."""
         tensors = self.model.tensors()
         if not all(tensor.isfinite().all() for weights in tensors for tensor in weights.values()):
             raise LossIsNotFinite(math.nan, self.state.global_step, self._last_good)
         self._last_good = tensors
-        found = shared(self._members.check(tensors))
-        self.log(dict(found.numbers))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
-        return dict(found.numbers)
+        validated = shared(self._members.check(tensors))
+        self.log(dict(validated.numbers))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, validated)
+        return dict(validated.numbers)
 
-    def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
+    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add the loss of each task to a training loss."""
         losses = self._members.losses(self.model) if "loss" in logs else {}
-        super().log({**logs, **losses}, *arguments, **named)
+        super().log({**logs, **losses}, *arguments, **keywords)
 
-    def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
+    def _save_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
         try:
-            super()._save_checkpoint(*arguments, **named)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch says RuntimeError where a disk is full
+            super()._save_checkpoint(*arguments, **keywords)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError for a full disk
             reason = str(error).strip().splitlines()[0]
             raise FileError(self.args.output_dir, f"a checkpoint could not be saved: {reason}") from error
 
     def last_checkpoint(self) -> str | None:
-        """Return the newest checkpoint that was written to its end, or None."""
-        found = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
-        complete = [path for path in found if _is_complete(path)]
+        """Return the newest complete checkpoint, or None."""
+        checkpoints = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+        complete = [path for path in checkpoints if _is_complete(path)]
         return str(complete[-1]) if complete else None
 
     def had_stopped(self, checkpoint: str | None) -> bool:
-        """Tell whether a run had stopped early at its checkpoint; its state is this trainer's then."""
+        """Return whether a run had stopped early at its checkpoint; if so, load its state into this trainer."""
         if checkpoint is None:
             return False
         state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
@@ -153,7 +154,7 @@ class AdapterTrainer(Trainer):
 
 
 class Watch(TrainerCallback):
-    """Keeps the best weights, stops when they get no better, reports progress."""
+    """Stores the best weights, stops a run without improvement, and reports progress."""
 
     def __init__(
         self, members: Members, trainable: Trainable, progress: Callable[[Progress], None] | None = None
@@ -161,10 +162,10 @@ class Watch(TrainerCallback):
         self.members, self.trainable, self.progress = members, trainable, progress
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
-        """Compare with the evaluations before; a resumed run has them in its state."""
+        """Compare with earlier evaluations, which a resumed run has in its state."""
         self.members.keep_best(state.log_history, self.trainable.tensors(), metrics)
         control.should_training_stop = self.members.stalled(state.log_history)
-        control.should_save = True  # a run resumed at the end of an epoch must know what its validation found
+        control.should_save = True  # a run resumed at the end of an epoch needs the metrics of its validation
         self._report(state, validated=metrics)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -173,7 +174,7 @@ class Watch(TrainerCallback):
             self._report(state, loss=float(logs["loss"]))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Validate where an epoch of a member ends."""
+        """Validate at the end of an epoch of any member."""
         control.should_evaluate = self.members.due(state.global_step)
 
     def _report(self, state: Any, loss: float | None = None, validated: Validated | None = None) -> None:
@@ -185,21 +186,21 @@ class Watch(TrainerCallback):
 
 
 class MemberCallback(TrainerCallback):
-    """Does for each member by itself what surrounds an optimiser step."""
+    """The work around an optimiser step, separately for each member."""
 
     def __init__(self, members: Members, trainable: Trainable) -> None:
         self.members, self.trainable = members, trainable
         self.trainer: Trainer | None = None
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Clip the gradients of each member by their own norm: the norm of all would let members disturb each other."""
+        """Clip the gradients of each member by their own norm, so that members do not affect each other."""
         assert self.trainer is not None
         self.trainer.accelerator.unscale_gradients()
         for number, member in enumerate(self.members.members):
             clip_grad_norm_(self.trainable.weights_of(number), member.options.max_grad_norm)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Let the methods of each member that took this step change their parameters; the gradients still exist."""
+        """Call the methods of each member that took this step; the gradients still exist."""
         step = state.global_step + 1
         for number, member in enumerate(self.members.members):
             if step <= member.steps.last:
@@ -215,13 +216,13 @@ def make_trainer(
     arguments = TrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=1,
-        per_device_train_batch_size=1,
+        per_device_train_batch_size=1,  # one pass
         gradient_accumulation_steps=options.gradient_accumulation,
         learning_rate=options.learning_rate,
-        max_grad_norm=0.0,
+        max_grad_norm=0.0,  # MemberCallback clips the gradients, by member
         seed=options.seed,
         fp16=options.precision == "fp16",
-        eval_strategy="no",
+        eval_strategy="no",  # Watch asks for evaluations at the ends of the members' epochs
         save_strategy="steps",
         save_steps=options.checkpoint_steps,
         save_total_limit=2,
@@ -233,19 +234,20 @@ def make_trainer(
         disable_tqdm=True,
         report_to="none",
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # the backbone is placed already; it is never replicated
+    # With more than one GPU the Trainer would wrap the model in DataParallel, which copies the backbone.
+    arguments._n_gpu = min(1, arguments.n_gpu)
 
-    each = MemberCallback(members, trainable)
+    callback = MemberCallback(members, trainable)
     trainer = AdapterTrainer(
         members,
         model=trainable,
         args=arguments,
         data_collator=members.collator(),
         train_dataset=members.batches,
-        callbacks=[Watch(members, trainable, progress), each],
+        callbacks=[Watch(members, trainable, progress), callback],
     )
     trainer.remove_callback(PrinterCallback)
-    each.trainer = trainer
+    callback.trainer = trainer
     return trainer
 
 

@@ -439,7 +439,7 @@ def test_a_run_whose_data_has_changed_is_not_resumed(interrupted, adapt, conll, 
 
 
 def test_a_folder_that_is_no_run_is_not_resumed(adapt, tmp_path):
-    adapt("train", "--resume", "nowhere").failed(2, "nowhere", "no run's folder")
+    adapt("train", "--resume", "nowhere").failed(2, "nowhere", "not a run's folder")
     (tmp_path / "config.json").write_text('{"training": {}')
     adapt("train", "--resume", ".").failed(2, "config.json", "damaged")
 
