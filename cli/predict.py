@@ -120,7 +120,7 @@ def _check_input(source: str | None, layout: str, values: dict[str, Any]) -> Non
         )
     flags = [f"--{name}" for name in ("columns", "encoding") if values[name]]
     if flags:
-        raise UsageError(f"{' and '.join(flags)} needs a file: name it with --input FILE")
+        raise UsageError(f"{' and '.join(flags)} can only be used with a file: --input FILE")
 
 
 def _items(
