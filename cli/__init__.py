@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on these arguments (the process's own unless given) and return its exit status."""
+    """Run the command line on these arguments (default: those of the process) and return its exit status."""
     import sys
 
     from adaptdock.cli.app import app

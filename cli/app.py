@@ -1,4 +1,4 @@
-"""The group of commands: looked up in a table, imported when one is used."""
+"""The group of commands: found by name in a table, and imported on use."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,34 +15,34 @@ from adaptdock.plugins import registry
 COMMANDS = {
     "data": ("adaptdock.cli.data", "Show what is in a data file, as a task reads it, and its problems."),
     "train": ("adaptdock.cli.train", "Train an adapter and save it as one file."),
-    "sweep": ("adaptdock.cli.sweep", "Search settings: many trainings, the best one kept."),
+    "sweep": ("adaptdock.cli.sweep", "Search settings: train many times and keep the best adapter."),
     "predict": ("adaptdock.cli.predict", "Run an adapter on texts."),
     "eval": ("adaptdock.cli.eval", "Measure an adapter on labelled data."),
-    "inspect": ("adaptdock.cli.inspect", "Show what an adapter file holds."),
-    "sample": ("adaptdock.cli.sample", "Write the sample data of a task out as files."),
+    "inspect": ("adaptdock.cli.inspect", "Show the contents of an adapter file."),
+    "sample": ("adaptdock.cli.sample", "Write the sample data of a task as files."),
     "merge": ("adaptdock.cli.merge", "Fold an adapter into a copy of its backbone."),
-    "combine": ("adaptdock.cli.combine", "Add, subtract or average adapters: one new file."),
-    "serve": ("adaptdock.cli.serve", "Answer for a folder of adapters over HTTP."),
+    "combine": ("adaptdock.cli.combine", "Add, subtract or average adapters into a new file."),
+    "serve": ("adaptdock.cli.serve", "Serve a folder of adapters over HTTP."),
     "push": ("adaptdock.cli.push", "Send an adapter file to a serving process."),
-    "list": ("adaptdock.cli.installed", "List the adapters that are installed."),
+    "list": ("adaptdock.cli.installed", "List installed adapters."),
     "search": ("adaptdock.cli.search", "Search published adapters."),
-    "install": ("adaptdock.cli.install", "Install published adapters, verified."),
-    "update": ("adaptdock.cli.update", "Bring installed adapters to their newest version."),
-    "verify": ("adaptdock.cli.verify", "Check that installed adapters are what was installed."),
+    "install": ("adaptdock.cli.install", "Verify and install published adapters."),
+    "update": ("adaptdock.cli.update", "Update installed adapters to their newest version."),
+    "verify": ("adaptdock.cli.verify", "Check that installed adapters are unchanged."),
     "remove": ("adaptdock.cli.remove", "Remove installed adapters."),
-    "publish": ("adaptdock.cli.publish", "Add an adapter to a registry; sign it, pack it as a wheel."),
-    "key": ("adaptdock.cli.key", "Make and show keys for signing."),
-    "trust": ("adaptdock.cli.trust", "Say whose signatures count on this machine."),
-    "import": ("adaptdock.cli.import_", "Turn an adapter of peft or AdapterHub into one file."),
-    "export": ("adaptdock.cli.export", "Write an adapter as peft or AdapterHub do."),
+    "publish": ("adaptdock.cli.publish", "Add an adapter to a registry, sign it, build a wheel."),
+    "key": ("adaptdock.cli.key", "Create and show signing keys."),
+    "trust": ("adaptdock.cli.trust", "Choose the publishers that this machine trusts."),
+    "import": ("adaptdock.cli.import_", "Import an adapter of peft or AdapterHub as one file."),
+    "export": ("adaptdock.cli.export", "Export an adapter in the format of peft or AdapterHub."),
     "plugins": ("adaptdock.cli.plugins", "List methods, tasks, backbones and other plugins."),
-    "plugin": ("adaptdock.cli.plugin", "Write a plugin, or check one."),
+    "plugin": ("adaptdock.cli.plugin", "Create or check a plugin."),
 }
 """Name -> module (its ``command`` is the click command) and the line that --help shows."""
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name, and imports only the one that is called."""
+    """A group that lists commands by name, and imports only the called command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands of this package, then those of plugins."""
@@ -66,11 +66,11 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that the first argument names, and the rest of the arguments."""
+        """Return name and command of the first argument, and the remaining arguments."""
         return args[0], self.get_command(ctx, args[0]), args[1:]
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Return the commands that begin so, with the table's line; no command is imported."""
+        """Return the commands with this beginning and their help lines, without an import."""
         names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
         lines = {name: line for name, (_, line) in COMMANDS.items()}
         return [
@@ -93,20 +93,22 @@ def _of_plugin(name: str) -> click.Command:
     loaded = registry.load_plugin(plugin)
     unfilter()
     if not isinstance(loaded, click.Command):
-        found = type(loaded).__name__
-        raise PluginError(f"{plugin.target}, the command {name!r} of {plugin.source}, is no click command: {found}")
+        kind = type(loaded).__name__
+        raise PluginError(
+            f"{plugin.target}, the command {name!r} of {plugin.source}, is not a click command but of the type {kind}"
+        )
     return loaded
 
 
 def _with_debug(command: click.Command) -> click.Command:
-    """Let a command take ``--debug`` itself, wherever on the line it stands."""
+    """Add ``--debug`` to a command, so that it can appear anywhere on the line."""
     if not any("--debug" in parameter.opts for parameter in command.params):
         command.params.append(debug_option())
     return command
 
 
 def debug_option() -> click.Option:
-    """Return the option --debug; :mod:`adaptdock.cli.common.failures` looks for it in the arguments."""
+    """Return the option --debug, which :mod:`adaptdock.cli.common.failures` reads from the arguments."""
     return click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
 
@@ -133,8 +135,8 @@ def _options() -> Sequence[click.Option]:
 app = LazyGroup(
     name="adapt",
     params=list(_options()),
-    help="One frozen backbone, many small adapters docked into it: train them, use them, look inside.",
-    epilog="adapt COMMAND --help tells more of a command.",
+    help="One frozen backbone, many small adapters docked into it: train, use and inspect them.",
+    epilog="adapt COMMAND --help shows the options of a command.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     no_args_is_help=False,
 )

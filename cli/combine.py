@@ -1,4 +1,4 @@
-"""``adapt combine``: several adapters, weighted, made one."""
+"""``adapt combine``: a weighted sum of adapters as a new adapter."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ OPTIONS = field_flags(CombineOptions, "combine", "Arithmetic")
 @click.command("combine", cls=SectionedCommand)
 @click.argument("files", nargs=-1, required=True, type=ADAPTER)
 @click.option(
-    "--weights", cls=Flag, metavar="A,B,...", required=True, help="A number for each file; negative ones subtract."
+    "--weights", cls=Flag, metavar="A,B,...", required=True, help="A number for each file; a negative number subtracts."
 )
 @click.option(
     "--head",
@@ -31,11 +31,11 @@ OPTIONS = field_flags(CombineOptions, "combine", "Arithmetic")
     metavar=f"FILE|{AVERAGE}",
     default=AVERAGE,
     show_default=True,
-    help="The adapter whose head, task and labels are taken, or the weighted mean of the heads.",
+    help="Adapter with the head, task and labels of the result, or the weighted mean of the heads.",
 )
 @click.option("--output", "-o", cls=Flag, type=click.Path(path_type=Path), required=True, help="The adapter file.")
-@click.option("--name", cls=Flag, help="Name of the new adapter; that of the output file unless given.")
-@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace what is there.")
+@click.option("--name", cls=Flag, help="Name of the new adapter.", shown="default: name of the output file")
+@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
 def command(
     files: tuple[Path, ...],
@@ -49,10 +49,10 @@ def command(
 ) -> None:
     """Add, subtract or average the adapters in FILES, and save the result as one new adapter.
 
-    FILES are low-rank adapters (lora) of one backbone; --weights 0.7,0.3 averages two of them, 1,-1 takes the
-    second from the first, and -1 alone negates one.
+    FILES are low-rank adapters (lora) of one backbone. --weights 0.7,0.3 averages two adapters, 1,-1 subtracts the
+    second from the first, and -1 alone negates an adapter.
 
-    ties, dare and magnitude_prune are those of the library peft.
+    ties, dare and magnitude_prune call the library peft.
     """
     options = validated(CombineOptions, OPTIONS.given(values), "combine")
     called = name or output.stem
@@ -61,8 +61,8 @@ def command(
     of_head = None if head == AVERAGE else read_adapter(head)
     check(adapters, numbers, options, of_head)
     backbone = open_backbone(adapters[0].card, values["backbone"], load_options(values))
-    made = combine(backbone, adapters, numbers, options, of_head, called)
-    _show(output, write_file(output, made, overwrite), made.card, as_json)
+    combined = combine(backbone, adapters, numbers, options, of_head, called)
+    _show(output, write_file(output, combined, overwrite), combined.card, as_json)
 
 
 command.params += [
@@ -85,7 +85,7 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"--weights {text!r}: write a number for each file, divided by commas: 0.7,0.3") from None
+        raise UsageError(f"--weights {text!r}: write a number for each file, comma-separated: 0.7,0.3") from None
 
 
 def _show(output: Path, size: int, card: Card, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""``adapt eval``: an adapter measured on labelled data."""
+"""``adapt eval``: metrics of an adapter on labelled data."""
 
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,15 @@ from adaptdock.plugins.contracts import Record, Task
     cls=Flag,
     type=click.IntRange(min=20),
     metavar="DRAWS",
-    help="Draw the records so often with replacement, and show the interval that holds 95 % of each metric's values.",
+    help="Number of bootstrap samples of the records, for the 95 % interval of each metric.",
 )
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
 def command(file: Path, split: str, batch_size: int, bootstrap: int | None, as_json: bool, **values: Any) -> None:
     """Measure the adapter in FILE, a path or the name of an installed one, on labelled data.
 
-    --data names a folder or hub data set, of which the test split is measured unless --split says
-    otherwise, or one file, which is measured whole; --test names a file too. With neither, the
-    sample data of the task is used.
+    --data names a folder, a hub data set or a file. Of a folder or data set the test split is measured, or the split
+    that --split names; a file is measured in full. --test names a file, too. With neither option, the sample data of
+    the task is used.
     """
     options = load_options(values)
     source = _source(split, values)
@@ -49,13 +49,13 @@ def command(file: Path, split: str, batch_size: int, bootstrap: int | None, as_j
     task = make_task(adapter.card.task.name, adapter.card.task.options)
     records = _records(source, task, split, adapter.card)
     dock = open_dock(adapter.card, values["backbone"], options)
-    found = evaluate(dock, adapter, records, batch_size, write=bootstrap is None)
-    bounds = intervals(task, records, found.predictions, bootstrap) if bootstrap else {}
+    evaluation = evaluate(dock, adapter, records, batch_size, write=bootstrap is None)
+    bounds = intervals(task, records, evaluation.predictions, bootstrap) if bootstrap else {}
     if as_json:
-        show_json(_document(file, adapter.card, source, split, found) | ({"intervals": bounds} if bounds else {}))
+        show_json(_document(file, adapter.card, source, split, evaluation) | ({"intervals": bounds} if bounds else {}))
     else:
         note(f"{adapter.card.name} on the {split} split of {source.describe()}: {len(records)} records")
-        show_metrics({split: {**found.metrics, "loss": found.loss}})
+        show_metrics({split: {**evaluation.metrics, "loss": evaluation.loss}})
         for name, (low, high) in bounds.items():
             say(f"{name}: {low:g} to {high:g} (95 %, {bootstrap} draws)")
 
@@ -72,7 +72,7 @@ def _source(split: str, values: dict[str, Any]) -> Source:
         raise UnknownNameError("split", split, SPLITS)
     data, test = values["data"], values["test"]
     if data and test:
-        raise UsageError("there are --data and --test: give one of them")
+        raise UsageError("--data and --test cannot be combined: give only one")
     columns = parse_columns(values["columns"])
     layout = {"format": values["format"], "columns": columns, "encoding": values["encoding"] or "utf-8"}
     is_whole = data and (Path(data).is_file() or is_annotated_folder(Path(data)))
@@ -81,12 +81,10 @@ def _source(split: str, values: dict[str, Any]) -> Source:
 
 
 def _records(source: Source, task: Task, split: str, card: Card) -> list[Record]:
-    seed = card.training.get("options", {}).get("seed", 0)  # what was held out in training is held out again
+    seed = card.training.get("options", {}).get("seed", 0)  # the records held out in training are held out again
     splits, notes = load_splits(source, type(task), seed, None if split == "test" else task)
     if split not in splits:
-        raise DataError(
-            f"{source.describe()}: there is no {split} split; there is {', '.join(splits)}. Choose by --split."
-        )
+        raise DataError(f"{source.describe()}: it has no {split} split. Choose with --split: {', '.join(splits)}.")
     cleaned = task.clean(splits[split], split)
     for line in [*notes, *cleaned.notes]:
         note(line)
@@ -94,13 +92,13 @@ def _records(source: Source, task: Task, split: str, card: Card) -> list[Record]
     return cleaned.records
 
 
-def _document(file: Path, card: Card, source: Source, split: str, found: Evaluation) -> dict[str, Any]:
+def _document(file: Path, card: Card, source: Source, split: str, evaluation: Evaluation) -> dict[str, Any]:
     return {
         "file": str(file),
         "adapter": card.name,
         "data": source.describe(),
         "split": split,
-        "records": len(found.predictions),
-        "loss": found.loss,
-        "metrics": found.metrics,
+        "records": len(evaluation.predictions),
+        "loss": evaluation.loss,
+        "metrics": evaluation.metrics,
     }

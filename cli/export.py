@@ -1,4 +1,4 @@
-"""``adapt export``: one file becomes an adapter of peft or AdapterHub."""
+"""``adapt export``: an adapter file in the format of peft or AdapterHub."""
 
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,24 @@ MARK = "adapter_config.json"
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--to", "folder", cls=Flag, type=click.Path(path_type=Path), required=True, help="The folder to write.")
 @click.option(
-    "--format", "form", cls=Flag, type=click.Choice(sorted(FORMATS)), default="peft", show_default=True, help="Whose."
+    "--format",
+    "form",
+    cls=Flag,
+    type=click.Choice(sorted(FORMATS)),
+    default="peft",
+    show_default=True,
+    help="Library that reads the folder.",
 )
-@click.option("--without-head", cls=Flag, is_flag=True, help="Write the adapter alone.")
-@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace the exported adapter that is there.")
+@click.option("--without-head", cls=Flag, is_flag=True, help="Leave the head out.")
+@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace an exported adapter.")
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
 def command(
     file: Path, folder: Path, form: str, without_head: bool, overwrite: bool, as_json: bool, **values: Any
 ) -> None:
-    """Write the adapter in FILE as peft or AdapterHub do, so that those libraries load it.
+    """Export the adapter in FILE to a folder that peft or AdapterHub loads.
 
-    A LoRA that peft loads is what servers such as vLLM and TGI take. What the other library cannot compute is
-    refused by its name.
+    Servers such as vLLM and TGI load a LoRA in the format of peft. An adapter that the other library cannot compute
+    is refused with the reason.
     """
     adapter = read_adapter(file)
     _check_folder(folder, overwrite)
@@ -63,4 +69,6 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UsageError(f"{folder} exists already: give another --to, or --overwrite to replace it")
     if not (folder / MARK).is_file():
-        raise UsageError(f"{folder} holds no exported adapter ({MARK} is missing), so it is not replaced")
+        raise UsageError(
+            f"{folder} holds no exported adapter ({MARK} is missing), so it is not replaced: give another --to"
+        )

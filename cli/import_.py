@@ -1,4 +1,4 @@
-"""``adapt import``: an adapter of peft or AdapterHub becomes one file."""
+"""``adapt import``: an adapter of peft or AdapterHub as one file."""
 
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from adaptdock.hub.interchange.conversion import import_adapter
 @click.command("import", cls=SectionedCommand)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--output", "-o", cls=Flag, type=click.Path(path_type=Path), required=True, help="The adapter file.")
-@click.option("--name", cls=Flag, help="Name of the adapter; that of the output file unless given.")
-@click.option("--labels", cls=Flag, metavar="A,B,...", default="", help="Names of the classes, in the head's order.")
-@click.option("--method", cls=Flag, help="Method that reads the adapter. [default: the first that can]")
-@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace what is there.")
+@click.option("--name", cls=Flag, help="Name of the adapter.", shown="default: name of the output file")
+@click.option("--labels", cls=Flag, metavar="A,B,...", default="", help="Class names, in the order of the head.")
+@click.option("--method", cls=Flag, help="Method that reads the adapter.", shown="default: the first that can")
+@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
 def command(
     source: Path,
@@ -34,26 +34,26 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Turn the adapter in the folder SOURCE, saved by peft or AdapterHub, into one adapter file.
+    """Import the adapter in the folder SOURCE, saved by peft or AdapterHub, as one adapter file.
 
-    The backbone has to be the one that the adapter was trained on; its weights are in no such folder, so nothing
-    but their shapes can be compared. Logits are those of the other library. What cannot be carried over is refused
-    by its name.
+    --backbone has to be the model that the adapter was trained on. The folder does not have its weights, so only
+    shapes can be compared. The imported adapter computes the logits of the other library; an adapter that cannot is
+    refused with the reason.
     """
     called = name or output.stem
     _check_output(output, overwrite, called)
     backbone = load_backbone(values["backbone"], load_options(values))
     names = tuple(part.strip() for part in labels.split(",") if part.strip())
-    found = import_adapter(source, backbone, called, names, method)
-    try_out(Dock(backbone), found.file)
-    size = write_file(output, found.file, overwrite)
-    for line in found.notes:
+    imported = import_adapter(source, backbone, called, names, method)
+    try_out(Dock(backbone), imported.file)
+    size = write_file(output, imported.file, overwrite)
+    for line in imported.notes:
         note(line)
-    _show(output, size, found.file.card, found.notes, as_json)
+    _show(output, size, imported.file.card, imported.notes, as_json)
 
 
 command.params += [
-    Flag(["--backbone"], section=LOADING.flags[0].section, required=True, help="The backbone it was trained on."),
+    Flag(["--backbone"], section=LOADING.flags[0].section, required=True, help="The backbone of the adapter."),
     *LOADING.flags,
 ]
 

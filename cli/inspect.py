@@ -1,4 +1,4 @@
-"""``adapt inspect``: the card and the sizes of an adapter file, read from its header alone."""
+"""``adapt inspect``: card and sizes of an adapter file, from its header."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,12 +16,11 @@ from adaptdock.hub.artefact.file import Header, read_header
 @click.option("--tensors", is_flag=True, help="List every tensor with its type and shape.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the whole card, and every tensor.")
 def command(file: Path, tensors: bool, as_json: bool) -> None:
-    """Show what an adapter FILE holds: its card, tensors, parameters and sizes.
+    """Show the card, tensors, parameters and sizes of an adapter FILE.
 
     FILE is a path, or the name of an installed adapter (adapt list).
 
-    Reads the header only, so it needs no backbone and takes no time. (predict and eval check the
-    contents against the checksum too.)
+    Only the header is read, without a backbone. (predict and eval also compare the contents with the checksum.)
     """
     header = read_header(file)
     if as_json:

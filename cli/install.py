@@ -1,11 +1,11 @@
-"""``adapt install``: published adapters, verified and kept on this machine."""
+"""``adapt install``: published adapters, verified and installed."""
 
 from pathlib import Path
 
 import click
 
 from adaptdock.cli.common.output import note, say, show_json
-from adaptdock.cli.common.registry_options import SOURCE, ask, named, rule_options, rules, say_notes
+from adaptdock.cli.common.registry_options import SOURCE, ask, name_and_version, rule_options, rules, say_notes
 from adaptdock.errors import UsageError
 from adaptdock.hub.registry.store import Record, install, install_locked, write_lock
 
@@ -14,10 +14,10 @@ from adaptdock.hub.registry.store import Record, install, install_locked, write_
 @click.argument("names", nargs=-1, metavar="NAME[@VERSION]...")
 @SOURCE
 @click.option(
-    "--locked", type=click.Path(path_type=Path), metavar="FILE", help="Install exactly what a lock file says."
+    "--locked", type=click.Path(path_type=Path), metavar="FILE", help="Install the exact adapters of a lock file."
 )
 @click.option(
-    "--lock", type=click.Path(path_type=Path), metavar="FILE", help="Write all that is installed to a lock file."
+    "--lock", type=click.Path(path_type=Path), metavar="FILE", help="Write all installed adapters to a lock file."
 )
 @rule_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -31,19 +31,19 @@ def command(
     allow_lookalike: bool,
     as_json: bool,
 ) -> None:
-    """Install published adapters, which can then be given by name where a file is expected.
+    """Install published adapters. Other commands then accept their names in place of a file.
 
-    The file has to have the size and the sha256 of its entry, and say of itself what the entry says. Signatures are
-    checked against the publishers that adapt trust knows. Nothing that an adapter file holds is run.
+    Size, sha256 and card of a file have to agree with its entry. Signatures are checked against the publishers of
+    adapt trust. No code of an adapter file is run.
     """
     if not names and not locked and not lock:
-        raise UsageError("there is nothing to install: give a NAME, or --locked FILE")
-    kept = rules(policy, allow_downgrade, allow_lookalike)
-    records = install_locked(locked, kept) if locked else []
-    asked = ask(sources)
+        raise UsageError("nothing to install: give a NAME, or --locked FILE")
+    installation_rules = rules(policy, allow_downgrade, allow_lookalike)
+    records = install_locked(locked, installation_rules) if locked else []
+    index_sources = ask(sources)
     for text in names:
-        records.append(install(asked, *named(text), kept))
-    say_notes(asked)
+        records.append(install(index_sources, *name_and_version(text), installation_rules))
+    say_notes(index_sources)
     if lock:
         note(f"{lock}: {len(write_lock(lock).adapters)} adapters")
     show_records(records, as_json)

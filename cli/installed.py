@@ -1,4 +1,4 @@
-"""``adapt list``: the adapters that are installed, in distributions or from a registry."""
+"""``adapt list``: installed adapters, from distributions or a registry."""
 
 import click
 
@@ -12,14 +12,11 @@ COLUMNS = ("name", "distribution", "version", "path")
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
-    """List the installed adapters, of distributions and registries: names for where a file is expected.
+    """List installed adapters. Other commands accept their names in place of a file.
 
-    Only metadata and the names of files are read. adapt inspect NAME shows what is in one.
+    Only metadata and file names are read. adapt inspect NAME shows the contents of an adapter.
     """
-    rows = [
-        {"name": one.name, "distribution": one.distribution, "version": one.version, "path": str(one.path)}
-        for one in installed()
-    ]
+    rows = [{column: str(getattr(adapter, column)) for column in COLUMNS} for adapter in installed()]
     for plugin in registry.discover("files"):
         state = registry.state(plugin, check=True)
         if not state.usable:

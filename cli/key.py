@@ -1,4 +1,4 @@
-"""``adapt key``: the keys that entries are signed with."""
+"""``adapt key``: keys that sign registry entries."""
 
 import click
 
@@ -8,20 +8,20 @@ from adaptdock.hub.registry.trust import key_names, new_key, public_key
 
 @click.group("key")
 def command() -> None:
-    """Make and show keys (Ed25519) for signing what is published. Private keys stay on this machine."""
+    """Create and show Ed25519 keys for signing published adapters. Private keys stay on this machine."""
 
 
 @command.command("new")
 @click.argument("name")
 def new(name: str) -> None:
-    """Make a key and print its public part, which others give to adapt trust add."""
+    """Create a key and print its public part, for others to pass to adapt trust add."""
     say(new_key(name))
 
 
 @command.command("show")
 @click.argument("name", required=False)
 def show(name: str | None) -> None:
-    """Print the public part of a key, or of all keys with their names."""
+    """Print the public part of a key, or names and public parts of all keys."""
     if name is not None:
         say(public_key(name))
     else:

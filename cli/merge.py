@@ -1,4 +1,4 @@
-"""``adapt merge``: an adapter folded into a copy of its backbone."""
+"""``adapt merge``: an adapter merged into a copy of its backbone."""
 
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,28 @@ LEFT_OUT = ("quantizer", "device_map", QUANTIZE)
 @click.command("merge", cls=SectionedCommand)
 @click.argument("file", type=ADAPTER)
 @click.option(
-    "--output", "-o", cls=Flag, type=click.Path(path_type=Path), metavar="FOLDER", required=True, help="The model."
+    "--output",
+    "-o",
+    cls=Flag,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    required=True,
+    help="Folder of the merged model.",
 )
-@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace the merged model that is there.")
+@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace a merged model.")
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
 def command(file: Path, output: Path, overwrite: bool, as_json: bool, **values: Any) -> None:
-    """Fold the adapter in FILE into a copy of its backbone.
+    """Merge the adapter in FILE into a copy of its backbone.
 
-    FOLDER becomes a model that transformers loads by itself, tokenizer included; the backbone stays as it is.
-    The head of the adapter is no part of that model: it lies beside it, in head.safetensors, and the card in
-    card.json. A method that is no linear map (bottleneck, prefix, prompt) cannot be merged.
+    transformers loads FOLDER without adaptdock, tokenizer included; the backbone is unchanged. The head of the
+    adapter is not part of the model: the folder has it in head.safetensors, and the card in card.json. Only methods
+    that change linear layers can be merged: bottlenecks, prefixes and prompts cannot.
 
-    The copy is made of weights that are not quantised, in float32 on a CPU unless --dtype says otherwise.
+    The copy is not quantised. On a CPU it is in float32, or in the type that --dtype names.
     """
     if values[QUANTIZE]:
         raise UsageError(
-            "--quantize: nothing is merged into quantised weights. Merge without it, then quantise the merged model."
+            "--quantize: quantised weights cannot take up an adapter. Merge without it, then quantise the merged model."
         )
     adapter = read_adapter(file)
     check_folder(output, overwrite, values["backbone"] or adapter.card.backbone.id)
@@ -44,14 +50,16 @@ def command(file: Path, output: Path, overwrite: bool, as_json: bool, **values: 
     ports = merge(backbone, adapter, output, overwrite)
     quantized = adapter.card.training.get("quantized")
     if quantized:
-        note(f"{adapter.card.name} was trained on {quantized} weights; on these its predictions differ a little")
+        note(
+            f"{adapter.card.name} was trained on {quantized} weights; its predictions on these weights differ slightly"
+        )
     _show(file, output, backbone, ports, as_json)
 
 
 command.params += [
     Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
     *(flag for flag in LOADING.flags if flag.name not in LEFT_OUT),
-    Flag([f"--{QUANTIZE}"], hidden=True),  # known, so that it can be refused with the reason
+    Flag([f"--{QUANTIZE}"], hidden=True),  # accepted here to be refused with the reason
 ]
 
 
@@ -78,4 +86,4 @@ def _show(file: Path, output: Path, backbone: Backbone, ports: list[str], as_jso
             "head": f"{output / HEAD_FILE}, card: {output / CARD_FILE}",
         }
     )
-    note("the head is no part of the model: transformers loads the folder without it")
+    note("the head is not part of the model: transformers loads the folder without it")

@@ -1,4 +1,4 @@
-"""``adapt plugin``: a plugin project written, or a plugin checked."""
+"""``adapt plugin``: create a plugin project, or check a plugin."""
 
 from pathlib import Path
 
@@ -18,25 +18,25 @@ WORDS = {"passed": "pass", "failed": "FAIL", "left out": "left out"}
 
 @click.group("plugin")
 def command() -> None:
-    """Write a plugin project, or check a plugin."""
+    """Create a plugin project, or check a plugin."""
 
 
 @command.command("new", params=[debug_option()])
 @click.argument("kind", metavar=f"[{'|'.join(PROJECTS)}]")
 @click.argument("name")
-@click.option("--folder", type=click.Path(path_type=Path), help="The new folder; adaptdock-NAME unless given.")
+@click.option("--folder", type=click.Path(path_type=Path), help="The new folder. [default: adaptdock-NAME]")
 @click.option(
     "--file",
     "files",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="An adapter file that an adapters project shall carry. May be repeated.",
+    help="Adapter file for a project of the kind adapters. May be repeated.",
 )
 def new(kind: str, name: str, folder: Path | None, files: tuple[Path, ...]) -> None:
-    """Write a project that can be installed and works: code, test, package, README, CI.
+    """Create a complete, installable project: code, test, package, README, CI.
 
-    A method acts at the ports of a backbone, a task says what an adapter is for, a backbone loads models of
-    another kind; adapters is a package of trained adapter files, without code.
+    A method acts at the ports of a backbone. A task defines data, head, loss and metrics. A backbone loads another
+    kind of model. adapters is a package of trained adapter files, without code.
     """
     project = checked(_project_kind(kind), name)
     folder = folder or Path(project.distribution)
@@ -47,25 +47,27 @@ def new(kind: str, name: str, folder: Path | None, files: tuple[Path, ...]) -> N
 
 @command.command("check", params=[debug_option()])
 @click.argument("name")
-@click.option("--kind", metavar=f"[{'|'.join(CHECKED)}]", help="Where several kinds have a plugin of that name.")
-@click.option("--model", metavar="NAME|PATH", help="What a backbone family shall load.")
+@click.option("--kind", metavar=f"[{'|'.join(CHECKED)}]", help="Kind of the plugin, if several kinds have its name.")
+@click.option("--model", metavar="NAME|PATH", help="Model for a backbone family to load.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(name: str, kind: str | None, model: str | None, as_json: bool) -> int:
-    """Check that the installed plugin NAME keeps to its contract; the exit status is 1 if not.
+    """Check that the installed plugin NAME fulfils its contract; the exit status is 1 if a check fails.
 
-    It is tried on tiny random models: nothing is downloaded, and it takes a minute at most.
+    The checks use tiny random models, download nothing, and take a minute at most.
     """
     plugin = _one(name, kind)
     if model and plugin.kind != "backbone":
         raise UsageError(f"--model is for a backbone family; {name!r} is a {plugin.kind}")
     from adaptdock.engine.conformance import checks
 
-    outcomes = [one.outcome() for one in checks(plugin.kind, name, model)]
+    outcomes = [check.outcome() for check in checks(plugin.kind, name, model)]
     failed = sum(outcome.verdict == "failed" for outcome in outcomes)
     if as_json:
-        show_json([{"check": one.title, "verdict": one.verdict, "reason": one.reason} for one in outcomes])
+        show_json(
+            [{"check": outcome.title, "verdict": outcome.verdict, "reason": outcome.reason} for outcome in outcomes]
+        )
     else:
-        rows = [[WORDS[one.verdict], one.title, " ".join(one.reason.split())] for one in outcomes]
+        rows = [[WORDS[outcome.verdict], outcome.title, " ".join(outcome.reason.split())] for outcome in outcomes]
         show_table(("", f"{plugin.kind} {name}, of {plugin.source}", "why"), rows)
     left_out = sum(outcome.verdict == "left out" for outcome in outcomes)
     note(f"{len(outcomes) - failed - left_out} passed, {failed} failed, {left_out} left out")
@@ -80,12 +82,12 @@ def _project_kind(text: str) -> ProjectKind:
 
 
 def _one(name: str, kind: str | None) -> Plugin:
-    """Return the plugin of that name; a name that plugins of several kinds have needs its kind."""
+    """Return the plugin with a name; raise :class:`UsageError` if several kinds have the name and none is given."""
     if kind is not None:
         return registry.find(registry.known_kind(kind), name)
     kinds = [kind for kind in CHECKED if name in registry.names(kind)]
     if not kinds:
         raise UnknownNameError("plugin", name, {known for kind in CHECKED for known in registry.names(kind)})
     if len(kinds) > 1:
-        raise UsageError(f"there is a {' and a '.join(kinds)} of the name {name!r}: say which by --kind")
+        raise UsageError(f"{name!r} is the name of a {' and a '.join(kinds)}: choose with --kind")
     return registry.find(kinds[0], name)

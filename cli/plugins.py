@@ -1,4 +1,4 @@
-"""``adapt plugins``: what is registered, by whom, and whether it can be used."""
+"""``adapt plugins``: registered plugins, their distributions, and their state."""
 
 from typing import Any
 
@@ -13,15 +13,14 @@ COLUMNS = ("kind", "name", "group", "distribution", "version", "state")
 
 
 @click.command("plugins")
-@click.option("--check", is_flag=True, help="Import each plugin, to find out whether it works.")
+@click.option("--check", is_flag=True, help="Import each plugin to test that it works.")
 @click.option("--kind", metavar=f"[{'|'.join(GROUPS)}]", help="Show plugins of this kind only.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(check: bool, kind: str | None, as_json: bool) -> None:
     """List methods, tasks, backbones and other plugins.
 
-    Nothing is imported without --check: what is shown comes from the metadata of the installed
-    distributions. A plugin that is broken, or whose name another distribution has taken too, is
-    shown with the reason; it breaks nothing else.
+    Without --check nothing is imported: the list comes from the metadata of installed distributions. A plugin is set
+    aside if it is broken, or if two distributions register its name. The list shows the reason; other plugins work.
     """
     plugins = registry.discover(registry.known_kind(kind) if kind else None)
     rows = [_row(plugin, check) for plugin in plugins]
@@ -48,7 +47,7 @@ def _row(plugin: Plugin, check: bool) -> dict[str, Any]:
 def _state(plugin: Plugin, check: bool) -> tuple[bool, str]:
     if plugin.kind == "command" and plugin.name in COMMANDS:
         return False, f"set aside: adapt has a command {plugin.name!r} of its own"
-    found = registry.state(plugin, check)
-    if found.usable:
+    state = registry.state(plugin, check)
+    if state.usable:
         return True, "works" if check else "registered"
-    return False, " ".join(f"set aside: {found.reason}".split())
+    return False, " ".join(f"set aside: {state.reason}".split())

@@ -1,4 +1,4 @@
-"""``adapt predict``: an adapter at work on texts from arguments, a file or standard input."""
+"""``adapt predict``: predictions for texts from arguments, a file or standard input."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from adaptdock.serving.client.client import Client
 
 BATCHES_AT_ONCE = 16
-"""Batches that are read before any is computed, so that inputs of like length meet."""
+"""Batches read ahead, so that inputs of similar length share a batch."""
 SERVED = "Serving process"
 MARKED = r"\[[^\[\]|]+\|[^\[\]|]+\]"
 
 
 @dataclass(frozen=True)
 class Answering:
-    """What answers: it gives a line for each input, and knows the name of its task."""
+    """A source of predictions: a line for each input, and the name of the task."""
 
     answer: Callable[[list[Input]], list[str]]
     task: Callable[[], str]
@@ -43,7 +43,7 @@ class Answering:
     "source",
     cls=Flag,
     metavar="FILE",
-    help="Read inputs from a file, in the format of its suffix; without one a line is a text. - is standard input.",
+    help="Read inputs from a file in the format of its suffix. Without a suffix a line is a text. - is standard input.",
 )
 @click.option(
     "--format",
@@ -51,16 +51,18 @@ class Answering:
     cls=Flag,
     type=click.Choice(LAYOUTS),
     default="auto",
-    help="Format of the input; auto goes by the suffix, and takes a line of text that begins with { as JSON.",
+    help="Format of the input. auto follows the suffix, and reads a line that begins with { as JSON.",
 )
-@click.option("--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Batch size.")
+@click.option(
+    "--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Inputs in a batch."
+)
 @click.option("--yes", cls=Flag, is_flag=True, help="Install a published adapter that is not installed yet.")
-@click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print one JSON object per line.")
 def command(words: tuple[str, ...], source: str | None, layout: str, **values: Any) -> None:
-    """Run the adapter in FILE on texts, and print one answer for each, in order.
+    """Run the adapter in FILE on texts, and print one prediction for each text, in order.
 
-    FILE is a path, or the name of an installed adapter (adapt list), or of a published one (--yes). With --url there is
-    none: a serving process answers. A token that it wants stands in the variable ADAPTDOCK_TOKEN.
+    FILE is a path, or the name of an installed adapter (adapt list) or of a published adapter (--yes). With --url no
+    FILE is given: a serving process answers. Its access token is read from the variable ADAPTDOCK_TOKEN.
 
     With neither TEXT nor --input, read standard input: one text or JSON object per line. A line of a pipe or
     terminal is answered when it arrives.
@@ -69,7 +71,7 @@ def command(words: tuple[str, ...], source: str | None, layout: str, **values: A
     _check(words, url, values)
     texts = words if url else words[1:]
     if texts and source:
-        raise UsageError(f"there are texts and --input {source}: give one of them")
+        raise UsageError(f"texts and --input {source} cannot be combined: give only one")
     _check_input(source, layout, values)
     answering = _by_process(url, values) if url else _by_file(located(words[0], values["yes"]), values)
     at_once = values["batch_size"] * (1 if url else BATCHES_AT_ONCE)
@@ -79,8 +81,13 @@ def command(words: tuple[str, ...], source: str | None, layout: str, **values: A
 
 
 command.params += [
-    Flag(["--url"], section=SERVED, help="Address of a serving process that answers, such as http://127.0.0.1:8000."),
-    Flag(["--adapter"], section=SERVED, metavar="NAME", help="Which of its adapters; not needed where it has one."),
+    Flag(["--url"], section=SERVED, help="Address of a serving process, such as http://127.0.0.1:8000."),
+    Flag(
+        ["--adapter"],
+        section=SERVED,
+        metavar="NAME",
+        help="Adapter of the serving process. Needed if it serves several.",
+    ),
     Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
     *(flag for flag in data_flags({}) if flag.name in ("columns", "encoding")),
     *LOADING.flags,
@@ -94,24 +101,26 @@ def _check(words: tuple[str, ...], url: str | None, values: dict[str, Any]) -> N
         if not words:
             raise UsageError("the FILE of an adapter is missing. See adapt predict --help.")
         return
-    given = [name for name in ("backbone", *LOADING.fields) if values[name] is not None]
-    if given:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"{named} is for a backbone that is loaded here; the process at {url} has its own")
+    flags = [name for name in ("backbone", *LOADING.fields) if values[name] is not None]
+    if flags:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in flags)
+        raise UsageError(f"{names} cannot be combined with --url: the process at {url} has loaded its own backbone")
 
 
 # ------------------------------------------------------------------------------------------- inputs
 
 
 def _check_input(source: str | None, layout: str, values: dict[str, Any]) -> None:
-    """Raise :class:`UsageError` for what only a file can have."""
+    """Raise :class:`UsageError` for options that only a file has."""
     if source not in (None, "-"):
         return
     if layout not in LINES:
-        raise UsageError(f"--format {layout} is for a file (--input FILE); other input is {', '.join(LINES)}")
-    given = [f"--{name}" for name in ("columns", "encoding") if values[name]]
-    if given:
-        raise UsageError(f"{' and '.join(given)} say how a file is read: name it with --input FILE")
+        raise UsageError(
+            f"--format {layout} needs a file (--input FILE); texts and standard input are {', '.join(LINES)}"
+        )
+    flags = [f"--{name}" for name in ("columns", "encoding") if values[name]]
+    if flags:
+        raise UsageError(f"{' and '.join(flags)} can only be used with a file: --input FILE")
 
 
 def _items(
@@ -124,7 +133,7 @@ def _items(
     if source not in (None, "-"):
         return from_file(Path(str(source)), layout, reader)
     if sys.stdin.isatty():
-        note("Reading texts from the terminal, one a line; end with Ctrl-D.")
+        note("Reading texts from the terminal, one per line; end with Ctrl-D.")
     stream = sys.stdin.buffer
     if not arrives(stream):
         return from_lines(stream, "standard input", layout)
@@ -132,7 +141,7 @@ def _items(
 
 
 def _reader(answering: Answering, values: dict[str, Any]) -> Reader:
-    """Return what reads a file as the task that answers needs it."""
+    """Return a file reader for the task of the adapter."""
     columns = parse_columns(values["columns"])
     return Reader(
         registry.load("task", answering.task()), Source(columns=columns, encoding=values["encoding"] or "utf-8")
@@ -143,7 +152,7 @@ def _reader(answering: Answering, values: dict[str, Any]) -> Reader:
 
 
 def _by_file(file: Path, values: dict[str, Any]) -> Answering:
-    """Return what answers by an adapter file; its backbone is loaded when the first input is there."""
+    """Return predictions of an adapter file; its backbone is loaded at the first input."""
     from adaptdock.hub.registry.admission import read_adapter
 
     options, adapter = load_options(values), read_adapter(file)
@@ -158,13 +167,13 @@ def _by_file(file: Path, values: dict[str, Any]) -> Answering:
     def answer(items: list[Input]) -> list[str]:
         dock, name = opened()
         render = to_json if values["as_json"] else dock.assembly(name).task.render
-        return [render(found) for found in _predict(dock, name, items, values["batch_size"])]
+        return [render(prediction) for prediction in _predict(dock, name, items, values["batch_size"])]
 
     return Answering(answer, lambda: adapter.card.task.name)
 
 
 def _predict(dock: "Dock", name: str, items: list[Input], batch_size: int) -> list[dict[str, Any]]:
-    """Predict; an input that the task cannot read is named by its place."""
+    """Predict; raise :class:`DataError` with the place of an input that the task cannot read."""
     try:
         return dock.predict(name, [item.value for item in items], batch_size)
     except AdaptError:
@@ -178,7 +187,7 @@ def _predict(dock: "Dock", name: str, items: list[Input], batch_size: int) -> li
 
 
 def _by_process(url: str, values: dict[str, Any]) -> Answering:
-    """Return what answers by a serving process."""
+    """Return predictions of a serving process."""
     from adaptdock.serving.client.client import Client, RequestError
 
     client = Client(url)
@@ -188,8 +197,8 @@ def _by_process(url: str, values: dict[str, Any]) -> Answering:
         inputs = [item.value for item in items]
         try:
             if values["as_json"]:
-                return [to_json(found.prediction) for found in client.predict(name, inputs)]
-            return [str(found.rendered) for found in client.render(name, inputs)]
+                return [to_json(answered.prediction) for answered in client.predict(name, inputs)]
+            return [str(answered.rendered) for answered in client.render(name, inputs)]
         except RequestError as error:
             kind, _, number = (error.param or "").partition(".")
             if kind != "inputs" or not number.isdigit():
@@ -201,7 +210,7 @@ def _by_process(url: str, values: dict[str, Any]) -> Answering:
 
 
 def _only(client: "Client") -> str:
-    names = [one.name for one in client.adapters().adapters]
+    names = [adapter.name for adapter in client.adapters().adapters]
     if len(names) != 1:
         raise UsageError(f"--adapter NAME is needed: {client.url} serves {', '.join(names[:SHOWN]) or 'none'}")
     return names[0]

@@ -1,4 +1,4 @@
-"""``adapt publish``: an adapter added to a registry, signed, and packed as a wheel."""
+"""``adapt publish``: add an adapter to a registry, sign it, build a wheel."""
 
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,30 @@ CARD, OUT = "Card", "Where to"
     metavar="FOLDER",
     default=Path("registry"),
     show_default=True,
-    help="The registry: registry.json, and the published files beneath it. Made where there is none.",
+    help="The registry: registry.json and the published files. Created if missing.",
 )
-@click.option("--publisher", cls=Flag, section=CARD, required=True, metavar="NAME", help="Who stands for it.")
+@click.option("--publisher", cls=Flag, section=CARD, required=True, metavar="NAME", help="Publisher of the adapter.")
+@click.option("--test-set", cls=Flag, section=CARD, required=True, metavar="NAME", help="Data set of the test metrics.")
+@click.option("--name", cls=Flag, section=CARD, metavar="NAME", help="Name in place of the card's.")
+@click.option("--version", cls=Flag, section=CARD, metavar="VERSION", help="Version in place of the card's.")
 @click.option(
-    "--test-set", cls=Flag, section=CARD, required=True, metavar="NAME", help="The data that its test metrics are of."
+    "--description", cls=Flag, section=CARD, metavar="TEXT", help="Purpose of the adapter, in a sentence or two."
 )
-@click.option("--name", cls=Flag, section=CARD, metavar="NAME", help="Its name, instead of that in its card.")
-@click.option("--version", cls=Flag, section=CARD, metavar="VERSION", help="Its version, instead of that in its card.")
-@click.option("--description", cls=Flag, section=CARD, metavar="TEXT", help="What it does, in a sentence or two.")
-@click.option("--licence", cls=Flag, section=CARD, metavar="ID", help="SPDX identifier of its licence.")
-@click.option("--language", "languages", cls=Flag, section=CARD, multiple=True, metavar="CODE", help="May be repeated.")
-@click.option("--sign", "key", cls=Flag, section=OUT, metavar="KEY", help="Sign with a key of adapt key new.")
-@click.option("--wheel", cls=Flag, section=OUT, metavar="NAME", help="Build a wheel of this name that carries it.")
-@click.option("--push", "repository", cls=Flag, section=OUT, metavar="OWNER/NAME", help="Upload it to the hub.")
+@click.option("--licence", cls=Flag, section=CARD, metavar="ID", help="SPDX identifier of the licence.")
+@click.option(
+    "--language",
+    "languages",
+    cls=Flag,
+    section=CARD,
+    multiple=True,
+    metavar="CODE",
+    help="Language code. May be repeated.",
+)
+@click.option("--sign", "key", cls=Flag, section=OUT, metavar="KEY", help="Sign with this key of adapt key new.")
+@click.option("--wheel", cls=Flag, section=OUT, metavar="NAME", help="Also build a wheel with this name.")
+@click.option(
+    "--push", "repository", cls=Flag, section=OUT, metavar="OWNER/NAME", help="Also upload it to this hub repository."
+)
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
 def command(
     file: Path,
@@ -46,18 +56,18 @@ def command(
     wheel: str | None,
     repository: str | None,
     as_json: bool,
-    **given: Any,
+    **fields: Any,
 ) -> None:
-    """Publish the adapter in FILE: add it to a registry, from which adapt install takes it.
+    """Publish the adapter in FILE: add it to a registry, for adapt install to read.
 
-    Its card has to be complete: description, licence, languages, and metrics on test data. The registry is a folder
-    to be served as it is, over https or from a disk. The card lies beside the file as Markdown and as HTML.
+    The card has to be complete: description, licence, languages, and metrics on test data. Serve the registry folder
+    unchanged, over https or from a disk. It has the card of each file as Markdown and HTML.
     """
-    given["languages"] = list(given["languages"])
-    published = publish(file, registry, publisher, test_set, key, **given)
-    made = build_wheel(published, wheel, registry / "wheels") if wheel else None
+    fields["languages"] = list(fields["languages"])
+    published = publish(file, registry, publisher, test_set, key, **fields)
+    wheel_file = build_wheel(published, wheel, registry / "wheels") if wheel else None
     address = push(published, repository) if repository else None
-    _show(published, registry, made, address, as_json)
+    _show(published, registry, wheel_file, address, as_json)
 
 
 def _show(published: Published, registry: Path, wheel: Path | None, address: str | None, as_json: bool) -> None:
@@ -75,4 +85,4 @@ def _show(published: Published, registry: Path, wheel: Path | None, address: str
     }
     show_pairs({name: value for name, value in pairs.items() if value})
     if not entry.key:
-        note("it is not signed: adapt key new NAME makes a key, --sign NAME signs with it")
+        note("it is not signed: adapt key new NAME creates a key, --sign NAME signs with it")

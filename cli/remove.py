@@ -1,4 +1,4 @@
-"""``adapt remove``: installed adapters taken off this machine."""
+"""``adapt remove``: remove installed adapters from this machine."""
 
 import click
 
@@ -9,7 +9,7 @@ from adaptdock.hub.registry.store import find, remove
 @click.command("remove")
 @click.argument("names", nargs=-1, required=True)
 def command(names: tuple[str, ...]) -> None:
-    """Remove installed adapters; what came in a Python package is removed by pip."""
+    """Remove installed adapters. pip removes adapters of a Python package."""
     for record in [find(name) for name in names]:
         remove(record.entry.name)
         note(f"{record.entry.label} is removed")

@@ -1,4 +1,4 @@
-"""``adapt sample``: the sample data of a task, written out as files to look at and to change."""
+"""``adapt sample``: the sample data of a task as files."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from adaptdock.plugins import registry
 def command(task: str, folder: Path | None) -> None:
     """Write the sample data of a TASK into a FOLDER: one file each for training, validation and test.
 
-    The files show the format that the task reads. FOLDER is TASK-sample unless given. No file is overwritten.
+    The files show the format that the task reads. FOLDER defaults to TASK-sample. Existing files are not overwritten.
     """
     folder = folder or Path(f"{task}-sample")
     for path in write_sample(registry.load("task", task).sample, folder):
@@ -27,8 +27,7 @@ def command(task: str, folder: Path | None) -> None:
 def write_sample(sample: Path, folder: Path) -> list[Path]:
     """Copy the files of a sample into a folder and return the copies.
 
-    Raises :class:`UsageError` where a file of that name exists, and :class:`FileError` where the folder cannot be
-    written; then no file is left.
+    Raises :class:`UsageError` for an existing file, and :class:`FileError` for a failed write, which leaves no file.
     """
     sources = sorted(path for path in sample.iterdir() if path.is_file())
     existing = next((folder / source.name for source in sources if (folder / source.name).exists()), None)

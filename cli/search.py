@@ -1,4 +1,4 @@
-"""``adapt search``: published adapters, by words and fields."""
+"""``adapt search``: search published adapters by words and fields."""
 
 import click
 
@@ -9,13 +9,13 @@ from adaptdock.hub.registry.index import matching
 
 @click.command("search")
 @click.argument("words", nargs=-1)
-@click.option("--task", help="Of this task.")
-@click.option("--method", help="With this method.")
-@click.option("--backbone", help="For this backbone: its id or fingerprint.")
-@click.option("--language", help="For this language.")
-@click.option("--licence", help="Under this licence.")
+@click.option("--task", help="Task of the adapter.")
+@click.option("--method", help="Method of the adapter.")
+@click.option("--backbone", help="Id or fingerprint of the backbone.")
+@click.option("--language", help="Language of the adapter.")
+@click.option("--licence", help="Licence of the adapter.")
 @SOURCE
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: the whole entries.")
+@click.option("--json", "as_json", is_flag=True, help="Print the complete entries as JSON.")
 def command(
     words: tuple[str, ...],
     task: str | None,
@@ -26,16 +26,16 @@ def command(
     sources: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Search published adapters, all of whose WORDS stand in what is said of them.
+    """Search published adapters whose entries contain all WORDS.
 
-    The newest version of each is shown, of the first source that has it.
+    Only the newest version of an adapter is shown, from the first source that has the adapter.
     """
     asked = ask(sources)
     entries = [entry for _, index in reversed(asked.indices()) for entry in index.adapters]
     fields = {"task": task, "method": method, "backbone": backbone, "language": language, "licence": licence}
-    found = sorted(matching(entries, words, **fields), key=lambda entry: entry.name)
+    matches = sorted(matching(entries, words, **fields), key=lambda entry: entry.name)
     say_notes(asked)
     if as_json:
-        show_json([entry.model_dump(mode="json", exclude_none=True) for entry in found])
+        show_json([entry.model_dump(mode="json", exclude_none=True) for entry in matches])
     else:
-        show_table(COLUMNS, [row(entry) for entry in found])
+        show_table(COLUMNS, [row(entry) for entry in matches])

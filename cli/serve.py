@@ -1,4 +1,4 @@
-"""``adapt serve``: a process that answers for all adapters of a folder."""
+"""``adapt serve``: serve all adapters of a folder over HTTP."""
 
 import os
 from collections.abc import Mapping
@@ -20,52 +20,54 @@ VARIABLE = "ADAPTDOCK_SERVE_"
 
 @click.command("serve", cls=SectionedCommand)
 @click.option("--config", cls=Flag, type=click.Path(path_type=Path), help="Read flags from a YAML or TOML file.")
-@click.option("--check", is_flag=True, help="Say what would be served, and whether it could, and end.")
-@click.option("--new-token", metavar="SCOPES", help="Add a token to --tokens, show it once, and end: predict or admin.")
-@click.option("--token-name", metavar="NAME", help="What the new token is called in the file and in logs.")
+@click.option("--check", is_flag=True, help="Show the adapters to serve and check them, without serving.")
+@click.option(
+    "--new-token", metavar="SCOPES", help="Add a token to --tokens, show it once, and exit. Scopes: predict or admin."
+)
+@click.option("--token-name", metavar="NAME", help="Name of the new token in the file and in logs.")
 def command(config: Path | None, check: bool, new_token: str | None, token_name: str | None, **values: Any) -> None:
-    """Answer for every adapter in a folder over HTTP, and take new ones while that goes on.
+    """Serve every adapter in a folder over HTTP, and load new files while serving.
 
-    A flag wins over a variable of the environment (ADAPTDOCK_SERVE_PORT for --port), and that over the file.
+    A flag overrides its environment variable (ADAPTDOCK_SERVE_PORT for --port); a variable overrides --config.
     """
-    chosen = decided(values, config)
+    flags = decided(values, config)
     if new_token is not None:
-        _show_token(chosen.get("tokens"), new_token, token_name or "")
+        _show_token(flags.get("tokens"), new_token, token_name or "")
         return
-    options = validated(ServingOptions, SERVING.given(chosen), "serving")
+    options = validated(ServingOptions, SERVING.given(flags), "serving")
     _needs_server()
     if check:
-        _check(options, chosen)
+        _check(options, flags)
         return
     from adaptdock.serving.http.process import serve
 
-    serve(options, load_options(chosen))
+    serve(options, load_options(flags))
 
 
 command.params += [*SERVING.flags, *LOADING.flags]
 
 
 def decided(values: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
-    """Return each flag's value: its own, or that of the environment, or that of the file."""
+    """Return the value of each flag: from the command line, else the environment, else the file."""
     names = [*SERVING.fields, *LOADING.fields]
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if config is not None:
-        found = read_config(config)
-        check_keys(config, found, names, "adapt serve")
+        settings = read_config(config)
+        check_keys(config, settings, names, "adapt serve")
     for name in names:
         variable = os.environ.get(VARIABLE + name.upper())
         if variable is not None:
-            found[name] = variable
-    return {**found, **{name: values[name] for name in names if values.get(name) is not None}}
+            settings[name] = variable
+    return {**settings, **{name: values[name] for name in names if values.get(name) is not None}}
 
 
 def _show_token(tokens: str | None, scopes: str, name: str) -> None:
     from adaptdock.serving.http.access_tokens import new_token
 
     if tokens is None:
-        raise UsageError("--new-token needs --tokens, the file that keeps its hash")
+        raise UsageError("--new-token needs --tokens, the file for its hash")
     secret = new_token(Path(tokens).expanduser(), scopes, name)
-    note(f"Its hash is in {tokens}. The token is shown this once:")
+    note(f"The hash of the token is in {tokens}. The token is shown only once:")
     say(secret)
 
 
@@ -77,10 +79,10 @@ def _needs_server() -> None:
         raise UsageError(f"adapt serve needs {', '.join(missing)}: pip install 'adaptdock[serve]'")
 
 
-def _check(options: ServingOptions, chosen: Mapping[str, Any]) -> None:
+def _check(options: ServingOptions, flags: Mapping[str, Any]) -> None:
     from adaptdock.serving.http.preflight import check
 
-    found = check(options, load_options(chosen))
-    show_pairs(found.summary)
-    if found.refused:
-        raise UsageError(f"{len(found.refused)} adapters cannot be served: {'; '.join(found.refused)}")
+    result = check(options, load_options(flags))
+    show_pairs(result.summary)
+    if result.refused:
+        raise UsageError(f"{len(result.refused)} adapters cannot be served: {'; '.join(result.refused)}")

@@ -1,4 +1,4 @@
-"""``adapt sweep``: settings searched by many trainings, the best adapter kept."""
+"""``adapt sweep``: a search over settings that keeps the best adapter."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -48,20 +48,20 @@ OWN = {"search", *SEARCHING.fields}
 NOT_IN_BEST = {*OWN, *NOT_IN_CONFIG, "output", "overwrite", "run_dir"}
 FIXED = {"precision"}
 """The backbone is loaded once, for all trials."""
-HELP = """Search settings: train an adapter many times, and keep the best by the validation metric.
+HELP = """Search settings: train an adapter many times, and keep the adapter with the best validation metric.
 
---search names what is tried: learning_rate=1e-4..5e-3:log, rank=4,8,16, method=lora,bottleneck, or any other
-option of adapt train that stands beneath; what is not searched is as given, or as in the task's recipe. Test
-data is measured once, with the adapter that is kept."""
+--search names a setting and its values: learning_rate=1e-4..5e-3:log, rank=4,8,16, method=lora,bottleneck, or any
+other training option below. Other settings come from the command line or from the task's recipe. Only the best
+adapter is measured on test data."""
 
 
 class SweepCommand(click.Command):
-    """Stands for the command until its arguments say which methods and task it has flags for."""
+    """A placeholder that builds the command with the flags of the chosen methods and task."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Build the command that fits the arguments, and parse them with it."""
+        """Build the command for the arguments, and parse them with it."""
         real = _build(args)
         real.params += [parameter for parameter in self.params if parameter not in real.params]
         return real.make_context(info_name, args, parent, **extra)
@@ -72,23 +72,23 @@ command = SweepCommand("sweep", help=HELP)
 
 @dataclass(frozen=True)
 class Searched:
-    """The flags of a sweep: of training and task, and of each method that is tried."""
+    """The flags of a sweep: of training, of the task, and of each method in the search."""
 
-    chosen: Chosen
+    base: Chosen
     methods: Mapping[str, FieldFlags]
 
     def keys(self) -> set[str]:
-        """Return what can be searched."""
+        """Return the names of all settings that can be searched."""
         of_methods = {key for flags in self.methods.values() for key in flags.fields}
-        return {"method", *self.chosen.training.fields, *self.chosen.task.fields, *of_methods} - FIXED
+        return {"method", *self.base.training.fields, *self.base.task.fields, *of_methods} - FIXED
 
     def with_owners(self, space: Space) -> Space:
-        """Return a space that knows which method has which setting; raise :class:`UnknownNameError` for one of none."""
+        """Return a space with the methods of each setting; raise :class:`UnknownNameError` for an unknown setting."""
         owners = {}
-        general = {"method", *self.chosen.training.fields, *self.chosen.task.fields}
+        general = {"method", *self.base.training.fields, *self.base.task.fields}
         for dimension in space.dimensions:
             if dimension.key not in self.keys():
-                hint = f"These are the options of {', '.join(self.methods)}, of the task and of training."
+                hint = f"The keys are the options of {', '.join(self.methods)}, of the task and of training."
                 raise UnknownNameError("key in --search:", dimension.key, self.keys(), hint)
             if dimension.key not in general:
                 owners[dimension.key] = frozenset(
@@ -98,24 +98,24 @@ class Searched:
 
     def settings(self, values: Mapping[str, Any]) -> Settings:
         """Return the settings of one training."""
-        return decide(values, self.chosen.training, self.methods[values["method"]], self.chosen.task)
+        return decide(values, self.base.training, self.methods[values["method"]], self.base.task)
 
 
 def _build(arguments: Sequence[str]) -> SectionedCommand:
     first = choose(arguments)
     texts = _all(arguments, "search") or _listed(first.config.get("search"))
-    given = peek(arguments, "method") or first.config.get("method") or METHOD
-    names = Space.parse(texts).methods(given) if texts else (given,)
-    chosen = choose(arguments, names[0])
-    searched = Searched(chosen, {name: choose(arguments, name).method for name in names})
+    default_method = peek(arguments, "method") or first.config.get("method") or METHOD
+    names = Space.parse(texts).methods(default_method) if texts else (default_method,)
+    base = choose(arguments, names[0])
+    searched = Searched(base, {name: choose(arguments, name).method for name in names})
     of_methods = {flag.name: flag for flags in searched.methods.values() for flag in flags.flags}
     flags = [
         *(flag for flag in what_flags() if flag.name not in ("resume", "dry_run", "verbose", "folds", "folds_only")),
         _search_flag(),
         *SEARCHING.flags,
         *of_methods.values(),
-        *chosen.task.flags,
-        *chosen.training.flags,
+        *base.task.flags,
+        *base.training.flags,
         *LOADING.flags,
         *_output_flags(),
     ]
@@ -123,21 +123,21 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
     def callback(**values: Any) -> int:
         return _sweep(values, searched)
 
-    if chosen.config_path is not None:
+    if base.config_path is not None:
         known = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]
-        check_keys(chosen.config_path, chosen.config, known, "adapt sweep with this task and these methods")
+        check_keys(base.config_path, base.config, known, "adapt sweep with this task and these methods")
     return SectionedCommand("sweep", help=HELP, params=list(flags), callback=callback)
 
 
 def _all(arguments: Sequence[str], name: str) -> list[str]:
     """Return every value of an option before the arguments are parsed."""
-    found = []
+    values = []
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if argument == f"--{name}":
-            found.append(following)
+            values.append(following)
         elif argument.startswith(f"--{name}="):
-            found.append(argument.partition("=")[2])
-    return found
+            values.append(argument.partition("=")[2])
+    return values
 
 
 def _listed(value: Any) -> list[str]:
@@ -150,7 +150,7 @@ def _search_flag() -> Flag:
         section=SEARCH,
         multiple=True,
         metavar="KEY=VALUES",
-        help="What is tried: KEY=A,B,C (divided by | if values hold commas), KEY=LOW..HIGH or KEY=LOW..HIGH:log. "
+        help="Values to try: KEY=A,B,C (use | if a value contains commas), KEY=LOW..HIGH or KEY=LOW..HIGH:log. "
         "May be repeated.",
     )
 
@@ -159,7 +159,7 @@ def _output_flags() -> list[Flag]:
     return output_flags(
         Place("The adapter file of the best trial.", "TASK.safetensors", "FILE"),
         Place(
-            "Folder of the sweep: a run's folder for each trial, all trials, a picture, the best settings.",
+            "Folder of the sweep: a run folder for each trial, a table and a plot of the trials, the best settings.",
             "runs/sweep-TASK-TIME",
         ),
     )
@@ -169,7 +169,7 @@ def _output_flags() -> list[Flag]:
 
 
 def _sweep(values: dict[str, Any], searched: Searched) -> int:
-    config = searched.chosen.config
+    config = searched.base.config
     values = {name: config.get(name) if value in (None, ()) else value for name, value in values.items()}
     space = searched.with_owners(Space.parse(_listed(values["search"])))
     options = validated(SearchOptions, SEARCHING.given(values), "search")
@@ -193,11 +193,13 @@ def _sweep(values: dict[str, Any], searched: Searched) -> int:
 
 def _search(searched: Searched, values: dict[str, Any], common: Settings, space: Space, options: SearchOptions) -> int:
     trials = Trials(searched, values, load_backbone(common.backbone, common.load))
-    plans = [trials.plan({"method": name}) for name in searched.methods]  # what is wrong here is wrong in every trial
+    plans = [trials.plan({"method": name}) for name in searched.methods]  # an error here would occur in every trial
     for line in plans[0].notes:
         note(line)
     if options.prune and not plans[0].criterion.decisive:
-        note("validation data is too few to tell trials apart: no trial is ended early, and the choice is by chance")
+        note(
+            "too little validation data to tell trials apart: no trial is pruned, and the best trial is a chance result"
+        )
         options = options.model_copy(update={"prune": False})
     seed = int(common.training["seed"])
     sweep = Sweep(space, values["method"], trials.lower_is_better, options, seed, trials.identity(space))
@@ -207,7 +209,7 @@ def _search(searched: Searched, values: dict[str, Any], common: Settings, space:
 
 
 class Trials:
-    """Trains an adapter with the settings of a trial; the backbone is loaded once for all."""
+    """Trains an adapter with the settings of a trial; all trials share one loaded backbone."""
 
     def __init__(self, searched: Searched, values: Mapping[str, Any], backbone: Backbone) -> None:
         self.searched, self.values, self.backbone = searched, values, backbone
@@ -221,34 +223,40 @@ class Trials:
 
     def plan(self, tried: Mapping[str, Any]) -> Plan:
         """Return the plan of a trial, test data included; trials are compared on validation data, however little."""
-        mine = self.settings(tried)
-        training = {**mine.training, "hold_out": "always"}
+        settings = self.settings(tried)
+        training = {**settings.training, "hold_out": "always"}
         return plan(
-            self.backbone, mine.task, mine.method, mine.source, training, mine.method_options, mine.task_options
+            self.backbone,
+            settings.task,
+            settings.method,
+            settings.source,
+            training,
+            settings.method_options,
+            settings.task_options,
         )
 
     def identity(self, space: Space) -> str:
-        """Return what trials must have in common to be compared."""
-        made = self.plan({})
+        """Return the fingerprint that comparable trials share."""
+        base_plan = self.plan({})
         searched = {dimension.key for dimension in space.dimensions}
-        found = made.identity()
+        fingerprints = base_plan.identity()
         fixed = {
             key: value
             for key, value in sorted(self.values.items())
             if value is not None and key not in NOT_IN_BEST and key not in searched
         }
-        return repr((found["data"], found["backbone"], sorted(searched), fixed, self.metric))
+        return repr((fingerprints["data"], fingerprints["backbone"], sorted(searched), fixed, self.metric))
 
     def __call__(self, number: int, tried: Mapping[str, Any], report: Report) -> Finished:
         """Train with the settings of a trial, and without the test data."""
         folder = Path(self.values["run_dir"]) / TRIAL.format(number)
         settings = self.searched.settings({**self.values, **tried, "run_dir": str(folder)})
-        made = self.plan(tried)
-        made.records.pop("test", None)
+        trial_plan = self.plan(tried)
+        trial_plan.records.pop("test", None)
         with run_folder(folder):
-            return self._train(made, settings, report)
+            return self._train(trial_plan, settings, report)
 
-    def _train(self, made: Plan, settings: Settings, report: Report) -> Finished:
+    def _train(self, trial_plan: Plan, settings: Settings, report: Report) -> Finished:
         folder = settings.run_dir
         clear(folder)
         settings.write()
@@ -260,15 +268,15 @@ class Trials:
                     report(progress.epoch, float(progress.metrics[self.metric]))
 
             try:
-                result = train_plan(made, folder, settings.name, hear)
+                result = train_plan(trial_plan, folder, settings.name, hear)
             except (AdaptError, Pruned):
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
                 raise
-        result.report(folder, made)
-        found = result.adapter.card.metrics.get("validation", {}).get(self.metric, float("nan"))
-        best = made.criterion.best(result.history)
+        result.report(folder, trial_plan)
+        score = result.adapter.card.metrics.get("validation", {}).get(self.metric, float("nan"))
+        best = trial_plan.criterion.best(result.history)
         return Finished(
-            float(found),
+            float(score),
             result.epochs,
             result.seconds,
             folder.absolute(),
@@ -280,20 +288,21 @@ class Trials:
         """Return the adapter of a trial, measured on the test data if there is any."""
         assert best.folder is not None
         adapter = read_file(best.folder / BEST)
-        made = self.plan(best.values)
-        if "test" not in made.records:
+        trial_plan = self.plan(best.values)
+        if "test" not in trial_plan.records:
             return adapter
-        found = evaluate(Dock(self.backbone), adapter, made.records["test"], made.options.batch_size * 2)
-        splits = {**adapter.card.training["splits"], "test": len(made.records["test"])}
+        records = trial_plan.records["test"]
+        evaluation = evaluate(Dock(self.backbone), adapter, records, trial_plan.options.batch_size * 2)
+        splits = {**adapter.card.training["splits"], "test": len(records)}
         update = {
-            "metrics": {**adapter.card.metrics, "test": found.metrics},
+            "metrics": {**adapter.card.metrics, "test": evaluation.metrics},
             "training": {**adapter.card.training, "splits": splits},
         }
         return AdapterFile(adapter.card.model_copy(update=update), adapter.tensors)
 
 
 def _clear(common: Settings, keep_trials: bool) -> None:
-    """Make the sweep's folder, without the trials of an earlier one unless a study goes on from them."""
+    """Create the sweep's folder; trials of an earlier sweep are deleted unless a study continues them."""
     clear(common.run_dir)
     for folder in () if keep_trials else common.run_dir.glob("trial-*"):
         shutil.rmtree(folder)
@@ -313,22 +322,22 @@ def _tell(sweep: Sweep, metric: str) -> Any:
 def _end(sweep: Sweep, trials: Trials, common: Settings, interrupted: bool, as_json: bool) -> int:
     from adaptdock.engine.search.sweep_report import write_sweep
 
-    found = ranked(sweep.found(), trials.lower_is_better)
-    write_sweep(common.run_dir, found, sweep.space.dimensions, trials.metric, trials.lower_is_better)
+    finished = ranked(sweep.found(), trials.lower_is_better)
+    write_sweep(common.run_dir, finished, sweep.space.dimensions, trials.metric, trials.lower_is_better)
     best = sweep.best()
     shortfall = _shortfall(best)
     if shortfall and not as_json:
         say(shortfall)
         say()
     if not as_json:
-        _show(found, sweep.space, trials.metric)
+        _show(finished, sweep.space, trials.metric)
     if best is None:
         if interrupted:
-            note("Interrupted before any trial came to its end: there is no adapter.")
+            note("Interrupted before any trial was complete: there is no adapter.")
             return 130
-        reason = next((trial.reason for trial in found if trial.state == "failed"), "all were ended early")
+        reason = next((trial.reason for trial in finished if trial.state == "failed"), "all were pruned")
         raise AdaptError(
-            f"no trial of {len(found)} came to its end, so there is no adapter; one of them says: {reason}"
+            f"no trial of {len(finished)} was completed, so there is no adapter. The reason of one trial: {reason}"
         )
     adapter = trials.winner(best)
     _write_config(common.run_dir / CONFIG, trials.values, best)
@@ -341,7 +350,7 @@ def _end(sweep: Sweep, trials: Trials, common: Settings, interrupted: bool, as_j
             "best": best.number,
             "metrics": adapter.card.metrics,
         }
-        rows = [{**asdict(trial), "folder": str(trial.folder or "")} for trial in found]
+        rows = [{**asdict(trial), "folder": str(trial.folder or "")} for trial in finished]
         show_json({**document, **{key: str(place) for key, place in places.items()}, "trials": rows})
     else:
         say()
@@ -349,18 +358,18 @@ def _end(sweep: Sweep, trials: Trials, common: Settings, interrupted: bool, as_j
         say()
         show_pairs({"best": f"trial {best.number}", **places, "picture": common.run_dir / "sweep.png"})
     if interrupted:
-        note(f"Interrupted: the best of the trials so far is in {common.output}.")
+        note(f"Interrupted: the best adapter so far is in {common.output}.")
     return 130 if interrupted else 0
 
 
 def _shortfall(best: Trial | None) -> str:
-    """Return why the best trial's adapter is of no use, if its card says so."""
+    """Return the reason in the card why the best adapter is useless, or an empty text."""
     if best is None or best.folder is None:
         return ""
     return str(read_file(best.folder / BEST).card.training.get("shortfall", ""))
 
 
-def _show(found: Sequence[Trial], space: Space, metric: str) -> None:
+def _show(finished: Sequence[Trial], space: Space, metric: str) -> None:
     keys = [dimension.key for dimension in space.dimensions]
     header = ["trial", "state", *(key.replace("_", " ") for key in keys), f"validation {metric}", "epochs", "seconds"]
     rows = [
@@ -372,7 +381,7 @@ def _show(found: Sequence[Trial], space: Space, metric: str) -> None:
             trial.epochs or "",
             round(trial.seconds) or "",
         ]
-        for trial in found
+        for trial in finished
     ]
     show_table(header, rows)
 
@@ -382,13 +391,13 @@ def _short(value: Any) -> str:
 
 
 def _write_config(path: Path, values: Mapping[str, Any], best: Trial) -> None:
-    """Write settings that ``adapt train --config`` takes."""
+    """Write settings for ``adapt train --config``."""
     import yaml
 
-    given = {key: value for key, value in {**values, **best.values}.items() if key not in NOT_IN_BEST}
-    kept = {
+    settings = {key: value for key, value in {**values, **best.values}.items() if key not in NOT_IN_BEST}
+    content = {
         key.replace("_", "-"): list(value) if isinstance(value, tuple) else value
-        for key, value in given.items()
+        for key, value in settings.items()
         if value not in (None, ())
     }
-    path.write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""``adapt trust``: whose signatures count on this machine, and what was revoked."""
+"""``adapt trust``: trusted publishers of this machine, and revocations."""
 
 import click
 
@@ -10,33 +10,33 @@ from adaptdock.hub.registry.trust import distrust, revoke, trust, trusted
 
 @click.group("trust")
 def command() -> None:
-    """Say whose signatures count on this machine."""
+    """Choose the publishers that this machine trusts."""
 
 
 @command.command("add")
 @click.argument("publisher")
 @click.argument("key")
 def add(publisher: str, key: str) -> None:
-    """Trust a PUBLISHER's public KEY: from now on what is of him has to be signed with a key of his."""
+    """Trust a public KEY of a PUBLISHER. Adapters of the publisher then need a signature by a trusted key."""
     trust(publisher, key)
-    note(f"{publisher} is trusted with {key}: an adapter of {publisher} must now be signed with a trusted key")
+    note(f"{publisher} is trusted with {key}: adapters of {publisher} now need a signature by a trusted key")
 
 
 @command.command("remove")
 @click.argument("publisher")
 @click.argument("key", required=False)
 def remove(publisher: str, key: str | None) -> None:
-    """Trust a PUBLISHER, or one KEY of his, no longer."""
+    """Stop trusting a PUBLISHER, or a single KEY of the publisher."""
     distrust(publisher, key)
     note(f"{publisher} is not trusted any more{f' with {key}' if key else ''}")
 
 
 @command.command("revoke")
-@click.option("--key", default="", help="A public key.")
-@click.option("--sha256", default="", help="The hash of an adapter file.")
-@click.option("--reason", required=True, help="Why; it stands in the refusal.")
+@click.option("--key", default="", help="Public key to revoke.")
+@click.option("--sha256", default="", help="SHA-256 of an adapter file to revoke.")
+@click.option("--reason", required=True, help="Reason, shown when an adapter is refused.")
 def revoke_one(key: str, sha256: str, reason: str) -> None:
-    """Refuse a key or a file from now on, whoever publishes it."""
+    """Refuse a key or a file, whoever publishes it."""
     if bool(key) == bool(sha256):
         raise UsageError("give --key or --sha256")
     revoke(Revocation(key=key, sha256=sha256, reason=reason))
@@ -46,11 +46,11 @@ def revoke_one(key: str, sha256: str, reason: str) -> None:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(as_json: bool) -> None:
-    """List trusted publishers with their keys, and what was revoked."""
+    """List trusted publishers with their keys, and revocations."""
     known = trusted()
     if as_json:
         show_json(known.model_dump(mode="json"))
         return
     rows = [[publisher, key, "trusted"] for publisher, keys in known.publishers.items() for key in keys]
-    rows += [["", one.key or one.sha256, f"revoked: {one.reason}"] for one in known.revoked]
+    rows += [["", revocation.key or revocation.sha256, f"revoked: {revocation.reason}"] for revocation in known.revoked]
     show_table(("publisher", "key or sha256", "state"), rows)

@@ -1,4 +1,4 @@
-"""``adapt update``: installed adapters brought to their newest version."""
+"""``adapt update``: update installed adapters to their newest version."""
 
 from pathlib import Path
 
@@ -23,16 +23,16 @@ def command(
     allow_lookalike: bool,
     as_json: bool,
 ) -> None:
-    """Bring installed adapters, those named or all, to the newest version of the source that each came from.
+    """Update installed adapters, all or the given NAMES, to the newest version of their source.
 
-    --source names other sources. What is the newest already stays as it is.
+    --source names other sources. Adapters at the newest version are unchanged.
     """
-    kept, changed = rules(policy, allow_downgrade, allow_lookalike), []
+    installation_rules, changed = rules(policy, allow_downgrade, allow_lookalike), []
     for record in [find(name) for name in names] or installed():
-        asked = ask(sources or (record.source,))
-        made = install(asked, record.entry.name, None, kept)
-        say_notes(asked)
-        if made != record:
-            note(f"{record.entry.label} is now {made.entry.version}")
-            changed.append(made)
+        index_sources = ask(sources or (record.source,))
+        installed_record = install(index_sources, record.entry.name, None, installation_rules)
+        say_notes(index_sources)
+        if installed_record != record:
+            note(f"{record.entry.label} is now {installed_record.entry.version}")
+            changed.append(installed_record)
     show_records(changed, as_json)

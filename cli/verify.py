@@ -1,4 +1,4 @@
-"""``adapt verify``: whether installed adapters are still what was installed."""
+"""``adapt verify``: check that installed adapters are unchanged."""
 
 import click
 
@@ -10,14 +10,14 @@ from adaptdock.hub.registry.store import find, installed, verify
 @click.argument("names", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(names: tuple[str, ...], as_json: bool) -> int:
-    """Check installed adapters, those named or all: the hash of the file, the signature, and revocations.
+    """Check hash, signature and revocations of installed adapters, all or the given NAMES.
 
-    The exit status is 1 where one of them is no longer what was installed, or no longer trusted.
+    The exit status is 1 if an adapter has changed or is no longer trusted.
     """
     records = [find(name) for name in names] or installed()
-    found = {record.entry.label: verify(record) for record in records}
+    problems = {record.entry.label: verify(record) for record in records}
     if as_json:
-        show_json([{"adapter": label, "problem": problem} for label, problem in found.items()])
+        show_json([{"adapter": label, "problem": problem} for label, problem in problems.items()])
     else:
-        show_table(("adapter", "state"), [[label, problem or "as installed"] for label, problem in found.items()])
-    return int(any(found.values()))
+        show_table(("adapter", "state"), [[label, problem or "as installed"] for label, problem in problems.items()])
+    return int(any(problems.values()))

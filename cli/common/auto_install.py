@@ -1,35 +1,35 @@
-"""Adapters that are used by name before they are installed: installed on first use, if a person says so."""
+"""Adapters used by name before they are installed: installed on first use, with --yes."""
 
 from pathlib import Path
 
 from adaptdock.cli.common.output import note
-from adaptdock.cli.common.registry_options import ask, named, say_notes
+from adaptdock.cli.common.registry_options import ask, name_and_version, say_notes
 from adaptdock.errors import FileError, SourceError, UnknownNameError, UsageError
 from adaptdock.hub.registry.installed import locate
 from adaptdock.hub.registry.store import Rules, install
 from adaptdock.hub.registry.trust import read_policy
 
 
-def located(given: str, installing: bool) -> Path:
-    """Return the path of an adapter that is given by its path or name; one that is published only is installed.
+def located(source: str, installing: bool) -> Path:
+    """Return the path of an adapter by its path or name; a published adapter is installed first.
 
-    Raises :class:`UsageError` with the way to it where ``installing`` is false, what :func:`locate` raises where no
-    source has it, and what :func:`install` raises.
+    Raises :class:`UsageError` with the command if ``installing`` is false, the error of :func:`locate` if no source
+    has the adapter, and the errors of :func:`install`.
     """
     try:
-        return locate(given)
+        return locate(source)
     except UnknownNameError as missing:
-        name, version = named(given)
+        name, version = name_and_version(source)
         sources = ask(())
         try:
-            found = sources.find(name, version)
+            offer = sources.find(name, version)
         except (UnknownNameError, SourceError, FileError):
             raise missing from None
-    entry = found.entry
+    entry = offer.entry
     if not installing:
         raise UsageError(
-            f"the adapter {given!r} is not installed. {found.source.name} has {entry.label} of {entry.publisher} "
-            f"({entry.size:,} bytes, {entry.licence}): adapt install {entry.name} installs it, and --yes now"
+            f"the adapter {source!r} is not installed. {offer.source.name} has {entry.label} of {entry.publisher} "
+            f"({entry.size:,} bytes, {entry.licence}): install it with adapt install {entry.name}, or now with --yes"
         )
     record = install(sources, name, version, Rules(read_policy()))
     say_notes(sources)

@@ -1,4 +1,4 @@
-"""Tab completion: the script that a shell reads at its start, and the candidates it asks for at each Tab."""
+"""Tab completion: the script for the start of a shell, and the candidates for each Tab."""
 
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,10 @@ else:
 
 
 class _Candidates(_Base):
-    """File names where no other candidate fits; an error while someone types is silent."""
+    """Completion that falls back to file names. Errors during typing are silent."""
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
-        """Return the candidates for the word that is being typed."""
+        """Return the candidates for the incomplete word."""
         try:
             candidates = super().get_completions(args, incomplete)
         except (AdaptError, click.ClickException):
@@ -32,7 +32,7 @@ class _Candidates(_Base):
 
 
 def complete(app: click.Command, instruction: str) -> int:
-    """Print what a shell asks for; raise :class:`UsageError` for another shell or another instruction."""
+    """Print script or candidates; raise :class:`UsageError` for an unknown shell or instruction."""
     shell, _, action = instruction.partition("_")
     base = get_completion_class(shell)
     if base is None or action not in ("source", "complete"):

@@ -1,4 +1,4 @@
-"""The file behind ``--config``: the flags of ``adapt train``, as YAML or TOML."""
+"""The file of ``--config``: flags as YAML or TOML."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -11,8 +11,7 @@ from adaptdock.errors import DataError, UnknownNameError, UsageError
 def read_config(path: Path) -> dict[str, Any]:
     """Return the keys and values of a file, ``-`` in keys turned into ``_``.
 
-    Raises :class:`DataError` for a file that cannot be read, :class:`UsageError` for values that no
-    flag could have.
+    Raises :class:`DataError` for a file that cannot be read, and :class:`UsageError` for values of no flag.
     """
     return {key.replace("-", "_"): _value(path, key, value) for key, value in _table(path).items()}
 
@@ -22,29 +21,31 @@ def read_tables(path: Path) -> dict[str, dict[str, Any]]:
 
     Raises what :func:`read_config` raises.
     """
-    found = {}
+    tables = {}
     for name, table in _table(path).items():
         if not isinstance(table, Mapping):
-            raise UsageError(f"{path}: {name} has to be a table of keys and values, found {table!r:.60}")
-        found[name] = {str(key).replace("-", "_"): value for key, value in table.items() if value is not None}
-    return found
+            raise UsageError(f"{path}: {name} has to be a table of keys and values, and is {table!r:.60}")
+        tables[name] = {str(key).replace("-", "_"): value for key, value in table.items() if value is not None}
+    return tables
 
 
 def _table(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{path}: it cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not valid UTF-8 ({error.reason} at byte {error.start})") from None
-    found = _parsed(path, text)
-    if not isinstance(found, Mapping):
-        raise UsageError(f"{path}: a configuration is a table of flags and values, this is a {type(found).__name__}")
-    return {str(key): value for key, value in found.items() if value is not None}
+    content = _parsed(path, text)
+    if not isinstance(content, Mapping):
+        raise UsageError(
+            f"{path}: a configuration has to be a table of flags and values, and is a {type(content).__name__}"
+        )
+    return {str(key): value for key, value in content.items() if value is not None}
 
 
 def check_keys(path: Path, config: Mapping[str, Any], known: Iterable[str], owners: str) -> None:
-    """Refuse the first key that is no flag; ``owners`` says whose flags there are."""
+    """Raise :class:`UnknownNameError` for a key that is not a flag; ``owners`` names the command in the error."""
     names = list(known)
     for key in config:
         if key not in names:
@@ -59,7 +60,7 @@ def _parsed(path: Path, text: str) -> Any:
         except tomllib.TOMLDecodeError as error:
             raise DataError(f"{path}: not TOML: {error}") from None
     if suffix not in (".yaml", ".yml", ".json"):
-        raise UsageError(f"{path}: a configuration is a .yaml or a .toml file")
+        raise UsageError(f"{path}: a configuration has the suffix .yaml or .toml")
     import yaml
 
     try:
@@ -69,7 +70,7 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def _value(path: Path, key: Any, value: Any) -> Any:
-    """Return a value as its flag would give it: text, or true and false, or a list of texts."""
+    """Return a value as its flag gives it: a text, a boolean, or a list of texts."""
     if isinstance(value, bool):
         return value
     if isinstance(value, Mapping) and key == "columns":
@@ -77,5 +78,5 @@ def _value(path: Path, key: Any, value: Any) -> Any:
     if isinstance(value, list) and not any(isinstance(part, list | Mapping) for part in value):
         return [str(part) for part in value]
     if isinstance(value, list | Mapping):
-        raise UsageError(f"{path}: {key} holds a {type(value).__name__}, where a flag takes one value")
+        raise UsageError(f"{path}: {key} is a {type(value).__name__}, and a flag takes one value")
     return str(value)

@@ -1,4 +1,4 @@
-"""What the command line makes of errors: one paragraph on standard error, and an exit status."""
+"""Errors as one paragraph on standard error, and an exit status."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ def _run(app: click.Command, arguments: Sequence[str]) -> int:
 
 @contextmanager
 def _printing(prints: bool) -> Iterator[None]:
-    """Let what is printed go nowhere in processes that only help another one."""
+    """Discard the output of processes that only help the first process."""
     if prints:
         yield
         return
@@ -72,8 +72,8 @@ def _invoke(app: click.Command, arguments: list[str]) -> int:
         return complete(app, instruction)
     try:
         with app.make_context("adapt", arguments or ["--help"]) as context:
-            found = app.invoke(context)
-            return found if isinstance(found, int) else 0
+            status = app.invoke(context)
+            return status if isinstance(status, int) else 0
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.Abort:
@@ -81,7 +81,7 @@ def _invoke(app: click.Command, arguments: list[str]) -> int:
 
 
 def describe(error: Exception, debug: bool = False) -> tuple[str, int]:
-    """Return the paragraph that tells of an error, and the exit status."""
+    """Return a paragraph about an error, and the exit status."""
     if isinstance(error, AdaptError):
         return str(error), error.exit_status
     if isinstance(error, click.ClickException):
@@ -95,7 +95,7 @@ def describe(error: Exception, debug: bool = False) -> tuple[str, int]:
 
 
 def say_error(message: str) -> None:
-    """Print one paragraph on standard error, folded where a person reads it on a terminal."""
+    """Print one paragraph on standard error, folded on a terminal."""
     paragraph = escaped(" ".join(f"Error: {message}".split()))
     if sys.stderr.isatty():
         paragraph = textwrap.fill(paragraph, shutil.get_terminal_size().columns, break_on_hyphens=False)
@@ -127,7 +127,7 @@ def _before_texts(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _close_stdout() -> None:
-    """Let nothing complain at exit that nobody reads the output any more."""
+    """Redirect standard output, so that no broken pipe is reported at exit."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):

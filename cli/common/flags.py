@@ -122,13 +122,13 @@ def _metavar(annotation: Any) -> str:
 
 def peek(arguments: Sequence[str], name: str) -> str | None:
     """Return the value of an option before the arguments are parsed."""
-    found = None
+    value = None
     for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
         if argument == f"--{name}":
-            found = following
+            value = following
         elif argument.startswith(f"--{name}="):
-            found = argument.partition("=")[2]
-    return found
+            value = argument.partition("=")[2]
+    return value
 
 
 # ----------------------------------------------------------------------- options of several commands
@@ -138,7 +138,7 @@ DATA = "Data"
 
 
 def data_flags(splits: Mapping[str, str]) -> list[Flag]:
-    """Return the options that say where data is: a folder or hub name, or a file for each split named."""
+    """Return the options for data: a folder or hub name, or a file for each given split."""
     return [
         Flag(["--data"], section=DATA, metavar="PATH|NAME", help="Folder, file, or name of a hub data set."),
         *(Flag([f"--{split}"], section=DATA, metavar="FILE", help=line) for split, line in splits.items()),
@@ -148,32 +148,32 @@ def data_flags(splits: Mapping[str, str]) -> list[Flag]:
             metavar="NAME",
             help="Format of the files (conll, conllu, jsonl, json, csv, tsv, parquet, lines, document), or the "
             "annotation tool that exported them (doccano, prodigy, label-studio, label-studio-min, spacy, docbin, "
-            "brat, webanno, cas, spans); told from their content and suffix unless given.",
+            "brat, webanno, cas, spans); recognised by content and suffix unless named here.",
         ),
         Flag(
             ["--columns"],
             section=DATA,
             multiple=True,
             metavar="FIELD=COLUMN",
-            help="Where a field of the task stands, such as tags=3 or tokens=words; a table of which columns are given "
-            "by number has no header. May be repeated.",
+            help="Column of a field of the task, such as tags=3 or tokens=words. Numbers are for a table without a "
+            "header. May be repeated.",
         ),
         Flag(
             ["--encoding"],
             section=DATA,
             metavar="NAME",
-            help="Encoding of text files; auto takes lines that are not UTF-8 as Windows-1252 and counts them.",
+            help="Encoding of text files. auto reads lines that are not UTF-8 as Windows-1252 and counts them.",
             shown="default: utf-8",
         ),
     ]
 
 
 def how_flags() -> list[Flag]:
-    """Return the options that say how something is adapted, and what; and the file that may say it instead."""
+    """Return the options for method, backbone and configuration file."""
     methods = "|".join(registry.names("method"))
     default = {"method": f"default: {registry.DEFAULT_METHOD}", "backbone": f"default: {registry.DEFAULT_BACKBONE}"}
     return [
-        Flag(["--method"], section=MAIN, metavar=f"[{methods}]", help="How it adapts.", shown=default["method"]),
+        Flag(["--method"], section=MAIN, metavar=f"[{methods}]", help="Adapter method.", shown=default["method"]),
         Flag(
             ["--backbone"],
             section=MAIN,
@@ -181,7 +181,12 @@ def how_flags() -> list[Flag]:
             help="Alias, model folder, GGUF file or hub id.",
             shown=default["backbone"],
         ),
-        Flag(["--config"], section=MAIN, metavar="FILE", help="YAML or TOML file with flags; those given here win."),
+        Flag(
+            ["--config"],
+            section=MAIN,
+            metavar="FILE",
+            help="YAML or TOML file with flags. The command line overrides it.",
+        ),
     ]
 
 
@@ -201,7 +206,7 @@ def check_verbose(values: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """An option that says where something goes: its help, what it takes, and what stands for it."""
+    """An option for an output path: its help, its default and its metavar."""
 
     help: str
     default: str
@@ -209,11 +214,11 @@ class Place:
 
 
 def output_flags(output: Place, run_dir: Place, named: bool = True) -> list[Flag]:
-    """Return the options that say where what is trained goes; ``named``: it is one adapter, which has a name."""
+    """Return the options for output paths; ``named`` adds the name of a single adapter."""
     name = Flag(["--name"], section=OUTPUT, help="Name of the adapter, in its card.", shown="default: the task's")
     return [
         _place(["--output", "-o"], output),
-        Flag(["--overwrite"], section=OUTPUT, is_flag=True, default=None, help="Replace what is there."),
+        Flag(["--overwrite"], section=OUTPUT, is_flag=True, default=None, help="Replace existing output."),
         _place(["--run-dir"], run_dir),
         *([name] if named else []),
         Flag(["--json", "as_json"], section=OUTPUT, is_flag=True, help="Print JSON."),

@@ -1,4 +1,4 @@
-"""The inputs of ``adapt predict``: texts and JSON objects, each with the place it came from."""
+"""The inputs of ``adapt predict``: texts and JSON objects with their places."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,9 +12,9 @@ from adaptdock.engine.data.spans.reading import NAMES as ANNOTATIONS
 from adaptdock.errors import DataError
 
 LINES = ("auto", "text", "jsonl")
-"""How lines of standard input are read."""
+"""Formats of standard input."""
 LAYOUTS = (*LINES, *(name for name in (*READERS, *ANNOTATIONS) if name not in (*LINES, "lines", "document")))
-"""How a file is read."""
+"""Formats of a file."""
 
 
 def from_arguments(texts: Sequence[str]) -> Iterator[Input]:
@@ -25,17 +25,17 @@ def from_arguments(texts: Sequence[str]) -> Iterator[Input]:
 
 
 def from_file(path: Path, layout: str, reader: Callable[[], Reader]) -> Iterator[Input]:
-    """Yield what a task is asked of each row of a file, in the format that is named or that its suffix tells.
+    """Yield an input for each row of a file, in the given format or the format of its suffix.
 
-    Lines of any other file are read as those of standard input are. What was decided on the way is printed.
+    A file of another kind is read line by line, as standard input. Decisions of the reader are printed as notes.
     """
     if not path.is_file() and not path.is_dir():  # such as a pipe
         with _opened(path) as stream:
             yield from from_lines(stream, str(path), layout)
         return
     reading = reader()
-    told = reading.input_layout(path) if layout == "auto" else layout
-    items = _of_lines(path, layout, reading) if told == "text" else reading.inputs(path, told)
+    row_layout = reading.input_layout(path) if layout == "auto" else layout
+    items = _of_lines(path, layout, reading) if row_layout == "text" else reading.inputs(path, row_layout)
     said: set[str] = set()
     for number, item in enumerate(items):
         if number == 0:
@@ -62,14 +62,14 @@ def _opened(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise DataError(f"{path}: it cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def from_lines(lines: Iterable[bytes], name: str, layout: str = "auto") -> Iterator[Input]:
-    """Yield a text or a JSON object for each line, as it is read.
+    """Yield a text or a JSON object for each line.
 
-    A line of text that is empty gives an empty text, so that answers stay beside their lines; in
-    JSON lines it is left out. Raises :class:`DataError` with the line for what cannot be read.
+    An empty line of text is an empty text, so that predictions and lines correspond; an empty JSON line is skipped.
+    Raises :class:`DataError` with the place of an invalid line.
     """
     for number, raw in enumerate(lines, 1):
         place = f"{name}:{number}"
@@ -77,8 +77,8 @@ def from_lines(lines: Iterable[bytes], name: str, layout: str = "auto") -> Itera
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{place}: not valid UTF-8 ({error.reason} at byte {error.start} of the line). For a file (--input "
-                f"FILE) --encoding names another"
+                f"{place}: not valid UTF-8 ({error.reason} at byte {error.start} of the line). With --input FILE, "
+                f"--encoding names another encoding"
             ) from None
         yield from _read(line, place, layout)
 

@@ -1,6 +1,6 @@
-"""Keeps libraries from talking: their warnings are for developers, ours are paragraphs.
+"""Silences the warnings of libraries, which address developers.
 
-Called before a command is imported, since some of them speak while they are imported.
+Called before a command is imported, since some libraries warn on import.
 """
 
 import logging
@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 def quiet() -> None:
-    """Silence what libraries say while they are imported and used; PYTHONWARNINGS and their own variables win."""
+    """Silence libraries. PYTHONWARNINGS and the variables of the libraries take precedence."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in TALKATIVE:

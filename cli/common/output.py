@@ -124,10 +124,11 @@ def show_pairs(pairs: Mapping[str, Any]) -> None:
 
 def show_metrics(splits: Mapping[str, Mapping[str, Any]]) -> None:
     """Print the metrics of each split, and those that a metric has by type or class in tables of their own."""
-    names = list(dict.fromkeys(name for found in splits.values() for name, value in found.items() if _is_number(value)))
-    show_table(["", *names], [[split, *(found.get(name, "") for name in names)] for split, found in splits.items()])
-    for split, found in splits.items():
-        for name, detail in found.items():
+    scores = (name for metrics in splits.values() for name, value in metrics.items() if _is_number(value))
+    names = list(dict.fromkeys(scores))
+    show_table(["", *names], [[split, *(metrics.get(name, "") for name in names)] for split, metrics in splits.items()])
+    for split, metrics in splits.items():
+        for name, detail in metrics.items():
             if isinstance(detail, Mapping) and all(isinstance(row, Mapping) for row in detail.values()):
                 columns = list(dict.fromkeys(column for row in detail.values() for column in row))
                 print(f"\n{escaped(split)}, {escaped(name.replace('_', ' '))}:")

@@ -1,4 +1,4 @@
-"""Options that several commands have: which sources are asked, and which rules hold."""
+"""Options of several commands: sources of published adapters, and rules of installation."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +20,8 @@ SOURCE = click.option(
     "sources",
     multiple=True,
     metavar="SOURCE",
-    help="Folder, registry.json, https address, hf:OWNER/NAME or wheels:FOLDER; may be repeated, the first that has an "
-    "adapter gives it. The project's own index, or $ADAPTDOCK_SOURCES, unless given.",
+    help="Folder, registry.json, https address, hf:OWNER/NAME or wheels:FOLDER. May be repeated: the first source with "
+    "an adapter is used. [default: $ADAPTDOCK_SOURCES, else the index of the project]",
 )
 
 
@@ -29,8 +29,8 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that :func:`rules` reads."""
     options = (
         click.option("--policy", type=click.Path(path_type=Path), help="Policy file (TOML) instead of this machine's."),
-        click.option("--allow-downgrade", is_flag=True, help="Replace an installed version by an older one."),
-        click.option("--allow-lookalike", is_flag=True, help="Take a name that looks like another publisher's."),
+        click.option("--allow-downgrade", is_flag=True, help="Replace an installed version by an older version."),
+        click.option("--allow-lookalike", is_flag=True, help="Accept a name similar to the name of another publisher."),
     )
     for option in reversed(options):
         command = option(command)
@@ -38,23 +38,23 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def rules(policy: Path | None, allow_downgrade: bool, allow_lookalike: bool) -> Rules:
-    """Return the rules that were given."""
+    """Return the rules of the options."""
     return Rules(read_policy(policy), allow_downgrade, allow_lookalike)
 
 
 def ask(names: Sequence[str]) -> Sources:
-    """Return the sources of these names, or the usual ones."""
+    """Return the sources with these names; by default the configured sources."""
     return Sources([open_source(name) for name in names or usual()])
 
 
 def say_notes(sources: Sources) -> None:
-    """Print what the sources have noted, each remark once."""
+    """Print the notes of the sources, each once."""
     for line in dict.fromkeys(sources.notes):
         note(line)
 
 
-def named(text: str) -> tuple[str, str | None]:
-    """Return name and version of ``NAME`` or ``NAME@VERSION``; raise :class:`UsageError` for what is neither."""
+def name_and_version(text: str) -> tuple[str, str | None]:
+    """Return name and version of ``NAME`` or ``NAME@VERSION``; raise :class:`UsageError` otherwise."""
     name, at, version = text.partition("@")
     if not name or (at and not version):
         raise UsageError(f"{text!r}: write NAME or NAME@VERSION")

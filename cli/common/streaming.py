@@ -1,4 +1,4 @@
-"""Standard input of a program that waits for its answers: what has arrived is read, and nothing more is waited for."""
+"""Standard input of an interactive program: lines are read as soon as they arrive."""
 
 import os
 import stat
@@ -11,11 +11,11 @@ from typing import BinaryIO
 from adaptdock.engine.data.sources import Input
 
 PIECE = 65536
-"""Bytes that are read at once, at most."""
+"""Largest number of bytes in a read."""
 
 
 class Arriving:
-    """Inputs that a thread reads as they arrive, ``ahead`` of them at most before they are taken."""
+    """Inputs that a thread reads as they arrive, at most ``ahead`` of them in advance."""
 
     def __init__(self, items: Iterator[Input], ahead: int) -> None:
         self._queue: Queue[Input | BaseException] = Queue(ahead)
@@ -31,9 +31,9 @@ class Arriving:
             self._queue.put(error)
 
     def take(self, size: int) -> list[Input]:
-        """Return at least one input, and those that have arrived with it, at most ``size``; none at the end.
+        """Wait for an input, and return it with all others that have arrived, at most ``size``; none at the end.
 
-        An error is raised when all inputs before it are taken.
+        An error is raised after all inputs before it are taken.
         """
         taken: list[Input] = []
         while len(taken) < size and self._end is None:
@@ -56,7 +56,7 @@ def take(items: Iterator[Input] | Arriving, size: int) -> list[Input]:
 
 
 def arrives(stream: BinaryIO) -> bool:
-    """Tell whether somebody may be writing to a stream still: it is a pipe, terminal or socket, and no file."""
+    """Tell whether more data may arrive: a stream is a pipe, terminal or socket, not a file."""
     try:
         mode = os.fstat(stream.fileno()).st_mode
     except OSError:  # it has no descriptor
@@ -67,7 +67,7 @@ def arrives(stream: BinaryIO) -> bool:
 def lines(stream: BinaryIO) -> Iterator[bytes]:
     """Yield the lines of a pipe or terminal as they arrive.
 
-    They are read from the descriptor: a buffered stream that a thread waits at can't be closed when the program ends.
+    The descriptor is read directly: a buffered stream with a waiting thread cannot be closed at exit.
     """
     rest = b""
     while piece := os.read(stream.fileno(), PIECE):

@@ -218,23 +218,10 @@ def draft(
     notes += augmented.notes
     on, base_parts = pretrained.beneath(Path(training.on), backbone) if training.on else ([], [])
     assembly = put_together(backbone, methods, fitted, base_parts)
-    training_plan = Plan(
-        backbone,
-        fitted,
-        task,
-        entries,
-        on,
-        assembly,
-        training,
-        source,
-        records,
-        [],
-        notes,
-        augmented.added,
-        unlabelled,
-    )
     if not fits(assembly):
-        training_plan.options = training.model_copy(update={"head_start": "random"})
+        training = training.model_copy(update={"head_start": "random"})
+    parts = backbone, fitted, task, entries, on, assembly, training, source, records
+    training_plan = Plan(*parts, [], notes, augmented.added, unlabelled)
     training_plan.units = make_units(training_plan)
     if not training_plan.units:
         raise DataError("the training data has no token that is labelled")

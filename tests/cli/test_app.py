@@ -147,7 +147,7 @@ def test_a_broken_command_of_a_plugin_is_named_and_breaks_nothing_else(adapt, di
     distribution("brk", "[adaptdock.commands]\nboom = brk:boom\nnoclick = brk:noclick\n", "noclick = 3\n")
     assert "boom" in adapt("--help").out
     adapt("boom").failed(1, "the command 'boom' of brk 1.0")
-    adapt("noclick").failed(1, "no click command")
+    adapt("noclick").failed(1, "not a click command")
     sys.modules.pop("brk", None)
 
 

@@ -38,6 +38,14 @@ def test_a_method_that_the_other_library_lacks_is_refused_and_nothing_is_written
     assert not (tmp_path / "out").exists()
 
 
+def test_the_method_that_reads_an_adapter_can_be_named(adapt: Adapt, tmp_path: Path) -> None:
+    source = (FIXTURES / "lora", "--backbone", BASE, "-o", "x.safetensors")
+    adapt("import", *source, "--method", "norms").failed(2, "'norms' has no counterpart in AdapterHub", "bottleneck")
+    adapt("import", *source, "--method", "dora").failed(2, "its options are read by none of dora")
+    assert not (tmp_path / "x.safetensors").exists()
+    assert adapt("import", *source, "--method", "lora").status == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
