@@ -20,6 +20,7 @@ from torch.nn import functional
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Head, Record
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead
+from adaptdock.tasks.label_lists import check_lists
 from adaptdock.tasks.labels import (
     CHOICES,
     annotated_labels,
@@ -87,10 +88,12 @@ class Classification(SequenceTask):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check texts and labels; say how uneven the classes are, and what looks like a wrong column."""
-        given, unlabelled = annotated_labels(records, split, self.options.multi_label)
+        labelled, unlabelled = annotated_labels(records, split, self.options.multi_label)
         if not self.options.multi_label:
-            check_missing(given, split)
-        cleaned = super().clean(given, split)
+            check_missing(labelled, split)
+        elif split == "train" and not self.options.labels:
+            unlabelled += check_lists(labelled, self.options.label_separator, split)
+        cleaned = super().clean(labelled, split)
         cleaned.notes[:0] = unlabelled
         counts = self._counts(cleaned.records)
         if split == "train" and counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
@@ -100,9 +103,9 @@ class Classification(SequenceTask):
                 f"balanced weighs them in the loss; macro F1 tells how the small ones fare"
             )
         if self.options.multi_label:
-            cleaned.notes.extend(count_printed(given, split))
+            cleaned.notes.extend(count_printed(labelled, split))
             return cleaned
-        cleaned.notes.extend(label_notes(given, cleaned.records, split))
+        cleaned.notes.extend(label_notes(labelled, cleaned.records, split))
         if split == "train" and not self.options.labels:
             cleaned.notes.extend(check_number_of_classes(cleaned.records))
         return cleaned
