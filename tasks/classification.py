@@ -84,7 +84,13 @@ class Classification(SequenceTask):
     @classmethod
     def annotated(cls, text: AnnotatedText) -> Record | None:
         """Return a text with the list of its labels; None where nobody has looked for labels of the whole text."""
-        return None if text.labels is None else {"text": text.text, CHOICES: list(text.labels)}
+        if text.labels is None:
+            return None
+        second = next((text.fields[name] for name in cls.columns.get("second", ()) if name in text.fields), None)
+        if "second" in cls.columns and second is None:
+            return None
+        pair = {} if second is None else {"second": second}
+        return {"text": text.text, **pair, CHOICES: list(text.labels)}
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check texts and labels; say how uneven the classes are, and what looks like a wrong column."""
