@@ -102,9 +102,9 @@ def _report(reader: Reader, task: Task, values: Mapping[str, Any]) -> dict[str, 
     problems: list[Problem] = []
     notes = reader.notes()
     records: dict[str, list[Record]] = {}
-    for split, given in raw.items():
+    for split, raw_records in raw.items():
         try:
-            cleaned = task.clean(given, split)
+            cleaned = task.clean(raw_records, split)
         except DataError as error:
             problems.append(Problem(f"{split}: adapt train would stop here: {error}", 1, ()))
             continue
@@ -114,7 +114,7 @@ def _report(reader: Reader, task: Task, values: Mapping[str, Any]) -> dict[str, 
     problems += check(records, fitted)
     report: dict[str, Any] = {
         "files": [asdict(file) for file in reader.files],
-        "splits": {split: len(given) for split, given in raw.items()},
+        "splits": {split: len(raw_records) for split, raw_records in raw.items()},
         "labels": {split: fitted.describe(cleaned) for split, cleaned in records.items()},
         "first": {split: first_records(cleaned, fitted, values["records"]) for split, cleaned in records.items()},
         "notes": notes,

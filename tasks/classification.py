@@ -21,6 +21,7 @@ from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import AnnotatedText, Cleaned, FitExamples, Head, Record
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead, VectorLength
 from adaptdock.plugins.toolkit.linear_fit import fit_classes, fit_sets
+from adaptdock.tasks.label_lists import check_lists
 from adaptdock.tasks.labels import (
     CHOICES,
     annotated_labels,
@@ -88,14 +89,22 @@ class Classification(SequenceTask):
     @classmethod
     def annotated(cls, text: AnnotatedText) -> Record | None:
         """Return a text with the list of its labels; None where nobody has looked for labels of the whole text."""
-        return None if text.labels is None else {"text": text.text, CHOICES: list(text.labels)}
+        if text.labels is None:
+            return None
+        second = next((text.fields[name] for name in cls.columns.get("second", ()) if name in text.fields), None)
+        if "second" in cls.columns and second is None:
+            return None
+        pair = {} if second is None else {"second": second}
+        return {"text": text.text, **pair, CHOICES: list(text.labels)}
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check texts and labels; note uneven classes, and values that suggest a wrong column."""
-        raw_records, unlabelled = annotated_labels(records, split, self.options.multi_label)
+        labelled, unlabelled = annotated_labels(records, split, self.options.multi_label)
         if not self.options.multi_label:
-            check_missing(raw_records, split)
-        cleaned = super().clean(raw_records, split)
+            check_missing(labelled, split)
+        elif split == "train" and not self.options.labels:
+            unlabelled += check_lists(labelled, self.options.label_separator, split)
+        cleaned = super().clean(labelled, split)
         cleaned.notes[:0] = unlabelled
         counts = self._counts(cleaned.records)
         if split == "train" and counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
@@ -105,9 +114,9 @@ class Classification(SequenceTask):
                 f"balanced weighs them in the loss; macro F1 measures the small classes"
             )
         if self.options.multi_label:
-            cleaned.notes.extend(count_printed(raw_records, split))
+            cleaned.notes.extend(count_printed(labelled, split))
             return cleaned
-        cleaned.notes.extend(label_notes(raw_records, cleaned.records, split))
+        cleaned.notes.extend(label_notes(labelled, cleaned.records, split))
         if split == "train" and not self.options.labels:
             cleaned.notes.extend(check_number_of_classes(cleaned.records))
         return cleaned

@@ -16,6 +16,7 @@ from torch import Tensor
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, Recipe, Record
 from adaptdock.tasks.marked_texts import MARKS, marked_record, tagged_words
+from adaptdock.tasks.tag_numbers import with_names
 from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import entity_column
 from adaptdock.tasks.tags import NO_TYPES, as_written
@@ -109,7 +110,7 @@ class NER(Tagging):
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Convert tags of any scheme to BIO; note the scheme and the number of repaired tags."""
         marked = tagged_words(records, split, self.options.division)
-        sentences = read_sentences(marked.records, split)
+        sentences = read_sentences(with_names(marked.records, self.options.tag_names, split), split)
         records, read = as_written(sentences.records, split, plain_types=self.options.scheme == "io")
         scheme = self.options.scheme
         if scheme == "auto":

@@ -13,6 +13,7 @@ from torch import Tensor
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Record
 from adaptdock.tasks.ner import RECIPES
+from adaptdock.tasks.tag_numbers import with_names
 from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import word_class_column
 
@@ -49,7 +50,7 @@ class POS(Tagging):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check that each word has a tag."""
-        sentences = read_sentences(records, split)
+        sentences = read_sentences(with_names(records, self.options.tag_names, split), split)
         for record in sentences.records:
             if "" in record["tags"]:
                 raise DataError(f"{record.get('where', split)}: a word has no tag")

@@ -17,6 +17,7 @@ from adaptdock.plugins.toolkit.linear_fit import fit_classes
 from adaptdock.plugins.toolkit.windowing import align, joined, split_words
 from adaptdock.plugins.toolkit.word_division import Division, divide
 from adaptdock.tasks.printed import printed_list
+from adaptdock.tasks.tag_numbers import with_names
 from adaptdock.tasks.tagging_columns import SPANS, marks_spans, token_column
 
 NOT_COUNTED = -100
@@ -29,6 +30,8 @@ class TaggingOptions(LayeredOptions):
 
     labels: tuple[str, ...] = ()
     """Tags; learnt from the training data unless given."""
+    tag_names: tuple[str, ...] = ()
+    """Names of tags that the data has as numbers, for 0, 1 and so on: O,B-PER,I-PER."""
     division: Division | None = None
     """Division of a text into words: spaces, words or characters; learnt from the training data unless given."""
 
@@ -85,7 +88,7 @@ class Tagging(ColumnInspector):
 
     def labels(self, record: Record) -> list[str]:
         """Return the tags of the words, each once."""
-        return sorted(set(_sentence(record, "a record")["tags"]))
+        return sorted(set(_sentence(with_names([record], self.options.tag_names, "a record")[0], "a record")["tags"]))
 
     def class_weights(self, records: Sequence[Record]) -> list[float] | None:
         """Return weights that give every tag the same sum."""
@@ -215,8 +218,8 @@ def _instead(value: Any, name: str) -> str:
         return ""
     if any(isinstance(part, int | float) for part in value):
         return (
-            f". The {name} are numbers, and the file does not say what they stand for: write their names, such as "
-            f"B-PER, or save the data set with ClassLabel, as Parquet"
+            f". The {name} are numbers, and the file does not say what they stand for: --tag-names O,B-PER,I-PER gives "
+            f"the names of 0, 1, 2; or write the names in their place, or save the data set with ClassLabel, as Parquet"
         )
     if None in value:
         return (

@@ -66,9 +66,9 @@ class AnnotatedFile:
             yield values or {"text": text.text}, text.place
 
 
-def annotated_file(export: Export, named: str | None) -> AnnotatedFile | None:
+def annotated_file(export: Export, tool_name: str | None) -> AnnotatedFile | None:
     """Return a file as an export of a tool, which may be named; None where it is not one."""
-    tool = export.tool(named)
+    tool = export.tool(tool_name)
     return None if tool is None else AnnotatedFile(export, tool)
 
 
@@ -79,8 +79,8 @@ def has_nested_texts(file: AnnotatedFile) -> bool:
 
 def _names(text: AnnotatedText) -> Record:
     """Return what a record is called, and of what document it is."""
-    named = {"id": text.identifier, DOCUMENT: text.document}
-    return {name: value for name, value in named.items() if value is not None}
+    names = {"id": text.identifier, DOCUMENT: text.document}
+    return {name: value for name, value in names.items() if value is not None}
 
 
 def _nothing(texts: Iterable[AnnotatedText]) -> str:

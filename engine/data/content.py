@@ -27,8 +27,12 @@ def layout_of_content(path: Path, texts: Texts, usual: str) -> str | None:
         return None
     if not head or head[0].lstrip()[:1] not in ("{", "["):
         return None
+    if usual == "json" and len(head) == 1:  # a document on one line, which may be long
+        return "json"
     if _is_row(_value(head[0])):
-        return "json" if len(head) == 1 and usual == "json" else "jsonl"
+        return "jsonl"
+    if usual == "json":
+        return None
     whole = _value("\n".join(line for _, line in texts.lines(path)))
     is_list = isinstance(whole, list) and bool(whole) and isinstance(whole[0], dict | list)
     return "json" if is_list or isinstance(whole, dict) else None

@@ -115,9 +115,9 @@ class Reader:
         Raises :class:`DataError` where one is empty, and naming file and line for whatever cannot be read.
         """
         source = self.source
-        given = {"train": source.train, "validation": source.validation, "test": source.test}
-        if any(given.values()):
-            splits = {split: self.file(path) for split, path in given.items() if path}
+        files = {"train": source.train, "validation": source.validation, "test": source.test}
+        if any(files.values()):
+            splits = {split: self.file(path) for split, path in files.items() if path}
         elif source.data is None:
             splits = self.folder(self.task.sample)
         elif Path(source.data).is_dir():
@@ -158,15 +158,15 @@ class Reader:
 
         ``layout`` is the name of the tool, or the format of the rows; else the content and the suffix tell.
         """
-        named = layout if layout in NAMES else None
-        if not path.exists() or (layout is not None and named is None and layout not in ROW_FORMATS):
+        tool_name = layout if layout in NAMES else None
+        if not path.exists() or (layout is not None and tool_name is None and layout not in ROW_FORMATS):
             return None
         usual = FORMATS.get(path.suffix.lower(), "") if path.is_file() else ""
-        rows_as = usual if layout is None or named is not None else layout
+        rows_as = usual if layout is None or tool_name is not None else layout
         if path.is_file() and rows_as not in TABLES:
             rows_as = layout_of_content(path, self.texts, usual) or rows_as
         export = Export(path, rows_as, self.texts, lambda: self._rows(path, rows_as, self.task.columns)[0], self._named)
-        return annotated_file(export, named)
+        return annotated_file(export, tool_name)
 
     @property
     def _named(self) -> list[str]:
@@ -378,7 +378,7 @@ class Reader:
         """Return the records of the data sets of a library, one a split."""
         tables = {split: (of_dataset(table, f"{name}[{split}]"), f"{name}[{split}]") for split, table in splits}
         return {
-            split: self._records(found, self._columns(), place, "data set") for split, (found, place) in tables.items()
+            split: self._records(table, self._columns(), place, "data set") for split, (table, place) in tables.items()
         }
 
     def _parallel(self, paths: list[Path]) -> Iterable[Row]:

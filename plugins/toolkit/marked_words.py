@@ -36,12 +36,12 @@ def mark_words(
     ``words`` are the places of words that are divided already; else ``division`` tells. Offsets count code points.
     """
     marked = MarkedWords()
-    kept = _apart(marks, marked.overlapping)
+    apart = _apart(marks, marked.overlapping)
     if words is None:
         whole = divide(text, division)
     else:
         whole = [((start, end), _seen(text[start:end], division)) for start, end in words]
-    bounds = sorted({bound for mark in kept for bound in (mark.start, mark.end)})
+    bounds = sorted({bound for mark in apart for bound in (mark.start, mark.end)})
     for (start, end), token in whole:
         cuts = [bound for bound in bounds if start < bound < end]
         for first, last in zip([start, *cuts], [*cuts, end], strict=True):
@@ -49,9 +49,9 @@ def mark_words(
             if part.strip():
                 marked.tokens.append(part)
                 marked.spans.append((first, last))
-        marked.cutting += [mark for mark in kept if {mark.start, mark.end} & set(cuts) and mark not in marked.cutting]
+        marked.cutting += [mark for mark in apart if {mark.start, mark.end} & set(cuts) and mark not in marked.cutting]
     marked.tags = [OUTSIDE] * len(marked.tokens)
-    for mark in kept:
+    for mark in apart:
         inside = [number for number, (start, end) in enumerate(marked.spans) if mark.start <= start and end <= mark.end]
         for number in inside:
             marked.tags[number] = f"{'B' if number == inside[0] else 'I'}-{mark.label}"
@@ -62,13 +62,13 @@ def mark_words(
 
 def _apart(marks: Sequence[LabelledSpan], overlapping: list[LabelledSpan]) -> list[LabelledSpan]:
     """Return marks without a character in common: of those that overlap the longest, of like ones the first."""
-    kept: list[LabelledSpan] = []
+    disjoint: list[LabelledSpan] = []
     for mark in sorted(marks, key=lambda mark: (mark.start - mark.end, mark.start)):
-        if any(mark.start < before.end and before.start < mark.end for before in kept):
+        if any(mark.start < before.end and before.start < mark.end for before in disjoint):
             overlapping.append(mark)
         else:
-            kept.append(mark)
-    return sorted(kept, key=lambda mark: mark.start)
+            disjoint.append(mark)
+    return sorted(disjoint, key=lambda mark: mark.start)
 
 
 def _seen(word: str, division: Division) -> str:

@@ -11,6 +11,7 @@ from sklearn.metrics import f1_score
 from adaptdock.errors import DataError
 from adaptdock.tasks.classification import Classification
 from adaptdock.tasks.embedding import Embedding
+from adaptdock.tasks.ner import NER
 from adaptdock.tasks.pos import POS
 from adaptdock.tasks.printed import printed_list
 from adaptdock.tasks.regression import Regression
@@ -123,3 +124,42 @@ def test_macro_f1_is_that_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
     assert task.score([{"label": name} for name in gold], predictions)["macro_f1"] == expected
     words = [{"words": [{"tag": name} for name in found]}]
     assert POS(POS.Options(labels=("a", "b"))).score([{"tags": gold}], words)["macro_f1"] == expected
+
+
+@pytest.mark.parametrize("separator", [",", ";", "#", ", "])
+def test_lists_with_another_separator_are_refused_and_the_advice_works(separator: str) -> None:
+    labels = ("red", f"green{separator}blue", "", "blue", f"red{separator}green")
+    advice = f"--label-separator '{separator[0]}' divides them"
+    with pytest.raises(DataError, match=rf"a\.csv:3: 2 different labels hold .*{advice}.*--labels lists"):
+        clean(*labels, multi_label=True)
+    divided = clean(*labels, multi_label=True, label_separator=separator[0]).records
+    assert [{name.strip() for name in record["label"]} for record in divided] == [
+        {"red"},
+        {"blue", "green"},
+        set(),
+        {"blue"},
+        {"green", "red"},
+    ]
+    assert clean(*labels, multi_label=True, labels=sorted({*labels} - {""})).records[1]["label"] == [labels[1]]
+
+
+def test_a_label_with_a_comma_in_it_stays_whole_with_a_note() -> None:
+    cleaned = clean("law, tax", "news", "law, tax", multi_label=True)
+    assert [record["label"] for record in cleaned.records] == [["law, tax"], ["news"], ["law, tax"]]
+    assert any("are taken as one label (--label-separator ',' divides them)" in note for note in cleaned.notes)
+    assert clean("a|b", "c,d", multi_label=True).records[1]["label"] == ["c,d"]
+
+
+@pytest.mark.parametrize("tags", [[1, 0, 2], "1 0 2", "[1, 0, 2]"])
+def test_numbers_of_tags_become_the_names_that_were_given(tags: Any) -> None:
+    names = ("O", "B-PER", "B-LOC")
+    record = {"where": "a.jsonl:1", "tokens": ["Ada", "in", "Rome"], "tags": tags}
+    task = NER(NER.Options(tag_names=names))
+    assert task.clean([record], "train").records[0]["tags"] == ["B-PER", "O", "B-LOC"]
+    assert task.labels(record) == ["B-LOC", "B-PER", "O"]
+    pos = POS(POS.Options(tag_names=("X", "NOUN", "VERB")))
+    assert pos.clean([record], "train").records[0]["tags"] == ["NOUN", "X", "VERB"]
+    with pytest.raises(DataError, match=r"a\.jsonl:1: the tag 2 has no name: --tag-names gives 2, for 0 to 1"):
+        NER(NER.Options(tag_names=names[:2])).clean([record], "train")
+    with pytest.raises(DataError, match="--tag-names O,B-PER,I-PER gives the names of 0, 1, 2"):
+        NER(NER.Options()).clean([{**record, "tags": [1, 0, 2]}], "train")

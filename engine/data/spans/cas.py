@@ -117,8 +117,8 @@ def _layer(cas: Any, path: Path, findings: Findings) -> tuple[str, str]:
     if not layers:
         raise DataError(f"{path}: read as a UIMA CAS, but it has no layer of spans with labels")
     entities = [name for name in layers if name.endswith(f".{ENTITY_LAYER}")]
-    chosen = (entities or list(layers))[0]
-    others = [name.rpartition(".")[2] for name in layers if name != chosen]
+    layer = (entities or list(layers))[0]
+    others = [name.rpartition(".")[2] for name in layers if name != layer]
     if others:
         findings.add(f"files have other layers of spans, which are not read ({', '.join(others)})", str(path))
-    return chosen, layers[chosen]
+    return layer, layers[layer]

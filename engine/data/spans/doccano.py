@@ -44,11 +44,17 @@ class Doccano(RowTool):
                 text, place, spans, None if labels is None else tuple(labels), relations, identifier=identifier
             )
             return
-        value = next((unprinted(row[name]) for name in LABELS if name in row), None)
+        column = next((name for name in LABELS if name in row), "")
+        value = unprinted(row.get(column))
         if value == []:
             yield AnnotatedText(text, place, (), (), fields=row, identifier=identifier)
         elif isinstance(value, list | tuple) and all(isinstance(label, str) for label in value):
             yield AnnotatedText(text, place, labels=tuple(value), fields=row, identifier=identifier)
+        elif isinstance(value, str):
+            raise DataError(
+                f"{place}: the label is {value!r:.60}, where other rows have a list of labels: write a list, "
+                f"or read the column as it is: --columns label={column}"
+            )
         elif value is None:
             yield AnnotatedText(text, place, fields=row, identifier=identifier)
         else:

@@ -55,9 +55,9 @@ class LabelStudioMin(RowTool):
         JSON_MIN writes the data, then ``id``, the results, and the annotator. A table sorts its columns.
         """
         names = list(row)
-        named = [name for name in self.preferred if name in row]
-        if named or names == sorted(names):
-            return named or [name for name in names if name not in META]
+        preferred = [name for name in self.preferred if name in row]
+        if preferred or names == sorted(names):
+            return preferred or [name for name in names if name not in META]
         first = names.index("id") if "id" in names else -1
         return names[first + 1 : names.index(ANNOTATOR)]
 

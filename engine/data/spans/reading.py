@@ -64,15 +64,15 @@ class Export:
         elif self.layout in ("csv", "tsv", "parquet"):
             yield from self.table()
 
-    def tool(self, named: str | None) -> FileTool | RowTool | None:
+    def tool(self, tool_name: str | None) -> FileTool | RowTool | None:
         """Return the tool that the file is an export of: the one that was named, or that the content tells."""
         for kind in FILE_TOOLS:
-            if kind.name == named or (named is None and kind().recognises(self.path, self.texts)):
+            if kind.name == tool_name or (tool_name is None and kind().recognises(self.path, self.texts)):
                 return kind()
         for tool in ROW_TOOLS:
-            if tool.name == named:
+            if tool.name == tool_name:
                 return tool(self.preferred)
-        if named is not None or self.path.is_dir():
+        if tool_name is not None or self.path.is_dir():
             return None
         try:
             head = [row for row, _ in islice(self.rows(), LOOKED_AT)]

@@ -69,19 +69,19 @@ class WebAnno(FileTool):
 
     def read(self, path: Path, texts: Texts, findings: Findings) -> Iterator[AnnotatedText]:
         """Yield the sentences of a document."""
-        chosen = _chosen(_features(path, texts), path, findings)
+        feature = _chosen(_features(path, texts), path, findings)
         sentence = Sentence()
         for number, line in texts.lines(path):
             if line.startswith(TEXT):
                 sentence.text.append(_unescaped(line[len(TEXT) :]))
             elif WORD.match(line.partition("\t")[0]):
                 sentence.line = sentence.line or number
-                _add(sentence, line, chosen, f"{path}:{number}")
+                _add(sentence, line, feature, f"{path}:{number}")
             elif not line.strip() and sentence.words:
-                yield _annotated(sentence, chosen, path, findings)
+                yield _annotated(sentence, feature, path, findings)
                 sentence = Sentence()
         if sentence.words:
-            yield _annotated(sentence, chosen, path, findings)
+            yield _annotated(sentence, feature, path, findings)
 
 
 def _features(path: Path, texts: Texts) -> list[Feature]:
@@ -105,9 +105,9 @@ def _features(path: Path, texts: Texts) -> list[Feature]:
 def _chosen(features: Sequence[Feature], path: Path, findings: Findings) -> Feature:
     by_hand = [feature for feature in features if not feature.layer.startswith(BUILT_IN)]
     if not by_hand:
-        found = ", ".join(feature.title for feature in features) or "none"
+        titles = ", ".join(feature.title for feature in features) or "none"
         raise DataError(
-            f"{path}: read as INCEpTION's TSV 3, but it has no layer of spans with labels: there is {found}"
+            f"{path}: read as INCEpTION's TSV 3, but it has no layer of spans with labels: there is {titles}"
         )
     entities = [feature for feature in by_hand if feature.layer == ENTITY_LAYER]
     valued = [feature for feature in entities or by_hand if feature.name in (ENTITY_FEATURE, "label", "type")]

@@ -10,6 +10,7 @@ from adaptdock.engine.data.sources import Reader, Source, load_splits
 from adaptdock.errors import DataError
 from adaptdock.tasks.classification import Classification
 from adaptdock.tasks.ner import NER
+from adaptdock.tasks.pair import Pair
 from adaptdock.tasks.qa import QA
 
 TEXT = "Mira Holt moved to Lund."
@@ -295,3 +296,19 @@ def test_sentences_of_one_document_are_held_out_together(tmp_path: Path) -> None
     documents = [{record["document"] for record in splits[split]} for split in ("train", "validation")]
     assert not documents[0] & documents[1]
     assert set("abcdefgh") == documents[0] | documents[1]
+
+
+def test_a_list_of_labels_beside_a_pair_keeps_the_second_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"text": "a", "text_pair": "b", "label": ["same"]})
+    assert read(path, Pair)[0][0] == {"where": f"{path}:1", "text": "a", "second": "b", "choices": ["same"]}
+
+
+def test_a_text_among_lists_of_labels_is_refused_and_the_advice_works(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"text": "a", "label": ["x", "y"]}, {"text": "b", "label": "x"})
+    with pytest.raises(
+        DataError, match=r"a\.jsonl:2: the label is 'x', where other rows have a list.*--columns label=label"
+    ):
+        read(path, Classification)
+    records, _ = read(path, Classification, columns={"label": "label"})
+    several = Classification(Classification.Options(multi_label=True)).clean(records, "train").records
+    assert [record["label"] for record in several] == [["x", "y"], ["x"]]

@@ -1,0 +1,45 @@
+"""Tags that data has as numbers, with the names that a person gives for them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from adaptdock.errors import DataError
+from adaptdock.plugins.contracts import Record
+from adaptdock.tasks.printed import printed_list
+
+
+def with_names(records: Iterable[Record], names: Sequence[str], split: str) -> list[Record]:
+    """Return records in which the numbers of tags have become names; all as they are where no names are given.
+
+    Raises :class:`DataError` for a number without a name.
+    """
+    if not names:
+        return list(records)
+    return [
+        {**record, "tags": _named(record["tags"], names, str(record.get("where", split)))}
+        if "tags" in record
+        else record
+        for record in records
+    ]
+
+
+def _named(tags: Any, names: Sequence[str], where: str) -> Any:
+    parts = tags
+    if isinstance(tags, str):
+        printed = printed_list(tags)
+        parts = tags.split() if printed is None else printed
+    if not isinstance(parts, list | tuple) or not all(map(_is_number, parts)):
+        return tags
+    numbers = list(map(int, parts))
+    wrong = next((number for number in numbers if not 0 <= number < len(names)), None)
+    if wrong is not None:
+        raise DataError(
+            f"{where}: the tag {wrong} has no name: --tag-names gives {len(names)}, for 0 to {len(names) - 1}"
+        )
+    return [names[number] for number in numbers]
+
+
+def _is_number(part: Any) -> bool:
+    if isinstance(part, str):
+        return part.lstrip("-").isdecimal()
+    return isinstance(part, int) and not isinstance(part, bool)
