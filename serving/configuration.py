@@ -37,9 +37,11 @@ class ServingOptions(Options):
     max_wait: float = Field(2.0, ge=0)
     """Milliseconds that the first input of an idle process waits for more inputs to share its batch."""
     queue: int = Field(1024, gt=0)
-    """Largest number of waiting inputs; further inputs get 429."""
+    """Largest number of waiting inputs; further inputs get 429. Each client has a share of it."""
     queue_per_adapter: int = Field(512, gt=0)
     """Largest number of waiting inputs of one adapter."""
+    queue_seconds: float = Field(2.0, gt=0)
+    """Longest expected wait of an input for earlier ones, in seconds; an input that would wait longer gets 429."""
     timeout: float = Field(30.0, gt=0)
     """Timeout of a request, in seconds."""
     change_timeout: float = Field(60.0, gt=0)
@@ -59,7 +61,7 @@ class ServingOptions(Options):
     receive_timeout: float = Field(20.0, gt=0)
     """Timeout of a request's head, and then of its body, in seconds."""
     connections: int = Field(2048, gt=0)
-    """Largest number of concurrent requests, and of connections; more get 503, except probes."""
+    """Largest number of concurrent requests, and of connections; more get 429, except probes."""
     workers: int | None = Field(None, gt=0)
     """Batches computed at the same time; default: two on a CPU with at least two cores, else one."""
     device_bytes: int | None = Field(None, gt=0)

@@ -4,10 +4,10 @@ from adaptdock.errors import AdaptError
 
 
 class BusyError(AdaptError):
-    """Too many waiting requests or inputs. Attribute: ``seconds`` before a retry."""
+    """Too many waiting requests or inputs. Attributes: ``seconds`` before a retry, and ``limit``, which was reached."""
 
-    def __init__(self, what: str, seconds: int) -> None:
-        self.seconds = seconds
+    def __init__(self, what: str, seconds: int, limit: str = "queue") -> None:
+        self.seconds, self.limit = seconds, limit
         super().__init__(f"{what}: try again in {seconds} s")
 
 

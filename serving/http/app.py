@@ -14,12 +14,12 @@ from adaptdock.errors import AdaptError
 from adaptdock.serving.http.access_tokens import Tokens
 from adaptdock.serving.http.authorization import Access
 from adaptdock.serving.http.catalog_routes import catalog_routes
-from adaptdock.serving.http.connections import Admission
 from adaptdock.serving.http.framing import Framing
 from adaptdock.serving.http.middleware import Envelope, explained, phrase
 from adaptdock.serving.http.openai_routes import openai_routes
 from adaptdock.serving.http.predict_routes import predict_routes
 from adaptdock.serving.http.request_bodies import RequestBodies
+from adaptdock.serving.http.request_limits import RequestLimits
 from adaptdock.serving.http.service import ClientGone, InputError, Service
 from adaptdock.serving.page.route import page
 from adaptdock.serving.schemas import Health, Problem, Refusal
@@ -54,8 +54,8 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     app.include_router(page())
     _handle_errors(app)
     app.add_middleware(RequestBodies, options=service.options)  # the last middleware added is the outermost
+    app.add_middleware(RequestLimits, service=service)
     app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)
-    app.add_middleware(Admission, service=service)
     app.add_middleware(Framing)
     app.add_middleware(Envelope, metrics=service.metrics)
     return app

@@ -47,7 +47,7 @@ class Access:
             scope["state"]["token"] = token.name
             await refuse(scope, send, 403, f"the token has not the scope {needed}", "permission_error")
         else:
-            scope["state"]["token"] = token.name
+            scope["state"] |= {"token": token.name, "access": token}
             await self._app(scope, receive, send)
 
 

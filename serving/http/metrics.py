@@ -1,6 +1,7 @@
 """Metrics: counters for Prometheus and for the list of adapters."""
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -39,6 +40,9 @@ class Metrics:
         self._tokens = Counter("tokens", "Tokens that were computed", (), space, registry=of)
         self._computing = Counter("computing_seconds", "Time that batches took", (), space, registry=of)
         self._waiting = Gauge("waiting_inputs", "Inputs without an answer yet", (), space, registry=of)
+        self._queued = Histogram("queue_seconds", "From arrival to start", (), space, registry=of, buckets=SECONDS)
+        self._refused = Counter("refused", "Requests refused under load, by limit", ["limit"], space, registry=of)
+        self._shed = Counter("shed_inputs", "Inputs refused under load, by adapter", by, space, registry=of)
         self._http = Counter("http_responses", "Answers by status", ["status"], space, registry=of)
         self._tallies: dict[str, Tally] = {}
         self._lock = threading.Lock()
@@ -79,6 +83,16 @@ class Metrics:
         self._tokens.inc(tokens)
         self._computing.inc(seconds)
 
+    def queued(self, seconds: float) -> None:
+        """Count an input whose computation begins, after this many seconds."""
+        self._queued.observe(seconds)
+
+    def refused(self, limit: str, names: Iterable[str] = ()) -> None:
+        """Count a request over a limit, and its inputs by the names of their adapters."""
+        self._refused.labels(limit).inc()
+        for name in names:
+            self._shed.labels(name).inc()
+
     def response(self, status: int) -> None:
         """Count an HTTP response by its status."""
         self._http.labels(str(status)).inc()
@@ -87,7 +101,15 @@ class Metrics:
         """Drop the series of an unloaded adapter."""
         with self._lock:
             self._tallies.pop(name, None)
-        for series in (self._requests, self._errors, self._abandoned, self._latency, self._mirrored, self._differed):
+        for series in (
+            self._requests,
+            self._errors,
+            self._abandoned,
+            self._latency,
+            self._mirrored,
+            self._differed,
+            self._shed,
+        ):
             series.remove_by_labels({"adapter": name})
 
     def text(self, catalog: Catalog, waiting: int) -> bytes:

@@ -45,7 +45,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
 }
-QUIET = ("/healthz", "/readyz", "/metrics")
+PROBES = ("/healthz", "/readyz", "/health", "/metrics")
+"""Paths that are answered under any load, and not logged."""
 STATUS: tuple[tuple[type[AdaptError], int, str], ...] = (
     (UnknownNameError, 404, "not_found_error"),
     (BusyError, 429, "rate_limit_error"),
@@ -111,7 +112,7 @@ class Envelope:
                 )
         finally:
             self._metrics.response(status or 499)  # 499: the client left before any response
-            if scope["path"] not in QUIET:
+            if scope["path"] not in PROBES:
                 log(
                     "request",
                     request_id=identity,

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from starlette.requests import Request
 
-from adaptdock.engine.core.batches import collate
+from adaptdock.engine.core.batches import collate, length
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError
@@ -161,7 +160,19 @@ class Service:
                     log("not warm", adapter=served.name, version=number, reason=str(error))
         encoding = backbone.tokenizer(WARM_TEXT)
         inputs = {name: list(encoding[name]) for name in backbone.tokenizer.model_input_names if name in encoding}
-        self.dock.hidden([()], collate(backbone, [Feature(inputs)]))
+        feature = Feature(inputs)
+        self.dock.hidden([()], collate(backbone, [feature]))
+        self._calibrate(feature)
+
+    def _calibrate(self, feature: Feature) -> None:
+        """Measure the speed of a full batch, so that the first burst of inputs is estimated well."""
+        rows = max(1, min(self.options.batch_rows, self.options.batch_tokens // length(feature)))
+        for _ in range(2):  # the first one allocates memory
+            started = time.perf_counter()
+            hidden = self.dock.hidden([()] * rows, collate(self.dock.backbone, [feature] * rows))
+            hidden[0].cpu()  # waits for the device
+            seconds = time.perf_counter() - started
+        self.batcher.admission.batch(rows * length(feature), seconds, full=True, texts=False)
 
     def stopping(self) -> None:
         """Refuse new requests from now on, and start the drain time."""
@@ -227,11 +238,12 @@ class Service:
             for name in dict.fromkeys(names):  # one choice per name: all its inputs go to the same version
                 selections[name] = self.catalog.choose(name)
             deadline = time.monotonic() + seconds
+            more |= {"client": request.scope.get("state", {}).get("token") or ""}
             works = [
                 Work(selections[name].name, selections[name].parts, item, deadline, size=size, **more)
                 for name, item, size in zip(names, items, self._sizes(items), strict=True)
             ]
-            self.batcher.submit(works)
+            self._submit(works)
             for work in works:
                 work.future.add_done_callback(lambda future, work=work: self._count(work, future))  # type: ignore[misc]
             self._mirror(selections, names, works)
@@ -240,6 +252,13 @@ class Service:
             for held in selections.values():
                 self.catalog.release(held.parts)
         return answers
+
+    def _submit(self, works: Sequence[Work]) -> None:
+        try:
+            self.batcher.submit(works)
+        except BusyError as error:
+            self.metrics.refused(error.limit, [work.parts[-1].name for work in works])
+            raise
 
     def _sizes(self, items: Sequence[Any]) -> list[int]:
         sizes = []
@@ -303,10 +322,15 @@ class Service:
             if not mirrored:
                 continue
             shadow = Work(
-                f"{work.name} (mirror)", mirrored, work.item, work.deadline, work.wishes, work.raw, size=work.size
+                f"{work.name} (mirror)",
+                mirrored,
+                work.item,
+                work.deadline,
+                work.wishes,
+                work.raw,
+                size=work.size,
+                client=work.client,
             )
-            if not self.batcher.room(Counter([shadow.name])):
-                continue
             version = self.catalog.hold(mirrored)
             try:
                 self.batcher.submit([shadow])

@@ -3,6 +3,7 @@
 Beam search, encoder-decoders and models with more state than a KV cache need whole batches: the batcher runs these.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from adaptdock.engine.core.batches import length
 from adaptdock.engine.inference.continuous_batching import Steps, Text
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.serving.configuration import ServingOptions
+from adaptdock.serving.scheduling.admission import AdmissionControl
 from adaptdock.serving.scheduling.fairness import FairQueues
 from adaptdock.serving.scheduling.inference_request import Work
 
@@ -33,9 +35,16 @@ class Generation:
 class DecodeScheduler:
     """Generates texts step by step, for one thread at a time. ``dropped`` tells whether an input was given up."""
 
-    def __init__(self, residency: Residency, options: ServingOptions, dropped: Callable[[Work], bool]) -> None:
-        self._residency, self._dock, self._options = residency, residency.dock, options
-        self._dropped = dropped
+    def __init__(
+        self,
+        residency: Residency,
+        options: ServingOptions,
+        dropped: Callable[[Work], bool],
+        admission: AdmissionControl,
+    ) -> None:
+        self._residency, self._dock, self.options = residency, residency.dock, options
+        self._dropped, self._admission = dropped, admission
+        self._stepped = 0.0  # when the texts in generation got their last token; 0 without any
         self._waiting: FairQueues[Work] = FairQueues(self._cost, QUANTUM)
         self._generations: list[Generation] = []
         self._steps = Steps(self._dock)
@@ -51,23 +60,31 @@ class DecodeScheduler:
 
     def put(self, work: Work) -> None:
         """Queue a text until there is room for it."""
-        self._waiting.put(work.name, work)
+        self._waiting.put(work.name, work, work.client)
 
     def turn(self) -> None:
         """Remove given-up texts, add waiting texts, and generate one token of each."""
         self._leave([generation for generation in self._generations if self._dropped(generation.work)])
-        free = self._options.batch_rows - len(self._generations)
+        free = self.options.batch_rows - len(self._generations)
         if free > 0 and self._waiting:
-            works = [work for work in self._waiting.take(self._options.write_tokens, free) if not self._dropped(work)]
+            works = [work for work in self._waiting.take(self.options.write_tokens, free) if not self._dropped(work)]
             self._join(works)
         try:
             self._steps.step()
+            self._measure()
         except Exception as error:
             for generation in self._generations:
                 generation.work.fail(error)
             self._leave(self._generations)
             self._steps = Steps(self._dock)  # the KV cache may be half updated
         self._send()
+
+    def _measure(self) -> None:
+        """Measure the time between two steps, with the batches in between."""
+        now = time.perf_counter()
+        if self._stepped:
+            self._admission.step(now - self._stepped)
+        self._stepped = now if self._generations else 0.0
 
     def _join(self, works: list[Work]) -> None:
         """Add texts together. After an error add each alone, so that only the faulty text fails."""
@@ -87,6 +104,9 @@ class DecodeScheduler:
                 self._join([work])
             return
         self._generations += boarded
+        for work in works:
+            self._admission.started(work)
+            self._admission.boarded(work)
 
     def _boarded(self, work: Work) -> Generation:
         with ExitStack() as stack:
@@ -112,6 +132,7 @@ class DecodeScheduler:
         self._leave([generation for generation in self._generations if generation.text.done])
 
     def _answer(self, generation: Generation, text: str) -> None:
+        self._admission.generated(len(generation.text.tokens), generation.text.search.max_new_tokens)
         try:
             generation.work.succeed(generation.work.written(text, len(generation.text.tokens), generation.text.ended))
         except Exception as error:

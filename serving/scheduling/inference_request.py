@@ -54,6 +54,10 @@ class Work:
     since: float = field(default_factory=time.monotonic)
     size: int = 0
     """Cost of encoding, in characters."""
+    client: str = ""
+    """The name of the client's token; empty without tokens."""
+    started: bool = False
+    """Whether the computation of a window or of a text has begun."""
 
     @property
     def key(self) -> str:
@@ -72,6 +76,15 @@ class Work:
         24 * width ** 2 operations in linear layers, and 4 * width * tokens in attention.
         """
         return max(1, len(self.parts)) * (tokens + tokens * tokens // (6 * width))
+
+    def generation(self, longest: int) -> GenerationOptions | None:
+        """Return the expected options of a text of at most ``longest`` tokens, unchecked; None without a text."""
+        task = self.task
+        if not self.raw and not isinstance(task, Writer):
+            return None
+        defaults = {} if self.raw or not isinstance(task, Writer) else task.search()
+        options = GenerationOptions.model_construct(**{**defaults, **self.wishes})
+        return options.model_copy(update={"max_new_tokens": min(options.max_new_tokens, longest)})
 
     @property
     def given_up(self) -> bool:
