@@ -20,6 +20,8 @@ class ServingOptions(Options):
     """Backbone of all adapters: an alias, a folder, a GGUF file or a hub id."""
     adapters: str | None = None
     """Folder to watch: each NAME.safetensors in it is served as NAME."""
+    follow_links: bool = False
+    """Serve links in the folder to files outside of it, too; otherwise they are refused."""
     state: str | None = None
     """Folder for versions, aliases and splits, which survive a restart; default: a hidden folder among the adapters."""
     host: str = "127.0.0.1"

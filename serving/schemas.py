@@ -115,12 +115,21 @@ class AdapterDetail(AdapterState):
     card: dict[str, Any]
 
 
+class RefusedFile(Answer):
+    """A file in the watched folder that is not served."""
+
+    name: str
+    """Its name without the suffix."""
+    reason: str
+
+
 class Adapters(Answer):
-    """The served adapters and the aliases."""
+    """The served adapters, the aliases, and the refused files of the watched folder."""
 
     backbone: str
     adapters: list[AdapterState]
     aliases: dict[str, str]
+    refused: list[RefusedFile] = []
 
 
 class LoadRequest(Request):

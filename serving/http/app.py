@@ -81,7 +81,7 @@ def _health(service: Service) -> APIRouter:
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Return the metrics in the text format of Prometheus."""
-        text = service.metrics.text(service.catalog, service.batcher.waiting)
+        text = service.metrics.text(service.catalog, service.batcher.waiting, len(service.refused))
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -17,6 +17,7 @@ from adaptdock.serving.schemas import (
     Changed,
     Counters,
     LoadRequest,
+    RefusedFile,
     SplitRequest,
     VersionState,
 )
@@ -35,7 +36,8 @@ def catalog_routes(service: Service) -> APIRouter:
     async def adapters() -> Adapters:
         """List all adapters with their versions and counters."""
         states = [AdapterState(**state(service, served)) for served in catalog.all().values()]
-        return Adapters(backbone=service.dock.backbone.id, adapters=states, aliases=catalog.aliases)
+        refused = [RefusedFile(name=name, reason=reason) for name, reason in sorted(service.refused.items())]
+        return Adapters(backbone=service.dock.backbone.id, adapters=states, aliases=catalog.aliases, refused=refused)
 
     @router.get("/v1/adapters/{name}")
     async def adapter(name: Name) -> AdapterDetail:

@@ -28,6 +28,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = of = CollectorRegistry()
         by, space = ["adapter"], "adaptdock"
+        self._refused_files = Gauge("refused_files", "Files in the folder that are not served", (), space, registry=of)
         self._requests = Counter("requests", "Inputs, by the adapter that was asked", by, space, registry=of)
         self._errors = Counter("errors", "Inputs without an answer", by, space, registry=of)
         self._abandoned = Counter("abandoned", "Inputs whose client went away", by, space, registry=of)
@@ -112,9 +113,10 @@ class Metrics:
         ):
             series.remove_by_labels({"adapter": name})
 
-    def text(self, catalog: Catalog, waiting: int) -> bytes:
+    def text(self, catalog: Catalog, waiting: int, refused_files: int = 0) -> bytes:
         """Return all series in the text format of Prometheus."""
         self._waiting.set(waiting)
+        self._refused_files.set(refused_files)
         self._resident.clear()
         self._version.clear()
         for name, served in catalog.all().items():

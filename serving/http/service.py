@@ -84,7 +84,7 @@ class Service:
         )
         self.catalog.incomplete = StartingError
         self.batcher = Batcher(self.residency, options, self.metrics)
-        self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog)
+        self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog, options.follow_links)
         self._watching: asyncio.Task[None] | None = None
         self._ready = self._stopping = self._failed = False
         self._end = 0.0  # when the time to drain is over
@@ -100,6 +100,11 @@ class Service:
         if not self._ready:
             return "starting"
         return "ok" if self.batcher.alive else "broken"
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The reason for each refused file of the watched folder, by its name without the suffix."""
+        return {} if self.watcher is None else dict(self.watcher.refused)
 
     # ------------------------------------------------------------------------------ begin and end
 
