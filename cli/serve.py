@@ -39,7 +39,11 @@ def command(config: Path | None, check: bool, new_token: str | None, token_name:
         return
     from adaptdock.serving.http.process import serve
 
-    serve(options, load_options(chosen))
+    serve(
+        options,
+        load_options(chosen),
+        lambda: validated(ServingOptions, SERVING.given(decided(values, config)), "serving"),
+    )
 
 
 command.params += [*SERVING.flags, *LOADING.flags]

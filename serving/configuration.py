@@ -1,7 +1,7 @@
 """Options of the serving process."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,29 @@ from adaptdock.plugins.contracts import Options
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STATE = ".serving"
 """Name of the default state folder, inside the folder of the adapters."""
+
+
+RELOADABLE = (
+    "write_tokens",
+    "batch_rows",
+    "max_wait",
+    "queue",
+    "queue_per_adapter",
+    "queue_seconds",
+    "timeout",
+    "change_timeout",
+    "max_body",
+    "max_upload",
+    "max_inputs",
+    "max_tokens",
+    "max_characters",
+    "max_new_tokens",
+    "keep_versions",
+    "watch",
+    "drain",
+    "drain_delay",
+)
+"""Options that SIGHUP reads again; all others need a restart."""
 
 
 class ServingOptions(Options):
@@ -76,6 +99,8 @@ class ServingOptions(Options):
     """Seconds between two looks at the folder."""
     drain: float = Field(30.0, ge=0)
     """Seconds for in-flight requests after a stop signal; the process exits at most 5 s later."""
+    drain_delay: float = Field(1.0, ge=0)
+    """Seconds after SIGTERM in which requests are still accepted, while /readyz already fails."""
     warm_up: bool = True
     """Dock the adapters and run a batch before the first request."""
 
@@ -93,6 +118,13 @@ class ServingOptions(Options):
         if self.adapters is None and self.state is None:
             raise ValueError("adapters or state is needed: a folder to watch, or a folder for uploaded adapters")
         return self
+
+    def changes(self, later: Self) -> tuple[dict[str, Any], list[str]]:
+        """Return the changed options of :data:`RELOADABLE` by name, and the names of other changed options."""
+        values, wanted = self.model_dump(), later.model_dump()
+        names = [name for name in values if values[name] != wanted[name]]
+        changed = {name: wanted[name] for name in names if name in RELOADABLE}
+        return changed, [name for name in names if name not in RELOADABLE]
 
     @property
     def characters(self) -> int:

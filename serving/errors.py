@@ -39,6 +39,13 @@ class BrokenError(AdaptError):
         super().__init__("this process could not start, so its adapters are not loaded; its log has the reason")
 
 
+class DeviceError(AdaptError):
+    """A request to a process whose device has failed for good."""
+
+    def __init__(self) -> None:
+        super().__init__("the device of this process has failed, and only a restart helps; its log has the reason")
+
+
 class SlowChangeError(AdaptError):
     """A change that was not complete within its timeout. Attribute: ``begun``, whether it may still complete."""
 

@@ -133,6 +133,12 @@ def _tokens_of(path: Path) -> list[Token]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise BrokenTokensError(f"{path}: the tokens cannot be read: {error}") from None
+    except PermissionError:
+        user = os.geteuid() if hasattr(os, "geteuid") else "its user"
+        raise DataError(
+            f"{path}: the tokens cannot be read: only the owner of the file may read it, and this process runs as "
+            f"{user}. Make the tokens as that user (runuser, sudo -u), or change the owner (chown)"
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: the tokens cannot be read: {error.strerror or error}") from None
     known = []

@@ -53,11 +53,11 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     app.include_router(openai_routes(service))
     app.include_router(page())
     _handle_errors(app)
-    app.add_middleware(RequestBodies, options=service.options)  # the last middleware added is the outermost
+    app.add_middleware(RequestBodies, service=service)  # the last middleware added is the outermost
     app.add_middleware(RequestLimits, service=service)
     app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)
     app.add_middleware(Framing)
-    app.add_middleware(Envelope, metrics=service.metrics)
+    app.add_middleware(Envelope, metrics=service.metrics, leaving=lambda: service.status == "stopping")
     return app
 
 

@@ -24,6 +24,7 @@ from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.errors import (
     BrokenError,
     BusyError,
+    DeviceError,
     LateError,
     LimitError,
     SlowChangeError,
@@ -86,16 +87,16 @@ class Service:
         self.batcher = Batcher(self.residency, options, self.metrics)
         self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog, options.follow_links)
         self._watching: asyncio.Task[None] | None = None
-        self._ready = self._stopping = self._failed = False
+        self._ready = self._leaving = self._stopping = self._failed = False
         self._end = 0.0  # when the time to drain is over
         self._trust_problem = ""
 
     @property
     def status(self) -> Status:
-        """The state of the process; broken after a failed start, or with a dead thread."""
-        if self._stopping:
+        """The state of the process; broken after a failed start, with a failed device, or with a dead thread."""
+        if self._leaving:
             return "stopping"
-        if self._failed:
+        if self._failed or self.batcher.device.failed:
             return "broken"
         if not self._ready:
             return "starting"
@@ -179,8 +180,13 @@ class Service:
             seconds = time.perf_counter() - started
         self.batcher.admission.batch(rows * length(feature), seconds, full=True, texts=False)
 
+    def leave(self) -> None:
+        """Report that the process is not ready, and close each connection after its next answer."""
+        self._leaving = True
+
     def stopping(self) -> None:
         """Refuse new requests from now on, and start the drain time."""
+        self.leave()
         if not self._stopping:
             self._stopping, self._end = True, time.monotonic() + self.options.drain
 
@@ -218,6 +224,12 @@ class Service:
             raise StoppingError
         return waiting.result()
 
+    def configure(self, changed: Mapping[str, Any]) -> None:
+        """Change options while requests are answered."""
+        self.options = self.options.model_copy(update=dict(changed))
+        self.batcher.configure(self.options)
+        self.catalog.keep, self.catalog.largest = self.options.keep_versions, self.options.max_upload
+
     def _changed(self, event: str, about: Mapping[str, Any]) -> None:
         log(event, **about)
         if event == "removed":
@@ -231,10 +243,13 @@ class Service:
         """Return an answer for each input; ``more`` are further fields of :class:`Work`.
 
         Raises :class:`InputError` for the first failed input, and :class:`ClientGone`. Before any input is accepted it
-        raises :class:`UnknownNameError`, :class:`BusyError`, :class:`LimitError` or :class:`StoppingError`.
+        raises :class:`UnknownNameError`, :class:`BusyError`, :class:`LimitError`, :class:`StoppingError` or
+        :class:`DeviceError`.
         """
         if self._stopping:
             raise StoppingError
+        if self.batcher.device.failed:
+            raise DeviceError
         if len(items) > self.options.max_inputs:
             raise LimitError(f"there are {len(items)} inputs; one request has at most {self.options.max_inputs}")
         seconds = min(timeout or self.options.timeout, self.options.timeout)

@@ -24,6 +24,7 @@ from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.errors import LateError, StoppingError
 from adaptdock.serving.scheduling.admission import AdmissionControl, QueueObserver
 from adaptdock.serving.scheduling.decode_scheduler import DecodeScheduler
+from adaptdock.serving.scheduling.device_health import DeviceHealth
 from adaptdock.serving.scheduling.encoding import Encoders
 from adaptdock.serving.scheduling.fairness import FairQueues
 from adaptdock.serving.scheduling.inference_request import Outcome, Work
@@ -59,6 +60,7 @@ class Batcher:
         self._residency, self._dock = residency, residency.dock
         self.options, self._observer = options, observer
         self.admission = AdmissionControl(self._dock.backbone, options, observer)
+        self.device = DeviceHealth(self._dock.backbone.device)
         self._encoders = Encoders(self._dock.backbone, options, self._encoded, self._dropped)
         self._encoding = 0
         self._arrived: deque[Work] = deque()
@@ -67,7 +69,7 @@ class Batcher:
         self._cut_in = False
         self._condition = threading.Condition()
         self._stopping = self._abandoned = False
-        self._decoder = DecodeScheduler(residency, options, self._dropped, self.admission)
+        self._decoder = DecodeScheduler(residency, options, self._dropped, self.admission, self.device)
         self._taking = threading.Lock()
         self._threads = [
             threading.Thread(target=self._run, name=f"batcher {number}", daemon=True)
@@ -103,6 +105,10 @@ class Batcher:
                 work.future.add_done_callback(lambda _, work=work: self.admission.answered(work))  # type: ignore[misc]
             self._encoding += len(works)
             self._encoders.put(works)
+
+    def configure(self, options: ServingOptions) -> None:
+        """Use other options from now on; the number of threads stays."""
+        self.options = self.admission.options = self._encoders.options = self._decoder.options = options
 
     def patience(self, client: str) -> int:
         """Return the seconds after which a refused client may try again."""
@@ -248,6 +254,7 @@ class Batcher:
             # With a single stack of adapters over the memory budget, no half would fit either.
             divisible = not isinstance(error, BudgetError) or len({window.work.key for window in batch}) > 1
             if len(works) == 1 or not divisible:
+                self.device.check(error)
                 for work in works.values():
                     work.fail(error)
                 return

@@ -13,6 +13,7 @@ from adaptdock.engine.inference.continuous_batching import Steps, Text
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.scheduling.admission import AdmissionControl
+from adaptdock.serving.scheduling.device_health import DeviceHealth
 from adaptdock.serving.scheduling.fairness import FairQueues
 from adaptdock.serving.scheduling.inference_request import Work
 
@@ -41,9 +42,10 @@ class DecodeScheduler:
         options: ServingOptions,
         dropped: Callable[[Work], bool],
         admission: AdmissionControl,
+        device: DeviceHealth,
     ) -> None:
         self._residency, self._dock, self.options = residency, residency.dock, options
-        self._dropped, self._admission = dropped, admission
+        self._dropped, self._admission, self._device = dropped, admission, device
         self._stepped = 0.0  # when the texts in generation got their last token; 0 without any
         self._waiting: FairQueues[Work] = FairQueues(self._cost, QUANTUM)
         self._generations: list[Generation] = []
@@ -73,6 +75,7 @@ class DecodeScheduler:
             self._steps.step()
             self._measure()
         except Exception as error:
+            self._device.check(error)
             for generation in self._generations:
                 generation.work.fail(error)
             self._leave(self._generations)
@@ -98,6 +101,7 @@ class DecodeScheduler:
             for generation in boarded:
                 generation.aboard.close()
             if len(works) == 1:
+                self._device.check(error)
                 works[0].fail(error)
                 return
             for work in works:

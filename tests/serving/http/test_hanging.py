@@ -194,7 +194,9 @@ def test_the_process_ends_after_its_time_whatever_hangs(client: Client, monkeypa
     ended: list[int] = []
     monkeypatch.setattr(process.os, "_exit", ended.append)
     monkeypatch.setattr(process, "AFTER_DRAIN", 0.0)
-    monkeypatch.setattr(client.service, "options", client.service.options.model_copy(update={"drain": 0.0}))
+    monkeypatch.setattr(
+        client.service, "options", client.service.options.model_copy(update={"drain": 0.0, "drain_delay": 0.0})
+    )
     server = process.Server(uvicorn.Config(client.app), client.service)
     server.handle_exit(signal.SIGTERM, None)
     until(lambda: ended)
