@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from adaptdock.engine.core.batches import length
@@ -41,6 +41,8 @@ class Share:
 
     backlog: Backlog
     seconds: float
+    expected: float = 0.0
+    """Seconds of waiting as estimated at its arrival; 0 if it is not to be compared with the real ones."""
 
 
 class AdmissionControl:
@@ -73,8 +75,7 @@ class AdmissionControl:
     def patience(self, client: str = "") -> int:
         """Return the seconds after which a refused client may try again, from 1 to :data:`LONGEST_PAUSE`."""
         with self._lock:
-            waits = [backlog.wait(client, self._waiting.by_adapter) for backlog in (self._batches, self._texts)]
-            return _pause(max(waits) / 2)
+            return _pause(self._longest_wait(client) / 2)
 
     def tokenized(self, work: Work) -> None:
         """Correct the estimate of an input by its tokens."""
@@ -84,16 +85,21 @@ class AdmissionControl:
             if (share := self._shares.get(work)) is not None:
                 width, new = self._backbone.width, 0 if work.search is None else work.search.max_new_tokens
                 cost = sum(work.cost(length(feature) + new, width) for feature in work.features)
-                corrected = self._share(work, cost, work.search)
+                corrected = replace(self._share(work, cost, work.search), expected=share.expected)
                 share.backlog.add(work.client, work.name, -share.seconds)
                 corrected.backlog.add(work.client, work.name, corrected.seconds)
                 self._shares[work] = corrected
 
     def started(self, work: Work) -> None:
         """Report the waiting time of an input whose computation begins."""
-        if not work.started and self._observer is not None:
-            self._observer.queued(time.monotonic() - work.since)
-        work.started = True
+        if work.started:
+            return
+        work.started, waited = True, time.monotonic() - work.since
+        if self._observer is not None:
+            self._observer.queued(waited)
+        with self._lock:
+            if (share := self._shares.get(work)) is not None and share.expected:
+                self._rates.waited(waited, share.expected)
 
     def boarded(self, work: Work) -> None:
         """Take a text off its backlog: it has a row now."""
@@ -135,16 +141,27 @@ class AdmissionControl:
         by_adapter = Counter(work.name for work in works)
         full = any(self._waiting.by_adapter[name] + count > limit for name, count in by_adapter.items())
         if full or len(works) > self._waiting.room(works[0].client, self.options.queue):
-            wait = max(backlog.wait(works[0].client, by_adapter) for backlog in (self._batches, self._texts))
-            raise BusyError(f"{self._waiting.total} inputs are waiting already", _pause(wait / 2), "queue")
+            pause = _pause(self._longest_wait(works[0].client) / 2)
+            raise BusyError(f"{self._waiting.total} inputs are waiting already", pause, "queue")
+
+    def _longest_wait(self, client: str) -> float:
+        """Return the seconds that an input for the busiest adapter of a client would wait."""
+        own = dict.fromkeys(self._waiting.by_adapter, 0.0)
+        return self._rates.delay * max(backlog.wait(client, own) for backlog in (self._batches, self._texts))
 
     def _check_time(self, works: Sequence[Work], shares: Sequence[Share]) -> None:
         limit = self.options.queue_seconds
         for backlog in (self._batches, self._texts):
             own = [(work, share) for work, share in zip(works, shares, strict=True) if share.backlog is backlog]
-            wait = backlog.wait(works[0].client, {work.name for work, _ in own}) if own else 0.0
-            longest = min((work.deadline - work.since for work, _ in own), default=0.0)
-            needed = wait + sum(share.seconds for _, share in own)
+            if not own:
+                continue
+            largest: dict[str, float] = {}
+            for work, share in own:
+                largest[work.name] = max(share.seconds, largest.get(work.name, 0.0))
+            own[0][1].expected = backlog.wait(works[0].client, largest)
+            wait = self._rates.delay * own[0][1].expected
+            longest = min(work.deadline - work.since for work, _ in own)
+            needed = wait + self._rates.delay * sum(share.seconds for _, share in own)
             if wait > limit or (wait and needed > longest):
                 text = f"the inputs would wait about {wait:.1f} s for earlier ones"
                 text += "" if wait > limit else f", so that they would not be answered within {longest:g} s"

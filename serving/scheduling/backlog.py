@@ -5,7 +5,7 @@ far as its own adapter at most, and other clients as far as its own client at mo
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 
 class Backlog:
@@ -25,13 +25,19 @@ class Backlog:
         if not by_name:
             del self._seconds[client]
 
-    def wait(self, client: str, names: Iterable[str]) -> float:
-        """Return the seconds until the last of these adapters has its turn for a new input of the client."""
+    def wait(self, client: str, own: Mapping[str, float]) -> float:
+        """Return the seconds until a new input of a client has its turn; ``own`` are those of an input by adapter.
+
+        Of several adapters the last one counts.
+        """
         by_name = self._seconds.get(client, {})
-        bounds = {by_name.get(name, 0.0) for name in names}
-        ahead = max((sum(min(seconds, bound) for seconds in by_name.values()) for bound in bounds), default=0.0)
-        others = (sum(seconds.values()) for name, seconds in self._seconds.items() if name != client)
-        return ahead + sum(min(seconds, ahead) for seconds in others)
+        others = [sum(seconds.values()) for name, seconds in self._seconds.items() if name != client]
+        longest = 0.0
+        for name, seconds in own.items():
+            bound = by_name.get(name, 0.0) + seconds
+            ahead = sum(min(waiting, bound) for other, waiting in by_name.items() if other != name) + bound
+            longest = max(longest, ahead - seconds + sum(min(waiting, ahead) for waiting in others))
+        return longest
 
 
 class Waiting:

@@ -10,6 +10,10 @@ HALF_LIFE = 10.0
 """Seconds of computation after which a measurement counts half."""
 CHARACTERS = 4.0
 """Characters per token until texts have been tokenized."""
+SHORTEST_WAIT = 0.1
+"""Seconds of an expected wait that is compared with the real one."""
+LARGEST_DELAY = 8.0
+"""Upper limit of a comparison. The lower limit is 1: a calm time must not allow for more in the next flood."""
 REMEMBERED = 0.95
 """Weight of earlier texts in the moving averages over texts."""
 
@@ -45,6 +49,14 @@ class Rates:
     """Characters per token."""
     written: float = 1.0
     """Share of the requested new tokens that texts really get."""
+
+    delay: float = 1.0
+    """Real waiting times by estimated ones: the computation is delayed by whatever else the machine does."""
+
+    def waited(self, seconds: float, expected: float) -> None:
+        """Count the real and the estimated waiting time of an input. Short ones tell nothing."""
+        if expected >= SHORTEST_WAIT:
+            self.delay = _moved(self.delay, min(LARGEST_DELAY, max(1.0, seconds / expected)))
 
     def tokenized(self, characters: int, tokens: int) -> None:
         """Count a tokenized text."""

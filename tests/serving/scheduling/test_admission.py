@@ -46,13 +46,14 @@ def test_an_input_waits_for_other_adapters_and_clients_as_far_as_for_its_own() -
     backlog = Backlog()
     for client, name, seconds in (("greedy", "a", 9.0), ("greedy", "b", 3.0), ("modest", "a", 0.5)):
         backlog.add(client, name, seconds)
-    assert backlog.wait("newcomer", ["a"]) == 0
-    assert backlog.wait("modest", ["a"]) == 0.5 + 0.5
-    assert backlog.wait("greedy", ["c"]) == 0
-    assert backlog.wait("greedy", ["b"]) == 3 + 3 + 0.5
-    assert backlog.wait("greedy", ["a", "b"]) == 9 + 3 + 0.5
+    assert backlog.wait("newcomer", {"a": 0.25}) == 0.25 + 0.25  # as much of either client as its own input
+    assert backlog.wait("modest", {"a": 0.25}) == 0.5 + 0.75
+    assert backlog.wait("greedy", {"c": 0.0}) == 0
+    assert backlog.wait("greedy", {"c": 0.25}) == 0.25 + 0.25 + 0.5
+    assert backlog.wait("greedy", {"b": 0.0}) == 3 + 3 + 0.5
+    assert backlog.wait("greedy", {"a": 1.0, "b": 0.0}) == 9 + 3 + 0.5
     backlog.add("greedy", "a", -9.0)
-    assert backlog.wait("greedy", ["a"]) == 0
+    assert backlog.wait("greedy", {"a": 0.0}) == 0
 
 
 def test_a_full_queue_has_room_for_a_client_below_its_share() -> None:
@@ -77,6 +78,19 @@ def test_a_speed_is_that_of_the_last_seconds_of_computation() -> None:
     assert speed.time(100) == pytest.approx(1.0, rel=1e-3)
 
 
+def test_estimates_are_corrected_by_the_real_waiting_times() -> None:
+    rates = Rates()
+    for _ in range(200):
+        rates.waited(3.0, 1.0)
+        rates.waited(9.0, 0.01)  # too short to tell
+    assert rates.delay == pytest.approx(3, rel=1e-3)
+    rates.waited(1e9, 1.0)
+    assert rates.delay < 3.5
+    for _ in range(400):
+        rates.waited(0.0, 1.0)
+    assert rates.delay == pytest.approx(1, rel=1e-3)
+
+
 def test_characters_of_a_token_and_the_share_of_new_tokens_are_measured() -> None:
     rates = Rates()
     for _ in range(200):
@@ -97,8 +111,8 @@ def test_an_input_that_would_wait_too_long_is_refused_and_others_are_not(
         admission.admit([work(client)])
     assert raised.value.limit == "time"
     assert admission.waiting == 1
-    admission.admit([work(client, "green")])  # another adapter has a queue of its own
-    admission.admit([work(client, sender="other")])  # and so has another client
+    admission.admit([work(client, "green", size=20)])  # another adapter has a queue of its own
+    admission.admit([work(client, size=20, sender="other")])  # and so has another client
 
 
 def test_inputs_without_an_answer_within_their_timeout_are_refused(client: Client, admission: AdmissionControl) -> None:
@@ -130,9 +144,9 @@ def test_the_estimate_follows_what_is_tokenized_and_computed(client: Client, adm
     first.encode(client.service.dock.backbone, client.service.dock.backbone.tokenizer, client.service.options)
     admission.tokenized(first)  # "x" is one word
     tokens = len(first.features[0].inputs["input_ids"])
-    assert admission._batches.wait("", ["red"]) == pytest.approx(tokens / 100, rel=0.05)
+    assert admission._batches.wait("", {"red": 0.0}) == pytest.approx(tokens / 100, rel=0.05)
     admission.computed(first, first.cost(tokens, client.service.dock.backbone.width))
-    assert admission._batches.wait("", ["red"]) == 0
+    assert admission._batches.wait("", {"red": 0.0}) == 0
     assert admission.waiting == 1
     admission.answered(first)
     assert admission.waiting == 0
@@ -168,7 +182,7 @@ def test_overload_is_answered_with_429_and_when_to_come_back_and_probes_are_answ
         admission.batch(10_000, 1000.0, full=True, texts=False)  # 10 tokens per second
         threads[1].start()
         until(lambda: client.service.batcher.waiting == 2)
-        until(lambda: admission._batches.wait("", ["red"]) > 0.5)
+        until(lambda: admission._batches.wait("", {"red": 0.0}) > 0.5)
         answer = client.post("/v1/predict", json=ASKED)
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "busy")
         assert 1 <= int(answer.headers["retry-after"]) <= 60
