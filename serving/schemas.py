@@ -141,6 +141,21 @@ class LoadRequest(Request):
     """Answer with it at once; otherwise only as ``name@version`` or with a share."""
 
 
+class LoraRequest(Request):
+    """An adapter by its name, as vLLM has it."""
+
+    lora_name: AdapterName
+    lora_int_id: int | None = None
+    """Not used."""
+
+
+class LoraLoadRequest(LoraRequest):
+    """An adapter of the watched folder, as vLLM has it."""
+
+    lora_path: str | None = Field(None, max_length=4096)
+    """Its file in the watched folder, if given: no other path is read."""
+
+
 class SplitRequest(Request):
     """Shares of the versions of an adapter."""
 

@@ -6,10 +6,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Literal, TypeVar
 
 from starlette.requests import Request
 
+from adaptdock import __version__
 from adaptdock.engine.core.batches import collate, length
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
@@ -76,7 +78,10 @@ class Service:
 
     def __init__(self, dock: Dock, options: ServingOptions) -> None:
         self.dock, self.options = dock, options
-        self.metrics = Metrics()
+        versions = {name: metadata.version(name) for name in ("torch", "transformers")}
+        self.metrics = Metrics(
+            {"version": __version__, **versions, "backbone": dock.backbone.id, "device": str(dock.backbone.device)}
+        )
         self.store = Store(options.state_folder)
         self.residency = Residency(dock, options.device_bytes, options.host_bytes, self.store.read)
         self._loader = Loader()
