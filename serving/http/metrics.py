@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from adaptdock.serving.catalog.catalog import Catalog
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BARE = "(backbone)"
+"""The name of the backbone without adapters; no adapter can have it."""
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -143,7 +145,7 @@ class Metrics:
         self._resident.clear()
         self._version.clear()
         adapters = catalog.all()
-        for name in [name for name in list(self._names) if name not in adapters]:
+        for name in [name for name in list(self._names) if name not in adapters and name != BARE]:
             self.forget(name)  # an input that was answered after its adapter was unloaded
         for name, served in adapters.items():
             self._version.labels(name).set(served.current.number)

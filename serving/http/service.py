@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from starlette.requests import Request
@@ -33,7 +34,7 @@ from adaptdock.serving.errors import (
     StartingError,
     StoppingError,
 )
-from adaptdock.serving.http.metrics import Metrics
+from adaptdock.serving.http.metrics import BARE, Metrics
 from adaptdock.serving.json_logs import log, log_error
 from adaptdock.serving.scheduling.batcher import Batcher
 from adaptdock.serving.scheduling.encoding import measured
@@ -53,7 +54,8 @@ class Answered:
 
     adapter: str
     version: int
-    task: Task
+    task: Task | None
+    """None for the bare backbone."""
     outcome: Outcome
 
 
@@ -106,6 +108,22 @@ class Service:
         if not self._ready:
             return "starting"
         return "ok" if self.batcher.alive else "broken"
+
+    @property
+    def writes(self) -> bool:
+        """Whether the backbone alone is a language model."""
+        return bool(self.dock.backbone.writes_in_steps or self.dock.backbone.endings)
+
+    @property
+    def backbone_name(self) -> str:
+        """The name of the backbone for clients: its id, or of a folder the last part."""
+        identity = self.dock.backbone.id
+        return Path(identity).name if Path(identity).is_absolute() else identity
+
+    def is_bare(self, name: str) -> bool:
+        """Tell whether a name means the backbone alone. An adapter or alias of that name goes first."""
+        known = name in self.catalog.names or name in self.catalog.aliases
+        return self.writes and not known and name in (self.backbone_name, self.dock.backbone.id)
 
     @property
     def refused(self) -> dict[str, str]:
@@ -243,9 +261,15 @@ class Service:
     # ------------------------------------------------------------------------------------- asking
 
     async def ask(
-        self, request: Request, names: Sequence[str], items: Sequence[Any], timeout: float | None = None, **more: Any
+        self,
+        request: Request,
+        names: Sequence[str],
+        items: Sequence[Any],
+        timeout: float | None = None,
+        bare: bool = False,
+        **more: Any,
     ) -> list[Answered]:
-        """Return an answer for each input; ``more`` are further fields of :class:`Work`.
+        """Return an answer for each input, of the backbone alone if ``bare``; ``more`` are fields of :class:`Work`.
 
         Raises :class:`InputError` for the first failed input, and :class:`ClientGone`. Before any input is accepted it
         raises :class:`UnknownNameError`, :class:`BusyError`, :class:`LimitError`, :class:`StoppingError` or
@@ -261,7 +285,7 @@ class Service:
         selections: dict[str, Selection] = {}
         try:
             for name in dict.fromkeys(names):  # one choice per name: all its inputs go to the same version
-                selections[name] = self.catalog.choose(name)
+                selections[name] = Selection(BARE, ()) if bare else self.catalog.choose(name)
             deadline = time.monotonic() + seconds
             more |= {"client": request.scope.get("state", {}).get("token") or ""}
             works = [
@@ -282,7 +306,7 @@ class Service:
         try:
             self.batcher.submit(works)
         except BusyError as error:
-            self.metrics.refused(error.limit, [work.parts[-1].name for work in works])
+            self.metrics.refused(error.limit, [_label(work) for work in works])
             raise
 
     def _sizes(self, items: Sequence[Any]) -> list[int]:
@@ -330,11 +354,13 @@ class Service:
                 raise InputError(number, outcome)
             if isinstance(outcome, BaseException):
                 raise outcome
-            answered.append(Answered(work.parts[-1].name, work.parts[-1].number, work.task, outcome))
+            bare = not work.parts
+            version, task = (0, None) if bare else (work.parts[-1].number, work.task)
+            answered.append(Answered(_label(work), version, task, outcome))
         return answered
 
     def _count(self, work: Work, future: "Future[Outcome]") -> None:
-        name = work.parts[-1].name
+        name = _label(work)
         if future.cancelled():
             self.metrics.abandoned(name)
         else:
@@ -371,6 +397,11 @@ class Service:
         failed = shadow.future.cancelled() or shadow.future.exception() is not None
         differs = failed or shadow.future.result().prediction != work.future.result().prediction
         self.metrics.mirrored(shadow.parts[-1].name, differs)
+
+
+def _label(work: Work) -> str:
+    """Return the name of the adapter that answers, for counters."""
+    return work.parts[-1].name if work.parts else BARE
 
 
 def _seen(future: "asyncio.Future[Any]") -> None:

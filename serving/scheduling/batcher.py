@@ -28,6 +28,7 @@ from adaptdock.serving.scheduling.device_health import DeviceHealth
 from adaptdock.serving.scheduling.encoding import Encoders
 from adaptdock.serving.scheduling.fairness import FairQueues
 from adaptdock.serving.scheduling.inference_request import Outcome, Work
+from adaptdock.serving.scheduling.stop_sequences import stop_position
 
 BATCHES_AT_ONCE = 4
 """Batches taken from the queues at once: with more windows to group, a batch needs less padding."""
@@ -310,9 +311,11 @@ class Batcher:
         text = backbone.tokenizer.decode(tokens, skip_special_tokens=True)
         assert work.search is not None  # else nothing is generated
         self.admission.generated(end or len(tokens), work.search.max_new_tokens)
+        stop = stop_position(text, work.stops)
+        text = text[:stop]
         if work.on_text is not None:
             work.on_text(text)
-        work.succeed(work.written(text, end or len(tokens), end is not None))
+        work.succeed(work.written(text, end or len(tokens), end is not None or stop is not None))
 
 
 def finite(prediction: dict[str, object], name: str) -> dict[str, object]:

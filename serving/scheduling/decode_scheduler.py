@@ -16,6 +16,7 @@ from adaptdock.serving.scheduling.admission import AdmissionControl
 from adaptdock.serving.scheduling.device_health import DeviceHealth
 from adaptdock.serving.scheduling.fairness import FairQueues
 from adaptdock.serving.scheduling.inference_request import Work
+from adaptdock.serving.scheduling.stop_sequences import held_back, stop_position
 
 UNFINISHED = "\ufffd"
 """The decoder's output for an incomplete UTF-8 sequence: the next token may complete the character."""
@@ -124,15 +125,20 @@ class DecodeScheduler:
     def _send(self) -> None:
         """Send new characters to the clients, and answer for complete texts."""
         for generation in self._generations:
-            done = generation.text.done
-            if done or generation.work.on_text is not None:
-                text = self._dock.backbone.tokenizer.decode(generation.text.tokens, skip_special_tokens=True)
-                if generation.work.on_text is not None and (done or not text.endswith(UNFINISHED)):
-                    if len(text) > generation.sent:
-                        generation.work.on_text(text[generation.sent :])
-                    generation.sent = max(generation.sent, len(text))
-                if done:
-                    self._answer(generation, text)
+            work, text = generation.work, generation.text
+            if not (text.done or work.on_text is not None or work.stops):
+                continue
+            content = self._dock.backbone.tokenizer.decode(text.tokens, skip_special_tokens=True)
+            end = stop_position(content, work.stops)
+            if end is not None:
+                content, text.ended = content[:end], True
+            if work.on_text is not None and (text.done or not content.endswith(UNFINISHED)):
+                safe = len(content) if text.done else len(content) - held_back(content, work.stops)
+                if safe > generation.sent:
+                    work.on_text(content[generation.sent : safe])
+                generation.sent = max(generation.sent, safe)
+            if text.done:
+                self._answer(generation, content)
         self._leave([generation for generation in self._generations if generation.text.done])
 
     def _answer(self, generation: Generation, text: str) -> None:

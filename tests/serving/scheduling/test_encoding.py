@@ -14,7 +14,7 @@ from adaptdock.errors import UnknownNameError
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.errors import LimitError
-from adaptdock.serving.http.openai_routes import ChatRequest
+from adaptdock.serving.http.openai_schemas import ChatRequest
 from adaptdock.serving.scheduling import encoding
 from adaptdock.serving.scheduling.encoding import measured
 from adaptdock.serving.scheduling.fairness import FairQueues
