@@ -82,7 +82,9 @@ def ours(port: int, folder: str, names: Sequence[str], dtype: str = "float32") -
 
     quiet()
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # a line a request is not what is measured
-    options = ServingOptions(adapters=folder, port=port, queue=100_000, queue_per_adapter=100_000, timeout=120)
+    options = ServingOptions(
+        adapters=folder, port=port, queue=100_000, queue_per_adapter=100_000, timeout=120, queue_seconds=120
+    )
     serve(options, LoadOptions(device="cpu", dtype=dtype))
 
 

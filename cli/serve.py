@@ -41,7 +41,11 @@ def command(config: Path | None, check: bool, new_token: str | None, token_name:
         return
     from adaptdock.serving.http.process import serve
 
-    serve(options, load_options(flags))
+    serve(
+        options,
+        load_options(flags),
+        lambda: validated(ServingOptions, SERVING.given(decided(values, config)), "serving"),
+    )
 
 
 command.params += [*SERVING.flags, *LOADING.flags]

@@ -1,7 +1,7 @@
 """Options of the serving process."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,29 @@ STATE = ".serving"
 """Name of the default state folder, inside the folder of the adapters."""
 
 
+RELOADABLE = (
+    "write_tokens",
+    "batch_rows",
+    "max_wait",
+    "queue",
+    "queue_per_adapter",
+    "queue_seconds",
+    "timeout",
+    "change_timeout",
+    "max_body",
+    "max_upload",
+    "max_inputs",
+    "max_tokens",
+    "max_characters",
+    "max_new_tokens",
+    "keep_versions",
+    "watch",
+    "drain",
+    "drain_delay",
+)
+"""Options that SIGHUP reads again; all others need a restart."""
+
+
 class ServingOptions(Options):
     """Options of ``adapt serve``."""
 
@@ -20,6 +43,8 @@ class ServingOptions(Options):
     """Backbone of all adapters: an alias, a folder, a GGUF file or a hub id."""
     adapters: str | None = None
     """Folder to watch: each NAME.safetensors in it is served as NAME."""
+    follow_links: bool = False
+    """Serve links in the folder to files outside of it, too; otherwise they are refused."""
     state: str | None = None
     """Folder for versions, aliases and splits, which survive a restart; default: a hidden folder among the adapters."""
     host: str = "127.0.0.1"
@@ -37,9 +62,11 @@ class ServingOptions(Options):
     max_wait: float = Field(2.0, ge=0)
     """Milliseconds that the first input of an idle process waits for more inputs to share its batch."""
     queue: int = Field(1024, gt=0)
-    """Largest number of waiting inputs; further inputs get 429."""
+    """Largest number of waiting inputs; further inputs get 429. Each client has a share of it."""
     queue_per_adapter: int = Field(512, gt=0)
     """Largest number of waiting inputs of one adapter."""
+    queue_seconds: float = Field(2.0, gt=0)
+    """Longest expected wait of an input for earlier ones, in seconds; an input that would wait longer gets 429."""
     timeout: float = Field(30.0, gt=0)
     """Timeout of a request, in seconds."""
     change_timeout: float = Field(60.0, gt=0)
@@ -59,7 +86,7 @@ class ServingOptions(Options):
     receive_timeout: float = Field(20.0, gt=0)
     """Timeout of a request's head, and then of its body, in seconds."""
     connections: int = Field(2048, gt=0)
-    """Largest number of concurrent requests, and of connections; more get 503, except probes."""
+    """Largest number of concurrent requests, and of connections; more get 429, except probes."""
     workers: int | None = Field(None, gt=0)
     """Batches computed at the same time; default: two on a CPU with at least two cores, else one."""
     device_bytes: int | None = Field(None, gt=0)
@@ -72,6 +99,8 @@ class ServingOptions(Options):
     """Seconds between two looks at the folder."""
     drain: float = Field(30.0, ge=0)
     """Seconds for in-flight requests after a stop signal; the process exits at most 5 s later."""
+    drain_delay: float = Field(1.0, ge=0)
+    """Seconds after SIGTERM in which requests are still accepted, while /readyz already fails."""
     warm_up: bool = True
     """Dock the adapters and run a batch before the first request."""
 
@@ -89,6 +118,13 @@ class ServingOptions(Options):
         if self.adapters is None and self.state is None:
             raise ValueError("adapters or state is needed: a folder to watch, or a folder for uploaded adapters")
         return self
+
+    def changes(self, later: Self) -> tuple[dict[str, Any], list[str]]:
+        """Return the changed options of :data:`RELOADABLE` by name, and the names of other changed options."""
+        values, wanted = self.model_dump(), later.model_dump()
+        names = [name for name in values if values[name] != wanted[name]]
+        changed = {name: wanted[name] for name in names if name in RELOADABLE}
+        return changed, [name for name in names if name not in RELOADABLE]
 
     @property
     def characters(self) -> int:

@@ -4,10 +4,10 @@ from adaptdock.errors import AdaptError
 
 
 class BusyError(AdaptError):
-    """Too many waiting requests or inputs. Attribute: ``seconds`` before a retry."""
+    """Too many waiting requests or inputs. Attributes: ``seconds`` before a retry, and ``limit``, which was reached."""
 
-    def __init__(self, what: str, seconds: int) -> None:
-        self.seconds = seconds
+    def __init__(self, what: str, seconds: int, limit: str = "queue") -> None:
+        self.seconds, self.limit = seconds, limit
         super().__init__(f"{what}: try again in {seconds} s")
 
 
@@ -37,6 +37,13 @@ class BrokenError(AdaptError):
 
     def __init__(self) -> None:
         super().__init__("this process could not start, so its adapters are not loaded; its log has the reason")
+
+
+class DeviceError(AdaptError):
+    """A request to a process whose device has failed for good."""
+
+    def __init__(self) -> None:
+        super().__init__("the device of this process has failed, and only a restart helps; its log has the reason")
 
 
 class SlowChangeError(AdaptError):

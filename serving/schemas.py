@@ -115,12 +115,21 @@ class AdapterDetail(AdapterState):
     card: dict[str, Any]
 
 
+class RefusedFile(Answer):
+    """A file in the watched folder that is not served."""
+
+    name: str
+    """Its name without the suffix."""
+    reason: str
+
+
 class Adapters(Answer):
-    """The served adapters and the aliases."""
+    """The served adapters, the aliases, and the refused files of the watched folder."""
 
     backbone: str
     adapters: list[AdapterState]
     aliases: dict[str, str]
+    refused: list[RefusedFile] = []
 
 
 class LoadRequest(Request):
@@ -130,6 +139,21 @@ class LoadRequest(Request):
     """A kept version; without it, the adapter's file in the watched folder is read."""
     activate: bool = True
     """Answer with it at once; otherwise only as ``name@version`` or with a share."""
+
+
+class LoraRequest(Request):
+    """An adapter by its name, as vLLM has it."""
+
+    lora_name: AdapterName
+    lora_int_id: int | None = None
+    """Not used."""
+
+
+class LoraLoadRequest(LoraRequest):
+    """An adapter of the watched folder, as vLLM has it."""
+
+    lora_path: str | None = Field(None, max_length=4096)
+    """Its file in the watched folder, if given: no other path is read."""
 
 
 class SplitRequest(Request):

@@ -71,7 +71,7 @@ def fill(folder: Path, backbone: Backbone) -> Path:
 @contextmanager
 def live(*arguments: object, log: Path, environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """Run ``adapt serve`` on a free port as long as the context is open, and give its address."""
-    command = [sys.executable, "-c", RUN, "serve", "--port", "0", *map(str, arguments)]
+    command = [sys.executable, "-c", RUN, "serve", "--port", "0", "--drain-delay", "0", *map(str, arguments)]
     with log.open("w") as stream:
         process = subprocess.Popen(command, stderr=stream, env={**os.environ, **(environment or {})})
     try:

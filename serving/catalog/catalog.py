@@ -29,7 +29,7 @@ from adaptdock.serving.versions import VERSION, Selection, Served, Version, chec
 class Catalog:
     """The adapters of one process. Changes are serialized and may come from any thread; :meth:`choose` never waits.
 
-    ``notify`` is called with the event and its fields after every change. ``largest`` limits a file, in bytes.
+    ``keep`` is the number of earlier versions, ``largest`` that of a file's bytes. ``notify`` is called after changes.
     ``later`` runs a function that may wait for another change. :attr:`incomplete` is the error for an unknown name
     while some adapters are not loaded yet.
     """
@@ -43,8 +43,8 @@ class Catalog:
         largest: int | None = None,
         later: Callable[[Callable[[], None]], object] = lambda leave: leave(),
     ) -> None:
-        self.residency, self._store, self._keep, self._notify = residency, store, keep, notify
-        self._largest, self._later = largest, later
+        self.residency, self._store, self.keep, self._notify = residency, store, keep, notify
+        self.largest, self._later = largest, later
         self.incomplete: type[AdaptError] | None = None
         self._served: dict[str, Served] = {}
         self._aliases: dict[str, str] = {}
@@ -90,7 +90,7 @@ class Catalog:
         Raises :class:`FileError` for an unreadable file.
         """
         served = self._served.get(name) or self._gone.get(name)
-        return served is not None and served.seen == hash_of(path, self._largest)
+        return served is not None and served.seen == hash_of(path, self.largest)
 
     def tier(self, version: Version) -> Tier:
         """Return the tier that holds the weights of a version now."""
@@ -186,7 +186,7 @@ class Catalog:
             if name in self._aliases:
                 raise UsageError(f"{name!r} is an alias, so no adapter can have that name; delete the alias first")
             with _unlocated(name, source):
-                sha256 = self._store.keep(source, self._largest)
+                sha256 = self._store.keep(source, self.largest)
             served = self._copy(name)
             served.seen = sha256 if of_folder else served.seen
             version = next((known for known in served.versions.values() if known.sha256 == sha256), None)
@@ -422,7 +422,7 @@ class Catalog:
 
     def _commit(self, served: Served) -> None:
         """Write the state, then make it visible to requests, then unload versions out of use."""
-        needed = {served.current.number, *served.split, *served.earlier[-self._keep :]}
+        needed = {served.current.number, *served.split, *served.earlier[-self.keep :]}
         needed |= {served.mirror} if served.mirror is not None else set()
         needed |= {served.next_number - 1}  # the newest version may wait for its activation
         needed |= {int(alias["number"]) for alias in self._fixed_aliases(served.name)}

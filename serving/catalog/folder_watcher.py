@@ -1,12 +1,14 @@
 """The watcher: a new file in a folder is docked, a changed file becomes a new version, a deleted file is unloaded.
 
 The watcher compares sizes and times, which works on every file system. A file is read after two equal looks in
-succession, so that a copy in progress is left alone. An unusable file is refused once, until it changes.
+succession, so that a copy in progress is left alone. An unusable file is refused once, until it changes. A link to a
+file outside the folder is refused unless links may be followed: whoever may write into the folder could otherwise have
+any file of this machine served.
 """
 
 from pathlib import Path
 
-from adaptdock.errors import AdaptError, BudgetError, UnknownNameError
+from adaptdock.errors import AdaptError, BudgetError, FileError, UnknownNameError
 from adaptdock.plugins.regular import irregular
 from adaptdock.serving.catalog.catalog import Catalog
 from adaptdock.serving.errors import StoreError
@@ -21,8 +23,10 @@ Mark = tuple[int, int, int]
 class Watcher:
     """Compares a folder with the catalog at each :meth:`look`. Looks may come from any thread, but not concurrently."""
 
-    def __init__(self, folder: Path, catalog: Catalog) -> None:
-        self._folder, self._catalog = folder, catalog
+    def __init__(self, folder: Path, catalog: Catalog, follow_links: bool = False) -> None:
+        self._folder, self._catalog, self._follow_links = folder, catalog, follow_links
+        self.refused: dict[str, str] = {}
+        """The reason for each refused file in the folder, by its name without the suffix."""
         self._seen: dict[str, Mark] = {}
         self._settled: dict[str, Mark] = {}
         self._unreadable = False
@@ -46,27 +50,37 @@ class Watcher:
         return [name for name in self._settled if name not in marks and name not in self._seen]
 
     def file(self, name: str) -> Path:
-        """Return the file of an adapter in the folder."""
-        return self._folder / f"{checked_name(name)}{SUFFIX}"
+        """Return the file of an adapter in the folder; raise :class:`FileError` for a link out of the folder."""
+        path = self._folder / f"{checked_name(name)}{SUFFIX}"
+        if not self._follow_links:
+            check_link(path)
+        return path
 
     def _take(self, name: str, mark: Mark) -> None:
         try:
             path = self.file(name)
             if self._catalog.unchanged(name, path):
-                self._settled[name] = mark
+                self._accept(name, mark)
                 return
             self._catalog.add(name, path, of_folder=True)
-            self._settled[name] = mark
+            self._accept(name, mark)
         except AdaptError as error:
             log("refused", adapter=name, reason=str(error))
+            self.refused[name] = str(error)
             if not isinstance(error, StoreError | BudgetError):  # the next look may have disk space or memory
                 self._settled[name] = mark
         except Exception as error:
             log_error("refused", error, adapter=name)
+            self.refused[name] = "an unexpected error; the log of the process has the details"
             self._settled[name] = mark
+
+    def _accept(self, name: str, mark: Mark) -> None:
+        self._settled[name] = mark
+        self.refused.pop(name, None)
 
     def _drop(self, name: str) -> None:
         self._settled.pop(name, None)
+        self.refused.pop(name, None)
         try:
             self._catalog.remove(name, forget_file=True)
         except UnknownNameError:
@@ -94,3 +108,17 @@ class Watcher:
         if irregular(status.st_mode):
             return 0, 0, status.st_ino  # a mark without size and time: refused once, however it changes
         return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def check_link(path: Path) -> None:
+    """Raise :class:`FileError` for a link to a regular file outside its folder. No other file can be read anyway."""
+    try:
+        outside = path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve())
+        regular = irregular(path.stat().st_mode) is None
+    except (OSError, RuntimeError):  # nothing there, or a loop of links
+        return
+    if outside and regular:
+        raise FileError(
+            f"the file of {path.name.removesuffix(SUFFIX)!r}",
+            "it is a link to a file outside the folder: put a copy there, or allow such links with --follow-links",
+        )

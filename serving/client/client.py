@@ -76,7 +76,7 @@ class Client:
     def complete(self, adapter: str, prompt: Asked, **wishes: Any) -> str:
         """Return the continuation of a text, or the answer to a conversation (``[{"role": "user", "content": ...}]``).
 
-        ``wishes`` are ``max_tokens``, ``temperature``, ``top_p`` and ``seed``.
+        ``wishes`` are ``max_tokens``, ``temperature``, ``top_p``, ``seed`` and ``stop``.
         """
         return self._ask(writing(adapter, prompt, wishes))
 

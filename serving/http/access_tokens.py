@@ -1,13 +1,15 @@
 """Access tokens, kept as hashes.
 
-A line of the tokens file is ``NAME SCOPES SHA256``: a name for people and logs, comma-separated scopes, and the SHA-256
-of the token. A token has 256 random bits, so a fast hash cannot be reversed by search.
+A line of the tokens file is ``NAME SCOPES SHA256 [rate=N] [concurrent=N]``: a name for people and logs,
+comma-separated scopes, the SHA-256 of the token, and its limits: requests per second, and requests at the same time. A
+token has 256 random bits, so a fast hash cannot be reversed by search. Tokens of one name are one client.
 """
 
 import hashlib
 import hmac
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -18,6 +20,7 @@ from adaptdock.errors import AdaptError, DataError, FileError, UnknownNameError,
 from adaptdock.serving.json_logs import log
 
 SCOPES = ("predict", "admin")
+LIMITS = {"rate": re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?"), "concurrent": re.compile(r"[0-9]{1,9}")}
 PREFIX = "adapt_"
 SETTLED = 2 * 10**9
 """Nanoseconds after which two changes of a file get different timestamps, on any file system."""
@@ -31,6 +34,10 @@ class Token:
     name: str
     scopes: frozenset[str]
     sha256: str
+    rate: float | None = None
+    """Requests per second; None without a limit."""
+    concurrent: int | None = None
+    """Requests at the same time; None without a limit."""
 
     def allows(self, scope: str) -> bool:
         """Tell whether the token grants a scope."""
@@ -126,6 +133,12 @@ def _tokens_of(path: Path) -> list[Token]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise BrokenTokensError(f"{path}: the tokens cannot be read: {error}") from None
+    except PermissionError:
+        user = os.geteuid() if hasattr(os, "geteuid") else "its user"
+        raise DataError(
+            f"{path}: the tokens cannot be read: only the owner of the file may read it, and this process runs as "
+            f"{user}. Make the tokens as that user (runuser, sudo -u), or change the owner (chown)"
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: the tokens cannot be read: {error.strerror or error}") from None
     known = []
@@ -171,15 +184,32 @@ def checked_scope(scope: str) -> str:
 
 
 def _parsed(place: str, parts: list[str]) -> Token:
-    if len(parts) != 3 or len(parts[2]) != 64 or set(parts[2]) - set("0123456789abcdef"):
+    if len(parts) < 3 or len(parts[2]) != 64 or set(parts[2]) - set("0123456789abcdef"):
         raise BrokenTokensError(
-            f"{place}: a line of tokens is NAME SCOPES SHA256, as adapt serve --new-token writes it"
+            f"{place}: a line of tokens is NAME SCOPES SHA256, as adapt serve --new-token writes it, and may end with "
+            f"rate=N and concurrent=N"
         )
     scopes = frozenset(parts[1].split(","))
     unknown = sorted(scopes - set(SCOPES))
     if unknown:
         raise BrokenTokensError(f"{place}: unknown scope {unknown[0]!r}; there is {', '.join(SCOPES)}")
-    return Token(parts[0], scopes, parts[2])
+    limits = dict(_limit(place, part) for part in parts[3:])
+    concurrent = limits.get("concurrent")
+    return Token(parts[0], scopes, parts[2], limits.get("rate"), None if concurrent is None else int(concurrent))
+
+
+def _limit(place: str, part: str) -> tuple[str, float]:
+    """Return the name and the value of a limit such as ``rate=10``."""
+    name, _, text = part.partition("=")
+    pattern = LIMITS.get(name)
+    if pattern is None:
+        raise BrokenTokensError(
+            f"{place}: unknown limit {part!r}; there are {' and '.join(f'{name}=N' for name in LIMITS)}"
+        )
+    if pattern.fullmatch(text) is None or not float(text):
+        kind = "a number" if name == "rate" else "a whole number"
+        raise BrokenTokensError(f"{place}: {part!r} is not a limit: {name} is {kind} above 0, such as {name}=10")
+    return name, float(text)
 
 
 def _hash(secret: str) -> str:

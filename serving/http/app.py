@@ -3,10 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from adaptdock import __version__
@@ -14,15 +13,17 @@ from adaptdock.errors import AdaptError
 from adaptdock.serving.http.access_tokens import Tokens
 from adaptdock.serving.http.authorization import Access
 from adaptdock.serving.http.catalog_routes import catalog_routes
-from adaptdock.serving.http.connections import Admission
+from adaptdock.serving.http.description import describe_tokens
 from adaptdock.serving.http.framing import Framing
 from adaptdock.serving.http.middleware import Envelope, explained, phrase
 from adaptdock.serving.http.openai_routes import openai_routes
+from adaptdock.serving.http.operator_routes import lora_routes, operator_routes
 from adaptdock.serving.http.predict_routes import predict_routes
 from adaptdock.serving.http.request_bodies import RequestBodies
+from adaptdock.serving.http.request_limits import RequestLimits
 from adaptdock.serving.http.service import ClientGone, InputError, Service
 from adaptdock.serving.page.route import page
-from adaptdock.serving.schemas import Health, Problem, Refusal
+from adaptdock.serving.schemas import Problem, Refusal
 
 GONE = 499
 """The status code of nginx for a client that disconnected; only the log shows it."""
@@ -47,44 +48,21 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
         strict_content_type=False,  # RequestBodies has checked the JSON already
     )
     app.state.service = service
-    app.include_router(_health(service))
+    app.include_router(operator_routes(service))
     app.include_router(predict_routes(service))
     app.include_router(catalog_routes(service))
     app.include_router(openai_routes(service))
+    app.include_router(lora_routes(service))
     app.include_router(page())
+    if tokens is not None and tokens.required:
+        describe_tokens(app)
     _handle_errors(app)
-    app.add_middleware(RequestBodies, options=service.options)  # the last middleware added is the outermost
+    app.add_middleware(RequestBodies, service=service)  # the last middleware added is the outermost
+    app.add_middleware(RequestLimits, service=service)
     app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)
-    app.add_middleware(Admission, service=service)
     app.add_middleware(Framing)
-    app.add_middleware(Envelope, metrics=service.metrics)
+    app.add_middleware(Envelope, metrics=service.metrics, leaving=lambda: service.status == "stopping")
     return app
-
-
-def _health(service: Service) -> APIRouter:
-    router = APIRouter(tags=["process"])
-
-    def health(good: bool, response: Response) -> Health:
-        response.status_code = 200 if good else 503
-        return Health(status=service.status, adapters=len(service.catalog.names), waiting=service.batcher.waiting)
-
-    @router.get("/healthz", responses={503: {"model": Health}})
-    async def healthz(response: Response) -> Health:
-        """Liveness: 200 unless the process is broken. A stopping process is alive."""
-        return health(service.status != "broken", response)
-
-    @router.get("/readyz", responses={503: {"model": Health}})
-    async def readyz(response: Response) -> Health:
-        """Readiness: 200 if requests may be sent here."""
-        return health(service.status == "ok", response)
-
-    @router.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Return the metrics in the text format of Prometheus."""
-        text = service.metrics.text(service.catalog, service.batcher.waiting)
-        return Response(text, media_type=CONTENT_TYPE_LATEST)
-
-    return router
 
 
 def _handle_errors(app: FastAPI) -> None:

@@ -6,11 +6,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from adaptdock.serving.http.access_tokens import Tokens
 from adaptdock.serving.http.middleware import refuse
 
-OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
+OPEN = ("/", "/healthz", "/readyz", "/health", "/openapi.json", "/favicon.ico")
 """Paths without authorization."""
 PAGE = "/page/"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
-MANAGED = ("/v1/adapters", "/v1/aliases")
+MANAGED = ("/v1/adapters", "/v1/aliases", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 """Paths whose changes need the scope admin."""
 
 
@@ -47,7 +47,7 @@ class Access:
             scope["state"]["token"] = token.name
             await refuse(scope, send, 403, f"the token has not the scope {needed}", "permission_error")
         else:
-            scope["state"]["token"] = token.name
+            scope["state"] |= {"token": token.name, "access": token}
             await self._app(scope, receive, send)
 
 

@@ -17,6 +17,7 @@ from adaptdock.serving.schemas import (
     Changed,
     Counters,
     LoadRequest,
+    RefusedFile,
     SplitRequest,
     VersionState,
 )
@@ -44,7 +45,8 @@ def _add_listing(router: APIRouter, service: Service) -> None:
     async def adapters() -> Adapters:
         """List all adapters with their versions and counters."""
         states = [AdapterState(**state(service, served)) for served in catalog.all().values()]
-        return Adapters(backbone=service.dock.backbone.id, adapters=states, aliases=catalog.aliases)
+        refused = [RefusedFile(name=name, reason=reason) for name, reason in sorted(service.refused.items())]
+        return Adapters(backbone=service.dock.backbone.id, adapters=states, aliases=catalog.aliases, refused=refused)
 
     @router.get("/v1/adapters/{name}")
     async def adapter(name: Name) -> AdapterDetail:

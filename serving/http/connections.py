@@ -1,14 +1,8 @@
-"""Limits of connections and of concurrent requests. Probes are always answered."""
+"""The limit of open connections: idle ones give way to new ones, so that probes always get through."""
 
 from collections import OrderedDict
 from typing import Protocol
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from adaptdock.serving.http.middleware import refuse
-from adaptdock.serving.http.service import Service
-
-PROBES = ("/healthz", "/readyz")
 IDLE_SECONDS = 5.0
 """Seconds that a client on a busy machine may need from its connection to its request."""
 
@@ -64,28 +58,3 @@ class Connections:
         """Remove a closed connection."""
         self._idle.pop(transport, None)
         self._busy.discard(transport)
-
-
-class Admission:
-    """Limits concurrent requests, and refuses those beyond the limit before their body is read."""
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app, self._service = app, service
-        self._count = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request or a probe; refuse a request beyond the limit with 503."""
-        if scope["type"] != "http" or scope["path"] in PROBES:
-            await self._app(scope, receive, send)
-            return
-        if self._count >= self._service.options.connections:
-            seconds = self._service.batcher.patience()
-            message = f"{self._count} requests are being answered already: try again in {seconds} s"
-            headers = {"retry-after": str(seconds), "connection": "close"}
-            await refuse(scope, send, 503, message, "unavailable_error", code="busy", headers=headers)
-            return
-        self._count += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._count -= 1

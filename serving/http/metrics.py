@@ -1,13 +1,16 @@
 """Metrics: counters for Prometheus and for the list of adapters."""
 
 import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector, generate_latest
 
 from adaptdock.serving.catalog.catalog import Catalog
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BARE = "(backbone)"
+"""The name of the backbone without adapters; no adapter can have it."""
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -21,12 +24,28 @@ class Tally:
     seconds: float = 0.0
 
 
-class Metrics:
-    """The counters of one process, in a registry of their own. Thread-safe."""
+class WithoutCreated(CollectorRegistry):
+    """A registry without the ``_created`` series, which would double the number of series."""
 
-    def __init__(self) -> None:
-        self.registry = of = CollectorRegistry()
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics without the times at which their series began."""
+        for metric in super().collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
+
+
+class Metrics:
+    """The counters of one process, in a registry of their own. Thread-safe.
+
+    ``build`` are the labels of ``adaptdock_build_info``, such as versions.
+    """
+
+    def __init__(self, build: Mapping[str, str]) -> None:
+        self.registry = of = WithoutCreated()
         by, space = ["adapter"], "adaptdock"
+        ProcessCollector(registry=of)
+        Gauge("build_info", "Versions and the backbone", list(build), space, registry=of).labels(**build).set(1)
+        self._refused_files = Gauge("refused_files", "Files in the folder that are not served", (), space, registry=of)
         self._requests = Counter("requests", "Inputs, by the adapter that was asked", by, space, registry=of)
         self._errors = Counter("errors", "Inputs without an answer", by, space, registry=of)
         self._abandoned = Counter("abandoned", "Inputs whose client went away", by, space, registry=of)
@@ -39,8 +58,12 @@ class Metrics:
         self._tokens = Counter("tokens", "Tokens that were computed", (), space, registry=of)
         self._computing = Counter("computing_seconds", "Time that batches took", (), space, registry=of)
         self._waiting = Gauge("waiting_inputs", "Inputs without an answer yet", (), space, registry=of)
+        self._queued = Histogram("queue_seconds", "From arrival to start", (), space, registry=of, buckets=SECONDS)
+        self._refused = Counter("refused", "Requests refused under load, by limit", ["limit"], space, registry=of)
+        self._shed = Counter("shed_inputs", "Inputs refused under load, by adapter", by, space, registry=of)
         self._http = Counter("http_responses", "Answers by status", ["status"], space, registry=of)
         self._tallies: dict[str, Tally] = {}
+        self._names: set[str] = set()
         self._lock = threading.Lock()
 
     def tally(self, name: str) -> Tally:
@@ -54,6 +77,7 @@ class Metrics:
         if failed:
             self._errors.labels(name).inc()
         with self._lock:
+            self._names.add(name)
             tally = self._tallies.setdefault(name, Tally())
             tally.requests += 1
             tally.errors += failed
@@ -65,11 +89,14 @@ class Metrics:
         self._requests.labels(name).inc()
         self._abandoned.labels(name).inc()
         with self._lock:
+            self._names.add(name)
             self._tallies.setdefault(name, Tally()).requests += 1
 
     def mirrored(self, name: str, differed: bool) -> None:
         """Count an input of shadow traffic."""
         self._mirrored.labels(name).inc()
+        with self._lock:
+            self._names.add(name)
         if differed:
             self._differed.labels(name).inc()
 
@@ -79,6 +106,18 @@ class Metrics:
         self._tokens.inc(tokens)
         self._computing.inc(seconds)
 
+    def queued(self, seconds: float) -> None:
+        """Count an input whose computation begins, after this many seconds."""
+        self._queued.observe(seconds)
+
+    def refused(self, limit: str, names: Iterable[str] = ()) -> None:
+        """Count a request over a limit, and its inputs by the names of their adapters."""
+        self._refused.labels(limit).inc()
+        for name in names:
+            self._shed.labels(name).inc()
+            with self._lock:
+                self._names.add(name)
+
     def response(self, status: int) -> None:
         """Count an HTTP response by its status."""
         self._http.labels(str(status)).inc()
@@ -87,15 +126,28 @@ class Metrics:
         """Drop the series of an unloaded adapter."""
         with self._lock:
             self._tallies.pop(name, None)
-        for series in (self._requests, self._errors, self._abandoned, self._latency, self._mirrored, self._differed):
+            self._names.discard(name)
+        for series in (
+            self._requests,
+            self._errors,
+            self._abandoned,
+            self._latency,
+            self._mirrored,
+            self._differed,
+            self._shed,
+        ):
             series.remove_by_labels({"adapter": name})
 
-    def text(self, catalog: Catalog, waiting: int) -> bytes:
+    def text(self, catalog: Catalog, waiting: int, refused_files: int = 0) -> bytes:
         """Return all series in the text format of Prometheus."""
         self._waiting.set(waiting)
+        self._refused_files.set(refused_files)
         self._resident.clear()
         self._version.clear()
-        for name, served in catalog.all().items():
+        adapters = catalog.all()
+        for name in [name for name in list(self._names) if name not in adapters and name != BARE]:
+            self.forget(name)  # an input that was answered after its adapter was unloaded
+        for name, served in adapters.items():
             self._version.labels(name).set(served.current.number)
             self._resident.labels(name).set(sum(map(catalog.resident_bytes, served.versions.values())))
         return generate_latest(self.registry)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
@@ -25,6 +26,7 @@ from adaptdock.errors import (
 from adaptdock.serving.errors import (
     BrokenError,
     BusyError,
+    DeviceError,
     LateError,
     LimitError,
     SlowChangeError,
@@ -45,7 +47,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
 }
-QUIET = ("/healthz", "/readyz", "/metrics")
+PROBES = ("/healthz", "/readyz", "/health", "/metrics")
+"""Paths that are answered under any load, and not logged."""
 STATUS: tuple[tuple[type[AdaptError], int, str], ...] = (
     (UnknownNameError, 404, "not_found_error"),
     (BusyError, 429, "rate_limit_error"),
@@ -54,6 +57,7 @@ STATUS: tuple[tuple[type[AdaptError], int, str], ...] = (
     (StoppingError, 503, "unavailable_error"),
     (StartingError, 503, "unavailable_error"),
     (BrokenError, 503, "unavailable_error"),
+    (DeviceError, 503, "unavailable_error"),
     (BudgetError, 503, "unavailable_error"),
     (StoreError, 507, "storage_error"),
     (LimitError, 413, "too_large_error"),
@@ -69,16 +73,20 @@ CODES: dict[type[AdaptError], str] = {
     StartingError: "starting",
     StoppingError: "stopping",
     BrokenError: "broken",
+    DeviceError: "broken",
 }
 RETRY_SECONDS: dict[type[AdaptError], int] = {StartingError: 1}
 LATER_SECONDS = 5
 
 
 class Envelope:
-    """Adds the request id and security headers to every response, and logs and counts the request."""
+    """Adds the request id and security headers to every response, and logs and counts the request.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    While ``leaving`` is true, every response closes its connection: the client's next one goes to another process.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, leaving: Callable[[], bool]) -> None:
+        self._app, self._metrics, self._leaving = app, metrics, leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request; answer an unexpected error with 500."""
@@ -99,6 +107,8 @@ class Envelope:
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 headers.setdefault("cache-control", "no-store")
+                if self._leaving():
+                    headers["connection"] = "close"
             await send(message)
 
         try:
@@ -111,7 +121,7 @@ class Envelope:
                 )
         finally:
             self._metrics.response(status or 499)  # 499: the client left before any response
-            if scope["path"] not in QUIET:
+            if scope["path"] not in PROBES:
                 log(
                     "request",
                     request_id=identity,

@@ -5,114 +5,28 @@
 
 import base64
 import json
+import math
 import struct
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import Field
 
 from adaptdock.errors import AdaptError, UsageError
 from adaptdock.plugins.contracts import Writer
 from adaptdock.plugins.toolkit.heads import EmbeddingHead, LanguageModelHead
 from adaptdock.serving.http.middleware import explained
+from adaptdock.serving.http.openai_schemas import ChatRequest, CompletionRequest, EmbeddingRequest, Writing
 from adaptdock.serving.http.predict_routes import ERRORS
 from adaptdock.serving.http.service import Answered, InputError, Service
-from adaptdock.serving.schemas import AdapterName
-from adaptdock.serving.schemas import Request as Body
 from adaptdock.serving.versions import Version
 
 OWNER = "adaptdock"
-MOST_TURNS = 1024
-Texts = Annotated[list[str], Field(fail_fast=True)]
+BARE_ABILITIES = ["completions", "chat"]
 DONE = "data: [DONE]\n\n"
-
-
-class StreamOptions(Body):
-    """Optional events of a stream."""
-
-    include_usage: bool = False
-
-
-class Writing(Body):
-    """Generation options. A missing option has the default of the adapter's task."""
-
-    model: AdapterName
-    max_tokens: int | None = Field(None, gt=0)
-    temperature: float | None = Field(None, ge=0, le=100)
-    """0 selects the most probable token."""
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    n: Literal[1] = 1
-    user: str | None = None
-
-    def wishes(self) -> dict[str, Any]:
-        """Return the given options by their names in :class:`GenerationOptions`."""
-        options: dict[str, Any] = {}
-        if self.max_tokens is not None:
-            options["max_new_tokens"] = self.max_tokens
-        if self.temperature is not None:
-            options |= {"do_sample": self.temperature > 0}
-            options |= {"temperature": self.temperature} if self.temperature > 0 else {}
-        if self.top_p is not None:
-            options["top_p"] = self.top_p
-        if self.seed is not None:
-            options["seed"] = self.seed
-        if options.get("do_sample"):
-            options["num_beams"] = 1  # the task's default may be beam search
-        return options
-
-
-class CompletionRequest(Writing):
-    """A prompt to continue, without a chat template."""
-
-    prompt: str | Texts
-
-
-class Part(Body):
-    """A text part of a message."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(Body):
-    """One turn of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(fail_fast=True, max_length=MOST_TURNS)]
-    name: str | None = None
-
-    def plain(self) -> dict[str, str]:
-        """Return role and text; the role ``developer`` becomes ``system``."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
-
-
-class ChatRequest(Writing):
-    """A conversation to answer."""
-
-    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MOST_TURNS)
-    max_completion_tokens: int | None = Field(None, gt=0)
-
-    def wishes(self) -> dict[str, Any]:
-        """Return the given options by their names in :class:`GenerationOptions`."""
-        limit = self.max_completion_tokens
-        return super().wishes() | ({} if limit is None else {"max_new_tokens": limit})
-
-
-class EmbeddingRequest(Body):
-    """Texts to embed."""
-
-    model: AdapterName
-    input: str | Texts
-    encoding_format: Literal["float", "base64"] = "float"
-    user: str | None = None
 
 
 def openai_routes(service: Service) -> APIRouter:
@@ -129,27 +43,21 @@ def _add_models(router: APIRouter, service: Service) -> None:
     """Add the routes that list the adapters as models."""
     began = int(time.time())
 
+    def model(name: str, names: list[str]) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": began, "owned_by": OWNER, "abilities": names}
+
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """List the adapters that generate text or embed."""
-        entries = [
-            {"id": name, "object": "model", "created": began, "owned_by": OWNER, "abilities": abilities(version)}
-            for name, version in ((served.name, served.current) for served in service.catalog.all().values())
-            if len(abilities(version)) > 1  # "predict" alone has no OpenAI route
-        ]
+        """List the adapters with their abilities, and the bare backbone if it is a language model."""
+        entries = [model(served.name, abilities(served.current)) for served in service.catalog.all().values()]
+        if service.writes:
+            entries.append(model(service.backbone_name, BARE_ABILITIES))
         return {"object": "list", "data": entries}
 
-    @router.get("/v1/models/{model}")
-    async def one_model(model: str) -> dict[str, Any]:
+    @router.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
         """Return one model, with its abilities."""
-        version = service.catalog.peek(model)
-        return {
-            "id": model,
-            "object": "model",
-            "created": began,
-            "owned_by": OWNER,
-            "abilities": abilities(version),
-        }
+        return model(name, BARE_ABILITIES if service.is_bare(name) else abilities(service.catalog.peek(name)))
 
 
 def _add_completions(router: APIRouter, service: Service) -> None:
@@ -158,10 +66,10 @@ def _add_completions(router: APIRouter, service: Service) -> None:
     @router.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue texts as they are, without the task's prompt."""
-        _needs(service, body.model, "completions")
+        if not service.is_bare(body.model):
+            _needs(service, body.model, "completions")
         shape = Shape("cmpl", "text_completion", body.model, lambda text: {"text": text, "logprobs": None})
-        items = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-        return await _written(service, request, body, shape, items, raw=True)
+        return await _written(service, request, body, shape, body.prompts(), raw=True)
 
 
 def _add_chat(router: APIRouter, service: Service) -> None:
@@ -170,16 +78,21 @@ def _add_chat(router: APIRouter, service: Service) -> None:
     @router.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation. A task without conversations gets the last turn of the user."""
-        task = _needs(service, body.model, "chat").assembly.task
-        turns = [message.plain() for message in body.messages]
+        turns, bare = [message.plain() for message in body.messages], service.is_bare(body.model)
         item: Any = {"messages": turns}
-        if "messages" not in task.columns:
+        if not bare and "messages" not in _needs(service, body.model, "chat").assembly.task.columns:
             item = next((turn["content"] for turn in reversed(turns) if turn["role"] == "user"), "")
         whole = Shape(
             "chatcmpl", "chat.completion", body.model, lambda text: {"message": {"role": "assistant", "content": text}}
         )
-        part = Shape("chatcmpl", "chat.completion.chunk", body.model, lambda text: {"delta": {"content": text}})
-        return await _written(service, request, body, part if body.stream else whole, [item], raw=False)
+        part = Shape(
+            "chatcmpl",
+            "chat.completion.chunk",
+            body.model,
+            lambda text: {"delta": {"content": text}},
+            {"delta": {"role": "assistant", "content": ""}},
+        )
+        return await _written(service, request, body, part if body.stream else whole, [item], raw=bare)
 
 
 def _add_embeddings(router: APIRouter, service: Service) -> None:
@@ -194,7 +107,7 @@ def _add_embeddings(router: APIRouter, service: Service) -> None:
             raise UsageError("input: the list has no text")
         answers = await service.ask(request, [body.model] * len(texts), texts)
         data = [
-            {"object": "embedding", "index": place, "embedding": _vector(place, answered, body.encoding_format)}
+            {"object": "embedding", "index": place, "embedding": _encoded(_vector(place, answered, body), body)}
             for place, answered in enumerate(answers)
         ]
         read = sum(answered.outcome.read_tokens for answered in answers)
@@ -225,11 +138,16 @@ def _needs(service: Service, model: str, ability: str) -> Version:
 
 
 class Shape:
-    """The JSON layout of an answer or of a streamed piece."""
+    """The JSON layout of an answer or of a streamed piece; ``opening`` is the choice before the first piece."""
 
-    def __init__(self, prefix: str, kind: str, model: str, choice: Any) -> None:
+    def __init__(self, prefix: str, kind: str, model: str, choice: Any, opening: dict[str, Any] | None = None) -> None:
+        self.opening = opening
         self._head = {"id": f"{prefix}-{uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
         self._choice = choice
+
+    def first(self) -> dict[str, Any]:
+        """Return the JSON before the first piece."""
+        return {**self._head, "choices": [{"index": 0, **(self.opening or {}), "finish_reason": None}]}
 
     def of(self, pieces: Sequence[tuple[str, str | None]], usage: dict[str, int] | None = None) -> dict[str, Any]:
         """Return the JSON of texts, each with its finish reason."""
@@ -245,7 +163,8 @@ async def _written(
 ) -> Response:
     if not items:
         raise UsageError("prompt: the list has no text")
-    more: dict[str, Any] = {"wishes": body.wishes(), "raw": raw}
+    bare = service.is_bare(body.model)
+    more: dict[str, Any] = {"wishes": body.wishes(), "raw": raw, "stops": body.stops, "bare": bare}
     if not body.stream:
         answers = await service.ask(request, [body.model] * len(items), items, **more)
         return JSONResponse(
@@ -264,6 +183,8 @@ async def _events(
 ) -> AsyncIterator[str]:
     piece: str | Answered = first
     try:
+        if shape.opening is not None:
+            yield _event(shape.first())
         while isinstance(piece, str):
             yield _event(shape.of([(piece, None)]))
             piece = await anext(pieces)
@@ -289,8 +210,21 @@ def _usage(answers: Sequence[Answered]) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
 
 
-def _vector(place: int, answered: Answered, form: str) -> list[float] | str:
-    vector = answered.outcome.prediction.get("embedding")
+def _vector(place: int, answered: Answered, body: EmbeddingRequest) -> list[float]:
+    vector: list[float] = answered.outcome.prediction.get("embedding") or []
     if not vector:
         raise InputError(place, UsageError("a text without a token has no vector"))
-    return vector if form == "float" else base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    if body.dimensions is None or body.dimensions == len(vector):
+        return vector
+    if body.dimensions > len(vector):
+        raise UsageError(f"dimensions: a vector of {body.model!r} has {len(vector)} numbers")
+    short = vector[: body.dimensions]
+    length = math.hypot(*short)
+    scale = math.hypot(*vector) / length if length else 1.0
+    return [scale * number for number in short]
+
+
+def _encoded(vector: list[float], body: EmbeddingRequest) -> list[float] | str:
+    if body.encoding_format == "float":
+        return vector
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

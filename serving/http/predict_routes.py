@@ -29,6 +29,6 @@ def predict_routes(service: Service) -> APIRouter:
 def _predicted(answered: Answered, render: bool) -> Predicted:
     prediction = answered.outcome.prediction
     predicted = Predicted(adapter=answered.adapter, version=answered.version, prediction=prediction)
-    if render:
+    if render and answered.task is not None:
         predicted.rendered = answered.task.render(prediction)
     return predicted

@@ -9,7 +9,7 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import AdaptError, UsageError
 from adaptdock.hub.registry.admission import read_adapter
 from adaptdock.plugins.contracts import LoadOptions
-from adaptdock.serving.catalog.folder_watcher import SUFFIX
+from adaptdock.serving.catalog.folder_watcher import SUFFIX, check_link
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http.access_tokens import read_tokens
 from adaptdock.serving.http.process import listen
@@ -37,6 +37,8 @@ def check(options: ServingOptions, load: LoadOptions) -> Checked:
     for path in paths:
         try:
             checked_name(path.name.removesuffix(SUFFIX))
+            if not options.follow_links:
+                check_link(path)
             total += dock.prepare(read_adapter(path)).nbytes
         except AdaptError as error:
             refused.append(str(error))

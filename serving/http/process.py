@@ -7,8 +7,9 @@ import signal
 import socket
 import sys
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.locks import owned
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.serving.configuration import ServingOptions
-from adaptdock.serving.http.access_tokens import Tokens, TokensFile, read_tokens
+from adaptdock.serving.http.access_tokens import Tokens, read_tokens
 from adaptdock.serving.http.app import make_app
 from adaptdock.serving.http.connections import Connections
+from adaptdock.serving.http.reloading import HangUp
 from adaptdock.serving.http.service import Service
 from adaptdock.serving.http.timed_protocol import timed_protocol
 from adaptdock.serving.json_logs import log, to_standard_error
@@ -48,13 +50,15 @@ UNFINISHED = 1
 class Server(uvicorn.Server):
     """A server that notifies the service at the first stop signal, so that /readyz fails at once.
 
-    After the drain time waiting requests get 503; :data:`AFTER_DRAIN` seconds later a hanging process exits.
+    After SIGTERM it goes on to accept requests for ``drain_delay`` seconds: whoever sends them may learn only by a
+    probe that it stops. After the drain time waiting requests get 503; :data:`AFTER_DRAIN` seconds later a hanging
+    process exits.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
-        self._limit = threading.Thread(target=self._end, name="limit of the drain", daemon=True)
+        self._limit: threading.Thread | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, with a longer queue than asyncio's number of accepts per round."""
@@ -63,24 +67,35 @@ class Server(uvicorn.Server):
             listening.listen(BACKLOG)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Stop in order. A second Ctrl-C stops at once."""
+        """Stop in order. A second signal ends the delay, and a second Ctrl-C stops at once."""
         log("stopping", signal=sig)
-        self._service.stopping()
-        if not self.should_exit:
-            self._limit.start()
         self.force_exit = self.should_exit and sig == signal.SIGINT
+        delay = self._service.options.drain_delay if self._limit is None and sig == signal.SIGTERM else 0.0
+        if delay:
+            self._service.leave()
+        else:
+            self._close()
+        if self._limit is None:
+            self._limit = threading.Thread(target=self._end, args=(delay,), name="limit of the drain", daemon=True)
+            self._limit.start()
+
+    def _close(self) -> None:
+        """Refuse new requests, and close the listening socket in the next round of uvicorn's loop."""
+        self._service.stopping()
         self.should_exit = True
 
-    def _end(self) -> None:
-        time.sleep(self._service.options.drain)
+    def _end(self, delay: float) -> None:
+        sleep(delay)
+        self._close()
+        sleep(self._service.options.drain)
         self._service.batcher.abandon()
-        time.sleep(AFTER_DRAIN)
+        sleep(AFTER_DRAIN)
         log("ended before all was complete", drain=self._service.options.drain)
         os._exit(UNFINISHED)  # sys.exit() would end only this thread
 
 
-def serve(options: ServingOptions, load: LoadOptions) -> None:
-    """Serve until a stop signal, then answer the requests in progress.
+def serve(options: ServingOptions, load: LoadOptions, read: Callable[[], ServingOptions] | None = None) -> None:
+    """Serve until a stop signal, then answer the requests in progress. ``read`` reads the options again at SIGHUP.
 
     Raises :class:`UsageError` for an address that cannot be bound, :class:`LockedError` for a state folder in use by
     another process, and the errors of loading the backbone.
@@ -88,12 +103,13 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
     to_standard_error()
     sys.setswitchinterval(SWITCH_SECONDS)
     tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
-    reload_tokens_on_hangup(tokens)
+    hang_up = HangUp(tokens, options, read)
+    hang_up.install()
     listening = listen(options)
     with listening, owned(options.state_folder):  # before the backbone, which takes long to load
         backbone = load_backbone(options.backbone, load)
         options = within_file_limit(sized_for_device(options, backbone.device))
-        service = Service(Dock(backbone), options)
+        service = hang_up.service = Service(Dock(backbone), options)
         config = uvicorn.Config(
             make_app(service, tokens),
             http=timed_protocol(options.receive_timeout, Connections(options.connections)),
@@ -130,22 +146,6 @@ def within_file_limit(options: ServingOptions) -> ServingOptions:
         reason = f"the limit of open files is {limit} (ulimit -n)"
         log("fewer connections", wanted=options.connections, possible=possible, reason=reason)
     return options.model_copy(update={"connections": possible})
-
-
-def reload_tokens_on_hangup(tokens: Tokens) -> None:
-    """Reload the tokens at SIGHUP. Without a tokens file, exit if a terminal was closed."""
-    hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
-    if hang_up is None or threading.current_thread() is not threading.main_thread():
-        return
-
-    def on_hangup(sig: int, frame: Any) -> None:
-        log("hang-up", signal=sig)
-        if isinstance(tokens, TokensFile):
-            tokens.refresh(at_once=True)
-        elif sys.stdin is not None and sys.stdin.isatty():
-            signal.raise_signal(signal.SIGTERM)
-
-    signal.signal(hang_up, on_hangup)
 
 
 def sized_for_device(options: ServingOptions, device: torch.device) -> ServingOptions:

@@ -5,8 +5,8 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http.middleware import refuse, strict_json
+from adaptdock.serving.http.service import Service
 
 FILE = "/file"
 """End of the paths that accept an adapter file."""
@@ -16,8 +16,8 @@ BINARY = "application/octet-stream"
 class RequestBodies:
     """Reads the whole body before the route runs. Refuses a body that is too large, too slow or not JSON."""
 
-    def __init__(self, app: ASGIApp, options: ServingOptions) -> None:
-        self._app, self._options = app, options
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request with its body, or refuse it with 400, 408 or 413."""
@@ -26,7 +26,8 @@ class RequestBodies:
             return
         headers = Headers(scope=scope)
         file = scope["path"].startswith("/v1/adapters/") and scope["path"].endswith(FILE)
-        limit = self._options.max_upload if file else self._options.max_body
+        options = self._service.options
+        limit = options.max_upload if file else options.max_body
         declared = headers.get("content-length", "0")
         body: bytes | None = None
         try:
@@ -48,7 +49,8 @@ class RequestBodies:
 
     def _seconds(self, limit: int) -> float:
         """Return the seconds for a body: ``receive_timeout``, and proportionally more for uploads."""
-        return self._options.receive_timeout * max(1.0, limit / self._options.max_body)
+        options = self._service.options
+        return options.receive_timeout * max(1.0, limit / options.max_body)
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:

@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from starlette.requests import Request
 
-from adaptdock.engine.core.batches import collate
+from adaptdock import __version__
+from adaptdock.engine.core.batches import collate, length
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError
@@ -25,13 +27,14 @@ from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.errors import (
     BrokenError,
     BusyError,
+    DeviceError,
     LateError,
     LimitError,
     SlowChangeError,
     StartingError,
     StoppingError,
 )
-from adaptdock.serving.http.metrics import Metrics
+from adaptdock.serving.http.metrics import BARE, Metrics
 from adaptdock.serving.json_logs import log, log_error
 from adaptdock.serving.scheduling.batcher import Batcher
 from adaptdock.serving.scheduling.encoding import measured
@@ -51,7 +54,8 @@ class Answered:
 
     adapter: str
     version: int
-    task: Task
+    task: Task | None
+    """None for the bare backbone."""
     outcome: Outcome
 
 
@@ -76,7 +80,10 @@ class Service:
 
     def __init__(self, dock: Dock, options: ServingOptions) -> None:
         self.dock, self.options = dock, options
-        self.metrics = Metrics()
+        versions = {name: metadata.version(name) for name in ("torch", "transformers")}
+        self.metrics = Metrics(
+            {"version": __version__, **versions, "backbone": dock.backbone.id, "device": str(dock.backbone.device)}
+        )
         self.store = Store(options.state_folder)
         self.residency = Residency(dock, options.device_bytes, options.host_bytes, self.store.read)
         self._loader = Loader()
@@ -85,22 +92,43 @@ class Service:
         )
         self.catalog.incomplete = StartingError
         self.batcher = Batcher(self.residency, options, self.metrics)
-        self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog)
+        self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog, options.follow_links)
         self._watching: asyncio.Task[None] | None = None
-        self._ready = self._stopping = self._failed = False
+        self._ready = self._leaving = self._stopping = self._failed = False
         self._end = 0.0  # when the time to drain is over
         self._trust_problem = ""
 
     @property
     def status(self) -> Status:
-        """The state of the process; broken after a failed start, or with a dead thread."""
-        if self._stopping:
+        """The state of the process; broken after a failed start, with a failed device, or with a dead thread."""
+        if self._leaving:
             return "stopping"
-        if self._failed:
+        if self._failed or self.batcher.device.failed:
             return "broken"
         if not self._ready:
             return "starting"
         return "ok" if self.batcher.alive else "broken"
+
+    @property
+    def writes(self) -> bool:
+        """Whether the backbone alone is a language model."""
+        return bool(self.dock.backbone.writes_in_steps or self.dock.backbone.endings)
+
+    @property
+    def backbone_name(self) -> str:
+        """The name of the backbone for clients: its id, or of a folder the last part."""
+        identity = self.dock.backbone.id
+        return Path(identity).name if Path(identity).is_absolute() else identity
+
+    def is_bare(self, name: str) -> bool:
+        """Tell whether a name means the backbone alone. An adapter or alias of that name goes first."""
+        known = name in self.catalog.names or name in self.catalog.aliases
+        return self.writes and not known and name in (self.backbone_name, self.dock.backbone.id)
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The reason for each refused file of the watched folder, by its name without the suffix."""
+        return {} if self.watcher is None else dict(self.watcher.refused)
 
     # ------------------------------------------------------------------------------ begin and end
 
@@ -161,10 +189,27 @@ class Service:
                     log("not warm", adapter=served.name, version=number, reason=str(error))
         encoding = backbone.tokenizer(WARM_TEXT)
         inputs = {name: list(encoding[name]) for name in backbone.tokenizer.model_input_names if name in encoding}
-        self.dock.hidden([()], collate(backbone, [Feature(inputs)]))
+        feature = Feature(inputs)
+        self.dock.hidden([()], collate(backbone, [feature]))
+        self._calibrate(feature)
+
+    def _calibrate(self, feature: Feature) -> None:
+        """Measure the speed of a full batch, so that the first burst of inputs is estimated well."""
+        rows = max(1, min(self.options.batch_rows, self.options.batch_tokens // length(feature)))
+        for _ in range(2):  # the first one allocates memory
+            started = time.perf_counter()
+            hidden = self.dock.hidden([()] * rows, collate(self.dock.backbone, [feature] * rows))
+            hidden[0].cpu()  # waits for the device
+            seconds = time.perf_counter() - started
+        self.batcher.admission.batch(rows * length(feature), seconds, full=True, texts=False)
+
+    def leave(self) -> None:
+        """Report that the process is not ready, and close each connection after its next answer."""
+        self._leaving = True
 
     def stopping(self) -> None:
         """Refuse new requests from now on, and start the drain time."""
+        self.leave()
         if not self._stopping:
             self._stopping, self._end = True, time.monotonic() + self.options.drain
 
@@ -202,6 +247,12 @@ class Service:
             raise StoppingError
         return waiting.result()
 
+    def configure(self, changed: Mapping[str, Any]) -> None:
+        """Change options while requests are answered."""
+        self.options = self.options.model_copy(update=dict(changed))
+        self.batcher.configure(self.options)
+        self.catalog.keep, self.catalog.largest = self.options.keep_versions, self.options.max_upload
+
     def _changed(self, event: str, about: Mapping[str, Any]) -> None:
         log(event, **about)
         if event == "removed":
@@ -210,28 +261,38 @@ class Service:
     # ------------------------------------------------------------------------------------- asking
 
     async def ask(
-        self, request: Request, names: Sequence[str], items: Sequence[Any], timeout: float | None = None, **more: Any
+        self,
+        request: Request,
+        names: Sequence[str],
+        items: Sequence[Any],
+        timeout: float | None = None,
+        bare: bool = False,
+        **more: Any,
     ) -> list[Answered]:
-        """Return an answer for each input; ``more`` are further fields of :class:`Work`.
+        """Return an answer for each input, of the backbone alone if ``bare``; ``more`` are fields of :class:`Work`.
 
         Raises :class:`InputError` for the first failed input, and :class:`ClientGone`. Before any input is accepted it
-        raises :class:`UnknownNameError`, :class:`BusyError`, :class:`LimitError` or :class:`StoppingError`.
+        raises :class:`UnknownNameError`, :class:`BusyError`, :class:`LimitError`, :class:`StoppingError` or
+        :class:`DeviceError`.
         """
         if self._stopping:
             raise StoppingError
+        if self.batcher.device.failed:
+            raise DeviceError
         if len(items) > self.options.max_inputs:
             raise LimitError(f"there are {len(items)} inputs; one request has at most {self.options.max_inputs}")
         seconds = min(timeout or self.options.timeout, self.options.timeout)
         selections: dict[str, Selection] = {}
         try:
             for name in dict.fromkeys(names):  # one choice per name: all its inputs go to the same version
-                selections[name] = self.catalog.choose(name)
+                selections[name] = Selection(BARE, ()) if bare else self.catalog.choose(name)
             deadline = time.monotonic() + seconds
+            more |= {"client": request.scope.get("state", {}).get("token") or ""}
             works = [
                 Work(selections[name].name, selections[name].parts, item, deadline, size=size, **more)
                 for name, item, size in zip(names, items, self._sizes(items), strict=True)
             ]
-            self.batcher.submit(works)
+            self._submit(works)
             for work in works:
                 work.future.add_done_callback(lambda future, work=work: self._count(work, future))  # type: ignore[misc]
             self._mirror(selections, names, works)
@@ -240,6 +301,13 @@ class Service:
             for held in selections.values():
                 self.catalog.release(held.parts)
         return answers
+
+    def _submit(self, works: Sequence[Work]) -> None:
+        try:
+            self.batcher.submit(works)
+        except BusyError as error:
+            self.metrics.refused(error.limit, [_label(work) for work in works])
+            raise
 
     def _sizes(self, items: Sequence[Any]) -> list[int]:
         sizes = []
@@ -286,11 +354,13 @@ class Service:
                 raise InputError(number, outcome)
             if isinstance(outcome, BaseException):
                 raise outcome
-            answered.append(Answered(work.parts[-1].name, work.parts[-1].number, work.task, outcome))
+            bare = not work.parts
+            version, task = (0, None) if bare else (work.parts[-1].number, work.task)
+            answered.append(Answered(_label(work), version, task, outcome))
         return answered
 
     def _count(self, work: Work, future: "Future[Outcome]") -> None:
-        name = work.parts[-1].name
+        name = _label(work)
         if future.cancelled():
             self.metrics.abandoned(name)
         else:
@@ -303,10 +373,15 @@ class Service:
             if not mirrored:
                 continue
             shadow = Work(
-                f"{work.name} (mirror)", mirrored, work.item, work.deadline, work.wishes, work.raw, size=work.size
+                f"{work.name} (mirror)",
+                mirrored,
+                work.item,
+                work.deadline,
+                work.wishes,
+                work.raw,
+                size=work.size,
+                client=work.client,
             )
-            if not self.batcher.room(Counter([shadow.name])):
-                continue
             version = self.catalog.hold(mirrored)
             try:
                 self.batcher.submit([shadow])
@@ -322,6 +397,11 @@ class Service:
         failed = shadow.future.cancelled() or shadow.future.exception() is not None
         differs = failed or shadow.future.result().prediction != work.future.result().prediction
         self.metrics.mirrored(shadow.parts[-1].name, differs)
+
+
+def _label(work: Work) -> str:
+    """Return the name of the adapter that answers, for counters."""
+    return work.parts[-1].name if work.parts else BARE
 
 
 def _seen(future: "asyncio.Future[Any]") -> None:

@@ -9,7 +9,7 @@ const LONGEST_SAID = 300;
 const TITLES = { second: "Second text" };
 const at = (id) => document.getElementById(id);
 
-let served = { adapters: [], aliases: {} };
+let served = { adapters: [], aliases: {}, refused: [] };
 let listed = "";
 let under = null; // what stops the requests under way
 
@@ -43,6 +43,13 @@ async function watch() {
 function drawTable() {
   const said = fillTable(served.adapters, at("find").value.trim());
   if (at("state").textContent !== said) at("state").textContent = said;
+  drawRefused(served.refused);
+}
+
+/** List the files in the folder that are not served, with the reasons. */
+function drawRefused(files) {
+  at("refused").hidden = files.length === 0;
+  at("reasons").replaceChildren(...files.flatMap((file) => [make("dt", "", file.name), make("dd", "", file.reason)]));
 }
 
 /** Offer adapters, aliases and versions to choose from; what was chosen stays, if it is still there. */

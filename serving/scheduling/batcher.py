@@ -10,7 +10,7 @@ With several threads, one at a time takes the next batch while the others comput
 import json
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,22 +21,23 @@ from adaptdock.engine.inference.pipeline import EncodedRecord
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError, BudgetError
 from adaptdock.serving.configuration import ServingOptions
-from adaptdock.serving.errors import BusyError, LateError, StoppingError
+from adaptdock.serving.errors import LateError, StoppingError
+from adaptdock.serving.scheduling.admission import AdmissionControl, QueueObserver
 from adaptdock.serving.scheduling.decode_scheduler import DecodeScheduler
+from adaptdock.serving.scheduling.device_health import DeviceHealth
 from adaptdock.serving.scheduling.encoding import Encoders
 from adaptdock.serving.scheduling.fairness import FairQueues
 from adaptdock.serving.scheduling.inference_request import Outcome, Work
+from adaptdock.serving.scheduling.stop_sequences import stop_position
 
 BATCHES_AT_ONCE = 4
 """Batches taken from the queues at once: with more windows to group, a batch needs less padding."""
 QUANTUM = 256
-"""Tokens per adapter and round of the fair queues."""
-REMEMBERED = 0.9
-"""Weight of earlier batches in the moving average of the speed."""
+"""Tokens per turn of the fair queues."""
 
 
-class BatchObserver(Protocol):
-    """Observes batches, to count them."""
+class BatchObserver(QueueObserver, Protocol):
+    """Observes batches and waiting times, to count them."""
 
     def batch(self, rows: int, tokens: int, seconds: float) -> None:
         """Receive the size of a computed batch, and its time in seconds."""
@@ -58,18 +59,18 @@ class Batcher:
 
     def __init__(self, residency: Residency, options: ServingOptions, observer: BatchObserver | None = None) -> None:
         self._residency, self._dock = residency, residency.dock
-        self._options, self._observer = options, observer
+        self.options, self._observer = options, observer
+        self.admission = AdmissionControl(self._dock.backbone, options, observer)
+        self.device = DeviceHealth(self._dock.backbone.device)
         self._encoders = Encoders(self._dock.backbone, options, self._encoded, self._dropped)
         self._encoding = 0
         self._arrived: deque[Work] = deque()
         self._queues: FairQueues[Window] = FairQueues(lambda window: window.cost, QUANTUM)
         self._ready: deque[list[Window]] = deque()
         self._cut_in = False
-        self._waiting: Counter[str] = Counter()
         self._condition = threading.Condition()
         self._stopping = self._abandoned = False
-        self._rate = 0.0  # inputs a second, of one thread
-        self._decoder = DecodeScheduler(residency, options, self._dropped)
+        self._decoder = DecodeScheduler(residency, options, self._dropped, self.admission, self.device)
         self._taking = threading.Lock()
         self._threads = [
             threading.Thread(target=self._run, name=f"batcher {number}", daemon=True)
@@ -90,35 +91,29 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """The number of inputs without an answer."""
-        return self._waiting.total()
-
-    def room(self, names: Counter[str]) -> bool:
-        """Tell whether the queues have room for this many more inputs of each adapter."""
-        limits = self._options
-        if self._waiting.total() + names.total() > limits.queue:
-            return False
-        return all(self._waiting[name] + count <= limits.queue_per_adapter for name, count in names.items())
+        return self.admission.waiting
 
     def submit(self, works: Sequence[Work]) -> None:
         """Accept all inputs or none.
 
-        Raises :class:`BusyError` for full queues, and :class:`StoppingError` after :meth:`stop`.
+        Raises :class:`BusyError` for inputs that would wait too long, and :class:`StoppingError` after :meth:`stop`.
         """
         with self._condition:
             if self._stopping:
                 raise StoppingError
-            if not self.room(Counter(work.name for work in works)):
-                raise BusyError(f"{self._waiting.total()} inputs are waiting already", self.patience())
+            self.admission.admit(works)
             for work in works:
-                self._waiting[work.name] += 1
-                work.future.add_done_callback(lambda _, name=work.name: self._left(name))  # type: ignore[misc]
+                work.future.add_done_callback(lambda _, work=work: self.admission.answered(work))  # type: ignore[misc]
             self._encoding += len(works)
             self._encoders.put(works)
 
-    def patience(self) -> int:
-        """Return the expected seconds until the waiting inputs are answered, from 1 to 60."""
-        rate = self._rate * len(self._threads)
-        return max(1, min(60, round(self._waiting.total() / rate))) if rate else 1
+    def configure(self, options: ServingOptions) -> None:
+        """Use other options from now on; the number of threads stays."""
+        self.options = self.admission.options = self._encoders.options = self._decoder.options = options
+
+    def patience(self, client: str) -> int:
+        """Return the seconds after which a refused client may try again."""
+        return self.admission.patience(client)
 
     def stop(self) -> None:
         """Accept no more inputs, and end the threads after the last answer."""
@@ -139,13 +134,8 @@ class Batcher:
             thread.join(None if until is None else max(0.0, until - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _left(self, name: str) -> None:
-        with self._condition:
-            self._waiting[name] -= 1
-            if not self._waiting[name]:
-                del self._waiting[name]
-
     def _encoded(self, work: Work) -> None:
+        self.admission.tokenized(work)
         with self._condition:
             self._encoding -= 1
             if not work.future.done():
@@ -155,31 +145,38 @@ class Batcher:
     # ------------------------------------------------------------------------------- the threads
 
     def _run(self) -> None:
-        while (batch := self._taken()) is not None:
+        while (taken := self._taken()) is not None:
+            batch, started = taken
             if batch:
-                self._compute(batch)
+                self._compute(batch, started)
 
-    def _taken(self) -> list[Window] | None:
-        """Wait for work, generate one token of every text, and return a batch; None after the last input."""
+    def _taken(self) -> tuple[list[Window], float] | None:
+        """Wait for work, generate one token of every text, and return a batch and when it began.
+
+        Returns None after the last input.
+        """
         with self._taking:
             if self._ready:
                 self._admit_others()
             elif self._gather():
-                budget = max(BATCHES_AT_ONCE * self._options.batch_tokens, self._options.write_tokens)
+                budget = max(BATCHES_AT_ONCE * self.options.batch_tokens, self.options.write_tokens)
                 self._ready.extend(self._batches(self._queues.take(budget)))
             else:
                 return None
+            started = time.perf_counter()
             self._decoder.turn()
             batch = self._ready.popleft() if self._ready else []
-            return [window for window in batch if not self._dropped(window.work)]
+            return [window for window in batch if not self._dropped(window.work)], started
 
     def _admit_others(self) -> None:
-        """Put adapters without a ready batch ahead of the ready batches, with every other batch."""
+        """Put clients (or else adapters) without a ready batch ahead of the ready batches, with every other batch."""
         self._enter()
         self._cut_in = not self._cut_in  # every other batch, or the ready batches would starve
         if self._cut_in and self._queues:
-            waiting = {window.work.name for batch in self._ready for window in batch}
-            late = self._queues.take(self._options.batch_tokens, without=waiting)
+            works = [window.work for batch in self._ready for window in batch]
+            tokens, clients = self.options.batch_tokens, {work.client for work in works}
+            late = self._queues.take(tokens, without_clients=clients)
+            late = late or self._queues.take(tokens, without={(work.client, work.name) for work in works})
             self._ready.extendleft(reversed(self._batches(late)))
 
     def _gather(self) -> bool:
@@ -189,13 +186,11 @@ class Batcher:
                 if self._stopping and not self._encoding:
                     return False
                 self._condition.wait()
-        idle, until = not self._queues and not self._decoder.busy, time.monotonic() + self._options.max_wait / 1000
+        idle, until = not self._queues and not self._decoder.busy, time.monotonic() + self.options.max_wait / 1000
         while True:
             self._enter()
             with self._condition:
-                full = (
-                    self._queues.tokens >= self._options.batch_tokens or len(self._queues) >= self._options.batch_rows
-                )
+                full = self._queues.tokens >= self.options.batch_tokens or len(self._queues) >= self.options.batch_rows
                 left = until - time.monotonic()
                 if full or not idle or left <= 0 or self._stopping:
                     return True
@@ -221,13 +216,14 @@ class Batcher:
             extra = work.search.max_new_tokens if work.search else 0
             for place, feature in enumerate(work.features):
                 tokens = length(feature) + extra
-                self._queues.put(work.name, Window(work, place, tokens, work.cost(tokens, self._dock.backbone.width)))
+                cost = work.cost(tokens, self._dock.backbone.width)
+                self._queues.put(work.name, Window(work, place, tokens, cost), work.client)
 
     def _dropped(self, work: Work) -> bool:
         """Tell whether an input was given up, and fail it if so."""
         if not work.given_up and not self._abandoned:
             return False
-        work.fail(StoppingError() if self._abandoned else LateError(self._options.timeout))
+        work.fail(StoppingError() if self._abandoned else LateError(self.options.timeout))
         return True
 
     def _batches(self, taken: Sequence[Window]) -> list[list[Window]]:
@@ -235,7 +231,7 @@ class Batcher:
 
         The cheapest batches come first: they need not wait for long ones, and long ones hardly notice.
         """
-        options = self._options
+        options = self.options
         alike: dict[GenerationOptions | None, list[Window]] = {}
         for window in taken:
             alike.setdefault(window.work.search, []).append(window)
@@ -250,9 +246,8 @@ class Batcher:
         ]
         return sorted(batches, key=lambda batch: sum(window.cost for window in batch))
 
-    def _compute(self, batch: list[Window]) -> None:
+    def _compute(self, batch: list[Window], started: float) -> None:
         """Compute a batch. After an error compute its halves, so that only the faulty input fails."""
-        started = time.perf_counter()
         try:
             self._pass(batch)
         except Exception as error:
@@ -260,25 +255,29 @@ class Batcher:
             # With a single stack of adapters over the memory budget, no half would fit either.
             divisible = not isinstance(error, BudgetError) or len({window.work.key for window in batch}) > 1
             if len(works) == 1 or not divisible:
+                self.device.check(error)
                 for work in works.values():
                     work.fail(error)
                 return
             # Sorted by adapter, a faulty adapter is isolated after few halvings.
             ordered = sorted(batch, key=lambda window: window.work.key)
             half = len(ordered) // 2
-            self._compute(ordered[:half])
-            self._compute(ordered[half:])
+            self._compute(ordered[:half], started)
+            self._compute(ordered[half:], time.perf_counter())
             return
-        seconds = time.perf_counter() - started
-        self._measure(batch, seconds)
+        self._measure(batch, time.perf_counter() - started)
 
     def _measure(self, batch: list[Window], seconds: float) -> None:
-        rate = len({id(window.work) for window in batch}) / max(seconds, 1e-6)
-        self._rate = rate if not self._rate else REMEMBERED * self._rate + (1 - REMEMBERED) * rate
+        tokens, texts = sum(window.length for window in batch), batch[0].work.search is not None
+        budget = self.options.write_tokens if texts else self.options.batch_tokens
+        full = 2 * tokens >= budget or 2 * len(batch) >= self.options.batch_rows
+        self.admission.batch(sum(window.cost for window in batch), seconds, full, texts)
         if self._observer is not None:
-            self._observer.batch(len(batch), sum(window.length for window in batch), seconds)
+            self._observer.batch(len(batch), tokens, seconds)
 
     def _pass(self, batch: list[Window]) -> None:
+        for window in batch:
+            self.admission.started(window.work)
         names = [window.work.key or None for window in batch]
         with self._residency.present(names), self._dock.boarding(names) as rows:
             search = batch[0].work.search
@@ -292,6 +291,8 @@ class Batcher:
             for window, logits in zip(batch, self._dock.run(rows, features), strict=True):
                 assert window.work.encoded is not None  # else the text is generated
                 window.work.encoded.digest(window.place, logits)
+        for window in batch:
+            self.admission.computed(window.work, window.cost)
         for work in {id(window.work): window.work for window in batch}.values():
             if work.encoded is not None and work.encoded.complete:
                 self._finish(work, work.encoded)
@@ -308,9 +309,13 @@ class Batcher:
         backbone = self._dock.backbone
         end = next((place for place, token in enumerate(tokens, 1) if token in backbone.endings), None)
         text = backbone.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert work.search is not None  # else nothing is generated
+        self.admission.generated(end or len(tokens), work.search.max_new_tokens)
+        stop = stop_position(text, work.stops)
+        text = text[:stop]
         if work.on_text is not None:
             work.on_text(text)
-        work.succeed(work.written(text, end or len(tokens), end is not None))
+        work.succeed(work.written(text, end or len(tokens), end is not None or stop is not None))
 
 
 def finite(prediction: dict[str, object], name: str) -> dict[str, object]:

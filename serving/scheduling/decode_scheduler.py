@@ -3,6 +3,7 @@
 Beam search, encoder-decoders and models with more state than a KV cache need whole batches: the batcher runs these.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from adaptdock.engine.core.batches import length
 from adaptdock.engine.inference.continuous_batching import Steps, Text
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.serving.configuration import ServingOptions
+from adaptdock.serving.scheduling.admission import AdmissionControl
+from adaptdock.serving.scheduling.device_health import DeviceHealth
 from adaptdock.serving.scheduling.fairness import FairQueues
 from adaptdock.serving.scheduling.inference_request import Work
+from adaptdock.serving.scheduling.stop_sequences import held_back, stop_position
 
 UNFINISHED = "\ufffd"
 """The decoder's output for an incomplete UTF-8 sequence: the next token may complete the character."""
@@ -33,9 +37,17 @@ class Generation:
 class DecodeScheduler:
     """Generates texts step by step, for one thread at a time. ``dropped`` tells whether an input was given up."""
 
-    def __init__(self, residency: Residency, options: ServingOptions, dropped: Callable[[Work], bool]) -> None:
-        self._residency, self._dock, self._options = residency, residency.dock, options
-        self._dropped = dropped
+    def __init__(
+        self,
+        residency: Residency,
+        options: ServingOptions,
+        dropped: Callable[[Work], bool],
+        admission: AdmissionControl,
+        device: DeviceHealth,
+    ) -> None:
+        self._residency, self._dock, self.options = residency, residency.dock, options
+        self._dropped, self._admission, self._device = dropped, admission, device
+        self._stepped = 0.0  # when the texts in generation got their last token; 0 without any
         self._waiting: FairQueues[Work] = FairQueues(self._cost, QUANTUM)
         self._generations: list[Generation] = []
         self._steps = Steps(self._dock)
@@ -51,23 +63,32 @@ class DecodeScheduler:
 
     def put(self, work: Work) -> None:
         """Queue a text until there is room for it."""
-        self._waiting.put(work.name, work)
+        self._waiting.put(work.name, work, work.client)
 
     def turn(self) -> None:
         """Remove given-up texts, add waiting texts, and generate one token of each."""
         self._leave([generation for generation in self._generations if self._dropped(generation.work)])
-        free = self._options.batch_rows - len(self._generations)
+        free = self.options.batch_rows - len(self._generations)
         if free > 0 and self._waiting:
-            works = [work for work in self._waiting.take(self._options.write_tokens, free) if not self._dropped(work)]
+            works = [work for work in self._waiting.take(self.options.write_tokens, free) if not self._dropped(work)]
             self._join(works)
         try:
             self._steps.step()
+            self._measure()
         except Exception as error:
+            self._device.check(error)
             for generation in self._generations:
                 generation.work.fail(error)
             self._leave(self._generations)
             self._steps = Steps(self._dock)  # the KV cache may be half updated
         self._send()
+
+    def _measure(self) -> None:
+        """Measure the time between two steps, with the batches in between."""
+        now = time.perf_counter()
+        if self._stepped:
+            self._admission.step(now - self._stepped)
+        self._stepped = now if self._generations else 0.0
 
     def _join(self, works: list[Work]) -> None:
         """Add texts together. After an error add each alone, so that only the faulty text fails."""
@@ -81,12 +102,16 @@ class DecodeScheduler:
             for generation in boarded:
                 generation.aboard.close()
             if len(works) == 1:
+                self._device.check(error)
                 works[0].fail(error)
                 return
             for work in works:
                 self._join([work])
             return
         self._generations += boarded
+        for work in works:
+            self._admission.started(work)
+            self._admission.boarded(work)
 
     def _boarded(self, work: Work) -> Generation:
         with ExitStack() as stack:
@@ -100,18 +125,24 @@ class DecodeScheduler:
     def _send(self) -> None:
         """Send new characters to the clients, and answer for complete texts."""
         for generation in self._generations:
-            done = generation.text.done
-            if done or generation.work.on_text is not None:
-                text = self._dock.backbone.tokenizer.decode(generation.text.tokens, skip_special_tokens=True)
-                if generation.work.on_text is not None and (done or not text.endswith(UNFINISHED)):
-                    if len(text) > generation.sent:
-                        generation.work.on_text(text[generation.sent :])
-                    generation.sent = max(generation.sent, len(text))
-                if done:
-                    self._answer(generation, text)
+            work, text = generation.work, generation.text
+            if not (text.done or work.on_text is not None or work.stops):
+                continue
+            content = self._dock.backbone.tokenizer.decode(text.tokens, skip_special_tokens=True)
+            end = stop_position(content, work.stops)
+            if end is not None:
+                content, text.ended = content[:end], True
+            if work.on_text is not None and (text.done or not content.endswith(UNFINISHED)):
+                safe = len(content) if text.done else len(content) - held_back(content, work.stops)
+                if safe > generation.sent:
+                    work.on_text(content[generation.sent : safe])
+                generation.sent = max(generation.sent, safe)
+            if text.done:
+                self._answer(generation, content)
         self._leave([generation for generation in self._generations if generation.text.done])
 
     def _answer(self, generation: Generation, text: str) -> None:
+        self._admission.generated(len(generation.text.tokens), generation.text.search.max_new_tokens)
         try:
             generation.work.succeed(generation.work.written(text, len(generation.text.tokens), generation.text.ended))
         except Exception as error:

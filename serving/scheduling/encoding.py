@@ -36,7 +36,7 @@ class Encoders:
         done: Callable[[Work], None],
         dropped: Callable[[Work], bool],
     ) -> None:
-        self._backbone, self._options = backbone, options
+        self._backbone, self.options = backbone, options
         self._done, self._dropped = done, dropped
         self._condition = threading.Condition()
         self._stopping = False
@@ -60,7 +60,7 @@ class Encoders:
         """Add inputs, each to the queue of its adapter."""
         with self._condition:
             for work in works:
-                self._lanes[work.size > LONG].put(work.name, work)
+                self._lanes[work.size > LONG].put(work.name, work, work.client)
             self._condition.notify_all()
 
     def stop(self) -> None:
@@ -74,7 +74,7 @@ class Encoders:
         while (work := self._next(lane)) is not None:
             try:
                 if not self._dropped(work):
-                    work.encode(self._backbone, tokenizer, self._options)
+                    work.encode(self._backbone, tokenizer, self.options)
             except Exception as error:
                 work.fail(error)
             self._done(work)

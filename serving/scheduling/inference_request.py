@@ -33,7 +33,8 @@ class Outcome:
 class Work:
     """One input for a stack of adapters. The topmost adapter answers; without adapters the bare language model does.
 
-    ``wishes`` override the task's generation options. ``raw`` inputs are continued as they are, whatever the task.
+    ``wishes`` override the task's generation options. ``raw`` inputs are continued as they are, whatever the task: a
+    text, token ids, or ``{"messages": [...]}`` by the backbone's own chat template.
     ``on_text`` is called with each piece of a text during generation.
     """
 
@@ -44,6 +45,8 @@ class Work:
     wishes: Mapping[str, Any] = field(default_factory=dict)
     raw: bool = False
     on_text: Callable[[str], None] | None = None
+    stops: tuple[str, ...] = ()
+    """Texts before which generation ends."""
     future: "Future[Outcome]" = field(default_factory=Future)
     encoded: EncodedRecord | None = None
     """The input, unless the text of the answer is generated."""
@@ -54,6 +57,10 @@ class Work:
     since: float = field(default_factory=time.monotonic)
     size: int = 0
     """Cost of encoding, in characters."""
+    client: str = ""
+    """The name of the client's token; empty without tokens."""
+    started: bool = False
+    """Whether the computation of a window or of a text has begun."""
 
     @property
     def key(self) -> str:
@@ -72,6 +79,15 @@ class Work:
         24 * width ** 2 operations in linear layers, and 4 * width * tokens in attention.
         """
         return max(1, len(self.parts)) * (tokens + tokens * tokens // (6 * width))
+
+    def generation(self, longest: int) -> GenerationOptions | None:
+        """Return the expected options of a text of at most ``longest`` tokens, unchecked; None without a text."""
+        writer = None if self.raw else self.task
+        if not self.raw and not isinstance(writer, Writer):
+            return None
+        defaults = writer.search() if isinstance(writer, Writer) else {}
+        options = GenerationOptions.model_construct(**{**defaults, **self.wishes})
+        return options.model_copy(update={"max_new_tokens": min(options.max_new_tokens, longest)})
 
     @property
     def given_up(self) -> bool:
@@ -112,10 +128,24 @@ class Work:
             limit = min(self.parts[-1].card.preprocessing.max_length, room)
             self.features = [writer.prompt(self.record, self._reading(backbone, tokenizer, limit))]
             return
-        ids = list(tokenizer(self.item, verbose=False)["input_ids"])
+        ids = self._prompt_ids(tokenizer)
         if not 0 < len(ids) <= room:
             raise UsageError(f"the prompt has {len(ids)} tokens; the requested new tokens leave room for 1 to {room}")
         self.features = [Feature({"input_ids": ids})]
+
+    def _prompt_ids(self, tokenizer: Any) -> list[int]:
+        """Return the token ids of a raw input."""
+        if isinstance(self.item, str):
+            return list(tokenizer(self.item, verbose=False)["input_ids"])
+        if isinstance(self.item, list):
+            unknown = next((token for token in self.item if token >= len(tokenizer)), None)
+            if unknown is not None:
+                raise UsageError(f"{unknown} is not a token id of this backbone: they are less than {len(tokenizer)}")
+            return list(self.item)
+        if not getattr(tokenizer, "chat_template", None):
+            raise UsageError("the backbone has no chat template: ask for a completion, or name an adapter")
+        text = tokenizer.apply_chat_template(self.item["messages"], tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def written(self, text: str, new_tokens: int, finished: bool) -> Outcome:
         """Return the outcome for a generated text."""

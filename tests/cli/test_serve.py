@@ -40,6 +40,14 @@ def test_check_names_what_could_not_be_served(adapt, folder, model_folder):
     adapt("serve", "--adapters", folder, "--host", "0.0.0.0").failed(2, "other machines", "--new-token")
 
 
+def test_check_refuses_a_link_out_of_the_folder(adapt, folder, model_folder, tmp_path):
+    (folder / "one.safetensors").rename(tmp_path / "one.safetensors")
+    (folder / "one.safetensors").symlink_to(tmp_path / "one.safetensors")
+    arguments = ("serve", "--adapters", folder, "--backbone", model_folder, "--port", 0, "--check")
+    adapt(*arguments).failed(2, "1 adapters cannot be served", "'one'", "outside the folder", "--follow-links")
+    assert "2 of 2 can be served" in adapt(*arguments, "--follow-links").out
+
+
 def test_an_address_that_is_taken_is_told_before_the_backbone_is_loaded(adapt, folder):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

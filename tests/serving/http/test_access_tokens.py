@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from served import Client, serving
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Backbone
+from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http import access_tokens
 from adaptdock.serving.http.access_tokens import Tokens, new_token, read_tokens
-from adaptdock.serving.http.process import reload_tokens_on_hangup
+from adaptdock.serving.http.reloading import HangUp
 
 PATH = "/v1/adapters"
 
@@ -101,6 +103,17 @@ def test_a_file_that_has_not_changed_is_not_read_again(file: Path, first: str, m
     assert known.find(first) is not None
 
 
+def test_tokens_of_another_user_are_refused_with_who_has_to_make_them(
+    file: Path, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", denied)  # root may read every file
+    with pytest.raises(DataError, match=rf"only the owner .* runs as {os.geteuid()}\. Make the tokens as that user"):
+        read_tokens(file)
+
+
 def test_a_token_is_added_on_a_line_of_its_own(file: Path, first: str) -> None:
     file.write_text(file.read_text().rstrip("\n"))
     second = new_token(file, "admin")
@@ -120,10 +133,10 @@ def hang_up() -> Iterator[None]:
 def test_a_hang_up_reads_the_tokens_and_ends_nothing(file: Path, first: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "adaptdock.serving")
     known = read_tokens(file)
-    reload_tokens_on_hangup(known)
+    HangUp(known, ServingOptions(adapters="a"), None).install()
     os.kill(os.getpid(), signal.SIGHUP)
     assert [json.dumps(record.message) for record in caplog.records] == ['"hang-up"', '"tokens read"']
-    reload_tokens_on_hangup(Tokens())
+    HangUp(Tokens(), ServingOptions(adapters="a"), None).install()
     os.kill(os.getpid(), signal.SIGHUP)
 
 
@@ -132,6 +145,6 @@ def test_a_hang_up_of_the_terminal_ends_a_process_without_tokens_in_order(monkey
     raised: list[int] = []
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(signal, "raise_signal", raised.append)
-    reload_tokens_on_hangup(Tokens())
+    HangUp(Tokens(), ServingOptions(adapters="a"), None).install()
     os.kill(os.getpid(), signal.SIGHUP)
     assert raised == [signal.SIGTERM]

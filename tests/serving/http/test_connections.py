@@ -1,4 +1,4 @@
-"""Too many at a time: refused in the envelope, with when to come back; probes are answered."""
+"""Too many at a time: connections give way, and requests are refused in the envelope; probes are answered."""
 
 import json
 import socket
@@ -38,7 +38,7 @@ def test_requests_beyond_the_limit_are_told_when_to_come_back_and_probes_are_ans
                 thread.start()
             until(lambda: client.service.batcher.waiting == 2)
             answer = client.post("/v1/predict", json=ASKED)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (429, "busy")
             assert answer.json()["request_id"] == answer.headers["x-request-id"]
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.headers["connection"] == "close"

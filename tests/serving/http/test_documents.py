@@ -13,6 +13,7 @@ from served import Client, listening, serving
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.configuration import ServingOptions
+from adaptdock.serving.http.process import AFTER_DRAIN
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "serving.md").read_text()
@@ -65,6 +66,27 @@ def test_every_option_of_the_example_is_one() -> None:
     assert ServingOptions.model_validate({name.replace("-", "_"): value for name, value in options.items()})
     variables = re.findall(r"ADAPTDOCK_SERVE_(\w+)", (ROOT / "examples" / "serving" / "Containerfile").read_text())
     assert {name.lower() for name in variables} <= set(ServingOptions.model_fields)
+
+
+def test_the_user_of_the_service_makes_its_tokens_where_it_can_read_them() -> None:
+    folder = ROOT / "examples" / "serving"
+    unit, options = (folder / "adaptdock.service").read_text(), yaml.safe_load((folder / "serve.yaml").read_text())
+    (user,) = re.findall(r"^User=(\w+)$", unit, flags=re.MULTILINE)
+    assert f"runuser -u {user} -- /opt/adaptdock/bin/adapt serve --tokens {options['tokens']} --new-token" in unit
+    assert f"install -d -o {user} -g {user} -m 700 {Path(options['tokens']).parent}\n" in unit
+    assert "DynamicUser" not in unit  # such a user owns no file in /etc
+    container = (folder / "Containerfile").read_text()
+    (user,) = re.findall(r"^USER (\w+)$", container, flags=re.MULTILINE)
+    (tokens,) = re.findall(r"ADAPTDOCK_SERVE_TOKENS=(\S+)", container)
+    assert re.search(rf"chown {user} .*{Path(tokens).parent}", container)
+    assert f"-v tokens:{Path(tokens).parent} adaptdock --new-token" in container
+
+
+def test_the_unit_stops_later_than_the_process_ends_by_itself() -> None:
+    unit = (ROOT / "examples" / "serving" / "adaptdock.service").read_text()
+    options = yaml.safe_load((ROOT / "examples" / "serving" / "serve.yaml").read_text())
+    (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, flags=re.MULTILINE)
+    assert int(seconds) > options["drain-delay"] + options["drain"] + AFTER_DRAIN
 
 
 def test_the_description_names_every_route_with_its_errors(client: Client) -> None:

@@ -79,6 +79,46 @@ def test_a_fifo_in_the_place_of_an_adapter_leaves_the_version_that_answers(
     assert client.label("red") == "RED"
 
 
+def test_a_link_out_of_the_folder_is_refused_unless_links_may_be_followed(
+    backbone: Backbone, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    write_file(elsewhere / "out.safetensors", labelled(backbone, "OUT"))
+    (folder / "..data").mkdir()
+    (folder / "red.safetensors").rename(folder / "..data" / "red.safetensors")
+    (folder / "red.safetensors").symlink_to(Path("..data") / "red.safetensors")  # as Kubernetes mounts volumes
+    (folder / "out.safetensors").symlink_to(elsewhere / "out.safetensors")
+    (folder / "loop.safetensors").symlink_to("loop.safetensors")
+    (folder / "far").symlink_to(elsewhere)
+    (folder / "far.safetensors").symlink_to(Path("far") / "out.safetensors")
+    with serving(backbone, adapters=str(folder)) as client:
+        assert client.label("red") == "RED"
+        listed = client.get("/v1/adapters").json()
+        assert [adapter["name"] for adapter in listed["adapters"]] == ["blue", "green", "red"]
+        assert [file["name"] for file in listed["refused"]] == ["far", "out"]
+        assert all("a link to a file outside the folder" in file["reason"] for file in listed["refused"])
+        assert str(elsewhere) not in str(listed)
+        client.refused(422, "--follow-links", method="put", path="/v1/adapters/out", json={})
+    with serving(backbone, adapters=str(folder), follow_links=True) as client:
+        assert client.label("out") == client.label("far") == "OUT"
+
+
+def test_a_refused_file_is_listed_and_counted_until_it_is_mended_or_gone(client: Client, folder: Path) -> None:
+    def refused() -> dict[str, str]:
+        return {file["name"]: file["reason"] for file in client.get("/v1/adapters").json()["refused"]}
+
+    content = (folder / "red.safetensors").read_bytes()
+    for name in ("half", "wrong"):
+        (folder / f"{name}.safetensors").write_bytes(content[:-10])
+    until(lambda: refused().keys() == {"half", "wrong"})
+    assert "truncated or damaged" in refused()["half"]
+    assert "adaptdock_refused_files 2.0" in client.get("/metrics").text
+    (folder / "half.safetensors").write_bytes(content)
+    (folder / "wrong.safetensors").unlink()
+    until(lambda: not refused())
+    assert "adaptdock_refused_files 0.0" in client.get("/metrics").text
+
+
 def test_a_file_is_looked_at_before_it_is_read_whole(
     tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +194,9 @@ def test_the_process_ends_after_its_time_whatever_hangs(client: Client, monkeypa
     ended: list[int] = []
     monkeypatch.setattr(process.os, "_exit", ended.append)
     monkeypatch.setattr(process, "AFTER_DRAIN", 0.0)
-    monkeypatch.setattr(client.service, "options", client.service.options.model_copy(update={"drain": 0.0}))
+    monkeypatch.setattr(
+        client.service, "options", client.service.options.model_copy(update={"drain": 0.0, "drain_delay": 0.0})
+    )
     server = process.Server(uvicorn.Config(client.app), client.service)
     server.handle_exit(signal.SIGTERM, None)
     until(lambda: ended)

@@ -110,7 +110,7 @@ def test_one_input_s_trouble_is_its_own(client: Client, monkeypatch: pytest.Monk
         return before(rows, features)
 
     monkeypatch.setattr(client.service.dock, "run", broken)
-    monkeypatch.setattr(client.service.batcher, "_options", client.service.options.model_copy(update={"max_wait": 300}))
+    monkeypatch.setattr(client.service.batcher, "options", client.service.options.model_copy(update={"max_wait": 300}))
     statuses: dict[str, int] = {}
 
     def ask(name: str) -> None:

@@ -14,7 +14,7 @@ from adaptdock.errors import UnknownNameError
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.errors import LimitError
-from adaptdock.serving.http.openai_routes import ChatRequest
+from adaptdock.serving.http.openai_schemas import ChatRequest
 from adaptdock.serving.scheduling import encoding
 from adaptdock.serving.scheduling.encoding import measured
 from adaptdock.serving.scheduling.fairness import FairQueues
@@ -131,9 +131,21 @@ def test_a_queue_can_be_left_out_and_keeps_what_it_has() -> None:
     queues: FairQueues[str] = FairQueues(lambda _: 10, 10)
     for name in ("busy", "calm", "busy", "calm"):
         queues.put(name, name)
-    assert queues.take(100, without={"busy"}) == ["calm", "calm"]
+    assert queues.take(100, without={("", "busy")}) == ["calm", "calm"]
     assert queues.take(100) == ["busy", "busy"]
-    assert queues.take(100, without={"busy"}) == []
+    assert queues.take(100, without={("", "busy")}) == []
+
+
+def test_a_client_of_many_adapters_gets_no_more_than_a_client_of_one() -> None:
+    queues: FairQueues[str] = FairQueues(lambda _: 10, 10)
+    for number in range(40):
+        queues.put(f"adapter {number % 20}", "greedy", "greedy")
+    for _ in range(8):
+        queues.put("adapter 0", "modest", "modest")
+    assert sorted(queues.take(120)) == ["greedy"] * 6 + ["modest"] * 6
+    assert queues.take(20, without_clients={"greedy"}) == ["modest"] * 2
+    assert queues.take(1000) == ["greedy"] * 34
+    assert (queues.tokens, len(queues)) == (0, 0)
 
 
 def test_a_newcomer_is_computed_before_what_another_adapter_has_ready(backbone: Backbone, folder: Path) -> None:

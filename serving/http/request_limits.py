@@ -1,0 +1,87 @@
+"""Limits of requests: of all together, shared among the clients, and of a token. Probes are always answered.
+
+A client is a token; without tokens all requests are of one client.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from adaptdock.serving.http.access_tokens import Token
+from adaptdock.serving.http.middleware import PROBES, refuse
+from adaptdock.serving.http.service import Service
+
+
+@dataclass
+class Bucket:
+    """The requests that a token may send at once (token bucket): up to those of a second, and at least one."""
+
+    level: float
+    since: float
+
+    def take(self, rate: float, now: float) -> float:
+        """Take a request out; return 0, or the seconds until there is one."""
+        self.level = min(max(1.0, rate), self.level + (now - self.since) * rate)
+        self.since = now
+        if self.level < 1:
+            return (1 - self.level) / rate
+        self.level -= 1
+        return 0.0
+
+
+class RequestLimits:
+    """Refuses requests over a limit with 429 before their body is read."""
+
+    def __init__(self, app: ASGIApp, service: Service, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app, self._service, self._clock = app, service, clock
+        self._running: Counter[str] = Counter()
+        self._buckets: dict[str, Bucket] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request within the limits, or a probe."""
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        token: Token | None = scope["state"].get("access")
+        client = "" if token is None else token.name
+        refusal = self._excess(client) or (None if token is None else self._excess_of(token))
+        if refusal is not None:
+            reason, message, seconds = refusal
+            self._service.metrics.refused(reason)
+            headers = {"retry-after": str(seconds), "connection": "close"}
+            text = f"{message}: try again in {seconds} s"
+            await refuse(scope, send, 429, text, "rate_limit_error", code="busy", headers=headers)
+            return
+        self._running[client] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._running[client] -= 1
+            if not self._running[client]:
+                del self._running[client]
+
+    def _excess(self, client: str) -> tuple[str, str, int] | None:
+        """Return why there is no room for another request of a client: reason, message, and seconds to wait."""
+        limit, total = self._service.options.connections, self._running.total()
+        share = limit // len(self._running.keys() | {client})
+        if total < limit or self._running[client] < share:
+            return None
+        return "connections", f"{total} requests are being answered already", self._service.batcher.patience(client)
+
+    def _excess_of(self, token: Token) -> tuple[str, str, int] | None:
+        """Return which limit of its own a token has reached."""
+        running = self._running[token.name]
+        if token.concurrent is not None and running >= token.concurrent:
+            message = f"{running} requests of the token {token.name} are being answered already, which is its limit"
+            return "concurrent", message, self._service.batcher.patience(token.name)
+        if token.rate is not None:
+            now = self._clock()
+            bucket = self._buckets.setdefault(token.name, Bucket(math.inf, now))
+            if seconds := bucket.take(token.rate, now):
+                message = f"the token {token.name} may send {token.rate:g} requests per second"
+                return "rate", message, math.ceil(seconds)
+        return None
