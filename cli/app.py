@@ -27,7 +27,7 @@ COMMANDS = {
     "search": ("adaptdock.cli.search", "Search published adapters."),
     "install": ("adaptdock.cli.install", "Install published adapters, verified."),
     "update": ("adaptdock.cli.update", "Bring installed adapters to their newest version."),
-    "verify": ("adaptdock.cli.verify", "Check that installed adapters are what was installed."),
+    "verify": ("adaptdock.cli.verify", "Check installed adapters, and ask adapters their golden probes."),
     "remove": ("adaptdock.cli.remove", "Remove installed adapters."),
     "publish": ("adaptdock.cli.publish", "Add an adapter to a registry; sign it, pack it as a wheel."),
     "key": ("adaptdock.cli.key", "Make and show keys for signing."),

@@ -55,6 +55,9 @@ class Answering:
 )
 @click.option("--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Batch size.")
 @click.option("--yes", cls=Flag, is_flag=True, help="Install a published adapter that is not installed yet.")
+@click.option(
+    "--no-probes", cls=Flag, is_flag=True, help="Use the adapter even if its answers to its golden probes have changed."
+)
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print one JSON object a line.")
 def command(words: tuple[str, ...], source: str | None, layout: str, **values: Any) -> None:
     """Run the adapter in FILE on texts, and print one answer for each, in order.
@@ -153,7 +156,7 @@ def _by_file(file: Path, values: dict[str, Any]) -> Answering:
         from adaptdock.cli.common.backbone import open_dock
 
         dock = open_dock(adapter.card, values["backbone"], options)
-        return dock, dock.dock(adapter)
+        return dock, dock.dock(adapter if values["no_probes"] else dock.proved(adapter))
 
     def answer(items: list[Input]) -> list[str]:
         dock, name = opened()

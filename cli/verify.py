@@ -1,23 +1,100 @@
-"""``adapt verify``: whether installed adapters are still what was installed."""
+"""``adapt verify``: whether installed adapters are unchanged, and whether an adapter still answers as it did."""
+
+import os
+from pathlib import Path
+from typing import Any
 
 import click
 
-from adaptdock.cli.common.output import show_json, show_table
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.common.output import brief, few, note, show_json, show_table
+from adaptdock.errors import UsageError
+from adaptdock.hub.registry.admission import read_adapter
+from adaptdock.hub.registry.installed import locate
 from adaptdock.hub.registry.store import find, installed, verify
+from adaptdock.plugins.files import SUFFIX
 
 
-@click.command("verify")
-@click.argument("names", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(names: tuple[str, ...], as_json: bool) -> int:
+@click.command("verify", cls=SectionedCommand)
+@click.argument("names", nargs=-1, metavar="[NAME|FILE]...")
+@click.option("--run", cls=Flag, is_flag=True, help="Ask the adapters their golden probes, and show the answers.")
+@click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
+def command(names: tuple[str, ...], run: bool, as_json: bool, **values: Any) -> int:
     """Check installed adapters, those named or all: the hash of the file, the signature, and revocations.
 
-    The exit status is 1 where one of them is no longer what was installed, or no longer trusted.
+    With --run, load the backbone and compare the answers of each NAME or FILE to its golden probes with its answers
+    when it was saved.
+
+    The exit status is 1 if an adapter is no longer what was installed, is no longer trusted, or answers otherwise.
     """
+    if run:
+        return _run(names, as_json, values)
+    given = [f"--{name.replace('_', '-')}" for name in ("backbone", *LOADING.fields) if values[name] is not None]
+    if given:
+        raise UsageError(f"{', '.join(given)} goes with --run: without it no backbone is loaded")
+    file = next((name for name in names if Path(name).suffix == SUFFIX or os.sep in name), None)
+    if file is not None:
+        raise UsageError(f"{file} is a file, and only installed adapters have a record to compare with: give --run too")
     records = [find(name) for name in names] or installed()
-    found = {record.entry.label: verify(record) for record in records}
+    problems = {record.entry.label: verify(record) for record in records}
     if as_json:
-        show_json([{"adapter": label, "problem": problem} for label, problem in found.items()])
+        show_json([{"adapter": label, "problem": problem} for label, problem in problems.items()])
     else:
-        show_table(("adapter", "state"), [[label, problem or "as installed"] for label, problem in found.items()])
-    return int(any(found.values()))
+        show_table(("adapter", "state"), [[label, problem or "as installed"] for label, problem in problems.items()])
+    return int(any(problems.values()))
+
+
+command.params += [
+    Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
+    *LOADING.flags,
+]
+
+
+def _run(names: tuple[str, ...], as_json: bool, values: dict[str, Any]) -> int:
+    options = load_options(values)
+    files = [locate(name) for name in names] or [record.path for record in installed()]
+    documents = [_asked(file, values["backbone"], options) for file in files]
+    if as_json:
+        show_json(documents)
+    else:
+        for document in documents:
+            _show(document)
+    return int(any(document["state"] == "other answers" for document in documents))
+
+
+def _asked(file: Path, backbone: str | None, options: Any) -> dict[str, Any]:
+    from adaptdock.cli.common.backbone import open_dock  # imports torch, which the checks without --run do not need
+    from adaptdock.engine.inference.golden_probes import ask, precision
+
+    adapter = read_adapter(file)
+    card = adapter.card
+    if card.probes is None:
+        return {"file": str(file), "adapter": card.name, "state": card.proof, "probes": []}
+    dock = open_dock(card, backbone, options)
+    (outcome,) = ask(dock, [dock.prepare(adapter)])
+    assert outcome is not None  # the card has probes
+    return {
+        "file": str(file),
+        "adapter": card.name,
+        "state": "same answers" if outcome.good else "other answers",
+        "difference": outcome.difference,
+        "tolerance": outcome.tolerance,
+        "precision": precision(dock.backbone),
+        "recorded in": card.probes.precision,
+        "probes": [
+            {"input": answered.probe.input, "saved": answered.probe.values, "now": answered.values}
+            for answered in outcome.answered
+        ],
+    }
+
+
+def _show(document: dict[str, Any]) -> None:
+    if document["state"] == "no probes":
+        note(f"{document['file']}: no probes, so nothing can be compared; training adds probes to an adapter")
+        return
+    rows = [[brief(probe["input"]), few(probe["saved"]), few(probe["now"])] for probe in document["probes"]]
+    show_table(("golden probe", "when saved", "now"), rows)
+    note(
+        f"{document['file']}: {document['state']}. They differ by {document['difference']:.2%} of their spread; "
+        f"{document['precision']} explains at most {document['tolerance']:.2%}"
+    )

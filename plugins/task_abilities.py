@@ -4,7 +4,7 @@ A task has an ability by having its method; nothing has to be inherited or regis
 """
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from adaptdock.plugins.tasks import Feature, Record, Task
 
@@ -48,6 +48,14 @@ class Grouped(Protocol):
     @classmethod
     def group(cls, record: Record) -> Hashable:
         """Return what a raw record has in common with those of its group; None for a record that stands alone."""
+
+
+@runtime_checkable
+class Probed(Protocol):
+    """A task whose raw records are not what it is asked, so that golden probes need inputs made of them."""
+
+    def probe(self, record: Record) -> Any:
+        """Return an input for :meth:`Task.read` that is made of a raw record; None if none can be made of it."""
 
 
 def class_weights(task: Task, records: Sequence[Record]) -> list[float] | None:

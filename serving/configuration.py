@@ -74,6 +74,8 @@ class ServingOptions(Options):
     """Seconds for in-flight requests after a stop signal; the process exits at most 5 s later."""
     warm_up: bool = True
     """Dock the adapters and run a batch before the first request."""
+    probes: bool = True
+    """Refuse an adapter that answers its golden probes otherwise than when it was saved."""
 
     @model_validator(mode="after")
     def _open_to_others_only_with_tokens(self) -> Self:

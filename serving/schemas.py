@@ -106,6 +106,8 @@ class AdapterState(Answer):
     mirror: int | None
     """The version that gets shadow traffic: the same inputs, without answering."""
     pinned: bool
+    probes: str = ""
+    """The golden probes that the version answered before it was docked; "no probes" if its answers are not proved."""
     counters: Counters
 
 

@@ -19,8 +19,10 @@ from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.engine.evaluation.report import write_report
 from adaptdock.engine.evaluation.selection import Criterion
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.inference.golden_probes import recorded
 from adaptdock.engine.training.hyperparameters import STORES
 from adaptdock.engine.training.plan import Plan
+from adaptdock.engine.training.probe_inputs import probe_inputs
 from adaptdock.engine.training.progress import Ending, Validated
 from adaptdock.engine.training.run_folders import BEST
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved
@@ -218,6 +220,13 @@ class TaskRun:
         shortfall = unmoved(self.plan, self.dock, adapter, self._start) or no_better(self.plan, comparison)
         return ({"baseline": comparison} if comparison else {}) | ({"shortfall": shortfall} if shortfall else {})
 
+    def _probed(self, adapter: AdapterFile) -> AdapterFile:
+        """Return an adapter with golden probes, which docking will ask again."""
+        plan, origin = self.plan, self.plan.options.probe_data
+        if origin == "none":
+            return adapter
+        return recorded(self.dock, adapter, probe_inputs(plan.task, origin, plan.source, plan.options.seed), origin)
+
     def finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Result:
         """Measure the best weights for the last time, store them, and return the result."""
         assert self.best is not None
@@ -241,6 +250,8 @@ class TaskRun:
         }
         card = self.best.card.model_copy(update={"metrics": metrics, "training": training})
         self.best = AdapterFile(card, self.best.tensors)
+        if ending != "interrupted":
+            self.best = self._probed(self.best)
         size = self._store(self.best)
         size = size if ending == "interrupted" else shared(size)  # the file is complete in all processes
         return Result(self.best, self.file, size, epochs, seconds, [dict(entry) for entry in history], ending)

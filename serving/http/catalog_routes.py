@@ -121,6 +121,7 @@ def state(service: Service, served: Served) -> dict[str, Any]:
         "versions": [_version(service, served, version) for version in served.versions.values()],
         "mirror": served.mirror,
         "pinned": served.pinned,
+        "probes": current.card.proof,
         "counters": Counters(
             requests=tally.requests,
             errors=tally.errors,

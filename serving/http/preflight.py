@@ -37,7 +37,8 @@ def check(options: ServingOptions, load: LoadOptions) -> Checked:
     for path in paths:
         try:
             checked_name(path.name.removesuffix(SUFFIX))
-            total += dock.prepare(read_adapter(path)).nbytes
+            adapter = read_adapter(path)
+            total += (dock.proved(adapter) if options.probes else dock.prepare(adapter)).nbytes
         except AdaptError as error:
             refused.append(str(error))
     summary = {

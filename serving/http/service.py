@@ -78,7 +78,7 @@ class Service:
         self.dock, self.options = dock, options
         self.metrics = Metrics()
         self.store = Store(options.state_folder)
-        self.residency = Residency(dock, options.device_bytes, options.host_bytes, self.store.read)
+        self.residency = Residency(dock, options.device_bytes, options.host_bytes, self.store.read, options.probes)
         self._loader = Loader()
         self.catalog = Catalog(
             self.residency, self.store, options.keep_versions, self._changed, options.max_upload, self._loader.submit

@@ -76,6 +76,10 @@ class MismatchError(AdaptError):
     """An adapter and a backbone that do not belong together."""
 
 
+class ProbeError(MismatchError):
+    """An adapter whose answers to its golden probes are not those that it gave when it was saved."""
+
+
 class TrustError(AdaptError):
     """A published adapter that is refused: by its hash, its signature, the policy or a revocation."""
 
