@@ -56,6 +56,15 @@ class Answering:
 @click.option("--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Batch size.")
 @click.option("--yes", cls=Flag, is_flag=True, help="Install a published adapter that is not installed yet.")
 @click.option(
+    "--require-signed",
+    cls=Flag,
+    is_flag=True,
+    help="Use only an installed adapter that a trusted publisher has signed, or a copy of it.",
+)
+@click.option(
+    "--locked", cls=Flag, type=click.Path(path_type=Path), metavar="FILE", help="Use only what a lock file names."
+)
+@click.option(
     "--no-probes", cls=Flag, is_flag=True, help="Use the adapter even if its answers to its golden probes have changed."
 )
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print one JSON object a line.")
@@ -97,10 +106,12 @@ def _check(words: tuple[str, ...], url: str | None, values: dict[str, Any]) -> N
         if not words:
             raise UsageError("the FILE of an adapter is missing. See adapt predict --help.")
         return
+    local = [name for name in ("require_signed", "locked", "no_probes") if values[name]]
     given = [name for name in ("backbone", *LOADING.fields) if values[name] is not None]
-    if given:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"{named} is for a backbone that is loaded here; the process at {url} has its own")
+    if local or given:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in (*given, *local))
+        what = "a backbone that is loaded" if given else "an adapter that is read"
+        raise UsageError(f"{named} is for {what} here; the process at {url} has its own")
 
 
 # ------------------------------------------------------------------------------------------- inputs
@@ -147,9 +158,10 @@ def _reader(answering: Answering, values: dict[str, Any]) -> Reader:
 
 def _by_file(file: Path, values: dict[str, Any]) -> Answering:
     """Return what answers by an adapter file; its backbone is loaded when the first input is there."""
-    from adaptdock.hub.registry.admission import read_adapter
+    from adaptdock.hub.registry.admission import Requirements, read_adapter
 
-    options, adapter = load_options(values), read_adapter(file)
+    options = load_options(values)
+    adapter = read_adapter(file, Requirements(values["require_signed"], values["locked"]))
 
     @cache
     def opened() -> "tuple[Dock, str]":

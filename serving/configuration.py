@@ -5,6 +5,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from adaptdock.hub.registry.admission import Requirements
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Options
 
@@ -74,6 +75,10 @@ class ServingOptions(Options):
     """Seconds for in-flight requests after a stop signal; the process exits at most 5 s later."""
     warm_up: bool = True
     """Dock the adapters and run a batch before the first request."""
+    require_signed: bool = False
+    """Serve only installed adapters that a trusted publisher has signed, and copies of them."""
+    locked: str | None = None
+    """Lock file of adapt install --lock; only adapters with a content that it names are served."""
     probes: bool = True
     """Refuse an adapter that answers its golden probes otherwise than when it was saved."""
 
@@ -105,6 +110,11 @@ class ServingOptions(Options):
     def local(self) -> bool:
         """Whether only this machine can reach the process."""
         return self.host in LOOPBACK
+
+    @property
+    def requirements(self) -> Requirements:
+        """The requirements on the served adapters, besides this machine's policy."""
+        return Requirements(self.require_signed, None if self.locked is None else Path(self.locked).expanduser())
 
     @property
     def folder(self) -> Path | None:

@@ -14,9 +14,9 @@ from adaptdock.engine.inference.golden_probes import check
 from adaptdock.engine.inference.prediction import logits_of, predict
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.hub.registry.admission import read_adapter
+from adaptdock.hub.registry.admission import NONE, Requirements, read_adapter
 from adaptdock.plugins import registry
-from adaptdock.plugins.arguments import file_path, refusal
+from adaptdock.plugins.arguments import file_path, of_type, refusal
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 from adaptdock.plugins.sequences import listed, size, text
 from adaptdock.plugins.toolkit.heads import EmbeddingHead
@@ -74,17 +74,27 @@ class Dock(DockedAdapters):
             raise UsageError(f"the model is loaded already, so {', '.join(options)} cannot be chosen any more")
         return cls(adopt_backbone(backbone, tokenizer))
 
-    def load(self, path: str | Path, name: str | None = None, replace: bool = False, probes: bool = True) -> str:
+    def load(
+        self,
+        path: str | Path,
+        name: str | None = None,
+        replace: bool = False,
+        *,
+        probes: bool = True,
+        trust: Requirements | None = None,
+    ) -> str:
         """Dock the adapter in a file, or an installed one by its name, and return its name here.
 
         ``name`` is the card's unless given. A name that is taken is refused unless ``replace`` is
         set: then the new version takes over between two batches. ``probes`` asks the adapter its golden probes first.
+        ``trust`` adds requirements to this machine's policy: ``Requirements(signed=True)``, ``Requirements(lock=...)``.
 
         Raises :class:`FileError` for a damaged file, :class:`TrustError` for one that is revoked or not allowed,
         :class:`MismatchError` for another backbone or for tensors that do not fit, :class:`ProbeError` for answers
         other than those when it was saved, and :class:`UsageError` for a taken name.
         """
-        adapter = read_adapter(file_path(path, "the file of an adapter"))
+        requirements = NONE if trust is None else of_type(trust, Requirements, "trust is a Requirements")
+        adapter = read_adapter(file_path(path, "the file of an adapter"), requirements)
         return self.dock(self.proved(adapter) if probes else adapter, name, replace)
 
     def proved(self, adapter: AdapterFile) -> Prepared:

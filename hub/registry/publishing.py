@@ -23,7 +23,7 @@ from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
-from adaptdock.hub.registry.admission import read_adapter
+from adaptdock.hub.registry.admission import Requirements, read_adapter
 from adaptdock.hub.registry.index import Entry, Index, lookalike, make_entry
 from adaptdock.hub.registry.sources import INDEX
 from adaptdock.hub.registry.trust import sign
@@ -70,7 +70,7 @@ def publish(
 def _publish(
     source: Path, folder: Path, publisher: str, test_set: str, key: str | None, fields: Mapping[str, Any]
 ) -> Published:
-    adapter = read_adapter(source)
+    adapter = read_adapter(source, Requirements(publishing=True))
     card = completed(adapter.card, **fields)
     index = read(folder / INDEX, Index) if (folder / INDEX).exists() else Index()
     similar = lookalike(card.name, {entry.name for entry in index.adapters})

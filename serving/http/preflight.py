@@ -37,7 +37,7 @@ def check(options: ServingOptions, load: LoadOptions) -> Checked:
     for path in paths:
         try:
             checked_name(path.name.removesuffix(SUFFIX))
-            adapter = read_adapter(path)
+            adapter = read_adapter(path, options.requirements)
             total += (dock.proved(adapter) if options.probes else dock.prepare(adapter)).nbytes
         except AdaptError as error:
             refused.append(str(error))

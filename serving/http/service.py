@@ -15,7 +15,7 @@ from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError
-from adaptdock.hub.registry.admission import refused
+from adaptdock.hub.registry.admission import refusal
 from adaptdock.plugins.contracts import Feature, Task
 from adaptdock.serving.catalog.catalog import Catalog
 from adaptdock.serving.catalog.folder_watcher import Watcher
@@ -77,7 +77,7 @@ class Service:
     def __init__(self, dock: Dock, options: ServingOptions) -> None:
         self.dock, self.options = dock, options
         self.metrics = Metrics()
-        self.store = Store(options.state_folder)
+        self.store = Store(options.state_folder, options.requirements)
         self.residency = Residency(dock, options.device_bytes, options.host_bytes, self.store.read, options.probes)
         self._loader = Loader()
         self.catalog = Catalog(
@@ -129,9 +129,11 @@ class Service:
                 log_error("watching failed", error)
 
     def _withdraw(self) -> None:
-        """Unload versions whose key or file has been revoked since they were loaded."""
+        """Unload versions that may not be used any more: their key or file was revoked, or the policy or lock changed."""
+        contents = {version.sha256 for served in self.catalog.all().values() for version in served.versions.values()}
         try:
-            reasons, problem = refused(), ""
+            refusals = {sha256: refusal(sha256, self.options.requirements) for sha256 in contents}
+            reasons, problem = {sha256: reason for sha256, reason in refusals.items() if reason}, ""
         except AdaptError as error:  # until its repair nothing new is loaded, and loaded versions keep answering
             reasons, problem = {}, str(error)
         if problem and problem != self._trust_problem:
