@@ -75,6 +75,8 @@ class ServingOptions(Options):
     """Seconds for in-flight requests after a stop signal; the process exits at most 5 s later."""
     warm_up: bool = True
     """Dock the adapters and run a batch before the first request."""
+    audit: str | None = None
+    """File to append a line of JSON to for each change of what is served: who, what, from where, before and after."""
     require_signed: bool = False
     """Serve only installed adapters that a trusted publisher has signed, and copies of them."""
     locked: str | None = None

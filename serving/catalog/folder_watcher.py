@@ -4,10 +4,12 @@ The watcher compares sizes and times, which works on every file system. A file i
 succession, so that a copy in progress is left alone. An unusable file is refused once, until it changes.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from adaptdock.errors import AdaptError, BudgetError, UnknownNameError
 from adaptdock.plugins.regular import irregular
+from adaptdock.serving.catalog.audit_log import FOLDER, AuditLog
 from adaptdock.serving.catalog.catalog import Catalog
 from adaptdock.serving.errors import StoreError
 from adaptdock.serving.json_logs import log, log_error
@@ -21,8 +23,8 @@ Mark = tuple[int, int, int]
 class Watcher:
     """Compares a folder with the catalog at each :meth:`look`. Looks may come from any thread, but not concurrently."""
 
-    def __init__(self, folder: Path, catalog: Catalog) -> None:
-        self._folder, self._catalog = folder, catalog
+    def __init__(self, folder: Path, catalog: Catalog, audit: AuditLog) -> None:
+        self._folder, self._catalog, self._audit = folder, catalog, audit
         self._seen: dict[str, Mark] = {}
         self._settled: dict[str, Mark] = {}
         self._unreadable = False
@@ -55,7 +57,7 @@ class Watcher:
             if self._catalog.unchanged(name, path):
                 self._settled[name] = mark
                 return
-            self._catalog.add(name, path, of_folder=True)
+            self._audit.act(FOLDER, "add", [name], lambda: self._catalog.add(name, path, of_folder=True))
             self._settled[name] = mark
         except AdaptError as error:
             log("refused", adapter=name, reason=str(error))
@@ -68,9 +70,8 @@ class Watcher:
     def _drop(self, name: str) -> None:
         self._settled.pop(name, None)
         try:
-            self._catalog.remove(name, forget_file=True)
-        except UnknownNameError:
-            return  # a file that was never served, or an adapter that is unloaded already
+            with suppress(UnknownNameError):  # a file that was never served, or an adapter that is unloaded already
+                self._audit.act(FOLDER, "remove", [name], lambda: self._catalog.remove(name, forget_file=True))
         except AdaptError as error:
             log("not removed", adapter=name, reason=str(error))
 

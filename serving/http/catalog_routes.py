@@ -29,7 +29,7 @@ FILE_BODY = {"requestBody": {"required": True, "content": {BINARY: {"schema": {"
 def catalog_routes(service: Service) -> APIRouter:
     """Return the routes. They accept names and version numbers, but never a path of the server."""
     router = APIRouter(tags=["adapters"], responses=ERRORS)  # type: ignore[arg-type]
-    catalog, loading = service.catalog, service.loading
+    catalog, administer = service.catalog, service.administer
 
     @router.get("/v1/adapters")
     async def adapters() -> Adapters:
@@ -44,65 +44,65 @@ def catalog_routes(service: Service) -> APIRouter:
         return AdapterDetail(**state(service, served), card=served.current.card.model_dump(mode="json"))
 
     @router.put("/v1/adapters/{name}")
-    async def load(name: Name, body: LoadRequest) -> Changed:
+    async def load(name: Name, body: LoadRequest, request: Request) -> Changed:
         """Activate a kept version, or read the adapter's file in the watched folder again."""
         if body.version is not None:
             if body.activate:
-                await loading(catalog.activate, name, body.version)
+                await administer(request, "activate", [name], catalog.activate, name, body.version)
             else:
                 catalog.version(name, body.version)
         elif service.watcher is None:
             raise UsageError("no folder is watched from which the file could be read; send the file, or name a version")
         else:
             path = service.watcher.file(name)
-            await loading(catalog.add, name, path, body.activate, True)
+            await administer(request, "add", [name], catalog.add, name, path, body.activate, True)
         return _changed(service, name)
 
     @router.put("/v1/adapters/{name}/file", openapi_extra=FILE_BODY)
     async def send(name: Name, request: Request, activate: bool = True) -> Changed:
         """Add the adapter file in the body as a new version. The file is verified before any change."""
-        await loading(catalog.add, name, await request.body(), activate)
+        await administer(request, "add", [name], catalog.add, name, await request.body(), activate)
         return _changed(service, name)
 
     @router.delete("/v1/adapters/{name}", status_code=204)
-    async def unload(name: Name) -> None:
+    async def unload(name: Name, request: Request) -> None:
         """Unload an adapter. In-flight requests still get their answers. The file in the folder is not deleted."""
-        await loading(catalog.remove, name)
+        await administer(request, "remove", [name], catalog.remove, name)
 
     @router.post("/v1/adapters/{name}/rollback")
-    async def rollback(name: Name) -> Changed:
+    async def rollback(name: Name, request: Request) -> Changed:
         """Reactivate the previous version."""
-        await loading(catalog.rollback, name)
+        await administer(request, "rollback", [name], catalog.rollback, name)
         return _changed(service, name)
 
     @router.post("/v1/adapters/{name}/pin")
-    async def pin(name: Name) -> Changed:
+    async def pin(name: Name, request: Request) -> Changed:
         """Keep an adapter docked, even if it is rarely used."""
-        await loading(catalog.pin, name, True)
+        await administer(request, "pin", [name], catalog.pin, name, True)
         return _changed(service, name)
 
     @router.post("/v1/adapters/{name}/unpin")
-    async def unpin(name: Name) -> Changed:
+    async def unpin(name: Name, request: Request) -> Changed:
         """Make an adapter evictable again."""
-        await loading(catalog.pin, name, False)
+        await administer(request, "unpin", [name], catalog.pin, name, False)
         return _changed(service, name)
 
     @router.put("/v1/adapters/{name}/split")
-    async def split(name: Name, body: SplitRequest) -> Changed:
+    async def split(name: Name, body: SplitRequest, request: Request) -> Changed:
         """Divide the inputs among versions by weight, and optionally send them to another version as shadow traffic."""
-        await loading(catalog.split, name, body.weights, body.mirror)
+        await administer(request, "split", [name], catalog.split, name, body.weights, body.mirror)
         return _changed(service, name)
 
     @router.put("/v1/aliases/{alias}")
-    async def set_alias(alias: Name, body: AliasRequest) -> AliasRequest:
+    async def set_alias(alias: Name, body: AliasRequest, request: Request) -> AliasRequest:
         """Point an alias at an adapter or at a version of it."""
-        await loading(catalog.set_alias, alias, body.target)
+        await administer(request, "set alias", [alias], catalog.set_alias, alias, body.target)
         return body
 
     @router.delete("/v1/aliases/{alias}", status_code=204)
-    async def delete_alias(alias: Name) -> None:
+    async def delete_alias(alias: Name, request: Request) -> None:
         """Delete an alias."""
-        await loading(catalog.delete_alias, alias)
+        await administer(request, "delete alias", [alias], catalog.delete_alias, alias)
 
     return router
 

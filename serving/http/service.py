@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from starlette.requests import Request
@@ -17,6 +19,7 @@ from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError
 from adaptdock.hub.registry.admission import refusal
 from adaptdock.plugins.contracts import Feature, Task
+from adaptdock.serving.catalog.audit_log import TRUST, Actor, AuditLog
 from adaptdock.serving.catalog.catalog import Catalog
 from adaptdock.serving.catalog.folder_watcher import Watcher
 from adaptdock.serving.catalog.loader import Loader
@@ -85,7 +88,8 @@ class Service:
         )
         self.catalog.incomplete = StartingError
         self.batcher = Batcher(self.residency, options, self.metrics)
-        self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog)
+        self.audit = AuditLog(None if options.audit is None else Path(options.audit).expanduser(), self.catalog.state)
+        self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog, self.audit)
         self._watching: asyncio.Task[None] | None = None
         self._ready = self._stopping = self._failed = False
         self._end = 0.0  # when the time to drain is over
@@ -129,7 +133,7 @@ class Service:
                 log_error("watching failed", error)
 
     def _withdraw(self) -> None:
-        """Unload versions that may not be used any more: their key or file was revoked, or the policy or lock changed."""
+        """Unload versions that may not be used any more: revoked, or refused by a changed policy or lock file."""
         contents = {version.sha256 for served in self.catalog.all().values() for version in served.versions.values()}
         try:
             refusals = {sha256: refusal(sha256, self.options.requirements) for sha256 in contents}
@@ -140,7 +144,12 @@ class Service:
             log("trust unreadable", logging.ERROR, reason=problem)
         self._trust_problem = problem
         if reasons:
-            self.catalog.withdraw(reasons)
+            names = [
+                name
+                for name, served in self.catalog.all().items()
+                if any(version.sha256 in reasons for version in served.versions.values())
+            ]
+            self.audit.act(TRUST, "withdraw", names, partial(self.catalog.withdraw, reasons))
 
     def _restore(self) -> None:
         self.catalog.restore()
@@ -203,6 +212,14 @@ class Service:
         if waiting.cancelled():  # by Loader.stop()
             raise StoppingError
         return waiting.result()
+
+    async def administer(
+        self, request: Request, action: str, names: Sequence[str], change: Callable[..., Result], *arguments: Any
+    ) -> Result:
+        """Run a change as :meth:`loading` does, for a request, and record it in the audit log."""
+        address = None if request.client is None else request.client.host
+        actor = Actor("http", getattr(request.state, "token", None), address, request.state.request_id)
+        return await self.loading(self.audit.act, actor, action, names, partial(change, *arguments))
 
     def _changed(self, event: str, about: Mapping[str, Any]) -> None:
         log(event, **about)

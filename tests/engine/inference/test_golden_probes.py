@@ -90,8 +90,9 @@ def test_a_broken_adapter_is_refused_and_a_sound_one_is_not(
         sound, other = probed(backbone, method, task), probed(backbone, method, task, seed=5)
         for number, adapter in enumerate((sound, other)):
             write_file(tmp_path / f"{number}.safetensors", adapter)
-            assert Dock(backbone).load(tmp_path / f"{number}.safetensors") == method
-            assert Dock(half).load(tmp_path / f"{number}.safetensors") == method
+            for loaded in (backbone, half):
+                with Dock(loaded) as dock:
+                    assert dock.load(tmp_path / f"{number}.safetensors") == method
         for fault, broken in FAULTS.items():
             path = tmp_path / "broken.safetensors"
             write_file(path, broken(sound, other))
@@ -188,7 +189,9 @@ def test_a_content_is_asked_once_and_again_where_it_has_changed(
         pass
     with pytest.raises(ProbeError):
         dock.load(path, "a", replace=True)
-    assert PublicDock(backbone).load(path, probes=False) == "lora"
+    dock.close()
+    with PublicDock(backbone) as unproved:
+        assert unproved.load(path, probes=False) == "lora"
     assert replace(read_file(path), card=sound.card).sha256 == ""
 
 

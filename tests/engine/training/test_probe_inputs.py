@@ -69,7 +69,8 @@ def test_training_puts_the_users_texts_into_the_file_only_where_that_is_asked_fo
     words = [word for probe in probes.probes for word in probe.input["tokens"]]
     assert all(word in own for word in words) == (origin == "validation")
     assert "tags" not in json.dumps(probes.model_dump())
-    Dock(backbone).load(file)
+    with Dock(backbone) as dock:
+        dock.load(file)
 
 
 def test_training_records_no_probes_where_none_are_wanted(backbone: Backbone, data: Path, tmp_path: Path) -> None:
