@@ -23,14 +23,22 @@ VARIABLE = "ADAPTDOCK_SERVE_"
 @click.option("--check", is_flag=True, help="Say what would be served, and whether it could, and end.")
 @click.option("--new-token", metavar="SCOPES", help="Add a token to --tokens, show it once, and end: predict or admin.")
 @click.option("--token-name", metavar="NAME", help="What the new token is called in the file and in logs.")
-def command(config: Path | None, check: bool, new_token: str | None, token_name: str | None, **values: Any) -> None:
+@click.option("--token-adapters", metavar="A,B-*", help="Adapters that the new token is for; * is any text.")
+def command(
+    config: Path | None,
+    check: bool,
+    new_token: str | None,
+    token_name: str | None,
+    token_adapters: str | None,
+    **values: Any,
+) -> None:
     """Answer for every adapter in a folder over HTTP, and take new ones while that goes on.
 
     A flag wins over a variable of the environment (ADAPTDOCK_SERVE_PORT for --port), and that over the file.
     """
     chosen = decided(values, config)
     if new_token is not None:
-        _show_token(chosen.get("tokens"), new_token, token_name or "")
+        _show_token(chosen.get("tokens"), new_token, token_name or "", token_adapters or "")
         return
     options = validated(ServingOptions, SERVING.given(chosen), "serving")
     _needs_server()
@@ -59,12 +67,12 @@ def decided(values: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
     return {**found, **{name: values[name] for name in names if values.get(name) is not None}}
 
 
-def _show_token(tokens: str | None, scopes: str, name: str) -> None:
+def _show_token(tokens: str | None, scopes: str, name: str, adapters: str) -> None:
     from adaptdock.serving.http.access_tokens import new_token
 
     if tokens is None:
         raise UsageError("--new-token needs --tokens, the file that keeps its hash")
-    secret = new_token(Path(tokens).expanduser(), scopes, name)
+    secret = new_token(Path(tokens).expanduser(), scopes, name, adapters)
     note(f"Its hash is in {tokens}. The token is shown this once:")
     say(secret)
 

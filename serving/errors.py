@@ -52,6 +52,16 @@ class SlowChangeError(AdaptError):
         super().__init__(f"the change was not complete within {seconds:g} s: {outcome}")
 
 
+class ForbiddenError(AdaptError):
+    """An adapter or alias that the token of a request is not for. Attribute: ``name``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"the token is not for {name[:150]!r}: its line in the tokens file names the adapters that it is for"
+        )
+
+
 class LimitError(AdaptError):
     """A request over a limit of this process."""
 

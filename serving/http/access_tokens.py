@@ -1,17 +1,20 @@
 """Access tokens, kept as hashes.
 
 A line of the tokens file is ``NAME SCOPES SHA256``: a name for people and logs, comma-separated scopes, and the SHA-256
-of the token. A token has 256 random bits, so a fast hash cannot be reversed by search.
+of the token. ``adapters=A,B-*`` after these limits the token to some adapters. A token has 256 random bits, so a fast
+hash cannot be reversed by search.
 """
 
 import hashlib
 import hmac
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from adaptdock.errors import AdaptError, DataError, FileError, UnknownNameError, UsageError
@@ -19,6 +22,8 @@ from adaptdock.serving.json_logs import log
 
 SCOPES = ("predict", "admin")
 PREFIX = "adapt_"
+ADAPTERS = "adapters="
+PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,128}")
 SETTLED = 2 * 10**9
 """Nanoseconds after which two changes of a file get different timestamps, on any file system."""
 Stamp = tuple[int, int, int, int]
@@ -31,6 +36,12 @@ class Token:
     name: str
     scopes: frozenset[str]
     sha256: str
+    adapters: tuple[str, ...] = ("*",)
+    """Patterns of the adapters and aliases that the token may ask, list and change; ``*`` is any text."""
+
+    def covers(self, name: str) -> bool:
+        """Tell whether the token is for an adapter or alias."""
+        return any(fnmatchcase(name, pattern) for pattern in self.adapters)
 
     def allows(self, scope: str) -> bool:
         """Tell whether the token grants a scope."""
@@ -137,11 +148,14 @@ def _tokens_of(path: Path) -> list[Token]:
     return known
 
 
-def new_token(path: Path, scopes: str, name: str = "") -> str:
+def new_token(path: Path, scopes: str, name: str = "", adapters: str = "") -> str:
     """Generate a token, append its hash to a tokens file, and return the token, which only the caller then knows.
 
-    Raises :class:`FileError` for a file that cannot be written.
+    ``adapters`` are comma-separated patterns; empty for all. Raises :class:`FileError` for a file that cannot be
+    written, and :class:`DataError` for patterns that are none.
     """
+    limit = f" {ADAPTERS}{''.join(adapters.split())}" if adapters else ""
+    _adapters("--token-adapters", ["", "", "", *limit.split()])
     granted = [checked_scope(scope.strip()) for scope in scopes.split(",")]
     name = name or f"token-{secrets.token_hex(3)}"
     if not name.isprintable() or any(letter.isspace() for letter in name) or name.startswith("#"):
@@ -152,7 +166,7 @@ def new_token(path: Path, scopes: str, name: str = "") -> str:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)  # for the owner only
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             start = "" if _ends_in_line(path) else "\n"
-            stream.write(f"{start}{name} {','.join(granted)} {_hash(secret)}\n")
+            stream.write(f"{start}{name} {','.join(granted)} {_hash(secret)}{limit}\n")
     except OSError as error:
         raise FileError(path, f"the token could not be kept: {error.strerror or error}") from error
     return secret
@@ -171,6 +185,7 @@ def checked_scope(scope: str) -> str:
 
 
 def _parsed(place: str, parts: list[str]) -> Token:
+    parts, adapters = _adapters(place, parts)
     if len(parts) != 3 or len(parts[2]) != 64 or set(parts[2]) - set("0123456789abcdef"):
         raise BrokenTokensError(
             f"{place}: a line of tokens is NAME SCOPES SHA256, as adapt serve --new-token writes it"
@@ -179,7 +194,20 @@ def _parsed(place: str, parts: list[str]) -> Token:
     unknown = sorted(scopes - set(SCOPES))
     if unknown:
         raise BrokenTokensError(f"{place}: unknown scope {unknown[0]!r}; there is {', '.join(SCOPES)}")
-    return Token(parts[0], scopes, parts[2])
+    return Token(parts[0], scopes, parts[2], adapters=adapters)
+
+
+def _adapters(place: str, parts: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Return the parts of a line without ``adapters=A,B``, and its patterns."""
+    named = [part for part in parts[3:] if part.startswith(ADAPTERS)]
+    if not named:
+        return parts, ("*",)
+    patterns = tuple(named[0].removeprefix(ADAPTERS).split(","))
+    wrong = next((pattern for pattern in patterns if not PATTERN.fullmatch(pattern)), None)
+    if wrong is not None or len(named) > 1:
+        what = "adapters= appears twice" if wrong is None else f"{wrong!r} is not a name or pattern of adapters"
+        raise BrokenTokensError(f"{place}: {what}: write adapters=A,B-* once, with names in which * is any text")
+    return [part for part in parts if part not in named], patterns
 
 
 def _hash(secret: str) -> str:

@@ -10,9 +10,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from adaptdock import __version__
-from adaptdock.errors import AdaptError
+from adaptdock.errors import AdaptError, UnknownNameError
 from adaptdock.serving.http.access_tokens import Tokens
-from adaptdock.serving.http.authorization import Access
+from adaptdock.serving.http.authorization import Access, require_all, without_hidden
 from adaptdock.serving.http.catalog_routes import catalog_routes
 from adaptdock.serving.http.connections import Admission
 from adaptdock.serving.http.framing import Framing
@@ -52,7 +52,7 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     app.include_router(catalog_routes(service))
     app.include_router(openai_routes(service))
     app.include_router(page())
-    _handle_errors(app)
+    _handle_errors(app, service)
     app.add_middleware(RequestBodies, options=service.options)  # the last middleware added is the outermost
     app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)
     app.add_middleware(Admission, service=service)
@@ -79,17 +79,20 @@ def _health(service: Service) -> APIRouter:
         return health(service.status == "ok", response)
 
     @router.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Return the metrics in the text format of Prometheus."""
+    async def metrics(request: Request) -> Response:
+        """Return the metrics of all adapters in the text format of Prometheus."""
+        require_all(request)
         text = service.metrics.text(service.catalog, service.batcher.waiting)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return router
 
 
-def _handle_errors(app: FastAPI) -> None:
+def _handle_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(AdaptError)
     async def ours(request: Request, error: AdaptError) -> JSONResponse:
+        if isinstance(error, UnknownNameError):
+            error = without_hidden(request, service.catalog, error)
         return _refused(request, *explained(error))
 
     @app.exception_handler(InputError)

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 
 from adaptdock.errors import UsageError
+from adaptdock.serving.http.authorization import covered, require
 from adaptdock.serving.http.openai_routes import abilities
 from adaptdock.serving.http.predict_routes import ERRORS
 from adaptdock.serving.http.request_bodies import BINARY
@@ -28,14 +29,20 @@ FILE_BODY = {"requestBody": {"required": True, "content": {BINARY: {"schema": {"
 
 def catalog_routes(service: Service) -> APIRouter:
     """Return the routes. They accept names and version numbers, but never a path of the server."""
-    router = APIRouter(tags=["adapters"], responses=ERRORS)  # type: ignore[arg-type]
     catalog, administer = service.catalog, service.administer
 
+    async def allow(request: Request) -> None:
+        require(request, catalog, *request.path_params.values())
+
+    router = APIRouter(tags=["adapters"], responses=ERRORS, dependencies=[Depends(allow)])  # type: ignore[arg-type]
+
     @router.get("/v1/adapters")
-    async def adapters() -> Adapters:
-        """List all adapters with their versions and counters."""
-        states = [AdapterState(**state(service, served)) for served in catalog.all().values()]
-        return Adapters(backbone=service.dock.backbone.id, adapters=states, aliases=catalog.aliases)
+    async def adapters(request: Request) -> Adapters:
+        """List the adapters that the token is for, with their versions and counters."""
+        is_covered = covered(request, catalog)
+        states = [AdapterState(**state(service, served)) for name, served in catalog.all().items() if is_covered(name)]
+        aliases = {alias: target for alias, target in catalog.aliases.items() if is_covered(alias)}
+        return Adapters(backbone=service.dock.backbone.id, adapters=states, aliases=aliases)
 
     @router.get("/v1/adapters/{name}")
     async def adapter(name: Name) -> AdapterDetail:
@@ -96,6 +103,7 @@ def catalog_routes(service: Service) -> APIRouter:
     @router.put("/v1/aliases/{alias}")
     async def set_alias(alias: Name, body: AliasRequest, request: Request) -> AliasRequest:
         """Point an alias at an adapter or at a version of it."""
+        require(request, catalog, body.target)
         await administer(request, "set alias", [alias], catalog.set_alias, alias, body.target)
         return body
 

@@ -25,6 +25,7 @@ from adaptdock.errors import (
 from adaptdock.serving.errors import (
     BrokenError,
     BusyError,
+    ForbiddenError,
     LateError,
     LimitError,
     SlowChangeError,
@@ -48,6 +49,7 @@ HEADERS = {
 QUIET = ("/healthz", "/readyz", "/metrics")
 STATUS: tuple[tuple[type[AdaptError], int, str], ...] = (
     (UnknownNameError, 404, "not_found_error"),
+    (ForbiddenError, 403, "permission_error"),
     (BusyError, 429, "rate_limit_error"),
     (LateError, 504, "timeout_error"),
     (SlowChangeError, 504, "timeout_error"),

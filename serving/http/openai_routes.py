@@ -18,6 +18,7 @@ from pydantic import Field
 from adaptdock.errors import AdaptError, UsageError
 from adaptdock.plugins.contracts import Writer
 from adaptdock.plugins.toolkit.heads import EmbeddingHead, LanguageModelHead
+from adaptdock.serving.http.authorization import covered, require
 from adaptdock.serving.http.middleware import explained
 from adaptdock.serving.http.predict_routes import ERRORS
 from adaptdock.serving.http.service import Answered, InputError, Service
@@ -121,18 +122,20 @@ def openai_routes(service: Service) -> APIRouter:
     began = int(time.time())
 
     @router.get("/v1/models")
-    async def models() -> dict[str, Any]:
+    async def models(request: Request) -> dict[str, Any]:
         """List the adapters that generate text or embed."""
+        is_covered = covered(request, service.catalog)
         entries = [
             {"id": name, "object": "model", "created": began, "owned_by": OWNER, "abilities": abilities(version)}
             for name, version in ((served.name, served.current) for served in service.catalog.all().values())
-            if len(abilities(version)) > 1  # "predict" alone has no OpenAI route
+            if is_covered(name) and len(abilities(version)) > 1  # "predict" alone has no OpenAI route
         ]
         return {"object": "list", "data": entries}
 
     @router.get("/v1/models/{model}")
-    async def one_model(model: str) -> dict[str, Any]:
+    async def one_model(model: str, request: Request) -> dict[str, Any]:
         """Return one model, with its abilities."""
+        require(request, service.catalog, model)
         version = service.catalog.peek(model)
         return {
             "id": model,
@@ -145,7 +148,7 @@ def openai_routes(service: Service) -> APIRouter:
     @router.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue texts as they are, without the task's prompt."""
-        _needs(service, body.model, "completions")
+        _needs(service, request, body.model, "completions")
         shape = Shape("cmpl", "text_completion", body.model, lambda text: {"text": text, "logprobs": None})
         items = [body.prompt] if isinstance(body.prompt, str) else body.prompt
         return await _written(service, request, body, shape, items, raw=True)
@@ -153,7 +156,7 @@ def openai_routes(service: Service) -> APIRouter:
     @router.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation. A task without conversations gets the last turn of the user."""
-        task = _needs(service, body.model, "chat").assembly.task
+        task = _needs(service, request, body.model, "chat").assembly.task
         turns = [message.plain() for message in body.messages]
         item: Any = {"messages": turns}
         if "messages" not in task.columns:
@@ -167,7 +170,7 @@ def openai_routes(service: Service) -> APIRouter:
     @router.post("/v1/embeddings")
     async def embeddings(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
         """Return a vector for each text."""
-        _needs(service, body.model, "embeddings")
+        _needs(service, request, body.model, "embeddings")
         texts = [body.input] if isinstance(body.input, str) else body.input
         if not texts:
             raise UsageError("input: the list has no text")
@@ -195,7 +198,8 @@ def abilities(version: Version) -> list[str]:
     return names
 
 
-def _needs(service: Service, model: str, ability: str) -> Version:
+def _needs(service: Service, request: Request, model: str, ability: str) -> Version:
+    require(request, service.catalog, model)
     version = service.catalog.peek(model)
     supported = abilities(version)
     if ability not in supported:

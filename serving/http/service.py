@@ -34,6 +34,7 @@ from adaptdock.serving.errors import (
     StartingError,
     StoppingError,
 )
+from adaptdock.serving.http.authorization import require
 from adaptdock.serving.http.metrics import Metrics
 from adaptdock.serving.json_logs import log, log_error
 from adaptdock.serving.scheduling.batcher import Batcher
@@ -234,10 +235,12 @@ class Service:
         """Return an answer for each input; ``more`` are further fields of :class:`Work`.
 
         Raises :class:`InputError` for the first failed input, and :class:`ClientGone`. Before any input is accepted it
-        raises :class:`UnknownNameError`, :class:`BusyError`, :class:`LimitError` or :class:`StoppingError`.
+        raises :class:`UnknownNameError`, :class:`ForbiddenError`, :class:`BusyError`, :class:`LimitError` or
+        :class:`StoppingError`.
         """
         if self._stopping:
             raise StoppingError
+        require(request, self.catalog, *dict.fromkeys(names))
         if len(items) > self.options.max_inputs:
             raise LimitError(f"there are {len(items)} inputs; one request has at most {self.options.max_inputs}")
         seconds = min(timeout or self.options.timeout, self.options.timeout)
