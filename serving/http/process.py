@@ -85,7 +85,11 @@ def serve(options: ServingOptions, load: LoadOptions) -> None:
     Raises :class:`UsageError` for an address that cannot be bound, :class:`LockedError` for a state folder in use by
     another process, and the errors of loading the backbone.
     """
-    to_standard_error()
+    with to_standard_error():
+        _serve(options, load)
+
+
+def _serve(options: ServingOptions, load: LoadOptions) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
     reload_tokens_on_hangup(tokens)
