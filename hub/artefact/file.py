@@ -142,7 +142,7 @@ def write_file(path: str | Path, adapter: AdapterFile, replace: bool = True) -> 
     data = plain[8 + int.from_bytes(plain[:8], "little") :]
     metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, **_card_metadata(adapter.card)}
     head = {**json.loads(plain[8 : len(plain) - len(data)]), "__metadata__": metadata}
-    blob = save(tensors, metadata={**metadata, "sha256": _checksum(head, data)})
+    blob = _encoded({**head, "__metadata__": {**metadata, "sha256": _checksum(head, data)}}, data)
     try:
         place = _written(path, blob, replace)
     except OSError as error:
@@ -150,6 +150,13 @@ def write_file(path: str | Path, adapter: AdapterFile, replace: bool = True) -> 
     if place != path:
         raise TakenError(path, place)
     return len(blob)
+
+
+def _encoded(head: Mapping[str, Any], data: bytes) -> bytes:
+    """Return the content of a file, the same in all processes: safetensors itself has no fixed order of metadata."""
+    text = json.dumps(head, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensor data begins at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data
 
 
 def _card_metadata(card: Card) -> dict[str, str]:
