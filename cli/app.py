@@ -28,7 +28,7 @@ COMMANDS = {
     "search": ("adaptdock.cli.search", "Search published adapters."),
     "install": ("adaptdock.cli.install", "Verify and install published adapters."),
     "update": ("adaptdock.cli.update", "Update installed adapters to their newest version."),
-    "verify": ("adaptdock.cli.verify", "Check that installed adapters are unchanged."),
+    "verify": ("adaptdock.cli.verify", "Check that installed adapters are unchanged, and check golden probes."),
     "remove": ("adaptdock.cli.remove", "Remove installed adapters."),
     "publish": ("adaptdock.cli.publish", "Add an adapter to a registry, sign it, build a wheel."),
     "key": ("adaptdock.cli.key", "Create and show signing keys."),

@@ -5,7 +5,7 @@ A task has an ability if it has its function; it does not inherit or register an
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from adaptdock.plugins.annotations import AnnotatedText
 from adaptdock.plugins.tasks import Feature, Record, Task
@@ -108,6 +108,14 @@ class FittedHead(Protocol):
         ``strength`` is the inverse of the regularisation (C) for vectors of length 1; None takes the one that
         cross-validation finds best.
         """
+
+
+@runtime_checkable
+class Probed(Protocol):
+    """A task whose inputs differ from its raw records, so that it makes the inputs of golden probes itself."""
+
+    def probe(self, record: Record) -> Any:
+        """Return an input for :meth:`Task.read`, made from a raw record; None if the record yields no input."""
 
 
 def class_weights(task: Task, records: Sequence[Record]) -> list[float] | None:

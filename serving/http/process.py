@@ -100,7 +100,11 @@ def serve(options: ServingOptions, load: LoadOptions, read: Callable[[], Serving
     Raises :class:`UsageError` for an address that cannot be bound, :class:`LockedError` for a state folder in use by
     another process, and the errors of loading the backbone.
     """
-    to_standard_error()
+    with to_standard_error():
+        _serve(options, load, read)
+
+
+def _serve(options: ServingOptions, load: LoadOptions, read: Callable[[], ServingOptions] | None) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
     hang_up = HangUp(tokens, options, read)
