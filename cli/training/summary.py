@@ -92,7 +92,7 @@ def show_result(
 ) -> None:
     """Print how a run ended, what it reached, and where everything is."""
     metrics, summary = result.adapter.card.metrics, plan.summary()
-    curves = folder / "curves.png"
+    curves, page = folder / "curves.png", folder / "report.html"
     if as_json:
         show_json(_document(summary, result, output, folder, verdict) | ({"folds": folds} if folds else {}))
         return
@@ -110,6 +110,7 @@ def show_result(
             "time": f"{result.seconds:.0f} s, {result.epochs:.2f} epochs",
             "adapter": f"{output} ({count(result.size)} bytes)",
             **({"curves": curves} if curves.exists() else {}),
+            **({"report": page} if page.exists() else {}),
             "folder": folder,
         }
     )
