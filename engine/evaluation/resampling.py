@@ -4,7 +4,7 @@ A task with sums (:class:`Summable`) is resampled by sums of records, any other 
 Efron 1979 (percentile bootstrap); Fisher 1935 and Yeh 2000, arXiv:cs/0008005 (paired permutation); McNemar 1947.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ LEVEL = 0.95
 DRAWS, SCORED_DRAWS = 1000, 100
 """Draws by sums, and by :meth:`Task.score`, which is slower."""
 PERMUTATIONS, SCORED_PERMUTATIONS = 10_000, 200
+CHUNK = 500
+"""Permutations of all records that are computed together."""
 TOLERANCE = 1e-9
 """Differences of metrics below this are rounding errors."""
 
@@ -42,6 +44,21 @@ class Metric:
         records = [self.records[number] for number in numbers]
         answers = [self.predictions[place][number] for place, number in zip(of_record, numbers, strict=True)]
         return float(self.task.score(records, answers)[type(self.task).metric])
+
+    def permuted(self, count: int, generator: np.random.Generator) -> Iterator[float]:
+        """Yield differences of the second and the first set of predictions, with random records exchanged."""
+        number = len(self.records)
+        if not isinstance(self.task, Summable):
+            for _ in range(count):
+                sets = generator.integers(2, size=number)
+                yield self.value(np.arange(number), sets) - self.value(np.arange(number), 1 - sets)
+            return
+        first, second = self._sums.sum(1)
+        change = self._sums[1] - self._sums[0]
+        for start in range(0, count, CHUNK):
+            exchanged = generator.integers(2, size=(min(CHUNK, count - start), number)).astype(float)
+            for moved in exchanged @ change:
+                yield self.task.of_sums((second - moved).tolist()) - self.task.of_sums((first + moved).tolist())
 
     def is_right_or_wrong(self) -> bool:
         """Tell whether each record is either right or wrong: the metric is a share of records."""
@@ -96,11 +113,8 @@ def paired_test(metric: Metric, seed: int = 0) -> PairedTest:
     if metric.is_right_or_wrong():
         return PairedTest(difference, bounds, _mcnemar(metric), "McNemar's exact test")
     count = PERMUTATIONS if metric.summed else SCORED_PERMUTATIONS
-    extreme = 0
-    for _ in range(count):
-        sets = generator.integers(2, size=len(everyone))
-        swapped = metric.value(everyone, sets) - metric.value(everyone, 1 - sets)
-        extreme += abs(swapped) >= abs(difference) - TOLERANCE
+    limit = abs(difference) - TOLERANCE
+    extreme = sum(abs(value) >= limit for value in metric.permuted(count, generator))
     # The observed order is one of the permutations, so that p is never 0.
     return PairedTest(difference, bounds, (extreme + 1) / (count + 1), f"permutation test, {count} draws")
 
