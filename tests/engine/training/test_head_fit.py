@@ -44,12 +44,14 @@ def test_the_start_is_logistic_regression_on_the_mean_states(backbone: Backbone,
         for unit in own.units:
             ids = torch.tensor([unit[0].inputs["input_ids"]])
             answers.append(dock.backbone.model(ids).last_hidden_state.mean(1).squeeze(0))
-    vectors = torch.stack(answers).double().numpy()
+    read = torch.stack(answers)
+    read = read / read.pow(2).mean(-1, keepdim=True).sqrt()  # all of one length
+    vectors = read.double().numpy()
     labels = [unit[0].labels for unit in own.units]
     centred = vectors - vectors.mean(0)
     centred /= (centred**2).sum(1).__pow__(0.5).mean()
     expected = torch.tensor(LogisticRegression(C=1.0, max_iter=1000).fit(centred, labels).predict_proba(centred))
-    found = torch.stack(answers) @ start["head.weight"].T + start["head.bias"]
+    found = read @ start["head.weight"].T + start["head.bias"]
     assert torch.allclose(found.softmax(-1).double(), expected, atol=5e-3)
 
 
