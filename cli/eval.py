@@ -6,25 +6,23 @@ from typing import Any
 import click
 
 from adaptdock.cli.common.backbone import open_dock
-from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.common.labelled_data import LabelledData, labelled_data_flags, labelled_source, read_labelled
 from adaptdock.cli.common.output import note, say, show_json, show_metrics
 from adaptdock.cli.common.parameters import ADAPTER
 from adaptdock.engine.core.assembly import make_task
-from adaptdock.engine.data.sources import SPLITS, Source, load_splits, parse_columns
-from adaptdock.engine.data.spans.reading import is_annotated_folder
+from adaptdock.engine.data.checks import check
 from adaptdock.engine.evaluation.bootstrap import intervals
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
-from adaptdock.errors import DataError, UnknownNameError, UsageError
+from adaptdock.engine.evaluation.reporting.page import Subject, write_page
+from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.registry.admission import read_adapter
-from adaptdock.plugins.contracts import Record, Task
+from adaptdock.plugins.contracts import Task
 
 
 @click.command("eval", cls=SectionedCommand)
 @click.argument("file", type=ADAPTER)
-@click.option(
-    "--split", cls=Flag, default="test", show_default=True, metavar=f"[{'|'.join(SPLITS)}]", help="Split of --data."
-)
 @click.option(
     "--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Records in a batch."
 )
@@ -35,8 +33,18 @@ from adaptdock.plugins.contracts import Record, Task
     metavar="DRAWS",
     help="Number of bootstrap samples of the records, for the 95 % interval of each metric.",
 )
+@click.option(
+    "--report",
+    cls=Flag,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a report as one HTML file: interval, labels, confusions, slices, calibration, the worst errors.",
+)
+@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace the file of --report.")
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
-def command(file: Path, split: str, batch_size: int, bootstrap: int | None, as_json: bool, **values: Any) -> None:
+def command(
+    file: Path, batch_size: int, bootstrap: int | None, report: Path | None, as_json: bool, **values: Any
+) -> None:
     """Measure the adapter in FILE, a path or the name of an installed one, on labelled data.
 
     --data names a folder, a hub data set or a file. Of a folder or data set the test split is measured, or the split
@@ -44,61 +52,82 @@ def command(file: Path, split: str, batch_size: int, bootstrap: int | None, as_j
     the task is used.
     """
     options = load_options(values)
-    source = _source(split, values)
+    source = labelled_source(values)
+    _check_report(report, values["overwrite"])
     adapter = read_adapter(file)
     task = make_task(adapter.card.task.name, adapter.card.task.options)
-    records = _records(source, task, split, adapter.card)
+    data = read_labelled(source, task, values["split"], adapter.card)
+    for line in data.notes:
+        note(line)
     dock = open_dock(adapter.card, values["backbone"], options)
-    evaluation = evaluate(dock, adapter, records, batch_size, write=bootstrap is None)
-    bounds = intervals(task, records, evaluation.predictions, bootstrap) if bootstrap else {}
+    evaluation = evaluate(dock, adapter, data.records, batch_size, write=bootstrap is None or report is not None)
+    bounds = intervals(task, data.records, evaluation.scored, bootstrap) if bootstrap else {}
+    if report:
+        _write_report(report, adapter.card, task, data, evaluation)
     if as_json:
-        show_json(_document(file, adapter.card, source, split, evaluation) | ({"intervals": bounds} if bounds else {}))
-    else:
-        note(f"{adapter.card.name} on the {split} split of {source.describe()}: {len(records)} records")
-        show_metrics({split: {**evaluation.metrics, "loss": evaluation.loss}})
-        for name, (low, high) in bounds.items():
-            say(f"{name}: {low:g} to {high:g} (95 %, {bootstrap} draws)")
+        document = _document(file, adapter.card, data, evaluation, report)
+        show_json(document | ({"intervals": bounds} if bounds else {}))
+        return
+    note(f"{adapter.card.name} on the {data.split} split of {source.describe()}: {len(data.records)} records")
+    show_metrics({data.split: {**evaluation.metrics, "loss": evaluation.loss}})
+    for name, (low, high) in bounds.items():
+        say(f"{name}: {low:g} to {high:g} (95 %, {bootstrap} draws)")
+    if report:
+        say(f"report: {report}")
 
 
 command.params += [
-    *data_flags({"test": "The file to measure on."}),
+    *labelled_data_flags(),
     Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
     *LOADING.flags,
 ]
 
 
-def _source(split: str, values: dict[str, Any]) -> Source:
-    if split not in SPLITS:
-        raise UnknownNameError("split", split, SPLITS)
-    data, test = values["data"], values["test"]
-    if data and test:
-        raise UsageError("--data and --test cannot be combined: give only one")
-    columns = parse_columns(values["columns"])
-    layout = {"format": values["format"], "columns": columns, "encoding": values["encoding"] or "utf-8"}
-    is_whole = data and (Path(data).is_file() or is_annotated_folder(Path(data)))
-    file = test or (data if is_whole else None)
-    return Source(**{split: file}, **layout) if file else Source(data=data, **layout)
+def _check_report(path: Path | None, overwrite: bool) -> None:
+    """Refuse the file of a report before the work, if it exists or its folder does not."""
+    if path is None:
+        if overwrite:
+            raise UsageError("--overwrite replaces the file of --report, and no file is named")
+        return
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; --report names a file, such as report.html")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists already: give another --report, or --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist; make it, or give another --report")
 
 
-def _records(source: Source, task: Task, split: str, card: Card) -> list[Record]:
-    seed = card.training.get("options", {}).get("seed", 0)  # the records held out in training are held out again
-    splits, notes = load_splits(source, type(task), seed, None if split == "test" else task)
-    if split not in splits:
-        raise DataError(f"{source.describe()}: it has no {split} split. Choose with --split: {', '.join(splits)}.")
-    cleaned = task.clean(splits[split], split)
-    for line in [*notes, *cleaned.notes]:
-        note(line)
-    task.check(cleaned.records, split)
-    return cleaned.records
+def _write_report(path: Path, card: Card, task: Task, data: LabelledData, evaluation: Evaluation) -> None:
+    splits = {data.split: data.records}
+    if data.training is not None:
+        splits = {"train": data.training, **splits}
+    subject = Subject(
+        card=card,
+        task=task,
+        source=data.source.describe(),
+        split=data.split,
+        records=data.records,
+        evaluation=evaluation,
+        training=data.training,
+        notes=data.notes,
+        problems=check(splits, task),
+    )
+    try:
+        write_page(path, subject)
+    except OSError as error:
+        raise FileError(path, f"the report could not be written: {error.strerror or error}") from None
 
 
-def _document(file: Path, card: Card, source: Source, split: str, evaluation: Evaluation) -> dict[str, Any]:
+def _document(
+    file: Path, card: Card, data: LabelledData, evaluation: Evaluation, report: Path | None
+) -> dict[str, Any]:
     return {
         "file": str(file),
         "adapter": card.name,
-        "data": source.describe(),
-        "split": split,
+        "data": data.source.describe(),
+        "split": data.split,
         "records": len(evaluation.predictions),
         "loss": evaluation.loss,
         "metrics": evaluation.metrics,
+        **({"report": str(report)} if report else {}),
     }

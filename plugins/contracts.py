@@ -42,6 +42,10 @@ from adaptdock.plugins.options import API_VERSION as API_VERSION
 from adaptdock.plugins.options import LoadOptions as LoadOptions
 from adaptdock.plugins.options import Options as Options
 from adaptdock.plugins.options import Recipe as Recipe
+from adaptdock.plugins.outcomes import Decision as Decision
+from adaptdock.plugins.outcomes import Mark as Mark
+from adaptdock.plugins.outcomes import Outcome as Outcome
+from adaptdock.plugins.outcomes import Passage as Passage
 from adaptdock.plugins.ports import Port as Port
 from adaptdock.plugins.ports import PortKind as PortKind
 from adaptdock.plugins.ports import Ports as Ports
@@ -54,9 +58,12 @@ from adaptdock.plugins.task_abilities import FitExamples as FitExamples
 from adaptdock.plugins.task_abilities import FittedHead as FittedHead
 from adaptdock.plugins.task_abilities import Grouped as Grouped
 from adaptdock.plugins.task_abilities import LinearHead as LinearHead
+from adaptdock.plugins.task_abilities import Occludable as Occludable
 from adaptdock.plugins.task_abilities import Probed as Probed
 from adaptdock.plugins.task_abilities import PseudoLabelling as PseudoLabelling
+from adaptdock.plugins.task_abilities import Reported as Reported
 from adaptdock.plugins.task_abilities import Shown as Shown
+from adaptdock.plugins.task_abilities import Summable as Summable
 from adaptdock.plugins.task_abilities import Weighted as Weighted
 from adaptdock.plugins.tasks import Cleaned as Cleaned
 from adaptdock.plugins.tasks import ColumnInspector as ColumnInspector

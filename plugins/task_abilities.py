@@ -3,11 +3,13 @@
 A task has an ability if it has its function; it does not inherit or register anything.
 """
 
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from adaptdock.plugins.annotations import AnnotatedText
+from adaptdock.plugins.outcomes import Decision, Outcome, Passage
 from adaptdock.plugins.tasks import Feature, Record, Task
 
 if TYPE_CHECKING:
@@ -118,6 +120,50 @@ class Probed(Protocol):
         """Return an input for :meth:`Task.read`, made from a raw record; None if the record yields no input."""
 
 
+@runtime_checkable
+class Reported(Protocol):
+    """A task that says how a prediction compares with its record, for the report of a run."""
+
+    def outcome(self, record: Record, prediction: Mapping[str, Any]) -> Outcome:
+        """Compare a prediction of :meth:`Task.decode` or :meth:`Writer.answer` with its labelled record."""
+
+
+@runtime_checkable
+class Summable(Protocol):
+    """A task whose metric depends only on sums over records: resampling is then fast, and exact."""
+
+    def sums(self, record: Record, prediction: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return the numbers of a record that are summed, such as (right, all)."""
+
+    def of_sums(self, sums: Sequence[float]) -> float:
+        """Return the metric from the sums over at least one record, without rounding."""
+
+
+@runtime_checkable
+class Occludable(Protocol):
+    """A task whose answers can be explained by leaving out words of the text (occlusion)."""
+
+    keeps_words: bool
+    """Whether a word can be replaced only, not removed, because each word has an answer."""
+
+    def explained_text(self, record: Record) -> str:
+        """Return the text whose words are left out."""
+
+    def word_spans(self, record: Record) -> list[tuple[int, int]]:
+        """Return the spans of the words of the explained text, in characters."""
+
+    def occluded(self, record: Record, word: int, filler: str) -> Record:
+        """Return a record of :meth:`Task.read` with a word replaced by the filler; an empty filler removes it."""
+
+    def decisions(self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]") -> list[Decision]:
+        """Return the answers for a record, from the digests of its windows."""
+
+    def log_probability(
+        self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]", decision: Decision
+    ) -> float:
+        """Return the log-probability of an answer, for the record itself or an occluded one."""
+
+
 def class_weights(task: Task, records: Sequence[Record]) -> list[float] | None:
     """Return the weights of a task's classes; None for a task without weights."""
     return task.class_weights(records) if isinstance(task, Weighted) else None
@@ -126,3 +172,19 @@ def class_weights(task: Task, records: Sequence[Record]) -> list[float] | None:
 def group(task: Task | type[Task], record: Record) -> Hashable:
     """Return the group of a raw record: the one of its task, else its document; None for a record by itself."""
     return task.group(record) if isinstance(task, Grouped) else record.get(DOCUMENT)
+
+
+def outcome(task: Task, record: Record, prediction: Mapping[str, Any]) -> Outcome:
+    """Return how a prediction compares with its record; without the ability, by the metric of this record alone.
+
+    The error is then the distance of the metric from 100, or the metric itself if a lower value is better.
+    """
+    if isinstance(task, Reported):
+        return task.outcome(record, prediction)
+    kind = type(task)
+    value = float(task.score([record], [prediction])[kind.metric])
+    inputs = [Passage(name, str(record[name])) for name in kind.asks if name in record]
+    labels = {name: record[name] for name in kind.columns if name in record and name not in kind.asks}
+    expected = task.shown(record) if isinstance(task, Shown) else json.dumps(labels, ensure_ascii=False, default=str)
+    passages = (*inputs, Passage("expected", expected), Passage("predicted", task.render(prediction)))
+    return Outcome(value if kind.lower_is_better else max(0.0, 100 - value), passages)

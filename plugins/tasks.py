@@ -170,7 +170,7 @@ class Task(ABC):
         self.options = options
 
     def labels(self, record: Record) -> Iterable[Hashable]:
-        """Return the labels of a raw record (a class, tags); by default none.
+        """Return the labels of a raw or cleaned record (a class, tags); by default none.
 
         The last training example of a label is never held out for validation. Raises :class:`DataError` like
         :meth:`clean`.

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import AnnotatedText, Cleaned, FitExamples, Head, Record
+from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Decision, FitExamples, Head, Outcome, Record
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead, VectorLength
 from adaptdock.plugins.toolkit.linear_fit import fit_classes, fit_sets
 from adaptdock.tasks.label_lists import check_lists
@@ -34,6 +34,8 @@ from adaptdock.tasks.labels import (
     one_hot,
     with_label,
 )
+from adaptdock.tasks.occlusion import joined_texts, without_word, words_of_texts
+from adaptdock.tasks.outcomes import label_outcome, label_set_outcome
 from adaptdock.tasks.sequences import TEXT, SequenceTask, mean
 
 IMBALANCE = 10
@@ -77,6 +79,7 @@ class Classification(SequenceTask):
         "label": ("label", "labels", "category", "class", "intent", "sentiment", "topic", "target", "1"),
     }
     metric = "accuracy"
+    keeps_words = False
     sample = Path(__file__).parent / "samples" / "classification"
 
     # ------------------------------------------------------------------------------------- data
@@ -264,6 +267,49 @@ class Classification(SequenceTask):
             metrics["answered"] = _percent(len(answered) / len(gold))
             metrics["accuracy_of_answered"] = _percent(right / len(answered)) if answered else 0.0
         return {**metrics, "by_class": metrics.pop("by_class")}  # the long table comes last
+
+    def sums(self, record: Record, prediction: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return whether the label, or the whole set of labels, is right, and 1."""
+        if self.options.multi_label:
+            return float(set(record["label"]) == set(prediction["labels"])), 1.0
+        return float(record["label"] == prediction["label"]), 1.0
+
+    def of_sums(self, sums: Sequence[float]) -> float:
+        """Return the accuracy in percent."""
+        return 100 * sums[0] / sums[1]
+
+    def outcome(self, record: Record, prediction: Mapping[str, Any]) -> Outcome:
+        """Compare the label, or the set of labels."""
+        if self.options.multi_label:
+            return label_set_outcome(record, prediction, self.options.threshold)
+        return label_outcome(record, prediction)
+
+    def explained_text(self, record: Record) -> str:
+        """Return the text, or both texts joined by a line break."""
+        return joined_texts(record)
+
+    def word_spans(self, record: Record) -> list[tuple[int, int]]:
+        """Return the words of the text, or of both texts joined by a line break."""
+        return words_of_texts(record)
+
+    def occluded(self, record: Record, word: int, filler: str) -> Record:
+        """Return the record without a word, or with a filler in its place."""
+        return without_word(record, word, filler)
+
+    def decisions(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> list[Decision]:
+        """Return the label, or the predicted labels; if no label reaches its limit, the most probable one."""
+        prediction = self.decode(record, features, digests)
+        labels = prediction["labels"] if self.options.multi_label else [prediction["label"]]
+        names = [name for name in labels if name] or [next(iter(prediction["scores"]))]
+        return [Decision(name, 0, len(joined_texts(record))) for name in names]
+
+    def log_probability(
+        self, record: Record, features: Sequence[Any], digests: Sequence[Tensor], decision: Decision
+    ) -> float:
+        """Return the log-probability of a label."""
+        logits = mean(digests) / self.options.temperature
+        scores = functional.logsigmoid(logits) if self.options.multi_label else logits.log_softmax(-1)
+        return scores[self.options.labels.index(decision.label)].item()
 
     def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
         """Return the metrics of the most frequent class, or set of classes, for every text."""

@@ -108,7 +108,9 @@ class Embedding(Task):
         return Cleaned(cleaned.records, [*notes, *cleaned.notes])
 
     def labels(self, record: Record) -> list[str]:
-        """Return the label of a text without a second one."""
+        """Return the label of a text without a second one; after cleaning, of its pair or of a text alone."""
+        if "numbers" in record:  # cleaned: a text alone with its label is a candidate, without a query
+            return [record["label"]] if "label" in record else []
         checked = _checked(record)
         return [checked["label"]] if "label" in checked and "positive" not in checked else []
 

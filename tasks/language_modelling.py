@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, Feature, Options, Recipe, Record, Task
+from adaptdock.plugins.contracts import Cleaned, Feature, Options, Outcome, Passage, Recipe, Record, Task
 
 NOT_COUNTED = -100
 SHOWN = 5
@@ -113,6 +113,19 @@ class LanguageModelling(Task):
         """Return the mean cross entropy, in nats, over the labelled positions."""
         counted = labels != NOT_COUNTED  # select first: the softmax over unlabelled positions would be most of the work
         return functional.cross_entropy(logits[counted], labels[counted])
+
+    def sums(self, record: Record, prediction: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return -log p of the predicted tokens, and their number."""
+        return -float(prediction["log_likelihood"]), float(prediction["tokens"])
+
+    def of_sums(self, sums: Sequence[float]) -> float:
+        """Return the perplexity."""
+        return perplexity(-sums[0], max(1.0, sums[1]))
+
+    def outcome(self, record: Record, prediction: Mapping[str, Any]) -> Outcome:
+        """Show the beginning of the text; the error is the mean of -log p of its tokens."""
+        loss, tokens = self.sums(record, prediction)
+        return Outcome(loss / max(1.0, tokens), (Passage("text", record["texts"][0]),))
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return perplexity, accuracy of the predicted tokens in percent, and the number of tokens."""

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, Recipe, Record
+from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, Outcome, Recipe, Record
 from adaptdock.tasks.marked_texts import MARKS, marked_record, tagged_words
+from adaptdock.tasks.outcomes import entity_outcome
 from adaptdock.tasks.tag_numbers import with_names
 from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import entity_column
@@ -208,6 +209,32 @@ class NER(Tagging):
         micro = percent["micro avg"]
         by_type = {name: row for name, row in percent.items() if not name.endswith(" avg")}
         return {"f1": micro["f1"], "precision": micro["precision"], "recall": micro["recall"], "by_type": by_type}
+
+    def sums(self, record: Record, prediction: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return the number of right, of expected and of predicted entities."""
+        expected, predicted = set(entity_spans(record["tags"])), set(entity_spans(prediction["tags"]))
+        return float(len(expected & predicted)), float(len(expected)), float(len(predicted))
+
+    def of_sums(self, sums: Sequence[float]) -> float:
+        """Return F1 in percent; 0 without entities."""
+        right, expected, predicted = sums
+        return 200 * right / (expected + predicted) if right else 0.0
+
+    def outcome(self, record: Record, prediction: Mapping[str, Any]) -> Outcome:
+        """Compare whole entities."""
+        text, spans = text_of(record)
+        expected = [(label, spans[first][0], spans[end - 1][1]) for label, first, end in entity_spans(record["tags"])]
+        entities = prediction["entities"]
+        predicted = [(entity["label"], entity["start"], entity["end"]) for entity in entities]
+        return entity_outcome(text, expected, predicted, [entity["score"] for entity in entities])
+
+    def tagged(self, tags: Sequence[str]) -> list[tuple[str, int, int]]:
+        """Return the entities."""
+        return entity_spans(tags)
+
+    def tags_of(self, label: str, words: int) -> list[str]:
+        """Return the tags of the words of an entity."""
+        return [f"B-{label}", *[f"I-{label}"] * (words - 1)]
 
     def support(self, records: Sequence[Record]) -> int:
         """Return the number of entities."""

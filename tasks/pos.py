@@ -11,8 +11,9 @@ from typing import Any, Self
 from torch import Tensor
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, Feature, Record
+from adaptdock.plugins.contracts import Cleaned, Feature, Outcome, Record
 from adaptdock.tasks.ner import RECIPES
+from adaptdock.tasks.outcomes import word_outcome
 from adaptdock.tasks.tag_numbers import with_names
 from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import word_class_column
@@ -116,6 +117,27 @@ class POS(Tagging):
                 for name, precision, recall, f1, support in zip(names, *rows, strict=True)
             },
         }
+
+    def sums(self, record: Record, prediction: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return the number of words with the right tag, and of all words."""
+        pairs = list(zip(record["tags"], prediction["words"], strict=True))
+        return float(sum(tag == word["tag"] for tag, word in pairs)), float(len(pairs))
+
+    def of_sums(self, sums: Sequence[float]) -> float:
+        """Return the accuracy in percent; 0 without words."""
+        return 100 * sums[0] / sums[1] if sums[1] else 0.0
+
+    def outcome(self, record: Record, prediction: Mapping[str, Any]) -> Outcome:
+        """Compare the tags of the words."""
+        return word_outcome(prediction["text"], record["tags"], prediction["words"])
+
+    def tagged(self, tags: Sequence[str]) -> list[tuple[str, int, int]]:
+        """Return each word with its tag."""
+        return [(tag, number, number + 1) for number, tag in enumerate(tags)]
+
+    def tags_of(self, label: str, words: int) -> list[str]:
+        """Return the tag of a word."""
+        return [label] * words
 
     def support(self, records: Sequence[Record]) -> int:
         """Return the number of words."""

@@ -18,7 +18,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, Options, Reading, Recipe, Record, Task
+from adaptdock.plugins.contracts import (
+    AnnotatedText,
+    Cleaned,
+    Feature,
+    Mark,
+    Options,
+    Outcome,
+    Passage,
+    Reading,
+    Recipe,
+    Record,
+    Task,
+)
 from adaptdock.plugins.toolkit.heads import SpanHead
 from adaptdock.plugins.toolkit.windowing import Span, located_windows
 from adaptdock.tasks.answers import Places, given_answers
@@ -289,6 +301,30 @@ class QA(Task):
             metrics |= {f"has_answer_{name}": value for name, value in _measured(answered).items()}
             metrics["no_answer_accuracy"] = _measured(none)["exact_match"]
         return metrics
+
+    def sums(self, record: Record, prediction: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return F1 of the answer, and 1."""
+        return f1(prediction["answer"] or "", _references(record)), 1.0
+
+    def of_sums(self, sums: Sequence[float]) -> float:
+        """Return the mean F1 in percent."""
+        return 100 * sums[0] / sums[1]
+
+    def outcome(self, record: Record, prediction: Mapping[str, Any]) -> Outcome:
+        """Compare answers; the error is the missing F1, and more for a surer answer."""
+        references, answer = _references(record), prediction["answer"] or ""
+        missing = 1.0 - f1(answer, references)
+        right = bool(exact_match(answer, references))
+        expected = [_stripped(record["context"], reference) for reference in record["answers"][:1]]
+        predicted = [] if prediction["start"] is None else [(prediction["start"], prediction["end"])]
+        sides = (("expected", expected, "answer"), ("predicted", predicted, f"answer {prediction['score']:.2f}"))
+        passages = [Passage("question", record["question"])]
+        for title, spans, label in sides:
+            marks = tuple(Mark(start, end, label, wrong=not right) for start, end in spans)
+            passages.append(Passage(title, record["context"] if marks else "no answer", marks))
+        kinds = tuple("answer" if spans else "no answer" for _, spans, _ in sides)
+        error = missing * (1.0 + prediction["score"])
+        return Outcome(error, tuple(passages), ((kinds[0], kinds[1]),), ((prediction["score"], right),))
 
     def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
         """Return the metrics of "no answer" to every question."""

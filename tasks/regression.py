@@ -14,10 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import FitExamples, Record
+from adaptdock.plugins.contracts import FitExamples, Outcome, Passage, Record
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead
 from adaptdock.plugins.toolkit.linear_fit import fit_numbers
+from adaptdock.tasks.outcomes import texts
 from adaptdock.tasks.sequences import FIRST, SECOND, TEXT, SequenceTask, mean
+
+SMALLEST = 1e-12
+"""Variance of standardised numbers below which they are a constant."""
 
 
 class RegressionOptions(PooledOptions):
@@ -115,6 +119,27 @@ class Regression(SequenceTask):
             "mae": round(sum(map(abs, gaps)) / len(gaps), 4),
             "rmse": round(math.sqrt(sum(gap * gap for gap in gaps) / len(gaps)), 4),
         }
+
+    def sums(self, record: Record, prediction: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return 1, and target x and prediction y standardised: x, y, x², y², xy."""
+        expected, predicted = (
+            (value - self.options.mean) / self.options.deviation for value in (record["label"], prediction["value"])
+        )
+        return 1.0, expected, predicted, expected**2, predicted**2, expected * predicted
+
+    def of_sums(self, sums: Sequence[float]) -> float:
+        """Return Pearson's correlation in percent; 0 with a constant."""
+        number, first, second, squares, other_squares, products = sums
+        variances = number * squares - first**2, number * other_squares - second**2
+        if min(variances) <= SMALLEST * number**2:
+            return 0.0
+        return 100 * (number * products - first * second) / math.sqrt(variances[0] * variances[1])
+
+    def outcome(self, record: Record, prediction: Mapping[str, Any]) -> Outcome:
+        """Compare the numbers; the error is their distance."""
+        expected, predicted = record["label"], prediction["value"]
+        passages = (*texts(record), Passage("expected", f"{expected:g}"), Passage("predicted", f"{predicted:g}"))
+        return Outcome(abs(expected - predicted), passages, values=(expected, predicted))
 
     def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
         """Return the metrics of predicting the mean of the training data."""

@@ -10,17 +10,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, ColumnInspector, Feature, FitExamples, Reading, Record
+from adaptdock.plugins.contracts import Cleaned, ColumnInspector, Decision, Feature, FitExamples, Reading, Record
 from adaptdock.plugins.toolkit.division_learning import learn_division
 from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
 from adaptdock.plugins.toolkit.linear_fit import fit_classes
 from adaptdock.plugins.toolkit.windowing import align, joined, split_words
 from adaptdock.plugins.toolkit.word_division import Division, divide
+from adaptdock.tasks.occlusion import with_word
 from adaptdock.tasks.printed import printed_list
 from adaptdock.tasks.tag_numbers import with_names
 from adaptdock.tasks.tagging_columns import SPANS, marks_spans, token_column
 
 NOT_COUNTED = -100
+LEAST = 1e-9
+"""The probability of a tag below which its logarithm is not followed."""
 ENOUGH = 20
 """Fewest rows of a table for an error that each row has one word."""
 
@@ -45,6 +48,7 @@ class Tagging(ColumnInspector):
 
     options: TaggingOptions
     words = ("tokens", "tags")
+    keeps_words = True
 
     @property
     @abstractmethod
@@ -72,6 +76,14 @@ class Tagging(ColumnInspector):
     def explain(cls, row: Mapping[str, Any]) -> str:
         """Explain a text with marked spans of characters, which is not read."""
         return SPANS if any(map(marks_spans, row.values())) else ""
+
+    @abstractmethod
+    def tagged(self, tags: Sequence[str]) -> list[tuple[str, int, int]]:
+        """Return (label, first word, end) of each answer in a sequence of tags; the end is exclusive."""
+
+    @abstractmethod
+    def tags_of(self, label: str, words: int) -> list[str]:
+        """Return the tags of the words of an answer."""
 
     def learnt(self, records: Sequence[Record], labels: Sequence[str]) -> Self:
         """Return this task with its labels, and with the division of the training records into words."""
@@ -152,6 +164,34 @@ class Tagging(ColumnInspector):
         numbers = self.best(scores)
         sure = scores.gather(1, torch.tensor(numbers).unsqueeze(1)).min().item()
         return {**record, "tags": [self.tags[number] for number in numbers]}, sure
+
+    def explained_text(self, record: Record) -> str:
+        """Return the text, or the words joined by spaces."""
+        return text_of(record)[0]
+
+    def word_spans(self, record: Record) -> list[tuple[int, int]]:
+        """Return the spans of the words in the text of :func:`text_of`."""
+        return text_of(record)[1]
+
+    def occluded(self, record: Record, word: int, filler: str) -> Record:
+        """Return the sentence with a filler in the place of a word."""
+        return with_word(record, word, filler)
+
+    def decisions(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> list[Decision]:
+        """Return the predicted entities, or words with a tag."""
+        spans = self.word_spans(record)
+        tags = [self.tags[number] for number in self.best(self.scores(len(spans), features, digests))]
+        return [
+            Decision(label, spans[first][0], spans[end - 1][1], first, end) for label, first, end in self.tagged(tags)
+        ]
+
+    def log_probability(
+        self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor], decision: Decision
+    ) -> float:
+        """Return the sum of the log-probabilities of the tags of an answer's words."""
+        scores = self.scores(len(record["tokens"]), features, digests).clamp_min(LEAST).log()
+        tags = self.tags_of(decision.label, decision.last - decision.first)
+        return sum(scores[decision.first + place, self.tags.index(tag)].item() for place, tag in enumerate(tags))
 
     def scores(self, words: int, features: Sequence[Feature], digests: Sequence[Tensor]) -> Tensor:
         """Return the probabilities of the tags (words, tags); a word without tokens gets the first tag."""

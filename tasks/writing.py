@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import BackboneError, DataError, UsageError
-from adaptdock.plugins.contracts import Feature, Reading, Recipe, Record, Writer
+from adaptdock.plugins.contracts import Feature, Outcome, Passage, Reading, Recipe, Record, Writer
 from adaptdock.plugins.toolkit.heads import LanguageModelHead, VocabularyHead, VocabularyOptions
 from adaptdock.tasks.prompts import (
     Conversation,
@@ -207,6 +207,27 @@ class Writing(Writer):
         loss = total / max(1, sum(prediction["tokens"] for prediction in predictions))
         return {"perplexity": round(math.exp(min(loss, LARGEST)), 4), "loss": round(loss, 4)}
 
+    def sums(self, record: Record, prediction: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return -log p of the reference answer, and its number of tokens."""
+        return float(prediction["nll"]), float(prediction["tokens"])
+
+    def of_sums(self, sums: Sequence[float]) -> float:
+        """Return the perplexity."""
+        return math.exp(min(sums[0] / max(1.0, sums[1]), LARGEST))
+
+    def outcome(self, record: Record, prediction: Mapping[str, Any]) -> Outcome:
+        """Set the generated text beside the reference answers; the error is the distance from the best metrics.
+
+        Without a generated text, the error is the mean of -log p of the reference's tokens.
+        """
+        expected = " | ".join(self.references(record))
+        passages = [*_asked(record, self.options.prompt_fields), Passage("expected", expected)]
+        if "text" not in prediction:
+            return Outcome(self.sums(record, prediction)[0] / max(1, prediction["tokens"]), tuple(passages))
+        metrics = self.compare([record], [prediction]).values()
+        error = 100.0 - sum(metrics) / len(metrics)
+        return Outcome(max(0.0, error), (*passages, Passage("predicted", prediction["text"])))
+
     def answer(self, record: Record, text: str) -> dict[str, Any]:
         """Return the generated text without white space around it."""
         return {"text": text.strip()}
@@ -236,6 +257,13 @@ class Writing(Writer):
     def _lead(self, reading: Reading) -> list[int]:
         """Return the special tokens before the text; none with a chat template, which contains them."""
         return [] if self._chats(reading) else leading(reading.tokenizer)
+
+
+def _asked(record: Record, fields: Sequence[str]) -> list[Passage]:
+    """Return the texts of a record that the answer is for."""
+    if record.get("messages") is not None:
+        return [Passage(str(message["role"]), str(message["content"])) for message in record["messages"]]
+    return [Passage(name, str(record[name])) for name in fields if record.get(name)]
 
 
 def first_value(item: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -13,7 +13,7 @@ from adaptdock.hub.artefact.file import read_card, read_file
 from adaptdock.hub.artefact.locks import NAME as LOCK
 
 LOG = "train.log"
-WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png", "folds.json")
+WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png", "report.html", "folds.json")
 """Files that a run writes to its folder, besides checkpoints."""
 
 

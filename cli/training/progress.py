@@ -27,12 +27,13 @@ class Watch:
         self.task = bar.add_task("", total=None, epoch="", loss="", metric="") if bar else None
         self.first: tuple[float, int] | None = None
         self.shown = self.newest = 0
+        self.stage = ""
 
     def __call__(self, progress: Progress) -> None:
         """Show one report."""
-        if self.first is None or progress.step < self.newest:  # another round begins
+        if self.first is None or progress.step < self.newest or progress.stage != self.stage:  # another round begins
             self.first, self.shown = (time.monotonic(), progress.step), 0
-        self.newest = progress.step
+        self.newest, self.stage = progress.step, progress.stage
         line = self._line(progress)
         self.log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
         self.log.flush()

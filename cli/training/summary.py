@@ -92,7 +92,7 @@ def show_result(
 ) -> None:
     """Print the ending of a run, its metrics, and the paths of its files."""
     metrics, summary = result.adapter.card.metrics, plan.summary()
-    curves = folder / "curves.png"
+    curves, page = folder / "curves.png", folder / "report.html"
     if as_json:
         show_json(_document(summary, result, output, folder, verdict) | ({"folds": folds} if folds else {}))
         return
@@ -111,6 +111,7 @@ def show_result(
             "time": f"{result.seconds:.0f} s, {result.epochs:.2f} epochs",
             "adapter": f"{output} ({count(result.size)} bytes)",
             **({"curves": curves} if curves.exists() else {}),
+            **({"report": page} if page.exists() else {}),
             "folder": folder,
         }
     )

@@ -11,6 +11,7 @@ from adaptdock.engine.conformance.bench import Bench, fitted
 from adaptdock.engine.conformance.check import Check, NotAsked, Unmet, expect
 from adaptdock.engine.conformance.methods import stored
 from adaptdock.engine.conformance.models import SHAPES, Shape, tiny_backbone
+from adaptdock.engine.conformance.task_abilities import explained, reported
 from adaptdock.engine.core.assembly import make_methods, make_task, method_entries
 from adaptdock.engine.core.batches import form
 from adaptdock.engine.data.sources import Source, load_splits
@@ -37,8 +38,8 @@ def task_checks(name: str, model: str | None) -> list[Check]:
         acts = {
             "labels and row inputs have one form of the contract each": _forms,
             "records become windows, and training moves every weight": _trained,
-            "predictions are JSON, and are scored by the metric": _predicted,
-            "an input without labels is read, answered and shown": _answered,
+            "predictions are JSON, are scored by the metric, and can be reported": _predicted,
+            "an input without labels is read, answered, shown and explained": _answered,
             "saved and read, it answers the same": _saved,
         }
         checks += [Check(f"{shape}: {title}", partial(_ask, act, name, shape)) for title, act in acts.items()]
@@ -186,19 +187,24 @@ def _trained(bench: Bench) -> None:
 
 
 def _predicted(bench: Bench) -> None:
+    adapter = bench.adapter(_methods(), "tried")
     with bench.dock() as dock:
-        evaluation = evaluate(dock, bench.adapter(_methods(), "tried"), bench.records)
+        evaluation = evaluate(dock, adapter, bench.records)
     json.dumps(evaluation.predictions, allow_nan=False)
     json.dumps(evaluation.metrics, allow_nan=False)
     value = evaluation.metrics.get(type(bench.task).metric)
     is_number = isinstance(value, int | float) and math.isfinite(value)
     expect(is_number, f"score() gives {value!r} for the metric {type(bench.task).metric!r}")
     expect(math.isfinite(evaluation.loss), f"the loss is {evaluation.loss}")
+    reported(bench, adapter.card, evaluation)
 
 
 def _answered(bench: Bench) -> None:
+    inputs = _inputs(bench)
     with bench.dock() as dock:
-        answers = dock.predict(dock.dock(bench.adapter(_methods(), "tried")), _inputs(bench))
+        name = dock.dock(bench.adapter(_methods(), "tried"))
+        answers = dock.predict(name, inputs)
+        explained(bench, dock, name, inputs)
     json.dumps(answers, allow_nan=False)
     for answer in answers:
         expect(isinstance(bench.task.render(answer), str), "render() has to give a text")

@@ -110,13 +110,14 @@ def _examples(records: Sequence[Record], task: Task) -> dict[str, list[str]]:
     """Return label -> the places of its examples; tags of words count by their type (B-PER and I-PER are PER)."""
     examples: dict[str, list[str]] = {}
     for record in records:
-        labels = {_type(str(label)) for label in task.labels(record)}
+        labels = {label_type(str(label)) for label in task.labels(record)}
         for label in labels - {""}:
             examples.setdefault(label, []).append(str(record.get("where", "?")))
     return examples
 
 
-def _type(label: str) -> str:
+def label_type(label: str) -> str:
+    """Return the type in the tag of a word (B-PER and I-PER are PER, O is empty), or any other label as it is."""
     if label == "O":
         return ""
     return label[2:] if label[:2] in ("B-", "I-") else label

@@ -19,12 +19,17 @@ from adaptdock.plugins.contracts import Feature, Record, Task, Writer
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of a task, the mean loss, the scored predictions, and the digests of the logits."""
+    """The metrics of a task, the mean loss, the predictions, and the digests of the logits.
+
+    ``scored`` are the predictions that :meth:`Task.score` compares, one for each record. ``predictions`` are the same,
+    or the generated answers to the first records.
+    """
 
     metrics: dict[str, Any]
     loss: float
     predictions: list[dict[str, Any]]
     digests: list[list[Tensor]]
+    scored: list[dict[str, Any]]
 
 
 def evaluate(
@@ -43,12 +48,12 @@ def evaluate(
         if write and isinstance(task, Writer):
             to_write = list(records[: task.written])
             written = write_records(dock, [row] * len(to_write), to_write, batch_size)
-    predictions = [item.decode() for item in encoded]
-    metrics = task.score(records, predictions)
+    predictions = scored = [item.decode() for item in encoded]
+    metrics = task.score(records, scored)
     if isinstance(task, Writer) and written:
         metrics |= {"written": len(written), **task.compare(records[: len(written)], written)}
         predictions = written
-    return Evaluation(metrics, tally.mean, predictions, [item.digests for item in encoded])
+    return Evaluation(metrics, tally.mean, predictions, [item.digests for item in encoded], scored)
 
 
 class _Tally:

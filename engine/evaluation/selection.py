@@ -66,13 +66,17 @@ class Criterion:
 LAST_KEPT = "the weights of the last epoch are kept, and training does not stop early"
 
 
+def uncalibrated(task: Task) -> str:
+    """Say that nothing is learnt from too few records once the weights are chosen; empty where nothing ever is."""
+    return ", and no temperature or threshold is learnt from them" if isinstance(task, Calibrated) else ""
+
+
 def too_few(task: Task, records: Sequence[Record], instead: str = LAST_KEPT) -> list[str]:
     """Return a note that validation records are too few to choose an epoch, with the fallback; otherwise nothing."""
     support = task.support(records)
     if support >= ENOUGH:
         return []
-    uncalibrated = ", and no temperature or threshold is learnt from them" if isinstance(task, Calibrated) else ""
     return [
         f"validation compares {support} answers, and fewer than {ENOUGH} cannot tell epochs apart: {instead}"
-        f"{uncalibrated}. More validation data can be named with --train and --validation"
+        f"{uncalibrated(task)}. More validation data can be named with --train and --validation"
     ]

@@ -2,7 +2,8 @@
 
 A tenth of few records could not tell two epochs apart, so no epoch is chosen: training takes all its steps, whose rate
 falls to zero at the end. Each fold trains an adapter on the other records, and fits the head alone on them; both are
-measured on the fold.
+measured on the fold. The head alone is saved where its metric is the better one; at the same metric the loss says
+little, for an adapter that has learnt its few records by heart is surer of all its answers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +59,7 @@ def _chosen(plan: Plan, folds: Sequence[_Fold]) -> FoldChoice:
     sizes = [fold.records for fold in folds]
     adapter, heads = _means(sizes, [fold.adapter for fold in folds]), [fold.head for fold in folds if fold.head]
     head = _means(sizes, heads) if len(heads) == len(folds) else None
-    alone = head is not None and criterion.worth(head) >= criterion.worth(adapter)
+    alone = head is not None and criterion.worth(head)[0] > criterion.worth(adapter)[0]
     better = head if head is not None and alone else adapter
     metrics = {key.removeprefix("eval_"): value for key, value in better.items() if key != "eval_loss"}
     reached = None if head is None else head[f"eval_{name}"]

@@ -16,7 +16,7 @@ from adaptdock.engine.core.batches import counts, length, reading
 from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.data.augmentation import AugmentationSettings, augment, parse
 from adaptdock.engine.data.sources import NOT_GIVEN, Reader, Source, load_splits
-from adaptdock.engine.evaluation.selection import ENOUGH, Criterion, too_few
+from adaptdock.engine.evaluation.selection import ENOUGH, Criterion, too_few, uncalibrated
 from adaptdock.engine.inference.back_translation import back_translated
 from adaptdock.engine.training import pretrained
 from adaptdock.engine.training.fittable_heads import fits
@@ -240,8 +240,9 @@ def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tu
     whole = [*raw["train"], *raw["validation"]]
     start = next(number for number, line in enumerate(notes) if line.startswith(NOT_GIVEN))
     note = (
-        f"few labels: all {len(whole)} records are trained on, and folds of them say what to expect. A tenth of them "
-        f"has {support} answers, and fewer than {ENOUGH} cannot tell epochs apart (--hold-out)"
+        f"few labels: all {len(whole)} records are trained on, and folds of them say what to expect"
+        f"{uncalibrated(task)}. A tenth of them has {support} answers, and fewer than {ENOUGH} cannot tell epochs "
+        f"apart (--hold-out)"
     )
     others = {split: records for split, records in raw.items() if split not in ("train", "validation")}
     return {"train": whole, **others}, [*notes[:start], note]

@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptdock.engine.core.assembly import entry
+from adaptdock.engine.core.assembly import entry, make_task
 from adaptdock.engine.core.batches import length
 from adaptdock.engine.core.distributed import ranks, shared
+from adaptdock.engine.data.checks import check
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
-from adaptdock.engine.evaluation.report import write_report
+from adaptdock.engine.evaluation.report import validations, write_report
+from adaptdock.engine.evaluation.reporting.page import NAME as PAGE
+from adaptdock.engine.evaluation.reporting.page import Subject, write_page
 from adaptdock.engine.evaluation.selection import Criterion
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.golden_probes import recorded
@@ -32,6 +35,11 @@ from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Calibrated, Feature, Record, Writer
 
+ON_TRAINING_DATA = (
+    "the answers on this page are those for the training data: all labelled records were trained on, and the metric to "
+    "expect is the one of the folds"
+)
+
 
 @dataclass
 class Result:
@@ -44,6 +52,8 @@ class Result:
     seconds: float
     history: list[dict[str, Any]]
     ending: Ending = "complete"
+    measured: tuple[str, Evaluation] | None = None
+    """The split that was measured last, with the best weights, and its evaluation."""
 
     @property
     def shortfall(self) -> str:
@@ -51,10 +61,49 @@ class Result:
         return str(self.adapter.card.training.get("shortfall", ""))
 
     def report(self, folder: Path, plan: Plan) -> list[str]:
-        """Write the report into the run's folder; return the verdict in sentences."""
+        """Write the report into the run's folder, as data and as a page; return the verdict in sentences."""
         card = self.adapter.card
         decisive = plan.criterion.decisive
-        return write_report(folder, type(plan.task), card, self.history, decisive, self.size, plan.summary())
+        verdict = write_report(folder, type(plan.task), card, self.history, decisive, self.size, plan.summary())
+        if self.measured or self.ending != "interrupted":
+            verdict += self._write_page(folder, plan, verdict)
+        return verdict
+
+    def _write_page(self, folder: Path, plan: Plan, verdict: list[str]) -> list[str]:
+        """Write the page; return a sentence if a fault in the plugin of the task prevents it."""
+        try:
+            write_page(folder / PAGE, self._subject(plan, verdict))
+        except OSError:
+            raise
+        except Exception as error:  # the adapter is trained, and a page is not worth its loss
+            problem = " ".join(str(error).split())
+            return [f"{PAGE} could not be written: {type(error).__name__}: {problem}."]
+        return []
+
+    def _subject(self, plan: Plan, verdict: list[str]) -> Subject:
+        """Return the content of the page; a result of an earlier process is measured again."""
+        card = self.adapter.card
+        split, evaluation = self.measured or _measure(Dock(plan.backbone), self.adapter, plan)
+        return Subject(
+            card=card,
+            task=make_task(card.task.name, card.task.options),
+            source=plan.source.describe(),
+            split=split,
+            records=plan.given if split == "train" else plan.records[split],
+            evaluation=evaluation,
+            training=plan.given,
+            points=validations(self.history, type(plan.task).metric),
+            verdict=verdict,
+            notes=[*plan.notes, *([ON_TRAINING_DATA] if split == "train" else [])],
+            problems=check({**plan.records, "train": plan.given}, plan.task),
+        )
+
+
+def _measure(dock: Dock, adapter: AdapterFile, plan: Plan) -> tuple[str, Evaluation]:
+    """Measure an adapter on the test data of its plan, else on the validation data, else on the training data."""
+    split = next(split for split in ("test", "validation", "train") if split in plan.records)
+    records = plan.given if split == "train" else plan.records[split]
+    return split, evaluate(dock, adapter, records, plan.options.batch_size * 2)
 
 
 def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
@@ -324,15 +373,19 @@ class TaskRun:
         before = _before(history, type(self.plan.task).metric) if type(self.plan.task).measured_before else {}
         metrics: dict[str, Any] = {}
         judged: dict[str, Any] = {}
+        measured = None if self._best_found is None else ("validation", self._best_found)
         if ending != "interrupted":
             try:
                 if self.heads is not None and not self.validates:
                     self.best = self._refitted()
                 judged, by_folds = self._by_folds()
                 judged |= self._against_fitted(history)
+                measured = None if self._best_found is None else ("validation", self._best_found)
                 metrics = {**before, **self.best.card.metrics, **by_folds}
                 self.best = self._settled(self.best)
-                metrics |= {split: self._evaluate(self.best, split).metrics for split in self._last_splits()}
+                for split in self._last_splits():
+                    measured = split, self._evaluate(self.best, split)
+                    metrics[split] = measured[1].metrics
                 judged |= self._judged(self.best, metrics)
             except KeyboardInterrupt:
                 ending = "interrupted"
@@ -352,4 +405,4 @@ class TaskRun:
         size = self._store(self.best)
         # shared() also waits for the first process, so that every process can read the complete file.
         size = size if ending == "interrupted" else shared(size)
-        return Result(self.best, self.file, size, epochs, seconds, [dict(entry) for entry in history], ending)
+        return Result(self.best, self.file, size, epochs, seconds, [dict(entry) for entry in history], ending, measured)

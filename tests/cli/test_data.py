@@ -110,3 +110,11 @@ def test_a_format_that_the_file_does_not_have_is_refused_in_one_paragraph(
     path = write(tmp_path / "a.jsonl", {"tokens": ["Ada"], "tags": ["B-PER"]})
     ran = adapt("data", path, "--task", "ner", "--format", name)
     ran.failed(2, "a.jsonl")
+
+
+def test_a_text_alone_with_its_label_is_shown_for_embedding(adapt: Any, tmp_path: Path) -> None:
+    path = tmp_path / "odd.csv"
+    path.write_text("text,label\na b,x\nc d,x\ne f,y\n")
+    ran = adapt("data", path, "--task", "embedding")
+    assert ran.status == 0, ran.err
+    assert "candidates only: " in ran.out

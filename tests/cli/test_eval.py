@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +70,30 @@ def test_a_label_that_the_adapter_does_not_know_is_refused(adapt, adapter, tmp_p
 @pytest.mark.parametrize("name", ["none.conll", "none.jsonl"])
 def test_a_missing_file_is_named(adapt, adapter, name):
     adapt("eval", adapter, "--test", name).failed(2, name, "no such file")
+
+
+def test_the_report_is_a_page_with_the_same_metrics_and_is_not_replaced_unasked(adapt, adapter, data, tmp_path):
+    ran = adapt("eval", adapter, "--data", data, "--report", "report.html")
+    assert ran.status == 0, ran.err
+    assert "report: report.html" in ran.out
+    f1 = measured(adapt("eval", adapter, "--data", data, "--json"))["metrics"]["f1"]
+    page = (tmp_path / "report.html").read_text()
+    assert f"f1 {f1:g}\n" in page
+    assert "Measured on 4 records" in page
+    adapt("eval", adapter, "--data", data, "--report", "report.html").failed(2, "exists already", "--overwrite")
+    again = measured(adapt("eval", adapter, "--data", data, "--report", "report.html", "--overwrite", "--json"))
+    assert again["report"] == "report.html"
+
+
+def test_a_report_without_a_place_is_refused_before_the_work(adapt, adapter, data, tmp_path):
+    adapt("eval", adapter, "--data", data, "--report", "none/report.html").failed(2, "none does not exist")
+    adapt("eval", adapter, "--data", data, "--report", str(tmp_path)).failed(2, "directory")
+    adapt("eval", adapter, "--data", data, "--overwrite").failed(2, "--report")
+
+
+def test_a_report_knows_unseen_words_where_the_data_is_that_of_training(train, adapt, data):
+    assert train("--data", data, "-o", "a.safetensors").status == 0
+    assert adapt("eval", "a.safetensors", "--data", data, "--split", "train", "--report", "r.html").status == 0
+    assert "training the training records with the label" in Path("r.html").read_text()
+    assert adapt("eval", "a.safetensors", "--test", data / "test.conll", "--report", "s.html").status == 0
+    assert "training the training records with the label" not in Path("s.html").read_text()

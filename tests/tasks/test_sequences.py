@@ -163,6 +163,14 @@ def test_too_few_validation_records_calibrate_nothing_and_it_is_said(backbone: B
     assert any("no temperature or threshold is learnt from them" in note for note in made.notes)
 
 
+def test_training_makes_vectors_of_one_length_and_adapters_from_before_read_them_as_they_are() -> None:
+    cleaned = make().clean(records(("a", "x"), ("b", "y")), "train").records
+    assert make(labels=("x", "y")).head().length == "plain"
+    assert make().fit(cleaned).head().length == "unit"
+    assert make(vector_length="plain").fit(cleaned).head().length == "plain"
+    assert make(pooling="first").fit(cleaned).head().length == "plain"
+
+
 def test_several_labels_are_sets() -> None:
     task = make(multi_label=True, label_separator=";")
     cleaned = task.clean(records(("a", "x;y"), ("b", ["y"]), ("c", ""), ("d", "z")), "train").records

@@ -54,3 +54,15 @@ def test_what_is_masked_does_not_count(pooling: str) -> None:
 def test_heads_that_pool_differently_are_not_computed_in_one_operation() -> None:
     assert SequenceHead(2).stack_key != SequenceHead(2, "concat").stack_key
     assert SequenceHead(2, "concat").parameters(5)["weight"].shape == (2, 15)
+
+
+def test_of_vectors_of_one_length_the_direction_alone_counts() -> None:
+    unit, plain, hidden = SequenceHead(2, length="unit"), SequenceHead(2), states()
+    mask = torch.ones(hidden.shape[:2])
+    given = weights(unit, len(hidden))
+    assert torch.allclose(unit.apply(given, hidden, mask), unit.apply(given, 3 * hidden, mask), atol=1e-5)
+    assert not torch.allclose(plain.apply(given, hidden, mask), plain.apply(given, 3 * hidden, mask), atol=1e-3)
+    read = unit.vectors(hidden, mask)
+    assert read is not None
+    assert torch.allclose(read.pow(2).mean(-1), torch.ones(len(hidden)), atol=1e-5)
+    assert unit.stack_key != plain.stack_key

@@ -1,0 +1,63 @@
+"""Labelled data that an adapter is measured on: its options, and its records as the adapter's task reads them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptdock.cli.common.flags import Flag, data_flags
+from adaptdock.engine.data.sources import SPLITS, Source, load_splits, parse_columns
+from adaptdock.engine.data.spans.reading import is_annotated_folder
+from adaptdock.errors import DataError, UnknownNameError, UsageError
+from adaptdock.hub.artefact.card import Card
+from adaptdock.plugins.contracts import Record, Task
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """The cleaned records of a split, notes on how they were read, and the training records beside them."""
+
+    source: Source
+    split: str
+    records: list[Record]
+    notes: list[str]
+    training: list[Record] | None
+    """None unless the data is that of the adapter's training, and has a training split."""
+
+
+def labelled_data_flags() -> list[Flag]:
+    """Return the options that name the data, and its split."""
+    split = Flag(
+        ["--split"], default="test", show_default=True, metavar=f"[{'|'.join(SPLITS)}]", help="Split of --data."
+    )
+    return [split, *data_flags({"test": "The file to measure on."})]
+
+
+def labelled_source(values: Mapping[str, Any]) -> Source:
+    """Return the source that the options of a command name."""
+    if values["split"] not in SPLITS:
+        raise UnknownNameError("split", values["split"], SPLITS)
+    data, test = values["data"], values["test"]
+    if data and test:
+        raise UsageError("there are --data and --test: give one of them")
+    columns = parse_columns(values["columns"])
+    layout = {"format": values["format"], "columns": columns, "encoding": values["encoding"] or "utf-8"}
+    is_whole = data and (Path(data).is_file() or is_annotated_folder(Path(data)))
+    file = test or (data if is_whole else None)
+    return Source(**{values["split"]: file}, **layout) if file else Source(data=data, **layout)
+
+
+def read_labelled(source: Source, task: Task, split: str, card: Card) -> LabelledData:
+    """Return the records of a split; raise :class:`DataError` for a split that is missing, and for unknown labels."""
+    seed = card.training.get("options", {}).get("seed", 0)  # what was held out in training is held out again
+    splits, notes = load_splits(source, type(task), seed, None if split == "test" else task)
+    if split not in splits:
+        raise DataError(
+            f"{source.describe()}: there is no {split} split; there is {', '.join(splits)}. Choose by --split."
+        )
+    cleaned = task.clean(splits[split], split)
+    task.check(cleaned.records, split)
+    training = None
+    if "train" in splits and card.training.get("data") == source.describe():
+        training = task.clean(splits["train"], "train").records
+    return LabelledData(source, split, cleaned.records, [*notes, *cleaned.notes], training)
