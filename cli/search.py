@@ -28,10 +28,12 @@ def command(
 ) -> None:
     """Search published adapters, all of whose WORDS stand in what is said of them.
 
-    The newest version of each is shown, of the first source that has it.
+    The newest version of each is shown, of the first source that has it, without those that were withdrawn.
     """
     asked = ask(sources)
-    entries = [entry for _, index in reversed(asked.indices()) for entry in index.adapters]
+    entries = [
+        entry for _, index in reversed(asked.indices()) for entry in index.adapters if not index.withdrawn(entry)
+    ]
     fields = {"task": task, "method": method, "backbone": backbone, "language": language, "licence": licence}
     found = sorted(matching(entries, words, **fields), key=lambda entry: entry.name)
     say_notes(asked)

@@ -1,0 +1,65 @@
+"""``adapt info``: a published adapter before its installation, with its signature, licence and measurements."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adaptdock.cli.common.output import count, say, show_json, show_metrics, show_pairs
+from adaptdock.cli.common.registry_options import SOURCE, ask, named, rule_options, rules, say_notes
+from adaptdock.hub.registry.store import Prospect, prospect
+
+
+@click.command("info")
+@click.argument("name", metavar="NAME[@VERSION]")
+@SOURCE
+@rule_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    name: str,
+    sources: tuple[str, ...],
+    policy: Path | None,
+    allow_downgrade: bool,
+    allow_lookalike: bool,
+    as_json: bool,
+) -> None:
+    """Show a published adapter, the newest version unless named, and whether adapt install would take it.
+
+    Only the index is read: nothing is fetched or installed.
+    """
+    asked = ask(sources)
+    found = prospect(asked, *named(name), rules(policy, allow_downgrade, allow_lookalike))
+    say_notes(asked)
+    if as_json:
+        entry = found.offer.entry.model_dump(mode="json", exclude_none=True)
+        state = {"signature": found.stands, "refusal": found.refusal, "installed": found.installed}
+        show_json({"entry": entry, "source": found.offer.source.name, "versions": found.versions, **state})
+        return
+    show_pairs(_facts(found))
+    if found.offer.entry.metrics:
+        say()
+        show_metrics(found.offer.entry.metrics)
+
+
+def _facts(found: Prospect) -> dict[str, Any]:
+    entry = found.offer.entry
+    facts = {
+        "name": f"{entry.name}, version {entry.version}",
+        "description": entry.description,
+        "task": entry.task,
+        "method": ", ".join(entry.methods),
+        "backbone": f"{entry.backbone.id} ({entry.backbone.fingerprint})",
+        "languages": ", ".join(entry.languages),
+        "licence": entry.licence,
+        "publisher": entry.publisher,
+        "published": entry.published,
+        "signature": found.stands,
+        "signed with": entry.key,
+        "file": f"{count(entry.size)} bytes, sha256 {entry.sha256}",
+        "needs": ", ".join(entry.needs),
+        "source": found.offer.source.name,
+        "versions": ", ".join(found.versions),
+        "installed": found.installed,
+        "adapt install": f"refused: {found.refusal}" if found.refusal else "would install it",
+    }
+    return {name: value for name, value in facts.items() if value not in (None, "")}
