@@ -28,21 +28,21 @@ def command(
     Only the index is read: nothing is fetched or installed.
     """
     asked = ask(sources)
-    found = prospect(asked, *named(name), rules(policy, allow_downgrade, allow_lookalike))
+    candidate = prospect(asked, *named(name), rules(policy, allow_downgrade, allow_lookalike))
     say_notes(asked)
     if as_json:
-        entry = found.offer.entry.model_dump(mode="json", exclude_none=True)
-        state = {"signature": found.stands, "refusal": found.refusal, "installed": found.installed}
-        show_json({"entry": entry, "source": found.offer.source.name, "versions": found.versions, **state})
+        entry = candidate.offer.entry.model_dump(mode="json", exclude_none=True)
+        state = {"signature": candidate.stands, "refusal": candidate.refusal, "installed": candidate.installed}
+        show_json({"entry": entry, "source": candidate.offer.source.name, "versions": candidate.versions, **state})
         return
-    show_pairs(_facts(found))
-    if found.offer.entry.metrics:
+    show_pairs(_facts(candidate))
+    if candidate.offer.entry.metrics:
         say()
-        show_metrics(found.offer.entry.metrics)
+        show_metrics(candidate.offer.entry.metrics)
 
 
-def _facts(found: Prospect) -> dict[str, Any]:
-    entry = found.offer.entry
+def _facts(candidate: Prospect) -> dict[str, Any]:
+    entry = candidate.offer.entry
     facts = {
         "name": f"{entry.name}, version {entry.version}",
         "description": entry.description,
@@ -53,13 +53,13 @@ def _facts(found: Prospect) -> dict[str, Any]:
         "licence": entry.licence,
         "publisher": entry.publisher,
         "published": entry.published,
-        "signature": found.stands,
+        "signature": candidate.stands,
         "signed with": entry.key,
         "file": f"{count(entry.size)} bytes, sha256 {entry.sha256}",
         "needs": ", ".join(entry.needs),
-        "source": found.offer.source.name,
-        "versions": ", ".join(found.versions),
-        "installed": found.installed,
-        "adapt install": f"refused: {found.refusal}" if found.refusal else "would install it",
+        "source": candidate.offer.source.name,
+        "versions": ", ".join(candidate.versions),
+        "installed": candidate.installed,
+        "adapt install": f"refused: {candidate.refusal}" if candidate.refusal else "would install it",
     }
     return {name: value for name, value in facts.items() if value not in (None, "")}
