@@ -1,5 +1,6 @@
 """``adapt verify``: check that installed adapters are unchanged, and that adapters answer their golden probes."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,16 @@ def _asked(file: Path, backbone: str | None, options: Any) -> dict[str, Any]:
         "file": str(file),
         "adapter": card.name,
         "state": "same answers" if outcome.good else "other answers",
-        "difference": outcome.difference,
+        "difference": outcome.difference if math.isfinite(outcome.difference) else None,
         "tolerance": outcome.tolerance,
         "precision": precision(dock.backbone),
         "recorded in": card.probes.precision,
         "probes": [
-            {"input": answered.probe.input, "saved": answered.probe.values, "now": answered.values}
+            {
+                "input": answered.probe.input,
+                "saved": answered.probe.values,
+                "now": [value if math.isfinite(value) else None for value in answered.values],
+            }
             for answered in outcome.answered
         ],
     }
@@ -94,7 +99,9 @@ def _show(document: dict[str, Any]) -> None:
         return
     rows = [[brief(probe["input"]), few(probe["saved"]), few(probe["now"])] for probe in document["probes"]]
     show_table(("golden probe", "when saved", "now"), rows)
+    difference = document["difference"]
+    amount = "their logits cannot be compared" if difference is None else f"they differ by {difference:.2%}"
     note(
-        f"{document['file']}: {document['state']}. The answers differ by {document['difference']:.2%} of their spread; "
-        f"{document['precision']} explains at most {document['tolerance']:.2%}"
+        f"{document['file']}: {document['state']}: {amount}; {document['precision']} explains at most "
+        f"{document['tolerance']:.2%} of their spread"
     )

@@ -151,9 +151,9 @@ def brief(value: Any) -> Any:
     return text if len(text) <= ROOM else f"{text[: ROOM - 3]}..."
 
 
-def few(values: Sequence[float]) -> str:
-    """Return the first of several numbers for one cell of a table."""
-    listed = " ".join(f"{value:.3g}" for value in values[:SHOWN_VALUES])
+def few(values: Sequence[float | None]) -> str:
+    """Return the first of several numbers for one cell of a table; None is not a number."""
+    listed = " ".join("nan" if value is None else f"{value:.3g}" for value in values[:SHOWN_VALUES])
     return f"{listed} ..." if len(values) > SHOWN_VALUES else listed
 
 

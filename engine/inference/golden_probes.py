@@ -103,6 +103,11 @@ class Answered:
     size: int
     values: tuple[float, ...]
 
+    @property
+    def comparable(self) -> bool:
+        """Whether the logits have the expected size."""
+        return self.size == self.probe.size and len(self.values) == len(self.probe.values)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -117,16 +122,16 @@ class Outcome:
 
         Infinite for logits of another size, and for numbers that are not finite.
         """
-        if any(answered.size != answered.probe.size for answered in self.answered):
+        if not all(answered.comparable for answered in self.answered):
             return math.inf
         expected = [value for answered in self.answered for value in answered.probe.values]
-        present = [value for answered in self.answered for value in answered.values]
-        if not all(map(math.isfinite, present)):
+        values = [value for answered in self.answered for value in answered.values]
+        if not all(map(math.isfinite, values)):
             return math.inf
         center = fmean(expected)
         spread = _root_mean_square(value - center for value in expected)
         scale = max(spread, LEAST_SPREAD * _root_mean_square(expected), LEAST_SCALE)
-        return _root_mean_square(now - before for now, before in zip(present, expected, strict=True)) / scale
+        return _root_mean_square(now - before for now, before in zip(values, expected, strict=True)) / scale
 
     @property
     def good(self) -> bool:
@@ -151,7 +156,8 @@ def ask(dock: DockedAdapters, adapters: Sequence[Prepared]) -> list[Outcome | No
         try:
             logits = answers(dock, [rows[number] for number, _ in probes], [probe.input for _, probe in probes])
         except (DataError, UsageError) as error:
-            raise ProbeError(f"the golden probes of {adapters[0].card.name!r} cannot be asked: {error}") from None
+            names = ", ".join(repr(adapters[number].card.name) for number in asked)
+            raise ProbeError(f"the golden probes of {names} cannot be asked: {error}") from None
     answered: dict[int, list[Answered]] = {}
     for (number, probe), answer in zip(probes, logits, strict=True):
         answered.setdefault(number, []).append(Answered(probe, len(answer), tuple(sampled(answer).tolist())))
@@ -169,11 +175,15 @@ def check(dock: DockedAdapters, adapter: Prepared) -> None:
     worst, used = outcome.worst, precision(dock.backbone)
     recorded_in = adapter.card.probes.precision if adapter.card.probes else used
     explain = f"{used} explains" if used == recorded_in else f"{recorded_in} then and {used} now explain"
+    amount = (
+        f"The answers differ by {outcome.difference:.0%} of their spread; {explain} at most {outcome.tolerance:.1%}."
+        if math.isfinite(outcome.difference)
+        else f"It gives {worst.size} numbers, some perhaps not finite, instead of {worst.probe.size}."
+    )
     raise ProbeError(
         f"the adapter {adapter.card.name!r} is refused: to its golden probe {_shown(worst.probe.input)} it answers "
-        f"{_numbers(worst.values)}, and it answered {_numbers(worst.probe.values)} when it was saved. The answers "
-        f"differ by {outcome.difference:.0%} of their spread; {explain} at most {outcome.tolerance:.1%}. Its weights "
-        f"were damaged, mixed up or converted wrongly: fetch or train it again. To use it anyway: --no-probes "
+        f"{_numbers(worst.values)}, and it answered {_numbers(worst.probe.values)} when it was saved. {amount} Its "
+        f"weights were damaged, mixed up or converted wrongly: fetch or train it again. To use it anyway: --no-probes "
         f"(in Python probes=False)."
     )
 

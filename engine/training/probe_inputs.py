@@ -36,7 +36,10 @@ def _records(task: Task, origin: Literal["sample", "validation"], source: Source
     sample = getattr(kind, "sample", None)
     if not isinstance(sample, Path) or not sample.is_dir():
         return []
-    splits, _ = load_splits(Source(), kind)
+    try:
+        splits, _ = load_splits(Source(), kind)
+    except DataError:
+        return []  # a broken sample of a plugin must not cost a trained adapter
     return splits.get("validation") or splits["train"]
 
 

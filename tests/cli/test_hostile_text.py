@@ -147,6 +147,7 @@ def test_commands_on_a_registry_print_escapes(adapt: Any, hostile: Path, tmp_pat
     for more in ([], ["--json"]):
         check(adapt("publish", hostile, "--registry", f"registry{len(more)}", *PUBLISHED, *more), words=bool(more))
         check(adapt("search", *more))
+        check(adapt("info", "a", *more))
         check(adapt("install", "a", "--source", tmp_path / "registry0", *more), words=bool(more))
         assert (tmp_path / "home" / "adapters" / "a").is_dir()
         trust(EVIL, "ed25519:" + "A" * 43 + "=")
@@ -163,6 +164,9 @@ def test_commands_on_a_registry_print_escapes(adapt: Any, hostile: Path, tmp_pat
         check(adapt("list", *more), words=False)
     check(adapt("predict", "a", "ada"))
     check(adapt("remove", EVIL))
+    check(adapt("yank", "a@1", "--registry", f"registry{FILE}", "--reason", EVIL))
+    check(adapt("revoke", EVIL, "--registry", f"registry{FILE}", "--reason", EVIL))
+    check(adapt("info", "a", "--source", f"registry{FILE}"))
     check(adapt("remove", "a"), words=False)
     index = json.loads((tmp_path / "registry0" / "registry.json").read_text())
     (tmp_path / "registry0" / "registry.json").write_text(json.dumps({**index, EVIL: 1}))

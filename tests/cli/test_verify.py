@@ -70,5 +70,20 @@ def test_inspect_shows_the_probes_or_that_there_are_none(adapt: Any, probed: Pat
 
 
 def test_what_only_goes_with_run_says_so(adapt: Any, probed: Path, model_folder: Path) -> None:
-    adapt("verify", probed).failed(2, "give --run too")
-    adapt("verify", "--backbone", model_folder).failed(2, "--backbone goes with --run")
+    adapt("verify", probed).failed(2, "add --run")
+    adapt("verify", "--backbone", model_folder).failed(2, "--backbone needs --run")
+
+
+def test_answers_that_cannot_be_compared_are_told_in_valid_json(
+    adapt: Any, probed: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    made = read_file(probed)
+    assert made.card.probes is not None
+    probes = [probe.model_copy(update={"size": 7}) for probe in made.card.probes.probes]
+    card = made.card.model_copy(update={"probes": made.card.probes.model_copy(update={"probes": probes})})
+    write_file(tmp_path / "odd.safetensors", AdapterFile(card, made.tensors))
+    ran = adapt("verify", "--run", tmp_path / "odd.safetensors", "--backbone", model_folder, "--json")
+    assert ran.status == 1
+    assert json.loads(ran.out, parse_constant=pytest.fail)[0]["difference"] is None
+    assert "cannot be compared" in adapt("verify", "--run", "odd.safetensors", "--backbone", model_folder).err
+    adapt("predict", "odd.safetensors", "ada", "--backbone", model_folder).failed(1, "instead of 7")

@@ -163,6 +163,10 @@ def test_probes_that_would_take_long_to_compute_are_no_adapter_file(backbone: Ba
     with pytest.raises(ValueError, match="at most 4,096 are read"):
         Card.model_validate(content)
     unread = content["probes"]["probes"][0] | {"input": {"tokens": 3}}
+    fewer = content["probes"]["probes"][0] | {"input": TEXTS[0], "values": [1.0, 2.0]}
+    short = Card.model_validate({**content, "probes": {**content["probes"], "probes": [fewer]}})
+    with pytest.raises(ProbeError, match="is refused"):
+        Dock(backbone).proved(AdapterFile(short, adapter.tensors))
     odd = Card.model_validate({**content, "probes": {**content["probes"], "probes": [unread]}})
     with pytest.raises(ProbeError, match="cannot be asked"):
         Dock(backbone).proved(AdapterFile(odd, adapter.tensors))
