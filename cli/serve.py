@@ -40,6 +40,8 @@ def command(
     if new_token is not None:
         _show_token(chosen.get("tokens"), new_token, token_name or "", token_adapters or "")
         return
+    if token_name is not None or token_adapters is not None:
+        raise UsageError("--token-name and --token-adapters are of a new token: give --new-token too")
     options = validated(ServingOptions, SERVING.given(chosen), "serving")
     _needs_server()
     if check:
