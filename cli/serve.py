@@ -42,6 +42,8 @@ def command(
     if new_token is not None:
         _show_token(flags.get("tokens"), new_token, token_name or "", token_adapters or "")
         return
+    if token_name is not None or token_adapters is not None:
+        raise UsageError("--token-name and --token-adapters are for a new token: add --new-token")
     options = validated(ServingOptions, SERVING.given(flags), "serving")
     _needs_server()
     if check:

@@ -45,7 +45,7 @@ class _Entry:
 class Residency:
     """The adapters that a dock's process knows, docked when they are used.
 
-    ``device_bytes`` and ``host_bytes`` are the budgets in bytes; None is no limit. ``read`` reads a file before its
+    ``device_bytes`` and ``host_bytes`` are the budgets in bytes, or None. ``read`` reads a file before its
     adapter is docked, and ``probes`` checks its golden probes before its content is docked for the first time. Safe for
     use by many threads. Every method raises :class:`UnknownNameError` for an unknown name, and :class:`UsageError` for
     arguments of a wrong type.

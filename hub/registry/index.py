@@ -132,7 +132,7 @@ class Index(_Model):
         return max(matches, key=lambda entry: (not self.withdrawn(entry), entry.order), default=None)
 
     def withdrawn(self, entry: Entry) -> bool:
-        """Tell whether the file of an entry, or the key that signed it, is revoked."""
+        """Return whether the file of an entry, or the key that signed it, is revoked."""
         return any(
             revocation.sha256 == entry.sha256 or (revocation.key and revocation.key == entry.key)
             for revocation in self.revoked

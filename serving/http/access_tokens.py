@@ -50,7 +50,7 @@ class Token:
         return any(fnmatchcase(name, pattern) for pattern in self.adapters)
 
     def allows(self, scope: str) -> bool:
-        """Tell whether the token grants a scope."""
+        """Return whether the token grants a scope."""
         return scope in self.scopes or "admin" in self.scopes
 
 
@@ -185,7 +185,7 @@ def new_token(path: Path, scopes: str, name: str = "", adapters: str = "") -> st
 
 
 def _ends_in_line(path: Path) -> bool:
-    """Tell whether a file is empty or ends with a line feed, which an editor may have left out."""
+    """Return whether a file is empty or ends with a line feed, which an editor may have left out."""
     return path.read_bytes()[-1:] in (b"", b"\n")
 
 

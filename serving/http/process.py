@@ -50,7 +50,7 @@ UNFINISHED = 1
 class Server(uvicorn.Server):
     """A server that notifies the service at the first stop signal, so that /readyz fails at once.
 
-    After SIGTERM it goes on to accept requests for ``drain_delay`` seconds: whoever sends them may learn only by a
+    After SIGTERM it still accepts requests for ``drain_delay`` seconds: whoever sends them may learn only by a
     probe that it stops. After the drain time waiting requests get 503; :data:`AFTER_DRAIN` seconds later a hanging
     process exits.
     """

@@ -127,7 +127,7 @@ class Service:
         return Path(identity).name if Path(identity).is_absolute() else identity
 
     def is_bare(self, name: str) -> bool:
-        """Tell whether a name means the backbone alone. An adapter or alias of that name goes first."""
+        """Return whether a name means the backbone alone. An adapter or alias of that name goes first."""
         known = name in self.catalog.names or name in self.catalog.aliases
         return self.writes and not known and name in (self.backbone_name, self.dock.backbone.id)
 
