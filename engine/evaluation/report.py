@@ -26,7 +26,7 @@ def write_report(
 ) -> list[str]:
     """Write metrics.json, log.jsonl and curves.png into a run's folder; return the verdict in sentences.
 
-    ``size`` is the adapter file's size in bytes, ``summary`` the plan's summary. ``decisive`` tells whether there is
+    ``size`` is the adapter file's size in bytes, ``summary`` the plan's summary. ``decisive`` says whether there is
     enough validation data to choose an epoch.
     """
     points = validations(history, task.metric)

@@ -133,7 +133,7 @@ def removing(name: str, among: str = "adapters") -> Call[None]:
 
 
 def settings(url: str, token: str | None, timeout: float) -> dict[str, Any]:
-    """Return the arguments of a client of httpx2; raise :class:`UsageError` for what is no address or no token."""
+    """Return the arguments of a client of httpx2; raise :class:`UsageError` for an invalid address or token."""
     checked_number(timeout, "the timeout, in seconds,", whole=False)
     try:
         parsed = httpx2.URL(text(url, "the address of a serving process"))

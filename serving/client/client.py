@@ -47,7 +47,7 @@ class Client:
     in seconds without a byte from the process. A request refused by an overloaded process is retried ``retries`` times.
 
     Every method raises :class:`RequestError`, :class:`OverloadedError` or :class:`AnswerError` with the process's own
-    message, and :class:`UnreachableError` where there is no answer; all are :class:`AdaptError`. Arguments of a wrong
+    message, and :class:`UnreachableError` without an answer; all are :class:`AdaptError`. Arguments of a wrong
     type raise :class:`UsageError` before anything is sent.
 
     >>> from adaptdock import Client

@@ -40,7 +40,7 @@ class Rates:
     """The measured rates of one process. The caller serializes the access."""
 
     batches: Speed = field(default_factory=Speed)
-    """Of one thread, in batches that are at least half full: small ones tell nothing about a long queue."""
+    """Of one thread, in batches that are at least half full: small batches say nothing about a long queue."""
     whole_texts: Speed = field(default_factory=Speed)
     """The same for texts that are generated in whole batches."""
     step_seconds: float = 0.0
@@ -54,7 +54,7 @@ class Rates:
     """Real waiting times by estimated ones: the computation is delayed by whatever else the machine does."""
 
     def waited(self, seconds: float, expected: float) -> None:
-        """Count the real and the estimated waiting time of an input. Short ones tell nothing."""
+        """Count the real and the estimated waiting time of an input. Short times say nothing."""
         if expected >= SHORTEST_WAIT:
             self.delay = _moved(self.delay, min(LARGEST_DELAY, max(1.0, seconds / expected)))
 
