@@ -48,6 +48,12 @@ def test_any_other_name_is_refused_whether_it_exists_or_not(client: Client, name
     client.refused(403, method="get", path=f"/v1/adapters/{name}")
 
 
+def test_files_that_are_refused_are_listed_only_for_its_own_adapters(client: Client) -> None:
+    assert client.service.watcher is not None
+    client.service.watcher.refused.update({"secret-bad": "damaged", "legal-bad": "damaged"})
+    assert [refused["name"] for refused in client.get("/v1/adapters").json()["refused"]] == ["legal-bad"]
+
+
 def test_it_lists_its_own_alone_and_unknown_names_tell_nothing(client: Client) -> None:
     answer = client.get("/v1/adapters")
     assert [state["name"] for state in answer.json()["adapters"]] == ["legal-ner", "legal-topic"]
@@ -73,6 +79,8 @@ def test_it_lists_its_own_alone_and_unknown_names_tell_nothing(client: Client) -
         ("put", "/v1/aliases/legal-x", {"target": "secret"}),
         ("put", "/v1/aliases/legal-x", {"target": "secret@1"}),
         ("delete", "/v1/aliases/legal-old", None),
+        ("post", "/v1/load_lora_adapter", {"lora_name": "secret"}),
+        ("post", "/v1/unload_lora_adapter", {"lora_name": "secret"}),
     ],
 )
 def test_it_changes_nothing_of_others(client: Client, method: str, path: str, body: Any) -> None:
