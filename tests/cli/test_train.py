@@ -32,12 +32,23 @@ def test_a_run_leaves_the_adapter_and_a_folder_with_settings_metrics_log_and_cur
         "identity.json",
         "log.jsonl",
         "metrics.json",
+        "report.html",
         "train.log",
     ]
+    assert "Measured on 4 records" in (tmp_path / "run/report.html").read_text()
     card = read_card(tmp_path / "out/places.safetensors")
     assert card.name == "places"
     assert card.methods[0].options["rank"] == 3
-    for words in ("validation", "test", "by type", "parameters", "bytes", "run/curves.png", "out/places.safetensors"):
+    for words in (
+        "validation",
+        "test",
+        "by type",
+        "parameters",
+        "bytes",
+        "run/curves.png",
+        "run/report.html",
+        "out/places.safetensors",
+    ):
         assert words in ran.out
     assert "validation f1" in ran.err
     assert "validation f1" in (tmp_path / "run/train.log").read_text()
