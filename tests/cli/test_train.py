@@ -109,6 +109,18 @@ def test_json_tells_the_result_to_a_program(train):
     assert set(found["metrics"]) == {"validation", "test"}
 
 
+def test_a_fault_of_a_task_in_the_report_does_not_lose_the_adapter(train, monkeypatch, tmp_path):
+    def broken(*_):
+        raise ValueError("no outcome")
+
+    monkeypatch.setattr("adaptdock.engine.training.task_run.write_page", broken)
+    ran = train("-o", "a.safetensors", "--run-dir", "run")
+    assert ran.status == 0, ran.err
+    assert "report.html could not be written: ValueError: no outcome." in ran.out
+    assert read_card(tmp_path / "a.safetensors").metrics
+    assert not (tmp_path / "run/report.html").exists()
+
+
 def test_a_dry_run_shows_the_plan_and_writes_nothing(train, tmp_path):
     ran = train("--dry-run", "--rank", 3)
     assert ran.status == 0
