@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from adaptdock.cli.common.output import brief, count, say, show_json, show_metrics, show_pairs
+from adaptdock.cli.common.output import brief, count, few, say, show_json, show_metrics, show_pairs, show_table
 from adaptdock.cli.common.parameters import ADAPTER
 from adaptdock.hub.artefact.file import Header, read_header
 
@@ -30,6 +30,10 @@ def command(file: Path, tensors: bool, as_json: bool) -> None:
     if header.card.metrics:
         say()
         show_metrics(header.card.metrics)
+    if header.card.probes:
+        say()
+        probes = [[brief(probe.input), few(probe.values)] for probe in header.card.probes.probes]
+        show_table(("golden probe", "logits"), probes)
     if tensors:
         say()
         show_pairs({name: f"{dtype} {list(shape)}" for name, (dtype, shape) in header.tensors.items()})
@@ -69,6 +73,7 @@ def _summary(file: Path, header: Header) -> dict[str, Any]:
         "best epoch": training.get("best_epoch"),
         "seconds": training.get("seconds"),
         "libraries": training.get("libraries"),
+        "golden probes": card.proof,
         "licence": card.licence,
         "languages": card.languages,
     }

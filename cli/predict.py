@@ -57,6 +57,22 @@ class Answering:
     "--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Inputs in a batch."
 )
 @click.option("--yes", cls=Flag, is_flag=True, help="Install a published adapter that is not installed yet.")
+@click.option(
+    "--require-signed",
+    cls=Flag,
+    is_flag=True,
+    help="Use only an installed adapter that a trusted publisher has signed, or a copy of it.",
+)
+@click.option(
+    "--locked",
+    cls=Flag,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Use only an adapter whose content is in this lock file.",
+)
+@click.option(
+    "--no-probes", cls=Flag, is_flag=True, help="Use the adapter even if its answers to its golden probes have changed."
+)
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print one JSON object per line.")
 def command(words: tuple[str, ...], source: str | None, layout: str, **values: Any) -> None:
     """Run the adapter in FILE on texts, and print one prediction for each text, in order.
@@ -101,10 +117,12 @@ def _check(words: tuple[str, ...], url: str | None, values: dict[str, Any]) -> N
         if not words:
             raise UsageError("the FILE of an adapter is missing. See adapt predict --help.")
         return
-    flags = [name for name in ("backbone", *LOADING.fields) if values[name] is not None]
-    if flags:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in flags)
-        raise UsageError(f"{names} cannot be combined with --url: the process at {url} has loaded its own backbone")
+    loading = [name for name in ("backbone", *LOADING.fields) if values[name] is not None]
+    reading = [name for name in ("require_signed", "locked", "no_probes") if values[name]]
+    if loading or reading:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in (*loading, *reading))
+        noun = "backbone" if loading else "adapters"
+        raise UsageError(f"{names} cannot be combined with --url: the process at {url} has loaded its own {noun}")
 
 
 # ------------------------------------------------------------------------------------------- inputs
@@ -153,16 +171,17 @@ def _reader(answering: Answering, values: dict[str, Any]) -> Reader:
 
 def _by_file(file: Path, values: dict[str, Any]) -> Answering:
     """Return predictions of an adapter file; its backbone is loaded at the first input."""
-    from adaptdock.hub.registry.admission import read_adapter
+    from adaptdock.hub.registry.admission import Requirements, read_adapter
 
-    options, adapter = load_options(values), read_adapter(file)
+    options = load_options(values)
+    adapter = read_adapter(file, Requirements(values["require_signed"], values["locked"]))
 
     @cache
     def opened() -> "tuple[Dock, str]":
         from adaptdock.cli.common.backbone import open_dock
 
         dock = open_dock(adapter.card, values["backbone"], options)
-        return dock, dock.dock(adapter)
+        return dock, dock.dock(adapter if values["no_probes"] else dock.proved(adapter))
 
     def answer(items: list[Input]) -> list[str]:
         dock, name = opened()

@@ -28,10 +28,13 @@ def command(
 ) -> None:
     """Search published adapters whose entries contain all WORDS.
 
-    Only the newest version of an adapter is shown, from the first source that has the adapter.
+    Only the newest version of an adapter is shown, from the first source that has the adapter. Withdrawn versions are
+    not shown.
     """
     asked = ask(sources)
-    entries = [entry for _, index in reversed(asked.indices()) for entry in index.adapters]
+    entries = [
+        entry for _, index in reversed(asked.indices()) for entry in index.adapters if not index.withdrawn(entry)
+    ]
     fields = {"task": task, "method": method, "backbone": backbone, "language": language, "licence": licence}
     matches = sorted(matching(entries, words, **fields), key=lambda entry: entry.name)
     say_notes(asked)

@@ -25,15 +25,25 @@ VARIABLE = "ADAPTDOCK_SERVE_"
     "--new-token", metavar="SCOPES", help="Add a token to --tokens, show it once, and exit. Scopes: predict or admin."
 )
 @click.option("--token-name", metavar="NAME", help="Name of the new token in the file and in logs.")
-def command(config: Path | None, check: bool, new_token: str | None, token_name: str | None, **values: Any) -> None:
+@click.option("--token-adapters", metavar="A,B-*", help="Adapters that the new token may use; * matches any text.")
+def command(
+    config: Path | None,
+    check: bool,
+    new_token: str | None,
+    token_name: str | None,
+    token_adapters: str | None,
+    **values: Any,
+) -> None:
     """Serve every adapter in a folder over HTTP, and load new files while serving.
 
     A flag overrides its environment variable (ADAPTDOCK_SERVE_PORT for --port); a variable overrides --config.
     """
     flags = decided(values, config)
     if new_token is not None:
-        _show_token(flags.get("tokens"), new_token, token_name or "")
+        _show_token(flags.get("tokens"), new_token, token_name or "", token_adapters or "")
         return
+    if token_name is not None or token_adapters is not None:
+        raise UsageError("--token-name and --token-adapters are for a new token: add --new-token")
     options = validated(ServingOptions, SERVING.given(flags), "serving")
     _needs_server()
     if check:
@@ -65,12 +75,12 @@ def decided(values: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
     return {**settings, **{name: values[name] for name in names if values.get(name) is not None}}
 
 
-def _show_token(tokens: str | None, scopes: str, name: str) -> None:
+def _show_token(tokens: str | None, scopes: str, name: str, adapters: str) -> None:
     from adaptdock.serving.http.access_tokens import new_token
 
     if tokens is None:
         raise UsageError("--new-token needs --tokens, the file for its hash")
-    secret = new_token(Path(tokens).expanduser(), scopes, name)
+    secret = new_token(Path(tokens).expanduser(), scopes, name, adapters)
     note(f"The hash of the token is in {tokens}. The token is shown only once:")
     say(secret)
 

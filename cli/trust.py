@@ -5,6 +5,8 @@ import click
 from adaptdock.cli.common.output import note, show_json, show_table
 from adaptdock.errors import UsageError
 from adaptdock.hub.registry.index import Revocation
+from adaptdock.hub.registry.seen import forget
+from adaptdock.hub.registry.sources import open_source
 from adaptdock.hub.registry.trust import distrust, revoke, trust, trusted
 
 
@@ -41,6 +43,15 @@ def revoke_one(key: str, sha256: str, reason: str) -> None:
         raise UsageError("give --key or --sha256")
     revoke(Revocation(key=key, sha256=sha256, reason=reason))
     note(f"{key or f'the file with sha256 {sha256}'} is revoked: {reason}")
+
+
+@command.command("forget")
+@click.argument("source")
+def forget_source(source: str) -> None:
+    """Accept an older index of a SOURCE, whose publisher has removed entries or revocations on purpose."""
+    identity = open_source(source).identity
+    forget(identity)
+    note(f"the entries and revocations of {identity} are forgotten: its next index is accepted")
 
 
 @command.command("list")

@@ -59,6 +59,7 @@ from adaptdock.plugins.task_abilities import FittedHead as FittedHead
 from adaptdock.plugins.task_abilities import Grouped as Grouped
 from adaptdock.plugins.task_abilities import LinearHead as LinearHead
 from adaptdock.plugins.task_abilities import Occludable as Occludable
+from adaptdock.plugins.task_abilities import Probed as Probed
 from adaptdock.plugins.task_abilities import PseudoLabelling as PseudoLabelling
 from adaptdock.plugins.task_abilities import Reported as Reported
 from adaptdock.plugins.task_abilities import Shown as Shown

@@ -113,6 +113,14 @@ class FittedHead(Protocol):
 
 
 @runtime_checkable
+class Probed(Protocol):
+    """A task whose inputs differ from its raw records, so that it makes the inputs of golden probes itself."""
+
+    def probe(self, record: Record) -> Any:
+        """Return an input for :meth:`Task.read`, made from a raw record; None if the record yields no input."""
+
+
+@runtime_checkable
 class Reported(Protocol):
     """A task that says how a prediction compares with its record, for the report of a run."""
 

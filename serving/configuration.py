@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from adaptdock.hub.registry.admission import Requirements
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Options
 
@@ -103,6 +104,14 @@ class ServingOptions(Options):
     """Seconds after SIGTERM in which requests are still accepted, while /readyz already fails."""
     warm_up: bool = True
     """Dock the adapters and run a batch before the first request."""
+    audit: str | None = None
+    """File for the audit log: one line of JSON for each change to the served adapters, with its origin."""
+    require_signed: bool = False
+    """Serve only installed adapters that a trusted publisher has signed, and copies of them."""
+    locked: str | None = None
+    """Lock file of adapt install --lock; only adapters whose content is in this file are served."""
+    probes: bool = True
+    """Refuse an adapter whose answers to its golden probes have changed since it was saved."""
 
     @model_validator(mode="after")
     def _open_to_others_only_with_tokens(self) -> Self:
@@ -139,6 +148,11 @@ class ServingOptions(Options):
     def local(self) -> bool:
         """Whether only this machine can reach the process."""
         return self.host in LOOPBACK
+
+    @property
+    def requirements(self) -> Requirements:
+        """The requirements on the served adapters, besides this machine's policy."""
+        return Requirements(self.require_signed, None if self.locked is None else Path(self.locked).expanduser())
 
     @property
     def folder(self) -> Path | None:

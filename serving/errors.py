@@ -59,6 +59,16 @@ class SlowChangeError(AdaptError):
         super().__init__(f"the change was not complete within {seconds:g} s: {outcome}")
 
 
+class ForbiddenError(AdaptError):
+    """A request for an adapter or alias outside the limits of its token. Attribute: ``name``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"the token is not for {name[:150]!r}: its line in the tokens file lists its adapters (adapters=)"
+        )
+
+
 class LimitError(AdaptError):
     """A request over a limit of this process."""
 

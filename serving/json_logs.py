@@ -5,7 +5,10 @@ An invisible character, such as a control character or a mark of writing directi
 
 import logging
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,11 +41,39 @@ class JsonLines(logging.Formatter):
         return json_text(entry, default=str)
 
 
-def to_standard_error() -> None:
-    """Write the logs of this process, uvicorn's included, to standard error."""
+@contextmanager
+def to_standard_error() -> Iterator[None]:
+    """Write the logs of this process to standard error while the context is open, those of libraries included.
+
+    Python would write plain text for a warning, for the error of a thread or of a finalizer, and for the log of a
+    library without a handler (asyncio).
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("adaptdock.serving", "uvicorn"):
-        logger = logging.getLogger(name)
+    loggers = [logging.getLogger(name) for name in (None, "adaptdock.serving", "uvicorn")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    hooks = threading.excepthook, sys.unraisablehook
+    for logger in loggers:
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO if name == "adaptdock.serving" else logging.WARNING)
+        logger.setLevel(logging.INFO if logger.name == "adaptdock.serving" else logging.WARNING)
+    logging.captureWarnings(True)
+    threading.excepthook, sys.unraisablehook = _thread_failed, _not_raised
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        threading.excepthook, sys.unraisablehook = hooks
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    if failure.exc_value is not None and failure.exc_type is not SystemExit:
+        name = None if failure.thread is None else failure.thread.name
+        log_error("thread failed", failure.exc_value, thread=name)
+
+
+def _not_raised(failure: "sys.UnraisableHookArgs") -> None:
+    if failure.exc_value is not None:
+        log_error("error not raised", failure.exc_value, where=repr(failure.object)[:200])

@@ -106,6 +106,8 @@ class AdapterState(Answer):
     mirror: int | None
     """The version that gets shadow traffic: the same inputs, without answering."""
     pinned: bool
+    probes: str = ""
+    """The golden probes that were checked before the version was docked; "no probes" for a version without them."""
     counters: Counters
 
 

@@ -33,6 +33,7 @@ from adaptdock.tasks.language_modelling import (
 )
 
 MASK = "[MASK]"
+PROBE_WORDS = 15
 HIDDEN, RANDOM = 0.8, 0.1
 """Shares of the predicted tokens that become the mask token, and a random token."""
 
@@ -81,6 +82,11 @@ class MLM(LanguageModelling):
         if not isinstance(text, str):
             raise DataError(f"mlm reads a text, or an object with 'text'; found {type(item).__name__}")
         return {"text": text}
+
+    def probe(self, record: Record) -> str | None:
+        """Return the beginning of a raw record's text with its middle word masked."""
+        words = str(record["text"]).split()[:PROBE_WORDS]
+        return " ".join(MASK if place == len(words) // 2 else word for place, word in enumerate(words)) or None
 
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
         """Mask the blocks of a record's texts, or find the masks of a text to fill."""

@@ -76,6 +76,8 @@ def answer_line(text: str) -> str:
 
 ROOM = 120
 """Characters of a mapping that a table shows."""
+SHOWN_VALUES = 4
+"""Numbers that a cell of a table shows."""
 
 
 def note(message: str) -> None:
@@ -147,6 +149,12 @@ def brief(value: Any) -> Any:
         return value
     text = ", ".join(f"{key} {_text(inner)}" for key, inner in value.items() if inner not in (None, False, "", [], {}))
     return text if len(text) <= ROOM else f"{text[: ROOM - 3]}..."
+
+
+def few(values: Sequence[float | None]) -> str:
+    """Return the first of several numbers for one cell of a table; None is not a number."""
+    listed = " ".join("nan" if value is None else f"{value:.3g}" for value in values[:SHOWN_VALUES])
+    return f"{listed} ..." if len(values) > SHOWN_VALUES else listed
 
 
 def _rich_table(header: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -19,8 +18,7 @@ from adaptdock.engine.core.slots import Gathered, Slot, Stack, Stacks, Tensors
 from adaptdock.errors import MismatchError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.hub.registry.admission import read_adapter
-from adaptdock.plugins.arguments import checked_number, file_path, of_type, refusal
+from adaptdock.plugins.arguments import checked_number, of_type, refusal
 from adaptdock.plugins.contracts import Backbone, Feature, Reading
 from adaptdock.plugins.sequences import listed, text
 
@@ -41,6 +39,8 @@ class Prepared:
     assembly: Assembly
     parts: tuple[Docked, ...]
     head: Slot
+    sha256: str = ""
+    """Checksum of the adapter file; empty for an adapter that was not read from a file."""
 
     @property
     def nbytes(self) -> int:
@@ -151,20 +151,15 @@ class DockedAdapters:
 
     # --------------------------------------------------------------------------- dock and undock
 
-    def load(self, path: str | Path, name: str | None = None, replace: bool = False) -> str:
-        """Dock the adapter in a file, or an installed adapter by its name, and return its name in the dock.
-
-        ``name`` is the card's unless given. A taken name is refused unless ``replace`` is
-        set: then the new version takes over between two batches.
-
-        Raises :class:`FileError` for a damaged file, :class:`TrustError` for a revoked or forbidden adapter,
-        :class:`MismatchError` for another backbone or for tensors that do not fit, :class:`UsageError` for a taken
-        name.
-        """
-        return self.dock(read_adapter(file_path(path, "the file of an adapter")), name, replace)
-
     def dock(self, adapter: AdapterFile | Prepared, name: str | None = None, replace: bool = False) -> str:
-        """Dock an adapter in memory; see :meth:`load`."""
+        """Dock an adapter in memory, and return its name in the dock.
+
+        ``name`` is the card's unless given. A taken name is refused unless ``replace`` is set: then the new version
+        takes over between two batches.
+
+        Raises :class:`MismatchError` for another backbone or for tensors that do not fit, and :class:`UsageError` for a
+        taken name.
+        """
         if not isinstance(adapter, AdapterFile | Prepared):
             raise UsageError(refusal(adapter, ADAPTER))
         of_type(replace, bool, "replace is True or False")
@@ -191,7 +186,7 @@ class DockedAdapters:
     def prepare(self, adapter: AdapterFile) -> Prepared:
         """Verify an adapter and pack its weights in host memory; nothing is docked yet.
 
-        Raises :class:`MismatchError` as :meth:`load` does.
+        Raises :class:`MismatchError` as :meth:`dock` does.
         """
         assembly = self._assembled(of_type(adapter, AdapterFile, ADAPTER))
         parts = tuple(
@@ -209,7 +204,7 @@ class DockedAdapters:
         )
         head_tensors = {name: adapter.tensors[f"{HEAD}.{name}"] for name in assembly.head.parameters(assembly.width)}
         head = self._packed(adapter, ("head", assembly.head.stack_key), {HEAD: head_tensors}, assembly.head.grows)
-        return Prepared(adapter.card, assembly, parts, head)
+        return Prepared(adapter.card, assembly, parts, head, adapter.sha256)
 
     def _packed(self, adapter: AdapterFile, key: Hashable, tensors: Tensors, grows: Mapping[str, int]) -> Slot:
         slot = self._stacks.for_tensors(key, tensors, grows, self._devices).pack(tensors, HOST)

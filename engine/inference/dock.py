@@ -7,14 +7,17 @@ from typing import Any, Self
 from torch import Tensor
 
 from adaptdock.engine.core.assembly import validated
-from adaptdock.engine.core.docked_adapters import NAMES, DockedAdapters
+from adaptdock.engine.core.docked_adapters import NAMES, DockedAdapters, Prepared
 from adaptdock.engine.core.loading import adopt_backbone, load_backbone
 from adaptdock.engine.inference.generation import GenerationOptions, generate
+from adaptdock.engine.inference.golden_probes import check
 from adaptdock.engine.inference.prediction import logits_of, predict
 from adaptdock.errors import UsageError
+from adaptdock.hub.artefact.file import AdapterFile
+from adaptdock.hub.registry.admission import NONE, Requirements, read_adapter
 from adaptdock.plugins import registry
-from adaptdock.plugins.arguments import refusal
-from adaptdock.plugins.contracts import LoadOptions
+from adaptdock.plugins.arguments import file_path, of_type, refusal
+from adaptdock.plugins.contracts import Backbone, LoadOptions
 from adaptdock.plugins.sequences import listed, size, text
 from adaptdock.plugins.toolkit.heads import EmbeddingHead
 
@@ -33,6 +36,10 @@ class Dock(DockedAdapters):
     ...     len(dock), name in dock, dock.predict(name, ["Ada lived in London."])[0]["text"]
     (1, True, 'Ada lived in London.')
     """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self._proved: set[str] = set()
 
     @classmethod
     def open(cls, backbone: Any = registry.DEFAULT_BACKBONE, *, tokenizer: Any = None, **options: Any) -> Self:
@@ -66,6 +73,41 @@ class Dock(DockedAdapters):
         if options:
             raise UsageError(f"the model is loaded already, so {', '.join(options)} cannot be chosen any more")
         return cls(adopt_backbone(backbone, tokenizer))
+
+    def load(
+        self,
+        path: str | Path,
+        name: str | None = None,
+        replace: bool = False,
+        *,
+        probes: bool = True,
+        trust: Requirements | None = None,
+    ) -> str:
+        """Dock the adapter in a file, or an installed adapter by its name, and return its name in the dock.
+
+        ``name`` is the card's unless given. A taken name is refused unless ``replace`` is
+        set: then the new version takes over between two batches. ``probes`` checks the golden probes first.
+        ``trust`` adds requirements to this machine's policy: ``Requirements(signed=True)``, ``Requirements(lock=...)``.
+
+        Raises :class:`FileError` for a damaged file, :class:`TrustError` for a revoked or forbidden adapter,
+        :class:`MismatchError` for another backbone or for tensors that do not fit, :class:`ProbeError` for changed
+        answers to the golden probes, and :class:`UsageError` for a taken name.
+        """
+        requirements = NONE if trust is None else of_type(trust, Requirements, "trust is a Requirements")
+        adapter = read_adapter(file_path(path, "the file of an adapter"), requirements)
+        return self.dock(self.proved(adapter) if probes else adapter, name, replace)
+
+    def proved(self, adapter: AdapterFile) -> Prepared:
+        """Verify an adapter as :meth:`prepare` does, and check its golden probes, if it has any.
+
+        The content of a file is checked once in a dock. Raises :class:`MismatchError`, and :class:`ProbeError` for
+        answers that have changed since the adapter was saved.
+        """
+        prepared = self.prepare(adapter)
+        if not prepared.sha256 or prepared.sha256 not in self._proved:
+            check(self, prepared)
+            self._proved.add(prepared.sha256)
+        return prepared
 
     def predict(self, name: str | Sequence[str], inputs: Sequence[Any], batch_size: int = 32) -> list[dict[str, Any]]:
         """Return a prediction for each input: a text, or any other input of the adapter's task.

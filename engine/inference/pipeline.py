@@ -12,7 +12,7 @@ from uuid import uuid4
 from torch import Tensor
 
 from adaptdock.engine.core.batches import by_length, length
-from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
+from adaptdock.engine.core.docked_adapters import DockedAdapters, Prepared, Row
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Feature, Reading, Record, Task
 
@@ -58,7 +58,7 @@ class EncodedRecord:
 
 
 @contextmanager
-def temporarily_docked(dock: DockedAdapters, adapter: AdapterFile) -> Iterator[Row]:
+def temporarily_docked(dock: DockedAdapters, adapter: AdapterFile | Prepared) -> Iterator[Row]:
     """Dock an adapter under a unique name until the block ends, and yield its row."""
     name = dock.dock(adapter, f"temporary {uuid4()}")
     try:

@@ -45,9 +45,10 @@ class _Entry:
 class Residency:
     """The adapters that a dock's process knows, docked when they are used.
 
-    ``device_bytes`` and ``host_bytes`` are the budgets in bytes; None is no limit. ``read`` reads a file before its
-    adapter is docked. Safe for use by many threads. Every method raises :class:`UnknownNameError` for an unknown
-    name, and :class:`UsageError` for arguments of a wrong type.
+    ``device_bytes`` and ``host_bytes`` are the budgets in bytes, or None. ``read`` reads a file before its
+    adapter is docked, and ``probes`` checks its golden probes before its content is docked for the first time. Safe for
+    use by many threads. Every method raises :class:`UnknownNameError` for an unknown name, and :class:`UsageError` for
+    arguments of a wrong type.
 
     >>> from adaptdock import Dock
     >>> adapters = Residency(Dock.open("minilm"), device_bytes=50_000_000)
@@ -66,11 +67,12 @@ class Residency:
         device_bytes: int | None = None,
         host_bytes: int | None = None,
         read: Callable[[Path], AdapterFile] = read_adapter,
+        probes: bool = True,
     ) -> None:
         of_type(dock, Dock, "a residency is made of a Dock")
         if not callable(read):
             raise UsageError(refusal(read, "read is a function from a path to an adapter in memory"))
-        self.dock, self._read_file = dock, read
+        self.dock, self._read_file, self._probes = dock, read, of_type(probes, bool, "probes is True or False")
         for budget, name in ((device_bytes, "device_bytes"), (host_bytes, "host_bytes")):
             if budget is not None:
                 checked_number(budget, f"the budget {name}, in bytes,")
@@ -201,7 +203,8 @@ class Residency:
                     self._keep_waiting(name, entry, prepared)
 
     def _read(self, entry: _Entry) -> Prepared:
-        prepared = self.dock.prepare(self._read_file(entry.path))
+        adapter = self._read_file(entry.path)
+        prepared = self.dock.proved(adapter) if self._probes else self.dock.prepare(adapter)
         return prepared.pinned() if self.dock.backbone.device.type == "cuda" else prepared
 
     def _make_room(self, name: str, needed: int) -> None:

@@ -110,6 +110,8 @@ class TrainingOptions(Recipe):
     """Steps between two checkpoints."""
     store: Literal["float16", "bfloat16", "float32"] = "float16"
     """Precision of the weights in the file; validation measures what is stored."""
+    probe_data: Literal["sample", "validation", "none"] = "sample"
+    """Source of the texts of the golden probes in the file: the task's public sample, or validation data."""
 
     @model_validator(mode="after")
     def _installed(self) -> Self:

@@ -78,7 +78,7 @@ class Plan:
             "backbone": self.backbone.fingerprint,
             "methods": [method.model_dump(mode="json") for method in self.methods],
             "task options": self.task.options.model_dump(mode="json"),
-            "training options": self.options.model_dump(mode="json", exclude=set(PLACES)),
+            "training options": self.options.model_dump(mode="json", exclude={*PLACES, "probe_data"}),
         }
         if self.unlabelled:
             parts["unlabelled texts"] = list(map(_without_place, self.unlabelled))

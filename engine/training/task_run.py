@@ -22,9 +22,11 @@ from adaptdock.engine.evaluation.reporting.page import NAME as PAGE
 from adaptdock.engine.evaluation.reporting.page import Subject, write_page
 from adaptdock.engine.evaluation.selection import Criterion
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.inference.golden_probes import recorded
 from adaptdock.engine.training.head_fit import FittedHeads, FoldChoice, fit_heads
 from adaptdock.engine.training.hyperparameters import STORES
 from adaptdock.engine.training.plan import Plan
+from adaptdock.engine.training.probe_inputs import probe_inputs
 from adaptdock.engine.training.progress import Ending, Validated
 from adaptdock.engine.training.run_folders import BEST
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved, untrained
@@ -357,6 +359,13 @@ class TaskRun:
         self._untrained = untrained(self.plan, self.best, self._start)
         self.best = answer
 
+    def _probed(self, adapter: AdapterFile) -> AdapterFile:
+        """Return an adapter with golden probes, which are checked when it is docked."""
+        plan, origin = self.plan, self.plan.options.probe_data
+        if origin == "none":
+            return adapter
+        return recorded(self.dock, adapter, probe_inputs(plan.task, origin, plan.source, plan.options.seed), origin)
+
     def finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Result:
         """Measure and store the best weights at the end of training, and return the result."""
         assert self.best is not None
@@ -391,6 +400,8 @@ class TaskRun:
         }
         card = self.best.card.model_copy(update={"metrics": metrics, "training": training})
         self.best = AdapterFile(card, self.best.tensors)
+        if ending != "interrupted":
+            self.best = self._probed(self.best)
         size = self._store(self.best)
         # shared() also waits for the first process, so that every process can read the complete file.
         size = size if ending == "interrupted" else shared(size)

@@ -1,8 +1,11 @@
 """The card: everything needed to run an adapter without other arguments, as JSON in the header of its file."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+MOST_PROBES, MOST_VALUES, PROBES_LIMIT = 4, 32, 4096
+"""Golden probes of an adapter, values of each answer, and bytes of all as JSON: docking computes the inputs."""
 
 
 class _Entry(BaseModel):
@@ -48,11 +51,41 @@ class Preprocessing(_Entry):
     vocabulary: str = ""
 
 
+class Probe(_Entry):
+    """A golden probe: an input, and values of the logits that the adapter gave for it when it was saved.
+
+    ``size`` counts the numbers in the logits of all windows of the input; ``values`` are some of them, rounded.
+    """
+
+    input: Any
+    size: int = Field(gt=0)
+    values: list[FiniteFloat] = Field(min_length=1, max_length=MOST_VALUES)
+
+
+class Probes(_Entry):
+    """The golden probes of an adapter, the precision of the backbone that answered, and where the inputs come from."""
+
+    origin: Literal["sample", "validation"]
+    precision: str
+    probes: list[Probe] = Field(min_length=1, max_length=MOST_PROBES)
+
+    @model_validator(mode="after")
+    def _are_short(self) -> Self:
+        size = len(self.model_dump_json().encode())
+        if size > PROBES_LIMIT:
+            raise ValueError(f"the golden probes have {size:,} bytes; at most {PROBES_LIMIT:,} are read")
+        return self
+
+    def __str__(self) -> str:
+        texts = "the task's sample" if self.origin == "sample" else "the validation data"
+        return f"{len(self.probes)}, of {texts}, answered in {self.precision}"
+
+
 class Card(_Entry):
     """The card of an adapter. ``methods`` are applied to the ports in this order.
 
     ``on`` are the adapters below, lowest first. The file holds their weights too: the tensors of the first have names
-    that begin with ``on.0.``.
+    that begin with ``on.0.``. ``probes`` have an entry of their own in the header of the file.
     """
 
     name: str = Field(min_length=1, max_length=200)
@@ -67,3 +100,9 @@ class Card(_Entry):
     licence: str = ""
     languages: list[str] = []
     description: str = ""
+    probes: Probes | None = None
+
+    @property
+    def proof(self) -> str:
+        """The golden probes in words; ``no probes`` for an adapter whose answers cannot be checked."""
+        return str(self.probes or "no probes")

@@ -1,6 +1,7 @@
 """The adapter file, format 1: one safetensors file whose header carries the card.
 
-Header metadata: ``format``, ``format_version``, ``card`` (JSON) and ``sha256`` of all the rest.
+Header metadata: ``format``, ``format_version``, ``card`` (JSON), ``probes`` (JSON) if the card has any, and ``sha256``
+of all the rest. The golden probes are not in the card's JSON, so that older releases can read the card.
 """
 
 import hashlib
@@ -8,7 +9,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from adaptdock.errors import FileError, TakenError
 from adaptdock.hub.artefact.atomic import numbered, write_atomically
-from adaptdock.hub.artefact.card import Card
+from adaptdock.hub.artefact.card import Card, Probes
 from adaptdock.plugins.arguments import file_path
 from adaptdock.plugins.regular import open_regular, size_of
 
@@ -51,10 +52,14 @@ class Header:
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """A complete adapter in memory: its card and its tensors by name."""
+    """A complete adapter in memory: its card and its tensors by name.
+
+    ``sha256`` is the checksum of its file; empty for an adapter that was not read from a file.
+    """
 
     card: Card
     tensors: "dict[str, Tensor]"
+    sha256: str = field(default="", init=False)  # not copied by replace(): another card or tensors, another content
 
 
 def read_card(path: str | Path) -> Card:
@@ -116,9 +121,11 @@ def read_file(path: str | Path, admit: Callable[[bytes], None] = lambda content:
     if _checksum(head, blob[len(blob) - data_size :]) != metadata.get("sha256"):
         raise FileError(path, "its content does not match its checksum: the file is damaged. Fetch or train it again.")
     try:
-        return AdapterFile(header.card, load(blob))
+        adapter = AdapterFile(header.card, load(blob))
     except SafetensorError as error:
         raise FileError(path, f"its tensors cannot be read ({error}): the file is damaged") from error
+    object.__setattr__(adapter, "sha256", metadata["sha256"])
+    return adapter
 
 
 def write_file(path: str | Path, adapter: AdapterFile, replace: bool = True) -> int:
@@ -130,13 +137,12 @@ def write_file(path: str | Path, adapter: AdapterFile, replace: bool = True) -> 
     from safetensors.torch import save
 
     path = Path(path)
-    card = adapter.card.model_dump_json()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors.items()}
     plain = save(tensors)
     data = plain[8 + int.from_bytes(plain[:8], "little") :]
-    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "card": card}
+    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, **_card_metadata(adapter.card)}
     head = {**json.loads(plain[8 : len(plain) - len(data)]), "__metadata__": metadata}
-    blob = save(tensors, metadata={**metadata, "sha256": _checksum(head, data)})
+    blob = _encoded({**head, "__metadata__": {**metadata, "sha256": _checksum(head, data)}}, data)
     try:
         place = _written(path, blob, replace)
     except OSError as error:
@@ -144,6 +150,18 @@ def write_file(path: str | Path, adapter: AdapterFile, replace: bool = True) -> 
     if place != path:
         raise TakenError(path, place)
     return len(blob)
+
+
+def _encoded(head: Mapping[str, Any], data: bytes) -> bytes:
+    """Return the content of a file, the same in all processes: safetensors itself has no fixed order of metadata."""
+    text = json.dumps(head, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensor data begins at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def _card_metadata(card: Card) -> dict[str, str]:
+    metadata = {"card": card.model_dump_json(exclude={"probes"})}
+    return metadata if card.probes is None else {**metadata, "probes": card.probes.model_dump_json()}
 
 
 def _written(path: Path, blob: bytes, replace: bool) -> Path:
@@ -217,6 +235,8 @@ def _header(path: object, head: Mapping[str, Any], data_size: int) -> Header:
                 tensors[name] = (str(entry["dtype"]), tuple(int(extent) for extent in entry["shape"]))
                 end = max(end, int(entry["data_offsets"][1]))
         card = Card.model_validate_json(metadata["card"])
+        if "probes" in metadata:
+            card = card.model_copy(update={"probes": Probes.model_validate_json(metadata["probes"])})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -127,9 +127,16 @@ class Index(_Model):
         return self
 
     def find(self, name: str, version: str | None = None) -> Entry | None:
-        """Return a version of an adapter, by default the newest; None if there is none."""
+        """Return a version of an adapter, by default the newest one not withdrawn; None without a match."""
         matches = [entry for entry in self.adapters if entry.name == name and version in (None, entry.version)]
-        return max(matches, key=lambda entry: entry.order, default=None)
+        return max(matches, key=lambda entry: (not self.withdrawn(entry), entry.order), default=None)
+
+    def withdrawn(self, entry: Entry) -> bool:
+        """Return whether the file of an entry, or the key that signed it, is revoked."""
+        return any(
+            revocation.sha256 == entry.sha256 or (revocation.key and revocation.key == entry.key)
+            for revocation in self.revoked
+        )
 
     def added(self, entry: Entry) -> "Index":
         """Return an index with another entry, which replaces an entry with the same name and version."""

@@ -13,7 +13,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
-from adaptdock.hub.registry.admission import read_adapter
+from adaptdock.hub.registry.admission import Requirements, read_adapter
 from adaptdock.hub.registry.index import Entry, Index, lookalike, make_entry
 from adaptdock.hub.registry.sources import INDEX
 from adaptdock.hub.registry.trust import sign
@@ -70,7 +70,7 @@ def publish(
 def _publish(
     source: Path, folder: Path, publisher: str, test_set: str, key: str | None, fields: Mapping[str, Any]
 ) -> Published:
-    adapter = read_adapter(source)
+    adapter = read_adapter(source, Requirements(publishing=True))
     card = completed(adapter.card, **fields)
     index = read(folder / INDEX, Index) if (folder / INDEX).exists() else Index()
     similar = lookalike(card.name, {entry.name for entry in index.adapters})
@@ -95,7 +95,7 @@ def _publish(
             f"{stem}.safetensors",
             publisher=publisher,
             metrics={test_set: plain(card.metrics[MEASURED])},
-            published=datetime.now(UTC).date(),
+            published=_first_published(index, card, blob) or datetime.now(UTC).date(),
             needs=needs(card),
         )
         _refuse_changed(index, entry)
@@ -124,6 +124,12 @@ def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: value for name, value in metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)
     }
+
+
+def _first_published(index: Index, card: Card, blob: bytes) -> date | None:
+    """Return the day on which the same content was published; None for another content or a new version."""
+    before = index.find(card.name, card.version)
+    return before.published if before is not None and before.sha256 == hashlib.sha256(blob).hexdigest() else None
 
 
 def _refuse_changed(index: Index, entry: Entry) -> None:

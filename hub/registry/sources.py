@@ -39,6 +39,11 @@ class Source(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
+    @property
+    def identity(self) -> str:
+        """The name of the source in any folder."""
+        return self.name
+
     @abstractmethod
     def index(self) -> Index:
         """Return the index; raise :class:`SourceError` or :class:`FileError` if it is unavailable."""
@@ -55,6 +60,11 @@ class Folder(Source):
         super().__init__(name)
         path = Path(name).expanduser()
         self.path = path / INDEX if path.is_dir() else path
+
+    @property
+    def identity(self) -> str:
+        """The absolute path of the index."""
+        return str(self.path.resolve())
 
     def index(self) -> Index:
         """Read the index file."""

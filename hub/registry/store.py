@@ -22,6 +22,7 @@ from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry.index import Entry, lookalike, unknown
 from adaptdock.hub.registry.newest import newest_installed, remember
+from adaptdock.hub.registry.seen import refuse_older
 from adaptdock.hub.registry.sources import Offer, Sources, fetched, open_source
 from adaptdock.hub.registry.trust import Policy, judge, read_policy, trusted
 from adaptdock.plugins.regular import read_regular
@@ -103,6 +104,40 @@ def install(sources: Sources, name: str, version: str | None = None, rules: Rule
     return _install(offer, rules or Rules(), [entry for _, index in sources.indices() for entry in index.adapters])
 
 
+@dataclass(frozen=True)
+class Prospect:
+    """A published adapter before its installation: its signature, and whether it could be installed."""
+
+    offer: Offer
+    signature: str
+    """A phrase about the signer."""
+    refusal: str
+    """Why an installation would be refused; empty if it would not."""
+    installed: str | None
+    """The installed version."""
+    versions: list[str]
+    """The versions that the source has, oldest first."""
+
+
+def prospect(sources: Sources, name: str, version: str | None = None, rules: Rules | None = None) -> Prospect:
+    """Return the outlook of an installation without fetching the file; raise the errors of :meth:`Sources.find`."""
+    offer = sources.find(name, version)
+    entry, published = offer.entry, [entry for _, index in sources.indices() for entry in index.adapters]
+    refusal = ""
+    try:
+        _admitted(offer, rules or Rules(), published)
+    except (TrustError, UsageError) as error:
+        refusal = str(error)
+    try:
+        signature = judge(entry, Policy(), trusted(), offer.index.revoked)
+    except TrustError as error:
+        signature = f"not to be trusted: {error}"
+    before = next((record.entry.version for record in installed() if record.entry.name == entry.name), None)
+    by_order = sorted(offer.index.adapters, key=lambda published: published.order)
+    versions = [published.version for published in by_order if published.name == entry.name]
+    return Prospect(offer, signature, refusal, before, versions)
+
+
 def install_locked(lock: Path, rules: Rules | None = None) -> list[Record]:
     """Install the exact adapters of a lock file; raise :class:`TrustError` if a source has other content now."""
     records = []
@@ -170,6 +205,7 @@ def _install(offer: Offer, rules: Rules, published: Sequence[Entry]) -> Record:
     record, is_installed = _admitted(offer, rules, published)
     if is_installed:
         return record
+    refuse_older(offer.source.identity, offer.index)
     entry = record.entry
     with fetched(offer.source, entry) as path:
         _check_header(entry, path)

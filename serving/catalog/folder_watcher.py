@@ -6,10 +6,12 @@ file outside the folder is refused unless links may be followed: whoever may wri
 any file of this machine served.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from adaptdock.errors import AdaptError, BudgetError, FileError, UnknownNameError
 from adaptdock.plugins.regular import irregular
+from adaptdock.serving.catalog.audit_log import FOLDER, AuditLog
 from adaptdock.serving.catalog.catalog import Catalog
 from adaptdock.serving.errors import StoreError
 from adaptdock.serving.json_logs import log, log_error
@@ -23,8 +25,8 @@ Mark = tuple[int, int, int]
 class Watcher:
     """Compares a folder with the catalog at each :meth:`look`. Looks may come from any thread, but not concurrently."""
 
-    def __init__(self, folder: Path, catalog: Catalog, follow_links: bool = False) -> None:
-        self._folder, self._catalog, self._follow_links = folder, catalog, follow_links
+    def __init__(self, folder: Path, catalog: Catalog, audit: AuditLog, follow_links: bool = False) -> None:
+        self._folder, self._catalog, self._audit, self._follow_links = folder, catalog, audit, follow_links
         self.refused: dict[str, str] = {}
         """The reason for each refused file in the folder, by its name without the suffix."""
         self._seen: dict[str, Mark] = {}
@@ -62,7 +64,7 @@ class Watcher:
             if self._catalog.unchanged(name, path):
                 self._accept(name, mark)
                 return
-            self._catalog.add(name, path, of_folder=True)
+            self._audit.act(FOLDER, "add", [name], lambda: self._catalog.add(name, path, of_folder=True))
             self._accept(name, mark)
         except AdaptError as error:
             log("refused", adapter=name, reason=str(error))
@@ -82,9 +84,8 @@ class Watcher:
         self._settled.pop(name, None)
         self.refused.pop(name, None)
         try:
-            self._catalog.remove(name, forget_file=True)
-        except UnknownNameError:
-            return  # a file that was never served, or an adapter that is unloaded already
+            with suppress(UnknownNameError):  # a file that was never served, or an adapter that is unloaded already
+                self._audit.act(FOLDER, "remove", [name], lambda: self._catalog.remove(name, forget_file=True))
         except AdaptError as error:
             log("not removed", adapter=name, reason=str(error))
 

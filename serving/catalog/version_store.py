@@ -21,7 +21,7 @@ from adaptdock.errors import FileError, TrustError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile, checked_header, read_file, read_header_of
 from adaptdock.hub.artefact.locks import acquire, release
-from adaptdock.hub.registry.admission import admit
+from adaptdock.hub.registry.admission import NONE, Requirements, admit
 from adaptdock.plugins.regular import open_regular, size_of
 from adaptdock.serving.errors import StoreError
 from adaptdock.serving.json_logs import log
@@ -32,11 +32,13 @@ CHUNK = 2**20
 class Store:
     """A folder with ``state.db`` and ``versions/``, owned by one process until :meth:`close`. Thread-safe.
 
+    ``requirements`` hold for every version that is read.
+
     Raises :class:`LockedError` for a folder that another process owns.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, requirements: Requirements = NONE) -> None:
+        self.folder, self._requirements = folder, requirements
         self._versions = folder / "versions"
         self._lock = threading.Lock()
         self._owned: Path | None = None
@@ -100,12 +102,11 @@ class Store:
         self._admit(path, content)
         return read_header_of(content, path).card
 
-    @staticmethod
-    def _admit(path: Path, content: bytes) -> None:
+    def _admit(self, path: Path, content: bytes) -> None:
         sha256 = hashlib.sha256(content).hexdigest()
         if sha256 != path.stem:
             raise FileError(path, f"its content was replaced: its sha256 is {sha256}, not that of its name")
-        admit(path, content)
+        admit(path, content, self._requirements)
 
     def sweep(self, used: Iterable[str]) -> None:
         """Delete all versions but those with these hashes."""

@@ -59,11 +59,11 @@ def predicting(
     names: Names, inputs: Sequence[Any], timeout: float | None, render: bool = False
 ) -> Call[list[Predicted]]:
     """Request predictions; raise :class:`UsageError` for names or inputs that are not a list."""
-    named: Any = names
+    adapters: Any = names
     if not isinstance(names, str):
         every = listed(names, "adapter names", "['ner', 'topic']")
-        named = [text(name, f"the adapter name of input {number}") for number, name in enumerate(every)]
-    body: dict[str, Any] = {"adapter": named, "inputs": listed(inputs, "inputs", TEXTS)}
+        adapters = [text(name, f"the adapter name of input {number}") for number, name in enumerate(every)]
+    body: dict[str, Any] = {"adapter": adapters, "inputs": listed(inputs, "inputs", TEXTS)}
     body |= {} if timeout is None else {"timeout": checked_number(timeout, "the timeout, in seconds,", whole=False)}
     body |= {"render": True} if render else {}
     return Call("POST", "v1/predict", _predictions, body)

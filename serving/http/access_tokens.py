@@ -1,8 +1,9 @@
 """Access tokens, kept as hashes.
 
-A line of the tokens file is ``NAME SCOPES SHA256 [rate=N] [concurrent=N]``: a name for people and logs,
-comma-separated scopes, the SHA-256 of the token, and its limits: requests per second, and requests at the same time. A
-token has 256 random bits, so a fast hash cannot be reversed by search. Tokens of one name are one client.
+A line of the tokens file is ``NAME SCOPES SHA256 [rate=N] [concurrent=N] [adapters=A,B-*]``: a name for people and
+logs, comma-separated scopes, the SHA-256 of the token, and its limits: requests per second, requests at the same time,
+and the only adapters that the token may use. A token has 256 random bits, so a fast hash cannot be reversed by search.
+Tokens of one name are one client.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from adaptdock.errors import AdaptError, DataError, FileError, UnknownNameError, UsageError
@@ -22,6 +24,8 @@ from adaptdock.serving.json_logs import log
 SCOPES = ("predict", "admin")
 LIMITS = {"rate": re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?"), "concurrent": re.compile(r"[0-9]{1,9}")}
 PREFIX = "adapt_"
+ADAPTERS = "adapters="
+PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,128}")
 SETTLED = 2 * 10**9
 """Nanoseconds after which two changes of a file get different timestamps, on any file system."""
 Stamp = tuple[int, int, int, int]
@@ -38,9 +42,15 @@ class Token:
     """Requests per second; None without a limit."""
     concurrent: int | None = None
     """Requests at the same time; None without a limit."""
+    adapters: tuple[str, ...] = ("*",)
+    """Patterns of the adapters and aliases that the token may use, list and change; ``*`` matches any text."""
+
+    def covers(self, name: str) -> bool:
+        """Return whether the token is for an adapter or alias."""
+        return any(fnmatchcase(name, pattern) for pattern in self.adapters)
 
     def allows(self, scope: str) -> bool:
-        """Tell whether the token grants a scope."""
+        """Return whether the token grants a scope."""
         return scope in self.scopes or "admin" in self.scopes
 
 
@@ -150,11 +160,14 @@ def _tokens_of(path: Path) -> list[Token]:
     return known
 
 
-def new_token(path: Path, scopes: str, name: str = "") -> str:
+def new_token(path: Path, scopes: str, name: str = "", adapters: str = "") -> str:
     """Generate a token, append its hash to a tokens file, and return the token, which only the caller then knows.
 
-    Raises :class:`FileError` for a file that cannot be written.
+    ``adapters`` are comma-separated patterns; empty for all. Raises :class:`FileError` for a file that cannot be
+    written, and :class:`DataError` for an invalid pattern.
     """
+    limit = f" {ADAPTERS}{''.join(adapters.split())}" if adapters else ""
+    _adapters("--token-adapters", ["", "", "", *limit.split()])
     granted = [checked_scope(scope.strip()) for scope in scopes.split(",")]
     name = name or f"token-{secrets.token_hex(3)}"
     if not name.isprintable() or any(letter.isspace() for letter in name) or name.startswith("#"):
@@ -165,14 +178,14 @@ def new_token(path: Path, scopes: str, name: str = "") -> str:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)  # for the owner only
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             start = "" if _ends_in_line(path) else "\n"
-            stream.write(f"{start}{name} {','.join(granted)} {_hash(secret)}\n")
+            stream.write(f"{start}{name} {','.join(granted)} {_hash(secret)}{limit}\n")
     except OSError as error:
         raise FileError(path, f"the token could not be kept: {error.strerror or error}") from error
     return secret
 
 
 def _ends_in_line(path: Path) -> bool:
-    """Tell whether a file is empty or ends with a line feed, which an editor may have left out."""
+    """Return whether a file is empty or ends with a line feed, which an editor may have left out."""
     return path.read_bytes()[-1:] in (b"", b"\n")
 
 
@@ -184,10 +197,11 @@ def checked_scope(scope: str) -> str:
 
 
 def _parsed(place: str, parts: list[str]) -> Token:
+    parts, adapters = _adapters(place, parts)
     if len(parts) < 3 or len(parts[2]) != 64 or set(parts[2]) - set("0123456789abcdef"):
         raise BrokenTokensError(
             f"{place}: a line of tokens is NAME SCOPES SHA256, as adapt serve --new-token writes it, and may end with "
-            f"rate=N and concurrent=N"
+            f"rate=N, concurrent=N and adapters=A,B-*"
         )
     scopes = frozenset(parts[1].split(","))
     unknown = sorted(scopes - set(SCOPES))
@@ -195,7 +209,14 @@ def _parsed(place: str, parts: list[str]) -> Token:
         raise BrokenTokensError(f"{place}: unknown scope {unknown[0]!r}; there is {', '.join(SCOPES)}")
     limits = dict(_limit(place, part) for part in parts[3:])
     concurrent = limits.get("concurrent")
-    return Token(parts[0], scopes, parts[2], limits.get("rate"), None if concurrent is None else int(concurrent))
+    return Token(
+        parts[0],
+        scopes,
+        parts[2],
+        limits.get("rate"),
+        None if concurrent is None else int(concurrent),
+        adapters,
+    )
 
 
 def _limit(place: str, part: str) -> tuple[str, float]:
@@ -204,12 +225,26 @@ def _limit(place: str, part: str) -> tuple[str, float]:
     pattern = LIMITS.get(name)
     if pattern is None:
         raise BrokenTokensError(
-            f"{place}: unknown limit {part!r}; there are {' and '.join(f'{name}=N' for name in LIMITS)}"
+            f"{place}: unknown limit {part!r}; there are {' and '.join(f'{name}=N' for name in LIMITS)}, and "
+            f"adapters=A,B-*"
         )
     if pattern.fullmatch(text) is None or not float(text):
         kind = "a number" if name == "rate" else "a whole number"
         raise BrokenTokensError(f"{place}: {part!r} is not a limit: {name} is {kind} above 0, such as {name}=10")
     return name, float(text)
+
+
+def _adapters(place: str, parts: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Return the parts of a line without ``adapters=A,B``, and its patterns."""
+    lists = [part for part in parts[3:] if part.startswith(ADAPTERS)]
+    if not lists:
+        return parts, ("*",)
+    patterns = tuple(lists[0].removeprefix(ADAPTERS).split(","))
+    wrong = next((pattern for pattern in patterns if not PATTERN.fullmatch(pattern)), None)
+    if wrong is not None or len(lists) > 1:
+        problem = "adapters= appears twice" if wrong is None else f"{wrong!r} is not a name or pattern of adapters"
+        raise BrokenTokensError(f"{place}: {problem}: write adapters=A,B-* once, with names in which * is any text")
+    return [*parts[:3], *(part for part in parts[3:] if part not in lists)], patterns
 
 
 def _hash(secret: str) -> str:

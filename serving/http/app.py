@@ -9,9 +9,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from adaptdock import __version__
-from adaptdock.errors import AdaptError
+from adaptdock.errors import AdaptError, UnknownNameError
 from adaptdock.serving.http.access_tokens import Tokens
-from adaptdock.serving.http.authorization import Access
+from adaptdock.serving.http.authorization import Access, without_hidden
 from adaptdock.serving.http.catalog_routes import catalog_routes
 from adaptdock.serving.http.description import describe_tokens
 from adaptdock.serving.http.framing import Framing
@@ -56,7 +56,7 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     app.include_router(page())
     if tokens is not None and tokens.required:
         describe_tokens(app)
-    _handle_errors(app)
+    _handle_errors(app, service)
     app.add_middleware(RequestBodies, service=service)  # the last middleware added is the outermost
     app.add_middleware(RequestLimits, service=service)
     app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)
@@ -65,9 +65,11 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     return app
 
 
-def _handle_errors(app: FastAPI) -> None:
+def _handle_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(AdaptError)
     async def ours(request: Request, error: AdaptError) -> JSONResponse:
+        if isinstance(error, UnknownNameError):
+            error = without_hidden(request, service.catalog, error)
         return _refused(request, *explained(error))
 
     @app.exception_handler(InputError)

@@ -1,9 +1,15 @@
 """Authorization: which requests are allowed."""
 
+from collections.abc import Callable
+
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from adaptdock.serving.http.access_tokens import Tokens
+from adaptdock.errors import UnknownNameError
+from adaptdock.serving.catalog.catalog import Catalog
+from adaptdock.serving.errors import ForbiddenError
+from adaptdock.serving.http.access_tokens import Token, Tokens
 from adaptdock.serving.http.middleware import refuse
 
 OPEN = ("/", "/healthz", "/readyz", "/health", "/openapi.json", "/favicon.ico")
@@ -57,6 +63,37 @@ def scope_of(method: str, path: str) -> str | None:
         return None
     changes = method not in ("GET", "HEAD", "OPTIONS")
     return "admin" if changes and path.startswith(MANAGED) else "predict"
+
+
+def covered(request: Request, catalog: Catalog) -> Callable[[str], bool]:
+    """Return a test of names: whether the token of a request is for an adapter, or for the adapter of an alias."""
+    token: Token | None = getattr(request.state, "access", None)
+    if token is None:
+        return lambda name: True
+    return lambda name: token.covers(catalog.adapter_of(name))
+
+
+def require(request: Request, catalog: Catalog, *names: str) -> None:
+    """Raise :class:`ForbiddenError` for a name that the token of a request is not for, whether or not it exists."""
+    is_covered = covered(request, catalog)
+    for name in names:
+        for part in name.split("+"):
+            if not is_covered(part.partition("@")[0]):
+                raise ForbiddenError(part)
+
+
+def require_all(request: Request) -> None:
+    """Raise :class:`ForbiddenError` if the token of a request is for some adapters only."""
+    token: Token | None = getattr(request.state, "access", None)
+    if token is not None and "*" not in token.adapters:
+        raise ForbiddenError(request.url.path)
+
+
+def without_hidden(request: Request, catalog: Catalog, error: UnknownNameError) -> UnknownNameError:
+    """Return the error without the known names that the token of a request is not for."""
+    is_covered = covered(request, catalog)
+    known = [name for name in error.known if is_covered(name.partition("@")[0])]
+    return error if known == error.known else UnknownNameError(error.kind, error.name, known)
 
 
 def _means_this_machine(headers: Headers) -> bool:

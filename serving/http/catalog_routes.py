@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 
 from adaptdock.errors import UsageError
+from adaptdock.serving.http.authorization import covered, require
 from adaptdock.serving.http.openai_routes import abilities
 from adaptdock.serving.http.predict_routes import ERRORS
 from adaptdock.serving.http.request_bodies import BINARY
@@ -29,7 +30,11 @@ FILE_BODY = {"requestBody": {"required": True, "content": {BINARY: {"schema": {"
 
 def catalog_routes(service: Service) -> APIRouter:
     """Return the routes. They accept names and version numbers, but never a path of the server."""
-    router = APIRouter(tags=["adapters"], responses=ERRORS)  # type: ignore[arg-type]
+
+    async def allow(request: Request) -> None:
+        require(request, service.catalog, *request.path_params.values())
+
+    router = APIRouter(tags=["adapters"], responses=ERRORS, dependencies=[Depends(allow)])  # type: ignore[arg-type]
     _add_listing(router, service)
     _add_version_changes(router, service)
     _add_residency_and_shares(router, service)
@@ -42,11 +47,17 @@ def _add_listing(router: APIRouter, service: Service) -> None:
     catalog = service.catalog
 
     @router.get("/v1/adapters")
-    async def adapters() -> Adapters:
-        """List all adapters with their versions and counters."""
-        states = [AdapterState(**state(service, served)) for served in catalog.all().values()]
-        refused = [RefusedFile(name=name, reason=reason) for name, reason in sorted(service.refused.items())]
-        return Adapters(backbone=service.dock.backbone.id, adapters=states, aliases=catalog.aliases, refused=refused)
+    async def adapters(request: Request) -> Adapters:
+        """List the adapters that the token is for, with their versions and counters."""
+        is_covered = covered(request, catalog)
+        states = [AdapterState(**state(service, served)) for name, served in catalog.all().items() if is_covered(name)]
+        aliases = {alias: target for alias, target in catalog.aliases.items() if is_covered(alias)}
+        refused = [
+            RefusedFile(name=name, reason=reason)
+            for name, reason in sorted(service.refused.items())
+            if is_covered(name)
+        ]
+        return Adapters(backbone=service.dock.backbone.id, adapters=states, aliases=aliases, refused=refused)
 
     @router.get("/v1/adapters/{name}")
     async def adapter(name: Name) -> AdapterDetail:
@@ -57,78 +68,79 @@ def _add_listing(router: APIRouter, service: Service) -> None:
 
 def _add_version_changes(router: APIRouter, service: Service) -> None:
     """Add the routes that load, send, unload and reactivate versions."""
-    catalog, loading = service.catalog, service.loading
+    catalog, administer = service.catalog, service.administer
 
     @router.put("/v1/adapters/{name}")
-    async def load(name: Name, body: LoadRequest) -> Changed:
+    async def load(name: Name, body: LoadRequest, request: Request) -> Changed:
         """Activate a kept version, or read the adapter's file in the watched folder again."""
         if body.version is not None:
             if body.activate:
-                await loading(catalog.activate, name, body.version)
+                await administer(request, "activate", [name], catalog.activate, name, body.version)
             else:
                 catalog.version(name, body.version)
         elif service.watcher is None:
             raise UsageError("no folder is watched from which the file could be read; send the file, or name a version")
         else:
             path = service.watcher.file(name)
-            await loading(catalog.add, name, path, body.activate, True)
+            await administer(request, "add", [name], catalog.add, name, path, body.activate, True)
         return _changed(service, name)
 
     @router.put("/v1/adapters/{name}/file", openapi_extra=FILE_BODY)
     async def send(name: Name, request: Request, activate: bool = True) -> Changed:
         """Add the adapter file in the body as a new version. The file is verified before any change."""
-        await loading(catalog.add, name, await request.body(), activate)
+        await administer(request, "add", [name], catalog.add, name, await request.body(), activate)
         return _changed(service, name)
 
     @router.delete("/v1/adapters/{name}", status_code=204)
-    async def unload(name: Name) -> None:
+    async def unload(name: Name, request: Request) -> None:
         """Unload an adapter. In-flight requests still get their answers. The file in the folder is not deleted."""
-        await loading(catalog.remove, name)
+        await administer(request, "remove", [name], catalog.remove, name)
 
     @router.post("/v1/adapters/{name}/rollback")
-    async def rollback(name: Name) -> Changed:
+    async def rollback(name: Name, request: Request) -> Changed:
         """Reactivate the previous version."""
-        await loading(catalog.rollback, name)
+        await administer(request, "rollback", [name], catalog.rollback, name)
         return _changed(service, name)
 
 
 def _add_residency_and_shares(router: APIRouter, service: Service) -> None:
     """Add the routes that keep adapters docked and divide inputs among versions."""
-    catalog, loading = service.catalog, service.loading
+    catalog, administer = service.catalog, service.administer
 
     @router.post("/v1/adapters/{name}/pin")
-    async def pin(name: Name) -> Changed:
+    async def pin(name: Name, request: Request) -> Changed:
         """Keep an adapter docked, even if it is rarely used."""
-        await loading(catalog.pin, name, True)
+        await administer(request, "pin", [name], catalog.pin, name, True)
         return _changed(service, name)
 
     @router.post("/v1/adapters/{name}/unpin")
-    async def unpin(name: Name) -> Changed:
+    async def unpin(name: Name, request: Request) -> Changed:
         """Make an adapter evictable again."""
-        await loading(catalog.pin, name, False)
+        await administer(request, "unpin", [name], catalog.pin, name, False)
         return _changed(service, name)
 
     @router.put("/v1/adapters/{name}/split")
-    async def split(name: Name, body: SplitRequest) -> Changed:
+    async def split(name: Name, body: SplitRequest, request: Request) -> Changed:
         """Divide the inputs among versions by weight, and optionally send them to another version as shadow traffic."""
-        await loading(catalog.split, name, body.weights, body.mirror)
+        await administer(request, "split", [name], catalog.split, name, body.weights, body.mirror)
         return _changed(service, name)
 
 
 def _add_aliases(router: APIRouter, service: Service) -> None:
     """Add the routes that set and delete aliases."""
-    catalog, loading = service.catalog, service.loading
+    catalog, administer = service.catalog, service.administer
 
     @router.put("/v1/aliases/{alias}")
-    async def set_alias(alias: Name, body: AliasRequest) -> AliasRequest:
+    async def set_alias(alias: Name, body: AliasRequest, request: Request) -> AliasRequest:
         """Point an alias at an adapter or at a version of it."""
-        await loading(catalog.set_alias, alias, body.target)
+        require(request, catalog, body.target)
+        await administer(request, "set alias", [alias], catalog.set_alias, alias, body.target)
         return body
 
     @router.delete("/v1/aliases/{alias}", status_code=204)
-    async def delete_alias(alias: Name) -> None:
+    async def delete_alias(alias: Name, request: Request) -> None:
         """Delete an alias."""
-        await loading(catalog.delete_alias, alias)
+        await administer(request, "delete alias", [alias], catalog.delete_alias, alias)
 
 
 def state(service: Service, served: Served) -> dict[str, Any]:
@@ -145,6 +157,7 @@ def state(service: Service, served: Served) -> dict[str, Any]:
         "versions": [_version(service, served, version) for version in served.versions.values()],
         "mirror": served.mirror,
         "pinned": served.pinned,
+        "probes": current.card.proof,
         "counters": Counters(
             requests=tally.requests,
             errors=tally.errors,

@@ -27,6 +27,7 @@ from adaptdock.serving.errors import (
     BrokenError,
     BusyError,
     DeviceError,
+    ForbiddenError,
     LateError,
     LimitError,
     SlowChangeError,
@@ -51,6 +52,7 @@ PROBES = ("/healthz", "/readyz", "/health", "/metrics")
 """Paths that are answered under any load, and not logged."""
 STATUS: tuple[tuple[type[AdaptError], int, str], ...] = (
     (UnknownNameError, 404, "not_found_error"),
+    (ForbiddenError, 403, "permission_error"),
     (BusyError, 429, "rate_limit_error"),
     (LateError, 504, "timeout_error"),
     (SlowChangeError, 504, "timeout_error"),

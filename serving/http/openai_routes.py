@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from adaptdock.errors import AdaptError, UsageError
 from adaptdock.plugins.contracts import Writer
 from adaptdock.plugins.toolkit.heads import EmbeddingHead, LanguageModelHead
+from adaptdock.serving.http.authorization import covered, require
 from adaptdock.serving.http.middleware import explained
 from adaptdock.serving.http.openai_schemas import ChatRequest, CompletionRequest, EmbeddingRequest, Writing
 from adaptdock.serving.http.predict_routes import ERRORS
@@ -47,16 +48,20 @@ def _add_models(router: APIRouter, service: Service) -> None:
         return {"id": name, "object": "model", "created": began, "owned_by": OWNER, "abilities": names}
 
     @router.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """List the adapters with their abilities, and the bare backbone if it is a language model."""
-        entries = [model(served.name, abilities(served.current)) for served in service.catalog.all().values()]
-        if service.writes:
+    async def models(request: Request) -> dict[str, Any]:
+        """List the adapters that the token is for with their abilities, and the bare backbone if it generates text."""
+        is_covered = covered(request, service.catalog)
+        entries = [
+            model(name, abilities(served.current)) for name, served in service.catalog.all().items() if is_covered(name)
+        ]
+        if service.writes and is_covered(service.backbone_name):
             entries.append(model(service.backbone_name, BARE_ABILITIES))
         return {"object": "list", "data": entries}
 
     @router.get("/v1/models/{name:path}")
-    async def one_model(name: str) -> dict[str, Any]:
+    async def one_model(name: str, request: Request) -> dict[str, Any]:
         """Return one model, with its abilities."""
+        require(request, service.catalog, name)
         return model(name, BARE_ABILITIES if service.is_bare(name) else abilities(service.catalog.peek(name)))
 
 
@@ -67,7 +72,7 @@ def _add_completions(router: APIRouter, service: Service) -> None:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue texts as they are, without the task's prompt."""
         if not service.is_bare(body.model):
-            _needs(service, body.model, "completions")
+            _needs(service, request, body.model, "completions")
         shape = Shape("cmpl", "text_completion", body.model, lambda text: {"text": text, "logprobs": None})
         return await _written(service, request, body, shape, body.prompts(), raw=True)
 
@@ -80,7 +85,7 @@ def _add_chat(router: APIRouter, service: Service) -> None:
         """Answer a conversation. A task without conversations gets the last turn of the user."""
         turns, bare = [message.plain() for message in body.messages], service.is_bare(body.model)
         item: Any = {"messages": turns}
-        if not bare and "messages" not in _needs(service, body.model, "chat").assembly.task.columns:
+        if not bare and "messages" not in _needs(service, request, body.model, "chat").assembly.task.columns:
             item = next((turn["content"] for turn in reversed(turns) if turn["role"] == "user"), "")
         whole = Shape(
             "chatcmpl", "chat.completion", body.model, lambda text: {"message": {"role": "assistant", "content": text}}
@@ -101,7 +106,7 @@ def _add_embeddings(router: APIRouter, service: Service) -> None:
     @router.post("/v1/embeddings")
     async def embeddings(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
         """Return a vector for each text."""
-        _needs(service, body.model, "embeddings")
+        _needs(service, request, body.model, "embeddings")
         texts = [body.input] if isinstance(body.input, str) else body.input
         if not texts:
             raise UsageError("input: the list has no text")
@@ -127,7 +132,8 @@ def abilities(version: Version) -> list[str]:
     return names
 
 
-def _needs(service: Service, model: str, ability: str) -> Version:
+def _needs(service: Service, request: Request, model: str, ability: str) -> Version:
+    require(request, service.catalog, model)
     version = service.catalog.peek(model)
     supported = abilities(version)
     if ability not in supported:

@@ -58,7 +58,7 @@ class OpenAIBody(Body):
         if not isinstance(body, dict):
             return body
         optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
-        kept = {}
+        fields = {}
         for name, value in body.items():
             unsupported = name in NEUTRAL and name not in cls.model_fields
             if value is None and (unsupported or name in optional):
@@ -68,8 +68,8 @@ class OpenAIBody(Body):
             if unsupported:
                 shown = " or ".join(repr(neutral) for neutral in (*NEUTRAL[name], None))
                 raise ValueError(f"{name} is not supported here, except {shown}")
-            kept[name] = value
-        return kept
+            fields[name] = value
+        return fields
 
 
 def _equal(value: Any, neutral: Any) -> bool:

@@ -2,10 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from adaptdock.errors import UsageError
+from adaptdock.serving.http.authorization import require, require_all
 from adaptdock.serving.http.predict_routes import ERRORS
 from adaptdock.serving.http.service import Service
 from adaptdock.serving.schemas import Changed, Health, LoraLoadRequest, LoraRequest
@@ -27,8 +28,9 @@ def operator_routes(service: Service) -> APIRouter:
         """Readiness: 200 if requests may be sent here."""
         return health(service.status == "ok", response)
 
-    async def metrics() -> Response:
-        """Return the metrics in the text format of Prometheus."""
+    async def metrics(request: Request) -> Response:
+        """Return the metrics of all adapters in the text format of Prometheus."""
+        require_all(request)
         text = service.metrics.text(service.catalog, service.batcher.waiting, len(service.refused))
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
@@ -48,10 +50,12 @@ def operator_routes(service: Service) -> APIRouter:
 def lora_routes(service: Service) -> APIRouter:
     """Return the routes of vLLM that load and unload an adapter of the watched folder."""
     router = APIRouter(tags=["compatible with vLLM"], responses=ERRORS)  # type: ignore[arg-type]
+    catalog = service.catalog
 
     @router.post("/v1/load_lora_adapter")
-    async def load(body: LoraLoadRequest) -> Changed:
+    async def load(body: LoraLoadRequest, request: Request) -> Changed:
         """Read the adapter's file in the watched folder, as ``PUT /v1/adapters/NAME`` does."""
+        require(request, catalog, body.lora_name)
         if service.watcher is None:
             raise UsageError("no folder is watched from which the file could be read; send the file instead")
         path = service.watcher.file(body.lora_name)
@@ -60,12 +64,13 @@ def lora_routes(service: Service) -> APIRouter:
                 f"lora_path: no path of a request is read. Put the file into the watched folder as {path.name}, and "
                 f"leave lora_path out"
             )
-        await service.loading(service.catalog.add, body.lora_name, path, True, True)
-        return Changed(adapter=body.lora_name, version=service.catalog.served(body.lora_name).current.number)
+        await service.administer(request, "add", [body.lora_name], catalog.add, body.lora_name, path, True, True)
+        return Changed(adapter=body.lora_name, version=catalog.served(body.lora_name).current.number)
 
     @router.post("/v1/unload_lora_adapter", status_code=204)
-    async def unload(body: LoraRequest) -> None:
+    async def unload(body: LoraRequest, request: Request) -> None:
         """Unload an adapter, as ``DELETE /v1/adapters/NAME`` does."""
-        await service.loading(service.catalog.remove, body.lora_name)
+        require(request, catalog, body.lora_name)
+        await service.administer(request, "remove", [body.lora_name], catalog.remove, body.lora_name)
 
     return router

@@ -39,7 +39,8 @@ def check(options: ServingOptions, load: LoadOptions) -> Checked:
             checked_name(path.name.removesuffix(SUFFIX))
             if not options.follow_links:
                 check_link(path)
-            total += dock.prepare(read_adapter(path)).nbytes
+            adapter = read_adapter(path, options.requirements)
+            total += (dock.proved(adapter) if options.probes else dock.prepare(adapter)).nbytes
         except AdaptError as error:
             refused.append(str(error))
     summary = {

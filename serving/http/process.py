@@ -50,7 +50,7 @@ UNFINISHED = 1
 class Server(uvicorn.Server):
     """A server that notifies the service at the first stop signal, so that /readyz fails at once.
 
-    After SIGTERM it goes on to accept requests for ``drain_delay`` seconds: whoever sends them may learn only by a
+    After SIGTERM it still accepts requests for ``drain_delay`` seconds: whoever sends them may learn only by a
     probe that it stops. After the drain time waiting requests get 503; :data:`AFTER_DRAIN` seconds later a hanging
     process exits.
     """
@@ -100,7 +100,11 @@ def serve(options: ServingOptions, load: LoadOptions, read: Callable[[], Serving
     Raises :class:`UsageError` for an address that cannot be bound, :class:`LockedError` for a state folder in use by
     another process, and the errors of loading the backbone.
     """
-    to_standard_error()
+    with to_standard_error():
+        _serve(options, load, read)
+
+
+def _serve(options: ServingOptions, load: LoadOptions, read: Callable[[], ServingOptions] | None) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
     hang_up = HangUp(tokens, options, read)

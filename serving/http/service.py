@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,8 +18,9 @@ from adaptdock.engine.core.batches import collate, length
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError
-from adaptdock.hub.registry.admission import refused
+from adaptdock.hub.registry.admission import refusal
 from adaptdock.plugins.contracts import Feature, Task
+from adaptdock.serving.catalog.audit_log import TRUST, Actor, AuditLog
 from adaptdock.serving.catalog.catalog import Catalog
 from adaptdock.serving.catalog.folder_watcher import Watcher
 from adaptdock.serving.catalog.loader import Loader
@@ -34,6 +36,7 @@ from adaptdock.serving.errors import (
     StartingError,
     StoppingError,
 )
+from adaptdock.serving.http.authorization import require
 from adaptdock.serving.http.metrics import BARE, Metrics
 from adaptdock.serving.json_logs import log, log_error
 from adaptdock.serving.scheduling.batcher import Batcher
@@ -84,15 +87,18 @@ class Service:
         self.metrics = Metrics(
             {"version": __version__, **versions, "backbone": dock.backbone.id, "device": str(dock.backbone.device)}
         )
-        self.store = Store(options.state_folder)
-        self.residency = Residency(dock, options.device_bytes, options.host_bytes, self.store.read)
+        self.store = Store(options.state_folder, options.requirements)
+        self.residency = Residency(dock, options.device_bytes, options.host_bytes, self.store.read, options.probes)
         self._loader = Loader()
         self.catalog = Catalog(
             self.residency, self.store, options.keep_versions, self._changed, options.max_upload, self._loader.submit
         )
         self.catalog.incomplete = StartingError
         self.batcher = Batcher(self.residency, options, self.metrics)
-        self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog, options.follow_links)
+        self.audit = AuditLog(None if options.audit is None else Path(options.audit).expanduser(), self.catalog.state)
+        self.watcher = None
+        if options.folder is not None:
+            self.watcher = Watcher(options.folder, self.catalog, self.audit, options.follow_links)
         self._watching: asyncio.Task[None] | None = None
         self._ready = self._leaving = self._stopping = self._failed = False
         self._end = 0.0  # when the time to drain is over
@@ -121,7 +127,7 @@ class Service:
         return Path(identity).name if Path(identity).is_absolute() else identity
 
     def is_bare(self, name: str) -> bool:
-        """Tell whether a name means the backbone alone. An adapter or alias of that name goes first."""
+        """Return whether a name means the backbone alone. An adapter or alias of that name goes first."""
         known = name in self.catalog.names or name in self.catalog.aliases
         return self.writes and not known and name in (self.backbone_name, self.dock.backbone.id)
 
@@ -157,16 +163,23 @@ class Service:
                 log_error("watching failed", error)
 
     def _withdraw(self) -> None:
-        """Unload versions whose key or file has been revoked since they were loaded."""
+        """Unload versions that may not be used any more: revoked, or refused by a changed policy or lock file."""
+        contents = {version.sha256 for served in self.catalog.all().values() for version in served.versions.values()}
         try:
-            reasons, problem = refused(), ""
+            refusals = {sha256: refusal(sha256, self.options.requirements) for sha256 in contents}
+            reasons, problem = {sha256: reason for sha256, reason in refusals.items() if reason}, ""
         except AdaptError as error:  # until its repair nothing new is loaded, and loaded versions keep answering
             reasons, problem = {}, str(error)
         if problem and problem != self._trust_problem:
             log("trust unreadable", logging.ERROR, reason=problem)
         self._trust_problem = problem
         if reasons:
-            self.catalog.withdraw(reasons)
+            names = [
+                name
+                for name, served in self.catalog.all().items()
+                if any(version.sha256 in reasons for version in served.versions.values())
+            ]
+            self.audit.act(TRUST, "withdraw", names, partial(self.catalog.withdraw, reasons))
 
     def _restore(self) -> None:
         self.catalog.restore()
@@ -247,6 +260,14 @@ class Service:
             raise StoppingError
         return waiting.result()
 
+    async def administer(
+        self, request: Request, action: str, names: Sequence[str], change: Callable[..., Result], *arguments: Any
+    ) -> Result:
+        """Run a change as :meth:`loading` does, for a request, and record it in the audit log."""
+        address = None if request.client is None else request.client.host
+        actor = Actor("http", getattr(request.state, "token", None), address, request.state.request_id)
+        return await self.loading(self.audit.act, actor, action, names, partial(change, *arguments))
+
     def configure(self, changed: Mapping[str, Any]) -> None:
         """Change options while requests are answered."""
         self.options = self.options.model_copy(update=dict(changed))
@@ -272,13 +293,14 @@ class Service:
         """Return an answer for each input, of the backbone alone if ``bare``; ``more`` are fields of :class:`Work`.
 
         Raises :class:`InputError` for the first failed input, and :class:`ClientGone`. Before any input is accepted it
-        raises :class:`UnknownNameError`, :class:`BusyError`, :class:`LimitError`, :class:`StoppingError` or
-        :class:`DeviceError`.
+        raises :class:`UnknownNameError`, :class:`ForbiddenError`, :class:`BusyError`, :class:`LimitError`,
+        :class:`StoppingError` or :class:`DeviceError`.
         """
         if self._stopping:
             raise StoppingError
         if self.batcher.device.failed:
             raise DeviceError
+        require(request, self.catalog, *dict.fromkeys(names))
         if len(items) > self.options.max_inputs:
             raise LimitError(f"there are {len(items)} inputs; one request has at most {self.options.max_inputs}")
         seconds = min(timeout or self.options.timeout, self.options.timeout)

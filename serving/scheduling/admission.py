@@ -1,6 +1,6 @@
 """Admission: an input that would wait too long is refused at once, before any work on it.
 
-Its cost, the measured rates and the fair queues tell how long it would wait. The estimate of the cost comes from its
+Its cost, the measured rates and the fair queues give its expected wait. The estimate of the cost comes from its
 characters, and is corrected once it is tokenized. There are two backlogs: of batches, and of texts that are generated
 step by step, which wait for a row of the KV cache.
 """
@@ -119,7 +119,7 @@ class AdmissionControl:
             self._waiting.remove(work.client, work.name)
 
     def batch(self, cost: int, seconds: float, full: bool, texts: bool) -> None:
-        """Measure a batch; ``texts`` were generated in it. One that is not half ``full`` is not representative."""
+        """Measure a batch; ``texts`` were generated in it. A batch that is not half ``full`` is not representative."""
         if full:
             with self._lock:
                 (self._rates.whole_texts if texts else self._rates.batches).measure(cost, seconds)
@@ -146,22 +146,22 @@ class AdmissionControl:
 
     def _longest_wait(self, client: str) -> float:
         """Return the seconds that an input for the busiest adapter of a client would wait."""
-        own = dict.fromkeys(self._waiting.by_adapter, 0.0)
-        return self._rates.delay * max(backlog.wait(client, own) for backlog in (self._batches, self._texts))
+        costs = dict.fromkeys(self._waiting.by_adapter, 0.0)
+        return self._rates.delay * max(backlog.wait(client, costs) for backlog in (self._batches, self._texts))
 
     def _check_time(self, works: Sequence[Work], shares: Sequence[Share]) -> None:
         limit = self.options.queue_seconds
         for backlog in (self._batches, self._texts):
-            own = [(work, share) for work, share in zip(works, shares, strict=True) if share.backlog is backlog]
-            if not own:
+            queued = [(work, share) for work, share in zip(works, shares, strict=True) if share.backlog is backlog]
+            if not queued:
                 continue
             largest: dict[str, float] = {}
-            for work, share in own:
+            for work, share in queued:
                 largest[work.name] = max(share.seconds, largest.get(work.name, 0.0))
-            own[0][1].expected = backlog.wait(works[0].client, largest)
-            wait = self._rates.delay * own[0][1].expected
-            longest = min(work.deadline - work.since for work, _ in own)
-            needed = wait + self._rates.delay * sum(share.seconds for _, share in own)
+            queued[0][1].expected = backlog.wait(works[0].client, largest)
+            wait = self._rates.delay * queued[0][1].expected
+            longest = min(work.deadline - work.since for work, _ in queued)
+            needed = wait + self._rates.delay * sum(share.seconds for _, share in queued)
             if wait > limit or (wait and needed > longest):
                 text = f"the inputs would wait about {wait:.1f} s for earlier ones"
                 text += "" if wait > limit else f", so that they would not be answered within {longest:g} s"

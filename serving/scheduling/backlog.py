@@ -35,7 +35,7 @@ class Backlog:
         longest = 0.0
         for name, seconds in own.items():
             bound = by_name.get(name, 0.0) + seconds
-            ahead = sum(min(waiting, bound) for other, waiting in by_name.items() if other != name) + bound
+            ahead = sum(min(waiting, bound) for adapter, waiting in by_name.items() if adapter != name) + bound
             longest = max(longest, ahead - seconds + sum(min(waiting, ahead) for waiting in others))
         return longest
 

@@ -35,7 +35,7 @@ class Generation:
 
 
 class DecodeScheduler:
-    """Generates texts step by step, for one thread at a time. ``dropped`` tells whether an input was given up."""
+    """Generates texts step by step, for one thread at a time. ``dropped`` returns whether an input was given up."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ TURNS_COST = 16
 class Encoders:
     """The encoding threads. ``done`` is called once per input, which then has its windows or an error.
 
-    ``dropped`` tells whether an input was given up.
+    ``dropped`` returns whether an input was given up.
     """
 
     def __init__(

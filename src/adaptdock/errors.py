@@ -76,6 +76,10 @@ class MismatchError(AdaptError):
     """An adapter and a backbone that do not belong together."""
 
 
+class ProbeError(MismatchError):
+    """An adapter whose answers to its golden probes have changed since it was saved."""
+
+
 class TrustError(AdaptError):
     """A published adapter that is refused, because of its hash, its signature, the policy or a revocation."""
 

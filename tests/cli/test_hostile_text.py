@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from builders import build_adapter
 
 from adaptdock.cli import main
 from adaptdock.cli.app import COMMANDS
+from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.inference.golden_probes import recorded
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.hub.registry.index import Revocation
 from adaptdock.hub.registry.trust import revoke, trust
@@ -50,7 +53,8 @@ def hostile(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "metrics": {"test": {"f1": 1.0, EVIL: 2.0, "by_type": {EVIL: {EVIL: 1.0}}}, EVIL: {EVIL: EVIL}},
         "backbone": given.card.backbone.model_copy(update={"revision": EVIL}),
     }
-    write_file(tmp_path / "a.safetensors", AdapterFile(given.card.model_copy(update=update), given.tensors))
+    made = AdapterFile(given.card.model_copy(update=update), given.tensors)
+    write_file(tmp_path / "a.safetensors", recorded(Dock(backbone), made, [EVIL, f"ada {EVIL}"], "sample"))
     return tmp_path / "a.safetensors"
 
 
@@ -108,6 +112,13 @@ def test_commands_on_a_file_print_escapes(
     for more in ([], ["--tensors"], ["--json"]):
         check(adapt("inspect", hostile, *more))
         check(adapt("inspect", odd, *more))
+    broken = read_file(hostile)
+    broken.tensors["head.bias"].add_(torch.arange(5.0))
+    write_file(tmp_path / "broken.safetensors", broken)
+    for file in (hostile, tmp_path / "broken.safetensors"):
+        for more in ([], ["--json"]):
+            check(adapt("verify", "--run", file, *at, *more))
+    check(adapt("predict", tmp_path / "broken.safetensors", "ada", *at), words=False)
     texts = ["ada " + EVIL, "--format", "text"]
     check(adapt("predict", hostile, *texts, *at))
     check(adapt("predict", hostile, *texts, *at, "--json"))
@@ -136,6 +147,7 @@ def test_commands_on_a_registry_print_escapes(adapt: Any, hostile: Path, tmp_pat
     for more in ([], ["--json"]):
         check(adapt("publish", hostile, "--registry", f"registry{len(more)}", *PUBLISHED, *more), words=bool(more))
         check(adapt("search", *more))
+        check(adapt("info", "a", *more))
         check(adapt("install", "a", "--source", tmp_path / "registry0", *more), words=bool(more))
         assert (tmp_path / "home" / "adapters" / "a").is_dir()
         trust(EVIL, "ed25519:" + "A" * 43 + "=")
@@ -152,6 +164,9 @@ def test_commands_on_a_registry_print_escapes(adapt: Any, hostile: Path, tmp_pat
         check(adapt("list", *more), words=False)
     check(adapt("predict", "a", "ada"))
     check(adapt("remove", EVIL))
+    check(adapt("yank", "a@1", "--registry", f"registry{FILE}", "--reason", EVIL))
+    check(adapt("revoke", EVIL, "--registry", f"registry{FILE}", "--reason", EVIL))
+    check(adapt("info", "a", "--source", f"registry{FILE}"))
     check(adapt("remove", "a"), words=False)
     index = json.loads((tmp_path / "registry0" / "registry.json").read_text())
     (tmp_path / "registry0" / "registry.json").write_text(json.dumps({**index, EVIL: 1}))

@@ -124,3 +124,66 @@ def test_a_published_adapter_is_installed_on_first_use_when_a_person_says_so(ada
     assert adapt("predict", "places@1", "ada").status == 2
     assert adapt("predict", "places", "ada met bob", "--backbone", model_folder).out == ran.out
     adapt("predict", "plaices", "ada").failed(2, "unknown adapter 'plaices'")
+
+
+def test_info_shows_licence_signature_and_what_an_installation_would_do(adapt, measured, tmp_path):
+    key = adapt("key", "new", "acme").out.strip()
+    assert adapt("publish", measured, "--registry", "registry", *CARD, "--sign", "acme").status == 0
+    ran = adapt("info", "places")
+    assert ran.status == 0
+    for words in ("CC0-1.0", "acme", "a key that is not known here", key, "would install it", "50.0"):
+        assert words in ran.out
+    Path("strict.toml").write_text("signed_only = true\n")
+    assert "refused: places@1 is refused: the policy allows" in adapt("info", "places", "--policy", "strict.toml").out
+    adapt("trust", "add", "acme", key)
+    adapt("install", "places")
+    found = json.loads(adapt("info", "places@1", "--json").out)
+    assert found["signature"] == "signed by acme, who is trusted here"
+    assert (found["installed"], found["refusal"], found["versions"]) == ("1", "", ["1"])
+    assert found["entry"]["licence"] == "CC0-1.0"
+    adapt("info", "plaecs").failed(2, "did you mean places?")
+    assert not list((tmp_path / "home").rglob("*.partial"))
+
+
+def test_a_publisher_withdraws_a_version_or_all_of_a_key(adapt, measured, tmp_path):
+    key = adapt("key", "new", "acme").out.strip()
+    for version in ("1", "2"):
+        publish = ["publish", measured, "--registry", "registry", *CARD, "--sign", "acme", "--version", version]
+        assert adapt(*publish).status == 0
+    assert adapt("yank", "places@2", "--reason", "wrong labels").status == 0
+    adapt("install", "places@2").failed(1, "places@2 is refused", "wrong labels")
+    assert "wrong labels" in adapt("info", "places@2").out
+    assert [row["version"] for row in json.loads(adapt("search", "places", "--json").out)] == ["1"]
+    assert "places@1 from" in adapt("install", "places").out
+    adapt("yank", "places", "--reason", "x").failed(2, "write NAME@VERSION")
+    adapt("yank", "places@3", "--reason", "x").failed(2, "did you mean places@")
+    adapt("remove", "places")
+    assert "places@1, places@2" in adapt("revoke", key, "--reason", "stolen").err
+    adapt("install", "places@1").failed(1, "the key that signed it was revoked (stolen)")
+    assert json.loads(adapt("search", "places", "--json").out) == []
+    adapt("revoke", "ed25519:none", "--reason", "x").failed(2, "unknown key")
+    adapt("yank", "places@1", "--registry", "none", "--reason", "x").failed(1, "registry.json")
+    index = (tmp_path / "registry" / "registry.json").read_bytes()
+    adapt("revoke", key, "--reason", "stolen")
+    assert (tmp_path / "registry" / "registry.json").read_bytes() == index
+
+
+def test_an_older_index_is_refused_once_a_newer_was_seen(adapt, measured, tmp_path):
+    adapt("key", "new", "acme")
+    for name in ("places", "towns"):
+        assert adapt("publish", measured, *CARD, "--sign", "acme", "--name", name).status == 0
+    index = tmp_path / "registry" / "registry.json"
+    older = index.read_bytes()
+    assert adapt("yank", "towns@1", "--reason", "wrong labels").status == 0
+    assert adapt("install", "places").status == 0
+    assert adapt("remove", "places").status == 0
+    index.write_bytes(older)  # a replay, which hides that towns was withdrawn
+    for name in ("towns", "places"):
+        adapt("install", name).failed(1, "its index lacks the revocation of", "adapt trust forget")
+    entries = json.loads(older)
+    index.write_text(json.dumps({**entries, "adapters": entries["adapters"][:1]}))
+    adapt("install", "places").failed(1, "its index lacks the signed entry towns@1")
+    assert not (tmp_path / "home" / "adapters" / "towns").exists()
+    assert adapt("trust", "forget", "registry").status == 0
+    assert adapt("install", "places").status == 0
+    adapt("trust", "forget", "elsewhere").failed(2, "unknown source")

@@ -63,6 +63,7 @@ def test_a_new_token_is_shown_once(adapt, tmp_path):
     assert ran.out.strip() not in (tmp_path / "t.txt").read_text()
     assert (tmp_path / "t.txt").read_text().startswith("app predict ")
     adapt("serve", "--new-token", "predict").failed(2, "--tokens")
+    adapt("serve", "--adapters", tmp_path, "--token-adapters", "a").failed(2, "give --new-token too")
     adapt("serve", "--tokens", tmp_path / "t.txt", "--new-token", "root").failed(2, "unknown scope 'root'")
 
 

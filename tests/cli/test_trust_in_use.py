@@ -11,6 +11,7 @@ import pytest
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import TrustError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
+from adaptdock.hub.registry.admission import Requirements
 from adaptdock.hub.registry.trust import distrust, public_key, trusted
 
 REVOKED = "places@1 is refused: the key that signed it was revoked (stolen)"
@@ -137,3 +138,38 @@ def test_an_older_version_does_not_come_back_after_a_removal(adapt: Any, install
     assert adapt("install", "places", "--source", "old", "--allow-downgrade").status == 0
     assert adapt("remove", "places").status == 0
     assert adapt("install", "places").status == 0
+
+
+def test_only_signed_or_locked_adapters_are_used_where_that_is_required(
+    adapt: Any, installed: Path, adapter: Path, backbone: Any, model_folder: Path, tmp_path: Path
+) -> None:
+    predict = ["ada", "--backbone", model_folder]
+    shutil.copy(installed, tmp_path / "copy.safetensors")
+    adapt("install", "--lock", "a.lock")
+    for required in (["--require-signed"], ["--locked", "a.lock"]):
+        assert adapt("predict", "copy.safetensors", *predict, *required).status == 0
+        adapt("predict", adapter, *predict, *required).failed(1, "no")
+        checked = ["serve", "--check", "--backbone", model_folder, "--port", "0", *required]
+        assert adapt(*checked, "--adapters", installed.parent).status == 0
+        adapt(*checked, "--adapters", adapter.parent).failed(2, "cannot be served")
+    dock = Dock(backbone)
+    for requirements in (Requirements(signed=True), Requirements(lock=tmp_path / "a.lock")):
+        assert dock.load(tmp_path / "copy.safetensors", "copy", replace=True, trust=requirements) == "copy"
+        with pytest.raises(TrustError):
+            dock.load(adapter, trust=requirements)
+    dock.close()
+    distrust("acme")
+    adapt("predict", "places", *predict, "--require-signed").failed(1, "signed adapters are required here")
+    (tmp_path / "a.lock").write_text("{")
+    adapt("predict", "places", *predict, "--locked", "a.lock").failed(1, "a.lock")
+    adapt("predict", "ada", "--url", "http://127.0.0.1:9", "--locked", "a.lock").failed(2, "--locked is for")
+
+
+def test_a_policy_of_signed_adapters_holds_for_files_that_were_never_installed(
+    adapt: Any, installed: Path, adapter: Path, model_folder: Path
+) -> None:
+    (installed.parents[2] / "policy.toml").write_text("signed_only = true\n")
+    adapt("predict", adapter, "ada", "--backbone", model_folder).failed(1, "the policy allows only signed adapters")
+    assert adapt("predict", "places", "ada", "--backbone", model_folder).status == 0
+    about = ["--publisher", "acme", "--test-set", "t", "--licence", "MIT", "--language", "en", "--description", "P."]
+    assert adapt("publish", "m.safetensors", *about, "--registry", "other", "--sign", "acme").status == 0

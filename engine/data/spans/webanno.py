@@ -112,7 +112,7 @@ def _chosen(features: Sequence[Feature], path: Path, findings: Findings) -> Feat
     entities = [feature for feature in by_hand if feature.layer == ENTITY_LAYER]
     valued = [feature for feature in entities or by_hand if feature.name in (ENTITY_FEATURE, "label", "type")]
     feature = (valued or entities or by_hand)[0]
-    others = list(dict.fromkeys(other.layer for other in by_hand if other.layer != feature.layer))
+    others = list(dict.fromkeys(span.layer for span in by_hand if span.layer != feature.layer))
     if others:
         findings.add(f"files have other layers of spans, which are not read ({', '.join(others)})", str(path))
     return feature

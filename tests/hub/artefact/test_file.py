@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from adaptdock.errors import FileError
@@ -153,3 +154,16 @@ def test_a_changed_table_of_tensors_is_noticed(path: Path) -> None:
     path.write_bytes(blob[: 8 + size].replace(b'"F32"', b'"I32"', 1) + blob[8 + size :])
     with pytest.raises(FileError, match="checksum"):
         read_file(path)
+
+
+def test_the_same_adapter_gives_the_same_bytes_however_often_it_is_written(path: Path, tmp_path: Path) -> None:
+    adapter, written = read_file(path), set()
+    for number in range(6):  # safetensors orders the metadata at random
+        write_file(tmp_path / f"{number}.safetensors", adapter)
+        written.add((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(written) == 1
+    (content,) = written
+    assert (8 + int.from_bytes(content[:8], "little")) % 8 == 0
+    with safe_open(tmp_path / "0.safetensors", "pt") as opened:  # safetensors' own reader
+        assert set(opened.keys()) == adapter.tensors.keys()
+        assert opened.metadata().keys() == {"format", "format_version", "card", "sha256"}

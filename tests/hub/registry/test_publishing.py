@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import datetime, tzinfo
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -116,3 +117,22 @@ def test_pip_installs_the_wheel_and_its_file_is_the_published_one(published: Pub
     assert points == "[adaptdock.files]\nplaces = acme_places\n"
     (entry,) = Wheels(f"wheels:{tmp_path}").index().adapters
     assert (entry.sha256, entry.publisher) == (publication.entry.sha256, "acme")
+
+
+def test_publishing_the_same_adapter_again_changes_no_byte(
+    published: Publish, registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def content() -> dict[str, bytes]:
+        return {str(path.relative_to(registry)): path.read_bytes() for path in registry.rglob("*") if path.is_file()}
+
+    published()
+    before = content()
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Later":
+            return cls(2099, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr(publishing, "datetime", Later)
+    published()
+    assert content() == before

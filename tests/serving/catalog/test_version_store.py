@@ -116,3 +116,33 @@ def test_a_damaged_policy_loads_nothing_and_is_logged_once(
     messages = [record.message for record in caplog.records]
     assert messages.count("trust unreadable") == 1
     assert "watching failed" not in messages
+
+
+def lock_of(*files: Path) -> str:
+    named = [
+        {"name": file.stem, "version": "1", "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "source": "there"}
+        for file in files
+    ]
+    return json.dumps({"version": 1, "adapters": named})
+
+
+def test_only_what_a_lock_file_names_is_pushed_watched_restored_and_goes_on_to_answer(
+    tmp_path: Path, backbone: Backbone, red: Path
+) -> None:
+    (tmp_path / "watched").mkdir()
+    write_file(tmp_path / "watched" / "blue.safetensors", labelled(backbone, "BLUE"))
+    lock, state = tmp_path / "a.lock", str(tmp_path / "state")
+    lock.write_text(lock_of(red))
+    options = {"state": state, "locked": str(lock), "adapters": str(tmp_path / "watched")}
+    with serving(backbone, **options) as client:
+        push(client, "red", red.read_bytes())
+        assert client.service.catalog.names == ["red"]
+        blue = (tmp_path / "watched" / "blue.safetensors").read_bytes()
+        assert "the lock file" in push(client, "pushed", blue, status=422)["error"]["message"]
+    with serving(backbone, **options) as client:
+        assert client.label("red") == "RED"
+        lock.write_text(lock_of())
+        until(lambda: client.service.catalog.names == [])
+    with serving(backbone, state=state, require_signed=True) as client:
+        assert client.service.catalog.names == []
+        assert "signed" in push(client, "red", red.read_bytes(), status=422)["error"]["message"]
