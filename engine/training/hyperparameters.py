@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.data.augmentation import BACK_TRANSLATE, parse
+from adaptdock.engine.training.reporting import Tracker, check_installed
 from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions, Recipe, Task
@@ -28,6 +29,8 @@ OPTIMIZERS = {
 OF_BITSANDBYTES = ("adamw_8bit", "lion")
 PLACES = ("on", "synonyms", "back_translation", "unlabelled")
 """The options that name files, whose contents count and not where they lie."""
+REPORTING = ("report_to",)
+"""The options that change nothing of what is trained; a run can be resumed with others."""
 STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -100,6 +103,8 @@ class TrainingOptions(Recipe):
     """Steps between two checkpoints to resume from."""
     store: Literal["float16", "bfloat16", "float32"] = "float16"
     """Precision of the weights in the file; validation measures what is stored."""
+    report_to: tuple[Tracker, ...] = ()
+    """Experiment trackers that get the losses and metrics: tensorboard, wandb, mlflow, trackio."""
 
     @model_validator(mode="after")
     def _installed(self) -> Self:
@@ -122,7 +127,7 @@ class TrainingOptions(Recipe):
 
     def described(self) -> dict[str, Any]:
         """Return the options as a card shows them: of files the names alone."""
-        shown = self.model_dump(mode="json", exclude={"method_options", "on"})
+        shown = self.model_dump(mode="json", exclude={"method_options", "on", *REPORTING})
         for name in ("synonyms", "unlabelled"):
             shown[name] = shown[name] and Path(shown[name]).name
         return {**shown, "back_translation": [Path(name).name for name in self.back_translation]}
@@ -191,11 +196,16 @@ def lengthened(options: TrainingOptions, units: int) -> tuple[TrainingOptions, l
 
 
 def merge_options(task: str, method: str, given: Mapping[str, Any]) -> TrainingOptions:
-    """Return training options: those given, over the task's recipe for the method."""
+    """Return training options: those given, over the task's recipe for the method.
+
+    Raises :class:`UsageError` for options that are not valid, and for a tracker that is not installed.
+    """
     kind: type[Task] = registry.load("task", task)
     defaults = kind.recipes.get(method, kind.default_recipe).model_dump(exclude_unset=True)
     if given.get("cache"):
         defaults.pop("backbone_dropout", None)  # kept states cannot change from step to step
     if "epochs" in given:
         defaults["min_steps"] = 0  # the number of epochs that a person chooses stays
-    return validated(TrainingOptions, {**defaults, **given}, "training")
+    options = validated(TrainingOptions, {**defaults, **given}, "training")
+    check_installed(options.report_to)
+    return options
