@@ -49,6 +49,7 @@ from adaptdock.plugins.ports import Prepended as Prepended
 from adaptdock.plugins.ports import Residual as Residual
 from adaptdock.plugins.ports import Virtual as Virtual
 from adaptdock.plugins.task_abilities import Annotatable as Annotatable
+from adaptdock.plugins.task_abilities import Annotating as Annotating
 from adaptdock.plugins.task_abilities import Calibrated as Calibrated
 from adaptdock.plugins.task_abilities import Grouped as Grouped
 from adaptdock.plugins.task_abilities import PseudoLabelling as PseudoLabelling

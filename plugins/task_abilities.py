@@ -3,8 +3,8 @@
 A task has an ability if it has its function; it does not inherit or register anything.
 """
 
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from adaptdock.plugins.annotations import AnnotatedText
 from adaptdock.plugins.tasks import Feature, Record, Task
@@ -61,6 +61,17 @@ class Annotatable(Protocol):
     @classmethod
     def annotated(cls, text: AnnotatedText) -> Record | None:
         """Return the raw record of a text; None where its annotation says nothing for this task."""
+
+
+@runtime_checkable
+class Annotating(Protocol):
+    """A task with predictions that annotate a text, so that annotation tools can show and correct them."""
+
+    def annotation(self, prediction: Mapping[str, Any]) -> AnnotatedText:
+        """Return the text of a prediction with its labels or spans, and its words; the place is empty.
+
+        Words with a tag each have it as their label, and their token as ``stated``.
+        """
 
 
 @runtime_checkable

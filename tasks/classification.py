@@ -121,6 +121,14 @@ class Classification(SequenceTask):
             return []
         return _listed(self._checked(with_label(record, self.options.multi_label))["label"])
 
+    def annotation(self, prediction: Mapping[str, Any]) -> AnnotatedText:
+        """Return the text with its labels; a rejected text has none."""
+        labels = prediction["labels"] if self.options.multi_label else [prediction["label"]]
+        fields = {"second": prediction["second"]} if "second" in prediction else {}
+        return AnnotatedText(
+            prediction["text"], "", labels=tuple(label for label in labels if label is not None), fields=fields
+        )
+
     def shown(self, record: Record) -> str:
         """Return the text behind its label."""
         labels = ", ".join(_listed(record["label"])) or "no label"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, Recipe, Record
+from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, LabelledSpan, Recipe, Record
 from adaptdock.tasks.marked_texts import MARKS, marked_record, tagged_words
 from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import entity_column
@@ -178,6 +178,14 @@ class NER(Tagging):
         prediction: dict[str, Any] = {"text": text, "entities": entities}
         is_text = "spans" in record and "tags" not in record  # a labelled record is compared by its tags
         return prediction if is_text else prediction | {"tokens": record["tokens"], "tags": tags}
+
+    def annotation(self, prediction: Mapping[str, Any]) -> AnnotatedText:
+        """Return the text with its entities, and the words that were tagged."""
+        text = prediction["text"]
+        spans = [
+            LabelledSpan(part["start"], part["end"], part["label"], part["text"]) for part in prediction["entities"]
+        ]
+        return AnnotatedText(text, "", tuple(spans), words=self.words_of(prediction))
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return precision, recall and F1 of whole entities, in all and by type, in percent (seqeval)."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, Feature, Record
+from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, LabelledSpan, Record
 from adaptdock.tasks.ner import RECIPES
 from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import word_class_column
@@ -87,6 +87,11 @@ class POS(Tagging):
             for (start, end), number, score in zip(spans, self.best(scores), scores.amax(-1).tolist(), strict=True)
         ]
         return {"text": text, "words": words}
+
+    def annotation(self, prediction: Mapping[str, Any]) -> AnnotatedText:
+        """Return the text with its words, each a span labelled with its tag."""
+        words = [LabelledSpan(part["start"], part["end"], part["tag"], part["text"]) for part in prediction["words"]]
+        return AnnotatedText(prediction["text"], "", tuple(words), words=tuple(words))
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return accuracy and macro F1 over the words, and the figures of each tag, in percent (scikit-learn).

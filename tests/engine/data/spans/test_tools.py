@@ -295,3 +295,14 @@ def test_sentences_of_one_document_are_held_out_together(tmp_path: Path) -> None
     documents = [{record["document"] for record in splits[split]} for split in ("train", "validation")]
     assert not documents[0] & documents[1]
     assert set("abcdefgh") == documents[0] | documents[1]
+
+
+def test_predictions_in_label_studio_are_read_where_nobody_has_annotated_any_text(tmp_path: Path) -> None:
+    predicted = {"data": {"text": TEXT}, "predictions": [{"result": RESULT}]}
+    records, notes = read(write(tmp_path / "a.jsonl", predicted, predicted))
+    assert [entities(record) for record in records] == [SPANS, SPANS]
+    assert any(
+        "2 texts have predictions of a model and nobody has annotated any; they are read" in note for note in notes
+    )
+    records, _ = read(write(tmp_path / "b.jsonl", predicted, studio({"result": RESULT[:1]})))
+    assert [entities(record) for record in records] == [SPANS[:1]]
