@@ -169,17 +169,15 @@ def _check_output(url: str | None, values: dict[str, Any]) -> None:
     """Raise :class:`UsageError` for an output that can't be written, before anything is loaded."""
     output = values["output"]
     if output is None:
-        given = [f"--{name.replace('_', '-')}" for name in ("output_format", "overwrite") if values[name]]
-        if given:
-            raise UsageError(f"{' and '.join(given)} say how a file is written: name it with --output FILE")
+        flags = [f"--{name.replace('_', '-')}" for name in ("output_format", "overwrite") if values[name]]
+        if flags:
+            raise UsageError(f"{' and '.join(flags)} say how a file is written: name it with --output FILE")
         return
     form = form_of(output, values["output_format"])
     if values["as_json"]:
         raise UsageError("--json is for printed answers; --output-format jsonl writes one JSON object a line")
     if url and form not in PLAIN_FORMS:
-        raise UsageError(
-            f"--output-format {form} needs the adapter's file; with --url there is {', '.join(PLAIN_FORMS)}"
-        )
+        raise UsageError(f"--output-format {form} needs the adapter's file; with --url give {', '.join(PLAIN_FORMS)}")
     if output.exists() and not values["overwrite"]:
         raise UsageError(f"{output} exists already: give another --output, or --overwrite to replace it")
 

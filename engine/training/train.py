@@ -88,11 +88,11 @@ def train(
 
 def _columns(columns: Any) -> dict[str, str]:
     """Return field -> column; the columns of rows without names have numbers."""
-    named = mapping(columns, "columns", "{'tags': 'ner'}")
-    for field, column in named.items():
+    fields = mapping(columns, "columns", "{'tags': 'ner'}")
+    for field, column in fields.items():
         if not isinstance(column, str | int) or isinstance(column, bool):
             raise UsageError(refusal(column, f"the column of {field!r} is a name, or a number from 0"))
-    return {field: str(column) for field, column in named.items()}
+    return {field: str(column) for field, column in fields.items()}
 
 
 def _source(data: Any, columns: Mapping[str, str]) -> Source:
