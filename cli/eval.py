@@ -1,5 +1,6 @@
 """``adapt eval``: an adapter measured on labelled data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from adaptdock.engine.data.sources import SPLITS, Source, load_splits, parse_col
 from adaptdock.engine.data.spans.reading import is_annotated_folder
 from adaptdock.engine.evaluation.bootstrap import intervals
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
-from adaptdock.errors import DataError, UnknownNameError, UsageError
+from adaptdock.errors import SHOWN, DataError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.registry.admission import read_adapter
-from adaptdock.plugins.contracts import Record, Task
+from adaptdock.plugins.contracts import Record, Task, UnknownLabels
 
 
 @click.command("eval", cls=SectionedCommand)
@@ -90,8 +91,19 @@ def _records(source: Source, task: Task, split: str, card: Card) -> list[Record]
     cleaned = task.clean(splits[split], split)
     for line in [*notes, *cleaned.notes]:
         note(line)
-    task.check(cleaned.records, split)
+    if isinstance(task, UnknownLabels):
+        _note_unknown(task.unknown(cleaned.records), split)
+    else:
+        task.check(cleaned.records, split)
     return cleaned.records
+
+
+def _note_unknown(counts: Mapping[str, int], split: str) -> None:
+    """Name the labels that the adapter does not know."""
+    if counts:
+        listing = ", ".join(f"{label!r} ({count})" for label, count in list(counts.items())[:SHOWN])
+        more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
+        note(f"{split}: labels that the adapter does not know count as missed: {listing}{more}")
 
 
 def _document(file: Path, card: Card, source: Source, split: str, found: Evaluation) -> dict[str, Any]:

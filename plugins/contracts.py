@@ -54,6 +54,7 @@ from adaptdock.plugins.task_abilities import Calibrated as Calibrated
 from adaptdock.plugins.task_abilities import Grouped as Grouped
 from adaptdock.plugins.task_abilities import PseudoLabelling as PseudoLabelling
 from adaptdock.plugins.task_abilities import Shown as Shown
+from adaptdock.plugins.task_abilities import UnknownLabels as UnknownLabels
 from adaptdock.plugins.task_abilities import Weighted as Weighted
 from adaptdock.plugins.tasks import Cleaned as Cleaned
 from adaptdock.plugins.tasks import ColumnInspector as ColumnInspector

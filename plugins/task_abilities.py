@@ -75,6 +75,14 @@ class Annotating(Protocol):
 
 
 @runtime_checkable
+class UnknownLabels(Protocol):
+    """A task whose metrics count labels that it does not know as wrong, so that it can be measured on any data."""
+
+    def unknown(self, records: Sequence[Record]) -> Mapping[str, int]:
+        """Return how often labels that the task does not know occur in cleaned records; empty if it knows all."""
+
+
+@runtime_checkable
 class Shown(Protocol):
     """A task that can show a person a cleaned record with its labels, on one line."""
 

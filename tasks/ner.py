@@ -136,6 +136,11 @@ class NER(Tagging):
                         f"the training data nor in the options: {', '.join(sorted(types))}"
                     )
 
+    def unknown(self, records: Sequence[Record]) -> Counter[str]:
+        """Count the entities of types that training has not seen; :meth:`score` counts them as missed."""
+        types = (tag[2:] for record in records for tag in record["tags"] if tag.startswith("B-"))
+        return Counter(name for name in types if name not in self.options.labels)
+
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count sentences, tokens and entities by type."""
         types = Counter(tag[2:] for record in records for tag in record["tags"] if tag.startswith("B-"))

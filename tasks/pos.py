@@ -65,6 +65,10 @@ class POS(Tagging):
     def check(self, records: Sequence[Record], split: str) -> None:
         """Accept unknown tags, as some tags are rare; :meth:`score` counts their words as wrong."""
 
+    def unknown(self, records: Sequence[Record]) -> Counter[str]:
+        """Count the words with tags that training has not seen."""
+        return Counter(tag for record in records for tag in record["tags"] if tag not in self.options.labels)
+
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count sentences, words and tags."""
         counts = Counter(tag for record in records for tag in record["tags"])
