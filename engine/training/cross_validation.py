@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.data.augmentation import augment
+from adaptdock.engine.data.holdout import kept_together
 from adaptdock.engine.data.sources import NOT_GIVEN, load_splits
 from adaptdock.engine.training.plan import Plan, augmentation_settings, make_units
 from adaptdock.engine.training.progress import Progress
@@ -21,7 +22,6 @@ from adaptdock.engine.training.run import train_plan
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Options, Record
 from adaptdock.plugins.task_abilities import class_weights
-from adaptdock.plugins.task_abilities import group as group_of
 
 FOLDS = "folds.json"
 
@@ -84,7 +84,7 @@ def _planned(plan: Plan, records: Sequence[Record], train: Sequence[int], held: 
 def _numbers(plan: Plan, records: Sequence[Record], count: int) -> list[tuple[list[int], list[int]]]:
     from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-    labels, groups = _labels(plan, records), _groups(plan, records)
+    labels, groups = _labels(plan, records), _groups(plan, records, count)
     alone = len(set(groups)) == len(records)
     if len(set(groups)) < count:
         raise DataError(f"{count} folds of {len(set(groups))} training records that stand alone: that is too few")
@@ -105,15 +105,12 @@ def _labels(plan: Plan, records: Sequence[Record]) -> list[str] | None:
     return [str(label) for label in found]
 
 
-def _groups(plan: Plan, records: Sequence[Record]) -> list[int]:
-    """Return a number for each record, the same for records that belong together."""
-    numbers: dict[Any, int] = {}
-    found = []
-    for place, record in enumerate(records):
-        group = group_of(plan.task, record)
-        key = ("alone", place) if group is None else ("group", group)
-        found.append(numbers.setdefault(key, len(numbers)))
-    return found
+def _groups(plan: Plan, records: Sequence[Record], count: int) -> list[int]:
+    """Return a number for each record, the same for records that stay together; duplicates do if there are enough."""
+    together, groups = kept_together(records, plan.task)
+    grouping = together if len(together) >= count else groups
+    number_of = {place: number for number, group in enumerate(grouping) for place in group}
+    return [number_of[place] for place in range(len(records))]
 
 
 def cross_validate(
