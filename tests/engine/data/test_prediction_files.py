@@ -158,6 +158,6 @@ def test_the_suffix_tells_the_form_unless_it_is_named() -> None:
     assert form_of(Path("a.iob2"), None) == "conll"
     assert form_of(Path("a.json"), "label-studio") == "label-studio"
     with pytest.raises(
-        UsageError, match=r"the suffix of a\.json does not tell the format: add --output-format jsonl\|csv"
+        UsageError, match=r"the suffix of a\.json does not name the format: add --output-format jsonl\|csv"
     ):
         form_of(Path("a.json"), None)

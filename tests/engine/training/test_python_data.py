@@ -19,7 +19,7 @@ SENTENCES = [
     {"tokens": ["the", "river", "runs"], "tags": ["O", "O", "O"]},
     {"tokens": ["bob", "sings", "loud"], "tags": ["B-PER", "O", "O"]},
 ] * 6
-FEW = {"epochs": 1, "batch_size": 8}
+FEW = {"epochs": 1, "batch_size": 8, "hold_out": "always"}
 
 
 def trained(backbone: Backbone, data: Any, folder: Path, **options: Any) -> Any:
