@@ -152,8 +152,8 @@ class Service:
         log("ready", adapters=len(self.catalog.names), backbone=self.dock.backbone.id)
         while True:
             await asyncio.sleep(self.options.watch)
-            await asyncio.to_thread(trim.look, self.batcher.waiting)
             try:
+                await asyncio.to_thread(trim.look, self.batcher.waiting)
                 await asyncio.wrap_future(self._loader.submit(self._withdraw))
                 if self.watcher is not None:
                     await asyncio.wrap_future(self._loader.submit(self.watcher.look))
