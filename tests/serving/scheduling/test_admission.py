@@ -187,21 +187,17 @@ def test_the_start_measures_the_speed_of_a_full_batch(client: Client) -> None:
 
 def test_overload_is_answered_with_429_and_when_to_come_back_and_probes_are_answered(client: Client) -> None:
     admission = client.service.batcher.admission
-    threads = [threading.Thread(target=client.ask, args=("red", TEXT)) for _ in range(2)]
+    admission.batch(10_000, 1000.0, full=True, texts=False)  # 10 tokens per second
+    thread = threading.Thread(target=client.ask, args=("red", TEXT))
     with held(client):
-        threads[0].start()
+        thread.start()
         until(lambda: client.service.batcher.waiting == 1)
-        admission.batch(10_000, 1000.0, full=True, texts=False)  # 10 tokens per second
-        threads[1].start()
-        until(lambda: client.service.batcher.waiting == 2)
-        until(lambda: admission._batches.wait("", {"red": 0.0}) > 0.5)
         answer = client.post("/v1/predict", json=ASKED)
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "busy")
         assert 1 <= int(answer.headers["retry-after"]) <= 60
         assert [client.get(path).status_code for path in ("/healthz", "/readyz", "/metrics")] == [200, 200, 200]
-    for thread in threads:
-        thread.join()
+    thread.join()
     text = client.get("/metrics").text
     assert 'adaptdock_refused_total{limit="time"} 1.0' in text
     assert 'adaptdock_shed_inputs_total{adapter="red"} 1.0' in text
-    assert "adaptdock_queue_seconds_count 2.0" in text
+    assert "adaptdock_queue_seconds_count 1.0" in text
