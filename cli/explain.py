@@ -59,7 +59,7 @@ def command(file: Path, text: str, shown: int, batch_size: int, as_json: bool, *
         show_json({"method": "occlusion", "filler": filler(dock, task), "answers": list(map(_document, explanations))})
         return
     if not explanations:
-        note("There is no answer to explain: the adapter finds nothing in this text.")
+        note("The adapter finds nothing in this text, so nothing can be explained.")
     for number, explanation in enumerate(explanations):
         if number:
             say()

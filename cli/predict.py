@@ -1,7 +1,7 @@
 """``adapt predict``: predictions for texts from arguments, a file or standard input."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,8 +14,10 @@ from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, data_fla
 from adaptdock.cli.common.inputs import LAYOUTS, LINES, from_arguments, from_file, from_lines
 from adaptdock.cli.common.output import answer_line, console, note, to_json
 from adaptdock.cli.common.streaming import Arriving, arrives, lines, take
+from adaptdock.engine.data.prediction_files import FORMS, PLAIN_FORMS, check_form, encoded, form_of
 from adaptdock.engine.data.sources import Input, Reader, Source, parse_columns
-from adaptdock.errors import SHOWN, AdaptError, DataError, UsageError
+from adaptdock.errors import SHOWN, AdaptError, DataError, FileError, UsageError
+from adaptdock.hub.artefact.atomic import write_atomically
 from adaptdock.plugins import registry
 
 if TYPE_CHECKING:
@@ -30,10 +32,13 @@ MARKED = r"\[[^\[\]|]+\|[^\[\]|]+\]"
 
 @dataclass(frozen=True)
 class Answering:
-    """A source of predictions: a line for each input, and the name of the task."""
+    """A source of predictions: a line or a prediction for each input, and the name of the task."""
 
     answer: Callable[[list[Input]], list[str]]
+    predict: Callable[[list[Input]], list[dict[str, Any]]]
     task: Callable[[], str]
+    options: Callable[[], Mapping[str, Any]]
+    """The options of the task; empty for a serving process."""
 
 
 @click.command("predict", cls=SectionedCommand)
@@ -56,6 +61,20 @@ class Answering:
 @click.option(
     "--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Inputs in a batch."
 )
+@click.option(
+    "--output",
+    cls=Flag,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the predictions to a file instead of printing them; the suffix names the format.",
+)
+@click.option(
+    "--output-format",
+    cls=Flag,
+    type=click.Choice(FORMS),
+    help="Format of the output. adapt train reads all of them as training data.",
+)
+@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace an existing output file.")
 @click.option("--yes", cls=Flag, is_flag=True, help="Install a published adapter that is not installed yet.")
 @click.option(
     "--require-signed",
@@ -89,9 +108,13 @@ def command(words: tuple[str, ...], source: str | None, layout: str, **values: A
     if texts and source:
         raise UsageError(f"texts and --input {source} cannot be combined: give only one")
     _check_input(source, layout, values)
+    _check_output(url, values)
     answering = _by_process(url, values) if url else _by_file(located(words[0], values["yes"]), values)
     at_once = values["batch_size"] * (1 if url else BATCHES_AT_ONCE)
     items = _items(texts, source, layout, lambda: _reader(answering, values), at_once)
+    if values["output"]:
+        _write(answering, items, at_once, values)
+        return
     while chunk := take(items, at_once):
         _show(answering.answer(chunk), values["as_json"])
 
@@ -166,6 +189,47 @@ def _reader(answering: Answering, values: dict[str, Any]) -> Reader:
     )
 
 
+# ------------------------------------------------------------------------------------------- output
+
+
+def _check_output(url: str | None, values: dict[str, Any]) -> None:
+    """Raise :class:`UsageError` for an invalid output before anything is loaded."""
+    output = values["output"]
+    if output is None:
+        flags = [f"--{name.replace('_', '-')}" for name in ("output_format", "overwrite") if values[name]]
+        if flags:
+            raise UsageError(f"{' and '.join(flags)} apply to an output file: name the file with --output FILE")
+        return
+    form = form_of(output, values["output_format"])
+    if values["as_json"]:
+        raise UsageError("--json is for printed answers; --output-format jsonl writes one JSON object per line")
+    if url and form not in PLAIN_FORMS:
+        raise UsageError(f"--output-format {form} needs the adapter's file; with --url give {', '.join(PLAIN_FORMS)}")
+    if output.exists() and not values["overwrite"]:
+        raise UsageError(f"{output} exists already: give another --output, or --overwrite to replace it")
+
+
+def _write(answering: Answering, items: Iterator[Input] | Arriving, at_once: int, values: dict[str, Any]) -> None:
+    """Write the predictions of all inputs into one file."""
+    output, form = values["output"], form_of(values["output"], values["output_format"])
+    task = None
+    if form not in PLAIN_FORMS:
+        check_form(form, registry.load("task", answering.task()), answering.task())
+        from adaptdock.engine.core.assembly import make_task
+
+        task = make_task(answering.task(), answering.options())
+    predictions: list[dict[str, Any]] = []
+    while chunk := take(items, at_once):
+        predictions += answering.predict(chunk)
+    blob, notes = encoded(predictions, form, task)
+    try:
+        write_atomically(output, blob, values["overwrite"])
+    except OSError as error:
+        raise FileError(output, f"it could not be written: {error.strerror or error}") from None
+    for line in [*notes, f"{len(predictions)} answers written to {output} ({form})"]:
+        note(line)
+
+
 # ------------------------------------------------------------------------------------------ answers
 
 
@@ -183,12 +247,16 @@ def _by_file(file: Path, values: dict[str, Any]) -> Answering:
         dock = open_dock(adapter.card, values["backbone"], options)
         return dock, dock.dock(adapter if values["no_probes"] else dock.proved(adapter))
 
+    def predict(items: list[Input]) -> list[dict[str, Any]]:
+        dock, name = opened()
+        return _predict(dock, name, items, values["batch_size"])
+
     def answer(items: list[Input]) -> list[str]:
         dock, name = opened()
         render = to_json if values["as_json"] else dock.assembly(name).task.render
-        return [render(prediction) for prediction in _predict(dock, name, items, values["batch_size"])]
+        return [render(prediction) for prediction in predict(items)]
 
-    return Answering(answer, lambda: adapter.card.task.name)
+    return Answering(answer, predict, lambda: adapter.card.task.name, lambda: adapter.card.task.options)
 
 
 def _predict(dock: "Dock", name: str, items: list[Input], batch_size: int) -> list[dict[str, Any]]:
@@ -212,12 +280,9 @@ def _by_process(url: str, values: dict[str, Any]) -> Answering:
     client = Client(url)
     name = values["adapter"] or _only(client)
 
-    def answer(items: list[Input]) -> list[str]:
-        inputs = [item.value for item in items]
+    def asked(items: list[Input], ask: Callable[[list[Any]], list[Any]]) -> list[Any]:
         try:
-            if values["as_json"]:
-                return [to_json(answered.prediction) for answered in client.predict(name, inputs)]
-            return [str(answered.rendered) for answered in client.render(name, inputs)]
+            return ask([item.value for item in items])
         except RequestError as error:
             kind, _, number = (error.param or "").partition(".")
             if kind != "inputs" or not number.isdigit():
@@ -225,7 +290,18 @@ def _by_process(url: str, values: dict[str, Any]) -> Answering:
             item = items[int(number)]
             raise DataError(f"{item.place}: {error}{item.hint}") from None
 
-    return Answering(answer, lambda: client.adapter(name.partition("@")[0].partition("+")[0]).task)
+    def predict(items: list[Input]) -> list[dict[str, Any]]:
+        return [dict(answer.prediction) for answer in asked(items, lambda inputs: client.predict(name, inputs))]
+
+    def answer(items: list[Input]) -> list[str]:
+        if values["as_json"]:
+            return list(map(to_json, predict(items)))
+        return [str(answer.rendered) for answer in asked(items, lambda inputs: client.render(name, inputs))]
+
+    def task() -> str:
+        return client.adapter(name.partition("@")[0].partition("+")[0]).task
+
+    return Answering(answer, predict, task, dict)
 
 
 def _only(client: "Client") -> str:

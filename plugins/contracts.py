@@ -53,6 +53,7 @@ from adaptdock.plugins.ports import Prepended as Prepended
 from adaptdock.plugins.ports import Residual as Residual
 from adaptdock.plugins.ports import Virtual as Virtual
 from adaptdock.plugins.task_abilities import Annotatable as Annotatable
+from adaptdock.plugins.task_abilities import Annotating as Annotating
 from adaptdock.plugins.task_abilities import Calibrated as Calibrated
 from adaptdock.plugins.task_abilities import FitExamples as FitExamples
 from adaptdock.plugins.task_abilities import FittedHead as FittedHead
@@ -64,6 +65,7 @@ from adaptdock.plugins.task_abilities import PseudoLabelling as PseudoLabelling
 from adaptdock.plugins.task_abilities import Reported as Reported
 from adaptdock.plugins.task_abilities import Shown as Shown
 from adaptdock.plugins.task_abilities import Summable as Summable
+from adaptdock.plugins.task_abilities import UnknownLabels as UnknownLabels
 from adaptdock.plugins.task_abilities import Weighted as Weighted
 from adaptdock.plugins.tasks import Cleaned as Cleaned
 from adaptdock.plugins.tasks import ColumnInspector as ColumnInspector

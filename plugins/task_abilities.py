@@ -67,6 +67,25 @@ class Annotatable(Protocol):
 
 
 @runtime_checkable
+class Annotating(Protocol):
+    """A task with predictions that annotate a text, so that annotation tools can show and correct them."""
+
+    def annotation(self, prediction: Mapping[str, Any]) -> AnnotatedText:
+        """Return the text of a prediction with its labels or spans, and its words; the place is empty.
+
+        Words with a tag each have it as their label, and their token as ``stated``.
+        """
+
+
+@runtime_checkable
+class UnknownLabels(Protocol):
+    """A task whose metrics count labels that it does not know as wrong, so that it can be measured on any data."""
+
+    def unknown(self, records: Sequence[Record]) -> Mapping[str, int]:
+        """Return how often labels that the task does not know occur in cleaned records; empty if it knows all."""
+
+
+@runtime_checkable
 class Shown(Protocol):
     """A task that can show a person a cleaned record with its labels, on one line."""
 

@@ -43,6 +43,8 @@ IMBALANCE = 10
 BINS = 15
 NAMED = 20
 """Most classes that a description, an error or a prediction lists."""
+NOT_COUNTED = -100
+"""The target of a record that the loss does not count."""
 OUT_OF_SCOPE = ""
 """The answer of a rejected text in the metrics; it is not a class."""
 
@@ -137,6 +139,14 @@ class Classification(SequenceTask):
             return []
         return _listed(self._checked(with_label(record, self.options.multi_label))["label"])
 
+    def annotation(self, prediction: Mapping[str, Any]) -> AnnotatedText:
+        """Return the text with its labels; a rejected text has none."""
+        labels = prediction["labels"] if self.options.multi_label else [prediction["label"]]
+        fields = {"second": prediction["second"]} if "second" in prediction else {}
+        return AnnotatedText(
+            prediction["text"], "", labels=tuple(label for label in labels if label is not None), fields=fields
+        )
+
     def shown(self, record: Record) -> str:
         """Return the text behind its label."""
         labels = ", ".join(_listed(record["label"])) or "no label"
@@ -166,6 +176,11 @@ class Classification(SequenceTask):
                     f"{_nearest(unknown, classes)}"
                 )
 
+    def unknown(self, records: Sequence[Record]) -> Counter[str]:
+        """Count the labels that training has not seen; :meth:`score` counts them as missed."""
+        counts = self._counts(records)
+        return Counter({name: count for name, count in counts.items() if name not in self.options.labels})
+
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count texts and classes; of more than 20 classes, show the largest and the smallest."""
         counts = self._counts(records)
@@ -194,11 +209,14 @@ class Classification(SequenceTask):
         return SequenceHead(len(options.labels), options.pooling, options.hidden_layers, options.reads_prompt, length)
 
     def target(self, record: Record) -> Any:
-        """Return the number of the class, or one 0 or 1 per class for several labels."""
+        """Return the number of the class, or one 0 or 1 per class for several labels.
+
+        A class that training has not seen is not counted in the loss.
+        """
         labels = self.options.labels
         if self.options.multi_label:
             return [int(name in record["label"]) for name in labels]
-        return labels.index(record["label"])
+        return labels.index(record["label"]) if record["label"] in labels else NOT_COUNTED
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """Return the cross entropy of logits (R, classes); the binary one for several labels."""
@@ -255,11 +273,11 @@ class Classification(SequenceTask):
         several labels, an answer is right if the whole set is.
         """
         if self.options.multi_label:
-            return _score_sets(self.options.labels, records, predictions)
+            return _score_sets(self._measured(records), records, predictions)
         gold = [record["label"] for record in records]
         answers = [prediction["label"] for prediction in predictions]
         predicted = [OUT_OF_SCOPE if label is None else label for label in answers]
-        metrics = _score_classes(self.options.labels, gold, predicted)
+        metrics = _score_classes(self._measured(records), gold, predicted)
         metrics["ece"] = _calibration_error(gold, predictions)
         if self.options.reject_below:
             answered = [(want, got) for want, got in zip(gold, predicted, strict=True) if got]
@@ -310,6 +328,10 @@ class Classification(SequenceTask):
         logits = mean(digests) / self.options.temperature
         scores = functional.logsigmoid(logits) if self.options.multi_label else logits.log_softmax(-1)
         return scores[self.options.labels.index(decision.label)].item()
+
+    def _measured(self, records: Sequence[Record]) -> list[str]:
+        """Return the classes of the metrics: those of the adapter, then others of the records."""
+        return [*self.options.labels, *sorted(self.unknown(records))]
 
     def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
         """Return the metrics of the most frequent class, or set of classes, for every text."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, Outcome, Recipe, Record
+from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, LabelledSpan, Outcome, Recipe, Record
 from adaptdock.tasks.marked_texts import MARKS, marked_record, tagged_words
 from adaptdock.tasks.outcomes import entity_outcome
 from adaptdock.tasks.tag_numbers import with_names
@@ -150,6 +150,11 @@ class NER(Tagging):
                         f"the training data nor in the options: {', '.join(sorted(types))}"
                     )
 
+    def unknown(self, records: Sequence[Record]) -> Counter[str]:
+        """Count the entities of types that training has not seen; :meth:`score` counts them as missed."""
+        types = (tag[2:] for record in records for tag in record["tags"] if tag.startswith("B-"))
+        return Counter(name for name in types if name not in self.options.labels)
+
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count sentences, tokens and entities by type."""
         types = Counter(tag[2:] for record in records for tag in record["tags"] if tag.startswith("B-"))
@@ -192,6 +197,14 @@ class NER(Tagging):
         prediction: dict[str, Any] = {"text": text, "entities": entities}
         is_text = "spans" in record and "tags" not in record  # a labelled record is compared by its tags
         return prediction if is_text else prediction | {"tokens": record["tokens"], "tags": tags}
+
+    def annotation(self, prediction: Mapping[str, Any]) -> AnnotatedText:
+        """Return the text with its entities, and the words that were tagged."""
+        text = prediction["text"]
+        spans = [
+            LabelledSpan(part["start"], part["end"], part["label"], part["text"]) for part in prediction["entities"]
+        ]
+        return AnnotatedText(text, "", tuple(spans), words=self.words_of(prediction))
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return precision, recall and F1 of whole entities, in all and by type, in percent (seqeval)."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, Feature, Outcome, Record
+from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, LabelledSpan, Outcome, Record
 from adaptdock.tasks.ner import RECIPES
 from adaptdock.tasks.outcomes import word_outcome
 from adaptdock.tasks.tag_numbers import with_names
@@ -67,6 +67,10 @@ class POS(Tagging):
     def check(self, records: Sequence[Record], split: str) -> None:
         """Accept unknown tags, as some tags are rare; :meth:`score` counts their words as wrong."""
 
+    def unknown(self, records: Sequence[Record]) -> Counter[str]:
+        """Count the words with tags that training has not seen."""
+        return Counter(tag for record in records for tag in record["tags"] if tag not in self.options.labels)
+
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count sentences, words and tags."""
         counts = Counter(tag for record in records for tag in record["tags"])
@@ -89,6 +93,11 @@ class POS(Tagging):
             for (start, end), number, score in zip(spans, self.best(scores), scores.amax(-1).tolist(), strict=True)
         ]
         return {"text": text, "words": words}
+
+    def annotation(self, prediction: Mapping[str, Any]) -> AnnotatedText:
+        """Return the text with its words, each a span labelled with its tag."""
+        words = [LabelledSpan(part["start"], part["end"], part["tag"], part["text"]) for part in prediction["words"]]
+        return AnnotatedText(prediction["text"], "", tuple(words), words=tuple(words))
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return accuracy and macro F1 over the words, and the figures of each tag, in percent (scikit-learn).

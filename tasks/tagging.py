@@ -10,7 +10,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, ColumnInspector, Decision, Feature, FitExamples, Reading, Record
+from adaptdock.plugins.contracts import (
+    Cleaned,
+    ColumnInspector,
+    Decision,
+    Feature,
+    FitExamples,
+    LabelledSpan,
+    Reading,
+    Record,
+)
 from adaptdock.plugins.toolkit.division_learning import learn_division
 from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
 from adaptdock.plugins.toolkit.linear_fit import fit_classes
@@ -126,6 +135,13 @@ class Tagging(ColumnInspector):
             return {"text": text, "spans": spans, "tokens": [text[start:end] for start, end in spans]}
         words = divide(text, self.options.division)
         return {"text": text, "spans": [span for span, _ in words], "tokens": [word for _, word in words]}
+
+    def words_of(self, prediction: Mapping[str, Any]) -> tuple[LabelledSpan, ...]:
+        """Return the places of the words of a prediction and their tokens; texts are divided as by :meth:`read`."""
+        tokens = prediction.get("tokens")
+        record = self.read(prediction["text"] if tokens is None else {"tokens": tokens})
+        words = zip(text_of(record)[1], record["tokens"], strict=True)
+        return tuple(LabelledSpan(start, end, stated=token) for (start, end), token in words)
 
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
         """Tokenise the sentence in overlapping windows; each word is labelled in one window.

@@ -11,8 +11,9 @@ import pytest
 from environments import environment
 
 ROOT = Path(__file__).parent.parent
-README, MIXED, PLUGINS, FIRST = (
-    (ROOT / name).read_text() for name in ("README.md", "docs/mixed.md", "docs/plugins.md", "docs/first-adapter.md")
+README, MIXED, PLUGINS, FIRST, LIBRARY = (
+    (ROOT / name).read_text()
+    for name in ("README.md", "docs/mixed.md", "docs/plugins.md", "docs/first-adapter.md", "docs/library.md")
 )
 
 
@@ -62,6 +63,15 @@ def test_the_first_adapter_is_trained_as_its_page_says(tmp_path: Path) -> None:
         run(["bash", "-c", command], tmp_path)
     (program,) = blocks("python", FIRST)
     assert [line.split()[0] for line in run([sys.executable, "-c", program], tmp_path).splitlines()] == labels
+
+
+@pytest.mark.slow
+def test_the_page_on_training_from_python_runs_as_one_program(tmp_path: Path) -> None:
+    printed = run([sys.executable, "-c", "\n".join(blocks("python", LIBRARY))], tmp_path).splitlines()
+    assert printed[:2] == ["runs/list/best.safetensors complete", "The striker scored twice."]
+    assert printed[2] == "{'train': 8, 'validation': 2}"
+    assert sum(line.startswith("step ") for line in printed) == 2
+    assert printed[-1].startswith("pandas.DataFrame of 8 rows (text, label), sha256 ")
 
 
 def test_the_figures_of_the_readme_stand_in_the_pages_that_it_names() -> None:

@@ -1,6 +1,6 @@
 """Labelled data that an adapter is measured on: its options, and its records as the adapter's task reads them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,9 @@ from typing import Any
 from adaptdock.cli.common.flags import Flag, data_flags
 from adaptdock.engine.data.sources import SPLITS, Source, load_splits, parse_columns
 from adaptdock.engine.data.spans.reading import is_annotated_folder
-from adaptdock.errors import DataError, UnknownNameError, UsageError
+from adaptdock.errors import SHOWN, DataError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.card import Card
-from adaptdock.plugins.contracts import Record, Task
+from adaptdock.plugins.contracts import Record, Task, UnknownLabels
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,11 @@ def labelled_source(values: Mapping[str, Any]) -> Source:
 
 
 def read_labelled(source: Source, task: Task, split: str, card: Card) -> LabelledData:
-    """Return the records of a split; raise :class:`DataError` for a split that is missing, and for unknown labels."""
+    """Return the records of a split.
+
+    Labels that the adapter does not know become a note if the task's metrics count them. Otherwise they raise
+    :class:`DataError`, as a missing split does.
+    """
     seed = card.training.get("options", {}).get("seed", 0)  # what was held out in training is held out again
     splits, notes = load_splits(source, type(task), seed, None if split == "test" else task)
     if split not in splits:
@@ -56,8 +60,21 @@ def read_labelled(source: Source, task: Task, split: str, card: Card) -> Labelle
             f"{source.describe()}: there is no {split} split; there is {', '.join(splits)}. Choose by --split."
         )
     cleaned = task.clean(splits[split], split)
-    task.check(cleaned.records, split)
+    unknown = _checked_labels(task, cleaned.records, split)
     training = None
     if "train" in splits and card.training.get("data") == source.describe():
         training = task.clean(splits["train"], "train").records
-    return LabelledData(source, split, cleaned.records, [*notes, *cleaned.notes], training)
+    return LabelledData(source, split, cleaned.records, [*notes, *cleaned.notes, *unknown], training)
+
+
+def _checked_labels(task: Task, records: Sequence[Record], split: str) -> list[str]:
+    """Return a note on the labels that the adapter does not know; :meth:`Task.check` refuses them for other tasks."""
+    if not isinstance(task, UnknownLabels):
+        task.check(records, split)
+        return []
+    counts = task.unknown(records)
+    if not counts:
+        return []
+    listing = ", ".join(f"{label!r} ({count})" for label, count in list(counts.items())[:SHOWN])
+    more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
+    return [f"{split}: labels that the adapter does not know count as missed: {listing}{more}"]

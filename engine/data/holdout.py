@@ -1,7 +1,8 @@
 """Hold-out: the part of the training data that becomes the validation data where none is given.
 
 The last training example of a label (a class, an entity type, a tag) is never held out. Where each record has one
-label, labels are held out in proportion (stratified). Records of one group stay together.
+label, labels are held out in proportion (stratified). Records of one group, and records of one input, stay together:
+the metric must not count a memorised training record as validation.
 """
 
 import math
@@ -15,8 +16,11 @@ from adaptdock.plugins.task_abilities import group as group_of
 
 SHARES = (0.1, 0.1, 0.1, 0.2, 0.3, 0.5)
 """Shares of the training data that are tried in turn, each with another draw, until the task can use both parts."""
+MOST = 2
+"""Largest held-out part, as a multiple of its share: a group stays whole and may exceed the share."""
+DUPLICATES = "duplicates of held-out validation records stay in the training data, as nothing else can be held out"
 NAMED = 5
-"""So many labels stand in a note."""
+"""Number of labels that a note lists."""
 
 Labels = tuple[Hashable, ...]
 
@@ -29,15 +33,50 @@ def hold_out(
     ``labeller`` is the task with its options, which knows the labels of a raw record; without it there are none.
     Raises :class:`DataError` where no part can be held out that leaves the task with usable data.
     """
-    groups = _groups(records, task)
+    together, groups = kept_together(records, task)
     if len(groups) < 2:
         raise DataError(f"{len(records)} training records are too few to hold any out for validation")
     labels = [() if labeller is None else tuple(dict.fromkeys(labeller.labels(record))) for record in records]
     generator = Random(seed)
     refusal: DataError | None = None
+    for grouping, notes in ((together, []), (groups, [DUPLICATES])) if len(together) < len(groups) else ((groups, []),):
+        try:
+            splits, held = _divided(records, grouping, labels, generator, labeller)
+        except DataError as error:
+            refusal = refusal if isinstance(refusal, UnusablePart) else error
+            continue
+        return splits, [*notes, *_lacking(labels, held)]
+    if labeller is not None and isinstance(refusal, UnusablePart):
+        labeller.fit(labeller.clean(records, "train").records)  # raises if the data as a whole is at fault
+    assert refusal is not None
+    raise refusal
+
+
+def kept_together(records: Sequence[Record], task: Task | type[Task]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the record numbers of each set that stays together: by group or input, and by group alone."""
+    keys = [_keys(task, record) for record in records]
+    groups = _connected([[(name, key) for name, key in of_record.items() if name == "group"] for of_record in keys])
+    return _connected([list(of_record.items()) for of_record in keys]), groups
+
+
+class UnusablePart(DataError):
+    """A division of the training data that leaves the task without usable data."""
+
+
+def _divided(
+    records: Sequence[Record],
+    groups: Sequence[list[int]],
+    labels: Sequence[Labels],
+    generator: Random,
+    labeller: Task | None,
+) -> tuple[dict[str, list[Record]], set[int]]:
+    """Return training and validation records in their order, and the numbers of the latter.
+
+    Raises :class:`DataError` where none can be held out, :class:`UnusablePart` where the task cannot use the parts.
+    """
+    refusal: DataError | None = None
     for share in SHARES:
-        size = max(1, int(len(records) * share))
-        held = _drawn(groups, labels, size, generator)
+        held = _drawn(groups, labels, max(1, int(len(records) * share)), generator)
         if not held:
             raise DataError(
                 f"no validation data given, and none of {len(records)} training records can be held out for it: each "
@@ -53,22 +92,43 @@ def hold_out(
         except DataError as error:
             refusal = refusal or error
             continue
-        return splits, _lacking(labels, held)
-    assert labeller is not None
-    labeller.fit(labeller.clean(records, "train").records)  # raises where the fault is in the data, not in its division
-    raise DataError(
+        return splits, held
+    raise UnusablePart(
         f"no validation data given, and no part of {len(records)} training records can be held out for it ({refusal}). "
         f"Name the data with --train and --validation"
     )
 
 
-def _groups(records: Sequence[Record], task: type[Task]) -> list[list[int]]:
-    """Return the numbers of the records of each group; a record without a group is one of its own."""
-    groups: dict[Hashable, list[int]] = {}
-    for number, record in enumerate(records):
-        group = group_of(task, record)
-        groups.setdefault(("alone", number) if group is None else ("group", group), []).append(number)
+def _keys(task: Task | type[Task], record: Record) -> dict[str, Hashable]:
+    """Return the keys of a record, its group and its input; records with an equal key stay together."""
+    keys = {"group": group_of(task, record), "input": _input(task, record) or None}
+    return {name: key for name, key in keys.items() if key is not None}
+
+
+def _connected(keys: Sequence[Sequence[Hashable]]) -> list[list[int]]:
+    """Return sets of record numbers: the components of the graph that links records with an equal key."""
+    first: dict[Hashable, int] = {}
+    parents = list(range(len(keys)))
+
+    def root(number: int) -> int:
+        while parents[number] != number:
+            parents[number] = number = parents[parents[number]]
+        return number
+
+    for number, of_record in enumerate(keys):
+        for key in of_record:
+            parents[root(number)] = root(first.setdefault(key, number))
+    groups: dict[int, list[int]] = {}
+    for number in range(len(keys)):
+        groups.setdefault(root(number), []).append(number)
     return list(groups.values())
+
+
+def _input(task: Task | type[Task], record: Record) -> str:
+    """Return the input fields of a raw record, lower-cased and with single spaces; empty without such a field."""
+    fields = [name for name in (*task.asks, *(task.words or ())[:1]) if name in record]
+    values = [record[name] if isinstance(record[name], str) else repr(record[name]) for name in fields]
+    return "\0".join(" ".join(value.split()) for value in values).casefold()
 
 
 def _drawn(groups: Sequence[list[int]], labels: Sequence[Labels], size: int, generator: Random) -> set[int]:
@@ -78,10 +138,13 @@ def _drawn(groups: Sequence[list[int]], labels: Sequence[Labels], size: int, gen
     quotas = _quotas(labels, remaining, size, generator)
     held: set[int] = set()
     held_counts: Counter[Hashable] = Counter()
-    for limits in (quotas, remaining.copy()):
-        for group in order:
-            if len(held) >= size or len(held) + len(group) == len(labels):
+    largest = MOST * size
+    for limits, most in ((quotas, largest), (remaining.copy(), largest), (remaining.copy(), len(labels) - 1)):
+        for group in order if most == largest or not held else ():
+            if len(held) >= size:
                 break
+            if len(held) + len(group) > most:
+                continue
             counts = Counter(label for number in group for label in labels[number])
             within = all(
                 remaining[label] > count and held_counts[label] + count <= limits[label]

@@ -14,7 +14,8 @@ from adaptdock.engine.data.folders import SPLITS as SPLITS
 from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, split_files, split_folders
 from adaptdock.engine.data.formats import CONLLU, FORMATS, of_dataset, parallel, parquet, parsed, rows
 from adaptdock.engine.data.holdout import hold_out
-from adaptdock.engine.data.spans.reading import NAMES, Export
+from adaptdock.engine.data.objects import Table
+from adaptdock.engine.data.spans.reading import IN_MEMORY, NAMES, Export
 from adaptdock.engine.data.tables import Row, header_of, plain
 from adaptdock.engine.data.text_files import Texts
 from adaptdock.errors import DataError, UnknownNameError
@@ -42,21 +43,25 @@ class Input:
 class Source:
     """Where data comes from: a folder or hub name, or a file a split; how it is laid out.
 
-    A file may be several, divided by commas, that belong together line by line: a field of the task each.
+    A file may be several, divided by commas, that belong together line by line: a field of the task each. A
+    :class:`Table` of a Python program can replace a file.
     """
 
-    data: str | None = None
-    train: str | None = None
-    validation: str | None = None
-    test: str | None = None
+    data: str | Table | None = None
+    train: str | Table | None = None
+    validation: str | Table | None = None
+    test: str | Table | None = None
     format: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     encoding: str = "utf-8"
 
     def describe(self) -> str:
         """Return the source in words, for the card."""
-        files = [Path(name).name for name in (self.train, self.validation, self.test) if name]
-        return self.data or ", ".join(files) or "the sample data of the task"
+        if self.data is not None:
+            return self.data.describe() if isinstance(self.data, Table) else self.data
+        splits = [name for name in (self.train, self.validation, self.test) if name is not None]
+        parts = [part.describe() if isinstance(part, Table) else Path(part).name for part in splits]
+        return ", ".join(parts) or "the sample data of the task"
 
 
 def load_splits(
@@ -116,10 +121,12 @@ class Reader:
         """
         source = self.source
         files = {"train": source.train, "validation": source.validation, "test": source.test}
-        if any(files.values()):
-            splits = {split: self.file(path) for split, path in files.items() if path}
+        if any(part is not None for part in files.values()):
+            splits = {split: self.file(part) for split, part in files.items() if part is not None}
         elif source.data is None:
             splits = self.folder(self.task.sample)
+        elif isinstance(source.data, Table):
+            splits = {"train": self.file(source.data)}
         elif Path(source.data).is_dir():
             splits = self.folder(Path(source.data))
         elif Path(source.data).exists() or "," in source.data:
@@ -131,8 +138,10 @@ class Reader:
             raise DataError(f"the {empty} split is empty")
         return splits
 
-    def file(self, name: str | Path) -> list[Record]:
-        """Return the records of one file, or of several that belong together line by line."""
+    def file(self, name: str | Path | Table) -> list[Record]:
+        """Return the records of one file or table, or of several files that belong together line by line."""
+        if isinstance(name, Table):
+            return self.table(name)
         path = Path(name)
         annotated = self.annotated(path, self.source.format) if self._learns_from_annotations else None
         if annotated is not None:
@@ -148,6 +157,16 @@ class Reader:
             return self._records(self._parallel(parts), self._columns(), str(name), "parallel lines")
         layout = self.layout(path, self.task.layout)
         return self._records(*self._rows(path, layout, self.task.columns), str(path), layout)
+
+    def table(self, table: Table) -> list[Record]:
+        """Return the records of a table in memory."""
+        if self._learns_from_annotations:
+            export = Export(Path(table.name), IN_MEMORY, self.texts, table.numbered, self._named)
+            annotated = annotated_file(export, self.source.format if self.source.format in NAMES else None)
+            if annotated is not None:
+                self.files.append(FileRead(table.name, f"{annotated.tool.title} ({annotated.tool.name})"))
+                return annotated.records(self.task, self._notes.append)
+        return self._records(table.by_column(), self._columns(), table.name, table.kind)
 
     @property
     def _learns_from_annotations(self) -> bool:

@@ -44,7 +44,7 @@ def compare(task: Task, records: Sequence[Record], first: Evaluation, second: Ev
     """Compare two adapters of one task by their evaluations of the same records."""
     metric = Metric(task, records, first.scored, second.scored)
     everyone = np.arange(len(records))
-    other = Metric(task, records, second.scored)
+    second_metric = Metric(task, records, second.scored)
     outcomes = (_outcomes(task, records, first), _outcomes(task, records, second))
     right_or_wrong = any(result.pairs for results in outcomes for result in results)
     differences = [_difference(*pair, right_or_wrong) for pair in zip(*outcomes, strict=True)]
@@ -53,7 +53,7 @@ def compare(task: Task, records: Sequence[Record], first: Evaluation, second: Ev
     return Comparison(
         metric=kind.metric,
         values=(metric.value(everyone, 0), metric.value(everyone, 1)),
-        intervals=(interval(metric, everyone), interval(other, everyone)),
+        intervals=(interval(metric, everyone), interval(second_metric, everyone)),
         test=paired_test(metric),
         lower_is_better=kind.lower_is_better,
         outcomes=outcomes,

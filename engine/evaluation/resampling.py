@@ -61,7 +61,7 @@ class Metric:
                 yield self.task.of_sums((second - moved).tolist()) - self.task.of_sums((first + moved).tolist())
 
     def is_right_or_wrong(self) -> bool:
-        """Tell whether each record is either right or wrong: the metric is a share of records."""
+        """Return whether each record is either right or wrong: the metric is a share of records."""
         if not self.summed or self._sums.shape[-1] != 2:
             return False
         right, counts = self._sums[..., 0], self._sums[..., 1]

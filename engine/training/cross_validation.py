@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.data.augmentation import augment
+from adaptdock.engine.data.holdout import kept_together
 from adaptdock.engine.data.sources import NOT_GIVEN, load_splits
 from adaptdock.engine.training.plan import Plan, augmentation_settings, make_units
 from adaptdock.engine.training.progress import Progress
@@ -21,7 +22,6 @@ from adaptdock.engine.training.run import train_plan
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Options, Record
 from adaptdock.plugins.task_abilities import class_weights
-from adaptdock.plugins.task_abilities import group as group_of
 
 FOLDS = "folds.json"
 
@@ -74,7 +74,8 @@ def _planned(plan: Plan, records: Sequence[Record], train: Sequence[int], held: 
     train_records = [records[number] for number in train]
     augmented = augment(train_records, plan.task, augmentation_settings(plan.options, plan.backbone))
     fold_records = {"train": [*train_records, *augmented.records], "validation": [records[number] for number in held]}
-    fold_plan = replace(plan, records=fold_records, added=augmented.added, units=[])
+    silent = plan.options.model_copy(update={"report_to": ()})  # a tracker would mix the curves of folds and run
+    fold_plan = replace(plan, records=fold_records, options=silent, added=augmented.added, units=[])
     fold_plan.units = make_units(fold_plan)
     if not fold_plan.units:
         raise DataError("the training data of a fold has no labelled token: use fewer folds")
@@ -84,7 +85,7 @@ def _planned(plan: Plan, records: Sequence[Record], train: Sequence[int], held: 
 def _numbers(plan: Plan, records: Sequence[Record], count: int) -> list[tuple[list[int], list[int]]]:
     from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-    labels, groups = _labels(plan, records), _groups(plan, records)
+    labels, groups = _labels(plan, records), _groups(plan, records, count)
     alone = len(set(groups)) == len(records)
     if len(set(groups)) < count:
         raise DataError(
@@ -107,15 +108,15 @@ def _labels(plan: Plan, records: Sequence[Record]) -> list[str] | None:
     return [str(label) for label in labels]
 
 
-def _groups(plan: Plan, records: Sequence[Record]) -> list[int]:
-    """Return a group number for each record."""
-    numbers: dict[Any, int] = {}
-    group_numbers = []
-    for place, record in enumerate(records):
-        group = group_of(plan.task, record)
-        key = ("alone", place) if group is None else ("group", group)
-        group_numbers.append(numbers.setdefault(key, len(numbers)))
-    return group_numbers
+def _groups(plan: Plan, records: Sequence[Record], count: int) -> list[int]:
+    """Return a group number for each record.
+
+    Duplicates share a number unless that leaves fewer than ``count`` groups.
+    """
+    together, groups = kept_together(records, plan.task)
+    grouping = together if len(together) >= count else groups
+    number_of = {place: number for number, group in enumerate(grouping) for place in group}
+    return [number_of[place] for place in range(len(records))]
 
 
 def cross_validate(

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.data.augmentation import BACK_TRANSLATE, parse
+from adaptdock.engine.training.reporting import Tracker, check_installed
 from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions, Recipe, Task
@@ -28,6 +29,8 @@ OPTIMIZERS = {
 OF_BITSANDBYTES = ("adamw_8bit", "lion")
 PLACES = ("on", "synonyms", "back_translation", "unlabelled")
 """Options that name files; a run's identity has the contents of the files, not their paths."""
+REPORTING = ("report_to",)
+"""Options without an effect on the trained weights; a resumed run may change them."""
 STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -112,6 +115,8 @@ class TrainingOptions(Recipe):
     """Precision of the weights in the file; validation measures what is stored."""
     probe_data: Literal["sample", "validation", "none"] = "sample"
     """Source of the texts of the golden probes in the file: the task's public sample, or validation data."""
+    report_to: tuple[Tracker, ...] = ()
+    """Experiment trackers for the losses and metrics: tensorboard, wandb, mlflow, trackio."""
 
     @model_validator(mode="after")
     def _installed(self) -> Self:
@@ -134,7 +139,7 @@ class TrainingOptions(Recipe):
 
     def described(self) -> dict[str, Any]:
         """Return the options for a card: of files, the names without their folders."""
-        shown = self.model_dump(mode="json", exclude={"method_options", "on"})
+        shown = self.model_dump(mode="json", exclude={"method_options", "on", *REPORTING})
         for name in ("synonyms", "unlabelled"):
             shown[name] = shown[name] and Path(shown[name]).name
         return {**shown, "back_translation": [Path(name).name for name in self.back_translation]}
@@ -218,11 +223,16 @@ def slowed(options: TrainingOptions, task: str, method: str) -> tuple[TrainingOp
 
 
 def merge_options(task: str, method: str, overrides: Mapping[str, Any]) -> TrainingOptions:
-    """Return training options: ``overrides`` over the task's recipe for the method."""
+    """Return training options: ``overrides`` over the task's recipe for the method.
+
+    Raises :class:`UsageError` for invalid options, and for a tracker that is not installed.
+    """
     kind: type[Task] = registry.load("task", task)
     defaults = kind.recipes.get(method, kind.default_recipe).model_dump(exclude_unset=True)
     if overrides.get("cache"):
         defaults.pop("backbone_dropout", None)  # cached states cannot change from step to step
     if "epochs" in overrides:
         defaults |= {"min_steps": 0, "target_steps": 0}  # an explicit number of epochs is never raised
-    return validated(TrainingOptions, {**defaults, **overrides}, "training")
+    options = validated(TrainingOptions, {**defaults, **overrides}, "training")
+    check_installed(options.report_to)
+    return options

@@ -20,7 +20,15 @@ from adaptdock.engine.evaluation.selection import ENOUGH, Criterion, too_few, un
 from adaptdock.engine.inference.back_translation import back_translated
 from adaptdock.engine.training import pretrained
 from adaptdock.engine.training.fittable_heads import fits
-from adaptdock.engine.training.hyperparameters import DTYPES, PLACES, TrainingOptions, lengthened, merge_options, slowed
+from adaptdock.engine.training.hyperparameters import (
+    DTYPES,
+    PLACES,
+    REPORTING,
+    TrainingOptions,
+    lengthened,
+    merge_options,
+    slowed,
+)
 from adaptdock.engine.training.packing import begun, pack
 from adaptdock.engine.training.schedules import check as check_schedules
 from adaptdock.errors import DataError, UsageError
@@ -78,7 +86,7 @@ class Plan:
             "backbone": self.backbone.fingerprint,
             "methods": [method.model_dump(mode="json") for method in self.methods],
             "task options": self.task.options.model_dump(mode="json"),
-            "training options": self.options.model_dump(mode="json", exclude={*PLACES, "probe_data"}),
+            "training options": self.options.model_dump(mode="json", exclude={*PLACES, *REPORTING, "probe_data"}),
         }
         if self.unlabelled:
             parts["unlabelled texts"] = list(map(_without_place, self.unlabelled))

@@ -1,24 +1,29 @@
 """The entry to training: a task and its data, or a plan, becomes an adapter file in a run's folder."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.data.folders import SPLITS
+from adaptdock.engine.data.objects import Table, table_of
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.few_labels import choose_by_folds
-from adaptdock.engine.training.hyperparameters import with_precision
+from adaptdock.engine.training.hyperparameters import merge_options, with_precision
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.plan import plan as make_plan
 from adaptdock.engine.training.progress import Progress
 from adaptdock.engine.training.run import train_plan
-from adaptdock.engine.training.run_folders import fresh_folder, owned_by_first
+from adaptdock.engine.training.run_folders import IDENTITY, fresh_folder, owned_by_first
 from adaptdock.engine.training.self_training import SelfTraining
 from adaptdock.engine.training.task_run import Result
+from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
-from adaptdock.plugins.arguments import file_path, mapping, of_type
+from adaptdock.plugins.arguments import file_path, mapping, of_type, refusal
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 from adaptdock.plugins.sequences import text
 
@@ -29,18 +34,28 @@ def train(
     task: str,
     method: str = registry.DEFAULT_METHOD,
     backbone: str | Path | Backbone = registry.DEFAULT_BACKBONE,
-    data: str | Path | Source | None = None,
+    data: Any = None,
     folder: str | Path | None = None,
     method_options: Mapping[str, Any] | None = None,
     task_options: Mapping[str, Any] | None = None,
+    *,
+    columns: Mapping[str, str | int] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    resume: bool = False,
     **options: Any,
 ) -> Result:
     """Train an adapter; the result's ``file`` is complete, and its ``adapter`` can be docked.
 
     ``task`` and ``method`` are names of plugins (``adapt plugins`` lists them), ``backbone`` is a name, or a loaded
-    one (``dock.backbone``). ``data`` is a folder, a file, a hub name or a :class:`Source`; None trains on the task's
-    sample. ``options`` are those of :class:`TrainingOptions` (``epochs``, ``learning_rate``, ``seed``, ...).
-    ``folder`` is a new one under ``runs`` unless named.
+    one (``dock.backbone``). ``options`` are those of :class:`TrainingOptions` (``epochs``, ``learning_rate``, ``seed``,
+    ...). ``folder`` is a new one under ``runs`` unless named.
+
+    ``data`` is a folder, a file, a hub name or a :class:`Source`; a list or an iterator of dicts; a data frame of
+    pandas or polars, a table of pyarrow; a ``datasets.Dataset`` or ``DatasetDict``; or a dict with such data for
+    ``train``, ``validation`` and ``test``. None trains on the task's sample. ``columns`` says which column holds a
+    field of the task (``{"tags": "ner"}``), like ``--columns``. ``progress`` is called with a :class:`Progress` after
+    each validation and at each logged loss. With ``resume`` the run in ``folder`` continues from its last checkpoint:
+    the data must have the same content.
 
     Returns a :class:`Result`: ``file`` with its ``size`` in bytes, ``adapter``, ``epochs``, ``seconds``, ``history``.
     Raises :class:`UnknownNameError` for a plugin that does not exist, :class:`UsageError` for options and arguments
@@ -59,13 +74,64 @@ def train(
     text(method, "the name of a method")
     method_options = mapping(method_options, "method_options", "{'rank': 8}")
     task_options = mapping(task_options, "task_options", "{'calibrate': True}")
-    source = data if isinstance(data, Source) else Source(data=None if data is None else str(file_path(data, DATA)))
+    source = _source(data, _columns(columns))
     place = None if folder is None else file_path(folder, "the folder of the run")
+    if progress is not None and not callable(progress):
+        raise UsageError(refusal(progress, "progress is a function that takes a Progress"))
+    if of_type(resume, bool, "resume is True or False") and (place is None or not (place / IDENTITY).is_file()):
+        raise UsageError(f"resume=True needs the folder of a run that has begun; found folder={folder!r}")
+    precision = merge_options(task, method, options).precision  # wrong options are refused before anything is loaded
     if isinstance(backbone, str | Path):
-        backbone = load_backbone(str(backbone), with_precision(LoadOptions(), options.get("precision", "auto")))
+        backbone = load_backbone(str(backbone), with_precision(LoadOptions(), precision))
     of_type(backbone, Backbone, "the backbone is a name, a path or a loaded backbone (dock.backbone)")
     plan = make_plan(backbone, task, method, source, options, method_options, task_options)
-    return carry_out(plan, place or fresh_folder(task, method))
+    return carry_out(plan, place or fresh_folder(task, method), progress=progress, resume=resume)
+
+
+def _columns(columns: Any) -> dict[str, str]:
+    """Return field -> column; unnamed columns have numbers."""
+    fields = mapping(columns, "columns", "{'tags': 'ner'}")
+    for field, column in fields.items():
+        if not isinstance(column, str | int) or isinstance(column, bool):
+            raise UsageError(refusal(column, f"the column of {field!r} is a name, or a number from 0"))
+    return {field: str(column) for field, column in fields.items()}
+
+
+def _source(data: Any, columns: Mapping[str, str]) -> Source:
+    """Return the source of an argument ``data``; each key of a dict is a split."""
+    if isinstance(data, Source):
+        return replace(data, columns={**data.columns, **columns})
+    if data is None:
+        return Source(columns=columns)
+    if isinstance(data, Mapping):
+        return replace(Source(columns=columns), **_splits(data))
+    return Source(data=_part(data, "data"), columns=columns)
+
+
+def _part(data: Any, name: str) -> str | Table:
+    """Return a file's path, or the table of an object."""
+    return str(file_path(data, DATA)) if isinstance(data, str | PathLike) else table_of(data, name)
+
+
+def _splits(data: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the file or table of each split.
+
+    Raises :class:`UsageError` for an unknown split, for a split with two names, and without training data.
+    """
+    names: dict[str, Any] = {}
+    for name in data:
+        split = next((split for split, accepted in SPLITS.items() if name in accepted), None)
+        if split is None:
+            raise UsageError(
+                f"a dict of data has the splits {', '.join(SPLITS)} as keys; found {name!r:.60}. A dict of columns can "
+                f"be given as pandas.DataFrame(data), a single record in a list"
+            )
+        if split in names:
+            raise UsageError(f"the data name the {split} split twice: {names[split]!r} and {name!r}")
+        names[split] = name
+    if "train" not in names:
+        raise UsageError(f"the data have no 'train' split; found {', '.join(map(repr, data)) or 'an empty dict'}")
+    return {split: _part(data[name], name) for split, name in names.items()}
 
 
 def carry_out(

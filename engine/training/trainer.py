@@ -23,6 +23,7 @@ from adaptdock.engine.training.hyperparameters import OPTIMIZERS, TrainingOption
 from adaptdock.engine.training.member_steps import JointOptimizer
 from adaptdock.engine.training.members import Members
 from adaptdock.engine.training.progress import Progress, Validated
+from adaptdock.engine.training.reporting import tracker_callbacks
 from adaptdock.engine.training.schedules import Unfreezing, decayed, rate
 from adaptdock.engine.training.trainable import Trainable
 from adaptdock.errors import FileError
@@ -233,6 +234,7 @@ def make_trainer(
         label_names=["labels"],
         disable_tqdm=True,
         report_to="none",
+        run_name=folder.name,
     )
     # With more than one GPU the Trainer would wrap the model in DataParallel, which copies the backbone.
     arguments._n_gpu = min(1, arguments.n_gpu)
@@ -244,7 +246,7 @@ def make_trainer(
         args=arguments,
         data_collator=members.collator(),
         train_dataset=members.batches,
-        callbacks=[Watch(members, trainable, progress), callback],
+        callbacks=[Watch(members, trainable, progress), callback, *tracker_callbacks(options.report_to, folder)],
     )
     trainer.remove_callback(PrinterCallback)
     callback.trainer = trainer

@@ -90,14 +90,11 @@ class Catalog:
             return self._version(self._find(name), number)
 
     def of_folder(self) -> list[str]:
-        """Return the names of the adapters that came from the folder, unloaded adapters included."""
+        """Return the names of the folder's adapters, unloaded adapters included."""
         return [name for name, served in [*self._served.items(), *self._gone.items()] if served.seen]
 
     def unchanged(self, name: str, path: Path) -> bool:
-        """Tell whether the file in the folder has the same content as at its last load.
-
-        Raises :class:`FileError` for an unreadable file.
-        """
+        """Tell whether a file has the same content as at its last load; raise :class:`FileError` if unreadable."""
         served = self._served.get(name) or self._gone.get(name)
         return served is not None and served.seen == hash_of(path, self.largest)
 
@@ -168,7 +165,9 @@ class Catalog:
         except KeyError:
             if self.incomplete is not None:
                 raise self.incomplete from None
-            raise UnknownNameError("adapter", asked or name, [*self._served, *self._aliases]) from None
+            known = [*self._served, *(alias for alias in self._aliases if alias != asked)]
+            shown = name if asked in (None, name) else f"{name} (of the alias {asked})"
+            raise UnknownNameError("adapter", shown, known) from None
 
     def _version(self, served: Served, number: int) -> Version:
         try:

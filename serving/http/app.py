@@ -45,6 +45,7 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
         lifespan=living,
         docs_url=None,  # both pages load scripts from a CDN
         redoc_url=None,
+        redirect_slashes=False,  # the redirect would lead to whatever host the request names
         strict_content_type=False,  # RequestBodies has checked the JSON already
     )
     app.state.service = service
@@ -91,7 +92,9 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> JSONResponse:
-        problem = Problem(message=f"{phrase(error.status_code)}: {error.detail}", type="invalid_request_error")
+        title = phrase(error.status_code)
+        detail = f"{request.method} {request.url.path[:200]}" if error.detail == title else error.detail
+        problem = Problem(message=f"{title}: {detail}", type="invalid_request_error")
         return _refused(request, error.status_code, problem, dict(error.headers or {}))
 
 

@@ -67,7 +67,10 @@ class RequestLimits:
     def _excess(self, client: str) -> tuple[str, str, int] | None:
         """Return why there is no room for another request of a client: reason, message, and seconds to wait."""
         limit, total = self._service.options.connections, self._running.total()
-        share = limit // len(self._running.keys() | {client})
+        clients = len(self._running.keys() | {client})
+        share = limit // clients
+        if self._service.lag.excessive(total) and self._running[client] >= total // clients:
+            return "lag", f"{total} requests are being read or answered already", self._service.batcher.patience(client)
         if total < limit or self._running[client] < share:
             return None
         return "connections", f"{total} requests are being answered already", self._service.batcher.patience(client)

@@ -37,8 +37,10 @@ from adaptdock.serving.errors import (
     StoppingError,
 )
 from adaptdock.serving.http.authorization import require
+from adaptdock.serving.http.loop_lag import LoopLag
 from adaptdock.serving.http.metrics import BARE, Metrics
 from adaptdock.serving.json_logs import log, log_error
+from adaptdock.serving.memory import MemoryTrim
 from adaptdock.serving.scheduling.batcher import Batcher
 from adaptdock.serving.scheduling.encoding import measured
 from adaptdock.serving.scheduling.inference_request import Outcome, Work
@@ -99,7 +101,8 @@ class Service:
         self.watcher = None
         if options.folder is not None:
             self.watcher = Watcher(options.folder, self.catalog, self.audit, options.follow_links)
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
+        self.lag = LoopLag()
         self._ready = self._leaving = self._stopping = self._failed = False
         self._end = 0.0  # when the time to drain is over
         self._trust_problem = ""
@@ -141,7 +144,7 @@ class Service:
     async def start(self) -> None:
         """Start: restore the state, load the folder, warm up. Requests are answered meanwhile."""
         self.batcher.start()
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = [asyncio.create_task(self._watch()), asyncio.create_task(self.lag.watch())]
 
     async def _watch(self) -> None:
         try:
@@ -151,11 +154,12 @@ class Service:
             self.catalog.incomplete = BrokenError
             log_error("starting failed", error)
             return
-        self._ready = True
+        self._ready, trim = True, MemoryTrim()
         log("ready", adapters=len(self.catalog.names), backbone=self.dock.backbone.id)
         while True:
             await asyncio.sleep(self.options.watch)
             try:
+                await asyncio.to_thread(trim.look, self.batcher.waiting)
                 await asyncio.wrap_future(self._loader.submit(self._withdraw))
                 if self.watcher is not None:
                     await asyncio.wrap_future(self._loader.submit(self.watcher.look))
@@ -229,8 +233,8 @@ class Service:
     async def stop(self) -> None:
         """Stop: answer accepted requests within the drain time, and abandon a thread that hangs."""
         self.stopping()
-        if self._watching is not None:
-            self._watching.cancel()
+        for watching in self._watching:
+            watching.cancel()
         self.batcher.stop()
         computed = await asyncio.to_thread(self.batcher.join, max(0.0, self._end - time.monotonic()))
         if not computed:

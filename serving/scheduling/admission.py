@@ -75,7 +75,7 @@ class AdmissionControl:
     def patience(self, client: str = "") -> int:
         """Return the seconds after which a refused client may try again, from 1 to :data:`LONGEST_PAUSE`."""
         with self._lock:
-            return _pause(self._longest_wait(client) / 2)
+            return _pause(self._drained(client) / 2)
 
     def tokenized(self, work: Work) -> None:
         """Correct the estimate of an input by its tokens."""
@@ -139,15 +139,15 @@ class AdmissionControl:
     def _check_room(self, works: Sequence[Work]) -> None:
         limit = self.options.queue_per_adapter
         by_adapter = Counter(work.name for work in works)
-        full = any(self._waiting.by_adapter[name] + count > limit for name, count in by_adapter.items())
-        if full or len(works) > self._waiting.room(works[0].client, self.options.queue):
-            pause = _pause(self._longest_wait(works[0].client) / 2)
+        client = works[0].client
+        full = any(count > self._waiting.room_of_adapter(client, name, limit) for name, count in by_adapter.items())
+        if full or len(works) > self._waiting.room(client, self.options.queue):
+            pause = _pause(self._drained(client) / 2)
             raise BusyError(f"{self._waiting.total} inputs are waiting already", pause, "queue")
 
-    def _longest_wait(self, client: str) -> float:
-        """Return the seconds that an input for the busiest adapter of a client would wait."""
-        costs = dict.fromkeys(self._waiting.by_adapter, 0.0)
-        return self._rates.delay * max(backlog.wait(client, costs) for backlog in (self._batches, self._texts))
+    def _drained(self, client: str) -> float:
+        """Return the seconds until everything that a client waits for now is computed."""
+        return self._rates.delay * max(backlog.drained(client) for backlog in (self._batches, self._texts))
 
     def _check_time(self, works: Sequence[Work], shares: Sequence[Share]) -> None:
         limit = self.options.queue_seconds

@@ -5,7 +5,10 @@ far as its own adapter at most, and other clients as far as its own client at mo
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Backlog:
@@ -39,6 +42,12 @@ class Backlog:
             longest = max(longest, ahead - seconds + sum(min(waiting, ahead) for waiting in others))
         return longest
 
+    def drained(self, client: str) -> float:
+        """Return the seconds until everything that a client waits for now is computed."""
+        totals = {name: sum(seconds.values()) for name, seconds in self._seconds.items()}
+        own = totals.get(client, 0.0)
+        return sum(min(total, own) for total in totals.values())
+
 
 class Waiting:
     """The numbers of waiting inputs. The caller serializes the access."""
@@ -46,18 +55,20 @@ class Waiting:
     def __init__(self) -> None:
         self.by_client: Counter[str] = Counter()
         self.by_adapter: Counter[str] = Counter()
+        self.by_place: Counter[tuple[str, str]] = Counter()
+        """By client and adapter."""
 
     def add(self, client: str, name: str) -> None:
         """Count an input."""
         self.by_client[client] += 1
         self.by_adapter[name] += 1
+        self.by_place[client, name] += 1
 
     def remove(self, client: str, name: str) -> None:
         """Count an answered input."""
-        for counts, key in ((self.by_client, client), (self.by_adapter, name)):
-            counts[key] -= 1
-            if not counts[key]:
-                del counts[key]
+        _count_down(self.by_client, client)
+        _count_down(self.by_adapter, name)
+        _count_down(self.by_place, (client, name))
 
     @property
     def total(self) -> int:
@@ -69,5 +80,18 @@ class Waiting:
 
         A full queue still has room for a client with less than its share, so the total is at most twice the limit.
         """
-        clients = len(self.by_client.keys() | {client})
-        return max(limit - self.total, limit // clients - self.by_client[client])
+        return max(limit - self.total, limit // self._clients(client) - self.by_client[client])
+
+    def room_of_adapter(self, client: str, name: str, limit: int) -> int:
+        """Return how many more inputs of a client may wait for an adapter; a share of the limit is left as above."""
+        share = limit // self._clients(client)
+        return max(limit - self.by_adapter[name], share - self.by_place[client, name])
+
+    def _clients(self, client: str) -> int:
+        return len(self.by_client.keys() | {client})
+
+
+def _count_down(counts: Counter[Key], key: Key) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]

@@ -47,7 +47,7 @@ def test_what_was_held_out_in_training_is_measured_as_validation_split(train, ad
     (tmp_path / "folder").mkdir()
     shutil.copy(tmp_path / "all.conll", tmp_path / "folder" / "train.conll")
     found = measured(adapt("eval", "a.safetensors", "--data", "folder", "--split", "validation", "--json"))
-    assert found["records"] == 4
+    assert found["records"] == 10  # one of four sentences that are there ten times each
     card = json.loads(adapt("inspect", "a.safetensors", "--json").out)["card"]
     assert found["metrics"] == card["metrics"]["validation"]
 
@@ -62,9 +62,20 @@ def test_a_split_that_is_not_there_is_refused(adapt, adapter, tmp_path, conll):
     adapt("eval", adapter, "--data", "folder", "--test", "x").failed(2, "--data and --test")
 
 
-def test_a_label_that_the_adapter_does_not_know_is_refused(adapt, adapter, tmp_path):
-    (tmp_path / "new.conll").write_text("acme\tB-ORG\n")
-    adapt("eval", adapter, "--test", "new.conll").failed(2, "new.conll:1", "'ORG'", "LOC, PER")
+def test_labels_that_the_adapter_does_not_know_are_named_and_count_as_missed(adapt, adapter, tmp_path):
+    (tmp_path / "old.conll").write_text("ada\tB-PER\nsaw\tO\noslo\tB-LOC\n")
+    (tmp_path / "new.conll").write_text("ada\tB-PER\nsaw\tO\noslo\tB-LOC\n\nacme\tB-ORG\n\nzeta\tB-ORG\n")
+    ran = adapt("eval", adapter, "--test", "new.conll", "--json")
+    assert "test: labels that the adapter does not know count as missed: 'ORG' (2)" in ran.err
+    metrics = measured(ran)["metrics"]
+    assert metrics["by_type"]["ORG"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 2}
+    answers = adapt("predict", adapter, "--json", "ada saw oslo", "acme", "zeta").out.splitlines()
+    found = sum(len(json.loads(answer)["entities"]) for answer in answers)
+    expected = json.loads(answers[0])["entities"]
+    right = sum((part["text"], part["label"]) in {("ada", "PER"), ("oslo", "LOC")} for part in expected)
+    assert metrics["recall"] == round(100 * right / 4, 2)
+    assert metrics["precision"] == (round(100 * right / found, 2) if found else 0.0)
+    assert "does not know" not in adapt("eval", adapter, "--test", "old.conll", "--json").err
 
 
 @pytest.mark.parametrize("name", ["none.conll", "none.jsonl"])

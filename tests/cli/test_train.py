@@ -32,12 +32,23 @@ def test_a_run_leaves_the_adapter_and_a_folder_with_settings_metrics_log_and_cur
         "identity.json",
         "log.jsonl",
         "metrics.json",
+        "report.html",
         "train.log",
     ]
+    assert "Measured on 4 records" in (tmp_path / "run/report.html").read_text()
     card = read_card(tmp_path / "out/places.safetensors")
     assert card.name == "places"
     assert card.methods[0].options["rank"] == 3
-    for words in ("validation", "test", "by type", "parameters", "bytes", "run/curves.png", "out/places.safetensors"):
+    for words in (
+        "validation",
+        "test",
+        "by type",
+        "parameters",
+        "bytes",
+        "run/curves.png",
+        "run/report.html",
+        "out/places.safetensors",
+    ):
         assert words in ran.out
     assert "validation f1" in ran.err
     assert "validation f1" in (tmp_path / "run/train.log").read_text()
@@ -96,6 +107,18 @@ def test_json_tells_the_result_to_a_program(train):
     assert found["ending"] == "complete"
     assert found["output"] == "ner.safetensors"
     assert set(found["metrics"]) == {"validation", "test"}
+
+
+def test_a_fault_of_a_task_in_the_report_does_not_lose_the_adapter(train, monkeypatch, tmp_path):
+    def broken(*_):
+        raise ValueError("no outcome")
+
+    monkeypatch.setattr("adaptdock.engine.training.task_run.write_page", broken)
+    ran = train("-o", "a.safetensors", "--run-dir", "run")
+    assert ran.status == 0, ran.err
+    assert "report.html could not be written: ValueError: no outcome." in ran.out
+    assert read_card(tmp_path / "a.safetensors").metrics
+    assert not (tmp_path / "run/report.html").exists()
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(train, tmp_path):

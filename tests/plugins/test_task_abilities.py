@@ -3,7 +3,16 @@
 import pytest
 
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Calibrated, Grouped, PseudoLabelling, Task, Weighted
+from adaptdock.plugins.contracts import (
+    Calibrated,
+    Grouped,
+    Occludable,
+    PseudoLabelling,
+    Reported,
+    Summable,
+    Task,
+    Weighted,
+)
 from adaptdock.plugins.task_abilities import class_weights, group
 
 CLASSES = {"classification", "sentiment", "spam", "topic", "intent", "pair", "prompted"}
@@ -18,6 +27,9 @@ TASKS = {name: registry.load("task", name) for name in registry.names("task")}
         (PseudoLabelling, CLASSES | TAGS),
         (Weighted, CLASSES | TAGS),
         (Grouped, {"qa", "embedding", "summarization", "translation"}),
+        (Reported, set(TASKS) - {"embedding"}),
+        (Summable, set(TASKS) - {"embedding"}),
+        (Occludable, CLASSES | TAGS),
     ],
 )
 def test_our_tasks_have_the_abilities_whose_methods_they_have(ability: type, tasks: set[str]) -> None:
@@ -25,7 +37,7 @@ def test_our_tasks_have_the_abilities_whose_methods_they_have(ability: type, tas
 
 
 def test_the_contract_of_a_task_has_no_ability_by_itself() -> None:
-    for name in ("settle", "pseudo", "class_weights", "group"):
+    for name in ("settle", "pseudo", "class_weights", "group", "outcome", "sums", "occluded"):
         assert not hasattr(Task, name)
 
 

@@ -1,13 +1,17 @@
 """Labels: printed lists, numbers, empty cells, wrong columns; macro F1 is scikit-learn's."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.preprocessing import MultiLabelBinarizer
 
+from adaptdock.engine.core.assembly import make_task
 from adaptdock.errors import DataError
 from adaptdock.tasks.classification import Classification
 from adaptdock.tasks.embedding import Embedding
@@ -163,3 +167,38 @@ def test_numbers_of_tags_become_the_names_that_were_given(tags: Any) -> None:
         NER(NER.Options(tag_names=names[:2])).clean([record], "train")
     with pytest.raises(DataError, match="--tag-names O,B-PER,I-PER gives the names of 0, 1, 2"):
         NER(NER.Options()).clean([{**record, "tags": [1, 0, 2]}], "train")
+
+
+LABELS = st.sampled_from(["a", "b", "c", "new", "newer"])
+
+
+@given(st.lists(st.tuples(LABELS, st.sampled_from(["a", "b", "c"])), min_size=1, max_size=30))
+def test_macro_f1_with_unknown_labels_is_scikit_learn_s(pairs: list[tuple[str, str]]) -> None:
+    task = make_task("classification", {"labels": ["a", "b", "c"]})
+    gold, predicted = [want for want, _ in pairs], [got for _, got in pairs]
+    records = [{"text": "x", "label": label} for label in gold]
+    answers = [{"label": label, "score": 1.0, "scores": {label: 1.0}} for label in predicted]
+    metrics = task.score(records, answers)
+    assert metrics["macro_f1"] == round(100 * f1_score(gold, predicted, average="macro", zero_division=0), 2)
+    assert metrics["accuracy"] == round(100 * accuracy_score(gold, predicted), 2)
+    assert task.unknown(records) == Counter(label for label in gold if label.startswith("new"))
+    assert {name: row["support"] for name, row in metrics["by_class"].items() if row["support"]} == Counter(gold)
+
+
+@given(st.lists(st.tuples(st.sets(LABELS), st.sets(st.sampled_from(["a", "b", "c"]))), min_size=1, max_size=30))
+def test_macro_f1_of_sets_with_unknown_labels_is_scikit_learn_s(pairs: list[tuple[set[str], set[str]]]) -> None:
+    task = make_task("classification", {"labels": ["a", "b", "c"], "multi_label": True})
+    records = [{"text": "x", "label": sorted(want)} for want, _ in pairs]
+    names = ["a", "b", "c", *sorted({name for want, _ in pairs for name in want if name.startswith("new")})]
+    binarizer = MultiLabelBinarizer(classes=names).fit([])
+    want, got = (binarizer.transform(column) for column in zip(*pairs, strict=True))
+    metrics = task.score(records, [{"labels": sorted(labels)} for _, labels in pairs])
+    assert metrics["macro_f1"] == round(100 * f1_score(want, got, average="macro", zero_division=0), 2)
+    assert metrics["micro_f1"] == round(100 * f1_score(want, got, average="micro", zero_division=0), 2)
+
+
+def test_the_loss_does_not_count_a_class_that_training_has_not_seen() -> None:
+    task = make_task("classification", {"labels": ["a", "b"]})
+    targets = torch.tensor([task.target({"text": "x", "label": label}) for label in ("a", "new")])
+    logits = torch.tensor([[0.0, 1.0], [5.0, 0.0]])
+    assert task.loss(logits, targets, None) == task.loss(logits[:1], targets[:1], None)

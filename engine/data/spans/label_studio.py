@@ -4,7 +4,7 @@ Offsets of a result count UTF-16 units, as its page does; each result states its
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from adaptdock.engine.data.spans.findings import Findings
@@ -24,6 +24,11 @@ class LabelStudio(RowTool):
     name = "label-studio"
     title = "Label Studio's JSON"
 
+    def __init__(self, preferred: Collection[str] = ()) -> None:
+        super().__init__(preferred)
+        self._predicted: list[AnnotatedText] = []
+        """The tasks with predictions of a model, annotated by these predictions."""
+
     def recognises(self, row: Any) -> bool:
         """Tell a task: an object with data, and a list of annotations."""
         return (
@@ -34,26 +39,43 @@ class LabelStudio(RowTool):
 
     def read(self, row: Any, place: str, findings: Findings) -> Iterator[AnnotatedText]:
         """Yield the text of a task; one that nobody has annotated has neither spans nor labels."""
-        data = row.get("data")
-        if not isinstance(data, Mapping):
-            raise DataError(f"{place}: read as {self.title}, but the task has no data")
+        predictions = [part for part in row.get("predictions") or () if isinstance(part, Mapping)]
+        if predictions:
+            self._predicted.append(self._annotated(row, predictions[-1:], place, Findings()))
         annotations = [part for name in RESULTS for part in row.get(name) or () if isinstance(part, Mapping)]
         finished = [part for part in annotations if not part.get("was_cancelled") and not part.get("skipped")]
         if len(finished) < len(annotations):
             findings.add("annotations were cancelled or skipped and are left out", place)
-        results = _agreed(finished, place, findings)
+        yield self._annotated(row, finished, place, findings)
+
+    def finish(self, texts: list[AnnotatedText], findings: Findings) -> list[AnnotatedText]:
+        """Return the texts; if a file has no annotation at all, predictions of a model annotate its texts."""
+        if not self._predicted or any(text.spans is not None or text.labels is not None for text in texts):
+            return texts
+        for text in self._predicted:
+            findings.add("texts have predictions of a model and nobody has annotated any; they are read", text.place)
+        predicted = {text.place: text for text in self._predicted}
+        return [predicted.get(text.place, text) for text in texts]
+
+    def _annotated(
+        self, row: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], place: str, findings: Findings
+    ) -> AnnotatedText:
+        """Return the text of a task, annotated by the majority of the annotations."""
+        data = row.get("data")
+        if not isinstance(data, Mapping):
+            raise DataError(f"{place}: read as {self.title}, but the task has no data")
+        results = _agreed(annotations, place, findings)
         text = self._text(data, results or [], place)
         fields = {name: value for name, value in data.items() if value != text}
         identifier = identifier_of(row)
         if results is None:
-            yield AnnotatedText(text, place, fields=fields, identifier=identifier)
-            return
+            return AnnotatedText(text, place, fields=fields, identifier=identifier)
         numbered = _spans(results, place, findings)
         spans = tuple(span for _, span in numbered)
         numbers = {name: number for number, (name, _) in enumerate(numbered)}
         labels = _labels(results, numbers, place, findings)
         relations = _relations(results, numbers, place, findings)
-        yield AnnotatedText(text, place, spans, labels, relations, fields=fields, identifier=identifier)
+        return AnnotatedText(text, place, spans, labels, relations, fields=fields, identifier=identifier)
 
     def _text(self, data: Mapping[str, Any], results: Sequence[Mapping[str, Any]], place: str) -> str:
         """Return the text that the results are of: the field that has what they state, or the one of a usual name."""

@@ -36,6 +36,9 @@ LABELS_SHOWN = 6
 LISTS = ("data", "annotations", "examples", "common_examples", "rasa_nlu_data")
 """Under what name an object has the list of rows: those of annotators for spaCy, and of Rasa."""
 
+IN_MEMORY = "in memory"
+"""The format of rows in memory, without a file."""
+
 Row = tuple[Any, str]
 
 
@@ -61,18 +64,19 @@ class Export:
             for number, row in enumerate(_listed(content)):
                 if row is not None:
                     yield row, f"{self.path}[{number}]"
-        elif self.layout in ("csv", "tsv", "parquet"):
+        elif self.layout in ("csv", "tsv", "parquet", IN_MEMORY):
             yield from self.table()
 
     def tool(self, tool_name: str | None) -> FileTool | RowTool | None:
         """Return the tool that the file is an export of: the one that was named, or that the content tells."""
-        for kind in FILE_TOOLS:
+        is_file = self.layout != IN_MEMORY
+        for kind in FILE_TOOLS if is_file else ():
             if kind.name == tool_name or (tool_name is None and kind().recognises(self.path, self.texts)):
                 return kind()
         for tool in ROW_TOOLS:
             if tool.name == tool_name:
                 return tool(self.preferred)
-        if tool_name is not None or self.path.is_dir():
+        if tool_name is not None or (is_file and self.path.is_dir()):
             return None
         try:
             head = [row for row, _ in islice(self.rows(), LOOKED_AT)]

@@ -55,7 +55,7 @@ class Facts:
     last_epoch_is_best: bool = False
 
     def worse(self, value: float) -> bool:
-        """Tell whether a value is worse than the metric on all records."""
+        """Return whether a value is worse than the metric on all records."""
         return value > self.value if self.lower_is_better else value < self.value
 
 
@@ -91,8 +91,8 @@ def label_examples(facts: Facts) -> str:
     if not lacking:
         return ""
     worst = sorted(lacking, key=lambda label: (label.recall, -label.support))[:3]
-    named = ", ".join(f"{label.name!r} ({label.trained} in training, recall {label.recall:g} %)" for label in worst)
-    return f"Label more examples of rare labels. {len(lacking)} labels are missed more often than not: {named}."
+    listing = ", ".join(f"{label.name!r} ({label.trained} in training, recall {label.recall:g} %)" for label in worst)
+    return f"Label more examples of rare labels. {len(lacking)} labels are missed more often than not: {listing}."
 
 
 def separate_labels(facts: Facts) -> str:
@@ -201,8 +201,8 @@ def weakest_labels(facts: Facts) -> str:
     if not weak:
         return ""
     worst = sorted(weak, key=lambda label: (label.recall, label.name))[:3]
-    named = ", ".join(f"{label.name!r} (recall {label.recall:g} %)" for label in worst)
-    return f"Read the errors of the weakest labels, and add training texts like them: {named}."
+    listing = ", ".join(f"{label.name!r} (recall {label.recall:g} %)" for label in worst)
+    return f"Read the errors of the weakest labels, and add training texts like them: {listing}."
 
 
 RULES: tuple[Rule, ...] = (

@@ -65,5 +65,5 @@ def confusion(outcomes: Iterable[Outcome]) -> Confusion | None:
 
 
 def _order(label: str) -> tuple[bool, str]:
-    """Return the sort key of a label: names in brackets, which are no labels of the data, come last."""
+    """Return the sort key of a label: names in brackets come last, as the data has no such labels."""
     return label.startswith("("), label

@@ -139,7 +139,7 @@ def _scatter(outcomes: Sequence[Outcome]) -> charts.Chart | None:
 
 
 def _last_is_best(subject: Subject) -> bool:
-    """Tell whether a complete run of several validations had the best one at its end."""
+    """Return whether a complete run of several validations had the best one at its end."""
     training = subject.card.training
     if len(subject.points) < 2 or training.get("ending") != "complete":
         return False
@@ -171,7 +171,7 @@ def _examples(task: Task, records: Sequence[Record]) -> Counter[str]:
 
 
 def _trained(card: Card) -> dict[str, str]:
-    """Return, in words, what was trained on what."""
+    """Return the training in words: task, method, backbone and data."""
     training = card.training
     rows = {
         "Task": card.task.name,

@@ -32,7 +32,7 @@ class Slice:
     interval: Interval | None
 
     def differs(self, value: float) -> bool:
-        """Tell whether a value is outside the interval."""
+        """Return whether a value is outside the interval."""
         if self.interval is None or self.interval[0] == self.interval[1]:  # equal records say nothing of the spread
             return False
         return not self.interval[0] <= value <= self.interval[1]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptdock.engine.core.assembly import make_task
-from adaptdock.engine.data.holdout import hold_out
+from adaptdock.engine.data.holdout import DUPLICATES, hold_out
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.training.cross_validation import divide
 from adaptdock.engine.training.plan import plan
@@ -114,7 +114,8 @@ def test_a_run_keeps_the_only_example_of_a_class_for_training_and_says_what_vali
     rows = [{"text": text["text"], "label": text["label"]} for text in texts({"pos": 12, "neg": 12, "unsure": 1})]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for seed in range(5):
-        made = plan(backbone, "classification", "lora", Source(data=str(tmp_path / "train.jsonl")), {"seed": seed})
+        options = {"seed": seed, "hold_out": "always"}
+        made = plan(backbone, "classification", "lora", Source(data=str(tmp_path / "train.jsonl")), options)
         assert made.task.options.labels == ("neg", "pos", "unsure")
         assert any("no example of 1 of 3 labels, such as 'unsure'" in note for note in made.notes)
 
@@ -136,3 +137,57 @@ def test_test_data_alone_is_read_without_looking_at_labels(tmp_path: Path) -> No
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts({"a": 2, "b": 2})))
     splits, _ = load_splits(Source(data=str(tmp_path)), type(make_task("classification", {})))
     assert {split: len(records) for split, records in splits.items()} == {"train": 3, "validation": 1, "test": 4}
+
+
+@given(SEEDS, st.lists(st.tuples(st.integers(0, 12), st.sampled_from(["x", "y"])), min_size=8, max_size=40))
+def test_duplicates_are_never_divided_unless_nothing_else_can_be_held_out(
+    seed: int, rows: list[tuple[int, str]]
+) -> None:
+    task = make_task("classification", {})
+    records: list[Record] = [
+        {"text": f"Text  {number}" if place % 2 else f"text {number} ", "label": label, "where": str(place)}
+        for place, (number, label) in enumerate(rows)
+    ]
+    try:
+        splits, notes = hold_out(records, seed, type(task), task)
+    except DataError:
+        assert min(Counter(label for _, label in rows).values()) < 2 or len({label for _, label in rows}) < 2
+        return
+    inputs = {split: {" ".join(record["text"].split()).lower() for record in part} for split, part in splits.items()}
+    assert splits["validation"]
+    assert not inputs["train"] & inputs["validation"] or DUPLICATES in notes
+    assert sorted(record["where"] for part in splits.values() for record in part) == sorted(
+        record["where"] for record in records
+    )
+
+
+def test_sentences_of_one_document_and_their_duplicates_stay_together() -> None:
+    task = make_task("ner", {})
+    records: list[Record] = [
+        {"tokens": ["Ada", "runs", str(number % 30)], "tags": ["B-PER", "O", "O"], "document": f"d{number // 3}"}
+        for number in range(60)
+    ]
+    for seed in range(10):
+        splits, notes = hold_out(records, seed, type(task), task)
+        held = {record["document"] for record in splits["validation"]}
+        assert not held & {record["document"] for record in splits["train"]}
+        words = {split: {record["tokens"][2] for record in part} for split, part in splits.items()}
+        assert not words["train"] & words["validation"]
+        assert notes == []
+
+
+def test_one_text_that_is_most_of_the_data_is_not_most_of_the_validation_data() -> None:
+    task = make_task("classification", {})
+    records = [{"text": "ok", "label": "a"}] * 80 + texts({"a": 10, "b": 10})
+    for seed in range(10):
+        splits, _ = hold_out(records, seed, type(task), task)
+        assert len(splits["validation"]) <= 20
+        assert "ok" not in {record["text"] for record in splits["validation"]}
+
+
+def test_data_that_are_duplicates_of_each_other_are_divided_and_it_is_said() -> None:
+    task = make_task("classification", {})
+    records: list[Record] = [{"text": label, "label": label, "where": "a"} for label in "ab" for _ in range(10)]
+    splits, notes = hold_out(records, 0, type(task), task)
+    assert {record["label"] for record in splits["validation"]} == {"a", "b"}
+    assert notes == [DUPLICATES]

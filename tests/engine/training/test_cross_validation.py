@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,21 @@ def test_an_altered_copy_is_never_trained_on_while_its_record_is_held_out(backbo
         trained = Counter(record["text"].lower() for record in own.records["train"])
         assert set(trained.values()) == {2}
         assert not trained.keys() & {record["text"] for record in own.records["validation"]}
+
+
+def test_folds_send_nothing_to_the_trackers_of_the_run(backbone: Backbone, tmp_path: Path) -> None:
+    whole = made(backbone, "classification", texts(tmp_path, {"a": 8, "b": 8}))
+    options = whole.options.model_copy(update={"report_to": ("wandb",)})
+    assert [own.options.report_to for own in divide(replace(whole, options=options), 2)] == [(), ()]
+
+
+def test_duplicates_are_in_one_fold(backbone: Backbone, tmp_path: Path) -> None:
+    rows = [{"text": f"{label} text {number % 5}", "label": label} for label in "ab" for number in range(15)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for own in divide(made(backbone, "classification", Source(train=str(tmp_path / "train.jsonl"))), 4):
+        trained = {record["text"] for record in own.records["train"]}
+        assert trained
+        assert not trained & {record["text"] for record in own.records["validation"]}
 
 
 def test_validation_data_that_was_given_stays_out(backbone: Backbone, tmp_path: Path) -> None:

@@ -35,6 +35,19 @@ def test_an_unknown_adapter_is_answered_with_names_like_it(client: Client) -> No
     client.refused(404, method="get", path="/v1/adapters/reed")
 
 
+def test_an_alias_of_an_adapter_that_is_gone_is_named_with_it(client: Client) -> None:
+    assert client.put("/v1/aliases/mood", json={"target": "red"}).status_code == 200
+    assert client.delete("/v1/adapters/red").status_code == 204
+    error = client.refused(404, "unknown adapter 'red (of the alias mood)'", json={**ASKED, "adapter": "mood"})
+    assert "mood" not in error["nearest"]
+
+
+@pytest.mark.parametrize("path", ["/v1/nothing", "/page/page.js/", "/v1/adapters/"])
+def test_a_path_without_a_route_is_named_and_not_redirected(client: Client, path: str) -> None:
+    client.refused(404, f"Not Found: GET {path}", method="get", path=path)
+    client.refused(405, "Method Not Allowed: DELETE /v1/predict", method="delete")
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

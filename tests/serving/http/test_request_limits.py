@@ -11,6 +11,7 @@ from served import TEXT, Client, held, serving, until
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Backbone
+from adaptdock.serving.http import loop_lag
 from adaptdock.serving.http.access_tokens import new_token, read_tokens
 from adaptdock.serving.http.request_limits import Bucket
 
@@ -99,6 +100,31 @@ def test_a_token_has_the_limits_of_its_line_from_the_next_request_on(
     text = client.get("/metrics", headers={"authorization": f"Bearer {secrets['modest']}"}).text
     assert 'adaptdock_refused_total{limit="rate"} 3.0' in text
     assert 'adaptdock_refused_total{limit="concurrent"} 1.0' in text
+
+
+def test_a_late_event_loop_refuses_requests_unless_few_are_running_and_probes_are_answered(
+    client: Client, secrets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(20):
+        client.service.lag.measure(1.0)
+    monkeypatch.setattr(client.service.lag, "measure", lambda lag: None)
+    assert status(client, secrets["greedy"]) == 200  # a single request is not what delays the loop
+    monkeypatch.setattr(loop_lag, "BUSY", 0)
+    assert status(client, secrets["greedy"]) == 429
+    assert client.get("/readyz").status_code == 200
+    text = client.get("/metrics", headers={"authorization": f"Bearer {secrets['modest']}"}).text
+    assert 'adaptdock_refused_total{limit="lag"} 1.0' in text
+
+
+def test_one_stall_of_the_event_loop_is_no_overload() -> None:
+    lag = loop_lag.LoopLag()
+    lag.measure(0.8)
+    assert not lag.excessive(1000)
+    lag.measure(0.8)
+    assert (lag.excessive(1000), lag.excessive(loop_lag.BUSY - 1)) == (True, False)
+    for _ in range(10):
+        lag.measure(-0.1)
+    assert not lag.excessive(1000)
 
 
 def test_a_token_may_send_the_requests_of_a_second_at_once() -> None:

@@ -312,3 +312,14 @@ def test_a_text_among_lists_of_labels_is_refused_and_the_advice_works(tmp_path: 
     records, _ = read(path, Classification, columns={"label": "label"})
     several = Classification(Classification.Options(multi_label=True)).clean(records, "train").records
     assert [record["label"] for record in several] == [["x", "y"], ["x"]]
+
+
+def test_predictions_in_label_studio_are_read_where_nobody_has_annotated_any_text(tmp_path: Path) -> None:
+    predicted = {"data": {"text": TEXT}, "predictions": [{"result": RESULT}]}
+    records, notes = read(write(tmp_path / "a.jsonl", predicted, predicted))
+    assert [entities(record) for record in records] == [SPANS, SPANS]
+    assert any(
+        "2 texts have predictions of a model and nobody has annotated any; they are read" in note for note in notes
+    )
+    records, _ = read(write(tmp_path / "b.jsonl", predicted, studio({"result": RESULT[:1]})))
+    assert [entities(record) for record in records] == [SPANS[:1]]

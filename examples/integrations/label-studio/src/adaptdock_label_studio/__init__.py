@@ -1,0 +1,1 @@
+"""Adapters of adaptdock as an ML backend of Label Studio."""

@@ -1,0 +1,1 @@
+"""Adapters of adaptdock as a component of spaCy."""

@@ -1,0 +1,35 @@
+"""The lag of the event loop: how long a request waits to be read, before any queue counts it."""
+
+import asyncio
+import time
+
+PERIOD = 0.05
+"""Seconds between two measurements."""
+REMEMBERED = 0.7
+"""Weight of earlier measurements: a single stall is no overload."""
+LARGEST = 0.25
+"""Seconds of lag beyond which new requests are refused before their body is read."""
+BUSY = 64
+"""Fewer requests at the same time cannot be what delays the loop."""
+
+
+class LoopLag:
+    """The moving average of the lag, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def watch(self) -> None:
+        """Measure until cancelled."""
+        while True:
+            started = time.monotonic()
+            await asyncio.sleep(PERIOD)
+            self.measure(time.monotonic() - started - PERIOD)
+
+    def measure(self, lag: float) -> None:
+        """Count a measurement."""
+        self.seconds = REMEMBERED * self.seconds + (1 - REMEMBERED) * max(0.0, lag)
+
+    def excessive(self, running: int) -> bool:
+        """Tell whether so many running requests delay the loop too much."""
+        return running >= BUSY and self.seconds > LARGEST
