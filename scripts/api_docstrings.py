@@ -46,6 +46,6 @@ def _as_markdown(grid: re.Match[str]) -> str:
 
 
 def _is_reexport(name: str, member: griffe.Object | griffe.Alias) -> bool:
-    """Tell whether the code says ``import X as X``, which type checkers take as a re-export."""
+    """Return whether the code says ``import X as X``, which type checkers take as a re-export."""
     source = "\n".join(member.parent.lines) if member.parent else ""  # type: ignore[union-attr]
     return f"import {name} as {name}" in source

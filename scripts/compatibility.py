@@ -166,7 +166,7 @@ class Trial:
 
     @cached_property
     def padding(self) -> bool:
-        """Tell whether a bare row is another one when it stands beside a longer one."""
+        """Return whether a bare row is another one when it stands beside a longer one."""
         dock = Dock(self.backbone)
         given = self._features(UNEQUAL)
         together = self._states(dock, [None] * len(given), given)

@@ -30,7 +30,7 @@ class Found:
 
     @property
     def opened(self) -> bool:
-        """Tell whether it has open ports."""
+        """Return whether it has open ports."""
         return not self.closed
 
 
@@ -47,7 +47,7 @@ def cell(found: Found, method: str) -> str:
 
 
 def works(found: Found, method: str) -> bool:
-    """Tell whether a method passes every check that is asked."""
+    """Return whether a method passes every check that is asked."""
     return found.opened and not found.methods[method]
 
 

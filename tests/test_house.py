@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
-VAGUE_NAMES = 19
+VAGUE_NAMES = 2
 """How many vague names there are; this number can only fall."""
 
 

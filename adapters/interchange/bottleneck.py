@@ -192,7 +192,7 @@ def _wiring(options: BottleneckOptions, backbone: Backbone, port: Port) -> dict[
 
 
 def _follows(backbone: Backbone, port: Port) -> bool:
-    """Tell whether a layer norm reads the residual sum."""
+    """Return whether a layer norm reads the residual sum."""
     try:
         return backbone.ports.residual(port).norm is not None
     except BackboneError as error:
@@ -245,7 +245,7 @@ def _library_wiring(options: Mapping[str, Any], backbone: Backbone, ports: list[
 
 
 def _reads_stream(backbone: Backbone, port: Port) -> bool:
-    """Tell whether the input of a block is the residual stream, as in models with a layer norm after the sum."""
+    """Return whether the input of a block is the residual stream, as in models with a layer norm after the sum."""
     try:
         return backbone.ports.residual(port).norm is not None
     except BackboneError:

@@ -35,7 +35,7 @@ class Ia3Options(TunerOptions):
     feedforward_modules: list[str] | Expression | None = None
 
     def enters(self, module: str) -> bool | None:
-        """Tell whether the factors act on the input of a module; None if the configuration leaves it open."""
+        """Return whether the factors act on the input of a module; None if the configuration leaves it open."""
         names = self.feedforward_modules
         if isinstance(names, str):
             return compiled(names).fullmatch(module) is not None

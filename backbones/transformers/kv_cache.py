@@ -21,7 +21,7 @@ Logits = Callable[[Tensor], Tensor]
 
 
 def possible(model: PreTrainedModel) -> bool:
-    """Tell whether a model caches keys and values only, and can continue from them."""
+    """Return whether a model caches keys and values only, and can continue from them."""
     cache = DynamicCache()
     ids = torch.zeros(1, 2, dtype=torch.long, device=device_of(model.get_input_embeddings()))
     with torch.no_grad():

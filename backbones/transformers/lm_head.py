@@ -29,7 +29,7 @@ def auto_class(checkpoint: Checkpoint, options: LoadOptions) -> Any:
 
 
 def is_language_model(model: PreTrainedModel) -> bool:
-    """Tell whether a model can generate text and has a language-model head."""
+    """Return whether a model can generate text and has a language-model head."""
     return bool(model.can_generate()) and model.get_output_embeddings() is not None
 
 

@@ -83,7 +83,7 @@ def _local_checkpoint(name: str, revision: str | None) -> Checkpoint | None:
 
 
 def _is_of(model: PreTrainedModel, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> bool:
-    """Tell whether a model has the structure of a checkpoint's configuration, and the checkpoint's weights."""
+    """Return whether a model has the structure of a checkpoint's configuration, and the checkpoint's weights."""
     try:
         with torch.device("meta"):  # only names and shapes are compared: no memory for weights
             whole = type(model)(AutoConfig.from_pretrained(checkpoint.folder))
@@ -99,7 +99,7 @@ def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
 
 
 def _holds(checkpoint: Checkpoint, state: Mapping[str, Tensor], prefix: str) -> bool:
-    """Tell whether a checkpoint has all tensors of a model; the names of a body have a prefix there."""
+    """Return whether a checkpoint has all tensors of a model; the names of a body have a prefix there."""
     expected = {f"{prefix}{name}": tensor for name, tensor in state.items() if "pooler" not in name}  # may be absent
     alike = set()
     for file in checkpoint.weight_files:

@@ -17,7 +17,7 @@ BLOCKS = {"attention": "attention", "feed-forward": "ffn"}
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Tell whether a module is a norm (layer norm, RMS norm, ...), by the name of its class."""
+    """Return whether a module is a norm (layer norm, RMS norm, ...), by the name of its class."""
     return "Norm" in type(module).__name__ and next(module.children(), None) is None
 
 

@@ -71,7 +71,7 @@ def watched(model: PreTrainedModel, encoder_decoder: bool) -> list[nn.Module]:
 
 
 def _are_experts(path: str) -> bool:
-    """Tell whether a module holds all experts of a layer in one, which is not a linear map."""
+    """Return whether a module holds all experts of a layer in one, which is not a linear map."""
     return path.rpartition(".")[2] == "experts"
 
 

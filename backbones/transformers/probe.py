@@ -51,7 +51,7 @@ class Findings:
     """Why the logits cannot be computed from hidden states; empty if they can."""
 
     def rows_told(self, module: nn.Module) -> bool:
-        """Tell whether a linear map was called and keeps the rows of a batch apart."""
+        """Return whether a linear map was called and keeps the rows of a batch apart."""
         return self.seen.get(module, False)
 
 

@@ -75,7 +75,7 @@ def place(path: str, encoder_decoder: bool) -> Place | None:
 
 
 def is_expert(path: str) -> bool:
-    """Tell whether a module is one of several experts, which see tokens picked from the whole batch."""
+    """Return whether a module is one of several experts, which see tokens picked from the whole batch."""
     return any(part in ("expert", "experts") for part in path.split("."))
 
 

@@ -56,7 +56,7 @@ def take(items: Iterator[Input] | Arriving, size: int) -> list[Input]:
 
 
 def arrives(stream: BinaryIO) -> bool:
-    """Tell whether more data may arrive: a stream is a pipe, terminal or socket, not a file."""
+    """Return whether more data may arrive: a stream is a pipe, terminal or socket, not a file."""
     try:
         mode = os.fstat(stream.fileno()).st_mode
     except OSError:  # it has no descriptor

@@ -187,5 +187,5 @@ def _check_moved(assembly: Assembly, before: dict[str, Tensor], after: dict[str,
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Tell whether two sets of weights are equal, bit by bit."""
+    """Return whether two sets of weights are equal, bit by bit."""
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())

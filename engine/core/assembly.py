@@ -144,7 +144,7 @@ def lowest_layer(assembly: Assembly) -> int | None:
 
 
 def mixes_layers(assembly: Assembly) -> bool:
-    """Tell whether the adapter's head reads the states of all layers."""
+    """Return whether the adapter's head reads the states of all layers."""
     return any(site.port.kind == "layers" for site in assembly.sites.sites)
 
 

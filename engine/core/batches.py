@@ -114,7 +114,7 @@ def _numbers(values: Sequence[Any], pad: float, device: torch.device, subject: s
 
 
 def counts(labels: Any) -> bool:
-    """Tell whether any of a feature's labels counts in the loss."""
+    """Return whether any of a feature's labels counts in the loss."""
     return any(label != NOT_COUNTED for label in labels) if isinstance(labels, list) else labels is not None
 
 

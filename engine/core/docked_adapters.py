@@ -113,7 +113,7 @@ class DockedAdapters:
         return len(self._residents)
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether an adapter of that name is docked."""
+        """Return whether an adapter of that name is docked."""
         return isinstance(name, str) and name in self._residents
 
     def __enter__(self) -> Self:

@@ -29,7 +29,7 @@ def in_front(backbone: Backbone, rows: Rows, inputs: Mapping[str, Tensor]) -> Vi
 
 
 def mixes(backbone: Backbone, rows: Rows) -> bool:
-    """Tell whether the head of any row reads a mix of layers instead of the last hidden states."""
+    """Return whether the head of any row reads a mix of layers instead of the last hidden states."""
     port = _only_port(backbone, "layers")
     return port is not None and bool(rows.at(port))
 

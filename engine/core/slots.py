@@ -124,7 +124,7 @@ class Slot:
         )
 
     def is_finite(self) -> bool:
-        """Tell whether all weights are finite, from the bits of their exponents; the weights are in host memory.
+        """Return whether all weights are finite, from the bits of their exponents; the weights are in host memory.
 
         numpy runs in this thread, where torch would wait for worker threads that may be busy.
         """

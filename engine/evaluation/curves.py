@@ -66,7 +66,7 @@ def figure(
 
 
 def _is_percentage(values: Sequence[float]) -> bool:
-    """Tell whether an axis from 0 to 100 fits the values: it hides fractions and negative correlations."""
+    """Return whether an axis from 0 to 100 fits the values: it hides fractions and negative correlations."""
     return all(0 <= value <= 100 for value in values) and max(values) > 1
 
 

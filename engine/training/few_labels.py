@@ -41,9 +41,9 @@ def choose_by_folds(plan: Plan, folder: Path, progress: Callable[[Progress], Non
     except DataError:  # too few records that stand alone
         return None
     folds = []
-    for number, own in enumerate(plans, 1):
-        held_out = own.records.pop("validation")
-        run = run_of(own, folder / PLACE / str(number))
+    for number, fold_plan in enumerate(plans, 1):
+        held_out = fold_plan.records.pop("validation")
+        run = run_of(fold_plan, folder / PLACE / str(number))
         (task,) = run.members.tasks
         (result,) = run(_staged(progress, f"fold {number} of {len(plans)}"))
         if result.ending == "interrupted":
@@ -70,9 +70,9 @@ def _means(sizes: Sequence[int], numbers: Sequence[Mapping[str, float]]) -> dict
     """Return the mean of each number over the records of all folds."""
     weighted = list(zip(sizes, numbers, strict=True))
     return {
-        name: round(sum(size * own[name] for size, own in weighted) / sum(sizes), 4)
+        name: round(sum(size * by_name[name] for size, by_name in weighted) / sum(sizes), 4)
         for name in numbers[0]
-        if all(name in own for own in numbers)
+        if all(name in by_name for by_name in numbers)
     }
 
 

@@ -51,8 +51,8 @@ class FoldChoice:
 
     def described(self) -> dict[str, Any]:
         """Return what a card says."""
-        kept = "fitted head" if self.head_alone else "adapter"
-        return {"count": self.count, "adapter": self.adapter, "fitted_head": self.fitted_head, "kept": kept}
+        better = "fitted head" if self.head_alone else "adapter"
+        return {"count": self.count, "adapter": self.adapter, "fitted_head": self.fitted_head, "kept": better}
 
 
 def fit_heads(plan: Plan, ports: OpenPorts, parts: Acting) -> FittedHeads | None:
@@ -69,7 +69,7 @@ def fit_heads(plan: Plan, ports: OpenPorts, parts: Acting) -> FittedHeads | None
     answer, start = task.fit_head(examples, None), task.fit_head(examples, START_STRENGTH)
     if answer is None or start is None:
         return None
-    return FittedHeads(*({f"{HEAD}.{name}": tensor for name, tensor in own.items()} for own in (answer, start)))
+    return FittedHeads(*({f"{HEAD}.{name}": tensor for name, tensor in head.items()} for head in (answer, start)))
 
 
 def _examples(plan: Plan, ports: OpenPorts, parts: Acting) -> FitExamples | None:
@@ -87,9 +87,9 @@ def _examples(plan: Plan, ports: OpenPorts, parts: Acting) -> FitExamples | None
     ]
     vectors, labels, groups = [], [], []
     for batch in by_length([length(feature) for _, feature in features], ROWS, TOKENS):
-        chosen = [features[number] for number in batch]
-        found, targets, owners = _read(plan, ports, parts, chosen)
-        vectors.append(found)
+        batch_features = [features[number] for number in batch]
+        batch_vectors, targets, owners = _read(plan, ports, parts, batch_features)
+        vectors.append(batch_vectors)
         labels.append(targets)
         groups += owners
     if not groups:

@@ -320,13 +320,13 @@ class TaskRun:
         best, answer = self.criterion.best(history), self.fitted_answer()
         if answer is None or best is None:
             return {}
-        found = self._evaluate(answer, "validation", write=False)
-        numbers = self._numbers(found)
+        evaluation = self._evaluate(answer, "validation", write=False)
+        numbers = self._numbers(evaluation)
         if self.criterion.decisive and self.criterion.worth(numbers) >= self.criterion.worth(best):
-            self._take_head(AdapterFile(self.card(0, {"validation": found.metrics}), answer.tensors))
-            self._best_found = found
+            self._take_head(AdapterFile(self.card(0, {"validation": evaluation.metrics}), answer.tensors))
+            self._best_found = evaluation
         name = type(self.plan.task).metric
-        reached = {name: found.metrics[name], "loss": numbers["eval_loss"]}
+        reached = {name: evaluation.metrics[name], "loss": numbers["eval_loss"]}
         return {"fitted_head": {"validation": reached, "kept": self._head_alone}}
 
     def _judged(self, adapter: AdapterFile, metrics: Mapping[str, Any]) -> dict[str, Any]:

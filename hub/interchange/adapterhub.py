@@ -25,7 +25,7 @@ CONFIG, WEIGHTS = "adapter_config.json", ("adapter.safetensors", "pytorch_adapte
 
 
 def is_adapterhub(folder: Path) -> bool:
-    """Tell whether a folder has an adapter of AdapterHub."""
+    """Return whether a folder has an adapter of AdapterHub."""
     return (folder / CONFIG).is_file() and "config" in read_json(folder / CONFIG)
 
 

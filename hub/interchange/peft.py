@@ -25,7 +25,7 @@ ROOT = "base_model.model."
 
 
 def is_peft(folder: Path) -> bool:
-    """Tell whether a folder has an adapter of peft."""
+    """Return whether a folder has an adapter of peft."""
     return (folder / CONFIG).is_file() and "peft_type" in read_json(folder / CONFIG)
 
 

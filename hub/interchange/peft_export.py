@@ -202,7 +202,7 @@ def _has_bias(skeleton: "nn.Module", path: str) -> bool:
 
 
 def _frozen(out: Outgoing, module: str, layer: Named) -> bool:
-    """Tell whether a layer equals the frozen layer of the body, in the precision of the stored layer."""
+    """Return whether a layer equals the frozen layer of the body, in the precision of the stored layer."""
     weights = head_layouts.HeadWeights(out.backbone)
     frozen = {name: weights.frozen(f"{module}.{name}") for name in layer}
     return all(

@@ -128,7 +128,7 @@ def _of_class(name: str) -> str | None:
 
 
 def is_head(module: str, backbone: Backbone) -> bool:
-    """Tell whether a module is a map of the architecture's head."""
+    """Return whether a module is a map of the architecture's head."""
     layout = head_layouts.SEQUENCE.get(backbone.architecture, head_layouts.LAST)
     names = (layout.last, "classifier", "score", "qa_outputs", *(name for name, _ in layout.layers))
     return any(ends(module, name) for name in names)

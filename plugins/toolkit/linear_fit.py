@@ -83,8 +83,8 @@ def fit_classes(examples: FitExamples, classes: int, strength: float | None = No
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of labels with fewer groups than folds, and of the last iteration
-        chosen = _strength(fitted, loss, y, groups, examples.seed) if strength is None else strength
-        model = fitted(chosen, slice(None))
+        inverse = _strength(fitted, loss, y, groups, examples.seed) if strength is None else strength
+        model = fitted(inverse, slice(None))
     weight, bias = np.zeros((classes, x.shape[1])), np.zeros(classes)
     coefficients, intercepts = model.coef_, model.intercept_
     if len(coefficients) == 1:  # of two classes scikit-learn keeps the difference
@@ -102,12 +102,12 @@ def fit_sets(examples: FitExamples, strength: float | None = None) -> dict[str, 
     maps = []
     for number, labels in enumerate(examples.labels.T):
         weights = None if examples.weights is None else torch.tensor([1.0, examples.weights[number].item()])
-        found = fit_classes(replace(examples, labels=labels.long(), weights=weights), 2, strength)
-        if found is None:  # all vectors have the class, or none
+        pair = fit_classes(replace(examples, labels=labels.long(), weights=weights), 2, strength)
+        if pair is None:  # all vectors have the class, or none
             sure = -ABSENT if labels[0] else ABSENT
-            found = {"weight": torch.zeros(2, examples.vectors.shape[1]), "bias": torch.tensor([0.0, sure])}
-        maps.append({name: tensor[1] - tensor[0] for name, tensor in found.items()})
-    return {name: torch.stack([found[name] for found in maps]) for name in ("weight", "bias")}
+            pair = {"weight": torch.zeros(2, examples.vectors.shape[1]), "bias": torch.tensor([0.0, sure])}
+        maps.append({name: tensor[1] - tensor[0] for name, tensor in pair.items()})
+    return {name: torch.stack([single[name] for single in maps]) for name in ("weight", "bias")}
 
 
 def fit_numbers(examples: FitExamples, strength: float | None = None) -> dict[str, Tensor] | None:
@@ -143,10 +143,10 @@ def _strength(
         return DEFAULT
     best, least = STRENGTHS[0], float("inf")
     for c in STRENGTHS:
-        found = sum(loss(fitted(c, train), held) * len(held) for train, held in folds)
-        if found >= least:
+        held_out_loss = sum(loss(fitted(c, train), held) * len(held) for train, held in folds)
+        if held_out_loss >= least:
             break
-        best, least = c, found
+        best, least = c, held_out_loss
     return best
 
 
@@ -174,9 +174,9 @@ def _sampled(examples: FitExamples) -> tuple[Any, Any, Any]:
     """Return at most :data:`FITTED` vectors, drawn at random, as arrays: vectors (float64), labels and groups."""
     import numpy as np
 
-    chosen: Any = slice(None)
+    places: Any = slice(None)
     if len(examples.vectors) > FITTED:
         generator = torch.Generator().manual_seed(examples.seed)
-        chosen = torch.randperm(len(examples.vectors), generator=generator)[:FITTED].sort().values
-    vectors, labels = examples.vectors[chosen].double(), examples.labels[chosen]
-    return vectors.numpy(), labels.numpy(), np.asarray(examples.groups)[chosen]
+        places = torch.randperm(len(examples.vectors), generator=generator)[:FITTED].sort().values
+    vectors, labels = examples.vectors[places].double(), examples.labels[places]
+    return vectors.numpy(), labels.numpy(), np.asarray(examples.groups)[places]

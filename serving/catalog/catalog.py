@@ -94,7 +94,7 @@ class Catalog:
         return [name for name, served in [*self._served.items(), *self._gone.items()] if served.seen]
 
     def unchanged(self, name: str, path: Path) -> bool:
-        """Tell whether a file has the same content as at its last load; raise :class:`FileError` if unreadable."""
+        """Return whether a file has the same content as at its last load; raise :class:`FileError` if unreadable."""
         served = self._served.get(name) or self._gone.get(name)
         return served is not None and served.seen == hash_of(path, self.largest)
 

@@ -31,5 +31,5 @@ class LoopLag:
         self.seconds = REMEMBERED * self.seconds + (1 - REMEMBERED) * max(0.0, lag)
 
     def excessive(self, running: int) -> bool:
-        """Tell whether so many running requests delay the loop too much."""
+        """Return whether so many running requests delay the loop too much."""
         return running >= BUSY and self.seconds > LARGEST

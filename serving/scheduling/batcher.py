@@ -220,7 +220,7 @@ class Batcher:
                 self._queues.put(work.name, Window(work, place, tokens, cost), work.client)
 
     def _dropped(self, work: Work) -> bool:
-        """Tell whether an input was given up, and fail it if so."""
+        """Return whether an input was given up, and fail it if so."""
         if not work.given_up and not self._abandoned:
             return False
         work.fail(StoppingError() if self._abandoned else LateError(self.options.timeout))

@@ -58,7 +58,7 @@ class DecodeScheduler:
         return bool(self._generations or self._waiting)
 
     def takes(self, work: Work) -> bool:
-        """Tell whether an input asks for a text that can be generated step by step."""
+        """Return whether an input asks for a text that can be generated step by step."""
         return work.search is not None and work.search.num_beams == 1 and self._dock.backbone.writes_in_steps
 
     def put(self, work: Work) -> None:

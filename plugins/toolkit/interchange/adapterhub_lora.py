@@ -102,7 +102,7 @@ def read_alpha(source: AdapterHubSource[LoraOptions]) -> float:
 
 
 def is_fused(port: Port) -> bool:
-    """Tell whether a port's map has query, key and value side by side."""
+    """Return whether a port's map has query, key and value side by side."""
     return port.role == Ports.FUSED["query"]
 
 

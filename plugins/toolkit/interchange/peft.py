@@ -62,7 +62,7 @@ class TunerOptions(PeftOptions):
         return isinstance(self.target_modules, str) and self.target_modules.lower() == EVERY
 
     def targets(self, module: str) -> bool:
-        """Tell whether the tuner acts at the module with this path (``check_target_module_exists`` of PEFT)."""
+        """Return whether the tuner acts at the module with this path (``check_target_module_exists`` of PEFT)."""
         if self.exclude_modules and selects(self.exclude_modules, module):
             return False
         if any(under(name).match(module) for name in self.modules_to_save or ()):
@@ -91,7 +91,7 @@ class VirtualOptions(PeftOptions):
 
 
 def selects(names: list[str] | str, module: str) -> bool:
-    """Tell whether an expression matches a whole path, or one of several names the end of the path."""
+    """Return whether an expression matches a whole path, or one of several names the end of the path."""
     if isinstance(names, str):
         return compiled(names).fullmatch(module) is not None
     return module in names or any(module.endswith(f".{name}") for name in names)
@@ -191,11 +191,11 @@ class PeftTarget:
         return f"{self.front}{port.module}"
 
     def is_conv(self, path: str) -> bool:
-        """Tell whether a module stores its weight as (inputs, outputs)."""
+        """Return whether a module stores its weight as (inputs, outputs)."""
         return type(self.skeleton.get_submodule(path)).__name__ == "Conv1D"
 
     def has_bias(self, path: str) -> bool:
-        """Tell whether a module has a bias."""
+        """Return whether a module has a bias."""
         return getattr(self.skeleton.get_submodule(path), "bias", None) is not None
 
     def target_modules(self, paths: Sequence[str]) -> list[str]:

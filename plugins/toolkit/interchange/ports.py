@@ -52,7 +52,7 @@ def _layers(numbers: set[int], every_layer: set[int]) -> str | None:
 
 
 def ends(path: str, module: str) -> bool:
-    """Tell whether a path is the path of a module, with any prefix."""
+    """Return whether a path is the path of a module, with any prefix."""
     return path == module or path.endswith(f".{module}")
 
 
