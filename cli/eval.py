@@ -88,6 +88,8 @@ def _records(source: Source, task: Task, split: str, card: Card) -> list[Record]
     cleaned = task.clean(splits[split], split)
     for line in [*notes, *cleaned.notes]:
         note(line)
+    if not cleaned.records:
+        raise DataError(f"{source.describe()}: none of the {len(splits[split])} records of {split} is labelled")
     task.check(cleaned.records, split)
     return cleaned.records
 

@@ -35,6 +35,7 @@ from adaptdock.tasks.labels import (
     with_label,
 )
 from adaptdock.tasks.sequences import TEXT, SequenceTask, mean
+from adaptdock.tasks.uncounted import labelled_records
 
 IMBALANCE = 10
 """Ratio of the largest to the smallest class from which a note says that the classes are uneven."""
@@ -99,7 +100,9 @@ class Classification(SequenceTask):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check texts and labels; note uneven classes, and values that suggest a wrong column."""
-        labelled, unlabelled = annotated_labels(records, split, self.options.multi_label)
+        annotated, unlabelled = annotated_labels(records, split, self.options.multi_label)
+        labelled, uncounted = labelled_records(annotated, split, self.options.labels)
+        unlabelled += uncounted
         if not self.options.multi_label:
             check_missing(labelled, split)
         elif split == "train" and not self.options.labels:

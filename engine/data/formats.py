@@ -325,11 +325,11 @@ def of_dataset(table: Any, name: str) -> Iterator[Row]:
 
 
 def _class_names(label: Any, value: Any, place: str) -> Any:
-    """Return names of class numbers; one below 0 (-1, -100) stands for a label that is not given."""
+    """Return names of class numbers; one below 0 (-1, -100) has no name and stays a number."""
     if isinstance(value, Iterable):
         return [_class_names(label, number, place) for number in value]
     if value is None or value < 0:
-        return None
+        return value
     if value >= len(label.names):
         raise DataError(f"{place} has the class {value}, but the data set names {len(label.names)} classes, from 0")
     return label.int2str(value)
