@@ -54,6 +54,7 @@ from adaptdock.plugins.task_abilities import FitExamples as FitExamples
 from adaptdock.plugins.task_abilities import FittedHead as FittedHead
 from adaptdock.plugins.task_abilities import Grouped as Grouped
 from adaptdock.plugins.task_abilities import LinearHead as LinearHead
+from adaptdock.plugins.task_abilities import OneHot as OneHot
 from adaptdock.plugins.task_abilities import PseudoLabelling as PseudoLabelling
 from adaptdock.plugins.task_abilities import Shown as Shown
 from adaptdock.plugins.task_abilities import Weighted as Weighted

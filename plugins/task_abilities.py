@@ -5,7 +5,7 @@ A task has an ability if it has its function; it does not inherit or register an
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
 
 from adaptdock.plugins.annotations import AnnotatedText
 from adaptdock.plugins.tasks import Feature, Record, Task
@@ -62,6 +62,14 @@ class Annotatable(Protocol):
     @classmethod
     def annotated(cls, text: AnnotatedText) -> Record | None:
         """Return the raw record of a text; None where its annotation says nothing for this task."""
+
+
+@runtime_checkable
+class OneHot(Protocol):
+    """A task whose label a table may hold as one column of 0 and 1 per class."""
+
+    one_hot: ClassVar[str]
+    """The field of the label; its value is the name of the column with 1, or a list of such names."""
 
 
 @runtime_checkable

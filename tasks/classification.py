@@ -31,7 +31,6 @@ from adaptdock.tasks.labels import (
     count_printed,
     divided,
     label_notes,
-    one_hot,
     with_label,
 )
 from adaptdock.tasks.sequences import TEXT, SequenceTask, mean
@@ -77,15 +76,11 @@ class Classification(SequenceTask):
         "text": TEXT,
         "label": ("label", "labels", "category", "class", "intent", "sentiment", "topic", "target", "1"),
     }
+    one_hot = "label"
     metric = "accuracy"
     sample = Path(__file__).parent / "samples" / "classification"
 
     # ------------------------------------------------------------------------------------- data
-
-    @classmethod
-    def explain(cls, row: Mapping[str, Any]) -> str:
-        """Explain a table with a column for each class (one-hot)."""
-        return one_hot(row)
 
     @classmethod
     def annotated(cls, text: AnnotatedText) -> Record | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.data.annotations import AnnotatedFile, annotated_file, has_nested_texts
+from adaptdock.engine.data.class_columns import with_labels
 from adaptdock.engine.data.columns import Columns, located
 from adaptdock.engine.data.content import layout_of_content
 from adaptdock.engine.data.folders import SPLITS as SPLITS
@@ -393,7 +394,7 @@ class Reader:
 
     def _records(self, entries: Iterable[Row], columns: Columns, name: str, layout: str) -> list[Record]:
         records = []
-        for row, place in entries:
+        for row, place in with_labels(entries, columns):
             records.append(self._record(row, place, columns))
             if len(records) == 1:
                 self.files.append(FileRead(name, layout, columns.of(row, place)))
