@@ -13,7 +13,7 @@ from adaptdock.engine.data.columns import Columns, located
 from adaptdock.engine.data.content import layout_of_content
 from adaptdock.engine.data.folders import SPLITS as SPLITS
 from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, split_files, split_folders
-from adaptdock.engine.data.formats import CONLLU, FORMATS, of_dataset, parallel, parquet, parsed, rows
+from adaptdock.engine.data.formats import CONLLU, FORMATS, json_splits, of_dataset, parallel, parquet, parsed, rows
 from adaptdock.engine.data.holdout import hold_out
 from adaptdock.engine.data.spans.reading import NAMES, Export
 from adaptdock.engine.data.tables import Row, header_of, plain
@@ -118,13 +118,16 @@ class Reader:
         source = self.source
         files = {"train": source.train, "validation": source.validation, "test": source.test}
         if any(files.values()):
-            splits = {split: self.file(path) for split, path in files.items() if path}
+            splits = {split: self.file(path, split) for split, path in files.items() if path}
         elif source.data is None:
             splits = self.folder(self.task.sample)
         elif Path(source.data).is_dir():
             splits = self.folder(Path(source.data))
         elif Path(source.data).exists() or "," in source.data:
-            splits = {"train": self.file(source.data)}
+            path = Path(source.data)
+            is_document = path.is_file() and self.layout(path, "") == "json"
+            parts = json_splits(path, self.texts) if is_document else []
+            splits = {split: self.file(path, split) for split in parts or ["train"]}
         else:
             splits = self.hub(source.data)
         empty = next((split for split, records in splits.items() if not records), None)
@@ -132,8 +135,11 @@ class Reader:
             raise DataError(f"the {empty} split is empty")
         return splits
 
-    def file(self, name: str | Path) -> list[Record]:
-        """Return the records of one file, or of several that belong together line by line."""
+    def file(self, name: str | Path, split: str = "train") -> list[Record]:
+        """Return the records of one file, or of several that belong together line by line.
+
+        Of a JSON document with splits by name, those of ``split``.
+        """
         path = Path(name)
         annotated = self.annotated(path, self.source.format) if self._learns_from_annotations else None
         if annotated is not None:
@@ -148,7 +154,7 @@ class Reader:
                 raise DataError(f"{missing}: there is no such file")
             return self._records(self._parallel(parts), self._columns(), str(name), "parallel lines")
         layout = self.layout(path, self.task.layout)
-        return self._records(*self._rows(path, layout, self.task.columns), str(path), layout)
+        return self._records(*self._rows(path, layout, self.task.columns, split), str(path), layout)
 
     @property
     def _learns_from_annotations(self) -> bool:
@@ -306,7 +312,9 @@ class Reader:
         headed = layout in ("csv", "tsv")
         return Columns(self.task, names, self.source.columns, by_values or {}, self._notes.append, headed)
 
-    def _rows(self, path: Path, layout: str, fields: Iterable[str]) -> tuple[Iterable[Row], Columns]:
+    def _rows(
+        self, path: Path, layout: str, fields: Iterable[str], split: str = "train"
+    ) -> tuple[Iterable[Row], Columns]:
         """Return the rows of a file, and where they hold these fields."""
         if layout == "parquet":
             return parquet(path), self._columns(fields)
@@ -314,7 +322,7 @@ class Reader:
         if layout == "conllu":
             self._check_conllu(requested)
         numbered = any(_is_number(column) for column in requested)
-        file_rows = rows(path, layout, self.texts, self._notes.append, numbered, self._known(fields))
+        file_rows = rows(path, layout, self.texts, self._notes.append, numbered, self._known(fields), split)
         if layout != "conll":
             return file_rows, self._columns(fields, layout=layout)
         sentences = list(file_rows)
