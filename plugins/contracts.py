@@ -50,11 +50,11 @@ from adaptdock.plugins.ports import Residual as Residual
 from adaptdock.plugins.ports import Virtual as Virtual
 from adaptdock.plugins.task_abilities import Annotatable as Annotatable
 from adaptdock.plugins.task_abilities import Calibrated as Calibrated
+from adaptdock.plugins.task_abilities import ClassLabelled as ClassLabelled
 from adaptdock.plugins.task_abilities import FitExamples as FitExamples
 from adaptdock.plugins.task_abilities import FittedHead as FittedHead
 from adaptdock.plugins.task_abilities import Grouped as Grouped
 from adaptdock.plugins.task_abilities import LinearHead as LinearHead
-from adaptdock.plugins.task_abilities import OneHot as OneHot
 from adaptdock.plugins.task_abilities import PseudoLabelling as PseudoLabelling
 from adaptdock.plugins.task_abilities import Shown as Shown
 from adaptdock.plugins.task_abilities import Weighted as Weighted

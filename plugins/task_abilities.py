@@ -65,11 +65,11 @@ class Annotatable(Protocol):
 
 
 @runtime_checkable
-class OneHot(Protocol):
-    """A task whose label a table may hold as one column of 0 and 1 per class."""
+class ClassLabelled(Protocol):
+    """A task with classes, each of which a table may hold as a column of 0 and 1, and a folder as a file or folder."""
 
-    one_hot: ClassVar[str]
-    """The field of the label; its value is the name of the column with 1, or a list of such names."""
+    class_field: ClassVar[str]
+    """The field of the class; its value is the name of the column, file or folder, or a list of such names."""
 
 
 @runtime_checkable

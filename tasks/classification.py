@@ -76,7 +76,7 @@ class Classification(SequenceTask):
         "text": TEXT,
         "label": ("label", "labels", "category", "class", "intent", "sentiment", "topic", "target", "1"),
     }
-    one_hot = "label"
+    class_field = "label"
     metric = "accuracy"
     sample = Path(__file__).parent / "samples" / "classification"
 

@@ -7,7 +7,7 @@ from typing import Any
 from adaptdock.engine.data.columns import Columns
 from adaptdock.engine.data.tables import Row, plain
 from adaptdock.errors import DataError, UnknownNameError
-from adaptdock.plugins.contracts import OneHot
+from adaptdock.plugins.contracts import ClassLabelled
 
 TRUE, FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
 MOSTLY = 0.9
@@ -26,19 +26,19 @@ def with_labels(entries: Iterable[Row], columns: Columns) -> Iterable[Row]:
     task: Any = columns.task
     iterator = iter(entries)
     first = next(iterator, None)
-    if first is None or not isinstance(task, OneHot):
+    if first is None or not isinstance(task, ClassLabelled):
         return [] if first is None else chain([first], iterator)
-    requested = columns.named.get(task.one_hot, "")
+    requested = columns.named.get(task.class_field, "")
     several = [name.strip() for name in requested.split(",")] if requested not in first[0] else []
     resolved = columns.of(*first)
-    if task.one_hot in resolved or (requested and len(several) < 2):
+    if task.class_field in resolved or (requested and len(several) < 2):
         return chain([first], iterator)
     rows = [first, *iterator]
     used = {*resolved.values()}
     classes = _requested(several, rows[0]) if several[1:] else _by_values([row for row, _ in rows], used)
     if len(classes) < 2:
         return rows
-    return _labelled(rows, classes, requested or columns.accepted(task.one_hot)[0], columns)
+    return _labelled(rows, classes, requested or columns.accepted(task.class_field)[0], columns)
 
 
 def _labelled(rows: Sequence[Row], classes: Sequence[str], column: str, columns: Columns) -> list[Row]:

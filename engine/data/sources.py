@@ -9,8 +9,10 @@ from typing import Any
 
 from adaptdock.engine.data.annotations import AnnotatedFile, annotated_file, has_nested_texts
 from adaptdock.engine.data.class_columns import with_labels
+from adaptdock.engine.data.class_folders import class_records
 from adaptdock.engine.data.columns import Columns, located
 from adaptdock.engine.data.content import layout_of_content
+from adaptdock.engine.data.file_lists import file_list
 from adaptdock.engine.data.folders import SPLITS as SPLITS
 from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, split_files, split_folders
 from adaptdock.engine.data.formats import CONLLU, FORMATS, json_splits, of_dataset, parallel, parquet, parsed, rows
@@ -123,7 +125,7 @@ class Reader:
             splits = self.folder(self.task.sample)
         elif Path(source.data).is_dir():
             splits = self.folder(Path(source.data))
-        elif Path(source.data).exists() or "," in source.data:
+        elif Path(source.data).exists() or "," in source.data or file_list(source.data):
             path = Path(source.data)
             is_document = path.is_file() and self.layout(path, "") == "json"
             parts = json_splits(path, self.texts) if is_document else []
@@ -146,7 +148,14 @@ class Reader:
             self.files.append(FileRead(str(path), f"{annotated.tool.title} ({annotated.tool.name})"))
             return annotated.records(self.task, self._notes.append)
         if path.is_dir():
-            raise DataError(f"{path} is a folder: --data reads one, with a file for each split")
+            records = self._classes(path, split)
+            if not records:
+                raise DataError(f"{path} is a folder: --data reads one, with a file for each split")
+            return records
+        several = file_list(str(name))
+        if several:
+            self._notes.append(f"{name}: {len(several)} files, one after the other: {', '.join(map(str, several))}")
+            return [record for file in several for record in self.file(file, split)]
         if not path.is_file():
             parts = [Path(part.strip()) for part in str(name).split(",")]
             missing = next((part for part in parts if not part.is_file()), None)
@@ -155,6 +164,13 @@ class Reader:
             return self._records(self._parallel(parts), self._columns(), str(name), "parallel lines")
         layout = self.layout(path, self.task.layout)
         return self._records(*self._rows(path, layout, self.task.columns, split), str(path), layout)
+
+    def _classes(self, folder: Path, split: str) -> list[Record]:
+        """Return the records of a folder that has a file or a folder for each class; none of any other folder."""
+        records = class_records(folder, self.task, self._known(self.task.columns), split, self.texts, self._notes)
+        if records:
+            self.files.append(FileRead(str(folder), "texts by class"))
+        return records
 
     @property
     def _learns_from_annotations(self) -> bool:
@@ -353,14 +369,19 @@ class Reader:
         parts = split_folders(folder)
         if "train" in parts and all(self.annotated(part) is not None for part in parts.values()):
             return {split: self.file(part) for split, part in parts.items()}
+        splits = {split: records for split, part in parts.items() if (records := self._classes(part, split))}
+        if "train" in splits:
+            return splits
         splits = {
             split: [record for file in files for record in self.file(file)]
             for split, files in split_files(folder).items()
         }
         files = [file for file in sorted(folder.iterdir()) if file.is_file()]
-        documents = [file for file in files if file.suffix.lower() in DOCUMENTS]
-        if not splits and self.task.layout == "document" and documents:
-            splits["train"] = [record for file in documents for record in self.file(file)]
+        if not splits and self.task.layout == "document":
+            documents = [record for file in files if file.suffix.lower() in DOCUMENTS for record in self.file(file)]
+            splits |= {"train": documents} if documents else {}
+        if not splits and (records := self._classes(folder, "train")):
+            splits["train"] = records
         if "train" not in splits:
             listing = ", ".join(file.name for file in files[:10]) or "nothing"
             raise DataError(
