@@ -6,7 +6,7 @@ A task has an ability if it has its function; it does not inherit or register an
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from adaptdock.plugins.annotations import AnnotatedText
 from adaptdock.plugins.outcomes import Decision, Outcome, Passage
@@ -83,6 +83,14 @@ class UnknownLabels(Protocol):
 
     def unknown(self, records: Sequence[Record]) -> Mapping[str, int]:
         """Return how often labels that the task does not know occur in cleaned records; empty if it knows all."""
+
+
+@runtime_checkable
+class ClassLabelled(Protocol):
+    """A task with classes, each of which a table may hold as a column of 0 and 1, and a folder as a file or folder."""
+
+    class_field: ClassVar[str]
+    """The field of the class; its value is the name of the column, file or folder, or a list of such names."""
 
 
 @runtime_checkable

@@ -31,12 +31,12 @@ from adaptdock.tasks.labels import (
     count_printed,
     divided,
     label_notes,
-    one_hot,
     with_label,
 )
 from adaptdock.tasks.occlusion import joined_texts, without_word, words_of_texts
 from adaptdock.tasks.outcomes import label_outcome, label_set_outcome
 from adaptdock.tasks.sequences import TEXT, SequenceTask, mean
+from adaptdock.tasks.uncounted import labelled_records
 
 IMBALANCE = 10
 """Ratio of the largest to the smallest class from which a note says that the classes are uneven."""
@@ -80,16 +80,12 @@ class Classification(SequenceTask):
         "text": TEXT,
         "label": ("label", "labels", "category", "class", "intent", "sentiment", "topic", "target", "1"),
     }
+    class_field = "label"
     metric = "accuracy"
     keeps_words = False
     sample = Path(__file__).parent / "samples" / "classification"
 
     # ------------------------------------------------------------------------------------- data
-
-    @classmethod
-    def explain(cls, row: Mapping[str, Any]) -> str:
-        """Explain a table with a column for each class (one-hot)."""
-        return one_hot(row)
 
     @classmethod
     def annotated(cls, text: AnnotatedText) -> Record | None:
@@ -104,7 +100,9 @@ class Classification(SequenceTask):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check texts and labels; note uneven classes, and values that suggest a wrong column."""
-        labelled, unlabelled = annotated_labels(records, split, self.options.multi_label)
+        annotated, unlabelled = annotated_labels(records, split, self.options.multi_label)
+        labelled, uncounted = labelled_records(annotated, split, self.options.labels)
+        unlabelled += uncounted
         if not self.options.multi_label:
             check_missing(labelled, split)
         elif split == "train" and not self.options.labels:

@@ -25,6 +25,7 @@ from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
 from adaptdock.plugins.toolkit.heads import EmbeddingHead
 from adaptdock.tasks.labels import class_name
+from adaptdock.tasks.uncounted import labelled_records
 
 ANCHOR, POSITIVE, NEGATIVE = range(3)
 TEXTS = ("text", "positive", "negative")
@@ -86,7 +87,8 @@ class Embedding(Task):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check pairs, give texts that belong together the same number, and pair texts with labels."""
-        checked = [_checked(record) for record in records]
+        labelled, uncounted = labelled_records(list(records), split, ())
+        checked = [_checked(record) for record in labelled]
         complete = [record for record in checked if all(record[name] for name in TEXTS if name in record)]
         if not complete:
             raise DataError(f"{split}: there is no text")
@@ -105,7 +107,7 @@ class Embedding(Task):
             raise DataError(
                 f"{split}: no two texts belong together: there is neither a pair nor a label that two share"
             )
-        return Cleaned(cleaned.records, [*notes, *cleaned.notes])
+        return Cleaned(cleaned.records, [*uncounted, *notes, *cleaned.notes])
 
     def labels(self, record: Record) -> list[str]:
         """Return the label of a text without a second one; after cleaning, of its pair or of a text alone."""

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from adaptdock.errors import DataError
@@ -22,7 +22,6 @@ ENOUGH = 20
 NEARLY_ALL, MANY = 0.9, 0.5
 """Classes as a share of the records, from which the column is refused, and from which a note questions it."""
 SHOWN = 5
-BITS = frozenset({"0", "1", "0.0", "1.0", "true", "false"})
 
 
 def class_name(value: Any, where: str, classes: Sequence[str] = ()) -> str:
@@ -135,17 +134,6 @@ def check_number_of_classes(records: Sequence[Record]) -> list[str]:
     raise DataError(
         f"{problem}: nearly each record has a class of its own, so this is probably not the column of the label. "
         f"{way_out}--columns label=COLUMN names another one; if they are classes, --labels lists them."
-    )
-
-
-def one_hot(row: Mapping[str, Any]) -> str:
-    """Return the way out for a row with a column of 0 or 1 per class, else an empty text."""
-    columns = [name for name, value in row.items() if str(value).strip().casefold() in BITS]
-    if len(columns) < 2:
-        return ""
-    return (
-        f"The columns {', '.join(columns[:10])} hold 0 or 1, a column for each class (one-hot). Write the names of the "
-        f"classes into one column, label, divided by | where a text has several (--multi-label)."
     )
 
 

@@ -21,6 +21,7 @@ from adaptdock.tasks.tag_numbers import with_names
 from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import entity_column
 from adaptdock.tasks.tags import NO_TYPES, as_written
+from adaptdock.tasks.uncounted import UNTAGGED, counted, counted_pairs
 
 Scheme = Literal["auto", "bio", "iob1", "bioes", "ioe", "io"]
 STARTS, ENDS, INSIDE = "BSU", "ESLU", "IEML"
@@ -115,7 +116,7 @@ class NER(Tagging):
         records, read = as_written(sentences.records, split, plain_types=self.options.scheme == "io")
         scheme = self.options.scheme
         if scheme == "auto":
-            scheme = detect_scheme([record["tags"] for record in records])
+            scheme = detect_scheme([counted(record["tags"]) for record in records])
         converted, repaired = [], 0
         for record in records:
             tags, mended = to_bio(record["tags"], scheme, str(record.get("where", split)))
@@ -132,7 +133,7 @@ class NER(Tagging):
         if self.options.labels:
             self.check(records, "train")
             return self.learnt(records, self.options.labels)
-        labels = sorted({tag[2:] for record in records for tag in record["tags"] if tag != "O"})
+        labels = sorted({tag[2:] for record in records for tag in counted(record["tags"]) if tag != "O"})
         if not labels:
             raise DataError(
                 "the training data has no entity: every tag is O. --columns tags=COLUMN names another column of tags"
@@ -143,7 +144,7 @@ class NER(Tagging):
         """Refuse an entity type that training has not seen."""
         types = set(self.options.labels)
         for record in records:
-            for tag in record["tags"]:
+            for tag in counted(record["tags"]):
                 if tag != "O" and tag[2:] not in types:
                     raise DataError(
                         f"{record.get('where', split)}: the entity type {tag[2:]!r} occurs in {split}, but neither in "
@@ -210,8 +211,11 @@ class NER(Tagging):
         """Return precision, recall and F1 of whole entities, in all and by type, in percent (seqeval)."""
         from seqeval.metrics import classification_report
 
-        gold = [list(record["tags"]) for record in records]
-        predicted = [list(prediction["tags"]) for prediction in predictions]
+        pairs = [
+            counted_pairs(record["tags"], prediction["tags"])
+            for record, prediction in zip(records, predictions, strict=True)
+        ]
+        gold, predicted = [want for want, _ in pairs], [got for _, got in pairs]
         if not any(tag != "O" for tags in [*gold, *predicted] for tag in tags):
             return {"f1": 0.0, "precision": 0.0, "recall": 0.0, "by_type": {}}
         report = classification_report(gold, predicted, output_dict=True, zero_division=0)
@@ -311,6 +315,9 @@ def to_bio(tags: Sequence[str], scheme: str, where: str) -> tuple[list[str], int
     repaired = 0
     open_type, closed = "", True
     for tag in tags:
+        if tag == UNTAGGED:
+            converted.append(tag)
+            continue
         if tag in ("O", ""):
             converted.append("O")
             repaired += tag == ""
@@ -338,7 +345,7 @@ def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     for number, tag in enumerate(tags):
         if tag.startswith("B-"):
             spans.append((tag[2:], number, number + 1))
-        elif tag.startswith("I-"):
+        elif tag.startswith("I-"):  # a word before it may be untagged
             kind, first, _ = spans[-1]
             spans[-1] = (kind, first, number + 1)
     return spans

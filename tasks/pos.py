@@ -17,6 +17,7 @@ from adaptdock.tasks.outcomes import word_outcome
 from adaptdock.tasks.tag_numbers import with_names
 from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
 from adaptdock.tasks.tagging_columns import word_class_column
+from adaptdock.tasks.uncounted import counted, counted_pairs
 
 
 class POSOptions(TaggingOptions):
@@ -59,7 +60,7 @@ class POS(Tagging):
 
     def fit(self, records: Sequence[Record]) -> Self:
         """Learn the tags, sorted by name, unless the options list them."""
-        labels = self.options.labels or tuple(sorted({tag for record in records for tag in record["tags"]}))
+        labels = self.options.labels or tuple(sorted({tag for record in records for tag in counted(record["tags"])}))
         if len(labels) < 2:
             raise DataError(f"the training data has one tag only ({', '.join(labels)}): nothing to distinguish")
         return self.learnt(records, labels)
@@ -73,7 +74,7 @@ class POS(Tagging):
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count sentences, words and tags."""
-        counts = Counter(tag for record in records for tag in record["tags"])
+        counts = Counter(tag for record in records for tag in counted(record["tags"]))
         return {"sentences": len(records), "words": sum(counts.values()), "tags": dict(sorted(counts.items()))}
 
     # ------------------------------------------------------------------------------------ model
@@ -107,8 +108,10 @@ class POS(Tagging):
         """
         from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-        gold = [tag for record in records for tag in record["tags"]]
-        predicted = [word["tag"] for prediction in predictions for word in prediction["words"]]
+        gold, predicted = counted_pairs(
+            [tag for record in records for tag in record["tags"]],
+            [word["tag"] for prediction in predictions for word in prediction["words"]],
+        )
         names = sorted(set(gold))
         rows = precision_recall_fscore_support(gold, predicted, labels=names, zero_division=0)
         right = sum(want == got for want, got in zip(gold, predicted, strict=True))
@@ -150,11 +153,11 @@ class POS(Tagging):
 
     def support(self, records: Sequence[Record]) -> int:
         """Return the number of words."""
-        return sum(len(record["tags"]) for record in records)
+        return sum(len(counted(record["tags"])) for record in records)
 
     def baseline(self, records: Sequence[Record]) -> dict[str, Any] | None:
         """Return the metrics of the most frequent tag for every word; None where there is no word."""
-        counts = Counter(tag for record in records for tag in record["tags"])
+        counts = Counter(tag for record in records for tag in counted(record["tags"]))
         if not counts:
             return None
         tag = counts.most_common(1)[0][0]

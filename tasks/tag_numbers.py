@@ -6,6 +6,7 @@ from typing import Any
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
 from adaptdock.tasks.printed import printed_list
+from adaptdock.tasks.uncounted import UNTAGGED, is_gap
 
 
 def with_names(records: Iterable[Record], names: Sequence[str], split: str) -> list[Record]:
@@ -28,15 +29,15 @@ def _named(tags: Any, names: Sequence[str], where: str) -> Any:
     if isinstance(tags, str):
         printed = printed_list(tags)
         parts = tags.split() if printed is None else printed
-    if not isinstance(parts, list | tuple) or not all(map(_is_number, parts)):
+    if not isinstance(parts, list | tuple) or not all(is_gap(part) or _is_number(part) for part in parts):
         return tags
-    numbers = list(map(int, parts))
-    wrong = next((number for number in numbers if not 0 <= number < len(names)), None)
+    numbers = [None if is_gap(part) else int(part) for part in parts]
+    wrong = next((number for number in numbers if number is not None and not 0 <= number < len(names)), None)
     if wrong is not None:
         raise DataError(
             f"{where}: the tag {wrong} has no name: --tag-names gives {len(names)}, for 0 to {len(names) - 1}"
         )
-    return [names[number] for number in numbers]
+    return [UNTAGGED if number is None else names[number] for number in numbers]
 
 
 def _is_number(part: Any) -> bool:

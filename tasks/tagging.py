@@ -29,6 +29,7 @@ from adaptdock.tasks.occlusion import with_word
 from adaptdock.tasks.printed import printed_list
 from adaptdock.tasks.tag_numbers import with_names
 from adaptdock.tasks.tagging_columns import SPANS, marks_spans, token_column
+from adaptdock.tasks.uncounted import counted, counted_sentences, tags_with_gaps
 
 NOT_COUNTED = -100
 LEAST = 1e-9
@@ -109,11 +110,12 @@ class Tagging(ColumnInspector):
 
     def labels(self, record: Record) -> list[str]:
         """Return the tags of the words, each once."""
-        return sorted(set(_sentence(with_names([record], self.options.tag_names, "a record")[0], "a record")["tags"]))
+        sentence = _sentence(with_names([record], self.options.tag_names, "a record")[0], "a record")
+        return sorted(set(counted(sentence["tags"])))
 
     def class_weights(self, records: Sequence[Record]) -> list[float] | None:
         """Return weights that give every tag the same sum."""
-        counts = Counter(tag for record in records for tag in record["tags"])
+        counts = Counter(tag for record in records for tag in counted(record["tags"]))
         total = sum(counts.values())
         return [total / (len(self.tags) * max(1, counts[tag])) for tag in self.tags]
 
@@ -237,12 +239,14 @@ def read_sentences(records: Iterable[Record], split: str) -> Cleaned:
         )
     printed = sum(printed_list(str(record["tokens"])) is not None for record in texts)
     notes = [f"{split}: tokens of {printed} records are printed lists, and were read as lists"] if printed else []
-    return Cleaned(sentences, notes)
+    tagged, gaps = counted_sentences(sentences, split)
+    return Cleaned(tagged, [*notes, *gaps])
 
 
 def _sentence(record: Record, split: str) -> Record:
     where = str(record.get("where", split))
-    tokens, tags = strings(record["tokens"], "tokens", where), strings(record["tags"], "tags", where)
+    tokens = strings(record["tokens"], "tokens", where)
+    tags = tags_with_gaps(strings(tags_with_gaps(record["tags"]), "tags", where))
     if len(tokens) != len(tags):
         raise DataError(f"{where}: {len(tokens)} tokens but {len(tags)} tags")
     return {**record, "tokens": tokens, "tags": tags}
@@ -277,11 +281,7 @@ def _instead(value: Any, name: str) -> str:
             f". The {name} are numbers, and the file does not say what they stand for: --tag-names O,B-PER,I-PER gives "
             f"the names of 0, 1, 2; or write the names in their place, or save the data set with ClassLabel, as Parquet"
         )
-    if None in value:
-        return (
-            f". Some {name} are missing (None; in data sets also -1 and -100): fill them in, or leave such records out"
-        )
-    return ""
+    return f". Some {name} are missing: fill them in, or leave such records out" if None in value else ""
 
 
 def text_of(record: Record) -> tuple[str, list[tuple[int, int]]]:

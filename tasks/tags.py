@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
+from adaptdock.tasks.uncounted import counted
 
 OUTSIDE = "O"
 PREFIXES = "BIESLUM"
@@ -24,7 +25,7 @@ def as_written(records: Sequence[Record], split: str, plain_types: bool) -> tupl
     ``plain_types``: tags are names of types (IO), such as b-cell. Raises :class:`DataError` for tags without a meaning
     in their context, with their counts and the place of the first.
     """
-    counts = Counter(tag for record in records for tag in record["tags"])
+    counts = Counter(tag for record in records for tag in counted(record["tags"]))
     meanings = {} if plain_types else _meanings(counts)
     notes = []
     if meanings:
@@ -85,7 +86,7 @@ def _begins(letters: Iterable[str]) -> bool:
 
 def _check(records: Sequence[Record], split: str) -> None:
     """Raise :class:`DataError` for types among prefixed tags, for single letters and numbers, and if no word has O."""
-    counts = Counter(tag for record in records for tag in record["tags"] if tag not in ("", OUTSIDE))
+    counts = Counter(tag for record in records for tag in counted(record["tags"]) if tag not in ("", OUTSIDE))
     written = [tag for tag in counts if WRITTEN.fullmatch(tag)]
     if written:
         odd = Counter({tag: count for tag, count in counts.items() if tag not in written})

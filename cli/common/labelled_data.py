@@ -60,6 +60,8 @@ def read_labelled(source: Source, task: Task, split: str, card: Card) -> Labelle
             f"{source.describe()}: there is no {split} split; there is {', '.join(splits)}. Choose by --split."
         )
     cleaned = task.clean(splits[split], split)
+    if not cleaned.records:
+        raise DataError(f"{source.describe()}: none of the {len(splits[split])} records of {split} is labelled")
     unknown = _checked_labels(task, cleaned.records, split)
     training = None
     if "train" in splits and card.training.get("data") == source.describe():

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptdock.engine.data.json_documents import document_rows, split_parts
 from adaptdock.engine.data.tables import Row, Say, by_number, table
 from adaptdock.engine.data.text_files import Texts
 from adaptdock.errors import DataError, UnknownNameError
@@ -34,18 +35,27 @@ BLANKS = re.compile(r"[ \t]+")  # no-break spaces are parts of words
 
 
 def rows(
-    path: Path, layout: str, texts: Texts, say: Say, numbered: bool = False, known: Collection[str] = ()
+    path: Path,
+    layout: str,
+    texts: Texts,
+    say: Say,
+    numbered: bool = False,
+    known: Collection[str] = (),
+    split: str = "train",
 ) -> Iterator[Row]:
     """Yield the rows of a text file; ``say`` hears what was decided on the way.
 
     Of a table ``numbered`` says that it has no header (columns are 0, 1, ...), and ``known`` are names that a header
-    may have. Raises :class:`DataError` naming file and line for whatever cannot be read.
+    may have; of a JSON document with splits ``split`` is read. Raises :class:`DataError` naming file and line for
+    whatever cannot be read.
     """
     if layout in ("csv", "tsv"):
         return table(path, texts, layout, numbered, known, say)
     if layout in ("conll", "conllu"):
         return (_conll if layout == "conll" else _conllu)(path, texts, say)
-    readers = {"jsonl": _json_lines, "json": _json, "lines": _plain_lines, "document": _document}
+    if layout == "json":
+        return _json(path, texts, split, known, say)
+    readers = {"jsonl": _json_lines, "lines": _plain_lines, "document": _document}
     if layout not in readers:
         raise UnknownNameError("format", layout, READERS)
     return readers[layout](path, texts)
@@ -168,9 +178,11 @@ def _json_lines(path: Path, texts: Texts) -> Iterator[Row]:
     for number, line in texts.lines(path):
         if line.strip():
             row = parsed(line, f"{path}:{number}")
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: a line holds one JSON object, this one a {type(row).__name__}")
-            yield row, f"{path}:{number}"
+            if not isinstance(row, dict | list):
+                raise DataError(
+                    f"{path}:{number}: a line holds one JSON object or list, this one a {type(row).__name__}"
+                )
+            yield by_number(row) if isinstance(row, list) else row, f"{path}:{number}"
 
 
 def parsed(text: str, place: str, hint: str = "") -> Any:
@@ -201,18 +213,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _json(path: Path, texts: Texts) -> Iterator[Row]:
-    """Yield the rows of one document, a list or ``{"data": [...]}``; of anything else, those of its lines."""
+def _json(path: Path, texts: Texts, split: str, known: Collection[str], say: Say) -> Iterator[Row]:
+    """Yield the rows of one document, or of a file that holds lines of JSON those of its lines."""
     lines = [line for _, line in texts.lines(path)]
     if _is_lines(lines):
         yield from _json_lines(path, texts)
         return
-    whole = parsed("\n".join(lines), str(path))
-    entries = whole.get("data", [whole]) if isinstance(whole, dict) else whole
-    if not isinstance(entries, list) or not all(isinstance(row, dict) for row in entries):
-        raise DataError(f"{path}: a JSON document is a list of objects, or has one named 'data'{_instead(entries)}")
-    for number, row in enumerate(entries):
-        yield from _squad(row, path) if "paragraphs" in row else [(row, f"{path}[{number}]")]
+    for row, place in document_rows(parsed("\n".join(lines), str(path)), str(path), split, known, say):
+        yield from _squad(row, path) if "paragraphs" in row else [(row, place)]
+
+
+def json_splits(path: Path, texts: Texts) -> list[str]:
+    """Return the splits that one document of JSON holds by name."""
+    lines = [line for _, line in texts.lines(path)]
+    return [] if _is_lines(lines) else list(split_parts(parsed("\n".join(lines), str(path))))
 
 
 def _is_lines(lines: Sequence[str]) -> bool:
@@ -222,14 +236,6 @@ def _is_lines(lines: Sequence[str]) -> bool:
         return len(filled) != 1 and isinstance(json.loads(filled[0]), dict) if filled else True
     except (ValueError, RecursionError):
         return False
-
-
-def _instead(content: Any) -> str:
-    """Say what a list holds instead of objects."""
-    if not isinstance(content, list):
-        return f"; this one is a {type(content).__name__}"
-    number, row = next((number, row) for number, row in enumerate(content) if not isinstance(row, dict))
-    return f"; element {number} of this one is a {type(row).__name__}."
 
 
 def _squad(article: Mapping[str, Any], path: Path) -> Iterator[Row]:
@@ -325,11 +331,11 @@ def of_dataset(table: Any, name: str) -> Iterator[Row]:
 
 
 def _class_names(label: Any, value: Any, place: str) -> Any:
-    """Return names of class numbers; one below 0 (-1, -100) stands for a label that is not given."""
+    """Return names of class numbers; one below 0 (-1, -100) has no name and stays a number."""
     if isinstance(value, Iterable):
         return [_class_names(label, number, place) for number in value]
     if value is None or value < 0:
-        return None
+        return value
     if value >= len(label.names):
         raise DataError(f"{place} has the class {value}, but the data set names {len(label.names)} classes, from 0")
     return label.int2str(value)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.engine.data.annotations import AnnotatedFile, annotated_file, has_nested_texts
+from adaptdock.engine.data.class_columns import with_labels
+from adaptdock.engine.data.class_folders import class_records
 from adaptdock.engine.data.columns import Columns, located
 from adaptdock.engine.data.content import layout_of_content
+from adaptdock.engine.data.file_lists import file_list
 from adaptdock.engine.data.folders import SPLITS as SPLITS
 from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, split_files, split_folders
-from adaptdock.engine.data.formats import CONLLU, FORMATS, of_dataset, parallel, parquet, parsed, rows
+from adaptdock.engine.data.formats import CONLLU, FORMATS, json_splits, of_dataset, parallel, parquet, parsed, rows
 from adaptdock.engine.data.holdout import hold_out
 from adaptdock.engine.data.objects import Table
 from adaptdock.engine.data.spans.reading import IN_MEMORY, NAMES, Export
@@ -122,15 +125,18 @@ class Reader:
         source = self.source
         files = {"train": source.train, "validation": source.validation, "test": source.test}
         if any(part is not None for part in files.values()):
-            splits = {split: self.file(part) for split, part in files.items() if part is not None}
+            splits = {split: self.file(part, split) for split, part in files.items() if part is not None}
         elif source.data is None:
             splits = self.folder(self.task.sample)
         elif isinstance(source.data, Table):
             splits = {"train": self.file(source.data)}
         elif Path(source.data).is_dir():
             splits = self.folder(Path(source.data))
-        elif Path(source.data).exists() or "," in source.data:
-            splits = {"train": self.file(source.data)}
+        elif Path(source.data).exists() or "," in source.data or file_list(source.data):
+            path = Path(source.data)
+            is_document = path.is_file() and self.layout(path, "") == "json"
+            parts = json_splits(path, self.texts) if is_document else []
+            splits = {split: self.file(path, split) for split in parts or ["train"]}
         else:
             splits = self.hub(source.data)
         empty = next((split for split, records in splits.items() if not records), None)
@@ -138,8 +144,11 @@ class Reader:
             raise DataError(f"the {empty} split is empty")
         return splits
 
-    def file(self, name: str | Path | Table) -> list[Record]:
-        """Return the records of one file or table, or of several files that belong together line by line."""
+    def file(self, name: str | Path | Table, split: str = "train") -> list[Record]:
+        """Return the records of one file or table, or of several files that belong together line by line.
+
+        Of a JSON document with splits by name, those of ``split``.
+        """
         if isinstance(name, Table):
             return self.table(name)
         path = Path(name)
@@ -148,7 +157,14 @@ class Reader:
             self.files.append(FileRead(str(path), f"{annotated.tool.title} ({annotated.tool.name})"))
             return annotated.records(self.task, self._notes.append)
         if path.is_dir():
-            raise DataError(f"{path} is a folder: --data reads one, with a file for each split")
+            records = self._classes(path, split)
+            if not records:
+                raise DataError(f"{path} is a folder: --data reads one, with a file for each split")
+            return records
+        several = file_list(str(name))
+        if several:
+            self._notes.append(f"{name}: {len(several)} files, one after the other: {', '.join(map(str, several))}")
+            return [record for file in several for record in self.file(file, split)]
         if not path.is_file():
             parts = [Path(part.strip()) for part in str(name).split(",")]
             missing = next((part for part in parts if not part.is_file()), None)
@@ -156,7 +172,14 @@ class Reader:
                 raise DataError(f"{missing}: there is no such file")
             return self._records(self._parallel(parts), self._columns(), str(name), "parallel lines")
         layout = self.layout(path, self.task.layout)
-        return self._records(*self._rows(path, layout, self.task.columns), str(path), layout)
+        return self._records(*self._rows(path, layout, self.task.columns, split), str(path), layout)
+
+    def _classes(self, folder: Path, split: str) -> list[Record]:
+        """Return the records of a folder that has a file or a folder for each class; none of any other folder."""
+        records = class_records(folder, self.task, self._known(self.task.columns), split, self.texts, self._notes)
+        if records:
+            self.files.append(FileRead(str(folder), "texts by class"))
+        return records
 
     def table(self, table: Table) -> list[Record]:
         """Return the records of a table in memory."""
@@ -324,7 +347,9 @@ class Reader:
         headed = layout in ("csv", "tsv")
         return Columns(self.task, names, self.source.columns, by_values or {}, self._notes.append, headed)
 
-    def _rows(self, path: Path, layout: str, fields: Iterable[str]) -> tuple[Iterable[Row], Columns]:
+    def _rows(
+        self, path: Path, layout: str, fields: Iterable[str], split: str = "train"
+    ) -> tuple[Iterable[Row], Columns]:
         """Return the rows of a file, and where they hold these fields."""
         if layout == "parquet":
             return parquet(path), self._columns(fields)
@@ -332,7 +357,7 @@ class Reader:
         if layout == "conllu":
             self._check_conllu(requested)
         numbered = any(_is_number(column) for column in requested)
-        file_rows = rows(path, layout, self.texts, self._notes.append, numbered, self._known(fields))
+        file_rows = rows(path, layout, self.texts, self._notes.append, numbered, self._known(fields), split)
         if layout != "conll":
             return file_rows, self._columns(fields, layout=layout)
         sentences = list(file_rows)
@@ -363,14 +388,19 @@ class Reader:
         parts = split_folders(folder)
         if "train" in parts and all(self.annotated(part) is not None for part in parts.values()):
             return {split: self.file(part) for split, part in parts.items()}
+        splits = {split: records for split, part in parts.items() if (records := self._classes(part, split))}
+        if "train" in splits:
+            return splits
         splits = {
             split: [record for file in files for record in self.file(file)]
             for split, files in split_files(folder).items()
         }
         files = [file for file in sorted(folder.iterdir()) if file.is_file()]
-        documents = [file for file in files if file.suffix.lower() in DOCUMENTS]
-        if not splits and self.task.layout == "document" and documents:
-            splits["train"] = [record for file in documents for record in self.file(file)]
+        if not splits and self.task.layout == "document":
+            documents = [record for file in files if file.suffix.lower() in DOCUMENTS for record in self.file(file)]
+            splits |= {"train": documents} if documents else {}
+        if not splits and (records := self._classes(folder, "train")):
+            splits["train"] = records
         if "train" not in splits:
             listing = ", ".join(file.name for file in files[:10]) or "nothing"
             raise DataError(
@@ -412,7 +442,7 @@ class Reader:
 
     def _records(self, entries: Iterable[Row], columns: Columns, name: str, layout: str) -> list[Record]:
         records = []
-        for row, place in entries:
+        for row, place in with_labels(entries, columns):
             records.append(self._record(row, place, columns))
             if len(records) == 1:
                 self.files.append(FileRead(name, layout, columns.of(row, place)))

@@ -212,8 +212,13 @@ def draft(
     records: dict[str, list[Record]] = {}
     for split, raw_records in raw.items():
         cleaned = blank.clean(raw_records, split)
-        records[split] = cleaned.records
         notes += cleaned.notes
+        if cleaned.records:
+            records[split] = cleaned.records
+        elif split == "test":  # public test data often has no labels
+            notes.append("test: none of its records is labelled, so nothing is measured on it")
+        else:
+            raise DataError(f"{split}: none of its {len(raw_records)} records is labelled")
     if "train" not in records:
         raise DataError("no training data: give --data or --train")
     fitted = blank.fit(records["train"]).suit(reading(backbone, training.max_length, 0))

@@ -112,12 +112,6 @@ def test_texts_that_are_numbers_or_all_the_same_are_said() -> None:
     assert "each text is a number" in Regression(Regression.Options()).clean(rows, "train").notes[0]
 
 
-def test_a_column_for_each_class_is_told() -> None:
-    row = {"text": "a", "red": "1", "green": "0"}
-    assert "The columns red, green hold 0 or 1" in Classification.explain(row)
-    assert Classification.explain({"text": "a", "red": "1"}) == ""
-
-
 @example([("sport", "sport"), ("sport", "sport"), ("sport", "politics"), ("sport", "sport")])
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1, max_size=12))
 def test_macro_f1_is_that_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:

@@ -65,10 +65,10 @@ def test_a_file_whose_name_only_begins_like_a_split_is_none(tmp_path: Path) -> N
         assert words(tmp_path)[split] == [name]
 
 
-def test_a_class_that_the_data_set_does_not_name_or_that_is_missing_is_refused(tmp_path: Path) -> None:
+def test_a_class_that_the_data_set_does_not_name_is_refused_and_a_missing_one_is_counted(tmp_path: Path) -> None:
     rows = [{"tokens": ["a", "b"], "ner_tags": [1, -1]}] * 4
     datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(str(tmp_path / "a.parquet"))
     splits, _ = load_splits(Source(train=str(tmp_path / "a.parquet")), NER)
-    assert splits["train"][0]["tags"] == ["B-PER", None]
-    with pytest.raises(DataError, match=r"Some tags are missing \(None; in data sets also -1"):
-        NER(NER.Options()).clean(splits["train"], "train")
+    assert splits["train"][0]["tags"] == ["B-PER", -1]
+    cleaned = NER(NER.Options()).clean(splits["train"], "train")
+    assert any("words are not tagged" in line for line in cleaned.notes)
