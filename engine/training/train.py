@@ -66,7 +66,7 @@ def train(
     >>> dock = Dock.open("minilm")
     >>> result = train("ner", backbone=dock.backbone, data="people.conll", folder="runs/people", epochs=1)
     >>> result.file.name, result.ending, sorted(result.adapter.card.metrics)
-    ('best.safetensors', 'complete', ['validation'])
+    ('best.safetensors', 'complete', ['folds'])
     >>> dock.load(result.file)
     'ner'
     """

@@ -78,10 +78,19 @@ def test_the_records_that_only_one_has_right_are_shown(adapt: Any, topics: tuple
     assert document["only_right"]["a"][0]["place"] == f"{data}:13"
 
 
-def test_adapters_of_two_tasks_and_data_with_unknown_labels_are_refused(
-    adapt: Any, adapter: Path, topics: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
+def test_adapters_of_two_tasks_are_refused(adapt: Any, adapter: Path, topics: tuple[Path, Path, Path]) -> None:
     adapt("compare", adapter, topics[0], "--data", topics[2]).failed(2, "A is for ner and B for topic")
-    bad = tmp_path / "bad.csv"
-    bad.write_text("text,label\na,art\nb,food\n")
-    adapt("compare", topics[0], topics[1], "--data", bad).failed(2, "'art'", "food")
+
+
+def test_labels_that_neither_adapter_knows_are_named_and_count_as_missed_by_both(
+    adapt: Any, topics: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    partly_known = tmp_path / "partly-known.csv"
+    partly_known.write_text("text,label\na,art\nb,food\nc,art\n")
+    ran = adapt("compare", topics[0], topics[1], "--data", partly_known, "--json")
+    assert ran.status == 0, ran.err
+    assert ran.err.count("labels that the adapter does not know count as missed: 'art' (2)") == 1
+    document = json.loads(ran.out)
+    places = {record["place"] for side in "ab" for record in document["only_right"][side]}
+    assert places <= {f"{partly_known}:3"}
+    assert all(document[side]["metrics"]["accuracy"] in (0.0, 33.33) for side in "ab")

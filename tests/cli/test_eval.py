@@ -43,7 +43,7 @@ def test_the_table_has_each_type(adapt, adapter, data):
 
 def test_what_was_held_out_in_training_is_measured_as_validation_split(train, adapt, conll, tmp_path):
     conll(tmp_path / "all.conll", 10)
-    assert train("--train", "all.conll", "--seed", 5, "-o", "a.safetensors").status == 0
+    assert train("--train", "all.conll", "--seed", 5, "--hold-out", "always", "-o", "a.safetensors").status == 0
     (tmp_path / "folder").mkdir()
     shutil.copy(tmp_path / "all.conll", tmp_path / "folder" / "train.conll")
     found = measured(adapt("eval", "a.safetensors", "--data", "folder", "--split", "validation", "--json"))

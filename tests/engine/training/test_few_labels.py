@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -17,7 +18,10 @@ from adaptdock.plugins.contracts import Backbone
 def texts(folder: Path, count: int = 24) -> str:
     file = folder / f"few-{count}.jsonl"
     words = ("ada", "bob")
-    rows = [{"text": f"{words[n % 2]} {'abcdefgh'[n % 8]}", "label": words[n % 2]} for n in range(count)]
+    rows = [
+        {"text": f"{words[n % 2]} {'abcdefgh'[n % 8]} {ascii_lowercase[n // 8]}", "label": words[n % 2]}
+        for n in range(count)
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(file)
 
