@@ -89,7 +89,7 @@ class Service:
         )
         self.catalog.incomplete = StartingError
         self.batcher = Batcher(self.residency, options, self.metrics)
-        self.audit = AuditLog(None if options.audit is None else Path(options.audit).expanduser(), self.catalog.state)
+        self.audit = AuditLog(None if options.audit is None else Path(options.audit).expanduser(), self._state)
         self.watcher = None if options.folder is None else Watcher(options.folder, self.catalog, self.audit)
         self._watching: asyncio.Task[None] | None = None
         self._ready = self._stopping = self._failed = False
@@ -221,6 +221,11 @@ class Service:
         address = None if request.client is None else request.client.host
         actor = Actor("http", getattr(request.state, "token", None), address, request.state.request_id)
         return await self.loading(self.audit.act, actor, action, names, partial(change, *arguments))
+
+    def _state(self, name: str) -> dict[str, Any] | str | None:
+        """Return the record of an adapter, the target of an alias, or None for an unknown name."""
+        served = self.catalog.all().get(name)
+        return self.catalog.aliases.get(name) if served is None else served.record()
 
     def _changed(self, event: str, about: Mapping[str, Any]) -> None:
         log(event, **about)
