@@ -162,7 +162,9 @@ def test_only_signed_or_locked_adapters_are_used_where_that_is_required(
     adapt("predict", "places", *predict, "--require-signed").failed(1, "signed adapters are required here")
     (tmp_path / "a.lock").write_text("{")
     adapt("predict", "places", *predict, "--locked", "a.lock").failed(1, "a.lock")
-    adapt("predict", "ada", "--url", "http://127.0.0.1:9", "--locked", "a.lock").failed(2, "--locked cannot be combined with --url")
+    adapt("predict", "ada", "--url", "http://127.0.0.1:9", "--locked", "a.lock").failed(
+        2, "--locked cannot be combined with --url"
+    )
 
 
 def test_a_policy_of_signed_adapters_holds_for_files_that_were_never_installed(
