@@ -70,15 +70,6 @@ class Catalog:
         """The target of each alias: an adapter's name, or ``name@2``."""
         return dict(self._aliases)
 
-    def adapter_of(self, name: str) -> str:
-        """Return the name of the adapter behind an alias; any other name unchanged."""
-        return self._aliases.get(name, name).partition("@")[0]
-
-    def state(self, name: str) -> dict[str, Any] | str | None:
-        """Return the record of an adapter, the target of an alias, or None for an unknown name."""
-        served = self._served.get(name)
-        return self._aliases.get(name) if served is None else served.record()
-
     def served(self, name: str) -> Served:
         """Return an adapter; raise :class:`UnknownNameError` with the nearest names."""
         with self._lock:

@@ -70,7 +70,8 @@ def covered(request: Request, catalog: Catalog) -> Callable[[str], bool]:
     token: Token | None = getattr(request.state, "access", None)
     if token is None:
         return lambda name: True
-    return lambda name: token.covers(catalog.adapter_of(name))
+    aliases = catalog.aliases
+    return lambda name: token.covers(aliases.get(name, name).partition("@")[0])
 
 
 def require(request: Request, catalog: Catalog, *names: str) -> None:

@@ -97,7 +97,7 @@ class Service:
         )
         self.catalog.incomplete = StartingError
         self.batcher = Batcher(self.residency, options, self.metrics)
-        self.audit = AuditLog(None if options.audit is None else Path(options.audit).expanduser(), self.catalog.state)
+        self.audit = AuditLog(None if options.audit is None else Path(options.audit).expanduser(), self._state)
         self.watcher = None
         if options.folder is not None:
             self.watcher = Watcher(options.folder, self.catalog, self.audit, options.follow_links)
@@ -277,6 +277,11 @@ class Service:
         self.options = self.options.model_copy(update=dict(changed))
         self.batcher.configure(self.options)
         self.catalog.keep, self.catalog.largest = self.options.keep_versions, self.options.max_upload
+
+    def _state(self, name: str) -> dict[str, Any] | str | None:
+        """Return the record of an adapter, the target of an alias, or None for an unknown name."""
+        served = self.catalog.all().get(name)
+        return self.catalog.aliases.get(name) if served is None else served.record()
 
     def _changed(self, event: str, about: Mapping[str, Any]) -> None:
         log(event, **about)
