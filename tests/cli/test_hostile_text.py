@@ -128,6 +128,9 @@ def test_commands_on_a_file_print_escapes(
     check(adapt("predict", "--url", liar, "ada"))
     check(adapt("push", hostile, "--to", liar))
     check(adapt("eval", hostile, "--data", data, *at))
+    for more in ([], ["--json"]):
+        check(adapt("compare", hostile, odd, "--data", data, *at, *more))
+        check(adapt("explain", hostile, "ada " + EVIL, *at, *more))
     check(adapt("merge", hostile, "-o", f"m{FILE}", *at))
     check(adapt("combine", hostile, odd, "--weights", "1,1", "-o", f"c{FILE}.safetensors", *at))
     check(adapt("export", hostile, "--to", f"x{FILE}", *at))
