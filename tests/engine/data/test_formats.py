@@ -29,6 +29,9 @@ class Unlabelled(Labelled):
 
 
 class Grouped(Labelled):
+    asks = ("text",)
+    words = None
+
     @classmethod
     def group(cls, record: dict[str, Any]) -> Hashable:
         return record["label"]
