@@ -67,11 +67,11 @@ def class_folder(folder: Path, known: Collection[str], fewest: int = 2) -> Class
     classes = {name: files for name, files in folders.items() if plain(name) not in UNLABELLED}
     if len(classes) >= fewest:
         return ClassFolder(classes, True, tuple(name for name in folders if name not in classes))
-    files = {file.stem: [file] for file in _texts(folder) if plain(file.stem) not in NO_CLASSES}
-    is_split = any(name.match(stem.lower()) for stem in files for name in NAMES.values())
-    unlabelled = tuple(stem for stem in files if plain(stem) in UNLABELLED)
-    labelled = {stem: paths for stem, paths in files.items() if stem not in unlabelled}
-    if len(labelled) < fewest or is_split or any(plain(stem) in known for stem in files):
+    by_stem = {file.stem: [file] for file in _texts(folder) if plain(file.stem) not in NO_CLASSES}
+    is_split = any(name.match(stem.lower()) for stem in by_stem for name in NAMES.values())
+    unlabelled = tuple(stem for stem in by_stem if plain(stem) in UNLABELLED)
+    labelled = {stem: paths for stem, paths in by_stem.items() if stem not in unlabelled}
+    if len(labelled) < fewest or is_split or any(plain(stem) in known for stem in by_stem):
         return None
     return ClassFolder(labelled, False, unlabelled)
 
