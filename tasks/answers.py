@@ -22,6 +22,12 @@ class Places:
     located: list[str] = field(default_factory=list)
     several: list[str] = field(default_factory=list)
     """Located by the first of several occurrences of the text."""
+    near: list[str] = field(default_factory=list)
+    """One character beside the offset."""
+    empty: list[str] = field(default_factory=list)
+    """With an empty text as the answer."""
+    joined: list[str] = field(default_factory=list)
+    """With a list of contexts."""
     impossible: list[str] = field(default_factory=list)
     """Marked as impossible although they have answers."""
 
@@ -31,8 +37,8 @@ class Places:
             return f"{split}: there are no questions"
         way_out = "" if repairs else "; --repair moves answers whose text occurs elsewhere"
         return (
-            f"{split}: no question is left of {len(self.skipped)}: no answer is at its offset, such as "
-            f"that of {self.skipped[0]}. Offsets count the characters of the context from 0{way_out}."
+            f"{split}: no question is left of {len(self.skipped)}: no answer is at its offset or in its context, "
+            f"such as that of {self.skipped[0]}. Offsets count the characters of the context from 0{way_out}."
         )
 
     def notes(self, split: str, repairs: bool) -> list[str]:
@@ -45,7 +51,20 @@ class Places:
             way_out = "" if repairs else "; --repair (repair=true) moves answers whose text occurs elsewhere"
             notes.append(
                 f"{split}: answers of {len(self.skipped)} questions were skipped because they are not at their "
-                f"offset; a question without any other answer was skipped too{way_out}: {_some(self.skipped)}"
+                f"offset, or not in the context; a question without any other answer was skipped too{way_out}: "
+                f"{_some(self.skipped)}"
+            )
+        if self.near:
+            notes.append(f"{split}: {len(self.near)} answers were off by one character and moved: {_some(self.near)}")
+        if self.empty:
+            notes.append(
+                f"{split}: {len(self.empty)} questions have an empty text as the answer, which is read as no answer: "
+                f"{_some(self.empty)}"
+            )
+        if self.joined:
+            notes.append(
+                f"{split}: {len(self.joined)} questions have a list of contexts, joined by line breaks; offsets count "
+                f"the joined text: {_some(self.joined)}"
             )
         without = [*self.located, *self.several]
         if without:
@@ -77,7 +96,19 @@ def given_answers(record: Record, where: str, places: Places) -> list[Record]:
     start = _start(record.get("start"), where)
     if isinstance(value, str) and start is not None:
         value = {"text": value, "answer_start": start} if value else value
-    return [_answer(part, where) for part in _parts(value, where)]
+    parts = _parts(value, where)
+    if parts and all(map(_is_empty, parts)):
+        places.empty.append(where)
+    return [_answer(part, where) for part in parts if not _is_empty(part)]
+
+
+def context_of(record: Record, where: str, places: Places) -> str:
+    """Return the context of a record; paragraphs in a list are joined by line breaks."""
+    context = record.get("context")
+    if isinstance(context, list | tuple) and context and all(isinstance(part, str) for part in context):
+        places.joined.append(where)
+        return required("\n".join(context), "context", where)
+    return required(context, "context", where)
 
 
 def required(value: Any, name: str, where: str) -> str:
@@ -91,7 +122,7 @@ def required(value: Any, name: str, where: str) -> str:
 def _unprinted(value: str) -> Any:
     """Return the objects printed into a cell of a table; any other text is itself the answer."""
     content = printed(value)
-    is_list = isinstance(content, list) and all(isinstance(part, Mapping) for part in content)
+    is_list = isinstance(content, list) and all(isinstance(part, Mapping | str) for part in content)
     return content if is_list or (isinstance(content, Mapping) and "text" in content) else value
 
 
@@ -132,6 +163,12 @@ def _has_text(part: Any) -> bool:
     return isinstance(text, str) and bool(text.strip())
 
 
+def _is_empty(part: Any) -> bool:
+    """Return whether an answer has the empty text, which some data has for no answer."""
+    text = part.get("text") if isinstance(part, Mapping) else part
+    return isinstance(text, str) and not text.strip()
+
+
 def _answer(value: Any, where: str) -> Record:
     if isinstance(value, str):
         value = {"text": value}
@@ -140,11 +177,6 @@ def _answer(value: Any, where: str) -> Record:
     start = value.get("answer_start", value.get("start"))
     if isinstance(start, bool) or not isinstance(start, int | None):
         raise DataError(f"{where}: answer_start is the number of a character; found {start!r:.60}")
-    if value.get("text") == "":
-        raise DataError(
-            f"{where}: the answer is not a text: ''. A question without an answer has an empty list of answers, or "
-            f"is_impossible is true."
-        )
     return {"text": required(value.get("text"), "answer", where), "start": start}
 
 

@@ -33,7 +33,7 @@ from adaptdock.plugins.contracts import (
 )
 from adaptdock.plugins.toolkit.heads import SpanHead
 from adaptdock.plugins.toolkit.windowing import Span, located_windows
-from adaptdock.tasks.answers import Places, given_answers
+from adaptdock.tasks.answers import Places, context_of, given_answers
 from adaptdock.tasks.answers import required as _text
 from adaptdock.tasks.prompts import closing
 from adaptdock.tasks.squad import exact_match, f1
@@ -131,7 +131,8 @@ class QA(Task):
         for record in records:
             where = str(record.get("where", split))
             _check_new(record, where, first)
-            texts = {name: _text(record.get(name), name, where) for name in ("question", "context")}
+            question = _text(record.get("question"), "question", where)
+            texts = {"question": question, "context": context_of(record, where, places)}
             annotated = given_answers(record, where, places)
             located = [self._located(answer, texts["context"], where, places) for answer in annotated]
             answers = [answer for answer in located if answer is not None]
@@ -145,7 +146,7 @@ class QA(Task):
         return Cleaned(usable, places.notes(split, self.options.repair))
 
     def _located(self, answer: Record, context: str, where: str, places: Places) -> Record | None:
-        """Return an answer at its offset, or moved if ``repair`` is on; None for any other answer.
+        """Return an answer at its offset or one character beside it, or moved if ``repair`` is on; else None.
 
         An answer without an offset is located at the first occurrence of its text.
         """
@@ -158,6 +159,10 @@ class QA(Task):
             return {"text": text, "start": first}
         if start >= 0 and context[start : start + len(text)] == text:
             return answer
+        near = next((place for place in (start - 1, start + 1) if place >= 0 and context.startswith(text, place)), None)
+        if near is not None:
+            places.near.append(where)
+            return {"text": text, "start": near}
         starts = [place for place in range(len(context)) if context.startswith(text, place)]
         if not self.options.repair or not starts:
             return None

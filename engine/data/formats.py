@@ -89,7 +89,7 @@ def _sentences(path: Path, texts: Texts, say: Say) -> Iterator[list[tuple[int, l
             if sentence:
                 yield sentence
             sentence = []
-        elif cells[0] != MARK and not _is_comment(line, cells, width):
+        elif cells[0] != MARK and not _is_comment(line, cells, width, begins=not sentence):
             if len(cells) != width and len(line.split()) == width:
                 cells = line.split()
                 divided.append(number)
@@ -122,13 +122,18 @@ def _width(lines: Iterable[str]) -> int:
     return width
 
 
-def _is_comment(line: str, cells: Sequence[str], width: int) -> bool:
-    """Tell a comment from a token that begins with #: it has other columns, or is of the form ``# key = value``."""
+def _is_comment(line: str, cells: Sequence[str], width: int, begins: bool) -> bool:
+    """Tell a comment from a token that begins with #: it has other columns, or is of the form ``# key = value``.
+
+    Where a sentence ``begins``, it may be written ``# key=value``.
+    """
     if not line.startswith("#"):
         return False
     if "\t" in line:
         return len(cells) != width and line[1:2] in (" ", "\t")
-    return len(cells) == 1 or (line[1:2] == " " and (len(cells) != width or "=" in cells))
+    return len(cells) == 1 or (
+        line[1:2] == " " and (len(cells) != width or "=" in cells or (begins and "=" in cells[1]))
+    )
 
 
 def _conll(path: Path, texts: Texts, say: Say) -> Iterator[Row]:

@@ -9,6 +9,7 @@ import pytest
 
 from adaptdock.engine.data.sources import Reader, Source, load_splits
 from adaptdock.errors import DataError, UnknownNameError
+from adaptdock.tasks.ner import NER
 
 
 class Labelled:
@@ -154,3 +155,11 @@ def test_what_a_task_can_do_without_may_be_lacking_unless_it_is_named(tmp_path: 
 def test_an_unknown_format_names_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"format 'xml'.*tsv"):
         read(write(tmp_path / "a.xml", "<a/>"), format="xml")
+
+
+@pytest.mark.parametrize("comment", ["# id=7", "# id = 7", "#\tid 7\tx", "# one two three", "#id"])
+@pytest.mark.parametrize("suffix", ["conll", "pos", "bio", "iob2", "tsv", "txt"])
+def test_a_comment_before_a_sentence_is_no_word(tmp_path: Path, suffix: str, comment: str) -> None:
+    path = write(tmp_path / f"a.{suffix}", f"{comment}\nAda\u00a0Lovelace\tB-PER\nsings\tO\n\n{comment}\nBo\tB-PER\n")
+    words = [record["tokens"] for record in read(path, NER)]
+    assert words == [["Ada\u00a0Lovelace", "sings"], ["Bo"]]
