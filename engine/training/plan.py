@@ -209,18 +209,7 @@ def draft(
     raw, notes = load_splits(source, type(blank), training.seed, blank)
     if may_undivide and training.hold_out == "auto" and training.unlabelled is None:
         raw, notes = _undivided(raw, notes, blank)
-    records: dict[str, list[Record]] = {}
-    for split, raw_records in raw.items():
-        cleaned = blank.clean(raw_records, split)
-        notes += cleaned.notes
-        if cleaned.records:
-            records[split] = cleaned.records
-        elif split == "test":  # public test data often has no labels
-            notes.append("test: none of its records is labelled, so nothing is measured on it")
-        else:
-            raise DataError(f"{split}: none of its {len(raw_records)} records is labelled")
-    if "train" not in records:
-        raise DataError("no training data: give --data or --train")
+    records = _cleaned(raw, blank, notes)
     fitted = blank.fit(records["train"]).suit(reading(backbone, training.max_length, 0))
     notes += fitted.notes()
     for split in records.keys() - {"train"}:
@@ -240,6 +229,23 @@ def draft(
         raise DataError("the training data has no token that is labelled")
     training_plan.notes += [*_cut(training_plan.units), *_packed(training_plan)]
     return training_plan
+
+
+def _cleaned(raw: Mapping[str, Sequence[Record]], task: Task, notes: list[str]) -> dict[str, list[Record]]:
+    """Return the cleaned records of each split, and add to ``notes``; raise :class:`DataError` without labels."""
+    records: dict[str, list[Record]] = {}
+    for split, raw_records in raw.items():
+        cleaned = task.clean(raw_records, split)
+        notes += cleaned.notes
+        if cleaned.records:
+            records[split] = cleaned.records
+        elif split == "test":  # public test data often has no labels
+            notes.append("test: none of its records is labelled, so nothing is measured on it")
+        else:
+            raise DataError(f"{split}: none of its {len(raw_records)} records is labelled")
+    if "train" not in records:
+        raise DataError("no training data: give --data or --train")
+    return records
 
 
 def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tuple[dict[str, list[Record]], list[str]]:
