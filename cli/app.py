@@ -31,7 +31,7 @@ COMMANDS = {
     "info": ("adaptdock.cli.info", "Show a published adapter before its installation."),
     "install": ("adaptdock.cli.install", "Verify and install published adapters."),
     "update": ("adaptdock.cli.update", "Update installed adapters to their newest version."),
-    "verify": ("adaptdock.cli.verify", "Check that installed adapters are unchanged, and check golden probes."),
+    "verify": ("adaptdock.cli.verify", "Check installed adapters, and golden probes."),
     "remove": ("adaptdock.cli.remove", "Remove installed adapters."),
     "publish": ("adaptdock.cli.publish", "Add an adapter to a registry, sign it, build a wheel."),
     "yank": ("adaptdock.cli.yank", "Withdraw a published version from a registry."),

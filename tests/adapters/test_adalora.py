@@ -127,7 +127,18 @@ def test_a_budget_that_cannot_fall_is_refused(options: dict[str, Any], message: 
 
 def test_training_leaves_as_many_triplets_as_the_budget_has(backbone: Backbone, data: Path, tmp_path: Path) -> None:
     options = {"rank": 4, "target_rank": 1, "warmup": 0.1, "final": 0.4, "roles": ("query", "value")}
-    result = train("ner", "adalora", backbone, str(data), tmp_path, options, epochs=2, patience=0, batch_size=8)
+    result = train(
+        "ner",
+        "adalora",
+        backbone,
+        str(data),
+        tmp_path,
+        options,
+        epochs=2,
+        patience=0,
+        batch_size=8,
+        head_start="random",
+    )
     values = [tensor for name, tensor in read_file(result.file).tensors.items() if name.endswith("lora_e")]
     assert len(values) == 4
     assert sum(int((tensor != 0).sum()) for tensor in values) == 4  # the best weights are those of the last epoch

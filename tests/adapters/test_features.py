@@ -122,7 +122,7 @@ def test_with_states_kept_on_disk_it_learns_the_same_and_they_take_as_many_layer
     monkeypatch.setenv("ADAPTDOCK_CACHE", str(tmp_path / "cache"))
 
     def planned(cache: bool) -> Plan:
-        options = {"epochs": 2, "learning_rate": 1e-2, "cache": cache}
+        options = {"epochs": 2, "learning_rate": 1e-2, "cache": cache, "head_start": "random"}
         return plan(backbone, "ner", "features", Source(data=str(data)), options, {"mix": "layers"})
 
     plain, kept = (train_plan(planned(cache), tmp_path / str(cache)).adapter.tensors for cache in (False, True))

@@ -132,7 +132,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(train, tmp_path):
 
 
 def shown_settings(out: str) -> dict[str, str]:
-    return {name: value for name, _, value in (re.split(r"( {2,})", line, maxsplit=1) for line in out.splitlines())}
+    lines = out.partition("\n\n")[0].splitlines()  # the first records follow
+    return {name: value for name, _, value in (re.split(r"( {2,})", line, maxsplit=1) for line in lines)}
 
 
 def test_a_dry_run_shows_what_differs_from_the_recipe_and_what_the_data_decide(train):

@@ -138,6 +138,10 @@ TRANSLATORS = "interchange"
 """The room whose files say which method or task of ours computes what another library's does."""
 
 
+FIELDS = {"ner", "features"}
+"""Names of plugins that are also fields of data sets."""
+
+
 def test_the_engine_names_no_plugin() -> None:
     root = Path(__file__).parents[2]
     names = {name for kind in ("method", "task", "backbone") for name in registry.names(kind)} | {"minilm"}
@@ -146,7 +150,8 @@ def test_the_engine_names_no_plugin() -> None:
         for file in (root / room).rglob("*.py"):
             if file.parent.name == TRANSLATORS:
                 continue
-            assert not names & set(strings(file)), file
+            fields = FIELDS if file.is_relative_to(root / "engine" / "data") else set()
+            assert not (names - fields) & set(strings(file)), file
 
 
 def strings(file: Path) -> Iterator[str]:

@@ -135,7 +135,6 @@ def test_printed_lists_are_lists(tmp_path: Path, row: str) -> None:
     [
         ("a.jsonl", '{"tokens": ["a"], "tags": [1]}', "The tags are numbers"),
         ("a.csv", "tokens,tags\n\"['a']\",[1]\n", "The tags are numbers"),
-        ("a.jsonl", '{"text": "Ada", "label": [[0, 3, "PER"]]}', "spans of characters"),
         ("a.jsonl", '{"tokens": ["Ada"], "labels": [[0, 3, "PER"]]}', "spans of characters"),
         ("a.jsonl", '{"text": "Ada", "tokens": [{"text": "Ada", "start": 0}], "spans": []}', "spans of characters"),
         ("a.csv", "tokens,tags\n" + "Ada,B-PER\nruns,O\n" * 10, r"each row has one word.*suffix \.conll"),

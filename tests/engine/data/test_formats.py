@@ -18,6 +18,8 @@ class Labelled:
     columns = {"text": ("text", "sentence", "0"), "label": ("label", "category", "1")}
     optional: frozenset[str] = frozenset()
     layout = "lines"
+    asks = ("text",)
+    words = None
 
     @classmethod
     def group(cls, record: dict[str, Any]) -> Hashable:
@@ -30,9 +32,6 @@ class Unlabelled(Labelled):
 
 
 class Grouped(Labelled):
-    asks = ("text",)
-    words = None
-
     @classmethod
     def group(cls, record: dict[str, Any]) -> Hashable:
         return record["label"]
