@@ -104,3 +104,13 @@ def located(task: type[Task], rows: Iterable[Mapping[str, Any]]) -> dict[str, st
         width = sum(not name.startswith("-") for name in row)
         sentences.append([row[str(number)] for number in range(width)])
     return {field: str(number) for field, number in task.locate(sentences).items()}
+
+
+def is_number(column: str) -> bool:
+    """Return whether a column is named by its number: from the first, or negative from the last."""
+    return column.lstrip("-").isdigit()
+
+
+def position(column: str, width: int) -> int:
+    """Return the position, from the first of ``width`` columns, of a column that is named by its number."""
+    return int(column) % width

@@ -1,6 +1,5 @@
 """Data: records of a task from files, folders and hub data sets, divided into splits."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,7 +9,7 @@ from typing import Any
 from adaptdock.engine.data.annotations import AnnotatedFile, annotated_file, has_nested_texts
 from adaptdock.engine.data.class_columns import with_labels
 from adaptdock.engine.data.class_folders import class_records
-from adaptdock.engine.data.columns import Columns, located
+from adaptdock.engine.data.columns import Columns, is_number, located, position
 from adaptdock.engine.data.content import layout_of_content
 from adaptdock.engine.data.file_lists import file_list
 from adaptdock.engine.data.folders import SPLITS as SPLITS
@@ -18,6 +17,7 @@ from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, 
 from adaptdock.engine.data.formats import CONLLU, FORMATS, json_splits, of_dataset, parallel, parquet, parsed, rows
 from adaptdock.engine.data.holdout import hold_out
 from adaptdock.engine.data.objects import Table
+from adaptdock.engine.data.record_ids import repeated_ids
 from adaptdock.engine.data.spans.reading import IN_MEMORY, NAMES, Export
 from adaptdock.engine.data.tables import Row, header_of, plain
 from adaptdock.engine.data.text_files import Texts
@@ -79,7 +79,7 @@ def load_splits(
     splits = reader.splits()
     notes = reader.notes()
     for split, records in splits.items():
-        notes += _repeated(split, records)
+        notes += repeated_ids(split, records)
     if "train" in splits and "validation" not in splits:
         whole = len(splits["train"])
         parts, lacking = hold_out(splits["train"], seed, task, labeller)
@@ -212,7 +212,7 @@ class Reader:
 
     @property
     def _named(self) -> list[str]:
-        return [column for column in self.source.columns.values() if not _is_number(column)]
+        return [column for column in self.source.columns.values() if not is_number(column)]
 
     def input_layout(self, path: Path) -> str:
         """Return how the inputs of a file are read: as the export of a tool that hides its texts, or by its suffix.
@@ -325,7 +325,7 @@ class Reader:
     def _known(self, fields: Iterable[str]) -> set[str]:
         """Return the names that a header may have for these fields, in plain form."""
         accepted = [name for field in fields for name in self.task.columns.get(field, (field,))]
-        return {plain(name) for name in (*accepted, *self.source.columns.values()) if not _is_number(name)}
+        return {plain(name) for name in (*accepted, *self.source.columns.values()) if not is_number(name)}
 
     def _fields(self) -> str:
         return " or ".join(name for name in self.task.columns if name not in self.task.optional)
@@ -356,7 +356,7 @@ class Reader:
         requested = self.source.columns.values()
         if layout == "conllu":
             self._check_conllu(requested)
-        numbered = any(_is_number(column) for column in requested)
+        numbered = any(is_number(column) for column in requested)
         file_rows = rows(path, layout, self.texts, self._notes.append, numbered, self._known(fields), split)
         if layout != "conll":
             return file_rows, self._columns(fields, layout=layout)
@@ -372,8 +372,8 @@ class Reader:
         width = sum(not name.startswith("-") for name in row)
         in_use = columns.of(row, place)
         usual = in_use | self._columns(columns.fields).of(row, place)
-        if width > 2 or any(_position(in_use[field], width) != _position(usual[field], width) for field in in_use):
-            listing = ", ".join(f"{field} from column {_position(column, width)}" for field, column in in_use.items())
+        if width > 2 or any(position(in_use[field], width) != position(usual[field], width) for field in in_use):
+            listing = ", ".join(f"{field} from column {position(column, width)}" for field, column in in_use.items())
             self._notes.append(f"{path}: {width} columns, of which the first is 0: {listing} (--columns names others)")
 
     def folder(self, folder: Path) -> dict[str, list[Record]]:
@@ -466,7 +466,7 @@ class Reader:
         return record
 
     def _lacking(self, row: Mapping[str, Any], place: str, name: str, columns: Columns) -> str:
-        numbers = [int(column) for column in row if _is_number(column)]
+        numbers = [int(column) for column in row if is_number(column)]
         if numbers:
             available = f"columns are 0 to {max(numbers)}"
             requested = self.source.columns.get(name)
@@ -474,7 +474,7 @@ class Reader:
                 f"{place}: no column {requested or 'known'!r} for {name}; {available}. Say which with "
                 f"--columns {name}=0."
             )
-        accepted = ", ".join(column for column in columns.accepted(name) if not _is_number(column))
+        accepted = ", ".join(column for column in columns.accepted(name) if not is_number(column))
         lacking = f"{place}: no column for {name}: looked for {accepted}, there is {', '.join(row) or 'none'}"
         explained = self.task.explain(row) if issubclass(self.task, ColumnInspector) else ""
         if explained:
@@ -487,25 +487,6 @@ class Reader:
         for column in requested:
             if column.partition(":")[0] not in CONLLU:
                 raise UnknownNameError("CoNLL-U column", column, [*CONLLU, "misc:KEY"])
-
-
-def _is_number(column: str) -> bool:
-    return column.lstrip("-").isdigit()
-
-
-def _position(column: str, width: int) -> int:
-    """Return the position of a column that is named by its number from the first or the last."""
-    return int(column) % width
-
-
-def _repeated(split: str, records: Iterable[Record]) -> list[str]:
-    """Say which ids stand at more than one record of a split; all of them are kept."""
-    counts = Counter(str(record["id"]) for record in records if record.get("id") is not None)
-    twice = [name for name, count in counts.items() if count > 1]
-    if not twice:
-        return []
-    places = [str(record["where"]) for record in records if str(record.get("id")) == twice[0]]
-    return [f"{split}: {len(twice)} ids occur more than once, such as {twice[0]!r} at {' and '.join(places[:3])}"]
 
 
 def parse_columns(pairs: Iterable[str]) -> dict[str, str]:
