@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from adaptdock.cli.common.backbone import open_dock
-from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, batch_size_option, load_options
 from adaptdock.cli.common.labelled_data import LabelledData, labelled_data_flags, labelled_source, read_labelled
 from adaptdock.cli.common.output import count, note, say, show_json, show_table
 from adaptdock.cli.common.parameters import ADAPTER
@@ -29,9 +29,7 @@ WIDTH = 200
 @click.command("compare", cls=SectionedCommand)
 @click.argument("first", type=ADAPTER, metavar="A")
 @click.argument("second", type=ADAPTER, metavar="B")
-@click.option(
-    "--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Records in a batch."
-)
+@batch_size_option("Records")
 @click.option(
     "--examples",
     cls=Flag,

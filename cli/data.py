@@ -10,6 +10,7 @@ import click
 from adaptdock.cli.common.flags import (
     LOADING,
     MAIN,
+    DeferredCommand,
     FieldFlags,
     Flag,
     SectionedCommand,
@@ -37,21 +38,6 @@ FILE is a file, a folder with a file for each split, or a hub data set. Nothing 
 that can be read, unless --strict says so. With --backbone the lengths of the texts are compared with its window."""
 
 
-class Data(click.Command):
-    """Stands for the command until its arguments say which task it has flags for."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        """Build the command that fits the arguments, and parse them with it."""
-        real = _build(args)
-        real.params += [parameter for parameter in self.params if parameter not in real.params]
-        return real.make_context(info_name, args, parent, **extra)
-
-
-command = Data("data", help=HELP)
-
-
 def _build(arguments: Sequence[str]) -> SectionedCommand:
     task = peek(arguments, "task")
     fixed = [
@@ -74,6 +60,9 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
     return SectionedCommand(
         "data", help=HELP, params=[argument, *fixed, *of_task.flags, *LOADING.flags], callback=callback
     )
+
+
+command = DeferredCommand("data", _build, HELP)
 
 
 def _show(values: dict[str, Any], of_task: FieldFlags) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from adaptdock.cli.common.backbone import open_dock
-from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, batch_size_option, load_options
 from adaptdock.cli.common.labelled_data import LabelledData, labelled_data_flags, labelled_source, read_labelled
 from adaptdock.cli.common.output import note, say, show_json, show_metrics
 from adaptdock.cli.common.parameters import ADAPTER
@@ -23,9 +23,7 @@ from adaptdock.plugins.contracts import Task
 
 @click.command("eval", cls=SectionedCommand)
 @click.argument("file", type=ADAPTER)
-@click.option(
-    "--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Records in a batch."
-)
+@batch_size_option("Records")
 @click.option(
     "--bootstrap",
     cls=Flag,

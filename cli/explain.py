@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from adaptdock.cli.common.backbone import open_dock
-from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, batch_size_option, load_options
 from adaptdock.cli.common.output import note, say, show_json
 from adaptdock.cli.common.parameters import ADAPTER
 from adaptdock.engine.inference.occlusion import Explanation, WordEffect, explain, filler
@@ -34,9 +34,7 @@ WEAKEST = 0.0005
     show_default=True,
     help="Words to show for each answer, those with the greatest effects; --json has all.",
 )
-@click.option(
-    "--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Texts in a batch."
-)
+@batch_size_option("Texts")
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
 def command(file: Path, text: str, shown: int, batch_size: int, as_json: bool, **values: Any) -> None:
     """Show which words of TEXT decided the answer of the adapter in FILE, a path or an installed one's name.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adaptdock.cli.common.auto_install import located
-from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, data_flags, load_options
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, batch_size_option, data_flags, load_options
 from adaptdock.cli.common.inputs import LAYOUTS, LINES, from_arguments, from_file, from_lines
 from adaptdock.cli.common.output import answer_line, console, note, to_json
 from adaptdock.cli.common.streaming import Arriving, arrives, lines, take
@@ -58,9 +58,7 @@ class Answering:
     default="auto",
     help="Format of the input. auto follows the suffix, and reads a line that begins with { as JSON.",
 )
-@click.option(
-    "--batch-size", cls=Flag, type=click.IntRange(min=1), default=32, show_default=True, help="Inputs in a batch."
-)
+@batch_size_option("Inputs")
 @click.option(
     "--output",
     cls=Flag,

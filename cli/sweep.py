@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
-
 from adaptdock.cli.common.config import check_keys
 from adaptdock.cli.common.flags import (
     LOADING,
+    DeferredCommand,
     FieldFlags,
     Flag,
     Place,
@@ -53,21 +52,6 @@ HELP = """Search settings: train an adapter many times, and keep the adapter wit
 --search names a setting and its values: learning_rate=1e-4..5e-3:log, rank=4,8,16, method=lora,bottleneck, or any
 other training option below. Other settings come from the command line or from the task's recipe. Only the best
 adapter is measured on test data."""
-
-
-class SweepCommand(click.Command):
-    """A placeholder that builds the command with the flags of the chosen methods and task."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        """Build the command for the arguments, and parse them with it."""
-        real = _build(args)
-        real.params += [parameter for parameter in self.params if parameter not in real.params]
-        return real.make_context(info_name, args, parent, **extra)
-
-
-command = SweepCommand("sweep", help=HELP)
 
 
 @dataclass(frozen=True)
@@ -127,6 +111,9 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
         known = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]
         check_keys(base.config_path, base.config, known, "adapt sweep with this task and these methods")
     return SectionedCommand("sweep", help=HELP, params=list(flags), callback=callback)
+
+
+command = DeferredCommand("sweep", _build, HELP)
 
 
 def _all(arguments: Sequence[str], name: str) -> list[str]:

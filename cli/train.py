@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
-
 from adaptdock.cli.common.config import check_keys, read_config
 from adaptdock.cli.common.flags import (
     DATA,
     LOADING,
     MAIN,
     OUTPUT,
+    DeferredCommand,
     FieldFlags,
     Flag,
     Place,
@@ -60,25 +59,6 @@ recipe for the method. Some flags depend on the method and the task:
 adapt train --task ner --method prefix --help shows the flags of ner and prefix."""
 
 
-class Train(click.Command):
-    """Placeholder for the command: its flags depend on the method and task in the arguments.
-
-    Click needs all parameters of a command before it parses. So the arguments are searched for the method and the
-    task first, and click then parses them with the full command.
-    """
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        """Build the command for these arguments, and parse them."""
-        full_command = _build(args)
-        full_command.params += [parameter for parameter in self.params if parameter not in full_command.params]
-        return full_command.make_context(info_name, args, parent, **extra)
-
-
-command = Train("train", help=HELP)
-
-
 @dataclass(frozen=True)
 class Chosen:
     """The configuration, and the flags of the method and task that arguments and configuration choose."""
@@ -106,6 +86,9 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
         keys = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]
         check_keys(choice.config_path, choice.config, keys, "adapt train with this task and method")
     return full_command
+
+
+command = DeferredCommand("train", _build, HELP)
 
 
 def choose(arguments: Sequence[str], method: str | None = None) -> Chosen:

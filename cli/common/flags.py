@@ -1,6 +1,6 @@
 """Flags made of the fields of options models, and commands whose help shows them in sections."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -53,6 +53,34 @@ class SectionedCommand(click.Command):
         for title in sorted(sections, key=lambda title: title == "Other options"):
             with formatter.section(title):
                 formatter.write_dl(sections[title])
+
+
+class DeferredCommand(click.Command):
+    """A command whose flags depend on its arguments, such as the method and task in them.
+
+    Click needs all parameters of a command before it parses. So ``build`` searches the arguments and returns the full
+    command, which parses them.
+    """
+
+    def __init__(self, name: str, build: Callable[[Sequence[str]], click.Command], help_text: str) -> None:
+        super().__init__(name, help=help_text)
+        self._build = build
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Build the command for these arguments, and parse them."""
+        full_command = self._build(args)
+        full_command.params += [parameter for parameter in self.params if parameter not in full_command.params]
+        return full_command.make_context(info_name, args, parent, **extra)
+
+
+def batch_size_option(items: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option ``--batch-size`` of a command that computes without training; ``items`` fill a batch."""
+    limits = click.IntRange(min=1)
+    return click.option(
+        "--batch-size", cls=Flag, type=limits, default=32, show_default=True, help=f"{items} in a batch."
+    )
 
 
 @dataclass(frozen=True)
