@@ -74,6 +74,11 @@ class Member:
         return distances
 
     @property
+    def validates(self) -> bool:
+        """Whether there is data to measure its weights on after each epoch."""
+        return all(task.validates for task in self.tasks)
+
+    @property
     def patient_from(self) -> float:
         """The epoch from which patience counts: all layers learn, and the minimum of steps is done."""
         frozen = max(frozen_until(task.plan.backbone, task.plan.assembly, self.options) for task in self.tasks)
@@ -109,18 +114,13 @@ class Members:
     @property
     def measured_before(self) -> bool:
         """Whether validation measures the initial weights too, because a task requires it."""
-        return any(type(task.plan.task).measured_before for task in self.tasks)
-
-    @property
-    def validates(self) -> bool:
-        """Whether there is data to measure weights on after each epoch."""
-        return all(task.validates for task in self.tasks)
+        return any(task.validates and type(task.plan.task).measured_before for task in self.tasks)
 
     @cached_property
     def batches(self) -> JointBatches:
         """The batches of all passes."""
         pairs = [(member.steps, member.units) for member in self.members]
-        return JointBatches(pairs, self.options.gradient_accumulation)
+        return JointBatches(pairs, max(member.options.gradient_accumulation for member in self.members))
 
     def trainable(self) -> Trainable:
         """Return all weights with their initial values."""
@@ -168,7 +168,7 @@ class Members:
     def due(self, step: int) -> bool:
         """Return whether an epoch of any member ends with a step, counted from 1."""
         self._step = step
-        return self.validates and any(member.steps.ends_epoch(step) for member in self.members)
+        return any(member.validates and member.steps.ends_epoch(step) for member in self.members)
 
     def epoch(self, step: int) -> float:
         """Return the epochs, after a step, of the member with the most steps."""
@@ -179,7 +179,8 @@ class Members:
         numbers: dict[str, float] = {}
         metrics: dict[str, Any] = {}
         shown: dict[str, float] = {}
-        due = [member for member in self.members if not self._step or member.steps.ends_epoch(self._step)]
+        validating = [member for member in self.members if member.validates]
+        due = [member for member in validating if not self._step or member.steps.ends_epoch(self._step)]
         for task, number in ((task, n) for member in due for task, n in zip(member.tasks, member.numbers, strict=True)):
             validated = task.check(tensors[number])
             if len(self.tasks) == 1:

@@ -30,7 +30,7 @@ def together(adapt, tasks, model_folder):
 
 @pytest.mark.parametrize("sharing", ["adapter", "passes"])
 def test_each_task_gets_a_file_a_row_and_a_folder_with_its_curves(together, adapt, tmp_path, sharing):
-    ran = together("--sharing", sharing, "--output", "out", "--run-dir", "run", "--rank", 3)
+    ran = together("--sharing", sharing, "--output", "out", "--run-dir", "run", "--rank", 3, "--hold-out", "always")
     assert ran.status == 0, ran.err
     for words in ("names", "spam", "accuracy", "out/names.safetensors", "best epoch"):
         assert words in ran.out
@@ -46,12 +46,14 @@ def test_each_task_gets_a_file_a_row_and_a_folder_with_its_curves(together, adap
     assert adapt("predict", "out/spam.safetensors", "ada").status == 0
 
 
-def test_untrained_adapters_are_told_in_the_first_lines(together):
+def test_untrained_adapters_are_told_in_the_first_lines_and_by_the_status(together):
     ran = together("--learning-rate", 1e-12)
-    assert ran.status == 0, ran.err
+    assert ran.status == 1, ran.err
     first, second = ran.out.splitlines()[:2]
     assert first.startswith("names: This adapter is untrained")
     assert second.startswith("spam: This adapter is untrained")
+    again = together("--learning-rate", 1e-12, "--overwrite", "--allow-untrained")
+    assert again.status == 0, again.err
 
 
 def test_json_tells_each_task_to_a_program(together):
@@ -125,7 +127,7 @@ def test_an_interrupted_run_is_resumed_and_a_finished_one_refused(together, adap
         ("names: {task: ner}\n", "name two or more"),
         ("names: ner\nspam: {}\n", "names has to be a table"),
         ("names: {task: nerr}\nspam: {}\n", "nerr"),
-        ("ner: {trian: a.conll}\nspam: {}\n", "trian is no option of it"),
+        ("ner: {trian: a.conll}\nspam: {}\n", "did you mean train"),
         ("ner: {weight: 0}\nspam: {}\n", "weight"),
         ("ner: {data: a, train: b}\nspam: {}\n", "give the one or the others"),
         ("ner: {test: b}\nspam: {}\n", "no train"),

@@ -8,10 +8,10 @@ import torch
 
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.member_steps import MemberSteps
-from adaptdock.engine.training.multitask import JointPlan, SharingOptions, joint_run
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.progress import Progress
-from adaptdock.engine.training.run import Run, train_plan
+from adaptdock.engine.training.run import Run, planned_run, train_plan
+from adaptdock.engine.training.run_plan import RunPlan, SharingOptions
 from adaptdock.engine.training.task_run import Result
 from adaptdock.plugins.contracts import Backbone
 
@@ -41,7 +41,7 @@ def plans(backbone: Backbone, data: Path, **more: Any) -> dict[str, Plan]:
 
 
 def joint(made: dict[str, Plan], folder: Path) -> Run:
-    return joint_run(JointPlan(made, SharingOptions(sharing="passes"), [1.0] * len(made)), folder)
+    return planned_run(RunPlan(made, SharingOptions(sharing="passes"), [1.0] * len(made)), folder)
 
 
 def assert_same(one: Result, other: Result) -> None:
