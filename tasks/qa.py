@@ -33,10 +33,10 @@ from adaptdock.plugins.contracts import (
 )
 from adaptdock.plugins.toolkit.heads import SpanHead
 from adaptdock.plugins.toolkit.windowing import Span, located_windows
-from adaptdock.tasks.answers import Places, context_of, given_answers
-from adaptdock.tasks.answers import required as _text
-from adaptdock.tasks.prompts import closing
-from adaptdock.tasks.squad import exact_match, f1
+from adaptdock.tasks.reading.answer_formats import Places, context_of, given_answers
+from adaptdock.tasks.reading.answer_formats import required as _text
+from adaptdock.tasks.reading.squad import exact_match, f1
+from adaptdock.tasks.writing.prompts import closing
 
 NOT_COUNTED = -100
 OTHER, START, END = 0, 1, 2

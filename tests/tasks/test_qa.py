@@ -21,7 +21,7 @@ from adaptdock.errors import DataError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, Feature, Reading
 from adaptdock.tasks.qa import QA, QAOptions
-from adaptdock.tasks.squad import exact_match, f1, normalised
+from adaptdock.tasks.reading.squad import exact_match, f1, normalised
 
 CONTEXT = "ada lives in oslo, and bob in rome."
 
