@@ -145,7 +145,7 @@ def test_a_relation_is_trained_and_answers(backbone: Backbone, tmp_path: Path) -
 def test_a_relation_trained_beside_another_task_has_the_loss_that_it_has_alone(
     backbone: Backbone, data: Path, tmp_path: Path
 ) -> None:
-    training = {"batch_size": 8, "backbone_dropout": True}
+    training = {"batch_size": 8}
     entries = {
         "ner": TaskSettings("ner", source=Source(data=str(data)), training=training),
         "relation": TaskSettings("relation", training=training),
@@ -166,7 +166,7 @@ def losses(members: Members, units: list[Any]) -> float:
     for assembly in members.assemblies:
         members.dock.ports.acquire(assembly.sites)
     try:
-        return float(trainable(**members.collator()([(units, [1.0] * len(members))]))["loss"])
+        return float(trainable(**members.collator()([(units, [1.0] * len(members), (0, 0, 0))]))["loss"])
     finally:
         for assembly in members.assemblies:
             members.dock.ports.release(assembly.sites)

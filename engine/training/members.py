@@ -13,6 +13,7 @@ from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.evaluation.selection import Criterion
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.hyperparameters import TrainingOptions
+from adaptdock.engine.training.member_dropout import Draw
 from adaptdock.engine.training.member_steps import JointBatches, MemberSteps
 from adaptdock.engine.training.progress import Ending, Validated
 from adaptdock.engine.training.schedules import Distances, frozen_until
@@ -125,20 +126,20 @@ class Members:
     def trainable(self) -> Trainable:
         """Return all weights with their initial values."""
         starts = [[_start(task) for task in member.tasks] for member in self.members]
-        trainable = Trainable(self.dock.backbone, self.dock.ports, starts, self.options.backbone_dropout)
+        trainable = Trainable(self.dock.backbone, self.dock.ports, starts)
         for task, head, owner in zip(self.tasks, trainable.answering, trainable.owners, strict=True):
             task.fit_heads(head, trainable.acting[owner], answers_alone=len(self.members[owner].tasks) == 1)
         return trainable
 
-    def collator(self) -> Callable[[Sequence[tuple[Sequence[Unit], Sequence[float]]]], dict[str, Any]]:
+    def collator(self) -> Callable[[Sequence[tuple[Sequence[Unit], Sequence[float], Draw]]], dict[str, Any]]:
         """Return a function that makes the arguments of :class:`Trainable` from the single element of a pass."""
         backbone, cache = self.dock.backbone, None
         if self.options.cache:
             (task,) = self.tasks  # the plan has refused --cache with several tasks
             cache = Cache(backbone, task.plan.assembly, [feature for unit in task.units for feature in unit])
 
-        def collated(batch: Sequence[tuple[Sequence[Unit], Sequence[float]]]) -> dict[str, Any]:
-            ((units, factors),) = batch
+        def collated(batch: Sequence[tuple[Sequence[Unit], Sequence[float], Draw]]) -> dict[str, Any]:
+            ((units, factors, draw),) = batch
             rows = [(number, feature) for number, unit in units for feature in unit]
             features = [feature for _, feature in rows]
             by_task = [[feature for number, feature in rows if number == task] for task in range(len(self.tasks))]
@@ -151,6 +152,7 @@ class Members:
                     for assembly, task_features in zip(self.assemblies, by_task, strict=True)
                 ],
                 "factors": factors,
+                "draw": draw,
             }
             return arguments if cache is None else {**arguments, "entering": cache.states(features)}
 
@@ -282,7 +284,8 @@ class Members:
 
 def _start(task: TaskRun) -> TaskStart:
     weights = task.plan.class_weights()
-    return TaskStart(task.plan.assembly, task.plan.options.seed, weights)
+    options = task.plan.options
+    return TaskStart(task.plan.assembly, options.seed, weights, options.backbone_dropout)
 
 
 def _mean(member: Member) -> str:

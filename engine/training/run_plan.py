@@ -158,8 +158,6 @@ class RunPlan:
                 raise UsageError(
                     f"{first!r} reads the {first_half}, {second!r} the {half}: they have no pass in common"
                 )
-        if len({plan.options.backbone_dropout for plan in self.plans.values()}) > 1:
-            raise UsageError("tasks in the same passes need the same --backbone-dropout: give it")
         shapes = [_shapes_acting(plan.assembly) for plan in self.plans.values()]
         if self.shared and any(shape != shapes[0] for shape in shapes):
             raise UsageError(

@@ -68,7 +68,7 @@ def units(run: Run) -> list[Unit]:
 
 
 def collated(run: Run, rows: list[Unit]) -> dict[str, Any]:
-    return run.members.collator()([(rows, [1.0] * len(run.members))])
+    return run.members.collator()([(rows, [1.0] * len(run.members), (0, 0, 0))])
 
 
 def acting(result: Result) -> dict[str, Tensor]:
