@@ -192,16 +192,16 @@ def _check_equal(tasks: Mapping[str, TaskSettings]) -> None:
     """Raise :class:`UsageError` where tasks that share one adapter have different settings of it."""
     (first, settings), *others = tasks.items()
     for name, entry in others:
-        differing = [key for key in ("method", "method_options") if getattr(entry, key) != getattr(settings, key)]
-        differing += [
-            key
-            for key in TrainingOptions.model_fields.keys() & settings.training.keys() - TASK_OPTIONS
-            if entry.training[key] != settings.training[key]
-        ]
+        keys = TrainingOptions.model_fields.keys() & settings.training.keys() - TASK_OPTIONS
+        differing = ["method"] if entry.method != settings.method else []
+        # The options of two methods differ anyway, and so do the recipes.
+        if not differing:
+            differing += ["method_options"] if entry.method_options != settings.method_options else []
+            differing += sorted(key for key in keys if entry.training[key] != settings.training[key])
         if differing:
             raise UsageError(
-                f"{first!r} and {name!r} share one adapter, and have another {', '.join(sorted(differing))}: give the "
-                f"same to all tasks, or an adapter to each with --sharing passes"
+                f"{first!r} and {name!r} share one adapter but differ in {', '.join(differing)}: give the same to all "
+                f"tasks, or an adapter to each with --sharing passes"
             )
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from adaptdock.engine.training.run import Run
 from adaptdock.hub.artefact.file import read_card, read_file
@@ -81,6 +82,67 @@ def test_a_verbose_dry_run_shows_the_settings_that_the_tasks_share(together):
     assert "optimizer" not in together("--dry-run").out
 
 
+DIFFERENT = """
+slow: {task: ner, data: DATA, learning-rate: 1e-4, seed: 7}
+fast: {task: ner, data: DATA, method: bottleneck, method_options: {reduction_factor: 4}}
+short: {task: ner, data: DATA, method: prefix, method-options: {length: 2}, epochs: 2, patience: 0}
+"""
+
+
+@pytest.fixture
+def different(adapt, data, model_folder, tmp_path):
+    """Three tasks on the same data with other methods and training options."""
+    (tmp_path / "different.yaml").write_text(DIFFERENT.replace("DATA", str(data)))
+
+    def run(*arguments):
+        given = ["--tasks", "different.yaml", "--backbone", model_folder, "--precision", "fp32", "--sharing", "passes"]
+        return adapt("train", *given, "--output", "out", *arguments)
+
+    return run
+
+
+def test_entries_give_their_own_method_and_options_over_those_of_the_command_line(different, train):
+    shown = json.loads(different("--rank", 3, "--scheduler", "cosine", "--dry-run", "--json").out)["tasks"]
+    assert [shown[name]["methods"] for name in shown] == [["lora"], ["bottleneck"], ["prefix"]]
+    assert [shown[name]["options"]["scheduler"] for name in shown] == ["cosine"] * 3
+    assert [shown[name]["options"]["seed"] for name in shown] == [7, 0, 0]
+    assert shown["short"]["options"]["epochs"] == 2
+    for name, flags in (
+        ("slow", ["--rank", 3, "--learning-rate", "1e-4", "--seed", 7, "--epochs", 6]),
+        ("fast", ["--method", "bottleneck", "--reduction-factor", 4, "--epochs", 6]),
+    ):
+        alone = json.loads(train("--scheduler", "cosine", *flags, "--dry-run", "--json").out)
+        epochs = {"epochs": 0, "min_steps": 0, "target_steps": 0}
+        assert {**shown[name]["options"], **epochs} == {**alone["options"], **epochs}
+        assert shown[name]["trained_parameters"] == alone["trained_parameters"]
+    table = different("--dry-run").out.splitlines()
+    assert any(line.split() == ["seed", "7", "0", "0"] for line in table)
+
+
+@pytest.mark.slow
+def test_an_entry_gets_the_file_that_adapt_train_writes_with_its_settings(different, train, tmp_path):
+    ran = different("--store", "float32", "--epochs", 2, "--run-dir", "run", "--allow-untrained")
+    assert ran.status == 0, ran.err
+    flags = ["--method", "bottleneck", "--reduction-factor", 4, "--store", "float32", "--epochs", 2]
+    assert train(*flags, "--allow-untrained", "-o", "alone.safetensors").status == 0
+    member, alone = read_file(tmp_path / "out/fast.safetensors"), read_file(tmp_path / "alone.safetensors")
+    assert member.tensors.keys() == alone.tensors.keys()
+    for name, tensor in member.tensors.items():
+        torch.testing.assert_close(tensor, alone.tensors[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_few_labels_of_an_entry_are_all_trained_on_and_measured_by_folds(together, tmp_path):
+    ran = together("--sharing", "passes", "--allow-untrained")
+    assert ran.status == 0, ran.err
+    assert "spam: few labels: all 16 records are trained on" in ran.err
+    assert "spam, fold 4 of 4: epoch" in ran.err
+    card = read_card(tmp_path / "spam.safetensors")
+    assert card.training["folds"]["count"] == 4
+    assert "validation" not in card.metrics
+    assert "validation" in read_card(tmp_path / "names.safetensors").metrics
+
+
 def test_the_flags_of_the_method_and_of_sharing_are_in_the_help(together):
     shown = together("--method", "bottleneck", "--help").out
     assert all(words in shown for words in ("--sharing", "--temperature", "--reduction-factor", "Several tasks:"))
@@ -121,6 +183,28 @@ def test_an_interrupted_run_is_resumed_and_a_finished_one_refused(together, adap
     adapt("train", "--resume", "run").failed(2, "came to its end")
 
 
+def test_a_run_with_the_earlier_form_of_its_settings_is_resumed(together, adapt, tmp_path, monkeypatch):
+    def interrupted(progress):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        original = Run.__call__
+        patch.setattr(Run, "__call__", lambda run, watch, resume: original(run, interrupted, resume))
+        assert together("--run-dir", "run").status == 130
+    config = tmp_path / "run/config.json"
+    content = json.loads(config.read_text())
+    entries = content["tasks"]
+    common = {key: entries["names"][key] for key in ("method", "training", "method_options")}
+    tables = {
+        name: {**entry["source"], "task": entry["task"], "options": entry["task_options"], "weight": entry["weight"]}
+        for name, entry in entries.items()
+    }
+    config.write_text(json.dumps({**content, **common, "tasks": tables}))
+    ran = adapt("train", "--resume", "run", "--overwrite")
+    assert ran.status == 0, ran.err
+    assert read_card(tmp_path / "spam.safetensors").training["ending"] == "complete"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -133,8 +217,31 @@ def test_an_interrupted_run_is_resumed_and_a_finished_one_refused(together, adap
         ("ner: {test: b}\nspam: {}\n", "no train"),
         ("ner: {options: {scheme: odd}}\nspam: {}\n", "scheme"),
         ("a/b: {task: ner}\nspam: {}\n", "a/b"),
+        ("ner: {precision: fp32}\nspam: {}\n", "precision cannot differ between tasks: the backbone is loaded once"),
+        ("ner: {learning_rate: fast}\nspam: {}\n", "ner: training: learning_rate"),
+        ("ner: {method: lroa}\nspam: {}\n", "ner: unknown method 'lroa': did you mean lora"),
+        ("ner: {method_options: {rnk: 3}}\nspam: {}\n", "rnk is no option of it"),
+        ("ner: {}\nspam: {method: prefix}\n", "'ner' and 'spam' share one adapter but differ in method:"),
+        ("ner: {seed: 3}\nspam: {}\n", "differ in seed: give the same to all tasks"),
     ],
 )
 def test_a_file_of_tasks_that_cannot_be_is_refused(adapt, tmp_path, text, words):
     (tmp_path / "tasks.yaml").write_text(text)
     adapt("train", "--tasks", "tasks.yaml").failed(2, words)
+
+
+def test_the_entries_of_the_documented_example_differ_as_the_page_says(adapt, model_folder, tmp_path):
+    page = (Path(__file__).parents[3] / "docs/commands.md").read_text()
+    section = page.partition("#### Tasks with settings of their own")[2]
+    (tmp_path / "different.yaml").write_text(section.partition("```yaml\n")[2].partition("```")[0])
+    command = next(line for line in section.splitlines() if line.startswith("adapt ") and line.endswith("--dry-run"))
+    ran = adapt(*command.split()[1:], "--backbone", model_folder, "--json")
+    assert ran.status == 0, ran.err
+    plans = json.loads(ran.out)["tasks"]
+    assert [(plan["task"], *plan["methods"]) for plan in plans.values()] == [
+        ("ner", "lora"),
+        ("ner", "bottleneck"),
+        ("sentiment", "prefix"),
+    ]
+    assert (plans["slow"]["options"]["learning_rate"], plans["slow"]["options"]["seed"]) == (1e-4, 7)
+    assert plans["mood"]["options"]["epochs"] == 2
