@@ -2,7 +2,7 @@
 
 A mask is a hash (the integer mixer ``lowbias32`` of C. Wellons) of the member's seed, its step, the number of the mask
 in that pass, the row within the member's batch, and the place in the text. So it depends neither on other rows nor on
-the length of their texts, and there is no state of a generator to save. Masks of the frozen weights themselves, which
+the length of their texts, and a checkpoint needs no state of a generator. Masks of the frozen weights themselves, which
 all rows share, come from torch's generator.
 """
 
@@ -89,7 +89,7 @@ class MemberDropout(TorchFunctionMode):
         return (rows, x.shape[0] // rows, x.shape[1]) if flat else None
 
     def _factors(self, shape: tuple[int, ...], rate: float, dtype: torch.dtype) -> Tensor:
-        """Return the factors of a tensor's values: zero if dropped, else those that keep the mean."""
+        """Return the factors of a tensor's values: zero for a dropped value, else the inverse of the share kept."""
         masks = _wrapped([MASK * number for number in self._masks]).to(self._rows.device)
         for number in self._dropping:
             self._masks[number] += 1
