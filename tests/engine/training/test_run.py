@@ -17,7 +17,6 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.progress import Progress
 from adaptdock.engine.training.run import run_of, train_plan
-from adaptdock.engine.training.run_folders import BEST
 from adaptdock.engine.training.task_run import Result, TaskRun
 from adaptdock.engine.training.train import train
 from adaptdock.errors import AdaptError, FileError, UsageError
@@ -230,7 +229,7 @@ def test_a_run_killed_in_an_epoch_and_resumed_ends_with_the_weights_of_one_that_
     (tmp_path / "killed" / "checkpoints" / "checkpoint-999").mkdir()  # one that was not written to its end
     assert start("killed", "resume") == 0
     for file in files:
-        straight, resumed = (read_file(tmp_path / name / file / BEST) for name in ("straight", "killed"))
+        straight, resumed = (read_file(tmp_path / name / file / "best.safetensors") for name in ("straight", "killed"))
         assert equal(straight.tensors, resumed.tensors)
         assert straight.card.metrics == resumed.card.metrics
 
