@@ -24,6 +24,7 @@ from adaptdock.cli.common.flags import (
     dry_run_flags,
     field_flags,
     how_flags,
+    load_options,
     output_flags,
     peek,
 )
@@ -181,6 +182,7 @@ def _train(values: dict[str, Any], choice: Chosen) -> int:
     folding = validated(FoldOptions, FOLDING.given(values), "folds")
     if folding.folds:
         check_alone("adapt train --folds")
+    placed(load_options(values))  # before a precision is chosen for the device
     settings = decide(values, choice)
     _check_shared(settings)
     if values["dry_run"]:
