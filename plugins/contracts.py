@@ -54,11 +54,13 @@ from adaptdock.plugins.ports import Residual as Residual
 from adaptdock.plugins.ports import Virtual as Virtual
 from adaptdock.plugins.task_abilities import Annotatable as Annotatable
 from adaptdock.plugins.task_abilities import Annotating as Annotating
+from adaptdock.plugins.task_abilities import AnswerKind as AnswerKind
 from adaptdock.plugins.task_abilities import Calibrated as Calibrated
 from adaptdock.plugins.task_abilities import ClassLabelled as ClassLabelled
 from adaptdock.plugins.task_abilities import FitExamples as FitExamples
 from adaptdock.plugins.task_abilities import FittedHead as FittedHead
 from adaptdock.plugins.task_abilities import Grouped as Grouped
+from adaptdock.plugins.task_abilities import Labelling as Labelling
 from adaptdock.plugins.task_abilities import LinearHead as LinearHead
 from adaptdock.plugins.task_abilities import Occludable as Occludable
 from adaptdock.plugins.task_abilities import Probed as Probed

@@ -6,7 +6,7 @@ A task has an ability if it has its function; it does not inherit or register an
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from adaptdock.plugins.annotations import AnnotatedText
 from adaptdock.plugins.outcomes import Decision, Outcome, Passage
@@ -75,6 +75,26 @@ class Annotating(Protocol):
 
         Words with a tag each have it as their label, and their token as ``stated``.
         """
+
+
+AnswerKind = Literal["label", "labels", "spans", "tags"]
+"""A label of the text, any number of them, labelled spans, or a tag for each word."""
+
+
+@runtime_checkable
+class Labelling(Protocol):
+    """A task whose answers a person can give or correct by choosing labels, and that knows how sure it is."""
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """The form of an answer."""
+
+    @property
+    def label_names(self) -> Sequence[str]:
+        """The labels to choose from."""
+
+    def margin(self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]") -> float:
+        """Return how sure the answer is, 0 to 1: its probability minus that of the next one; of several the least."""
 
 
 @runtime_checkable

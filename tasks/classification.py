@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Decision, FitExamples, Head, Outcome, Record
+from adaptdock.plugins.contracts import AnnotatedText, AnswerKind, Cleaned, Decision, FitExamples, Head, Outcome, Record
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead, VectorLength
 from adaptdock.plugins.toolkit.linear_fit import fit_classes, fit_sets
 from adaptdock.tasks.label_lists import check_lists
@@ -261,6 +261,24 @@ class Classification(SequenceTask):
         scores = logits.sigmoid()
         label = sorted(name for name, score in zip(names, scores, strict=True) if score >= self.options.threshold)
         return {**record, "label": label}, torch.maximum(scores, 1 - scores).min().item()
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """One label, or any number of them."""
+        return "labels" if self.options.multi_label else "label"
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The classes."""
+        return self.options.labels
+
+    def margin(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> float:
+        """Return the difference between the two greatest probabilities; for several labels, of yes and no."""
+        logits = mean(digests) / self.options.temperature
+        if self.options.multi_label:
+            return (2 * logits.sigmoid() - 1).abs().min().item()
+        first, second = logits.softmax(-1).topk(2).values.tolist()
+        return float(first - second)
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return accuracy, macro F1 and MCC, and precision, recall and F1 by class, in percent (scikit-learn).

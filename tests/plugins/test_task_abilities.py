@@ -6,6 +6,7 @@ from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import (
     Calibrated,
     Grouped,
+    Labelling,
     Occludable,
     PseudoLabelling,
     Reported,
@@ -26,6 +27,7 @@ TASKS = {name: registry.load("task", name) for name in registry.names("task")}
         (Calibrated, CLASSES | {"qa"}),
         (PseudoLabelling, CLASSES | TAGS),
         (Weighted, CLASSES | TAGS),
+        (Labelling, CLASSES | TAGS),
         (Grouped, {"qa", "embedding", "summarization", "translation"}),
         (Reported, set(TASKS) - {"embedding"}),
         (Summable, set(TASKS) - {"embedding"}),
@@ -37,7 +39,7 @@ def test_our_tasks_have_the_abilities_whose_methods_they_have(ability: type, tas
 
 
 def test_the_contract_of_a_task_has_no_ability_by_itself() -> None:
-    for name in ("settle", "pseudo", "class_weights", "group", "outcome", "sums", "occluded"):
+    for name in ("settle", "pseudo", "class_weights", "group", "outcome", "sums", "occluded", "margin"):
         assert not hasattr(Task, name)
 
 
