@@ -60,6 +60,7 @@ from adaptdock.plugins.task_abilities import ClassLabelled as ClassLabelled
 from adaptdock.plugins.task_abilities import FitExamples as FitExamples
 from adaptdock.plugins.task_abilities import FittedHead as FittedHead
 from adaptdock.plugins.task_abilities import Grouped as Grouped
+from adaptdock.plugins.task_abilities import LabelChecked as LabelChecked
 from adaptdock.plugins.task_abilities import Labelling as Labelling
 from adaptdock.plugins.task_abilities import LinearHead as LinearHead
 from adaptdock.plugins.task_abilities import Occludable as Occludable

@@ -160,6 +160,18 @@ class FittedHead(Protocol):
 
 
 @runtime_checkable
+class LabelChecked(Protocol):
+    """A task with one class for each text or word, whose labels can be checked one by one for errors."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The classes in the order of the head's output; empty if a text may have several."""
+
+    def labelled_part(self, record: Record, feature: Feature, position: int) -> str:
+        """Return the part of the text that the label at a position of a window belongs to: the text, or a word."""
+
+
+@runtime_checkable
 class Probed(Protocol):
     """A task whose inputs differ from its raw records, so that it makes the inputs of golden probes itself."""
 

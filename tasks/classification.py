@@ -272,6 +272,15 @@ class Classification(SequenceTask):
         """The classes."""
         return self.options.labels
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes; none for several labels."""
+        return () if self.options.multi_label else self.options.labels
+
+    def labelled_part(self, record: Record, feature: Any, position: int) -> str:
+        """Return the text, or both texts."""
+        return " / ".join(record[name] for name in ("text", "second") if name in record)
+
     def margin(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> float:
         """Return the difference between the two greatest probabilities; for several labels, of yes and no."""
         logits = mean(digests) / self.options.temperature

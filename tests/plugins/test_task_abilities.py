@@ -6,6 +6,7 @@ from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import (
     Calibrated,
     Grouped,
+    LabelChecked,
     Labelling,
     Occludable,
     PseudoLabelling,
@@ -28,6 +29,7 @@ TASKS = {name: registry.load("task", name) for name in registry.names("task")}
         (PseudoLabelling, CLASSES | TAGS),
         (Weighted, CLASSES | TAGS),
         (Labelling, CLASSES | TAGS),
+        (LabelChecked, CLASSES | TAGS),
         (Grouped, {"qa", "embedding", "summarization", "translation"}),
         (Reported, set(TASKS) - {"embedding"}),
         (Summable, set(TASKS) - {"embedding"}),
