@@ -83,7 +83,7 @@ def check_frozen(
 def near_duplicates(vectors: Tensor, records: Sequence[Record], task: Task) -> list[NearDuplicate]:
     """Return the texts that an earlier one is nearly the same as; those with another label come first.
 
-    ``vectors`` (N, W) have length 1. Equal texts are no near duplicates, as :func:`check` counts them.
+    ``vectors`` (N, W) have length 1. Equal texts are left out; :func:`check` counts them.
     """
     texts = [text_of(record, task) for record in records]
     same = torch.tensor(groups_of(texts))
