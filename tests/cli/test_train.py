@@ -567,3 +567,28 @@ def test_after_folds_alone_there_is_no_adapter(train, tmp_path):
     assert not (tmp_path / "ner.safetensors").exists()
     train("--folds-only").failed(2, "folds is missing")
     train("--folds", 1).failed(2, "folds", "greater than or equal to 2")
+
+
+def test_texts_out_of_scope_in_validation_data_teach_a_threshold_that_predict_uses(adapt, train, tmp_path):
+    texts = [f"{name} {verb} in rome" for name in ("ada", "bob") for verb in ("lives", "saw", "met", "here")]
+    rows = [{"text": text, "label": text[:3]} for text in texts]
+    outside = [{"text": text, "label": "other"} for text in ("nothing at all", "we we we", "oslo", "paris paris")]
+    for name, lines in (("train", rows * 2 + outside), ("validation", rows * 3 + outside)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    files = ("--train", "train.jsonl", "--validation", "validation.jsonl", "--output", "a.safetensors")
+    ran = train("--task", "intent", *files, "--out-of-scope", "other", "--run-dir", "run", "--allow-untrained")
+    assert ran.status == 0, ran.err
+    assert "train: 4 texts are out of scope (the label 'other' or none) and are not trained on" in ran.err + ran.out
+    document = json.loads(adapt("inspect", "a.safetensors", "--json").out)
+    options = document["card"]["task"]["options"]
+    assert options["labels"] == ["ada", "bob"]
+    assert options["reject_below"] > 0
+    measured = document["card"]["metrics"]["validation"]
+    assert measured.keys() >= {"accuracy_in_scope", "out_of_scope_auroc", "out_of_scope_recall"}
+    answers = [
+        json.loads(line) for line in adapt("predict", "a.safetensors", "--json", *texts, "oslo").out.splitlines()
+    ]
+    rejected = [answer for answer in answers if answer["label"] is None]
+    assert all(answer["score"] < options["reject_below"] for answer in rejected)
+    assert rejected
+    assert "[out of scope " in adapt("predict", "a.safetensors", *(answer["text"] for answer in rejected)).out
