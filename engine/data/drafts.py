@@ -21,6 +21,8 @@ from adaptdock.plugins.escapes import json_text
 
 FORMS = ("jsonl", "doccano", "label-studio", "prodigy")
 BY_ADAPTER, BY_TEACHER = "adapter", "teacher"
+KIND = "kind"
+"""The field of a row with the form of its answer."""
 NESTED = ("data", "meta", "metadata")
 """The objects in which tools keep fields of a row that are not theirs."""
 
@@ -85,7 +87,7 @@ def row_of(draft: Draft, kind: AnswerKind) -> dict[str, Any]:
     answer: dict[str, Any] = {"label": draft.answer}
     if kind == "tags":
         answer = {"tokens": [word.stated for word in text.words], "tags": draft.answer}
-    return {**text.fields, "text": text.text, **answer, **_beside(draft), CONFIRMED: False}
+    return {**text.fields, "text": text.text, **answer, **_beside(draft), KIND: kind, CONFIRMED: False}
 
 
 def encoded_drafts(drafts: Sequence[Draft], form: str, kind: AnswerKind, labels: Sequence[str]) -> bytes:
@@ -151,7 +153,12 @@ def _drafts(row: Any, place: str) -> tuple[str, dict[str, Any]]:
 
 
 def _plain_answer(row: Mapping[str, Any], kind: AnswerKind) -> Any:
-    return row.get("tags" if kind == "tags" else "label")
+    return row.get(answer_field(kind))
+
+
+def answer_field(kind: AnswerKind) -> str:
+    """Return the field of a row of JSON lines that holds the answer."""
+    return "tags" if kind == "tags" else "label"
 
 
 def agreement(kind: AnswerKind, pairs: Sequence[tuple[Any, Any]]) -> tuple[str, float]:
