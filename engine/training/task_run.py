@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ from adaptdock.engine.core.assembly import entry, make_task
 from adaptdock.engine.core.batches import length
 from adaptdock.engine.core.distributed import ranks, shared
 from adaptdock.engine.data.checks import check
+from adaptdock.engine.evaluation.label_curve import read_label_curve
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.engine.evaluation.report import validations, write_report
 from adaptdock.engine.evaluation.reporting.page import NAME as PAGE
@@ -72,7 +73,7 @@ class Result:
     def _write_page(self, folder: Path, plan: Plan, verdict: list[str]) -> list[str]:
         """Write the page; return a sentence if a fault in the plugin of the task prevents it."""
         try:
-            write_page(folder / PAGE, self._subject(plan, verdict))
+            write_page(folder / PAGE, replace(self._subject(plan, verdict), label_curve=read_label_curve(folder)))
         except OSError:
             raise
         except Exception as error:  # the adapter is trained, and a page is not worth its loss

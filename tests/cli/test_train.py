@@ -605,3 +605,19 @@ def test_texts_out_of_scope_in_validation_data_teach_a_threshold_that_predict_us
     assert all(answer["score"] < options["reject_below"] for answer in rejected)
     assert rejected
     assert "[out of scope " in adapt("predict", "a.safetensors", *(answer["text"] for answer in rejected)).out
+
+
+def test_a_curve_over_shares_of_the_labels_is_drawn_and_said_in_words(train, tmp_path, data):
+    ran = train("--run-dir", "run", "--output", "a.safetensors", "--curve", "50,100", "--allow-untrained")
+    assert ran.status == 0, ran.err
+    assert "fold 4 of 4, 100 % of its training records" in ran.err
+    verdict = json.loads((tmp_path / "run" / "label_curve.json").read_text())["verdict"]
+    assert verdict in ran.out
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert '<h2 id="labels-curve-title">More labels</h2>' in page
+    assert "f1 by labelled records" in page
+    again = train("--run-dir", "run", "--output", "a.safetensors", "--overwrite", "--allow-untrained")
+    assert again.status == 0, again.err
+    assert not (tmp_path / "run" / "label_curve.json").exists()
+    assert "More labels" not in (tmp_path / "run" / "report.html").read_text()
+    train("--curve", "50").failed(2, "at least two shares in percent")
