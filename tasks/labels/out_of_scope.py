@@ -1,4 +1,4 @@
-"""Texts that belong to no class: found in validation and test data, told apart by scores, measured."""
+"""Texts that belong to no class: found in validation and test data, separated by scores, measured."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,7 +72,7 @@ def best_threshold(scores: Sequence[float], outside: Sequence[bool]) -> float:
 
 
 def scope_metrics(records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return how well scores tell texts out of scope from others, in percent; empty without texts of both kinds.
+    """Return how well scores separate texts out of scope from others, in percent; empty without texts of both kinds.
 
     ``out_of_scope_auroc`` is the area under the ROC curve. ``out_of_scope_recall`` is the share of rejected texts out
     of scope at the threshold that keeps 95 % of the others. ``accuracy_in_scope`` is the accuracy of the others, where
