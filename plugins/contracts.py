@@ -67,6 +67,7 @@ from adaptdock.plugins.task_abilities import Occludable as Occludable
 from adaptdock.plugins.task_abilities import Probed as Probed
 from adaptdock.plugins.task_abilities import PseudoLabelling as PseudoLabelling
 from adaptdock.plugins.task_abilities import Reported as Reported
+from adaptdock.plugins.task_abilities import Scoped as Scoped
 from adaptdock.plugins.task_abilities import Shown as Shown
 from adaptdock.plugins.task_abilities import Summable as Summable
 from adaptdock.plugins.task_abilities import UnknownLabels as UnknownLabels

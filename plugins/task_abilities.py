@@ -180,6 +180,20 @@ class LabelChecked(Protocol):
 
 
 @runtime_checkable
+class Scoped(Protocol):
+    """A task that recognises inputs out of scope, by its scores or by the distance to the training data."""
+
+    def separation(self, records: Sequence[Record], digests: "Sequence[Sequence[Tensor]]") -> float | None:
+        """Return how well the records out of scope are separated from the others, or None without both kinds."""
+
+    def by_distance(self, vectors: "Tensor", labels: "Tensor") -> "tuple[Self, Mapping[str, Tensor]]":
+        """Return this task with a head that measures distances, and the additional tensors of that head.
+
+        ``vectors`` (N, W) are those that the head reads of the training data, with their classes (N).
+        """
+
+
+@runtime_checkable
 class Probed(Protocol):
     """A task whose inputs differ from its raw records, so that it makes the inputs of golden probes itself."""
 

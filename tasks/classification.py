@@ -20,6 +20,7 @@ from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import AnnotatedText, AnswerKind, Cleaned, Decision, FitExamples, Head, Outcome, Record
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead, VectorLength
 from adaptdock.plugins.toolkit.linear_fit import fit_classes, fit_sets
+from adaptdock.plugins.toolkit.nearest_class import FURTHEST, NearestClassHead, class_centres
 from adaptdock.tasks.common.occlusion import joined_texts, without_word, words_of_texts
 from adaptdock.tasks.common.outcomes import label_outcome, label_set_outcome
 from adaptdock.tasks.common.sequences import TEXT, SequenceTask, mean
@@ -57,6 +58,7 @@ IMBALANCE = 10
 """Ratio of the largest to the smallest class from which a note says that the classes are uneven."""
 NAMED = 20
 """Most classes that a description, an error or a prediction lists."""
+REJECT_BELOW = "reject_below"
 NOT_COUNTED = -100
 """The target of a record that the loss does not count."""
 
@@ -77,6 +79,8 @@ class ClassificationOptions(PooledOptions):
     """Lowest score of a predicted label, with several labels."""
     reject_below: float = Field(0.0, ge=0, lt=1)
     """Score below which a text is out of scope and gets no label; learnt if validation data has such texts."""
+    nearest_class: dict[str, float] = Field(default_factory=dict)
+    """Learnt: ``reject_below``, the cosine to the nearest class mean below which a text is out of scope."""
     out_of_scope: str = ""
     """Label of texts that belong to no class, for validation and test data; texts without a label count too."""
     calibrate: bool = False
@@ -188,7 +192,9 @@ class Classification(SequenceTask):
                 f"the training data has one class only ({', '.join(labels) or 'none'}): nothing to distinguish"
             )
         length = self.options.vector_length or ("unit" if self.options.pooling == "mean" else "plain")
-        fitted = type(self)(self.options.model_copy(update={"labels": labels, "vector_length": length}))
+        fitted = type(self)(
+            self.options.model_copy(update={"labels": labels, "vector_length": length, "nearest_class": {}})
+        )
         fitted.check(records, "train")
         return fitted
 
@@ -236,7 +242,8 @@ class Classification(SequenceTask):
         """Return a linear layer from the pooled hidden states to the classes."""
         options = self.options
         length = options.vector_length or "plain"  # files of releases without this option read vectors as they are
-        return SequenceHead(len(options.labels), options.pooling, options.hidden_layers, options.reads_prompt, length)
+        kind = NearestClassHead if options.nearest_class else SequenceHead
+        return kind(len(options.labels), options.pooling, options.hidden_layers, options.reads_prompt, length)
 
     def target(self, record: Record) -> Any:
         """Return the number of the class, or one 0 or 1 per class for several labels.
@@ -250,6 +257,7 @@ class Classification(SequenceTask):
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """Return the cross entropy of logits (R, classes); the binary one for several labels."""
+        logits = logits[..., : len(self.options.labels)]
         if self.options.multi_label:
             return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=weights)
         return functional.cross_entropy(logits, labels, weights)
@@ -262,22 +270,41 @@ class Classification(SequenceTask):
 
     def settle(self, records: Sequence[Record], digests: Sequence[Sequence[Tensor]]) -> Self:
         """Learn the temperature if ``calibrate`` is on, and ``reject_below`` from texts that are out of scope."""
-        logits = torch.stack([mean(windows) for windows in digests])
-        learnt: dict[str, float] = {}
+        logits = torch.stack([self._class_logits(windows) for windows in digests])
+        learnt: dict[str, Any] = {}
         if self.options.calibrate:
             targets = torch.tensor([self.target(record) for record in records])
             best = best_temperature(lambda temperature: float(self.loss(logits / temperature, targets, None)))
             learnt["temperature"] = round(best, 4)
         outside = [is_out_of_scope(record) for record in records]
-        if any(outside) and not all(outside) and not self.options.reject_below:
+        if self.options.nearest_class:
+            similarities = [mean(windows)[-1].item() for windows in digests]
+            learnt |= {"nearest_class": {REJECT_BELOW: best_threshold(similarities, outside, FURTHEST)}}
+        elif any(outside) and not all(outside) and not self.options.reject_below:
             temperature = learnt.get("temperature", self.options.temperature)
             scores = (logits / temperature).softmax(-1).amax(-1).tolist()
-            learnt["reject_below"] = best_threshold(scores, outside)
+            learnt[REJECT_BELOW] = best_threshold(scores, outside)
         return type(self)(self.options.model_copy(update=learnt)) if learnt else self
+
+    def separation(self, records: Sequence[Record], digests: Sequence[Sequence[Tensor]]) -> float | None:
+        """Return the area under the ROC curve of scores or similarities; None if a person has set ``reject_below``."""
+        if self.options.multi_label or self.options.reject_below:
+            return None
+        predictions = [self.decode(record, [], windows) for record, windows in zip(records, digests, strict=True)]
+        return scope_metrics(records, predictions).get("out_of_scope_auroc")
+
+    def by_distance(self, vectors: Tensor, labels: Tensor) -> tuple[Self, dict[str, Tensor]]:
+        """Return this task with the mean vectors of the classes, and those."""
+        options = self.options.model_copy(update={"nearest_class": {REJECT_BELOW: FURTHEST}, REJECT_BELOW: 0.0})
+        return type(self)(options), class_centres(vectors, labels, len(self.options.labels))
+
+    def _class_logits(self, digests: Sequence[Tensor]) -> Tensor:
+        """Return the mean logits of the classes, without the similarity of a :class:`NearestClassHead`."""
+        return mean(digests)[: len(self.options.labels)]
 
     def decode(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> dict[str, Any]:
         """Return the label with its score, or the labels, and the scores of the most probable classes."""
-        logits = mean(digests) / self.options.temperature
+        logits = self._class_logits(digests) / self.options.temperature
         scores = logits.sigmoid() if self.options.multi_label else logits.softmax(-1)
         order = scores.argsort(descending=True)[:NAMED].tolist()
         scores_by_label = {self.options.labels[number]: round(scores[number].item(), 4) for number in order}
@@ -286,12 +313,17 @@ class Classification(SequenceTask):
             labels = sorted(self.options.labels[n] for n, score in enumerate(scores) if score >= self.options.threshold)
             return {**texts, "labels": labels, "scores": scores_by_label}
         best, score = self.options.labels[order[0]], scores[order[0]].item()
-        label = best if score >= self.options.reject_below else None
-        return {**texts, "label": label, "score": round(score, 4), "scores": scores_by_label}
+        prediction: dict[str, Any] = {**texts, "label": best, "score": round(score, 4), "scores": scores_by_label}
+        rejected = score < self.options.reject_below
+        if self.options.nearest_class:
+            similarity = mean(digests)[-1].item()
+            prediction["similarity"] = round(similarity, 4)
+            rejected = rejected or similarity < self.options.nearest_class[REJECT_BELOW]
+        return prediction | {"label": None} if rejected else prediction
 
     def pseudo(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> tuple[Record, float]:
         """Return the most probable class and its probability; for several labels, that of the least certain one."""
-        logits = mean(digests) / self.options.temperature
+        logits = self._class_logits(digests) / self.options.temperature
         names = self.options.labels
         if not self.options.multi_label:
             probability, number = logits.softmax(-1).max(-1)
@@ -321,7 +353,7 @@ class Classification(SequenceTask):
 
     def margin(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> float:
         """Return the difference between the two greatest probabilities; for several labels, of yes and no."""
-        logits = mean(digests) / self.options.temperature
+        logits = self._class_logits(digests) / self.options.temperature
         if self.options.multi_label:
             return (2 * logits.sigmoid() - 1).abs().min().item()
         first, second = logits.softmax(-1).topk(2).values.tolist()
@@ -344,7 +376,7 @@ class Classification(SequenceTask):
         metrics = score_classes(self._measured(records), gold, predicted)
         metrics["ece"] = calibration_error(gold, predictions)
         metrics |= scope_metrics(records, predictions)
-        if self.options.reject_below:
+        if self.options.reject_below or self.options.nearest_class:
             answered = [(want, got) for want, got in zip(gold, predicted, strict=True) if got]
             right = sum(want == got for want, got in answered)
             metrics["answered"] = percent(len(answered) / len(gold))
@@ -390,7 +422,7 @@ class Classification(SequenceTask):
         self, record: Record, features: Sequence[Any], digests: Sequence[Tensor], decision: Decision
     ) -> float:
         """Return the log-probability of a label."""
-        logits = mean(digests) / self.options.temperature
+        logits = self._class_logits(digests) / self.options.temperature
         scores = functional.logsigmoid(logits) if self.options.multi_label else logits.log_softmax(-1)
         return scores[self.options.labels.index(decision.label)].item()
 

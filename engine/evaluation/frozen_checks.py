@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.engine.core.batches import NOT_COUNTED, collate_labels
 from adaptdock.engine.core.docked_adapters import DockedAdapters
-from adaptdock.engine.core.forward import mask_for
 from adaptdock.engine.data.checks import answers_of, text_of
+from adaptdock.engine.evaluation.head_vectors import HeadReader
 from adaptdock.engine.evaluation.label_errors import groups_of, out_of_fold, suspects
-from adaptdock.engine.inference.text_vectors import Window, text_vectors
-from adaptdock.plugins.contracts import Feature, FitExamples, FittedHead, LabelChecked, LinearHead, Record, Task
+from adaptdock.engine.inference.text_vectors import text_vectors
+from adaptdock.plugins.contracts import FitExamples, Record, Task
 
 RECORDS = 20_000
 """Most records that are compared, at even distances."""
@@ -68,12 +67,12 @@ def check_frozen(
         step = len(records) / RECORDS
         findings.notes.append(f"{RECORDS} of {len(records)} records are checked for label errors and near duplicates")
         records = [records[int(number * step)] for number in range(RECORDS)]
-    reader = _HeadReader.of(task)
+    reader = HeadReader.of(task)
     if reader is None:
         findings.notes.append("labels are not checked for errors: this task has more than one class for a text or word")
     vectors = text_vectors(dock, (), task, records, max_length, on_batch=reader.read if reader else None)
     if reader is not None:
-        findings.label_errors = reader.errors(records, seed, findings.notes)
+        findings.label_errors = _label_errors(reader, records, seed, findings.notes)
     # Vectors of many backbones share one direction, which would make all texts similar.
     centred = functional.normalize(vectors - vectors.mean(0), dim=-1)
     findings.near_duplicates = near_duplicates(centred, records, task)
@@ -108,65 +107,35 @@ def near_duplicates(vectors: Tensor, records: Sequence[Record], task: Task) -> l
     return sorted(duplicates, key=lambda pair: (not pair.labels_differ, pair.distance))
 
 
-class _HeadReader:
-    """Collects the vectors that a linear head reads, with their labels."""
-
-    def __init__(self, task: Any, head: Any) -> None:
-        self.task, self.head = task, head
-        self.vectors: list[Tensor] = []
-        self.labels: list[Tensor] = []
-        self.sources: list[tuple[int, Feature, int]] = []
-        """The record, window and position of each vector."""
-
-    @classmethod
-    def of(cls, task: Task) -> "_HeadReader | None":
-        """Return a reader; None for a task without a linear head on the hidden states, or without one class each."""
-        if not isinstance(task, LabelChecked) or not isinstance(task, FittedHead) or len(task.class_names) < 2:
-            return None
-        head = task.head()
-        is_linear = isinstance(head, LinearHead) and head.over == "hidden" and head.reads == "encoder"
-        return cls(task, head) if is_linear and not task.options.hidden_layers else None
-
-    def read(self, windows: Sequence[Window], states: Tensor, inputs: Mapping[str, Tensor]) -> None:
-        """Take the vectors and labels of a batch, on the CPU."""
-        mask = mask_for(self.head, inputs)
-        vectors = self.head.vectors(states.float(), mask)
-        labels = collate_labels([feature for _, feature in windows], mask.device)
-        if vectors.ndim == 2:
-            vectors, labels = vectors.unsqueeze(1), labels.unsqueeze(1)
-        counted = (labels != NOT_COUNTED).nonzero()
-        self.vectors.append(vectors[counted[:, 0], counted[:, 1]].cpu())
-        self.labels.append(labels[counted[:, 0], counted[:, 1]].cpu())
-        self.sources += [(*windows[row], position) for row, position in counted.tolist()]
-
-    def errors(self, records: Sequence[Record], seed: int, notes: list[str]) -> list[LabelError]:
-        """Return the labels that may be wrong; a record's first window speaks for it."""
-        if not self.vectors:
-            return []
-        texts = groups_of([text_of(record, self.task) for record in records])
-        groups = [texts[number] for number, _, _ in self.sources]
-        examples = FitExamples(torch.cat(self.vectors), torch.cat(self.labels).long(), groups, seed=seed)
-        names = self.task.class_names
-        probabilities = out_of_fold(self.task, examples, len(names))
-        if probabilities is None:
-            notes.append("labels are not checked for errors: too few records for folds")
-            return []
-        errors: dict[tuple[str, str, int], LabelError] = {}
-        for suspect in suspects(probabilities, examples.labels.numpy()):
-            number, feature, position = self.sources[suspect.number]
-            place, text = _place(records[number]), self.task.labelled_part(records[number], feature, position)
-            errors.setdefault(
-                (place, text, position),
-                LabelError(
-                    place,
-                    text,
-                    names[suspect.label],
-                    names[suspect.suggestion],
-                    suspect.label_probability,
-                    suspect.suggestion_probability,
-                ),
-            )
-        return list(errors.values())
+def _label_errors(reader: HeadReader, records: Sequence[Record], seed: int, notes: list[str]) -> list[LabelError]:
+    """Return the labels that may be wrong; a record's first window speaks for it."""
+    task = reader.task
+    if not reader.vectors:
+        return []
+    texts = groups_of([text_of(record, task) for record in records])
+    groups = [texts[number] for number, _, _ in reader.sources]
+    examples = FitExamples(*reader.examples(), groups, seed=seed)
+    names = task.class_names
+    probabilities = out_of_fold(task, examples, len(names))
+    if probabilities is None:
+        notes.append("labels are not checked for errors: too few records for folds")
+        return []
+    errors: dict[tuple[str, str, int], LabelError] = {}
+    for suspect in suspects(probabilities, examples.labels.numpy()):
+        number, feature, position = reader.sources[suspect.number]
+        place, text = _place(records[number]), task.labelled_part(records[number], feature, position)
+        errors.setdefault(
+            (place, text, position),
+            LabelError(
+                place,
+                text,
+                names[suspect.label],
+                names[suspect.suggestion],
+                suspect.label_probability,
+                suspect.suggestion_probability,
+            ),
+        )
+    return list(errors.values())
 
 
 def _labels(record: Record, task: Task) -> Any:

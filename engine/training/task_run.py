@@ -4,7 +4,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.probe_inputs import probe_inputs
 from adaptdock.engine.training.progress import Ending, Validated
 from adaptdock.engine.training.run_folders import BEST
+from adaptdock.engine.training.scope import with_distance
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved, untrained
 from adaptdock.engine.training.trainable import Acting, Answering
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
@@ -289,7 +290,9 @@ class TaskRun:
         evaluation = self._best_found or self._evaluate(adapter, "validation", write=False)
         settled = task.settle(self.plan.records["validation"], evaluation.digests)
         card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
-        return AdapterFile(card, adapter.tensors)
+        adapter = AdapterFile(card, adapter.tensors)
+        measure = partial(self._evaluate, split="validation", write=False)
+        return with_distance(self.dock, adapter, task, settled, self.plan.records, evaluation, measure, self.stored)
 
     def fitted_answer(self) -> AdapterFile | None:
         """Return the fitted head with the adapter's start weights; None where no head is fitted."""

@@ -52,16 +52,16 @@ def scoped(records: Sequence[Record], split: str, name: str) -> tuple[list[Recor
     return marked, [f"{split}: {len(outside)} texts are out of scope ({why}): {shown}"]
 
 
-def best_threshold(scores: Sequence[float], outside: Sequence[bool]) -> float:
+def best_threshold(scores: Sequence[float], outside: Sequence[bool], lowest: float = 0.0) -> float:
     """Return the score below which a text is rejected: the greatest sum of kept and rejected shares (Youden 1950).
 
     ``outside`` says which texts are out of scope; there are texts of both kinds. Of equal thresholds the lowest is
-    returned, midway between two scores.
+    returned, midway between two scores; ``lowest`` if none is better than to reject nothing.
     """
     pairs = sorted(zip(scores, outside, strict=True))
     total_outside = sum(outside)
     total_inside = len(pairs) - total_outside
-    best, threshold = 0.0, 0.0
+    best, threshold = 0.0, lowest
     lost = rejected = 0
     for (score, is_outside), following in zip(pairs, [*pairs[1:], (1.0, False)], strict=True):
         rejected, lost = rejected + is_outside, lost + (not is_outside)
@@ -84,7 +84,7 @@ def scope_metrics(records: Sequence[Record], predictions: Sequence[Mapping[str, 
     outside = np.array([is_out_of_scope(record) for record in records])
     if outside.all() or not outside.any():
         return {}
-    scores = np.array([prediction["score"] for prediction in predictions])
+    scores = np.array([prediction.get("similarity", prediction["score"]) for prediction in predictions])
     threshold = np.percentile(scores[~outside], 100 - KEPT, method="lower")
     right = [
         record["label"] == prediction["label"]

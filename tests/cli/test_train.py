@@ -595,14 +595,16 @@ def test_texts_out_of_scope_in_validation_data_teach_a_threshold_that_predict_us
     document = json.loads(adapt("inspect", "a.safetensors", "--json").out)
     options = document["card"]["task"]["options"]
     assert options["labels"] == ["ada", "bob"]
-    assert options["reject_below"] > 0
+    by_distance = options["nearest_class"]
+    key, limit = ("similarity", by_distance["reject_below"]) if by_distance else ("score", options["reject_below"])
+    assert by_distance or limit > 0
     measured = document["card"]["metrics"]["validation"]
     assert measured.keys() >= {"accuracy_in_scope", "out_of_scope_auroc", "out_of_scope_recall"}
     answers = [
         json.loads(line) for line in adapt("predict", "a.safetensors", "--json", *texts, "oslo").out.splitlines()
     ]
     rejected = [answer for answer in answers if answer["label"] is None]
-    assert all(answer["score"] < options["reject_below"] for answer in rejected)
+    assert all(answer[key] < limit for answer in rejected)
     assert rejected
     assert "[out of scope " in adapt("predict", "a.safetensors", *(answer["text"] for answer in rejected)).out
 

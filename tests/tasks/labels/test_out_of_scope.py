@@ -98,3 +98,34 @@ def test_the_threshold_is_learnt_from_validation_data_unless_it_is_given() -> No
     assert task.settle(rows[:2], digests[:2]).options.reject_below == 0
     chosen = make_task("classification", {"labels": ("a", "b"), "out_of_scope": "none", "reject_below": 0.2})
     assert chosen.settle(rows, digests).options.reject_below == 0.2
+
+
+def test_a_threshold_of_the_distance_to_the_nearest_class_replaces_that_of_the_score() -> None:
+    task = make_task("classification", {"labels": ("a", "b"), "out_of_scope": "none", "reject_below": 0.0})
+    vectors = torch.tensor([[1.0, 0.0], [0.9, 0.1], [-1.0, 0.0], [-0.9, -0.1]])
+    nearest, tensors = task.by_distance(vectors, torch.tensor([0, 0, 1, 1]))
+    head = nearest.head()
+    parameters = {"weight": torch.zeros(1, 2, 2), "bias": torch.zeros(1, 2)}
+    parameters |= {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
+    states = torch.tensor([[[2.0, 0.1]], [[0.0, 1.0]]])
+    nearest = make_task("classification", {**nearest.options.model_dump(), "vector_length": "plain"})
+    head = nearest.head()
+    logits = head.apply(parameters, states, torch.ones(2, 1))
+    centre = torch.nn.functional.normalize(torch.tensor([0.95, 0.05]), dim=0)
+    expected = [torch.cosine_similarity(state[0], centre, dim=0).abs().item() for state in states]
+    assert logits[:, 2].tolist() == pytest.approx(expected, abs=1e-6)
+    padded = {name: torch.nn.functional.pad(p, (0, 0, 0, 3)) if p.ndim == 3 else p for name, p in parameters.items()}
+    padded["bias"] = torch.zeros(1, 5)
+    for row, whole in zip(head.apply(padded, states, torch.ones(2, 1)), logits, strict=True):
+        torch.testing.assert_close(head.trim(row, 1), whole)
+    rows = [{"text": "x", "label": "a"}, {"text": "y", "label": None, "out_of_scope": True}]
+    digests = [[logits[0]], [logits[1]]]
+    assert nearest.separation(rows, digests) == 100.0
+    settled = nearest.settle(rows, digests)
+    assert settled.options.nearest_class["reject_below"] == pytest.approx(sum(expected) / 2, abs=1e-6)
+    assert settled.decode(rows[0], [], digests[0])["label"] == "a"
+    rejected = settled.decode(rows[1], [], digests[1])
+    assert (rejected["label"], rejected["similarity"]) == (None, pytest.approx(expected[1], abs=1e-4))
+    assert settled.loss(logits, torch.tensor([0, 1]), None).item() == pytest.approx(np.log(2))
+    chosen = make_task("classification", {"labels": ("a", "b"), "reject_below": 0.2})
+    assert chosen.separation(rows, digests) is None
