@@ -91,6 +91,8 @@ def command(file: Path | None, confirmed: Path | None, **values: Any) -> None:
     check_labelling(task, adapter.card.task.name)
     with _teacher(values, task) or nullcontext() as teacher:
         items = _distinct(from_file(file, values["layout"], lambda: _reader(task, values)))
+        if not items:
+            raise DataError(f"{file}: there are no texts in it")
         dock = open_dock(adapter.card, values["backbone"], load_options(values))
         try:
             proposals = propose(
@@ -101,8 +103,8 @@ def command(file: Path | None, confirmed: Path | None, **values: Any) -> None:
                 values["batch_size"],
                 values["seed"],
             )
-        except DataError:
-            raise _placed(items, task) from None
+        except DataError as error:
+            raise _placed(items, task) or error from None
         drafts = _drafts(proposals, items, task, teacher)
     _write(drafts, task, values, len(items))
 
@@ -148,14 +150,14 @@ def _distinct(items: Iterator[Input]) -> list[Input]:
     return list(distinct.values())[::-1]
 
 
-def _placed(items: Sequence[Input], task: Any) -> DataError:
-    """Return the error of the first input that the task cannot read, with its place."""
+def _placed(items: Sequence[Input], task: Any) -> DataError | None:
+    """Return the error of the first input that the task cannot read, with its place; None if it reads all."""
     for item in items:
         try:
             task.read(item.value)
         except AdaptError as error:
             return DataError(f"{item.place}: {error}{item.hint}")
-    raise AssertionError("every input can be read")
+    return None
 
 
 # ----------------------------------------------------------------------------------------- teacher

@@ -223,6 +223,9 @@ def test_what_cannot_be_proposed_is_refused(adapt: Any, classifier: Path, texts:
     missing = ("--teacher", "http://a/v1", "--teacher-model", "a", "--teacher-key", "NOT_SET")
     adapt("label", texts, "--adapter", classifier, *missing).failed(2, "NOT_SET, which is not set")
     assert list(tmp_path.glob("drafts*")) == []
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    adapt("label", empty, "--adapter", classifier).failed(2, "there are no texts")
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "a"}\n{"no": 1}\n')
     adapt("label", bad, "--adapter", classifier).failed(2, f"{bad}:2")
