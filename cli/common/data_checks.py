@@ -23,10 +23,10 @@ def by_backbone(
     records: Mapping[str, list[Record]], task: Task, values: Mapping[str, Any], problems: list[Problem]
 ) -> dict[str, Any]:
     """Return the parts of a report that need a backbone, and add to ``problems``."""
+    from adaptdock.cli.common.backbone import loaded
     from adaptdock.engine.core.batches import reading
-    from adaptdock.engine.core.loading import load_backbone
 
-    backbone = load_backbone(values["backbone"] or registry.DEFAULT_BACKBONE, load_options(values))
+    backbone = loaded(values["backbone"] or registry.DEFAULT_BACKBONE, load_options(values))
     reads = reading(backbone, values["max_length"], 0)
     suited = task.suit(reads)
     report: dict[str, Any] = {"windows": _windows(records, suited, backbone, reads, problems)}
