@@ -3,8 +3,8 @@
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from adaptdock.engine.core.assembly import entry, make_task
 from adaptdock.engine.core.batches import length
 from adaptdock.engine.core.distributed import ranks, shared
 from adaptdock.engine.data.checks import check
+from adaptdock.engine.evaluation.label_curve import read_label_curve
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.engine.evaluation.report import validations, write_report
 from adaptdock.engine.evaluation.reporting.page import NAME as PAGE
@@ -29,6 +30,7 @@ from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.probe_inputs import probe_inputs
 from adaptdock.engine.training.progress import Ending, Validated
 from adaptdock.engine.training.run_folders import BEST
+from adaptdock.engine.training.scope import with_distance
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved, untrained
 from adaptdock.engine.training.trainable import Acting, Answering
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
@@ -72,7 +74,7 @@ class Result:
     def _write_page(self, folder: Path, plan: Plan, verdict: list[str]) -> list[str]:
         """Write the page; return a sentence if a fault in the plugin of the task prevents it."""
         try:
-            write_page(folder / PAGE, self._subject(plan, verdict))
+            write_page(folder / PAGE, replace(self._subject(plan, verdict), label_curve=read_label_curve(folder)))
         except OSError:
             raise
         except Exception as error:  # the adapter is trained, and a page is not worth its loss
@@ -288,7 +290,9 @@ class TaskRun:
         evaluation = self._best_found or self._evaluate(adapter, "validation", write=False)
         settled = task.settle(self.plan.records["validation"], evaluation.digests)
         card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
-        return AdapterFile(card, adapter.tensors)
+        adapter = AdapterFile(card, adapter.tensors)
+        measure = partial(self._evaluate, split="validation", write=False)
+        return with_distance(self.dock, adapter, task, settled, self.plan.records, evaluation, measure, self.stored)
 
     def fitted_answer(self) -> AdapterFile | None:
         """Return the fitted head with the adapter's start weights; None where no head is fitted."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptdock.engine.data.checks import Problem, label_type
+from adaptdock.engine.evaluation.label_curve import LabelCurve
 from adaptdock.engine.evaluation.measurement import Evaluation
 from adaptdock.engine.evaluation.reporting import charts
 from adaptdock.engine.evaluation.reporting.advice import Facts, LabelFigures, advice
@@ -38,6 +39,7 @@ class Subject:
 
     ``training`` are the records that the adapter was trained on, if they are known. ``points`` are the validations of
     a run (:func:`validations`), ``notes`` how the data was read, and ``problems`` the faults found in it.
+    ``label_curve`` is that of ``--curve``.
     """
 
     card: Card
@@ -51,6 +53,7 @@ class Subject:
     verdict: Sequence[str] = ()
     notes: Sequence[str] = ()
     problems: Sequence[Problem] = field(default_factory=list)
+    label_curve: LabelCurve | None = None
 
 
 def write_page(path: Path, subject: Subject) -> None:
@@ -120,6 +123,7 @@ def content(subject: Subject) -> dict[str, Any]:
         "tables": tables,
         "trained_examples": {label.name: label.trained for label in labels},
         "curves": charts.learning_curves(subject.points, name) if subject.points else [],
+        "label_curve": None if subject.label_curve is None else charts.label_curve(subject.label_curve),
         "reliability": None if reliability is None else charts.reliability(reliability),
         "scatter": _scatter(outcomes),
         "slices": {
