@@ -5,7 +5,7 @@ alpha / sqrt(rank) with rank stabilisation. peft computes the same at an embeddi
 embeddings by a constant, the update is added to the product. The virtual tokens of a prompt do not change.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -15,6 +15,8 @@ from torch.nn import functional
 from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Site
 from adaptdock.plugins.toolkit.batched_linear import linear
+from adaptdock.plugins.toolkit.interchange.changes import WeightChange
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 from adaptdock.plugins.toolkit.lowrank import scale
 
 
@@ -64,6 +66,26 @@ class EmbeddingLoRA(Method):
             rows = torch.arange(table.shape[0], device=tokens.device).unsqueeze(1)
             narrow = table[rows, tokens]
         return linear(narrow, parameters["embedding_b"], onto=out)
+
+    @classmethod
+    def numbers(cls, change: WeightChange) -> int | None:
+        """Count A and B for a change of the input embeddings."""
+        port = change.port
+        if port.kind != "embedding" or not port.inputs or change.weight is None or change.bias is not None:
+            return None
+        rank = port.outputs if change.factors is None else change.factors[1].shape[0]
+        return rank * (port.inputs + port.outputs)
+
+    @classmethod
+    def from_changes(cls, changes: Sequence[WeightChange], backbone: Backbone) -> MethodWeights:
+        """Store the factors of the change of the table; without factors, the whole change beside an identity."""
+        (change,) = changes
+        assert change.weight is not None
+        identity = torch.eye(change.port.outputs)
+        tokens, widths = change.factors or (change.weight.float(), identity)
+        rank = widths.shape[0]
+        tensors = {change.port.name: {"embedding_a": tokens.mT.contiguous(), "embedding_b": widths.mT.contiguous()}}
+        return MethodWeights({"rank": rank, "alpha": float(rank)}, tensors)
 
 
 def _normal(tensor: Tensor, generator: torch.Generator) -> None:

@@ -31,7 +31,7 @@ def read_head(source: PeftSource[PeftOptions], labels: tuple[str, ...], front: i
     """Return the task and the head of an adapter; ``front`` is the number of virtual tokens that a head can read."""
     options, backbone, tensors = source.options, source.backbone, source.tensors
     changes, notes = source.changes, source.notes
-    kind = options.task_type or _guessed(options, backbone, tensors, changes, notes)
+    kind = options.task_type or guessed_kind(options, backbone, tensors, changes, notes)
     if kind is not None and kind not in head_layouts.CLASSES:
         raise refuse(f"the task type {kind}", "adaptdock has no task for it")
     kind = kind or "FEATURE_EXTRACTION"
@@ -99,7 +99,7 @@ def _labels(backbone: Backbone, classes: int, labels: tuple[str, ...], notes: li
     return names
 
 
-def _guessed(
+def guessed_kind(
     options: PeftOptions,
     backbone: Backbone,
     tensors: ForeignTensors,
