@@ -44,7 +44,7 @@ def compare(dock: DockedAdapters, adapter: AdapterFile, reference: Reference) ->
     finally:
         dock.unload(name)
     pairs = zip(logits, reference.logits, inputs["attention_mask"], strict=True)
-    largest = max(_difference(own.cpu(), wanted, mask.bool()) for own, wanted, mask in pairs)
+    largest = max(_difference(row.cpu(), wanted, mask.bool()) for row, wanted, mask in pairs)
     scale = max(1.0, float(reference.logits.abs().max()))
     if not largest <= scale * EXACT.get(dock.backbone.dtype, ROUNDED):
         raise MismatchError(

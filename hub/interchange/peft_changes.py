@@ -118,13 +118,13 @@ def _read(base: "nn.Module", tuned: "nn.Module", backbone: Backbone) -> "tuple[l
 
 
 def _by_module(backbone: Backbone) -> dict[str, Port]:
-    return {port.module: port for port in backbone.ports if port.kind in ("linear", "norm", "embedding")}
+    return {port.module: port for port in backbone.ports if port.kind in ("linear", "norm", "embedding", "logits")}
 
 
 def _change(port: Port, base: "nn.Module", tuned: "nn.Module", path: str) -> "WeightChange":
     from adaptdock.plugins.toolkit.interchange.changes import WeightChange
 
-    if port.kind == "linear":
+    if port.kind in ("linear", "logits"):
         weights = zip(*(effective_weights.affine(module, port.inputs, path) for module in (tuned, base)), strict=True)
         weight, bias = (changed - frozen for changed, frozen in weights)
     elif port.kind == "norm":
