@@ -147,6 +147,9 @@ def _head(out: Outgoing, kind: str, skeleton: "nn.Module", front: str) -> tuple[
             tensors |= _linear(out, module, layer, skeleton)
         elif not _frozen(out, module, layer):
             tensors |= _linear(out, f"{front}{module}", layer, skeleton)
+    for number, module in enumerate(layout.norms):
+        norm = {name: out.file.tensors[f"head.norm{number}_{name}"] for name in ("weight", "bias")}
+        tensors |= _linear(out, module, norm, skeleton)
     last = {name: out.file.tensors[f"head.{name}"] for name in ("weight", "bias")}
     if last["bias"].any() and not _has_bias(skeleton, layout.last):
         updated[layout.last] = last
@@ -170,7 +173,8 @@ def _layout(out: Outgoing, kind: str, skeleton: "nn.Module") -> head_layouts.Lay
         layout = head_layouts.sequence_layout(out.backbone)
         assert isinstance(head, heads.SequenceHead)
         front = out.virtual_tokens if layout.reads == "first" else 0
-        ours, theirs = (head.pooling, head.layers, head.front), (layout.reads, head_layouts.functions(layout), front)
+        ours = head.pooling, head.layers, head.norms, head.front
+        theirs = layout.reads, head_layouts.functions(layout), bool(layout.norms), front
         if ours != theirs:
             raise refuse_head(
                 out,
@@ -181,11 +185,14 @@ def _layout(out: Outgoing, kind: str, skeleton: "nn.Module") -> head_layouts.Lay
             raise refuse_head(out, "it reads vectors of one length (--vector-length plain trains one that does not)")
         return layout
     assert isinstance(head, heads.TokenHead)
-    if head.layers:
-        raise refuse_head(out, f"it has {len(head.layers)} layers before its last map, {type(skeleton).__name__} none")
     last = head_layouts.token_layout(skeleton, kind)
     if last is None:
         raise refuse_head(out, f"the head of {type(skeleton).__name__} is not a linear map")
+    if (head.layers, head.norms) != (head_layouts.functions(last), bool(last.norms)):
+        raise refuse_head(
+            out,
+            f"it has {len(head.layers)} layers before its last map, {type(skeleton).__name__} {len(last.layers)}",
+        )
     return last
 
 
