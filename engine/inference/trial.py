@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.core.docked_adapters import DockedAdapters
+from adaptdock.engine.core.forward import routed_lm_head
 from adaptdock.errors import MismatchError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.interchange.reference import Reference
@@ -26,6 +27,24 @@ def try_out(dock: DockedAdapters, adapter: AdapterFile) -> None:
             dock.hidden(rows, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, reads)
     finally:
         dock.unload(name)
+
+
+def effect(dock: DockedAdapters, adapter: AdapterFile) -> float:
+    """Return the largest change of a hidden state, or of a logit at the LM head, by an adapter on a small batch."""
+    name, backbone = dock.dock(adapter), dock.backbone
+    ids = torch.tensor(TOKENS, device=backbone.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    results = []
+    try:
+        for names in ([name] * len(ids), [None] * len(ids)):
+            with dock.boarding(names) as rows:
+                head = dock.assembly(name).head
+                states = dock.hidden(rows, inputs, head.reads)
+                with torch.inference_mode(), routed_lm_head(dock.ports, head, dock.mixed(rows), states):
+                    results.append(backbone.vocabulary_logits(states) if head.over == "vocabulary" else states)
+    finally:
+        dock.unload(name)
+    return float((results[0] - results[1]).abs().max())
 
 
 def compare(dock: DockedAdapters, adapter: AdapterFile, reference: Reference) -> float:

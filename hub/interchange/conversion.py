@@ -28,13 +28,17 @@ def import_adapter(
     ``method`` names the method that reads it; by default the first that can. Raises :class:`FileError` for a folder
     without an adapter or with damage, and :class:`UsageError` with the reason for an unsupported adapter.
     """
+    check_foreign(folder)
+    read = read_peft if is_peft(folder) else read_adapterhub
+    return read(folder, backbone, name, labels, method)
+
+
+def check_foreign(folder: Path) -> None:
+    """Raise :class:`FileError` or :class:`UsageError` for a path that is not a folder with an adapter of a library."""
     if not folder.is_dir():
         raise FileError(folder, "there is no such folder; an adapter of peft or AdapterHub is one")
-    if is_peft(folder):
-        return read_peft(folder, backbone, name, labels, method)
-    if is_adapterhub(folder):
-        return read_adapterhub(folder, backbone, name, labels, method)
-    raise _no_adapter(folder)
+    if not is_peft(folder) and not is_adapterhub(folder):
+        raise _no_adapter(folder)
 
 
 def library_result(folder: Path, backbone: Backbone) -> Reference:

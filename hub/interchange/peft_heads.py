@@ -109,14 +109,14 @@ def guessed_kind(
 ) -> str | None:
     """Return the task type shown by the model's class or the head, for a configuration without one."""
     mapping = options.auto_mapping
-    kind = None if mapping is None else _of_class(mapping.base_model_class or "")
+    kind = None if mapping is None else class_task(mapping.base_model_class or "")
     if kind is not None:
         return kind
     modules = {*changes, *(name.rpartition(".")[0] for name in tensors.unused)}
     if not any(is_head(module, backbone) for module in modules):
         return "CAUSAL_LM" if getattr(backbone, "generator", None) is not None else None
     classes = getattr(config_of(backbone), "architectures", None) or ()
-    of_base = next(filter(None, map(_of_class, classes)), None)
+    of_base = next(filter(None, map(class_task, classes)), None)
     kind = of_base if of_base in IMPLIED else None
     if kind is None:
         kind = "QUESTION_ANS" if any(ends(module, "qa_outputs") for module in modules) else "SEQ_CLS"
@@ -124,7 +124,8 @@ def guessed_kind(
     return kind
 
 
-def _of_class(name: str) -> str | None:
+def class_task(name: str) -> str | None:
+    """Return the task type that the name of a transformers class shows, or None."""
     return next((kind for ending, kind in CLASS_ENDINGS if name.endswith(ending)), None)
 
 
