@@ -160,7 +160,8 @@ class HuggingFaceBackbone(Backbone):
     def module(self, port: Port) -> nn.Module:
         """Return the module of a port; that of the LM head is outside the body."""
         whole = self.generator if port.kind == "logits" and self.generator is not None else self.model
-        return whole.get_submodule(port.module)
+        module: nn.Module = whole.get_submodule(port.module)
+        return module
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the last hidden states (R, T, W), of the encoder alone if the batch reads only the encoder."""

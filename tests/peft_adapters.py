@@ -8,8 +8,9 @@ from typing import Any
 import torch
 import transformers
 from architectures import CONFIGS
-from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
+from peft import IA3Config, LoraConfig, PeftType, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from peft import get_peft_model as tuned
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
@@ -204,6 +205,70 @@ CASES = [
     Case("t5", "SEQ_2_SEQ_LM", PromptTuningConfig, {"num_virtual_tokens": 5}, "prompt"),
     Case("gpt2", "CAUSAL_LM", PromptEncoderConfig, {"num_virtual_tokens": 5, "encoder_hidden_size": 16}, "prompt"),
 ]
+
+
+AT = {"target_modules": ["query", "value"]}
+TYPES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(
+        (
+            *("ADAMSS", "BEFT", "BOFT", "DEFT", "DELORA", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "LOHA", "LOKR"),
+            *("OFT", "OSF", "PEANUT", "PVERA", "RANDLORA", "SUPERTUNING", "TINYLORA", "UNILORA", "VERA"),
+        ),
+        AT,
+    ),
+    "ADALORA": {**AT, "total_step": 10},
+    "C3A": {**AT, "block_size": 8},
+    "FOURIERFT": {**AT, "n_frequency": 50},
+    "LN_TUNING": {"target_modules": ["LayerNorm"]},
+    "MISS": {**AT, "r": 4},
+    "PSOFT": {**AT, "r": 8},
+    "ROAD": {**AT, "group_size": 8},
+    "SHIRA": {**AT, "r": 4},
+    "TRAINABLE_TOKENS": {"target_modules": ["word_embeddings"], "token_indices": [7, 8, 50]},
+    "VBLORA": {**AT, "vector_length": 8, "num_vectors": 20},
+    "WAVEFT": {**AT, "n_frequency": 50},
+}
+
+
+def case(kind: str, architecture: str, task: str, method: str, typed: bool = True, **options: Any) -> Case:
+    return Case(architecture, task, PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)], options, method, typed=typed)
+
+
+Q = {"target_modules": ["query"]}
+Q_PROJ = {"target_modules": ["q_proj"]}
+OPTIONS = [
+    case("LORA", "llama", "CAUSAL_LM", "embedding-lora,lora", target_modules=["q_proj", "lm_head"]),
+    case("LORA", "llama", "CAUSAL_LM", "embedding-lora,lora", **Q_PROJ, modules_to_save=["lm_head", "embed_tokens"]),
+    case("LORA", "gpt2", "CAUSAL_LM", "embedding-lora,lora", target_modules=["c_attn"], trainable_token_indices=[7, 9]),
+    case("LORA", "bert", "SEQ_CLS", "bitfit,lora,norms", **Q, bias="all"),
+    case("LORA", "gpt2", "CAUSAL_LM", "bitfit,lora,norms", target_modules=["c_attn"], bias="all"),
+    case("LORA", "bert", "SEQ_CLS", "embedding-lora,lora", target_modules=["query", "word_embeddings"]),
+    case("LORA", "llama", "CAUSAL_LM", "embedding-lora,lora", **Q_PROJ, trainable_token_indices=[7]),
+    case("LORA", "llama", "CAUSAL_LM", "embedding-lora,lora", **Q_PROJ, modules_to_save=["embed_tokens"]),
+    case("LORA", "llama", "CAUSAL_LM", "full,lora,norms", **Q_PROJ, modules_to_save=["o_proj", "norm"]),
+    case("LORA", "bert", "SEQ_CLS", "full,lora,norms", **Q, modules_to_save=["classifier", "encoder.layer.1.output"]),
+    case("LORA", "llama", "CAUSAL_LM", "lora", **Q_PROJ, init_lora_weights="pissa"),
+    case("LORA", "llama", "CAUSAL_LM", "lora", **Q_PROJ, init_lora_weights="olora"),
+    case("LORA", "llama", "CAUSAL_LM", "lora", **Q_PROJ, target_parameters=["mlp.up_proj.weight"]),
+    case("LOHA", "bert", "TOKEN_CLS", "full", typed=False, target_modules=["query", "classifier"]),
+    case("LOHA", "bert", "FEATURE_EXTRACTION", "full", **Q),
+    case("LOKR", "t5", "SEQ_2_SEQ_LM", "full", target_modules=["q", "v"], decompose_both=True, decompose_factor=4),
+    case("OFT", "bert", "SEQ_CLS", "full", **Q, block_share=True, coft=True, oft_block_size=8),
+    case("VERA", "distilbert", "SEQ_CLS", "lora", target_modules=["q_lin", "lin1"], save_projection=False, r=4),
+]
+
+
+REFUSED = [
+    case("LORA", "llama", "CAUSAL_LM", "", **Q_PROJ, alora_invocation_tokens=[7, 8]),
+    case("LORA", "llama", "CAUSAL_LM", "", **Q_PROJ, layer_replication=[[0, 2], [0, 2]]),
+    case("LORA", "llama", "CAUSAL_LM", "", **Q_PROJ, init_lora_weights="pissa_niter_4"),
+    case("LORA", "gpt2", "CAUSAL_LM", "", target_modules=["c_attn"], modules_to_save=["wpe"]),
+    case("LILY", "bert", "SEQ_CLS", "", **AT),
+    case("POLY", "bert", "SEQ_CLS", "", **AT),
+    case("MULTITASK_PROMPT_TUNING", "bert", "SEQ_CLS", "", num_virtual_tokens=3, num_ranks=2, num_tasks=2),
+    case("PREFIX_TUNING", "t5", "SEQ_2_SEQ_LM", "", num_virtual_tokens=3),
+]
+"""Adapters that compute something other than a fixed change of weights, or act where no port is."""
 
 
 def adapter_folder(case: Case, base: Path, folder: Path) -> Path:

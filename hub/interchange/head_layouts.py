@@ -217,7 +217,7 @@ class HeadWeights:
         bias, _ = self._find(f"{module}.bias") if self._biased(module) else (None, False)
         if weight is None or (bias is None and self._biased(module)):
             raise refuse(owner, f"the weights of its {module} are neither in the adapter nor in the checkpoint")
-        epsilon = weight.new_full((1,), float(modules[path].eps))  # type: ignore[arg-type]
+        epsilon = weight.new_full((1,), float(modules[path].eps))
         return {"weight": weight, "bias": weight.new_zeros(weight.shape) if bias is None else bias, "epsilon": epsilon}
 
     def _biased(self, module: str) -> bool:

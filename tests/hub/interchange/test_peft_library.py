@@ -1,14 +1,13 @@
 """Adapters of peft whose effect is a fixed change of weights are imported through the library, to the logit."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from logits import difference, ours
-from peft import PeftModel, PeftType
+from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft_adapters import LIMIT, Case, adapter_folder, base_model, batch, load, theirs
+from peft_adapters import LIMIT, OPTIONS, TYPES, Case, adapter_folder, base_model, batch, case, load, theirs
 
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
@@ -29,52 +28,6 @@ DIRECT = {
     *("LORA", "IA3", "PREFIX_TUNING", "CARTRIDGE", "PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING"),
 }
 """Types that a method reads by itself; the other tests have them."""
-AT = {"target_modules": ["query", "value"]}
-TYPES: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(
-        (
-            *("ADAMSS", "BEFT", "BOFT", "DEFT", "DELORA", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "LOHA", "LOKR"),
-            *("OFT", "OSF", "PEANUT", "PVERA", "RANDLORA", "SUPERTUNING", "TINYLORA", "UNILORA", "VERA"),
-        ),
-        AT,
-    ),
-    "ADALORA": {**AT, "total_step": 10},
-    "C3A": {**AT, "block_size": 8},
-    "FOURIERFT": {**AT, "n_frequency": 50},
-    "LN_TUNING": {"target_modules": ["LayerNorm"]},
-    "MISS": {**AT, "r": 4},
-    "PSOFT": {**AT, "r": 8},
-    "ROAD": {**AT, "group_size": 8},
-    "SHIRA": {**AT, "r": 4},
-    "TRAINABLE_TOKENS": {"target_modules": ["word_embeddings"], "token_indices": [7, 8, 50]},
-    "VBLORA": {**AT, "vector_length": 8, "num_vectors": 20},
-    "WAVEFT": {**AT, "n_frequency": 50},
-}
-
-
-def case(kind: str, architecture: str, task: str, method: str, typed: bool = True, **options: Any) -> Case:
-    return Case(architecture, task, PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)], options, method, typed=typed)
-
-
-Q = {"target_modules": ["query"]}
-Q_PROJ = {"target_modules": ["q_proj"]}
-OPTIONS = [
-    case("LORA", "bert", "SEQ_CLS", "bitfit,lora,norms", **Q, bias="all"),
-    case("LORA", "gpt2", "CAUSAL_LM", "bitfit,lora,norms", target_modules=["c_attn"], bias="all"),
-    case("LORA", "bert", "SEQ_CLS", "embedding-lora,lora", target_modules=["query", "word_embeddings"]),
-    case("LORA", "llama", "CAUSAL_LM", "embedding-lora,lora", **Q_PROJ, trainable_token_indices=[7]),
-    case("LORA", "llama", "CAUSAL_LM", "embedding-lora,lora", **Q_PROJ, modules_to_save=["embed_tokens"]),
-    case("LORA", "llama", "CAUSAL_LM", "full,lora,norms", **Q_PROJ, modules_to_save=["o_proj", "norm"]),
-    case("LORA", "bert", "SEQ_CLS", "full,lora,norms", **Q, modules_to_save=["classifier", "encoder.layer.1.output"]),
-    case("LORA", "llama", "CAUSAL_LM", "lora", **Q_PROJ, init_lora_weights="pissa"),
-    case("LORA", "llama", "CAUSAL_LM", "lora", **Q_PROJ, init_lora_weights="olora"),
-    case("LORA", "llama", "CAUSAL_LM", "lora", **Q_PROJ, target_parameters=["mlp.up_proj.weight"]),
-    case("LOHA", "bert", "TOKEN_CLS", "full", typed=False, target_modules=["query", "classifier"]),
-    case("LOHA", "bert", "FEATURE_EXTRACTION", "full", **Q),
-    case("LOKR", "t5", "SEQ_2_SEQ_LM", "full", target_modules=["q", "v"], decompose_both=True, decompose_factor=4),
-    case("OFT", "bert", "SEQ_CLS", "full", **Q, block_share=True, coft=True, oft_block_size=8),
-    case("VERA", "distilbert", "SEQ_CLS", "lora", target_modules=["q_lin", "lin1"], save_projection=False, r=4),
-]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +82,9 @@ def test_options_and_saved_modules_are_stored_by_the_method_with_the_fewest_numb
 def test_an_import_that_differs_from_the_library_is_refused(
     tmp_path: Path, bases: Path, backbones: dict[Path, Backbone]
 ) -> None:
-    backbone, result = imported(case("LOHA", "bert", "SEQ_CLS", "", **Q), tmp_path, bases, backbones)
+    backbone, result = imported(
+        case("LOHA", "bert", "SEQ_CLS", "", target_modules=["query"]), tmp_path, bases, backbones
+    )
     assert result.reference is not None
     result.file.tensors["layers.0.query.weight_change"].mul_(2)
     with pytest.raises(MismatchError, match="differs from the library"):
@@ -139,8 +94,8 @@ def test_an_import_that_differs_from_the_library_is_refused(
 @pytest.mark.parametrize(
     "case",
     [
-        case("LORA", "bert", "SEQ_CLS", "", **Q),
-        case("IA3", "bert", "SEQ_CLS", "", **Q, feedforward_modules=[]),
+        case("LORA", "bert", "SEQ_CLS", "", target_modules=["query"]),
+        case("IA3", "bert", "SEQ_CLS", "", target_modules=["query"], feedforward_modules=[]),
         case("PROMPT_TUNING", "bert", "SEQ_CLS", "", num_virtual_tokens=3),
         case("PREFIX_TUNING", "llama", "CAUSAL_LM", "", num_virtual_tokens=3),
         case("CARTRIDGE", "llama", "CAUSAL_LM", "", num_virtual_tokens=3, num_frozen_tokens=1),
