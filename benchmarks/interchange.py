@@ -2,8 +2,8 @@
 
     python benchmarks/interchange.py [--references FOLDER]
 
-A row is exact, refused with the reason, or silently wrong (more than 1e-5 from the library); there is one for every type
-of the installed peft. Adapters of peft are made by the real library, which also computes what is compared; those of
+A row is exact, refused with the reason, or silently wrong (more than 1e-5 from the library). Every type of the
+installed peft has a row. Adapters of peft are made by the real library, which also computes the reference; those of
 AdapterHub, whose library wants an older transformers, are the recorded ones of the tests. ``--references`` takes
 recorded ones from another folder instead: ``KIND_refs/CASE`` with its files, its reference.safetensors and the backbone
 ``base_FAMILY``; and real adapters of PEFT for GPT-2 without a backbone, which are put on a random one.

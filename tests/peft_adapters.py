@@ -102,6 +102,11 @@ def at_head(architecture: str, task: str, method: str = "lora", **options: Any) 
     return Case(architecture, task, LoraConfig, {**LORA, **options}, method, typed=False)
 
 
+def lycoris(kind: str, architecture: str, task: str, **options: Any) -> Case:
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]
+    return Case(architecture, task, config, {"r": 4, **options}, kind.lower())
+
+
 PATTERNS = {"rank_pattern": {"query": 2}, "alpha_pattern": {"value": 3, "layer.1.attention.self.query": 5}}
 CASES = [
     lora("bert", "SEQ_CLS"),
@@ -204,6 +209,11 @@ CASES = [
     Case("llama", "SEQ_CLS", PromptTuningConfig, {"num_virtual_tokens": 5}, "prompt", padded=False),
     Case("t5", "SEQ_2_SEQ_LM", PromptTuningConfig, {"num_virtual_tokens": 5}, "prompt"),
     Case("gpt2", "CAUSAL_LM", PromptEncoderConfig, {"num_virtual_tokens": 5, "encoder_hidden_size": 16}, "prompt"),
+    lycoris("LOHA", "bert", "SEQ_CLS", target_modules=["query", "output.dense"], rank_pattern={"query": 2}),
+    lycoris("LOHA", "llama", "CAUSAL_LM", target_modules=["q_proj"], alpha=3, layers_to_transform=[0]),
+    lycoris("LOKR", "bert", "SEQ_CLS", target_modules=["query"], alpha_pattern={"layer.1.attention.self.query": 5}),
+    lycoris("LOKR", "bert", "TOKEN_CLS", target_modules=["query"], r=1, decompose_both=True, decompose_factor=4),
+    lycoris("LOKR", "llama", "CAUSAL_LM", target_modules=["q_proj", "up_proj"], r=2, decompose_factor=3),
 ]
 
 
@@ -251,8 +261,8 @@ OPTIONS = [
     case("LORA", "llama", "CAUSAL_LM", "lora", **Q_PROJ, init_lora_weights="olora"),
     case("LORA", "llama", "CAUSAL_LM", "lora", **Q_PROJ, target_parameters=["mlp.up_proj.weight"]),
     case("LOHA", "bert", "TOKEN_CLS", "full", typed=False, target_modules=["query", "classifier"]),
-    case("LOHA", "bert", "FEATURE_EXTRACTION", "full", **Q),
-    case("LOKR", "t5", "SEQ_2_SEQ_LM", "full", target_modules=["q", "v"], decompose_both=True, decompose_factor=4),
+    case("HIRA", "bert", "FEATURE_EXTRACTION", "full", **Q),
+    case("LOKR", "t5", "SEQ_2_SEQ_LM", "lokr", target_modules=["q", "v"], decompose_both=True, decompose_factor=4),
     case("OFT", "bert", "SEQ_CLS", "full", **Q, block_share=True, coft=True, oft_block_size=8),
     case("VERA", "distilbert", "SEQ_CLS", "lora", target_modules=["q_lin", "lin1"], save_projection=False, r=4),
 ]
