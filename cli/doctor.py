@@ -9,7 +9,7 @@ from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_opt
 from adaptdock.cli.common.output import say, show_json
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.inference.trial import compare, effect
+from adaptdock.engine.inference.docking_trial import compare, effect
 from adaptdock.errors import AdaptError
 from adaptdock.hub.interchange.conversion import check_foreign, import_adapter, library_result
 from adaptdock.hub.interchange.examination import Finding, examine

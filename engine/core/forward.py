@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from adaptdock.engine.core.layouts import ENCODER, layouts, texts
 from adaptdock.engine.core.open_ports import OpenPorts, joined
+from adaptdock.engine.core.position_layouts import ENCODER, layouts, texts
 from adaptdock.engine.core.rows import Rows, moves, virtual
 from adaptdock.plugins.contracts import (
     Backbone,

@@ -11,7 +11,7 @@ from peft_adapters import LIMIT, OPTIONS, TYPES, Case, adapter_folder, base_mode
 
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.inference.trial import compare
+from adaptdock.engine.inference.docking_trial import compare
 from adaptdock.errors import MismatchError, UsageError
 from adaptdock.hub.interchange.conversion import import_adapter, library_result
 from adaptdock.hub.interchange.incoming import Imported
