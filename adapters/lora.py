@@ -116,12 +116,12 @@ class LoRA(LowRank):
 
     @classmethod
     def numbers(cls, change: WeightChange) -> int | None:
-        """Count A, B and b for a change of low rank at a linear layer."""
+        """Count A, B and b for a change of a linear layer; a full rank needs more numbers than the change itself."""
         port = change.port
-        if port.kind != "linear" or change.factors is None:
+        if port.kind != "linear":
             return None
-        rank = change.factors[1].shape[0]
-        return rank * (port.inputs + port.outputs) + (0 if change.bias is None else port.outputs)
+        count = low_rank.rank_of(change) * (port.inputs + port.outputs)
+        return count + (0 if change.bias is None else port.outputs)
 
     @classmethod
     def from_changes(cls, changes: Sequence[WeightChange], backbone: Backbone) -> MethodWeights:

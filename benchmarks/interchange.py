@@ -37,7 +37,7 @@ from adaptdock.hub.interchange.incoming import read_json
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 
 Row = tuple[str, str, str, str]
-HIDDEN = ("r", "lora_alpha", "target_modules", "modules_to_save", "exclude_modules")
+HIDDEN = ("r", "lora_alpha", "exclude_modules")
 
 
 def of_peft(folder: Path) -> Iterator[Row]:
@@ -50,7 +50,9 @@ def of_peft(folder: Path) -> Iterator[Row]:
         source = library.adapter_folder(case, base, folder / f"{number}")
         if base not in backbones:
             backbones[base] = load_backbone(str(base), LoadOptions(device="cpu"))
-        options = {name: value for name, value in case.options.items() if name not in HIDDEN}
+        options = {
+            name: value for name, value in case.options.items() if name not in HIDDEN and value is not library.ATTENTION
+        }
         listed = ", ".join(f"{name} {value}" for name, value in options.items()) or "-"
         title = f"{case.config.__name__.removesuffix('Config')}, {case.architecture}, {case.task}"
         yield title, listed, *_in_and_out(case, source, base, backbones[base], folder / f"{number}-again")

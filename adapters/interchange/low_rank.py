@@ -181,7 +181,7 @@ def _biases(source: PeftSource[LoraOptions], placed: Mapping[Port, Any], finder:
 
 def from_changes(changes: Sequence[WeightChange], backbone: Backbone) -> MethodWeights:
     """Return LoRA of changes of linear layers, all of which have factors."""
-    products = {change.port: change.factors for change in changes if change.factors is not None}
+    products = {change.port: _factors_of(change) for change in changes}
     rank = max(down.shape[0] for _, down in products.values())
     biased = any(change.bias is not None for change in changes)
     tensors = {}
@@ -193,6 +193,22 @@ def from_changes(changes: Sequence[WeightChange], backbone: Backbone) -> MethodW
             tensors[change.port.name]["bias_change"] = bias
     values = {"rank": rank, "alpha": float(rank), "bias": biased}
     return MethodWeights(values | port_selection(backbone.ports, list(products)), tensors)
+
+
+def rank_of(change: WeightChange) -> int:
+    """Return the rank of LoRA for a change of a linear layer; a change of full rank has the smaller of both widths."""
+    return _factors_of(change)[1].shape[0]
+
+
+def _factors_of(change: WeightChange) -> tuple[Tensor, Tensor]:
+    port, weight = change.port, change.weight
+    if change.factors is not None:
+        return change.factors
+    if weight is None:
+        return torch.zeros(port.outputs, 1), torch.zeros(1, port.inputs)
+    if port.outputs < port.inputs:
+        return torch.eye(port.outputs), weight.float()
+    return weight.float(), torch.eye(port.inputs)
 
 
 # ----------------------------------------------------------------------------------------- to PEFT

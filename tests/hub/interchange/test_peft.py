@@ -15,6 +15,7 @@ from peft_adapters import CASES, LIMIT, Case, adapter_folder, base_model, batch,
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import FileError, UsageError
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.interchange.conversion import export_adapter, import_adapter
 from adaptdock.hub.interchange.incoming import Imported
 from adaptdock.plugins.contracts import Backbone, LoadOptions
@@ -182,7 +183,7 @@ def test_a_head_that_reads_the_mean_is_refused_with_the_way_out_and_the_rest_is_
         ("prefix", {"length": 3, "gate": False}, "a prefix that leaves positions alone"),
         ("bottleneck", {}, "the method bottleneck"),
         ("mam", {}, "an adapter of prefix and bottleneck"),
-        ("full", {}, "the method full"),
+        ("norms", {}, "the method norms"),
     ],
 )
 def test_methods_that_peft_lacks_are_refused_by_name(
@@ -213,3 +214,22 @@ def test_a_pooler_under_lora_goes_through_a_quantized_backbone_and_back_to_peft(
     export_adapter(import_adapter(folder, backbone, "x").file, backbone, tmp_path / "again", "peft")
     again = PeftModel.from_pretrained(load(base, "SEQ_CLS"), tmp_path / "again")
     assert difference(list(theirs(again, inputs)), theirs(reference, inputs), inputs) < LIMIT
+
+
+@pytest.mark.parametrize("method", ["full", "adalora", "bitfit", "lora+bitfit"])
+def test_methods_that_can_be_merged_go_to_peft_as_lora(
+    method: str, tmp_path: Path, bases: Path, backbones: dict[Path, Backbone]
+) -> None:
+    base = base_model(bases, "bert", "TOKEN_CLS")
+    backbone = backbones.setdefault(base, load_backbone(str(base), LoadOptions(device="cpu")))
+    first, _, second = method.partition("+")
+    adapter = build_adapter(backbone, first, labels=("a", "b", "c"), task="pos")
+    if second:
+        other = build_adapter(backbone, second, labels=("a", "b", "c"), task="pos")
+        card = adapter.card.model_copy(update={"methods": [*adapter.card.methods, *other.card.methods]})
+        adapter = AdapterFile(card, {**other.tensors, **adapter.tensors})
+    notes = export_adapter(adapter, backbone, tmp_path / "out", "peft")
+    assert notes == [f"peft gets the merged change of {' and '.join(method.split('+'))} as lora"]
+    model = PeftModel.from_pretrained(load(base, "TOKEN_CLS"), tmp_path / "out")
+    inputs = batch(model.get_base_model())
+    assert difference(ours(backbone, adapter, inputs), theirs(model, inputs), inputs) < LIMIT
