@@ -3,10 +3,12 @@
 from typing import TYPE_CHECKING
 
 from adaptdock.hub.interchange.outgoing import Outgoing
-from adaptdock.plugins.contracts import Mergeable
+from adaptdock.plugins.contracts import Mergeable, Port
 from adaptdock.plugins.toolkit.interchange.tensors import refuse
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from adaptdock.plugins.toolkit.interchange.changes import WeightChange
 
 
@@ -19,7 +21,7 @@ def merged_changes(out: Outgoing) -> "list[WeightChange]":
 
     backbone = out.backbone
     ports = backbone.ports.within(out.task.head().reads)
-    merged = {}
+    merged: "dict[Port, tuple[Tensor, Tensor]]" = {}
     for part in out.parts:
         if not isinstance(part.method, Mergeable):
             names = " and ".join(other.name for other in out.parts)

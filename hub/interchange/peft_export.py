@@ -66,8 +66,9 @@ def _one_method(out: Outgoing) -> tuple[PeftInterchange, Mapping[str, Named]]:
     if len(out.parts) == 1 and isinstance(out.parts[0].method, PeftInterchange):
         return out.parts[0].method, out.parts[0].tensors
     changes = merged_changes(out)
+    exchanged = {plugin.name for plugin, _ in readers(PeftInterchange, None)}
     for plugin, reader in readers(WeightInterchange, None):
-        if isinstance(reader, PeftInterchange) and all(reader.numbers(change) is not None for change in changes):
+        if plugin.name in exchanged and all(reader.numbers(change) is not None for change in changes):
             weights = reader.from_changes(changes, out.backbone)
             out.notes.append(
                 f"peft gets the merged change of {' and '.join(part.name for part in out.parts)} as {plugin.name}"
