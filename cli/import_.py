@@ -86,8 +86,8 @@ def _check_size(imported: Imported, largest: float) -> None:
     megabytes = sum(tensor.nbytes for tensor in imported.file.tensors.values()) / 1e6
     if megabytes > largest:
         raise UsageError(
-            f"the adapter file would have {megabytes:,.0f} MB, because changes of full rank are stored in full. "
-            f"--largest {megabytes:.0f} writes it"
+            f"the adapter file would have {megabytes:.3g} MB, because changes of full rank are stored in full. "
+            f"--largest {1.01 * megabytes:.3g} writes it"
         )
 
 

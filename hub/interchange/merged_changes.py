@@ -21,10 +21,10 @@ def merged_changes(out: Outgoing) -> "list[WeightChange]":
 
     backbone = out.backbone
     ports = backbone.ports.within(out.task.head().reads)
-    merged: "dict[Port, tuple[Tensor, Tensor]]" = {}
+    merged: dict[Port, tuple[Tensor, Tensor]] = {}
     for part in out.parts:
         if not isinstance(part.method, Mergeable):
-            names = " and ".join(other.name for other in out.parts)
+            names = " and ".join(entry.name for entry in out.parts)
             what = f"the method {part.name}" if len(out.parts) == 1 else f"an adapter of {names}"
             raise refuse(what, "peft has none that computes the same, and it cannot be merged into one that peft has")
         for site in part.method.sites(ports):

@@ -49,7 +49,7 @@ def convert(
     kind, classes, tuned = put_on(values, path, tensors, backbone, notes)
     expected = result_of(tuned, kind)
     changes, rest = _read(base_model(backbone, kind, classes), tuned.get_base_model(), backbone)
-    plain = PeftOptions.parse({"peft_type": values["peft_type"], "task_type": kind}, path)
+    plain = PeftOptions(peft_type=values["peft_type"], task_type=kind)
     remaining = ForeignTensors(path, rest)
     source = PeftSource(plain, remaining, backbone, lambda module: is_head(module, backbone), notes)
     head = read_head(source, labels, 0)
@@ -62,7 +62,7 @@ def put_on(
 ) -> "tuple[str, int, Any]":
     """Return the task type, the number of classes of a saved head, and the library's model with the adapter."""
     check_fixed(values)
-    options = PeftOptions.parse(values, path)
+    options = PeftOptions.parse(values, path.with_name("adapter_config.json"))
     stored = ForeignTensors(path, tensors)
     kind = options.task_type or guessed_kind(options, backbone, stored, _prefixes(tensors), notes)
     kind = kind or "FEATURE_EXTRACTION"

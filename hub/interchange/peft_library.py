@@ -39,6 +39,8 @@ CHANGING = {
 """Options that change more than weights, with the reason."""
 STARTS = ("pissa_niter", "corda", "loftq", "lora_ga")
 """Initialisations that change the frozen weights in a way that cannot be repeated from the base model alone."""
+FILES = ("tokenizer_name_or_path", "tokenizer_kwargs", "prompt_tuning_init_text", "prompt_tuning_init_state_dict_path")
+"""Options that only say where a prompt started, by the name of a file or model."""
 NEUTRAL: tuple[Any, ...] = (None, False, [], {}, "", "none")
 """Values with which an unknown option changes nothing."""
 
@@ -133,7 +135,7 @@ def attach(model: "nn.Module", values: Mapping[str, Any], tensors: Named, path: 
     kind = values["peft_type"]
     try:
         with silent():
-            config = PeftConfig.from_peft_type(**{**values, "inference_mode": True, "auto_mapping": None})
+            config = PeftConfig.from_peft_type(**{**values, **_harmless(values)})
             tuned: Any = get_peft_model(model, config, adapter_name=NAME)
             unexpected = set_peft_model_state_dict(tuned, tensors, adapter_name=NAME).unexpected_keys
             expected = get_peft_model_state_dict(tuned, adapter_name=NAME, save_embedding_layers=False)
@@ -150,6 +152,14 @@ def attach(model: "nn.Module", values: Mapping[str, Any], tensors: Named, path: 
     if surplus is not None:
         raise refuse(f"the tensor {surplus!r}", "it belongs to nothing in the base model")
     return tuned.eval()
+
+
+def _harmless(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options in place of those with which the library would read other files, or import a class."""
+    overrides: dict[str, Any] = {"inference_mode": True, "auto_mapping": None}
+    if "prompt_tuning_init" in values:
+        overrides["prompt_tuning_init"] = "RANDOM"
+    return overrides | {name: None for name in FILES if name in values}
 
 
 def _is_copy(name: str, tensors: Named) -> bool:
