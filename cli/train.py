@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from adaptdock.cli.common.backbone import loaded
 from adaptdock.cli.common.config import check_keys, read_config
 from adaptdock.cli.common.flags import (
     DATA,
@@ -37,7 +38,6 @@ from adaptdock.cli.training.summary import show_plan, show_results
 from adaptdock.cli.training.tasks_file import read_tasks
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.core.distributed import check_alone, placed, ranks
-from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.training.cross_validation import FoldOptions
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
 from adaptdock.engine.training.plan import Plan
@@ -238,7 +238,7 @@ def _check_shared(settings: Settings) -> None:
 
 
 def _plan(settings: Settings) -> RunPlan:
-    run_plan = plan_run(load_backbone(settings.backbone, settings.load), settings.tasks, settings.sharing)
+    run_plan = plan_run(loaded(settings.backbone, settings.load), settings.tasks, settings.sharing)
     for line in run_plan.notes:
         note(line)
     return run_plan

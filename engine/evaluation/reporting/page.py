@@ -139,11 +139,16 @@ def _scatter(outcomes: Sequence[Outcome]) -> charts.Chart | None:
 
 
 def _last_is_best(subject: Subject) -> bool:
-    """Return whether a complete run of several validations had the best one at its end."""
-    training = subject.card.training
+    """Return whether a complete run of several validations had the best one at its end.
+
+    The last epoch is stored without being the best where the validation data is too small to choose one.
+    """
+    training, kind = subject.card.training, type(subject.task)
     if len(subject.points) < 2 or training.get("ending") != "complete":
         return False
-    return round(subject.points[-1]["epoch"], 3) == training.get("best_epoch")
+    values = [point[kind.metric] for point in subject.points]
+    best = min(values) if kind.lower_is_better else max(values)
+    return values[-1] == best and round(subject.points[-1]["epoch"], 3) == training.get("best_epoch")
 
 
 def _tables(metrics: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
