@@ -54,6 +54,10 @@ def convert(
     source = PeftSource(plain, remaining, backbone, lambda module: is_head(module, backbone), notes)
     head = read_head(source, labels, 0)
     check_unused(remaining, backbone)
+    if not changes:
+        raise refuse(
+            "this adapter", "it changes no weight of the backbone: it was saved untrained. Save it after training"
+        )
     return Converted(_parts(changes, backbone), head, expected, notes)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from logits import difference, ours
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft_adapters import LIMIT, OPTIONS, TYPES, Case, adapter_folder, base_model, batch, case, load, theirs
 
@@ -139,3 +139,16 @@ def test_a_change_at_a_place_without_a_port_is_refused_with_the_reason(
     saved = case("LORA", "gpt2", "CAUSAL_LM", "", target_modules=["c_attn"], modules_to_save=["wpe"])
     with pytest.raises(UsageError, match=r"wpe.* cannot be carried over"):
         imported(saved, tmp_path, bases, backbones)
+
+
+def test_an_untrained_adapter_is_refused_with_the_reason(
+    tmp_path: Path, bases: Path, backbones: dict[Path, Backbone]
+) -> None:
+    untrained = case("OFT", "bert", "SEQ_CLS", "", target_modules=["query"])
+    base = base_model(bases, "bert", "SEQ_CLS")
+    get_peft_model(load(base, "SEQ_CLS"), untrained.config(task_type="SEQ_CLS", **untrained.options)).save_pretrained(
+        tmp_path
+    )
+    backbone = backbones.setdefault(base, load_backbone(str(base), LoadOptions(device="cpu")))
+    with pytest.raises(UsageError, match="saved untrained"):
+        import_adapter(tmp_path, backbone, "theirs")
