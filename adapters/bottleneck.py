@@ -94,11 +94,18 @@ class Bottleneck(Method):
             return ports.residual(port).port
         return _block_start(ports, port) if self.options.parallel else None
 
+    def widths(self, site: Site) -> tuple[int, int]:
+        """Return the widths of the states that the bottleneck reads and adds to."""
+        outputs, beside = site.port.outputs, self.options.parallel and not self.options.stream
+        return (site.source or site.port).inputs if beside else outputs, outputs
+
+    def inner_width(self, site: Site) -> int:
+        """Return the width of the bottleneck."""
+        return self.options.width or max(1, int(site.port.outputs / self.options.reduction_factor))
+
     def parameters(self, site: Site) -> dict[str, Parameter]:
         """Declare two linear layers with biases; the second starts at zero."""
-        outputs, beside = site.port.outputs, self.options.parallel and not self.options.stream
-        inputs = (site.source or site.port).inputs if beside else outputs
-        width = self.options.width or max(1, int(outputs / self.options.reduction_factor))
+        (inputs, outputs), width = self.widths(site), self.inner_width(site)
         return {
             "down": Parameter((width, inputs), _normal),
             "down_bias": Parameter((width,)),
@@ -140,9 +147,9 @@ class Bottleneck(Method):
         return linear(inner, parameters["up"], parameters["up_bias"], onto=out)
 
     @classmethod
-    def from_adapterhub(cls, source: AdapterHubSource[bottleneck.BottleneckOptions]) -> MethodWeights:
-        """Read AdapterHub's bottlenecks."""
-        return bottleneck.from_adapterhub(source)
+    def from_adapterhub(cls, source: AdapterHubSource[bottleneck.BottleneckOptions]) -> MethodWeights | None:
+        """Read AdapterHub's bottlenecks of two linear layers."""
+        return None if source.options.phm_layer else bottleneck.from_adapterhub(source)
 
     def to_adapterhub(self, target: AdapterHubTarget) -> AdapterHubMethod:
         """Write AdapterHub's bottlenecks."""

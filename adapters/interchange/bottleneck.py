@@ -1,6 +1,6 @@
 """Bottlenecks in the format of AdapterHub."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -18,7 +18,7 @@ from adaptdock.plugins.toolkit.interchange.adapterhub import (
     left_out,
     owned,
 )
-from adaptdock.plugins.toolkit.interchange.options import Real
+from adaptdock.plugins.toolkit.interchange.options import Count, Real
 from adaptdock.plugins.toolkit.interchange.ports import port_selection
 from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights, ModuleTensors, Named, contradiction, refuse
 
@@ -34,13 +34,11 @@ class BottleneckOptions(MethodOptions):
 
     SILENT: ClassVar[frozenset[str]] = (
         MethodOptions.SILENT
-        | {"adapter_residual_before_ln", "factorized_phm_W", "factorized_phm_rule", "hypercomplex_nonlinearity"}
-        | {"inv_adapter_reduction_factor", "learn_phm", "phm_bias", "phm_c_init", "phm_dim", "phm_init_range"}
-        | {"phm_rank", "shared_W_phm", "shared_phm_rule", "stochastic_depth"}
+        | {"adapter_residual_before_ln", "hypercomplex_nonlinearity", "inv_adapter_reduction_factor"}
+        | {"learn_phm", "phm_c_init", "phm_init_range", "stochastic_depth"}
         | {"attention_type", "new_attention_norm"}  # of the first release, for what ln_before and ln_after say
     )
     ACTIVE: ClassVar[Mapping[str, str]] = {
-        "phm_layer": "a compacter's maps are sums of Kronecker products, and adaptdock has no such method",
         "inv_adapter": "invertible adapters act on the embeddings, and adaptdock has no such method",
         "invertible_adapter": "invertible adapters act on the embeddings, and adaptdock has no such method",
         "ln_before": "it has its own layer norm before the bottleneck",
@@ -57,6 +55,14 @@ class BottleneckOptions(MethodOptions):
     original_ln_before: bool = False
     original_ln_after: bool = True
     residual_before_ln: bool | Literal["post_add"] = True
+    phm_layer: bool = False
+    phm_dim: Count = 4
+    phm_rank: Count = 1
+    phm_bias: bool = True
+    shared_phm_rule: bool = True
+    factorized_phm_rule: bool = False
+    shared_maps: bool = Field(False, alias="shared_W_phm")
+    factorized_maps: bool = Field(True, alias="factorized_phm_W")
 
     def width(self, layer: int, hidden: int) -> int | None:
         """Return the width in a layer; None if the configuration has no value for the layer."""
@@ -69,8 +75,19 @@ class BottleneckOptions(MethodOptions):
 # -------------------------------------------------------------------------------------------- import
 
 
-def from_adapterhub(source: AdapterHubSource[BottleneckOptions]) -> MethodWeights:
-    """Read bottlenecks; raise :class:`UsageError` for an option or a place that cannot be carried over."""
+Source = AdapterHubSource[BottleneckOptions]
+
+
+def from_adapterhub(
+    source: Source,
+    read: "Callable[[Source, Port, ModuleTensors], Named] | None" = None,
+    widen: "Callable[[dict[str, Named]], tuple[int, dict[str, Named]]] | None" = None,
+) -> MethodWeights:
+    """Read bottlenecks; raise :class:`UsageError` for an option or a place that cannot be carried over.
+
+    ``read`` takes the tensors of one bottleneck, and ``widen`` pads those of all places to the returned common width;
+    by default those of two linear layers.
+    """
     options, backbone = source.options, source.backbone
     options.check_carried("a bottleneck")
     placed: dict[Port, ModuleTensors] = {}
@@ -83,9 +100,8 @@ def from_adapterhub(source: AdapterHubSource[BottleneckOptions]) -> MethodWeight
         raise refuse("this bottleneck", "it has no tensors")
     modules = {port: group.module for port, group in placed.items()}
     check_places(source, _configured(source), modules, FLAGS)
-    maps = {port.name: _maps(source, port, group) for port, group in placed.items()}
-    width = max(named_tensors["down"].shape[0] for named_tensors in maps.values())
-    maps = {port: _widened(named_tensors, width) for port, named_tensors in maps.items()}
+    read, widen = read or _maps, widen or _equally_wide
+    width, maps = widen({port.name: read(source, port, group) for port, group in placed.items()})
     ports = list(placed)
     places = port_selection(backbone.ports, ports)
     values = {"width": width, **_wiring(options, backbone, ports[0]), **places, **_factor(options, maps)}
@@ -107,15 +123,22 @@ def _configured(source: AdapterHubSource[BottleneckOptions]) -> list[Port]:
     return [port for port in backbone.ports if port.kind == "linear" and port.role in roles]
 
 
-def _maps(source: AdapterHubSource[BottleneckOptions], port: Port, group: ModuleTensors) -> Named:
-    """Take the two maps of a bottleneck, (width, W) and (W, width); a learned scale is multiplied into the second."""
-    options, path = source.options, source.tensors.path
-    shape, layer = group.shape("adapter_down.0.weight"), source.model.layer(port)
-    width = options.width(layer, source.backbone.width)
+def configured_width(source: Source, port: Port, group: ModuleTensors) -> int:
+    """Return the width of a bottleneck; raise :class:`UsageError` if the configuration has none for its layer."""
+    layer = source.model.layer(port)
+    width = source.options.width(layer, source.backbone.width)
     if width is None:
         raise refuse(
             f"the bottleneck at {group.module}", f"its reduction_factor has no value for layer {layer} and no 'default'"
         )
+    return width
+
+
+def _maps(source: AdapterHubSource[BottleneckOptions], port: Port, group: ModuleTensors) -> Named:
+    """Take the two maps of a bottleneck, (width, W) and (W, width); a learned scale is multiplied into the second."""
+    options, path = source.options, source.tensors.path
+    shape, layer = group.shape("adapter_down.0.weight"), source.model.layer(port)
+    width = configured_width(source, port, group)
     if shape != (width, port.outputs):
         raise contradiction(
             path,
@@ -141,6 +164,11 @@ def _maps(source: AdapterHubSource[BottleneckOptions], port: Port, group: Module
     return maps
 
 
+def _equally_wide(maps: dict[str, Named]) -> tuple[int, dict[str, Named]]:
+    width = max(port_maps["down"].shape[0] for port_maps in maps.values())
+    return width, {port: _widened(port_maps, width) for port, port_maps in maps.items()}
+
+
 def _widened(maps: Named, width: int) -> Named:
     missing = width - maps["down"].shape[0]
     if not missing:
@@ -161,7 +189,8 @@ def _factor(options: BottleneckOptions, maps: dict[str, Named]) -> dict[str, Any
     if scale > 0:
         return {"scale": float(scale)}
     for port_maps in maps.values():
-        port_maps.update({name: port_maps[name] * float(scale) for name in ("up", "up_bias")})
+        last = ("up" if "up" in port_maps else "up_right", "up_bias")
+        port_maps.update({name: port_maps[name] * float(scale) for name in last})
     return {"scale": 1.0}
 
 
@@ -202,19 +231,25 @@ def _follows(backbone: Backbone, port: Port) -> bool:
 # -------------------------------------------------------------------------------------------- export
 
 
-def to_adapterhub(options: Mapping[str, Any], target: AdapterHubTarget) -> AdapterHubMethod:
+PARTS = {
+    "down": "adapter_down.0.weight",
+    "down_bias": "adapter_down.0.bias",
+    "up": "adapter_up.weight",
+    "up_bias": "adapter_up.bias",
+}
+"""Our names of the tensors -> those of the library."""
+
+
+def to_adapterhub(
+    options: Mapping[str, Any], target: AdapterHubTarget, parts: Mapping[str, str] = PARTS
+) -> AdapterHubMethod:
     """Write bottlenecks; raise :class:`UsageError` for wiring that AdapterHub has no options for."""
     ports = target.ports
     stored: Named = {}
     for port in ports:
-        maps, path = target.tensors[port.name], f"{target.model.block(port)}.adapters.{target.name}"
-        stored |= {
-            f"{path}.adapter_down.0.weight": maps["down"],
-            f"{path}.adapter_down.0.bias": maps["down_bias"],
-            f"{path}.adapter_up.weight": maps["up"],
-            f"{path}.adapter_up.bias": maps["up_bias"],
-        }
-    width = next(iter(target.tensors.values()))["down"].shape[0]
+        path = f"{target.model.block(port)}.adapters.{target.name}"
+        stored |= {f"{path}.{parts[name]}": tensor for name, tensor in target.tensors[port.name].items()}
+    width = next(iter(target.tensors.values()))["down_bias"].shape[0]
     roles = {port.role for port in ports}
     candidates = [port for port in target.backbone.ports if port.kind == ports[0].kind and port.role in roles]
     config = {

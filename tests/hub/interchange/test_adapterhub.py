@@ -21,7 +21,6 @@ LIMIT = 1e-5
 REFUSED = {
     "ln_after": "ln_after",
     "gating": "gating",
-    "compacter": "phm_layer",
     "inv": "inv_adapter",
     "plus": "original_ln_after",
     "prompt": "prompt_tuning",
