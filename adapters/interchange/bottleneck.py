@@ -34,13 +34,12 @@ class BottleneckOptions(MethodOptions):
 
     SILENT: ClassVar[frozenset[str]] = (
         MethodOptions.SILENT
-        | {"adapter_residual_before_ln", "hypercomplex_nonlinearity", "inv_adapter_reduction_factor"}
-        | {"learn_phm", "phm_c_init", "phm_init_range", "stochastic_depth"}
+        | {"adapter_residual_before_ln", "hypercomplex_nonlinearity", "inv_adapter"}
+        | {"inv_adapter_reduction_factor", "learn_phm", "phm_c_init", "phm_init_range", "stochastic_depth"}
         | {"attention_type", "new_attention_norm"}  # of the first release, for what ln_before and ln_after say
     )
     ACTIVE: ClassVar[Mapping[str, str]] = {
-        "inv_adapter": "invertible adapters act on the embeddings, and adaptdock has no such method",
-        "invertible_adapter": "invertible adapters act on the embeddings, and adaptdock has no such method",
+        "invertible_adapter": "it is of the first release of the library; load and save it with a newer one",
         "ln_before": "it has its own layer norm before the bottleneck",
         "ln_after": "it has its own layer norm after the bottleneck",
     }

@@ -11,7 +11,7 @@ from adaptdock.adapters.interchange.bottleneck import Source, configured_width
 from adaptdock.adapters.interchange.bottleneck import from_adapterhub as read_bottlenecks
 from adaptdock.adapters.interchange.bottleneck import to_adapterhub as write_bottlenecks
 from adaptdock.plugins.contracts import Port
-from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubTarget
+from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubTarget, whole_model
 from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights, ModuleTensors, Named, contradiction, refuse
 
 LAYERS = {"down": "adapter_down.0", "up": "adapter_up"}
@@ -50,17 +50,9 @@ def from_adapterhub(source: Source) -> MethodWeights:
 
 def _shared_rule(source: Source) -> Tensor:
     """Take the rule of all places, (n, n, n)."""
-    front = next((name for name in source.tensors.unused if f"{SHARED}." in name), None)
-    if front is None:
+    group = whole_model(source, SHARED)
+    if group is None:
         raise contradiction(source.tensors.path, "shared_phm_rule", True, RULE, "is missing")
-    module, name = front.partition(f"{SHARED}.")[0], source.name
-    owner = front.partition(f"{SHARED}.")[2].partition(".")[0]
-    if name is not None and owner != name:
-        raise contradiction(source.tensors.path, "name", repr(name), front, f"is of an adapter {owner!r}")
-    group = ModuleTensors(source.tensors, f"{module}{SHARED}.{owner}")
-    for tensor in source.tensors.unused:
-        if tensor.startswith(f"{group.module}."):
-            group.add(tensor.removeprefix(f"{group.module}."), tensor)
     return _rule(source, group, RULE)
 
 

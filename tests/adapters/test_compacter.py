@@ -22,18 +22,18 @@ def mapped(x: Tensor, tensors: dict[str, Tensor], layer: str) -> Tensor:
 
 
 def test_an_adapter_computes_the_sum_of_kronecker_products_of_the_paper() -> None:
-    backbone, other = tiny_backbone("bert"), copy.deepcopy(tiny_model("bert")).eval()
+    backbone, model = tiny_backbone("bert"), copy.deepcopy(tiny_model("bert")).eval()
     built = build_adapter(backbone, "compacter", {"dimension": 2, "rank": 2, "width": 6, "activation": "tanh"})
     for port in backbone.ports.select("linear", ("attention_output", "ffn_down")):
         front = f"{port.name}."
         tensors = {key.removeprefix(front): value for key, value in built.tensors.items() if key.startswith(front)}
-        other.get_submodule(port.module).register_forward_hook(
+        model.get_submodule(port.module).register_forward_hook(
             lambda _module, _inputs, out, tensors=tensors: (
                 out + mapped(torch.tanh(mapped(out, tensors, "down")), tensors, "up")
             )
         )
     with torch.no_grad():
-        expected = other(**INPUTS)[0]
+        expected = model(**INPUTS)[0]
     dock = Dock(backbone)
     dock.dock(built)
     dock.dock(build_adapter(backbone, "compacter", {"dimension": 4, "width": 8, "activation": "tanh"}, seed=1), "wide")
