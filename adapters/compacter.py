@@ -21,6 +21,9 @@ from adaptdock.plugins.toolkit.activations import Activation
 from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
 from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 
+FACTORS = ("_rule", "_left", "_right")
+"""Ends of the names of the parameters that make up a map."""
+
 
 class CompacterOptions(BottleneckOptions):
     """Options of ``compacter``."""
@@ -57,14 +60,14 @@ class Compacter(Bottleneck):
                 f"{options.dimension}; choose a divisor of both (--dimension)"
             )
         parts = -(-self.inner_width(site) // options.dimension)
-        return _layer(options, "down", inputs // options.dimension, parts) | _layer(
-            options, "up", parts, outputs // options.dimension
-        )
+        first = _layer(options, "down", inputs // options.dimension, parts)
+        return {**first, **_layer(options, "up", parts, outputs // options.dimension), **self.own_norms(site)}
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         """Compute the two maps, and fold them as a bottleneck's."""
         maps = {name: _kronecker_sum(parameters, name) for name in ("down", "up")}
-        return super().fold(site, {**maps, **{name: parameters[name] for name in ("down_bias", "up_bias")}}, backbone)
+        rest = {name: tensor for name, tensor in parameters.items() if not name.endswith(FACTORS)}
+        return super().fold(site, {**maps, **rest}, backbone)
 
     @classmethod
     def from_adapterhub(cls, source: AdapterHubSource[bottleneck.BottleneckOptions]) -> MethodWeights | None:

@@ -34,14 +34,12 @@ class BottleneckOptions(MethodOptions):
 
     SILENT: ClassVar[frozenset[str]] = (
         MethodOptions.SILENT
-        | {"adapter_residual_before_ln", "hypercomplex_nonlinearity", "inv_adapter"}
+        | {"hypercomplex_nonlinearity", "inv_adapter"}
         | {"inv_adapter_reduction_factor", "learn_phm", "phm_c_init", "phm_init_range", "stochastic_depth"}
         | {"attention_type", "new_attention_norm"}  # of the first release, for what ln_before and ln_after say
     )
     ACTIVE: ClassVar[Mapping[str, str]] = {
         "invertible_adapter": "it is of the first release of the library; load and save it with a newer one",
-        "ln_before": "it has its own layer norm before the bottleneck",
-        "ln_after": "it has its own layer norm after the bottleneck",
     }
 
     mh_adapter: bool
@@ -54,6 +52,9 @@ class BottleneckOptions(MethodOptions):
     original_ln_before: bool = False
     original_ln_after: bool = True
     residual_before_ln: bool | Literal["post_add"] = True
+    ln_before: bool = False
+    ln_after: bool = False
+    adapter_residual_before_ln: bool = False
     phm_layer: bool = False
     phm_dim: Count = 4
     phm_rank: Count = 1
@@ -89,6 +90,8 @@ def from_adapterhub(
     """
     options, backbone = source.options, source.backbone
     options.check_carried("a bottleneck")
+    if options.ln_after and options.adapter_residual_before_ln and not options.is_parallel:
+        raise refuse("a bottleneck with adapter_residual_before_ln", "its norm replaces the states that it is added to")
     placed: dict[Port, ModuleTensors] = {}
     for module, group in owned(source, "adapters").items():
         port = source.model.block_end(module)
@@ -100,7 +103,8 @@ def from_adapterhub(
     modules = {port: group.module for port, group in placed.items()}
     check_places(source, _configured(source), modules, FLAGS)
     read, widen = read or _maps, widen or _equally_wide
-    width, maps = widen({port.name: read(source, port, group) for port, group in placed.items()})
+    norms = {port.name: _own_norms(source, port, group) for port, group in placed.items()}
+    width, maps = widen({port.name: read(source, port, group) | norms[port.name] for port, group in placed.items()})
     ports = list(placed)
     places = port_selection(backbone.ports, ports)
     values = {"width": width, **_wiring(options, backbone, ports[0]), **places, **_factor(options, maps)}
@@ -136,20 +140,21 @@ def configured_width(source: Source, port: Port, group: ModuleTensors) -> int:
 def _maps(source: AdapterHubSource[BottleneckOptions], port: Port, group: ModuleTensors) -> Named:
     """Take the two maps of a bottleneck, (width, W) and (W, width); a learned scale is multiplied into the second."""
     options, path = source.options, source.tensors.path
-    shape, layer = group.shape("adapter_down.0.weight"), source.model.layer(port)
+    first = first_layer(options.ln_before)
+    shape, layer = group.shape(f"{first}.weight"), source.model.layer(port)
     width = configured_width(source, port, group)
     if shape != (width, port.outputs):
         raise contradiction(
             path,
             "reduction_factor",
             f"{options.reduction_factor} (a width of {width} in layer {layer})",
-            group.name("adapter_down.0.weight"),
+            group.name(f"{first}.weight"),
             f"has the shape {shape}, where ({width}, {port.outputs}) is expected",
         )
     reason = f"the bottleneck is {width} wide, the backbone {port.outputs}"
     maps = {
-        "down": group.take("adapter_down.0.weight"),
-        "down_bias": group.taken("adapter_down.0.bias", (width,), reason),
+        "down": group.take(f"{first}.weight"),
+        "down_bias": group.taken(f"{first}.bias", (width,), reason),
         "up": group.taken("adapter_up.weight", (port.outputs, width), reason),
         "up_bias": group.taken("adapter_up.bias", (port.outputs,), reason),
     }
@@ -163,6 +168,30 @@ def _maps(source: AdapterHubSource[BottleneckOptions], port: Port, group: Module
     return maps
 
 
+def first_layer(ln_before: bool) -> str:
+    """Return the name of the first linear layer, which follows the norm before it in one sequence of modules."""
+    return "adapter_down.1" if ln_before else "adapter_down.0"
+
+
+def _own_norms(source: Source, port: Port, group: ModuleTensors) -> Named:
+    """Take the layer norms of a bottleneck; that before it is stored twice.
+
+    Raises :class:`UsageError` for two different copies.
+    """
+    norms: Named = {}
+    for place in ("before", "after"):
+        if getattr(source.options, f"ln_{place}"):
+            for part in ("weight", "bias"):
+                name = f"adapter_norm_{place}.{part}"
+                norms[f"{place}_{part}"] = group.taken(name, (port.outputs,), f"ln_{place} is on")
+    if source.options.ln_before:
+        for part in ("weight", "bias"):
+            copy = f"adapter_down.0.{part}"
+            if copy in group and not group.take(copy).equal(norms[f"before_{part}"]):
+                raise refuse(group.name(copy), f"it differs from its copy adapter_norm_before.{part}")
+    return norms
+
+
 def _equally_wide(maps: dict[str, Named]) -> tuple[int, dict[str, Named]]:
     width = max(port_maps["down"].shape[0] for port_maps in maps.values())
     return width, {port: _widened(port_maps, width) for port, port_maps in maps.items()}
@@ -173,10 +202,10 @@ def _widened(maps: Named, width: int) -> Named:
     if not missing:
         return maps
     return {
+        **maps,
         "down": functional.pad(maps["down"], (0, 0, 0, missing)),
         "down_bias": functional.pad(maps["down_bias"], (0, missing)),
         "up": functional.pad(maps["up"], (0, missing)),
-        "up_bias": maps["up_bias"],
     }
 
 
@@ -197,6 +226,8 @@ def _wiring(options: BottleneckOptions, backbone: Backbone, port: Port) -> dict[
     """Return options for the input and the addition of a bottleneck (``Adapter.pre_forward`` and ``post_forward``)."""
     values = {
         "activation": our_name(options.non_linearity, "the bottleneck"),
+        "norm_before": options.ln_before,
+        "norm_after": options.ln_after,
         "parallel": options.is_parallel,
         "dropout": options.dropout,
     }
@@ -236,6 +267,9 @@ PARTS = {
     "up": "adapter_up.weight",
     "up_bias": "adapter_up.bias",
 }
+NORM_PARTS = {
+    f"{place}_{part}": f"adapter_norm_{place}.{part}" for place in ("before", "after") for part in ("weight", "bias")
+}
 """Our names of the tensors -> those of the library."""
 
 
@@ -245,9 +279,14 @@ def to_adapterhub(
     """Write bottlenecks; raise :class:`UsageError` for wiring that AdapterHub has no options for."""
     ports = target.ports
     stored: Named = {}
+    first = first_layer(options["norm_before"])
+    names = {name: part.replace(first_layer(False), first) for name, part in parts.items()} | NORM_PARTS
     for port in ports:
         path = f"{target.model.block(port)}.adapters.{target.name}"
-        stored |= {f"{path}.{parts[name]}": tensor for name, tensor in target.tensors[port.name].items()}
+        for name, tensor in target.tensors[port.name].items():
+            stored[f"{path}.{names[name]}"] = tensor
+            if name.startswith("before_"):  # the library has this norm under two names
+                stored[f"{path}.{first_layer(False)}.{name.removeprefix('before_')}"] = tensor
     width = next(iter(target.tensors.values()))["down_bias"].shape[0]
     roles = {port.role for port in ports}
     candidates = [port for port in target.backbone.ports if port.kind == ports[0].kind and port.role in roles]
@@ -266,7 +305,8 @@ def to_adapterhub(
 def _library_wiring(options: Mapping[str, Any], backbone: Backbone, ports: list[Port]) -> dict[str, Any]:
     """Return AdapterHub's options for the input and the addition of a bottleneck."""
     wired = {"original_ln_before": False, "original_ln_after": True, "is_parallel": options["parallel"]}
-    wired |= {"residual_before_ln": True, "ln_before": False, "ln_after": False, "adapter_residual_before_ln": False}
+    wired |= {"residual_before_ln": True, "adapter_residual_before_ln": False}
+    wired |= {"ln_before": options["norm_before"], "ln_after": options["norm_after"]}
     if options["parallel"]:
         if not options["stream"] and not all(_reads_stream(backbone, port) for port in ports):
             raise refuse("this parallel bottleneck", "AdapterHub's reads the residual stream (train with --stream)")

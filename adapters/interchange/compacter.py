@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.adapters.interchange.bottleneck import Source, configured_width
+from adaptdock.adapters.interchange.bottleneck import Source, configured_width, first_layer
 from adaptdock.adapters.interchange.bottleneck import from_adapterhub as read_bottlenecks
 from adaptdock.adapters.interchange.bottleneck import to_adapterhub as write_bottlenecks
 from adaptdock.plugins.contracts import Port
@@ -66,7 +66,8 @@ def _rule(source: Source, group: ModuleTensors, stem: str) -> Tensor:
 
 def _layer(source: Source, group: ModuleTensors, name: str, shared: Tensor | None, inputs: int, outputs: int) -> Named:
     """Take a layer: its rule, the factors (n, inputs / n, rank) and (n, rank, outputs / n) of its maps, its bias."""
-    options, front, size = source.options, LAYERS[name], source.options.phm_dim
+    options, size = source.options, source.options.phm_dim
+    front = LAYERS[name] if name == "up" else first_layer(options.ln_before)
     if inputs % size or outputs % size:
         raise contradiction(
             source.tensors.path, "phm_dim", size, group.name(f"{front}.b"), f"is of a map {inputs} -> {outputs}"

@@ -21,7 +21,6 @@ from adaptdock.plugins.contracts import Backbone, LoadOptions
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "adapterhub"
 LIMIT = 1e-5
 REFUSED = {
-    "ln_after": "ln_after",
     "gating": "gating",
     "plus": "original_ln_after",
     "inv_gpt2": "inv_adapter in gpt2",
@@ -167,6 +166,23 @@ def test_a_compacter_whose_tensors_are_not_those_of_its_options_is_refused(
 ) -> None:
     with pytest.raises(AdaptError, match=words):
         import_adapter(changed("compacter", "adapter_config.json", options, tmp_path), backbones["bert"], "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("own_norms", {"ln_after": False}, "adapter_norm_after"),
+        ("own_norms", {"ln_before": False}, "adapter_down.0.weight"),
+        ("seqbn", {"ln_after": True}, "adapter_norm_after.weight"),
+        ("seqbn", {"ln_before": True}, "adapter_norm_before.weight"),
+        ("ln_after", {"adapter_residual_before_ln": True}, "adapter_residual_before_ln"),
+    ],
+)
+def test_a_bottleneck_whose_norms_are_not_those_of_its_options_is_refused(
+    name: str, options: dict[str, Any], words: str, backbones: dict[str, Backbone], tmp_path: Path
+) -> None:
+    with pytest.raises(AdaptError, match=words):
+        import_adapter(changed(name, "adapter_config.json", options, tmp_path), backbones["bert"], "x")
 
 
 def changed(name: str, config: str, options: dict[str, Any], folder: Path) -> Path:
