@@ -13,7 +13,7 @@ import click
 
 from adaptdock.cli.common.completion import VARIABLE, complete
 from adaptdock.cli.common.output import LINES, filtered
-from adaptdock.engine.core.distributed import leave, ranks
+from adaptdock.engine.core.distributed import leave, ranks, repeats_first
 from adaptdock.errors import AdaptError
 from adaptdock.plugins.escapes import escaped
 
@@ -47,7 +47,7 @@ def _run(app: click.Command, arguments: Sequence[str]) -> int:
     except Exception as error:
         message, status = describe(error, debug)
         if not ranks().first:
-            if status == 2:  # wrong arguments or data, of which the first process says the same
+            if status == 2 and repeats_first():
                 return status
             message = f"process {ranks().rank}: {message}"
         if debug:
