@@ -1,4 +1,4 @@
-"""Classification of a text: one label, or several (also under the names sentiment, spam, topic and intent).
+"""Classification of a text: one label, or several (also under the name topic).
 
 One label is the softmax over the classes; several labels are a sigmoid each (binary relevance). Scores can be
 calibrated on the validation data: logits are divided by the temperature with the least negative log-likelihood (Guo et
