@@ -56,9 +56,11 @@ class Answering(nn.Module):
 
 
 class Acting(nn.ModuleList):
-    """The methods of an adapter in training."""
+    """The methods of an adapter in training; without a ``generator`` they keep the weights as given."""
 
-    def __init__(self, assembly: Assembly, start: Mapping[str, Tensor], generator: torch.Generator) -> None:
+    def __init__(
+        self, assembly: Assembly, start: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> None:
         super().__init__(_Weights(part, start, generator) for part in assembly.parts)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -229,10 +231,10 @@ def dropping(model: nn.Module, drops: bool) -> Iterator[None]:
 class _Weights(nn.Module):
     """The weights of one method: as parameters, or as the output of the method's reparameterisation.
 
-    Weights that are not trained have no gradient, and are never reparameterised.
+    Weights that are not trained have no gradient, and are never reparameterised; without a ``generator`` none are.
     """
 
-    def __init__(self, part: Part, start: Mapping[str, Tensor], generator: torch.Generator) -> None:
+    def __init__(self, part: Part, start: Mapping[str, Tensor], generator: torch.Generator | None) -> None:
         super().__init__()
         self.part = part
         trains = {
@@ -242,7 +244,7 @@ class _Weights(nn.Module):
         }
         trained = {name: start[name] for name, is_trained in trains.items() if is_trained}
         self.detour: nn.Module | None = None
-        if trained and isinstance(part.method, Reparameterised):
+        if trained and generator is not None and isinstance(part.method, Reparameterised):
             self.detour = part.method.reparameterise(trained, generator)
         self.names = [name for name, is_trained in trains.items() if self.detour is None or not is_trained]
         self.plain = nn.ParameterList(nn.Parameter(start[name], requires_grad=trains[name]) for name in self.names)

@@ -68,7 +68,7 @@ def test_a_head_is_fitted_for_every_task_of_a_text(
     (single,) = run.members.tasks
     answer = single.fitted_answer()
     assert answer is not None
-    assert single.measured(answer, own.records["validation"])[f"eval_{type(own.task).metric}"] > 90
+    assert single.measured(answer, own.records["validation"]).metrics[type(own.task).metric] > 90
 
 
 def test_a_head_is_fitted_on_words_wherever_windows_end(backbone: Backbone, data: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_head_is_fitted_on_words_wherever_windows_end(backbone: Backbone, data
     (single,) = run.members.tasks
     answer = single.fitted_answer()
     assert answer is not None
-    assert single.measured(answer, own.records["validation"])["eval_f1"] > 85  # the words are told by their embeddings
+    assert single.measured(answer, own.records["validation"]).metrics["f1"] > 85  # the words are told by their embeddings
 
 
 @pytest.mark.parametrize(
