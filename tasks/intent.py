@@ -6,6 +6,6 @@ from adaptdock.tasks.classification import Classification
 
 
 class Intent(Classification):
-    """Tells what a request asks for."""
+    """Says what a request asks for."""
 
     sample = Path(__file__).parent / "samples" / "intent"

@@ -6,6 +6,6 @@ from adaptdock.tasks.classification import Classification
 
 
 class Sentiment(Classification):
-    """Tells whether a text praises or complains."""
+    """Says whether a text praises or complains."""
 
     sample = Path(__file__).parent / "samples" / "sentiment"

@@ -6,6 +6,6 @@ from adaptdock.tasks.classification import Classification
 
 
 class Spam(Classification):
-    """Tells spam from wanted messages."""
+    """Separates spam from wanted messages."""
 
     sample = Path(__file__).parent / "samples" / "spam"

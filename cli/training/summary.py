@@ -177,7 +177,9 @@ def _beside_fitted(plan: Plan, result: Result) -> dict[str, str]:
         reached = f"{metric} {folds['adapter']:.2f} over {folds['count']} folds"
         if folds["fitted_head"] is None:
             return {"folds": reached}
-        others = f"with half of its change {folds['half_adapter']:.2f}, the fitted head alone {folds['fitted_head']:.2f}"
+        others = (
+            f"with half of its change {folds['half_adapter']:.2f}, the fitted head alone {folds['fitted_head']:.2f}"
+        )
         return {"folds": f"{reached}, {others}: the {folds['kept']} is saved"}
     if head is None:
         return {}

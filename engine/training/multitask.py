@@ -129,6 +129,8 @@ def plan_jointly(
         raise UsageError("--cache stores the states of one task's texts: it cannot be combined with several tasks")
     if training.unlabelled:
         raise UsageError("--unlabelled names texts for one task to label: it cannot be combined with several tasks")
+    if training.learn_from == "pairs":
+        raise UsageError("--learn-from pairs fits the head of one task: it cannot be combined with several tasks")
     shared_options = {**training.model_dump(), "method_options": {**training.method_options, **(method_options or {})}}
     plans: dict[str, Plan] = {}
     notes = []

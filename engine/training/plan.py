@@ -30,6 +30,7 @@ from adaptdock.engine.training.hyperparameters import (
     slowed,
 )
 from adaptdock.engine.training.packing import begun, pack
+from adaptdock.engine.training.pairs import pairs_of
 from adaptdock.engine.training.schedules import check as check_schedules
 from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
@@ -78,6 +79,11 @@ class Plan:
     def undivided(self) -> bool:
         """Whether all labelled records are trained on, and none are validation data."""
         return "validation" not in self.records
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the validation data are labelled records held out of the training data."""
+        return not self.undivided and any(line.startswith(NOT_GIVEN) for line in self.notes)
 
     def identity(self) -> dict[str, str]:
         """Return fingerprints of everything that a resumed run must find unchanged."""
@@ -227,8 +233,23 @@ def draft(
     training_plan.units = make_units(training_plan)
     if not training_plan.units:
         raise DataError("the training data has no token that is labelled")
+    training_plan.options = _learning(training_plan)
     training_plan.notes += [*_cut(training_plan.units), *_packed(training_plan)]
     return training_plan
+
+
+def _learning(plan: Plan) -> TrainingOptions:
+    """Return options with a decision between labels and pairs; raise :class:`UsageError` where pairs cannot be."""
+    options = plan.options
+    if options.learn_from == "pairs" and (options.head_start == "random" or not pairs_of(plan.assembly, plan.units)):
+        raise UsageError(
+            "--learn-from pairs compares texts by their one class and then fits the head: it needs a task that gives a "
+            "text one label, texts that fit into a window (--max-length), and a head without hidden layers that starts "
+            "fitted (--head-start)"
+        )
+    if options.learn_from != "auto":
+        return options
+    return options.model_copy(update={"learn_from": "labels"})
 
 
 def _cleaned(raw: Mapping[str, Sequence[Record]], task: Task, notes: list[str]) -> dict[str, list[Record]]:

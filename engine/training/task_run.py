@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -190,13 +190,21 @@ class TaskRun:
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
         """Store weights as the best so far, with their validation metrics."""
         self._best_found = self._newest
-        self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
+        self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(self._with_head(tensors)))
         self._store(self.best)
 
     def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
         """Measure weights on the validation data, in the precision of the file."""
-        self._newest = self._evaluate(AdapterFile(self.card(0, {}), self.stored(tensors)), "validation", write=False)
+        adapter = AdapterFile(self.card(0, {}), self.stored(self._with_head(tensors)))
+        self._newest = self._evaluate(adapter, "validation", write=False)
         return self._newest
+
+    def _with_head(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights with a head fitted on the vectors that they make, where pairs train the adapter alone."""
+        if self.plan.options.learn_from != "pairs":
+            return tensors
+        heads = fit_heads(self.plan, self.dock.ports, Acting(self.plan.assembly, tensors))
+        return {**tensors, **(heads.answer if heads else {})}
 
     def stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights in the precision of the file, or in float32 if they are too large for 16 bit."""
@@ -257,7 +265,7 @@ class TaskRun:
     def keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
         """Store weights without metrics, if none are stored yet."""
         if self.best is None:
-            self.best = AdapterFile(self.card(0, {}), self.stored(tensors))
+            self.best = AdapterFile(self.card(0, {}), self.stored(self._with_head(tensors)))
             self._store(self.best)
 
     def _store(self, adapter: AdapterFile) -> int:
@@ -332,11 +340,25 @@ class TaskRun:
         predictions = {0.0: evaluation.scored, 1.0: trained.scored}
         records = self.plan.records["validation"]
         if self.criterion.decisive and not choose_share(self.plan.task, records, predictions).share:
-            self._take_head(AdapterFile(self.card(0, {"validation": evaluation.metrics}), answer.tensors))
+            card = self.card(0, {"validation": evaluation.metrics})
+            self._take_head(AdapterFile(card, {**answer.tensors, **self._head_on_all()}))
             self._best_found = evaluation
         name = type(self.plan.task).metric
         reached = {name: evaluation.metrics[name], "loss": self._numbers(evaluation)["eval_loss"]}
         return {"fitted_head": {"validation": reached, "kept": self._head_alone}}
+
+    def _head_on_all(self) -> dict[str, Tensor]:
+        """Return the head alone fitted on the validation records too, if they were held out of the training data.
+
+        Like the final fit after a grid search: what it reaches was measured before.
+        """
+        assert self._start is not None
+        if not self.plan.held_out:
+            return {}
+        records = [*self.plan.given, *self.plan.records["validation"]]
+        plan = replace(self.plan, records={**self.plan.records, "train": records}, added={})
+        heads = fit_heads(plan, self.dock.ports, Acting(plan.assembly, self._start))
+        return {} if heads is None else self.stored(heads.answer)
 
     def _judged(self, adapter: AdapterFile, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Return the comparison of an adapter with a constant answer, and its shortfall, if any.

@@ -14,15 +14,17 @@ from adaptdock.engine.core.assembly import HEAD, Assembly, Part, lowest_layer
 from adaptdock.engine.core.forward import for_head, mask_for, resumed, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Action
+from adaptdock.engine.training.pairs import pair_loss
 from adaptdock.plugins.contracts import Backbone, Method, Penalised, Port, Reparameterised, Side, Site, Stepped
 
 
 class Answering(nn.Module):
     """The head of an adapter in training, and the loss of its task."""
 
-    def __init__(self, assembly: Assembly, start: Mapping[str, Tensor], class_weights: Tensor | None = None) -> None:
+    def __init__(self, task: "TaskStart", start: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.assembly = assembly
+        self.assembly, self.pairs = task.assembly, task.pairs
+        assembly, class_weights = task.assembly, task.class_weights
         declared = assembly.head.parameters(assembly.width)
         self.weights = nn.ParameterDict(
             {
@@ -51,7 +53,10 @@ class Answering(nn.Module):
         head, weights = self.assembly.head, {name: tensor.unsqueeze(0) for name, tensor in self.weights.items()}
         mask = mask.to(labels.device)
         row_inputs = {name: tensor.to(labels.device) for name, tensor in row_inputs.items()}
-        logits = head.apply(weights, for_head(backbone, head, hidden, mask, row_inputs), mask)
+        head_input = for_head(backbone, head, hidden, mask, row_inputs)
+        if self.pairs:
+            return pair_loss(head.vectors(head_input, mask), labels)  # type: ignore[attr-defined]
+        logits = head.apply(weights, head_input, mask)
         return self.assembly.task.loss(logits, labels, self.class_weights)
 
 
@@ -81,11 +86,15 @@ class Acting(nn.ModuleList):
 
 @dataclass(frozen=True)
 class TaskStart:
-    """The start of a task's training: its adapter, the seed of the initial weights, and the class weights."""
+    """The start of a task's training: its adapter, the seed of the initial weights, and the class weights.
+
+    With ``pairs`` the loss compares the rows of a batch with each other (:mod:`pairs`), and the head is not trained.
+    """
 
     assembly: Assembly
     seed: int = 0
     class_weights: Tensor | None = None
+    pairs: bool = False
 
 
 class Trainable(nn.Module):
@@ -110,7 +119,7 @@ class Trainable(nn.Module):
             for position, task in enumerate(tasks):
                 generator = torch.Generator().manual_seed(task.seed)
                 start = task.assembly.start(generator)
-                self.heads.append(Answering(task.assembly, start, task.class_weights))
+                self.heads.append(Answering(task, start))
                 if position == 0:
                     self.adapters.append(Acting(task.assembly, start, generator))
         self.losses: list[list[float]] = [[] for _ in self.heads]
