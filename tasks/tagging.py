@@ -20,6 +20,7 @@ from adaptdock.plugins.contracts import (
     Reading,
     Record,
 )
+from adaptdock.plugins.toolkit.classic_answers import most_frequent_tags
 from adaptdock.plugins.toolkit.division_learning import learn_division
 from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
 from adaptdock.plugins.toolkit.linear_fit import fit_classes
@@ -167,6 +168,13 @@ class Tagging(ColumnInspector):
     def fit_head(self, examples: FitExamples, strength: float | None) -> dict[str, Tensor] | None:
         """Return a logistic regression of the words' tags."""
         return fit_classes(examples, len(self.tags), strength)
+
+    def classic_answers(self, train: Sequence[Record], records: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
+        """Return the tag that each word has most often."""
+        sentences = [(record["tokens"], record["tags"]) for record in train]
+        tags = most_frequent_tags(sentences, [record["tokens"] for record in records])
+        answers = [{"tags": row, "words": [{"tag": tag} for tag in row]} for row in tags]
+        return {"the most frequent tag of each word": answers}
 
     def best(self, scores: Tensor) -> list[int]:
         """Return the number of the most probable tag of each word, from probabilities (words, tags)."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from adaptdock.engine.evaluation.measurement import Evaluation
 from adaptdock.engine.training.adapter_shares import choose_share
+from adaptdock.engine.training.classic_comparison import Predictions, beside_classics, classic_answers
 from adaptdock.engine.training.cross_validation import divide
 from adaptdock.engine.training.head_fit import FoldChoice
 from adaptdock.engine.training.plan import Plan
@@ -27,10 +28,11 @@ PLACE = "few-labels"
 
 @dataclass(frozen=True)
 class _Fold:
-    """The records of a fold, and what an adapter with each share of its trained change answers on them."""
+    """The records of a fold, what an adapter with each share of its change answers on them, and classic answers."""
 
     records: Sequence[Record]
     evaluations: Mapping[float, Evaluation]
+    classics: Mapping[str, Predictions]
 
 
 def choose_by_folds(plan: Plan, folder: Path, progress: Callable[[Progress], None] | None) -> FoldChoice | None:
@@ -51,7 +53,8 @@ def choose_by_folds(plan: Plan, folder: Path, progress: Callable[[Progress], Non
         if result.ending == "interrupted":
             raise KeyboardInterrupt
         evaluations = {share: task.measured(adapter, held_out) for share, adapter in task.by_share().items()}
-        folds.append(_Fold(held_out, evaluations))
+        classics = classic_answers(plan.task, fold_plan.given, held_out)
+        folds.append(_Fold(held_out, evaluations, classics))
     return _chosen(plan, folds)
 
 
@@ -60,8 +63,12 @@ def _chosen(plan: Plan, folds: Sequence[_Fold]) -> FoldChoice:
     shares = [share for share in folds[0].evaluations if all(share in fold.evaluations for fold in folds)]
     predictions = {share: [answer for fold in folds for answer in fold.evaluations[share].scored] for share in shares}
     choice = choose_share(plan.task, records, predictions)
-    metrics = plan.task.score(records, predictions[choice.share])
-    return FoldChoice(len(folds), choice, {key: value for key, value in metrics.items() if not isinstance(value, dict)})
+    scores = plan.task.score(records, predictions[choice.share])
+    metrics = {key: value for key, value in scores.items() if not isinstance(value, dict)}
+    methods = [name for name in folds[0].classics if all(name in fold.classics for fold in folds)]
+    classics = {name: [answer for fold in folds for answer in fold.classics[name]] for name in methods}
+    beside = beside_classics(plan.task, records, predictions[choice.share], classics, f"{len(folds)} folds")
+    return FoldChoice(len(folds), choice, metrics, beside)
 
 
 def _staged(progress: Callable[[Progress], None] | None, stage: str) -> Callable[[Progress], None] | None:

@@ -41,12 +41,14 @@ class FoldChoice:
     """What folds of the training data say: the share of the trained change that is worth keeping.
 
     ``choice`` has the deciding metric of each share over all records, each answered by a run that was not trained on
-    it; without a fitted head there is one share. ``metrics`` are all metrics of the chosen one.
+    it; without a fitted head there is one share. ``metrics`` are all metrics of the chosen one. ``classics`` is what a
+    card says of classic answers to the same records.
     """
 
     count: int
     choice: ShareChoice
     metrics: dict[str, float]
+    classics: dict[str, Any]
 
     def described(self) -> dict[str, Any]:
         """Return what a card says."""

@@ -20,10 +20,11 @@ from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.engine.evaluation.report import validations, write_report
 from adaptdock.engine.evaluation.reporting.page import NAME as PAGE
 from adaptdock.engine.evaluation.reporting.page import Subject, write_page
-from adaptdock.engine.evaluation.selection import Criterion
+from adaptdock.engine.evaluation.selection import ENOUGH, Criterion
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.golden_probes import recorded
 from adaptdock.engine.training.adapter_shares import SHARES, choose_share, interpolated
+from adaptdock.engine.training.classic_comparison import beside_classics, classic_answers
 from adaptdock.engine.training.head_fit import FittedHeads, FoldChoice, fit_heads
 from adaptdock.engine.training.hyperparameters import STORES
 from adaptdock.engine.training.plan import Plan
@@ -381,7 +382,17 @@ class TaskRun:
                 self.best = self._with_share(share)
             else:
                 self._take_head(answer)
-        return ({}, {}) if choice is None else ({"folds": choice.described()}, {"folds": choice.metrics})
+        if choice is None:
+            return {}, {}
+        return {"folds": choice.described(), **choice.classics}, {"folds": choice.metrics}
+
+    def _beside_classics(self, split: str, evaluation: Evaluation) -> dict[str, Any]:
+        """Return what a card says of classic answers to the records of a split, if they are enough to tell."""
+        task, records = self.plan.task, self.plan.records[split]
+        if task.support(records) < ENOUGH:
+            return {}
+        classics = classic_answers(task, self.plan.given, records)
+        return beside_classics(task, records, evaluation.scored, classics, f"the {split} data")
 
     def _take_head(self, answer: AdapterFile) -> None:
         """Keep the fitted head in place of the trained adapter."""
@@ -417,6 +428,7 @@ class TaskRun:
                     measured = split, self._evaluate(self.best, split)
                     metrics[split] = measured[1].metrics
                 judged |= self._judged(self.best, metrics)
+                judged |= {} if measured is None else self._beside_classics(*measured)
             except KeyboardInterrupt:
                 ending = "interrupted"
         metrics = metrics or {**before, **self.best.card.metrics}
