@@ -19,9 +19,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from adaptdock.backbones.fingerprint import fingerprint
-from adaptdock.backbones.transformers import attention, kv_cache, limits, quantization, saving
+from adaptdock.backbones.transformers import attention, kv_cache, model_limits, quantization, saving
 from adaptdock.backbones.transformers.blocks import Blocks, check_resuming
-from adaptdock.backbones.transformers.calls import reported
 from adaptdock.backbones.transformers.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.transformers.devices import pick_device
 from adaptdock.backbones.transformers.lm_head import (
@@ -38,8 +37,9 @@ from adaptdock.backbones.transformers.port_table import called_table, open_ports
 from adaptdock.backbones.transformers.ports import widths
 from adaptdock.backbones.transformers.positions import moved, moving_on
 from adaptdock.backbones.transformers.probe import Findings, probe
-from adaptdock.backbones.transformers.residual import residuals
+from adaptdock.backbones.transformers.residual_measurement import residuals
 from adaptdock.backbones.transformers.sampling import drawing
+from adaptdock.backbones.transformers.search_calls import reported
 from adaptdock.backbones.transformers.silence import quiet
 from adaptdock.backbones.transformers.tokenizer import load_tokenizer
 from adaptdock.errors import BackboneError
@@ -122,15 +122,15 @@ class HuggingFaceBackbone(Backbone):
         self.model = body(model).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
-        self.decoder_start = limits.decoder_start(model.config) if self.encoder_decoder else None
-        self.vocabulary = limits.vocabulary(tokenizer)
+        self.decoder_start = model_limits.decoder_start(model.config) if self.encoder_decoder else None
+        self.vocabulary = model_limits.vocabulary(tokenizer)
         self._resumed: set[int] = set()
         self._residuals: dict[str, Residual] | None = None
         self._encoder_output: type[Any] = BaseModelOutput  # some encoders have an output class of their own
-        self._position_offset = limits.position_offset(self.model)
+        self._position_offset = model_limits.position_offset(self.model)
         reader = self.model.get_encoder() if self.encoder_decoder else self.model
         self._takes_positions = "position_ids" in signature(reader.forward).parameters
-        self.max_length = limits.max_length(self.model, self._position_offset, tokenizer)
+        self.max_length = model_limits.max_length(self.model, self._position_offset, tokenizer)
         self._table = self.model.get_input_embeddings()
         findings = _probe(self)
         self.width, self._states_device = findings.width, findings.device or self.device

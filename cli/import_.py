@@ -9,7 +9,7 @@ from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_opt
 from adaptdock.cli.common.output import count, note, show_json, show_pairs
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.inference.trial import try_out
+from adaptdock.engine.inference.docking_trial import try_out
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import write_file

@@ -69,6 +69,7 @@ from adaptdock.plugins.task_abilities import Shown as Shown
 from adaptdock.plugins.task_abilities import Summable as Summable
 from adaptdock.plugins.task_abilities import UnknownLabels as UnknownLabels
 from adaptdock.plugins.task_abilities import Weighted as Weighted
+from adaptdock.plugins.task_abilities import WindowSampling as WindowSampling
 from adaptdock.plugins.tasks import Cleaned as Cleaned
 from adaptdock.plugins.tasks import ColumnInspector as ColumnInspector
 from adaptdock.plugins.tasks import Feature as Feature

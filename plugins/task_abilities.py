@@ -58,6 +58,14 @@ class Grouped(Protocol):
 
 
 @runtime_checkable
+class WindowSampling(Protocol):
+    """A task that learns from some of the windows of a long text, not from all."""
+
+    def sampled_windows(self, windows: Sequence[Feature]) -> list[Feature]:
+        """Return the windows of one record to learn from, in their order."""
+
+
+@runtime_checkable
 class Annotatable(Protocol):
     """A task that learns from annotated texts, as annotation tools export them."""
 

@@ -12,6 +12,8 @@ ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):`~?([^`]+)`")
 """A reference to a name, as Sphinx writes it."""
 GRID = re.compile(r"^(=+ +=+\n.+?\n=+ +=+)$", flags=re.MULTILINE | re.DOTALL)
 """A table, as reStructuredText writes it."""
+EXAMPLE = re.compile(r"^>>> .*(?:\n.+)*(?:\n\n>>> .*(?:\n.+)*)*", flags=re.MULTILINE)
+"""Statements with their results, as a Python session shows them; Markdown would take them as quotations."""
 
 
 class ApiDocstrings(griffe.Extension):
@@ -21,7 +23,7 @@ class ApiDocstrings(griffe.Extension):
         """Rewrite the docstring of an object."""
         if obj.docstring:
             text = ROLE.sub(r"`\1`", obj.docstring.value)
-            obj.docstring.value = GRID.sub(_as_markdown, text)
+            obj.docstring.value = EXAMPLE.sub(r"```pycon\n\g<0>\n```", GRID.sub(_as_markdown, text))
 
     def on_module(self, *, mod: griffe.Module, **kwargs: Any) -> None:
         """Export what a module imports under its own name, and what it defines."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adaptdock.tasks.ner import NER
-from adaptdock.tasks.tagging_columns import phrase_column
+from adaptdock.tasks.tagging.sentence_columns import phrase_column
 
 
 class Chunking(NER):

@@ -22,8 +22,10 @@ from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Decision, FitExa
 from adaptdock.plugins.toolkit.classic_answers import bag_of_words
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead, VectorLength
 from adaptdock.plugins.toolkit.linear_fit import fit_classes, fit_sets
-from adaptdock.tasks.label_lists import check_lists
-from adaptdock.tasks.labels import (
+from adaptdock.tasks.common.occlusion import joined_texts, without_word, words_of_texts
+from adaptdock.tasks.common.outcomes import label_outcome, label_set_outcome
+from adaptdock.tasks.common.sequences import TEXT, SequenceTask, mean
+from adaptdock.tasks.labels.class_labels import (
     CHOICES,
     annotated_labels,
     check_missing,
@@ -34,10 +36,8 @@ from adaptdock.tasks.labels import (
     label_notes,
     with_label,
 )
-from adaptdock.tasks.occlusion import joined_texts, without_word, words_of_texts
-from adaptdock.tasks.outcomes import label_outcome, label_set_outcome
-from adaptdock.tasks.sequences import TEXT, SequenceTask, mean
-from adaptdock.tasks.uncounted import labelled_records
+from adaptdock.tasks.labels.label_lists import check_lists
+from adaptdock.tasks.labels.uncounted import labelled_records
 
 IMBALANCE = 10
 """Ratio of the largest to the smallest class from which a note says that the classes are uneven."""

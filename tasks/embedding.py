@@ -24,8 +24,8 @@ from torch.nn import functional
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
 from adaptdock.plugins.toolkit.heads import EmbeddingHead
-from adaptdock.tasks.labels import class_name
-from adaptdock.tasks.uncounted import labelled_records
+from adaptdock.tasks.labels.class_labels import class_name
+from adaptdock.tasks.labels.uncounted import labelled_records
 
 ANCHOR, POSITIVE, NEGATIVE = range(3)
 TEXTS = ("text", "positive", "negative")

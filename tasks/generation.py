@@ -11,9 +11,9 @@ from typing import Any
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Reading, Record
-from adaptdock.tasks.prompts import ASSISTANT, Conversation, Message, fill
-from adaptdock.tasks.rouge import rouge
-from adaptdock.tasks.writing import Writing, WritingOptions, first_value
+from adaptdock.tasks.writing.prompts import ASSISTANT, Conversation, Message, fill
+from adaptdock.tasks.writing.rouge import rouge
+from adaptdock.tasks.writing.written_answers import Writing, WritingOptions, first_value
 
 ROLES = {"human": "user", "gpt": ASSISTANT, "bot": ASSISTANT, "model": ASSISTANT}
 """Role names of data sets, and the names of the same roles in chat templates."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from adaptdock.errors import BackboneError, DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Reading, Recipe, Record
 from adaptdock.plugins.toolkit.heads import MaskedLanguageHead
-from adaptdock.tasks.language_modelling import (
+from adaptdock.tasks.writing.language_modelling import (
     RECIPES,
     LanguageModelling,
     LanguageModellingOptions,

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, LabelledSpan, Outcome, Recipe, Record
-from adaptdock.tasks.marked_texts import MARKS, marked_record, tagged_words
-from adaptdock.tasks.outcomes import entity_outcome
-from adaptdock.tasks.tag_numbers import with_names
-from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
-from adaptdock.tasks.tagging_columns import entity_column
-from adaptdock.tasks.tags import NO_TYPES, as_written
-from adaptdock.tasks.uncounted import UNTAGGED, counted, counted_pairs
+from adaptdock.tasks.common.outcomes import entity_outcome
+from adaptdock.tasks.labels.uncounted import UNTAGGED, counted, counted_pairs
+from adaptdock.tasks.tagging.marked_texts import MARKS, marked_record, tagged_words
+from adaptdock.tasks.tagging.sentence_columns import entity_column
+from adaptdock.tasks.tagging.tag_notation import NO_TYPES, as_written
+from adaptdock.tasks.tagging.tag_numbers import with_names
+from adaptdock.tasks.tagging.word_tagging import Tagging, TaggingOptions, read_sentences, text_of
 
 Scheme = Literal["auto", "bio", "iob1", "bioes", "ioe", "io"]
 STARTS, ENDS, INSIDE = "BSU", "ESLU", "IEML"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from adaptdock.tasks.classification import Classification
-from adaptdock.tasks.sequences import FIRST, SECOND
+from adaptdock.tasks.common.sequences import FIRST, SECOND
 
 
 class Pair(Classification):

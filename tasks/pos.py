@@ -12,12 +12,12 @@ from torch import Tensor
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, LabelledSpan, Outcome, Record
+from adaptdock.tasks.common.outcomes import word_outcome
+from adaptdock.tasks.labels.uncounted import counted, counted_pairs
 from adaptdock.tasks.ner import RECIPES
-from adaptdock.tasks.outcomes import word_outcome
-from adaptdock.tasks.tag_numbers import with_names
-from adaptdock.tasks.tagging import Tagging, TaggingOptions, read_sentences, text_of
-from adaptdock.tasks.tagging_columns import word_class_column
-from adaptdock.tasks.uncounted import counted, counted_pairs
+from adaptdock.tasks.tagging.sentence_columns import word_class_column
+from adaptdock.tasks.tagging.tag_numbers import with_names
+from adaptdock.tasks.tagging.word_tagging import Tagging, TaggingOptions, read_sentences, text_of
 
 
 class POSOptions(TaggingOptions):

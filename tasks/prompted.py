@@ -23,8 +23,8 @@ from adaptdock.errors import BackboneError, DataError, UsageError
 from adaptdock.plugins.contracts import Feature, Head, Reading, Recipe, Record, Tied
 from adaptdock.plugins.toolkit.heads import LanguageModelHead, MaskedLanguageHead
 from adaptdock.tasks.classification import Classification, ClassificationOptions
-from adaptdock.tasks.language_modelling import NOT_COUNTED, window
-from adaptdock.tasks.prompts import Token, checked_template, fill, leading, plain, read_whole, shortened, tokens
+from adaptdock.tasks.writing.language_modelling import NOT_COUNTED, window
+from adaptdock.tasks.writing.prompts import Token, checked_template, fill, leading, plain, read_whole, shortened, tokens
 
 MASK = "[MASK]"
 FIELDS = ("text", "second")

@@ -34,10 +34,10 @@ from adaptdock.plugins.contracts import (
 from adaptdock.plugins.toolkit.classic_answers import most_similar_sentence
 from adaptdock.plugins.toolkit.heads import SpanHead
 from adaptdock.plugins.toolkit.windowing import Span, located_windows
-from adaptdock.tasks.answers import Places, context_of, given_answers
-from adaptdock.tasks.answers import required as _text
-from adaptdock.tasks.prompts import closing
-from adaptdock.tasks.squad import exact_match, f1
+from adaptdock.tasks.reading.answer_formats import Places, context_of, given_answers
+from adaptdock.tasks.reading.answer_formats import required as _text
+from adaptdock.tasks.reading.squad import exact_match, f1
+from adaptdock.tasks.writing.prompts import closing
 
 NOT_COUNTED = -100
 OTHER, START, END = 0, 1, 2
@@ -61,6 +61,8 @@ class QAOptions(Options):
     """Move an answer with a wrong offset to the nearest occurrence of its text, instead of skipping it."""
     overlap: int = Field(64, ge=0)
     """Tokens shared by two successive windows of a context."""
+    empty_windows: int = Field(2, ge=0)
+    """Most windows without the answer that a question learns from; at least one if no window has an answer."""
     max_answer: int = Field(30, gt=0)
     """Longest predicted answer, in tokens."""
     no_answer: Literal["auto", "on", "off"] = "auto"
@@ -221,6 +223,14 @@ class QA(Task):
             answer = _stripped(record["context"], record["answers"][0]) if record["answers"] else None
             _label(features, answer)
         return features
+
+    def sampled_windows(self, windows: Sequence[Feature]) -> list[Feature]:
+        """Return the windows with an answer, and of the others at most ``empty_windows``, at even distances."""
+        empty = [number for number, window in enumerate(windows) if window.labels[window.alignment.null] != OTHER]
+        most = self.options.empty_windows or int(len(empty) == len(windows))
+        left = range(min(most, len(empty)))
+        sampled = {empty[(2 * place + 1) * len(empty) // (2 * len(left))] for place in left}
+        return [window for number, window in enumerate(windows) if number not in empty or number in sampled]
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """Return the mean cross entropy of start and end, from logits (R, T, 2) and labels (R, T).

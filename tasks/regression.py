@@ -17,8 +17,8 @@ from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import FitExamples, Outcome, Passage, Record
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead
 from adaptdock.plugins.toolkit.linear_fit import fit_numbers
-from adaptdock.tasks.outcomes import texts
-from adaptdock.tasks.sequences import FIRST, SECOND, TEXT, SequenceTask, mean
+from adaptdock.tasks.common.outcomes import texts
+from adaptdock.tasks.common.sequences import FIRST, SECOND, TEXT, SequenceTask, mean
 
 SMALLEST = 1e-12
 """Variance of standardised numbers below which they are a constant."""

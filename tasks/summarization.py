@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.plugins.contracts import Cleaned, Reading, Record
-from adaptdock.tasks.prompts import Conversation, fill
-from adaptdock.tasks.rouge import rouge
-from adaptdock.tasks.writing import Writing, WritingOptions, first_value, joined, required_text, required_texts, several
+from adaptdock.tasks.writing.prompts import Conversation, fill
+from adaptdock.tasks.writing.rouge import rouge
+from adaptdock.tasks.writing.written_answers import (
+    Writing,
+    WritingOptions,
+    first_value,
+    joined,
+    required_text,
+    required_texts,
+    several,
+)
 
 
 class SummarizationOptions(WritingOptions):

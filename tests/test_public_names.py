@@ -18,7 +18,7 @@ from adaptdock.backbones.transformers.checkpoint import ALIASES
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.serving.client.calls import (
+from adaptdock.serving.client.requests import (
     adapter_of,
     aliasing,
     changing,

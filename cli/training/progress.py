@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 LINES = 10
 """Lines with the training loss in a run whose progress goes to a file or pipe."""
+TIMED = 3
+"""Steps that are timed before the length of the run is estimated; the first one also warms the machine up."""
+LONG = 30
+"""Seconds; a shorter run is not announced."""
 
 
 class Watch:
@@ -28,6 +32,7 @@ class Watch:
         self.first: tuple[float, int] | None = None
         self.shown = self.newest = 0
         self.stage = ""
+        self.announced = False
 
     def __call__(self, progress: Progress) -> None:
         """Show one report."""
@@ -44,6 +49,12 @@ class Watch:
         elif progress.shown is not None or progress.step * LINES >= (self.shown + 1) * progress.steps:
             self.shown = progress.step * LINES // max(1, progress.steps)
             note(f"{line}{self._left(progress)}")
+        elif not self.announced and progress.step - self.first[1] >= TIMED:
+            self.announced = True
+            seconds = self._seconds_left(progress)
+            if seconds > LONG:
+                stage = f"{progress.stage}: " if progress.stage else ""
+                note(f"{stage}{progress.steps} steps, about {_duration(seconds)}, without validations")
 
     def _line(self, progress: Progress) -> str:
         line = f"{progress.stage}: " if progress.stage else ""
@@ -55,11 +66,13 @@ class Watch:
         return line
 
     def _left(self, progress: Progress) -> str:
-        start, first = self.first or (0.0, 0)
-        if progress.step <= first or progress.step >= progress.steps:
+        if progress.step <= (self.first or (0.0, 0))[1] or progress.step >= progress.steps:
             return ""
-        seconds = (time.monotonic() - start) / (progress.step - first) * (progress.steps - progress.step)
-        return f" ({_duration(seconds)} left)"
+        return f" ({_duration(self._seconds_left(progress))} left)"
+
+    def _seconds_left(self, progress: Progress) -> float:
+        start, first = self.first or (0.0, 0)
+        return (time.monotonic() - start) / (progress.step - first) * (progress.steps - progress.step)
 
     def _advance(self, progress: Progress) -> None:
         assert self.bar is not None

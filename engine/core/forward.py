@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from adaptdock.engine.core.layouts import ENCODER, layouts, texts
 from adaptdock.engine.core.open_ports import OpenPorts, joined
+from adaptdock.engine.core.position_layouts import ENCODER, layouts, texts
 from adaptdock.engine.core.rows import Rows, moves, virtual
 from adaptdock.plugins.contracts import (
     Backbone,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adaptdock.engine.core.layouts import EMBEDDINGS, ENCODER, half
+from adaptdock.engine.core.position_layouts import EMBEDDINGS, ENCODER, half
 from adaptdock.engine.core.rows import Action, Rows
 from adaptdock.errors import AdaptError
 from adaptdock.plugins.contracts import Backbone, ForwardPass, Layout, Port, Prepended, Site

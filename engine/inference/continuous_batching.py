@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
 from adaptdock.engine.core.forward import in_front
-from adaptdock.engine.core.layouts import layouts, next_tokens
+from adaptdock.engine.core.position_layouts import layouts, next_tokens
 from adaptdock.engine.core.rows import MixedRows, moves
 from adaptdock.engine.inference.generation import GenerationOptions, lay_out
 from adaptdock.errors import BackboneError

@@ -33,7 +33,8 @@ class Dock(DockedAdapters):
 
     >>> with Dock.open("minilm") as dock:
     ...     name = dock.load("ner.safetensors")
-    ...     len(dock), name in dock, dock.predict(name, ["Ada lived in London."])[0]["text"]
+    ...     (answer,) = dock.predict(name, ["Ada lived in London."])
+    ...     len(dock), name in dock, answer["text"]
     (1, True, 'Ada lived in London.')
     """
 

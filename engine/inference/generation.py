@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
 from adaptdock.engine.core.forward import in_front, mixes
-from adaptdock.engine.core.layouts import layouts
+from adaptdock.engine.core.position_layouts import layouts
 from adaptdock.engine.core.rows import moves, places
 from adaptdock.errors import BackboneError, UsageError
 from adaptdock.plugins.contracts import Batch, Options

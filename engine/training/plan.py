@@ -35,7 +35,16 @@ from adaptdock.engine.training.schedules import check as check_schedules
 from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import Backbone, Feature, FittedHead, PseudoLabelling, Reading, Record, Task
+from adaptdock.plugins.contracts import (
+    Backbone,
+    Feature,
+    FittedHead,
+    PseudoLabelling,
+    Reading,
+    Record,
+    Task,
+    WindowSampling,
+)
 from adaptdock.plugins.task_abilities import class_weights
 
 
@@ -322,6 +331,8 @@ def make_units(plan: Plan) -> list[list[Feature]]:
     units = []
     for record in plan.records["train"]:
         windows = [window for window in plan.task.encode(record, plan.reading, True) if counts(window.labels)]
+        if isinstance(plan.task, WindowSampling):
+            windows = plan.task.sampled_windows(windows)
         units += [windows] if windows and plan.task.together else [[feature] for feature in windows]
     if not plan.options.packing:
         return units

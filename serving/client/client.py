@@ -9,12 +9,7 @@ from typing import Any, Self, TypeVar
 import httpx2
 
 from adaptdock.plugins.arguments import checked_number
-from adaptdock.serving.client.answers import AnswerError as AnswerError
-from adaptdock.serving.client.answers import OverloadedError as OverloadedError
-from adaptdock.serving.client.answers import Pieces, problem_of
-from adaptdock.serving.client.answers import RequestError as RequestError
-from adaptdock.serving.client.answers import UnreachableError as UnreachableError
-from adaptdock.serving.client.calls import (
+from adaptdock.serving.client.requests import (
     Asked,
     Call,
     Names,
@@ -35,6 +30,11 @@ from adaptdock.serving.client.calls import (
     splitting,
     writing,
 )
+from adaptdock.serving.client.responses import AnswerError as AnswerError
+from adaptdock.serving.client.responses import OverloadedError as OverloadedError
+from adaptdock.serving.client.responses import Pieces, problem_of
+from adaptdock.serving.client.responses import RequestError as RequestError
+from adaptdock.serving.client.responses import UnreachableError as UnreachableError
 from adaptdock.serving.schemas import AdapterDetail, Adapters, Changed, Predicted
 
 Result = TypeVar("Result")

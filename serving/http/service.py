@@ -41,7 +41,7 @@ from adaptdock.serving.http.loop_lag import LoopLag
 from adaptdock.serving.http.metrics import BARE, Metrics
 from adaptdock.serving.json_logs import log, log_error
 from adaptdock.serving.memory import MemoryTrim
-from adaptdock.serving.scheduling.batcher import Batcher
+from adaptdock.serving.scheduling.dynamic_batching import Batcher
 from adaptdock.serving.scheduling.encoding import measured
 from adaptdock.serving.scheduling.inference_request import Outcome, Work
 from adaptdock.serving.versions import Selection

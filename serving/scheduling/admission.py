@@ -20,7 +20,7 @@ from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.errors import BusyError
 from adaptdock.serving.scheduling.backlog import Backlog, Waiting
 from adaptdock.serving.scheduling.inference_request import Work
-from adaptdock.serving.scheduling.rates import Rates
+from adaptdock.serving.scheduling.measured_rates import Rates
 
 LONGEST_PAUSE = 60
 """Largest Retry-After, in seconds."""

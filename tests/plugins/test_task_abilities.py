@@ -12,6 +12,7 @@ from adaptdock.plugins.contracts import (
     Summable,
     Task,
     Weighted,
+    WindowSampling,
 )
 from adaptdock.plugins.task_abilities import class_weights, group
 
@@ -30,6 +31,7 @@ TASKS = {name: registry.load("task", name) for name in registry.names("task")}
         (Reported, set(TASKS) - {"embedding"}),
         (Summable, set(TASKS) - {"embedding"}),
         (Occludable, CLASSES | TAGS),
+        (WindowSampling, {"qa"}),
     ],
 )
 def test_our_tasks_have_the_abilities_whose_methods_they_have(ability: type, tasks: set[str]) -> None:
@@ -37,7 +39,7 @@ def test_our_tasks_have_the_abilities_whose_methods_they_have(ability: type, tas
 
 
 def test_the_contract_of_a_task_has_no_ability_by_itself() -> None:
-    for name in ("settle", "pseudo", "class_weights", "group", "outcome", "sums", "occluded"):
+    for name in ("settle", "pseudo", "class_weights", "group", "outcome", "sums", "occluded", "sampled_windows"):
         assert not hasattr(Task, name)
 
 

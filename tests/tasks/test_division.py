@@ -18,7 +18,7 @@ from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Reading
 from adaptdock.plugins.toolkit.windowing import split_words
 from adaptdock.tasks.ner import NER
-from adaptdock.tasks.tagging import Tagging
+from adaptdock.tasks.tagging.word_tagging import Tagging
 
 READING = Reading(tiny_tokenizer(), 64)
 SENTENCE = {"tokens": ["Ada", "'s", "friend", "saw", "Jean-Luc", "in", "New", "York", ".", "(", "!"]}

@@ -21,7 +21,7 @@ from adaptdock.errors import DataError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, Feature, Reading
 from adaptdock.tasks.qa import QA, QAOptions
-from adaptdock.tasks.squad import exact_match, f1, normalised
+from adaptdock.tasks.reading.squad import exact_match, f1, normalised
 
 CONTEXT = "ada lives in oslo, and bob in rome."
 
@@ -173,6 +173,32 @@ def test_an_answer_is_labelled_in_each_window_that_holds_the_whole_of_it(causal:
     assert {
         read_off(feature, context) for feature in make().encode(unknown, Reading(tiny_tokenizer(), 40, causal), True)
     } == {None}
+
+
+@pytest.mark.parametrize(("most", "kept_empty"), [(0, 0), (1, 1), (2, 2), (3, 3), (100, None)])
+def test_a_question_learns_from_a_few_windows_without_its_answer(most: int, kept_empty: int | None) -> None:
+    context = "the quick brown fox jumps over the lazy dog. " * 4 + "then OSLO wakes."
+    (record,) = cleaned(asked({"text": "OSLO", "answer_start": context.index("OSLO")}, context))
+    task = make(overlap=8, empty_windows=most)
+    windows = task.encode(record, Reading(tiny_tokenizer(), 40), labelled=True)
+    answers = [read_off(window, context) for window in windows]
+    sampled = task.sampled_windows(windows)
+    places = [windows.index(window) for window in sampled]
+    assert places == sorted(places)
+    assert [answers[place] for place in places if answers[place]] == [answer for answer in answers if answer]
+    empty = [place for place in places if answers[place] is None]
+    assert len(empty) == (answers.count(None) if kept_empty is None else kept_empty)
+    if kept_empty and kept_empty > 1:
+        assert empty[0] < len(windows) / 2 < empty[-1] + 1
+
+
+def test_a_question_without_an_answer_keeps_a_window() -> None:
+    (record,) = cleaned(asked(None, "the quick brown fox jumps over the lazy dog. " * 4))
+    for most, number in ((0, 1), (2, 2)):
+        task = make(overlap=8, empty_windows=most)
+        windows = task.encode(record, Reading(tiny_tokenizer(), 40), labelled=True)
+        assert len(windows) > 3
+        assert len(task.sampled_windows(windows)) == number
 
 
 def test_every_token_of_the_context_is_in_a_window_and_windows_overlap() -> None:

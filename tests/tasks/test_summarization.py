@@ -14,8 +14,8 @@ from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Feature, Reading
-from adaptdock.tasks.rouge import rouge
 from adaptdock.tasks.summarization import Summarization, SummarizationOptions
+from adaptdock.tasks.writing.rouge import rouge
 
 TOKENIZER, CHATTING = writing_tokenizer(), writing_tokenizer(CHAT)
 ENGLISH = st.text(alphabet="the catsing dogrunedly 12.,'-", max_size=40)

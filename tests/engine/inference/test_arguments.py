@@ -13,7 +13,7 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile, write_file
-from adaptdock.serving.client.calls import embedding, predicting, writing
+from adaptdock.serving.client.requests import embedding, predicting, writing
 
 TEXTS = ["ada runs", "bob sings in the rain"]
 NO_LIST = ["one text", b"bytes", bytearray(b"b"), None, 5, 1.5, {"text": "ada"}, {"ada"}, object(), list, np.array("a")]

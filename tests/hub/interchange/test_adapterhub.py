@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.inference.trial import try_out
+from adaptdock.engine.inference.docking_trial import try_out
 from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.interchange.conversion import export_adapter, import_adapter
 from adaptdock.hub.interchange.incoming import read_json

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
-from adaptdock.engine.inference.trial import try_out
+from adaptdock.engine.inference.docking_trial import try_out
 from adaptdock.errors import AdaptError, FileError, UsageError
 from adaptdock.hub.interchange.conversion import import_adapter
 from adaptdock.hub.interchange.incoming import Imported

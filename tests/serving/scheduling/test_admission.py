@@ -13,7 +13,7 @@ from adaptdock.serving.errors import BusyError
 from adaptdock.serving.scheduling.admission import AdmissionControl
 from adaptdock.serving.scheduling.backlog import Backlog, Waiting
 from adaptdock.serving.scheduling.inference_request import Work
-from adaptdock.serving.scheduling.rates import HALF_LIFE, Rates, Speed
+from adaptdock.serving.scheduling.measured_rates import HALF_LIFE, Rates, Speed
 
 ASKED = {"adapter": "red", "inputs": [TEXT]}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adaptdock.tasks.occlusion import joined_texts, with_word, without_word, words_of_texts
+from adaptdock.tasks.common.occlusion import joined_texts, with_word, without_word, words_of_texts
 
 PAIR = {"text": "Is it, red?", "second": "A red cat."}
 

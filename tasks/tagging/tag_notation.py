@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
-from adaptdock.tasks.uncounted import counted
+from adaptdock.tasks.labels.uncounted import counted
 
 OUTSIDE = "O"
 PREFIXES = "BIESLUM"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from adaptdock.plugins.contracts import Record
-from adaptdock.tasks.printed import printed_list
+from adaptdock.tasks.labels.printed_lists import printed_list
 
 UNTAGGED = "-100"
 """The tag of a word that has no say in loss and metrics; it is never a class."""

@@ -26,11 +26,11 @@ from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
 from adaptdock.plugins.toolkit.linear_fit import fit_classes
 from adaptdock.plugins.toolkit.windowing import align, joined, split_words
 from adaptdock.plugins.toolkit.word_division import Division, divide
-from adaptdock.tasks.occlusion import with_word
-from adaptdock.tasks.printed import printed_list
-from adaptdock.tasks.tag_numbers import with_names
-from adaptdock.tasks.tagging_columns import SPANS, marks_spans, token_column
-from adaptdock.tasks.uncounted import counted, counted_sentences, tags_with_gaps
+from adaptdock.tasks.common.occlusion import with_word
+from adaptdock.tasks.labels.printed_lists import printed_list
+from adaptdock.tasks.labels.uncounted import counted, counted_sentences, tags_with_gaps
+from adaptdock.tasks.tagging.sentence_columns import SPANS, marks_spans, token_column
+from adaptdock.tasks.tagging.tag_numbers import with_names
 
 NOT_COUNTED = -100
 LEAST = 1e-9

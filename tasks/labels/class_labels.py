@@ -8,7 +8,7 @@ from typing import Any
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
-from adaptdock.tasks.printed import printed_list
+from adaptdock.tasks.labels.printed_lists import printed_list
 
 WHOLE = re.compile(r"([+-]?\d+)\.0+")
 CHOICES = "choices"

@@ -6,7 +6,7 @@ from typing import Any
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
-from adaptdock.tasks.printed import printed
+from adaptdock.tasks.labels.printed_lists import printed
 
 SHOWN = 10
 """Most places that a note lists."""

@@ -15,9 +15,9 @@ from adaptdock.engine.core.assembly import make_task
 from adaptdock.errors import DataError
 from adaptdock.tasks.classification import Classification
 from adaptdock.tasks.embedding import Embedding
+from adaptdock.tasks.labels.printed_lists import printed_list
 from adaptdock.tasks.ner import NER
 from adaptdock.tasks.pos import POS
-from adaptdock.tasks.printed import printed_list
 from adaptdock.tasks.regression import Regression
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
-from adaptdock.tasks.printed import printed_list
+from adaptdock.tasks.labels.printed_lists import printed_list
 
 SEPARATORS = {",": "commas", ";": "semicolons", "#": "number signs"}
 """What divides labels in tables of people, and of doccano."""

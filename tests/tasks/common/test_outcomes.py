@@ -5,7 +5,7 @@ from typing import Any
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.plugins.contracts import Mark, Outcome
 from adaptdock.plugins.task_abilities import outcome
-from adaptdock.tasks.outcomes import NONE, OTHER_EXTENT, entity_outcome
+from adaptdock.tasks.common.outcomes import NONE, OTHER_EXTENT, entity_outcome
 
 
 def texts(result: Outcome) -> dict[str, str]:

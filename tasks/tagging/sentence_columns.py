@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adaptdock.tasks.tags import is_prefixed, is_tag, type_of
+from adaptdock.tasks.tagging.tag_notation import is_prefixed, is_tag, type_of
 
 SHARE = 0.95
 """Least share of tags in a column of tags: some tags are misspelt."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
-from adaptdock.tasks.printed import printed_list
-from adaptdock.tasks.uncounted import UNTAGGED, is_gap
+from adaptdock.tasks.labels.printed_lists import printed_list
+from adaptdock.tasks.labels.uncounted import UNTAGGED, is_gap
 
 
 def with_names(records: Iterable[Record], names: Sequence[str], split: str) -> list[Record]:

@@ -16,7 +16,7 @@ from adaptdock.errors import FileError, UsageError
 from adaptdock.plugins.arguments import checked_number, file_path, of_type
 from adaptdock.plugins.regular import read_regular
 from adaptdock.plugins.sequences import listed, text
-from adaptdock.serving.client.answers import OverloadedError, UnreachableError, problem_of
+from adaptdock.serving.client.responses import OverloadedError, UnreachableError, problem_of
 from adaptdock.serving.schemas import AdapterDetail, Adapters, Changed, PredictAnswer, Predicted
 
 Result = TypeVar("Result")

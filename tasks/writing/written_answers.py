@@ -19,7 +19,7 @@ from torch.nn import functional
 from adaptdock.errors import BackboneError, DataError, UsageError
 from adaptdock.plugins.contracts import Feature, Outcome, Passage, Reading, Recipe, Record, Writer
 from adaptdock.plugins.toolkit.heads import LanguageModelHead, VocabularyHead, VocabularyOptions
-from adaptdock.tasks.prompts import (
+from adaptdock.tasks.writing.prompts import (
     Conversation,
     Script,
     Token,

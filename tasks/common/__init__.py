@@ -1,0 +1,1 @@
+"""What tasks of several kinds share: pooled sequences, outcomes for reports, words left out to explain answers."""

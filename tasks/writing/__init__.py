@@ -1,0 +1,1 @@
+"""Texts that a language model writes: prompts, their common part, and ROUGE."""
