@@ -33,7 +33,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -246,6 +246,8 @@ def setfit(case: Case) -> float:
     from setfit import SetFitModel, Trainer, TrainingArguments
 
     train, labels, test, gold = case.texts
+    alike = sum(count * (count - 1) // 2 for count in Counter(labels).values())
+    unlike, most = len(labels) * (len(labels) - 1) // 2 - alike, case.setfit_steps
     transformer = models.Transformer(str(resolve("minilm").folder))
     body = SentenceTransformer(modules=[transformer, models.Pooling(transformer.get_word_embedding_dimension())])
     from sklearn.linear_model import LogisticRegression
@@ -254,7 +256,7 @@ def setfit(case: Case) -> float:
     arguments = TrainingArguments(
         batch_size=BATCH,
         num_epochs=1,
-        max_steps=case.setfit_steps,
+        max_steps=most if -1 < most < math.ceil(2 * max(alike, unlike) / BATCH) else -1,
         seed=case.seed,
         output_dir=str(case.folder / "setfit"),
     )
@@ -437,7 +439,9 @@ def main() -> None:
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--tested", type=int, default=1000)
     parser.add_argument("--dtype", default="float32", help="precision of the backbone of lr and adapt")
-    parser.add_argument("--setfit-steps", type=int, default=-1, help="most steps of SetFit; -1 for its default")
+    parser.add_argument(
+        "--setfit-steps", type=int, default=-1, help="most steps of SetFit; -1: as many as its pairs give"
+    )
     parser.add_argument("--rows", type=Path)
     arguments = parser.parse_args()
     print(machine(), flush=True)

@@ -33,6 +33,8 @@ from adaptdock.tasks.tagging.sentence_columns import SPANS, marks_spans, token_c
 from adaptdock.tasks.tagging.tag_numbers import with_names
 
 NOT_COUNTED = -100
+UNLIKELY = 1e-3
+"""The probability of a tag that is not the most frequent one of a word."""
 LEAST = 1e-9
 """The probability of a tag below which its logarithm is not followed."""
 ENOUGH = 20
@@ -170,10 +172,17 @@ class Tagging(ColumnInspector):
         return fit_classes(examples, len(self.tags), strength)
 
     def classic_answers(self, train: Sequence[Record], records: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
-        """Return the tag that each word has most often."""
+        """Return the tag that each word has most often, and the nearest legal tags of the sentence."""
         sentences = [(record["tokens"], record["tags"]) for record in train]
-        tags = most_frequent_tags(sentences, [record["tokens"] for record in records])
-        answers = [{"tags": row, "words": [{"tag": tag} for tag in row]} for row in tags]
+        numbers = {tag: number for number, tag in enumerate(self.tags)}
+        answers = []
+        for tags in most_frequent_tags(sentences, [record["tokens"] for record in records]):
+            scores = torch.full((len(tags), len(numbers)), UNLIKELY)
+            for word, tag in enumerate(tags):
+                if tag in numbers:
+                    scores[word, numbers[tag]] = 1.0
+            names = [self.tags[number] for number in self.best(scores)]
+            answers.append({"tags": names, "words": [{"tag": name} for name in names]})
         return {"the most frequent tag of each word": answers}
 
     def best(self, scores: Tensor) -> list[int]:

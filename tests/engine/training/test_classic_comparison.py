@@ -59,6 +59,15 @@ def test_a_task_scores_its_classic_answers_to_its_sample(name: str) -> None:
     assert classics
 
 
+def test_the_most_frequent_tags_of_words_become_legal_tags() -> None:
+    task = registry.load("task", "ner")(registry.load("task", "ner").Options(labels=("LOC",)))
+    train = [{"tokens": ["The", "Hague"], "tags": ["B-LOC", "I-LOC"]}, {"tokens": ["the", "sea"], "tags": ["O", "O"]}]
+    records = [{"tokens": ["Hague", "sea"], "tags": ["B-LOC", "O"]}]
+    classics = classic_answers(task, train, records)
+    assert classics["the most frequent tag of each word"][0]["tags"] in (["B-LOC", "O"], ["O", "O"])
+    assert beside_classics(task, records, [{"tags": ["B-LOC", "O"]}], classics, "4 folds")["classic"]["f1"] == 100
+
+
 def answer(label: str) -> dict[str, Any]:
     return {"label": label, "score": 1.0, "scores": {label: 1.0}}
 
