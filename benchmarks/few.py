@@ -438,6 +438,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--tested", type=int, default=1000)
+    parser.add_argument("--backbone", default="minilm", help="that of lr and adapt; the other sides use MiniLM")
     parser.add_argument("--dtype", default="float32", help="precision of the backbone of lr and adapt")
     parser.add_argument(
         "--setfit-steps", type=int, default=-1, help="most steps of SetFit; -1: as many as its pairs give"
@@ -446,7 +447,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(machine(), flush=True)
     sides = arguments.sides.split(",")
-    backbone = load_backbone("minilm", LoadOptions(device="cpu", dtype=arguments.dtype))
+    backbone = load_backbone(arguments.backbone, LoadOptions(device="cpu", dtype=arguments.dtype))
     rows = rows_of(arguments.rows)
     done = {(row["set"], row["size"], row["draw"], row["side"]) for row in rows}
     for name, size, case in cases(arguments, backbone):

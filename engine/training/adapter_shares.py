@@ -1,9 +1,9 @@
 """The share of its trained change that an adapter keeps: nothing, half or all of it, each with a head fitted for it.
 
 Weights between those before and after training often generalise better than either (WiSE-FT, Wortsman et al. 2022,
-arXiv:2109.01903). Nothing is the fitted head alone. The choice is the one-standard-error rule (Breiman et al. 1984,
-section 3.4.3), on the same records for all shares: the least change whose metric is within one standard error of the
-best one.
+arXiv:2109.01903). Nothing is the fitted head alone. Like the one-standard-error rule (Breiman et al. 1984, section
+3.4.3), the choice leaves the fitted head only for a metric that is better on the same records by more than a standard
+error of the difference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,17 +42,17 @@ def interpolated(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], sha
 
 
 def choose_share(task: Task, records: Sequence[Record], predictions: Mapping[float, Sequence[Any]]) -> ShareChoice:
-    """Return the least share whose metric on the records is within one standard error of the best one.
+    """Return the share with the best metric on the records, or the least if it is within a standard error of that one.
 
-    ``predictions`` has those of all records for each share.
+    Of equal metrics that of the greatest share is the best. ``predictions`` has those of all records for each share.
     """
     shares = sorted(predictions)
     metric = Metric(task, records, *(predictions[share] for share in shares))
     everyone = np.arange(len(records))
     sign = -1 if type(task).lower_is_better else 1
     values = [sign * metric.value(everyone, place) for place in range(len(shares))]
-    best = int(np.argmax(values))
-    place = next(n for n, value in enumerate(values) if values[best] - value <= standard_error(metric, n, best))
+    best = max(range(len(shares)), key=lambda place: (values[place], place))
+    place = best if values[best] - values[0] > standard_error(metric, 0, best) else 0
     return ShareChoice(shares[place], {share: sign * value for share, value in zip(shares, values, strict=True)})
 
 

@@ -242,23 +242,28 @@ def draft(
     training_plan.units = make_units(training_plan)
     if not training_plan.units:
         raise DataError("the training data has no token that is labelled")
-    training_plan.options = _learning(training_plan)
-    training_plan.notes += [*_cut(training_plan.units), *_packed(training_plan)]
+    training_plan.options, learning = _learning(training_plan)
+    training_plan.notes += [*learning, *_cut(training_plan.units), *_packed(training_plan)]
     return training_plan
 
 
-def _learning(plan: Plan) -> TrainingOptions:
-    """Return options with a decision between labels and pairs; raise :class:`UsageError` where pairs cannot be."""
+def _learning(plan: Plan) -> tuple[TrainingOptions, list[str]]:
+    """Return options with a decision between labels and pairs, and a note on few labels.
+
+    Raises :class:`UsageError` where pairs are asked for and cannot be made.
+    """
     options = plan.options
-    if options.learn_from == "pairs" and (options.head_start == "random" or not pairs_of(plan.assembly, plan.units)):
+    pairs = options.head_start == "fitted" and pairs_of(plan.assembly, plan.units)
+    if options.learn_from == "pairs" and not pairs:
         raise UsageError(
             "--learn-from pairs compares texts by their one class and then fits the head: it needs a task that gives a "
             "text one label, texts that fit into a window (--max-length), and a head without hidden layers that starts "
             "fitted (--head-start)"
         )
     if options.learn_from != "auto":
-        return options
-    return options.model_copy(update={"learn_from": "labels"})
+        return options, []
+    note = "few labels: the adapter learns from labels, which did better than pairs of texts (--learn-from)"
+    return options.model_copy(update={"learn_from": "labels"}), [note] if pairs and plan.undivided else []
 
 
 def _cleaned(raw: Mapping[str, Sequence[Record]], task: Task, notes: list[str]) -> dict[str, list[Record]]:

@@ -23,11 +23,13 @@ def chosen(**right: list[dict[str, Any]]) -> float:
     return choose_share(CLASSES, records, by_share).share
 
 
-def test_the_least_change_within_one_standard_error_of_the_best_is_kept() -> None:
+def test_the_best_share_is_kept_if_it_is_better_than_the_fitted_head_beyond_a_standard_error() -> None:
     assert chosen(none=answers(30), half=answers(30), all=answers(30)) == 0
-    assert chosen(none=answers(20), half=answers(36), all=answers(37, first=3)) == 0.5  # 3 against 4 only of one side
+    assert chosen(none=answers(20), half=answers(36), all=answers(35)) == 0.5
+    assert chosen(none=answers(20), half=answers(36), all=answers(36)) == 1
     assert chosen(none=answers(20), half=answers(28), all=answers(38)) == 1
     assert chosen(none=answers(38), half=answers(28), all=answers(20)) == 0
+    assert chosen(none=answers(30), half=answers(30, first=9), all=answers(31, first=9)) == 0
 
 
 def test_a_difference_counts_by_the_records_on_which_both_differ() -> None:
