@@ -56,6 +56,7 @@ from adaptdock.engine.core.batches import by_length, collate, collate_labels, le
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.run_plan import RunPlan
 from adaptdock.engine.training.train import carry_out
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Record
@@ -266,7 +267,7 @@ def setfit(case: Case) -> float:
 
 def adapt(case: Case) -> float:
     made = plan(case.backbone, case.made.task_name, source=source_of(case.folder), options={"seed": case.seed})
-    result = carry_out(made, case.folder / "run")
+    (result,) = carry_out(RunPlan.of(made), case.folder / "run").values()
     training = result.adapter.card.training
     case.details = {name: training[name] for name in ("folds", "fitted_head", "shortfall") if name in training}
     case.details["bytes"] = result.size

@@ -132,11 +132,11 @@ def _windows(
     records: Mapping[str, list[Record]], task: Task, values: Mapping[str, Any], problems: list[Problem]
 ) -> dict[str, dict[str, Any]]:
     """Compare the records of each split with the window of a backbone."""
+    from adaptdock.cli.common.backbone import loaded
     from adaptdock.engine.core.batches import reading
-    from adaptdock.engine.core.loading import load_backbone
     from adaptdock.engine.inference.window_lengths import window_lengths
 
-    backbone = load_backbone(values["backbone"], load_options(values))
+    backbone = loaded(values["backbone"], load_options(values))
     reads = reading(backbone, values["max_length"], 0)
     suited = task.suit(reads)
     windows = {}

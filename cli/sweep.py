@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from adaptdock.cli.common.backbone import loaded
 from adaptdock.cli.common.config import check_keys
 from adaptdock.cli.common.flags import (
     LOADING,
@@ -20,19 +21,19 @@ from adaptdock.cli.common.flags import (
     peek,
 )
 from adaptdock.cli.common.output import note, say, show_json, show_metrics, show_pairs, show_table
-from adaptdock.cli.train import BACKBONE, METHOD, NOT_IN_CONFIG, Chosen, choose, what_flags
-from adaptdock.cli.training.output_paths import LOG, check_places, clear, run_folder
+from adaptdock.cli.train import NOT_IN_CONFIG, choose, what_flags
+from adaptdock.cli.training.output_paths import LOG, begin, check_places, run_folder
 from adaptdock.cli.training.progress import watching
-from adaptdock.cli.training.settings import Settings, decide
+from adaptdock.cli.training.settings import Chosen, Settings, decide
 from adaptdock.engine.core.assembly import validated
-from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.search.sweep import Finished, Pruned, Report, SearchOptions, Space, Sweep, Trial, ranked
-from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.progress import Progress
 from adaptdock.engine.training.run import train_plan
 from adaptdock.engine.training.run_folders import BEST, run_name
+from adaptdock.engine.training.run_plan import plan_run
 from adaptdock.engine.training.trainer import CHECKPOINTS
 from adaptdock.errors import AdaptError, UnknownNameError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
@@ -45,6 +46,7 @@ SEARCH = "Search"
 SEARCHING = field_flags(SearchOptions, "search", SEARCH)
 OWN = {"search", *SEARCHING.fields}
 NOT_IN_BEST = {*OWN, *NOT_IN_CONFIG, "output", "overwrite", "run_dir"}
+NOT_IN_SWEEP = {"tasks", "resume", "dry_run", "verbose", "folds", "folds_only"}
 FIXED = {"precision"}
 """The backbone is loaded once, for all trials."""
 HELP = """Search settings: train an adapter many times, and keep the adapter with the best validation metric.
@@ -82,19 +84,19 @@ class Searched:
 
     def settings(self, values: Mapping[str, Any]) -> Settings:
         """Return the settings of one training."""
-        return decide(values, self.base.training, self.methods[values["method"]], self.base.task)
+        return decide(values, replace(self.base, method=self.methods[values["method"]]))
 
 
 def _build(arguments: Sequence[str]) -> SectionedCommand:
     first = choose(arguments)
     texts = _all(arguments, "search") or _listed(first.config.get("search"))
-    default_method = peek(arguments, "method") or first.config.get("method") or METHOD
+    default_method = peek(arguments, "method") or first.config.get("method") or registry.DEFAULT_METHOD
     names = Space.parse(texts).methods(default_method) if texts else (default_method,)
     base = choose(arguments, names[0])
     searched = Searched(base, {name: choose(arguments, name).method for name in names})
     of_methods = {flag.name: flag for flags in searched.methods.values() for flag in flags.flags}
     flags = [
-        *(flag for flag in what_flags() if flag.name not in ("resume", "dry_run", "verbose", "folds", "folds_only")),
+        *(flag for flag in what_flags() if flag.name not in NOT_IN_SWEEP),
         _search_flag(),
         *SEARCHING.flags,
         *of_methods.values(),
@@ -161,7 +163,8 @@ def _sweep(values: dict[str, Any], searched: Searched) -> int:
     space = searched.with_owners(Space.parse(_listed(values["search"])))
     options = validated(SearchOptions, SEARCHING.given(values), "search")
     method = next(iter(searched.methods))
-    values |= {"method": method, "backbone": values["backbone"] or BACKBONE, "columns": values["columns"] or ()}
+    backbone = values["backbone"] or registry.DEFAULT_BACKBONE
+    values |= {"method": method, "backbone": backbone, "columns": values["columns"] or ()}
     automatic = not values["run_dir"] and values["task"] is not None
     if automatic:
         values["run_dir"] = str(run_name("sweep", values["task"]))
@@ -179,7 +182,7 @@ def _sweep(values: dict[str, Any], searched: Searched) -> int:
 
 
 def _search(searched: Searched, values: dict[str, Any], common: Settings, space: Space, options: SearchOptions) -> int:
-    trials = Trials(searched, values, load_backbone(common.backbone, common.load))
+    trials = Trials(searched, values, loaded(common.backbone, common.load))
     plans = [trials.plan({"method": name}) for name in searched.methods]  # an error here would occur in every trial
     for line in plans[0].notes:
         note(line)
@@ -188,7 +191,7 @@ def _search(searched: Searched, values: dict[str, Any], common: Settings, space:
             "too little validation data to tell trials apart: no trial is pruned, and the best trial is a chance result"
         )
         options = options.model_copy(update={"prune": False})
-    seed = int(common.training["seed"])
+    seed = plans[0].options.seed
     sweep = Sweep(space, values["method"], trials.lower_is_better, options, seed, trials.identity(space))
     _clear(common, keep_trials=options.study is not None)
     ending = sweep.run(trials, _tell(sweep, trials.metric))
@@ -210,17 +213,12 @@ class Trials:
 
     def plan(self, tried: Mapping[str, Any]) -> Plan:
         """Return the plan of a trial, test data included; trials are compared on validation data, however little."""
-        settings = self.settings(tried)
-        training = {**settings.training, "hold_out": "always"}
-        return plan(
-            self.backbone,
-            settings.task,
-            settings.method,
-            settings.source,
-            training,
-            settings.method_options,
-            settings.task_options,
-        )
+        tasks = self.settings(tried).tasks
+        divided = {
+            name: replace(entry, training={**entry.training, "hold_out": "always"}) for name, entry in tasks.items()
+        }
+        (trial_plan,) = plan_run(self.backbone, divided).plans.values()
+        return trial_plan
 
     def identity(self, space: Space) -> str:
         """Return the fingerprint that comparable trials share."""
@@ -245,8 +243,7 @@ class Trials:
 
     def _train(self, trial_plan: Plan, settings: Settings, report: Report) -> Finished:
         folder = settings.run_dir
-        clear(folder)
-        settings.write()
+        begin(settings)
         with watching(folder / LOG, silent=True) as watch:
 
             def hear(progress: Progress) -> None:
@@ -255,7 +252,7 @@ class Trials:
                     report(progress.epoch, float(progress.metrics[self.metric]))
 
             try:
-                result = train_plan(trial_plan, folder, settings.name, hear)
+                result = train_plan(trial_plan, folder, next(iter(settings.tasks)), hear)
             except (AdaptError, Pruned):
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
                 raise
@@ -290,10 +287,9 @@ class Trials:
 
 def _clear(common: Settings, keep_trials: bool) -> None:
     """Create the sweep's folder; trials of an earlier sweep are deleted unless a study continues them."""
-    clear(common.run_dir)
+    begin(common)
     for folder in () if keep_trials else common.run_dir.glob("trial-*"):
         shutil.rmtree(folder)
-    common.write()
 
 
 def _tell(sweep: Sweep, metric: str) -> Any:

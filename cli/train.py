@@ -1,11 +1,14 @@
 """``adapt train``: an adapter trained on a frozen backbone, and saved as one file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
+
+from adaptdock.cli.common.backbone import loaded
 from adaptdock.cli.common.config import check_keys, read_config
 from adaptdock.cli.common.flags import (
     DATA,
@@ -27,86 +30,95 @@ from adaptdock.cli.common.flags import (
     peek,
 )
 from adaptdock.cli.common.output import note, show_json
-from adaptdock.cli.training import multitask
 from adaptdock.cli.training.cross_validation import try_folds
-from adaptdock.cli.training.output_paths import LOG, check_places, clear, run_folder
+from adaptdock.cli.training.output_paths import LOG, begin, check_places, run_folder
 from adaptdock.cli.training.progress import watching
-from adaptdock.cli.training.settings import Settings, decide, recall
-from adaptdock.cli.training.summary import show_plan, show_result
+from adaptdock.cli.training.settings import Chosen, Settings, decide, recall
+from adaptdock.cli.training.summary import show_plan, show_results
+from adaptdock.cli.training.tasks_file import read_tasks
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.core.distributed import check_alone, placed, ranks
-from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.training.cross_validation import FoldOptions
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
-from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.plan import Plan
+from adaptdock.engine.training.run_plan import RunPlan, SharingOptions, plan_run
 from adaptdock.engine.training.task_run import Result
 from adaptdock.engine.training.train import carry_out
-from adaptdock.errors import UsageError
+from adaptdock.errors import TakenError, UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import LoadOptions
 
-METHOD, BACKBONE, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.DEFAULT_BACKBONE, registry.EXAMPLE_TASK
+METHOD, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.EXAMPLE_TASK
 WITH_RESUME = {"resume", "output", "overwrite", "as_json", "allow_untrained"}
 NOT_IN_CONFIG = {"config", "resume", "dry_run", "verbose", "as_json", "help"}
 DRY = {"dry_run", "verbose"}
 """Flags without a value, which are False unless they are given."""
 FOLDING = field_flags(FoldOptions, "folds", DATA)
+SHARING = field_flags(SharingOptions, "sharing", "Several tasks")
 HELP = """Train an adapter on a frozen backbone and save it as one file.
 
 Without data options, the task's sample data is used. Missing options come from the task's tuned
 recipe for the method. Some flags depend on the method and the task:
 adapt train --task ner --method prefix --help shows the flags of ner and prefix."""
+HELP_SEVERAL = """Train several tasks together, and save an adapter file for each task.
 
-
-@dataclass(frozen=True)
-class Chosen:
-    """The configuration, and the flags of the method and task that arguments and configuration choose."""
-
-    config: dict[str, Any]
-    config_path: Path | None
-    training: FieldFlags
-    method: FieldFlags
-    task: FieldFlags
+The file of --tasks is a table: a name for each task, and below the name the keys task (by default the name), data
+or train, validation and test, columns, format, encoding, options (of the task) and weight. The keys method,
+method_options and those of the training options override the flags below for that task. Missing options come from
+the recipe of each task for its method; of tasks that share an adapter, from the recipe of the first."""
 
 
 def _build(arguments: Sequence[str]) -> SectionedCommand:
-    config, path = _configured(arguments)
-    tasks = peek(arguments, "tasks") or config.get("tasks")
-    if tasks:
-        return multitask.build(arguments, config, path, tasks)
-    choice, main = choose(arguments), what_flags()
-    flags = [*main, *choice.method.flags, *choice.task.flags, *choice.training.flags, *LOADING.flags, *_output_flags()]
+    choice = choose(arguments)
+    flags: list[click.Parameter] = [
+        *(several_flags() if choice.tables else what_flags()),
+        *choice.sharing.flags,
+        *choice.method.flags,
+        *choice.task.flags,
+        *choice.training.flags,
+        *LOADING.flags,
+        *_output_flags(bool(choice.tables)),
+    ]
 
     def callback(**values: Any) -> int:
         return _train(values, choice)
 
-    full_command = SectionedCommand("train", help=HELP, params=list(flags), callback=callback)
     if choice.config_path is not None:
         keys = [str(flag.name) for flag in flags if flag.name not in NOT_IN_CONFIG]
-        check_keys(choice.config_path, choice.config, keys, "adapt train with this task and method")
-    return full_command
+        command_name = (
+            "adapt train --tasks with this method" if choice.tables else "adapt train with this task and method"
+        )
+        check_keys(choice.config_path, choice.config, keys, command_name)
+    return SectionedCommand("train", help=HELP_SEVERAL if choice.tables else HELP, params=flags, callback=callback)
 
 
 command = DeferredCommand("train", _build, HELP)
 
 
 def choose(arguments: Sequence[str], method: str | None = None) -> Chosen:
-    """Return the flags for the method and task in the arguments; ``method`` overrides theirs."""
+    """Return the flags for the method and task, or tasks, in the arguments; ``method`` overrides theirs."""
     config, path = _configured(arguments)
+    file = peek(arguments, "tasks") or config.get("tasks")
+    if file:
+        check_alone("adapt train --tasks")
+    tables = read_tasks(Path(file)) if file else {}
     method = method or peek(arguments, "method") or config.get("method") or METHOD
     explicit_task = peek(arguments, "task") or config.get("task")
-    task = explicit_task or EXAMPLE_TASK
+    task = next(iter(tables.values())).task if tables else explicit_task or EXAMPLE_TASK
     recipe = merge_options(task, method, {})
-    training = field_flags(TrainingOptions, "training", "Training", shown=recipe.model_dump())
+    sharing = SHARING if tables else FieldFlags("sharing", (), {})
+    training = field_flags(TrainingOptions, "training", "Training", sharing.fields, recipe.model_dump())
     # The flags of adapt train keep their names; a method's or task's flag of the same name gets a prefix.
-    reserved = {flag.name for flag in [*what_flags(), *LOADING.flags, *_output_flags(), *training.flags] if flag.name}
+    fixed = [*(several_flags() if tables else what_flags()), *sharing.flags, *LOADING.flags, *training.flags]
+    reserved = {flag.name for flag in [*fixed, *_output_flags(bool(tables))] if flag.name}
     method_flags = field_flags(
         registry.load("method", method).Options, "method", f"Method {method}", reserved, recipe.method_options
     )
+    if tables:  # each table has the options of its task
+        return Chosen(config, path, training, method_flags, FieldFlags("task", (), {}), sharing, tables)
     title = f"Task {task}" if explicit_task else f"Task {task} (for example; --task chooses)"
     task_flags = field_flags(registry.load("task", task).Options, "task", title, reserved | method_flags.fields.keys())
-    return Chosen(config, path, training, method_flags, task_flags)
+    return Chosen(config, path, training, method_flags, task_flags, sharing, tables)
 
 
 def _configured(arguments: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
@@ -139,13 +151,21 @@ def what_flags() -> list[Flag]:
     ]
 
 
-def _output_flags() -> list[Flag]:
-    allow = "Exit with status 0 although the adapter is untrained, or no better than one answer to every input."
+def several_flags() -> list[Flag]:
+    """Return the flags for tasks, method and backbone of ``--tasks``."""
+    tasks = Flag(["--tasks"], section=MAIN, metavar="FILE", help="YAML or TOML file with the tasks.")
+    return [tasks, *how_flags(), *dry_run_flags()]
+
+
+def _output_flags(several: bool = False) -> list[Flag]:
+    allow = "Exit with status 0 although an adapter is untrained, or no better than one answer to every input."
+    output = Place("The adapter file.", "TASK.safetensors", "FILE")
+    run_dir = Place("Folder of the run: settings, metrics, log, curves, checkpoints.", "runs/TASK-METHOD-TIME")
+    if several:
+        output = Place("Folder for a file of each task, NAME.safetensors.", "this folder")
+        run_dir = Place("Folder of the run, with a subfolder for each task.", "runs/NAMES-METHODS-TIME")
     return [
-        *output_flags(
-            Place("The adapter file.", "TASK.safetensors", "FILE"),
-            Place("Folder of the run: settings, metrics, log, curves, checkpoints.", "runs/TASK-METHOD-TIME"),
-        ),
+        *output_flags(output, run_dir, named=not several),
         Flag(["--allow-untrained"], section=OUTPUT, is_flag=True, default=None, help=allow, shown="default: exit 1"),
     ]
 
@@ -155,20 +175,18 @@ def _output_flags() -> list[Flag]:
 
 def _train(values: dict[str, Any], choice: Chosen) -> int:
     check_verbose(values)
-    if values["resume"]:
+    if values.get("resume"):
         return _resume(values)
     # Click sets an absent flag to None, and an absent flag that may be repeated to ().
     values = {name: choice.config.get(name) if value in (None, ()) else value for name, value in values.items()}
-    values = {**values, "method": values["method"] or METHOD, "backbone": values["backbone"] or BACKBONE}
-    values["columns"] = values["columns"] or ()
     folding = validated(FoldOptions, FOLDING.given(values), "folds")
     if folding.folds:
         check_alone("adapt train --folds")
-    _check_shared(load_options(values), values["unlabelled"])
-    settings = decide(values, choice.training, choice.method, choice.task)
-
+    placed(load_options(values))  # before a precision is chosen for the device
+    settings = decide(values, choice)
+    _check_shared(settings)
     if values["dry_run"]:
-        show_plan(_plan(settings), settings.method, values["as_json"], values["verbose"])
+        show_plan(_plan(settings), settings, values["as_json"], values["verbose"])
         return 0
     with run_folder(settings.run_dir, settings.automatic) as folder:
         return _begin(replace(settings, run_dir=folder), folding, values["as_json"], values["allow_untrained"])
@@ -177,17 +195,19 @@ def _train(values: dict[str, Any], choice: Chosen) -> int:
 def _begin(settings: Settings, folding: FoldOptions, as_json: bool, allow_untrained: bool) -> int:
     if ranks().first:
         check_places(settings, resume=False)
-    # Before clear(): with --overwrite, a plan that fails must leave the earlier run as it was.
-    training_plan = _plan(settings)
+    # Before begin(): with --overwrite, a plan that fails must leave the earlier run as it was.
+    run_plan = _plan(settings)
     if ranks().first:
-        clear(settings.run_dir)
-        settings.write()
-    folds = try_folds(training_plan, settings, folding.folds, as_json) if folding.folds else None
+        begin(settings)
+    folds = None
+    if folding.folds:
+        (task_plan,) = run_plan.plans.values()  # there is no --folds with --tasks
+        folds = try_folds(task_plan, settings, folding.folds, as_json)
     if folding.folds_only:
         if as_json:
             show_json(folds)
         return 0
-    return _run(training_plan, settings, as_json, settings.overwrite, allow_untrained, folds=folds)
+    return _run(run_plan, settings, as_json, allow_untrained, folds=folds)
 
 
 def _resume(values: dict[str, Any]) -> int:
@@ -195,17 +215,12 @@ def _resume(values: dict[str, Any]) -> int:
     if surplus:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in surplus)
         raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
-    if multitask.is_joint(Path(values["resume"])):
-        check_alone("adapt train --tasks")
-        return multitask.resume(Path(values["resume"]), values["output"], bool(values["overwrite"]), values["as_json"])
     settings = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
-    _check_shared(settings.load, settings.training["unlabelled"])
+    _check_shared(settings)
     with run_folder(settings.run_dir):
         if ranks().first:
             check_places(settings, resume=True)
-        owns_output = settings.output.exists()  # check_places() has refused any file but the run's own
-        replaces, allowed = settings.overwrite or owns_output, values["allow_untrained"]
-        return _run(_plan(settings), settings, values["as_json"], replaces, allowed, resume=True)
+        return _run(_plan(settings), settings, values["as_json"], values["allow_untrained"], resume=True)
 
 
 def _is_given(name: str, value: Any) -> bool:
@@ -213,52 +228,65 @@ def _is_given(name: str, value: Any) -> bool:
     return name not in WITH_RESUME and value not in (None, ()) and (value or name not in DRY)
 
 
-def _check_shared(load: LoadOptions, unlabelled: str | None) -> None:
+def _check_shared(settings: Settings) -> None:
     """Refuse options that several processes don't support, before the processes wait for each other."""
-    placed(load)
-    if unlabelled:
+    placed(settings.load)
+    if settings.several:
+        check_alone("adapt train --tasks")
+    if any(entry.training["unlabelled"] for entry in settings.tasks.values()):
         check_alone("adapt train --unlabelled")
 
 
-def _plan(settings: Settings) -> Plan:
-    training_plan = plan(
-        load_backbone(settings.backbone, settings.load),
-        settings.task,
-        settings.method,
-        settings.source,
-        settings.training,
-        settings.method_options,
-        settings.task_options,
-    )
-    for line in training_plan.notes:
+def _plan(settings: Settings) -> RunPlan:
+    run_plan = plan_run(loaded(settings.backbone, settings.load), settings.tasks, settings.sharing)
+    for line in run_plan.notes:
         note(line)
-    return training_plan
+    return run_plan
 
 
 def _run(
-    training_plan: Plan,
+    run_plan: RunPlan,
     settings: Settings,
     as_json: bool,
-    replace_output: bool,
     allow_untrained: bool,
     resume: bool = False,
     folds: Mapping[str, Any] | None = None,
 ) -> int:
+    # check_places() has refused any output file but the resumed run's own.
+    owned = {name for name, file in settings.files.items() if resume and file.exists()}
     with watching(settings.run_dir / LOG) if ranks().first else nullcontext() as watch:
-        result = carry_out(training_plan, settings.run_dir, settings.name, watch, resume)
+        results = carry_out(run_plan, settings.run_dir, watch, resume)
+    interrupted = any(result.ending == "interrupted" for result in results.values())
     if not ranks().first:  # the first process alone writes and prints
-        return 0 if result.ending != "interrupted" else 130
-    verdict = _report(settings.run_dir, training_plan, result)
-    write_file(settings.output, result.adapter, replace_output)
-    show_result(training_plan, result, settings.output, settings.run_dir, verdict, as_json, folds)
-    if result.ending != "interrupted":
-        return 1 if result.shortfall and not allow_untrained else 0
-    note(f"Interrupted: the best adapter so far is in {settings.output}. Continue with --resume {settings.run_dir}")
-    return 130
+        return 130 if interrupted else 0
+    verdicts = {name: _report(settings.folders[name], run_plan.plans[name], results[name]) for name in results}
+    _save(settings, results, owned)
+    show_results(run_plan, settings, results, verdicts, as_json, folds)
+    if interrupted:
+        saved = f"adapter so far is in {settings.output}"
+        saved = "adapters so far are saved" if settings.several else saved
+        note(f"Interrupted: the best {saved}. Continue with --resume {settings.run_dir}")
+        return 130
+    return 1 if any(result.shortfall for result in results.values()) and not allow_untrained else 0
 
 
-def _report(folder: Path, training_plan: Plan, result: Result) -> list[str]:
+def _save(settings: Settings, results: Mapping[str, Result], owned: Collection[str]) -> None:
+    """Write every file; raise :class:`TakenError` for the first path that another process took during training.
+
+    The results of the other tasks are written all the same: one taken path must not lose them.
+    """
+    errors = []
+    for name, result in results.items():
+        try:
+            write_file(settings.files[name], result.adapter, settings.overwrite or name in owned)
+        except TakenError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _report(folder: Path, task_plan: Plan, result: Result) -> list[str]:
     try:
-        return result.report(folder, training_plan)
+        return result.report(folder, task_plan)
     except OSError as error:  # a full disk must not hide the adapter
         return [f"The report in {folder} could not be written: {error.strerror or error}."]

@@ -208,7 +208,8 @@ class QA(Task):
             item = {"question": item[0], "context": item[1]}
         if not isinstance(item, Mapping):
             raise DataError(
-                f"qa reads an object with 'question' and 'context', or a list of both; found {type(item).__name__}"
+                f"qa reads a question with its context, as an object such as "
+                f'{{"question": "Who ran?", "context": "Ada ran."}}, or a list of both; found {type(item).__name__}'
             )
         values = {
             name: next((item[column] for column in self.columns[name] if column in item), None)

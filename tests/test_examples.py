@@ -18,9 +18,10 @@ from adaptdock import Dock, train
 from adaptdock.engine.conformance import Check, checks, tasks
 from adaptdock.engine.core.assembly import make_method, make_task
 from adaptdock.engine.core.loading import load_backbone
+from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.members import Members
-from adaptdock.engine.training.multitask import SharingOptions, TaskEntry, joint_run, plan_jointly
-from adaptdock.engine.training.run import run_of
+from adaptdock.engine.training.run import planned_run, run_of
+from adaptdock.engine.training.run_plan import SharingOptions, TaskSettings, plan_run
 from adaptdock.errors import DataError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, ForwardPass, LoadOptions, Reading, Record
@@ -144,9 +145,12 @@ def test_a_relation_is_trained_and_answers(backbone: Backbone, tmp_path: Path) -
 def test_a_relation_trained_beside_another_task_has_the_loss_that_it_has_alone(
     backbone: Backbone, data: Path, tmp_path: Path
 ) -> None:
-    entries = {"ner": TaskEntry(task="ner", data=str(data)), "relation": TaskEntry(task="relation")}
-    made = plan_jointly(backbone, entries, "lora", SharingOptions(sharing="passes"), {"batch_size": 8}, {})
-    run = joint_run(made, tmp_path)
+    training = {"batch_size": 8}
+    entries = {
+        "ner": TaskSettings("ner", source=Source(data=str(data)), training=training),
+        "relation": TaskSettings("relation", training=training),
+    }
+    run = planned_run(plan_run(backbone, entries, SharingOptions(sharing="passes")), tmp_path)
     units = [unit for member in run.members.members for unit in member.units]
     rows = [next(unit for unit in units if unit[0] == number) for number in (0, 1, 1, 0)]
     alone = 0.0
@@ -162,7 +166,7 @@ def losses(members: Members, units: list[Any]) -> float:
     for assembly in members.assemblies:
         members.dock.ports.acquire(assembly.sites)
     try:
-        return float(trainable(**members.collator()([(units, [1.0] * len(members))]))["loss"])
+        return float(trainable(**members.collator()([(units, [1.0] * len(members), (0, 0, 0))]))["loss"])
     finally:
         for assembly in members.assemblies:
             members.dock.ports.release(assembly.sites)

@@ -30,17 +30,19 @@ def run_folder(folder: Path, automatic: bool = False) -> Iterator[Path]:
 
 
 def check_places(settings: Settings, resume: bool) -> None:
-    """Check the output file and the run's folder before the work.
+    """Check the output files and the run's folder before the work.
 
     Raises :class:`UsageError` if one of them is taken, :class:`FileError` if it cannot be written.
     """
+    best = {name: folder / BEST for name, folder in settings.folders.items()}
     if resume:
-        check_unfinished(settings.run_dir, [settings.run_dir / BEST])
-    check_output(settings.output, settings.run_dir / BEST, settings.overwrite, resume)
-    check_folder(settings.run_dir, settings.overwrite, resume)
+        _check_unfinished(settings.run_dir, list(best.values()))
+    for name, file in settings.files.items():
+        _check_output(file, best[name], settings.overwrite, resume)
+    _check_folder(settings.run_dir, settings.overwrite, resume)
 
 
-def check_output(output: Path, best: Path, overwrite: bool, resume: bool) -> None:
+def _check_output(output: Path, best: Path, overwrite: bool, resume: bool) -> None:
     """Refuse an existing output file, except the file of the resumed run itself, and a folder without write access."""
     if output.is_dir():
         raise UsageError(f"{output} is a folder; --output names the adapter file")
@@ -49,7 +51,7 @@ def check_output(output: Path, best: Path, overwrite: bool, resume: bool) -> Non
     _check_writable(output.parent)
 
 
-def check_folder(folder: Path, overwrite: bool, resume: bool) -> None:
+def _check_folder(folder: Path, overwrite: bool, resume: bool) -> None:
     """Refuse a run's folder that has other content, or without write access."""
     other_files = [file for file in folder.iterdir() if file.name != LOCK] if folder.exists() else []
     if not resume and other_files and not (overwrite and (folder / CONFIG).is_file()):
@@ -60,16 +62,23 @@ def check_folder(folder: Path, overwrite: bool, resume: bool) -> None:
     _check_writable(folder)
 
 
-def clear(folder: Path) -> None:
-    """Make a run's folder, and delete the files of an earlier run in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in WRITTEN:
-        (folder / name).unlink(missing_ok=True)
-    for leftover in (folder / "checkpoints", folder / "few-labels", *folder.glob("round-*"), *folder.glob("fold-*")):
-        shutil.rmtree(leftover, ignore_errors=True)
+def begin(settings: Settings) -> None:
+    """Make the folders of a run, delete the files of an earlier run in them, and write the settings."""
+    for folder in (settings.run_dir, *settings.folders.values()):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in WRITTEN:
+            (folder / name).unlink(missing_ok=True)
+        for leftover in (
+            folder / "checkpoints",
+            folder / "few-labels",
+            *folder.glob("round-*"),
+            *folder.glob("fold-*"),
+        ):
+            shutil.rmtree(leftover, ignore_errors=True)
+    settings.write()
 
 
-def check_unfinished(folder: Path, best: Sequence[Path]) -> None:
+def _check_unfinished(folder: Path, best: Sequence[Path]) -> None:
     """Refuse to resume a run whose adapters are all complete."""
     if all(file.exists() and read_card(file).training.get("ending") in ("complete", "early") for file in best):
         files = " and ".join(map(str, best))

@@ -2,84 +2,120 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adaptdock.cli.common.flags import FieldFlags, load_options
-from adaptdock.engine.core.assembly import checked_options, make_methods, make_task, validated
+from adaptdock.cli.training.tasks_file import TaskTable
+from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.data.sources import Source, parse_columns
-from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options, with_precision
+from adaptdock.engine.training.hyperparameters import TrainingOptions, with_precision
 from adaptdock.engine.training.run_folders import run_name
+from adaptdock.engine.training.run_plan import SharingOptions, TaskSettings, completed
 from adaptdock.errors import DataError, UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
 
 CONFIG = "config.json"
+SPLITS = ("data", "train", "validation", "test")
+NAMED = 4
+"""Most tasks whose names are in the generated name of a run's folder."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The configuration, and the flags of the method and task that arguments and configuration choose.
+
+    ``tables`` are those of ``--tasks``, where it is given; ``sharing`` are the flags on several tasks.
+    """
+
+    config: dict[str, Any]
+    config_path: Path | None
+    training: FieldFlags
+    method: FieldFlags
+    task: FieldFlags
+    sharing: FieldFlags
+    tables: Mapping[str, TaskTable]
 
 
 @dataclass(frozen=True)
 class Settings:
     """Every decision of a run; the run's folder stores it as config.json."""
 
-    task: str
-    method: str
+    tasks: Mapping[str, TaskSettings]
+    sharing: SharingOptions
     backbone: str
-    source: Source
     load: LoadOptions
-    training: Mapping[str, Any]
-    method_options: Mapping[str, Any]
-    task_options: Mapping[str, Any]
-    name: str
     output: Path
     run_dir: Path
     overwrite: bool = False
     automatic: bool = False
     """Whether the run's folder has a generated name, which may get a number at its end."""
 
+    @property
+    def several(self) -> bool:
+        """Whether the run has more than one task."""
+        return len(self.tasks) > 1
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folder of each task: the run's folder itself for a single task."""
+        return {name: self.run_dir / name if self.several else self.run_dir for name in self.tasks}
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The adapter file of each task: the output itself for a single task."""
+        return {name: self.output / f"{name}.safetensors" if self.several else self.output for name in self.tasks}
+
     def write(self) -> None:
         """Write the settings to the run's folder, with absolute paths."""
-        source = asdict(self.source)
-        for key in ("data", "train", "validation", "test"):
-            if source[key] and Path(source[key]).exists():  # else it is the name of a hub data set
-                source[key] = str(Path(source[key]).absolute())
         content = {
-            **{key: getattr(self, key) for key in ("task", "method", "backbone", "name", "overwrite")},
-            "source": source,
+            "tasks": {name: {**asdict(entry), "source": _absolute(entry.source)} for name, entry in self.tasks.items()},
+            "sharing": self.sharing.model_dump(mode="json"),
+            "backbone": self.backbone,
             "load": self.load.model_dump(mode="json"),
-            "training": dict(self.training),
-            "method_options": dict(self.method_options),
-            "task_options": dict(self.task_options),
             "output": str(self.output.absolute()),
+            "overwrite": self.overwrite,
         }
         (self.run_dir / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def decide(values: Mapping[str, Any], of_training: FieldFlags, of_method: FieldFlags, of_task: FieldFlags) -> Settings:
+def _absolute(source: Source) -> dict[str, Any]:
+    fields = asdict(source)
+    files = {split: Path(fields[split]) for split in SPLITS if fields[split]}
+    # A name without a file is that of a hub data set.
+    return {**fields, **{split: str(file.absolute()) for split, file in files.items() if file.exists()}}
+
+
+def decide(values: Mapping[str, Any], choice: Chosen) -> Settings:
     """Return the settings from flags and configuration, checked as far as possible without data."""
-    task, method = values["task"], values["method"]
-    if task is None:
-        raise UsageError(f"--task is missing: give the task of the adapter ({', '.join(registry.names('task'))})")
-    task_options = of_task.given(values)
-    options = merge_options(task, method, of_training.given(values))
-    method_options = checked_options("method", method, {**options.method_options, **of_method.given(values)})
-    make_methods(method, method_options)
-    make_task(task, task_options)
-    name = values["name"] or task
-    if "+" in name or not 0 < len(name) <= 200:
-        raise UsageError(f"--name {name!r}: a name has 1 to 200 characters and no '+'")
+    method = values["method"] or registry.DEFAULT_METHOD
+    training, method_options = choice.training.given(values), choice.method.given(values)
+    sharing = validated(SharingOptions, choice.sharing.given(values), "several tasks")
+    if choice.tables:
+        common = TaskSettings("", method, training=training, method_options=method_options)
+        tasks = {name: table.over(common) for name, table in choice.tables.items()}
+        parts, output = list(tasks) if len(tasks) <= NAMED else [f"{len(tasks)}-tasks"], "."
+    else:
+        name, source = _name(values), _source(values)
+        tasks = {
+            name: TaskSettings(values["task"], method, source, training, method_options, choice.task.given(values))
+        }
+        parts, output = [values["task"]], f"{values['task']}.safetensors"
+    tasks = {
+        name: replace(entry, training=with_absolute_places(entry.training))
+        for name, entry in completed(tasks, sharing).items()
+    }
+    methods = "-".join(dict.fromkeys(entry.method for entry in tasks.values()))
+    precision = next(iter(tasks.values())).training["precision"]  # the same for all tasks
     return Settings(
-        task=task,
-        method=method,
-        backbone=absolute_backbone(values["backbone"]),
-        source=_source(values),
-        load=with_precision(load_options(values), options.precision),
-        training=with_absolute_places(options.model_dump(mode="json", exclude={"method_options"})),
-        method_options=method_options,
-        task_options=task_options,
-        name=name,
-        output=Path(values["output"] or f"{task}.safetensors"),
-        run_dir=Path(values["run_dir"]) if values["run_dir"] else run_name(task, method),
+        tasks=tasks,
+        sharing=sharing,
+        backbone=absolute_backbone(values["backbone"] or registry.DEFAULT_BACKBONE),
+        load=with_precision(load_options(values), precision),
+        output=Path(values["output"] or output),
+        run_dir=Path(values["run_dir"]) if values["run_dir"] else run_name("-".join(parts), methods),
         overwrite=bool(values["overwrite"]),
         automatic=not values["run_dir"],
     )
@@ -93,13 +129,11 @@ def recall(folder: Path, output: str | None, overwrite: bool) -> Settings:
     path = folder / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        training = validated(TrainingOptions, content["training"], str(path))
-        load = validated(LoadOptions, content["load"], str(path))
         return Settings(
-            **{key: content[key] for key in ("task", "method", "backbone", "name", "method_options", "task_options")},
-            source=Source(**content["source"]),
-            load=load,
-            training=training.model_dump(mode="json", exclude={"method_options"}),
+            tasks={name: _entry(fields, str(path)) for name, fields in _tasks(content).items()},
+            sharing=validated(SharingOptions, content.get("sharing", {}), str(path)),
+            backbone=content["backbone"],
+            load=validated(LoadOptions, content["load"], str(path)),
             output=Path(output or content["output"]),
             run_dir=folder,
             overwrite=overwrite or content["overwrite"],
@@ -110,8 +144,40 @@ def recall(folder: Path, output: str | None, overwrite: bool) -> Settings:
         ) from None
     except KeyError as error:
         raise DataError(f"{path}: it is damaged: {error} is missing") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: it is damaged: {error}") from None
+
+
+def _entry(fields: Mapping[str, Any], where: str) -> TaskSettings:
+    training = validated(TrainingOptions, fields["training"], where)
+    dumped = training.model_dump(mode="json", exclude={"method_options"})
+    return TaskSettings(**{**fields, "training": dumped, "source": Source(**fields["source"])})
+
+
+def _tasks(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields of each task; older runs have a form of their own for one task, and for several."""
+    common = {key: content[key] for key in ("method", "training", "method_options") if key in content}
+    if "tasks" not in content:
+        return {content["name"]: {**common, **{key: content[key] for key in ("task", "source", "task_options")}}}
+    if not common:
+        tasks: Mapping[str, Any] = content["tasks"]
+        return tasks
+    return {name: {**common, **_of_table(table)} for name, table in content["tasks"].items()}
+
+
+def _of_table(table: Mapping[str, Any]) -> dict[str, Any]:
+    source = {key: table[key] for key in Source.__dataclass_fields__}
+    others = {"task_options": table["options"], "weight": table["weight"], "may_undivide": False}
+    return {"task": table["task"], "source": source, **others}
+
+
+def _name(values: Mapping[str, Any]) -> str:
+    if values["task"] is None:
+        raise UsageError(f"--task is missing: give the task of the adapter ({', '.join(registry.names('task'))})")
+    name = str(values["name"] or values["task"])
+    if "+" in name or not 0 < len(name) <= 200:
+        raise UsageError(f"--name {name!r}: a name has 1 to 200 characters and no '+'")
+    return name
 
 
 def _source(values: Mapping[str, Any]) -> Source:
@@ -121,12 +187,12 @@ def _source(values: Mapping[str, Any]) -> Source:
         raise UsageError(f"there are --data and {', '.join(split_flags)}: give the one or the others")
     if split_flags and not files["train"]:
         raise UsageError(f"there is {', '.join(split_flags)} but no --train: add the training data")
-    columns = parse_columns(values["columns"])
+    columns = parse_columns(values["columns"] or ())
     layout = {"format": values["format"], "columns": columns, "encoding": values["encoding"] or "utf-8"}
     return Source(data=values["data"], **files, **layout)
 
 
-def with_absolute_places(training: dict[str, Any]) -> dict[str, Any]:
+def with_absolute_places(training: Mapping[str, Any]) -> dict[str, Any]:
     """Return training options with absolute paths, so that a run can be resumed from any folder."""
     files = {name: training[name] for name in ("on", "synonyms", "unlabelled") if training[name] is not None}
     absolute = {name: str(Path(file).absolute()) for name, file in files.items()}

@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptdock.cli.common.output import brief, count, say, show_json, show_metrics, show_pairs
+from adaptdock.cli.common.output import count, say, show_json, show_metrics, show_pairs
 from adaptdock.cli.common.records import first_records, show_records
+from adaptdock.cli.training.setting_lines import lines_of, setting_lines
+from adaptdock.cli.training.settings import Settings
+from adaptdock.cli.training.several import show_several_plans, show_several_results
 from adaptdock.engine.training.hyperparameters import merge_options
 from adaptdock.engine.training.plan import Plan
+from adaptdock.engine.training.run_plan import RunPlan
 from adaptdock.engine.training.task_run import Result
 from adaptdock.plugins import registry
 
@@ -15,15 +19,23 @@ RECORDS = 3
 """Training records that a plan shows."""
 
 
-def show_plan(plan: Plan, method: str, as_json: bool, verbose: bool) -> None:
-    """Print the plan: the effects of the data, and the settings that differ from the recipe.
+def show_plan(run_plan: RunPlan, settings: Settings, as_json: bool, verbose: bool) -> None:
+    """Print the plan: the effects of the data, and the settings that differ from the recipe, or between tasks.
 
     ``verbose`` prints every setting.
     """
-    summary = plan.summary()
     if as_json:
-        show_json(summary)
+        show_json(run_plan.summary())
         return
+    if run_plan.several:
+        show_several_plans(run_plan, verbose)
+        return
+    for name, plan in run_plan.plans.items():
+        _show_single_plan(plan, settings.tasks[name].method, verbose)
+
+
+def _show_single_plan(plan: Plan, method: str, verbose: bool) -> None:
+    summary = plan.summary()
     tokens = summary["tokens_per_window"]
     show_pairs(
         {
@@ -44,25 +56,16 @@ def show_plan(plan: Plan, method: str, as_json: bool, verbose: bool) -> None:
     show_records("train", first_records(plan.given, plan.task, RECORDS))
 
 
-def setting_lines(plan: Plan) -> dict[str, str]:
-    """Return every setting of task, methods and training by its name in a table."""
-    return {
-        **_lines("task", plan.task.options.model_dump(mode="json")),
-        **{name: line for entry in plan.methods for name, line in _lines(entry.name, entry.options).items()},
-        **_lines("", plan.options.model_dump(mode="json", exclude={"method_options"})),
-    }
-
-
 def _differing(plan: Plan, method: str) -> dict[str, str]:
     """Return the settings that differ from the recipe, and from the defaults of task and method."""
     recipe = merge_options(plan.task_name, method, {}).model_dump(mode="json")
     training = plan.options.model_dump(mode="json", exclude={"method_options"})
-    lines = _lines("task", plan.task.options.model_dump(mode="json", exclude_defaults=True))
+    lines = lines_of("task", plan.task.options.model_dump(mode="json", exclude_defaults=True))
     for entry in plan.methods:
         of_recipe = recipe["method_options"] if entry.name == method else {}
         defaults = registry.load("method", entry.name).Options.model_construct(**of_recipe).model_dump(mode="json")
-        lines |= _lines(entry.name, _changed(entry.options, defaults))
-    lines |= _lines("", _changed(training, recipe))
+        lines |= lines_of(entry.name, _changed(entry.options, defaults))
+    lines |= lines_of("", _changed(training, recipe))
     return {**lines, "other settings": f"the recipe of {plan.task_name} for {method}; --verbose shows them"}
 
 
@@ -70,32 +73,30 @@ def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
     return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
-def _lines(owner: str, values: Mapping[str, Any]) -> dict[str, str]:
-    front = f"{owner}: " if owner else ""
-    return {f"{front}{name.replace('_', ' ')}": _setting(value) for name, value in values.items()}
-
-
-def _setting(value: Any) -> str:
-    if value is None or value in ("", [], {}):
-        return "none"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(brief(value))
-
-
-def show_result(
-    plan: Plan,
-    result: Result,
-    output: Path,
-    folder: Path,
-    verdict: Sequence[str],
+def show_results(
+    run_plan: RunPlan,
+    settings: Settings,
+    results: Mapping[str, Result],
+    verdicts: Mapping[str, Sequence[str]],
     as_json: bool,
     folds: Mapping[str, Any] | None = None,
 ) -> None:
     """Print the ending of a run, its metrics, and the paths of its files."""
+    if run_plan.several:
+        show_several_results(run_plan, settings, results, verdicts, as_json)
+        return
+    for name, plan in run_plan.plans.items():
+        result, verdict = results[name], verdicts[name]
+        if as_json:
+            document = _document(plan.summary(), result, settings.output, settings.run_dir, verdict)
+            show_json(document | ({"folds": folds} if folds else {}))
+        else:
+            _show_single_result(plan, result, settings.output, settings.run_dir, verdict)
+
+
+def _show_single_result(plan: Plan, result: Result, output: Path, folder: Path, verdict: Sequence[str]) -> None:
     metrics, summary = result.adapter.card.metrics, plan.summary()
     curves, page = folder / "curves.png", folder / "report.html"
-    if as_json:
-        show_json(_document(summary, result, output, folder, verdict) | ({"folds": folds} if folds else {}))
-        return
     if result.shortfall:
         say(result.shortfall)
         say()

@@ -16,6 +16,7 @@ from adaptdock.engine.data.folders import SPLITS as SPLITS
 from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, split_files, split_folders
 from adaptdock.engine.data.formats import CONLLU, FORMATS, json_splits, of_dataset, parallel, parquet, parsed, rows
 from adaptdock.engine.data.holdout import hold_out
+from adaptdock.engine.data.hub_names import hub_dataset
 from adaptdock.engine.data.objects import Table
 from adaptdock.engine.data.record_ids import repeated_ids
 from adaptdock.engine.data.spans.reading import IN_MEMORY, NAMES, Export
@@ -411,17 +412,7 @@ class Reader:
 
     def hub(self, name: str) -> dict[str, list[Record]]:
         """Return the records of a hub data set's splits."""
-        import datasets
-
-        identifier, _, configuration = name.partition(":")
-        try:
-            dataset = datasets.load_dataset(identifier, configuration or None)
-        except Exception as error:  # the library raises many kinds, all of them about this name
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(
-                f"{name!r} is no folder or file here, and no data set that the hub gives: {reason}"
-            ) from error
-        return self._tables(named_splits(dataset, name), name)
+        return self._tables(named_splits(hub_dataset(name), name), name)
 
     def _tables(self, splits: Iterable[tuple[str, Any]], name: str) -> dict[str, list[Record]]:
         """Return the records of the data sets of a library, one a split."""

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from adaptdock.engine.core.distributed import Ranks, ranks
 from adaptdock.engine.training.hyperparameters import TrainingOptions
+from adaptdock.engine.training.member_dropout import Draw
 
 
 class MemberSteps:
@@ -51,8 +52,8 @@ class MemberSteps:
         return step <= self.last and step % self.per_epoch == 0
 
 
-class JointBatches(Dataset[tuple[list[Any], list[float]]]):
-    """The units of all members in each pass, and the factor of each member's loss.
+class JointBatches(Dataset[tuple[list[Any], list[float], Draw]]):
+    """The units of all members in each pass, the factor of each member's loss, and the draw of dropout.
 
     A step has ``accumulation`` passes, and the Trainer divides each loss by that number. The factor corrects this for
     a member with fewer batches in the step. Several processes take the elements in turn.
@@ -64,7 +65,7 @@ class JointBatches(Dataset[tuple[list[Any], list[float]]]):
     def __len__(self) -> int:
         return max(steps.count for steps, _ in self.members) * self.accumulation * ranks().count
 
-    def __getitem__(self, number: int) -> tuple[list[Any], list[float]]:
+    def __getitem__(self, number: int) -> tuple[list[Any], list[float], Draw]:
         number, rank = divmod(number, ranks().count)
         place = replace(ranks(), rank=rank)
         step, part = divmod(number, self.accumulation)
@@ -74,7 +75,7 @@ class JointBatches(Dataset[tuple[list[Any], list[float]]]):
             if part < len(batches):
                 drawn += [units[index] for index in batches[part]]
             factors.append(self.accumulation / max(1, len(batches)))
-        return drawn, factors
+        return drawn, factors, (step, part, rank)
 
 
 class JointOptimizer(torch.optim.Optimizer):

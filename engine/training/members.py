@@ -13,6 +13,7 @@ from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.evaluation.selection import Criterion
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.hyperparameters import TrainingOptions
+from adaptdock.engine.training.member_dropout import Draw
 from adaptdock.engine.training.member_steps import JointBatches, MemberSteps
 from adaptdock.engine.training.pairs import paired_order
 from adaptdock.engine.training.progress import Ending, Validated
@@ -77,6 +78,11 @@ class Member:
         return distances
 
     @property
+    def validates(self) -> bool:
+        """Whether there is data to measure its weights on after each epoch."""
+        return all(task.validates for task in self.tasks)
+
+    @property
     def patient_from(self) -> float:
         """The epoch from which patience counts: all layers learn, and the minimum of steps is done."""
         frozen = max(frozen_until(task.plan.backbone, task.plan.assembly, self.options) for task in self.tasks)
@@ -112,36 +118,31 @@ class Members:
     @property
     def measured_before(self) -> bool:
         """Whether validation measures the initial weights too, because a task requires it."""
-        return any(type(task.plan.task).measured_before for task in self.tasks)
-
-    @property
-    def validates(self) -> bool:
-        """Whether there is data to measure weights on after each epoch."""
-        return all(task.validates for task in self.tasks)
+        return any(task.validates and type(task.plan.task).measured_before for task in self.tasks)
 
     @cached_property
     def batches(self) -> JointBatches:
         """The batches of all passes."""
         pairs = [(member.steps, member.units) for member in self.members]
-        return JointBatches(pairs, self.options.gradient_accumulation)
+        return JointBatches(pairs, max(member.options.gradient_accumulation for member in self.members))
 
     def trainable(self) -> Trainable:
         """Return all weights with their initial values."""
         starts = [[_start(task) for task in member.tasks] for member in self.members]
-        trainable = Trainable(self.dock.backbone, self.dock.ports, starts, self.options.backbone_dropout)
+        trainable = Trainable(self.dock.backbone, self.dock.ports, starts)
         for task, head, owner in zip(self.tasks, trainable.answering, trainable.owners, strict=True):
             task.fit_heads(head, trainable.acting[owner], answers_alone=len(self.members[owner].tasks) == 1)
         return trainable
 
-    def collator(self) -> Callable[[Sequence[tuple[Sequence[Unit], Sequence[float]]]], dict[str, Any]]:
+    def collator(self) -> Callable[[Sequence[tuple[Sequence[Unit], Sequence[float], Draw]]], dict[str, Any]]:
         """Return a function that makes the arguments of :class:`Trainable` from the single element of a pass."""
         backbone, cache = self.dock.backbone, None
         if self.options.cache:
             (task,) = self.tasks  # the plan has refused --cache with several tasks
             cache = Cache(backbone, task.plan.assembly, [feature for unit in task.units for feature in unit])
 
-        def collated(batch: Sequence[tuple[Sequence[Unit], Sequence[float]]]) -> dict[str, Any]:
-            ((units, factors),) = batch
+        def collated(batch: Sequence[tuple[Sequence[Unit], Sequence[float], Draw]]) -> dict[str, Any]:
+            ((units, factors, draw),) = batch
             rows = [(number, feature) for number, unit in units for feature in unit]
             features = [feature for _, feature in rows]
             by_task = [[feature for number, feature in rows if number == task] for task in range(len(self.tasks))]
@@ -154,6 +155,7 @@ class Members:
                     for assembly, task_features in zip(self.assemblies, by_task, strict=True)
                 ],
                 "factors": factors,
+                "draw": draw,
             }
             return arguments if cache is None else {**arguments, "entering": cache.states(features)}
 
@@ -171,7 +173,7 @@ class Members:
     def due(self, step: int) -> bool:
         """Return whether an epoch of any member ends with a step, counted from 1."""
         self._step = step
-        return self.validates and any(member.steps.ends_epoch(step) for member in self.members)
+        return any(member.validates and member.steps.ends_epoch(step) for member in self.members)
 
     def epoch(self, step: int) -> float:
         """Return the epochs, after a step, of the member with the most steps."""
@@ -182,7 +184,8 @@ class Members:
         numbers: dict[str, float] = {}
         metrics: dict[str, Any] = {}
         shown: dict[str, float] = {}
-        due = [member for member in self.members if not self._step or member.steps.ends_epoch(self._step)]
+        validating = [member for member in self.members if member.validates]
+        due = [member for member in validating if not self._step or member.steps.ends_epoch(self._step)]
         for task, number in ((task, n) for member in due for task, n in zip(member.tasks, member.numbers, strict=True)):
             validated = task.check(tensors[number])
             if len(self.tasks) == 1:
@@ -284,7 +287,8 @@ class Members:
 
 def _start(task: TaskRun) -> TaskStart:
     weights = task.plan.class_weights()
-    return TaskStart(task.plan.assembly, task.plan.options.seed, weights, task.plan.options.learn_from == "pairs")
+    options = task.plan.options
+    return TaskStart(task.plan.assembly, options.seed, weights, options.backbone_dropout, options.learn_from == "pairs")
 
 
 def _mean(member: Member) -> str:

@@ -16,7 +16,7 @@ from adaptdock.engine.core.batches import counts, length, reading
 from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.data.augmentation import AugmentationSettings, augment, parse
 from adaptdock.engine.data.sources import NOT_GIVEN, Reader, Source, load_splits
-from adaptdock.engine.evaluation.selection import ENOUGH, Criterion, too_few, uncalibrated
+from adaptdock.engine.evaluation.selection import ENOUGH, LAST_KEPT, Criterion, too_few, uncalibrated
 from adaptdock.engine.inference.back_translation import back_translated
 from adaptdock.engine.training import pretrained
 from adaptdock.engine.training.fittable_heads import fits
@@ -181,16 +181,24 @@ def plan(
     Raises the errors of :func:`draft`, and :class:`UsageError` for layers that would never learn.
     """
     training_plan = draft(backbone, task, method, source, options, method_options, task_options, may_undivide=True)
-    training_plan.options, notes = lengthened(training_plan.options, len(training_plan.units))
-    if training_plan.undivided:
-        training_plan.options, slower = slowed(training_plan.options, task, method)
-        notes += slower
-    check_schedules(training_plan.backbone, training_plan.assembly, training_plan.options)
-    training_plan.notes += [
-        *notes,
-        *([] if training_plan.undivided else too_few(training_plan.task, training_plan.records["validation"])),
-    ]
+    settle(training_plan, method, len(training_plan.units))
     return training_plan
+
+
+def settle(plan: Plan, method: str, units: int, instead: str = LAST_KEPT) -> None:
+    """Set the epochs of a plan with ``units`` units in an epoch, and add the notes on little data.
+
+    ``instead`` says what chooses the epoch where validation data is too few. Raises :class:`UsageError` for layers that
+    would never learn.
+    """
+    plan.options, notes = lengthened(plan.options, units)
+    if plan.undivided:
+        plan.options, slower = slowed(plan.options, plan.task_name, method)
+        notes += slower
+    else:
+        notes += too_few(plan.task, plan.records["validation"], instead)
+    check_schedules(plan.backbone, plan.assembly, plan.options)
+    plan.notes += notes
 
 
 def draft(

@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from adaptdock.engine.core.distributed import ranks, shared
+from adaptdock.engine.core.distributed import check_alone, ranks, shared
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.head_fit import FoldChoice
 from adaptdock.engine.training.members import Member, Members
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.progress import Ending, Progress
 from adaptdock.engine.training.run_folders import IDENTITY, owned_by_first
+from adaptdock.engine.training.run_plan import RunPlan
 from adaptdock.engine.training.task_run import Result, TaskRun
 from adaptdock.engine.training.trainable import Trainable
 from adaptdock.engine.training.trainer import CHECKPOINTS, LossIsNotFinite, make_trainer
@@ -93,12 +94,36 @@ class Run:
             self.members.recall()
 
 
+def planned_run(
+    run_plan: RunPlan, folder: Path, try_folds: Mapping[str, Callable[[], FoldChoice | None]] | None = None
+) -> Run:
+    """Return the run of a plan; of several tasks each has a subfolder with the files of a run of its own.
+
+    ``try_folds`` has that of :class:`TaskRun` by the names of tasks.
+    """
+    plans, counts = run_plan.plans, run_plan.counts
+    dock, together, identity = Dock(next(iter(plans.values())).backbone), {}, {}
+    if run_plan.several:
+        check_alone("training several tasks together")
+        together = {**run_plan.sharing.model_dump(mode="json"), "tasks": dict(zip(plans, counts, strict=True))}
+        identity = {"tasks and their shares": f"{run_plan.sharing.model_dump_json()} {run_plan.weights}"}
+    tasks = [
+        TaskRun(plan, dock, run_plan.folder(folder, name), name, together, (try_folds or {}).get(name))
+        for name, plan in plans.items()
+    ]
+    if run_plan.shared:
+        members = [Member(tasks, 0, counts)]
+    else:
+        members = [Member([task], n, [count]) for n, (task, count) in enumerate(zip(tasks, counts, strict=True))]
+    return Run(Members(dock, members, identity), folder)
+
+
 def run_of(
     plan: Plan, folder: Path, name: str | None = None, try_folds: Callable[[], FoldChoice | None] | None = None
 ) -> Run:
     """Return the run of one task by itself; ``try_folds`` is that of :class:`TaskRun`."""
-    dock = Dock(plan.backbone)
-    return Run(Members(dock, [Member([TaskRun(plan, dock, folder, name, try_folds=try_folds)])]), folder)
+    run_plan = RunPlan.of(plan, name)
+    return planned_run(run_plan, folder, dict.fromkeys(run_plan.plans, try_folds) if try_folds else None)
 
 
 def train_plan(

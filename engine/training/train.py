@@ -14,11 +14,11 @@ from adaptdock.engine.data.objects import Table, table_of
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.few_labels import choose_by_folds
 from adaptdock.engine.training.hyperparameters import merge_options, with_precision
-from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.plan import plan as make_plan
 from adaptdock.engine.training.progress import Progress
-from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.run import planned_run
 from adaptdock.engine.training.run_folders import IDENTITY, fresh_folder, owned_by_first
+from adaptdock.engine.training.run_plan import RunPlan
 from adaptdock.engine.training.self_training import SelfTraining
 from adaptdock.engine.training.task_run import Result
 from adaptdock.errors import UsageError
@@ -85,7 +85,8 @@ def train(
         backbone = load_backbone(str(backbone), with_precision(LoadOptions(), precision))
     of_type(backbone, Backbone, "the backbone is a name, a path or a loaded backbone (dock.backbone)")
     plan = make_plan(backbone, task, method, source, options, method_options, task_options)
-    return carry_out(plan, place or fresh_folder(task, method), progress=progress, resume=resume)
+    results = carry_out(RunPlan.of(plan), place or fresh_folder(task, method), progress, resume)
+    return results[task]
 
 
 def _columns(columns: Any) -> dict[str, str]:
@@ -135,20 +136,35 @@ def _splits(data: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def carry_out(
-    plan: Plan,
+    run_plan: RunPlan,
     folder: Path,
-    name: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     resume: bool = False,
-) -> Result:
-    """Train what a plan says: in one run, or in several where there are texts without labels.
+) -> dict[str, Result]:
+    """Train what a plan says: in one run, or in several where there are texts without labels or few labels.
 
-    Raises :class:`LockedError` where another run works in the folder.
+    Returns a result for each task by its name. Raises :class:`LockedError` where another run works in the folder.
     """
-    if plan.unlabelled:
+    plans = run_plan.plans
+    unlabelled = any(plan.unlabelled for plan in plans.values())
+    if unlabelled:
         check_alone("training with --unlabelled")
     with owned_by_first(folder):
-        if plan.unlabelled:
-            return SelfTraining(plan, folder, name)(progress, resume)
-        folds = partial(choose_by_folds, plan, folder, progress) if plan.undivided else None
-        return train_plan(plan, folder, name, progress, resume, folds)
+        if unlabelled:  # RunPlan.check() has refused several tasks
+            return {name: SelfTraining(plan, folder, name)(progress, resume) for name, plan in plans.items()}
+        try_folds = {
+            name: partial(choose_by_folds, plan, run_plan.folder(folder, name), _staged(progress, name, run_plan))
+            for name, plan in plans.items()
+            if plan.undivided
+        }
+        results = planned_run(run_plan, folder, try_folds)(progress, resume)
+        return dict(zip(plans, results, strict=True))
+
+
+def _staged(
+    progress: Callable[[Progress], None] | None, name: str, run_plan: RunPlan
+) -> Callable[[Progress], None] | None:
+    """Return a callback that puts a task's name before the stage, where there are several tasks."""
+    if progress is None or not run_plan.several:
+        return progress
+    return lambda now: progress(replace(now, stage=f"{name}, {now.stage}"))

@@ -1,7 +1,7 @@
 """Adapters in training: their weights as parameters, acting at the same ports as docked adapters."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,6 +14,7 @@ from adaptdock.engine.core.assembly import HEAD, Assembly, Part, lowest_layer
 from adaptdock.engine.core.forward import for_head, mask_for, resumed, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Action
+from adaptdock.engine.training.member_dropout import Draw, DropoutSeed, MaskedActs, MemberDropout
 from adaptdock.engine.training.pairs import pair_loss
 from adaptdock.plugins.contracts import Backbone, Method, Penalised, Port, Reparameterised, Side, Site, Stepped
 
@@ -86,7 +87,8 @@ class Acting(nn.ModuleList):
 
 @dataclass(frozen=True)
 class TaskStart:
-    """The start of a task's training: its adapter, the seed of the initial weights, and the class weights.
+    """The start of a task's training: its adapter, the seed of the initial weights and of dropout, the class weights,
+    and whether its rows use the dropout of the backbone.
 
     With ``pairs`` the loss compares the rows of a batch with each other (:mod:`pairs`), and the head is not trained.
     """
@@ -94,6 +96,7 @@ class TaskStart:
     assembly: Assembly
     seed: int = 0
     class_weights: Tensor | None = None
+    backbone_dropout: bool = False
     pairs: bool = False
 
 
@@ -104,13 +107,7 @@ class Trainable(nn.Module):
     with a batch returns the loss.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        ports: OpenPorts,
-        members: Sequence[Sequence[TaskStart]],
-        backbone_dropout: bool = False,
-    ) -> None:
+    def __init__(self, backbone: Backbone, ports: OpenPorts, members: Sequence[Sequence[TaskStart]]) -> None:
         super().__init__()
         self.heads, self.adapters = nn.ModuleList(), nn.ModuleList()
         self.owners = [number for number, tasks in enumerate(members) for _ in tasks]
@@ -125,7 +122,7 @@ class Trainable(nn.Module):
         self.losses: list[list[float]] = [[] for _ in self.heads]
         """The losses of each task since the last report; not collected for a single task."""
         self._outside = (backbone, ports)  # in a tuple, so that torch does not register the backbone as a submodule
-        self._backbone_dropout = backbone_dropout
+        self._seeds = [DropoutSeed(tasks[0].seed, tasks[0].backbone_dropout) for tasks in members]
 
     @property
     def acting(self) -> list[Acting]:
@@ -155,13 +152,15 @@ class Trainable(nn.Module):
         row_inputs: Sequence[Mapping[str, Tensor]] | None = None,
         tasks: Sequence[int] | None = None,
         factors: Sequence[float] | None = None,
+        draw: Draw | None = None,
         entering: Tensor | None = None,
         **inputs: Tensor,
     ) -> dict[str, Tensor]:
         """Return the loss of a batch: the sum over members of the mean over a member's rows, times its factor.
 
         ``tasks`` (R) has the number of each row's task, the first by default; ``labels`` and ``row_inputs`` have an
-        entry for each task, for its rows. ``entering`` (R, T, W) are cached states below the lowest adapted layer.
+        entry for each task, for its rows. ``draw`` makes dropout independent of other members.
+        ``entering`` (R, T, W) are cached states below the lowest adapted layer.
         """
         backbone, ports = self._outside
         inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
@@ -169,8 +168,10 @@ class Trainable(nn.Module):
         mask = mask_for(first.head, inputs)
         tasks = [0] * len(mask) if tasks is None else tasks
         owners = [self.owners[task] for task in tasks]
-        rows = TrainedRows(backbone, self.acting, owners, dropout=self.training)
-        with dropping(backbone.model, self._backbone_dropout and self.training):
+        masks = MemberDropout(self._seeds, owners, draw, inputs) if draw is not None and self.training else None
+        rows = TrainedRows(backbone, self.acting, owners, self.training, masks)
+        drops = self.training and any(self._seeds[owner].backbone for owner in owners)
+        with dropping(backbone.model, drops), masks or nullcontext():
             if entering is None:
                 hidden = states(backbone, ports, rows, inputs, first.head.reads)
             else:
@@ -298,8 +299,15 @@ class TrainedRows:
     gradient reaches an adapter without a row.
     """
 
-    def __init__(self, backbone: Backbone, adapters: Sequence[Acting], owners: Sequence[int], dropout: bool) -> None:
-        """``owners`` has, for each row, the number of its adapter in ``adapters``."""
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapters: Sequence[Acting],
+        owners: Sequence[int],
+        dropout: bool,
+        masks: MemberDropout | None = None,
+    ) -> None:
+        """``owners`` has, for each row, the number of its adapter in ``adapters``; ``masks`` are those of dropout."""
         self.count, self._owners = len(owners), tuple(owners)
         parts: list[list[Part]] = [[weights.part for weights in acting] for acting in adapters]  # type: ignore[misc]
         self._shifts = [sum(part.method.shift for part in parts_of_adapter) for parts_of_adapter in parts]
@@ -315,7 +323,7 @@ class TrainedRows:
                 if key not in actions_by_key:
                     site = part.by_port[place]
                     trains, device = dropout and not part.frozen, backbone.placement(site.port)
-                    actions_by_key[key] = _TrainedAction(part.method, site, self._owners, trains, device)
+                    actions_by_key[key] = _TrainedAction(part.method, site, self._owners, trains, device, masks)
                     self._actions[site.side].setdefault(place, []).append(actions_by_key[key])
                 actions_by_key[key].folded[owner] = folded
 
@@ -344,9 +352,18 @@ class _TrainedAction:
 
     span = None
 
-    def __init__(self, method: Method, site: Site, owners: Sequence[int], dropout: bool, device: torch.device) -> None:
-        self.method, self.site, self.dropout, self._device = method, site, dropout, device
+    def __init__(
+        self,
+        method: Method,
+        site: Site,
+        owners: Sequence[int],
+        dropout: bool,
+        device: torch.device,
+        masks: MemberDropout | None,
+    ) -> None:
+        self.site, self.dropout, self._device = site, dropout, device
         self.folded: dict[int, Mapping[str, Tensor]] = {}
+        self.method = method if masks is None else cast("Method", MaskedActs(method, masks, self.folded))
         self._owners = owners
 
     def parameters(self, like: Tensor | None) -> dict[str, Tensor]:

@@ -218,7 +218,7 @@ def make_trainer(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=1,
         per_device_train_batch_size=1,  # one pass
-        gradient_accumulation_steps=options.gradient_accumulation,
+        gradient_accumulation_steps=members.batches.accumulation,
         learning_rate=options.learning_rate,
         max_grad_norm=0.0,  # MemberCallback clips the gradients, by member
         seed=options.seed,

@@ -30,7 +30,7 @@ def test_paths_of_more_data_hold_in_any_folder_and_the_card_names_the_files_alon
     (tmp_path / "mine.txt").write_text("lives, dwells\n")
     ran = train("--augment", "synonyms", "--synonyms", "mine.txt", *texts, "--confidence", 0, "--run-dir", "run")
     assert ran.status == 0, ran.err
-    training = json.loads((tmp_path / "run/config.json").read_text())["training"]
+    training = json.loads((tmp_path / "run/config.json").read_text())["tasks"]["ner"]["training"]
     assert (training["synonyms"], training["unlabelled"]) == (str(tmp_path / "mine.txt"), str(tmp_path / "texts.txt"))
     options = read_card(tmp_path / "ner.safetensors").training["options"]
     assert (options["synonyms"], options["unlabelled"]) == ("mine.txt", "texts.txt")

@@ -455,6 +455,19 @@ def test_a_resumed_run_keeps_its_settings(interrupted, adapt, tmp_path):
     adapt("train", "--resume", "run").failed(2, "came to its end", "best.safetensors")
 
 
+def test_a_run_with_the_earlier_form_of_its_settings_is_resumed(interrupted, adapt, tmp_path):
+    assert interrupted().status == 130
+    config = tmp_path / "run/config.json"
+    content = json.loads(config.read_text())
+    (entry,), settings = content.pop("tasks").values(), {"backbone", "load", "output", "overwrite"}
+    earlier = {"task", "method", "source", "training", "method_options", "task_options"}
+    single = {**{key: content[key] for key in settings}, **{key: entry[key] for key in earlier}, "name": "ner"}
+    config.write_text(json.dumps(single))
+    ran = adapt("train", "--resume", "run")
+    assert ran.status == 0, ran.err
+    assert read_card(tmp_path / "ner.safetensors").training["ending"] == "complete"
+
+
 def test_a_run_whose_data_has_changed_is_not_resumed(interrupted, adapt, conll, tmp_path):
     conll(tmp_path / "train.conll", 10)
     assert interrupted("--train", "train.conll").status == 130

@@ -8,20 +8,36 @@ import torch
 
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.member_steps import MemberSteps
-from adaptdock.engine.training.multitask import JointPlan, SharingOptions, joint_run
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.progress import Progress
-from adaptdock.engine.training.run import Run, train_plan
+from adaptdock.engine.training.run import Run, planned_run, train_plan
+from adaptdock.engine.training.run_plan import RunPlan, SharingOptions
 from adaptdock.engine.training.task_run import Result
 from adaptdock.plugins.contracts import Backbone
 
 ADAMW = {"learning_rate": 1e-2, "batch_size": 8, "epochs": 2, "seed": 1}
-SGD = {"learning_rate": 3e-3, "batch_size": 13, "epochs": 3, "seed": 2, "optimizer": "sgd"}
-COSINE = {"learning_rate": 3e-3, "batch_size": 7, "epochs": 3, "seed": 3, "scheduler": "cosine", "layer_decay": 0.9}
+SGD = {
+    "learning_rate": 3e-3,
+    "batch_size": 13,
+    "epochs": 3,
+    "seed": 2,
+    "optimizer": "sgd",
+    "backbone_dropout": True,
+    "gradient_accumulation": 1,
+}
+COSINE = {
+    "learning_rate": 3e-3,
+    "batch_size": 7,
+    "epochs": 3,
+    "seed": 3,
+    "scheduler": "cosine",
+    "layer_decay": 0.9,
+    "backbone_dropout": True,
+}
 MEMBERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "a": ("lora", ADAMW, {"dropout": 0.0}),
-    "b": ("bottleneck", SGD, {}),
-    "c": ("lora", COSINE, {"dropout": 0.0}),
+    "a": ("lora", ADAMW, {"dropout": 0.3}),
+    "b": ("bottleneck", SGD, {"dropout": 0.2}),
+    "c": ("lora", COSINE, {"dropout": 0.3}),
 }
 EXACT = {
     "backbone_dropout": False,
@@ -35,13 +51,13 @@ EXACT = {
 def plans(backbone: Backbone, data: Path, **more: Any) -> dict[str, Plan]:
     source = Source(data=str(data))
     return {
-        name: plan(backbone, "ner", method, source, {**options, **EXACT, **more}, of_method)
+        name: plan(backbone, "ner", method, source, {**EXACT, **options, **more}, of_method)
         for name, (method, options, of_method) in MEMBERS.items()
     }
 
 
 def joint(made: dict[str, Plan], folder: Path) -> Run:
-    return joint_run(JointPlan(made, SharingOptions(sharing="passes"), [1.0] * len(made)), folder)
+    return planned_run(RunPlan(made, SharingOptions(sharing="passes"), [1.0] * len(made)), folder)
 
 
 def assert_same(one: Result, other: Result) -> None:

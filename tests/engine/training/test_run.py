@@ -193,27 +193,33 @@ from pathlib import Path
 import torch; torch.set_num_threads(1)
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.core.loading import load_backbone
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.run import planned_run
+from adaptdock.engine.training.run_plan import SharingOptions, TaskSettings, plan_run
 from adaptdock.plugins.contracts import LoadOptions
 
-model, data, folder, kill = sys.argv[1:]
+model, data, folder, kill, count = sys.argv[1:]
 options = {"learning_rate": 1e-2, "epochs": 3, "batch_size": 4, "checkpoint_steps": 4}
+others = {**options, "batch_size": 7, "seed": 5, "optimizer": "sgd", "backbone_dropout": True}
+tasks = {
+    "a": TaskSettings("ner", "lora", Source(data=data), options, {"dropout": 0.1}),
+    "b": TaskSettings("ner", "bottleneck", Source(data=data), others, {"dropout": 0.2}),
+}
 backbone = load_backbone(model, LoadOptions(device="cpu"))
-made = plan(backbone, "ner", "lora", Source(data=data), options, {"dropout": 0.1})
-steps = 0
+run_plan = plan_run(backbone, dict(list(tasks.items())[: int(count)]), SharingOptions(sharing="passes"))
 def progress(now):
     if kill == "yes" and now.step >= 22:
         os.kill(os.getpid(), signal.SIGKILL)
-train_plan(made, Path(folder), progress=progress, resume=kill == "resume")
+planned_run(run_plan, Path(folder))(progress, resume=kill == "resume")
 """
 
 
+@pytest.mark.parametrize("files", [["."], ["a", "b"]], ids=["one task", "two members that differ"])
 def test_a_run_killed_in_an_epoch_and_resumed_ends_with_the_weights_of_one_that_was_not(
-    model_folder: Path, data: Path, tmp_path: Path
+    model_folder: Path, data: Path, tmp_path: Path, files: list[str]
 ) -> None:
     def start(folder: str, kill: str) -> int:
         command = [sys.executable, "-c", KILLED, str(model_folder), str(data), str(tmp_path / folder), kill]
+        command.append(str(len(files)))
         return subprocess.run(command, check=False, capture_output=True).returncode
 
     assert start("straight", "no") == 0
@@ -222,9 +228,10 @@ def test_a_run_killed_in_an_epoch_and_resumed_ends_with_the_weights_of_one_that_
     assert checkpoints
     (tmp_path / "killed" / "checkpoints" / "checkpoint-999").mkdir()  # one that was not written to its end
     assert start("killed", "resume") == 0
-    straight, resumed = (read_file(tmp_path / name / "best.safetensors") for name in ("straight", "killed"))
-    assert equal(straight.tensors, resumed.tensors)
-    assert straight.card.metrics == resumed.card.metrics
+    for file in files:
+        straight, resumed = (read_file(tmp_path / name / file / "best.safetensors") for name in ("straight", "killed"))
+        assert equal(straight.tensors, resumed.tensors)
+        assert straight.card.metrics == resumed.card.metrics
 
 
 def test_a_run_leaves_metrics_log_and_curves_in_its_folder(backbone: Backbone, data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.members import Unit
-from adaptdock.engine.training.multitask import SharingOptions, TaskEntry, joint_run, plan_jointly
 from adaptdock.engine.training.plan import plan
 from adaptdock.engine.training.progress import Progress
-from adaptdock.engine.training.run import Run, run_of
+from adaptdock.engine.training.run import Run, planned_run, run_of
+from adaptdock.engine.training.run_plan import SharingOptions, TaskSettings, plan_run
 from adaptdock.engine.training.task_run import Result
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import read_file
@@ -42,13 +43,12 @@ def make_run(backbone: Backbone, data: Path, topics: Path, folder: Path, sharing
     chosen = {key: options.pop(key) for key in ("sampling", "temperature") if key in options}
     of_method = options.pop("of_method", {"rank": 2, "roles": "query,value", "learning_rate_factor_b": 1})
     method = str(options.pop("method", "lora"))
-    entries = {
-        "ner": TaskEntry(task="ner", data=str(data)),
-        "topic": TaskEntry(task="classification", data=str(topics)),
-    }
     given = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 8, "seed": 3, "backbone_dropout": False, **options}
-    made = plan_jointly(backbone, entries, method, SharingOptions(sharing=sharing, **chosen), given, of_method)  # type: ignore[arg-type]
-    return joint_run(made, folder)
+    entries = {
+        "ner": TaskSettings("ner", method, Source(data=str(data)), given, of_method),  # type: ignore[arg-type]
+        "topic": TaskSettings("classification", method, Source(data=str(topics)), given, of_method),  # type: ignore[arg-type]
+    }
+    return planned_run(plan_run(backbone, entries, SharingOptions(sharing=sharing, **chosen)), folder)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def units(run: Run) -> list[Unit]:
 
 
 def collated(run: Run, rows: list[Unit]) -> dict[str, Any]:
-    return run.members.collator()([(rows, [1.0] * len(run.members))])
+    return run.members.collator()([(rows, [1.0] * len(run.members), (0, 0, 0))])
 
 
 def acting(result: Result) -> dict[str, Tensor]:
@@ -249,18 +249,21 @@ def test_the_same_seed_gives_the_same_weights(backbone: Backbone, data: Path, to
 
 
 def test_what_cannot_be_trained_together_is_refused(backbone: Backbone, data: Path) -> None:
-    entry = TaskEntry(task="ner", data=str(data))
-    with pytest.raises(UsageError, match="name two or more"):
-        plan_jointly(backbone, {"ner": entry})
+    entry = TaskSettings("ner", source=Source(data=str(data)))
     with pytest.raises(UsageError, match=r"the name '\.\./a' of a task"):
-        plan_jointly(backbone, {"../a": entry, "b": entry})
+        plan_run(backbone, {"../a": entry, "b": entry})
+    cached = replace(entry, training={"cache": True})
     with pytest.raises(UsageError, match="--cache"):
-        plan_jointly(backbone, {"a": entry, "b": entry}, options={"cache": True})
+        plan_run(backbone, {"a": cached, "b": cached})
 
 
 def test_a_task_alone_is_planned_as_before(backbone: Backbone, data: Path) -> None:
     single = plan(backbone, "ner", "lora", Source(data=str(data)), {"epochs": 1})
-    entries = {name: TaskEntry(task="ner", data=str(data)) for name in ("a", "b")}
-    made = plan_jointly(backbone, entries, options={"epochs": 1})
-    assert made.plans["a"].identity() == single.identity()
+    entries = {name: TaskSettings("ner", source=Source(data=str(data)), training={"epochs": 1}) for name in ("a", "b")}
+    members = plan_run(backbone, entries, SharingOptions(sharing="passes"))
+    assert members.plans["a"].identity() == single.identity()
+    made = plan_run(backbone, entries)
     assert made.trained_parameters() == 2 * single.trained_parameters() - made.plans["b"].assembly.count() + 3 * 33
+    alone = plan_run(backbone, {"a": entries["a"]})
+    assert alone.plans["a"].identity() == single.identity()
+    assert alone.summary() == single.summary()
