@@ -10,7 +10,9 @@ from sklearn.linear_model import LogisticRegression
 
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.training.classic_comparison import beside_classics, classic_answers
-from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.run_plan import RunPlan
+from adaptdock.engine.training.task_run import Result
 from adaptdock.engine.training.train import carry_out
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
@@ -68,6 +70,12 @@ def test_the_most_frequent_tags_of_words_become_legal_tags() -> None:
     assert beside_classics(task, records, [{"tags": ["B-LOC", "O"]}], classics, "4 folds")["classic"]["f1"] == 100
 
 
+def carried_out(training_plan: Plan, folder: Path, **options: Any) -> Result:
+    """Train one task with everything that a run of few labels does."""
+    (result,) = carry_out(RunPlan.of(training_plan), folder, **options).values()
+    return result
+
+
 def answer(label: str) -> dict[str, Any]:
     return {"label": label, "score": 1.0, "scores": {label: 1.0}}
 
@@ -95,7 +103,7 @@ def test_the_verdict_of_a_run_begins_with_the_classic_answer_that_is_better(back
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = {"epochs": 1, "learning_rate": 1e-9, "head_start": "random"}
     training_plan = plan(backbone, "classification", "lora", Source(train=str(file)), options)
-    result = carry_out(training_plan, tmp_path / "run")
+    result = carried_out(training_plan, tmp_path / "run")
     verdict = result.report(tmp_path / "run", training_plan)
     assert verdict[0].startswith("A simpler answer is better than this adapter: logistic regression on TF-IDF")
     assert json.loads((tmp_path / "run/metrics.json").read_text())["verdict"] == verdict

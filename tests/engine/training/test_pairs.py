@@ -11,6 +11,8 @@ from torch.nn import functional
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.pairs import TEMPERATURE, pair_loss, paired_order
 from adaptdock.engine.training.plan import Plan, plan
+from adaptdock.engine.training.run_plan import RunPlan
+from adaptdock.engine.training.task_run import Result
 from adaptdock.engine.training.train import carry_out
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Backbone
@@ -56,6 +58,12 @@ def test_batches_hold_several_texts_of_a_class_and_an_epoch_holds_each_text_once
         assert len(set(batch)) < len(batch)
 
 
+def carried_out(training_plan: Plan, folder: Path, **options: Any) -> Result:
+    """Train one task with everything that a run of few labels does."""
+    (result,) = carry_out(RunPlan.of(training_plan), folder, **options).values()
+    return result
+
+
 def texts(folder: Path, labels: Any = ("x", "y")) -> str:
     rows = [{"text": f"{'ab'[n % 2]} {'cdefgh'[n // 2 % 6]}", "label": labels[n % 2]} for n in range(24)]
     file = folder / "texts.jsonl"
@@ -72,7 +80,7 @@ def planned(backbone: Backbone, file: str, task: str = "classification", **optio
 def test_pairs_move_the_adapter_and_the_head_is_fitted_on_its_vectors(
     backbone: Backbone, tmp_path: Path, hold_out: str
 ) -> None:
-    result = carry_out(planned(backbone, texts(tmp_path), hold_out=hold_out), tmp_path / "run")
+    result = carried_out(planned(backbone, texts(tmp_path), hold_out=hold_out), tmp_path / "run")
     card = result.adapter.card
     assert card.training["options"]["learn_from"] == "pairs"
     metrics = next(iter(card.metrics.values()))
