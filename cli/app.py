@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": ("adaptdock.cli.eval", "Measure an adapter on labelled data."),
     "compare": ("adaptdock.cli.compare", "Compare two adapters on the same labelled data."),
     "explain": ("adaptdock.cli.explain", "Show which words of a text decided an answer."),
+    "label": ("adaptdock.cli.label", "Propose the texts whose labels would teach an adapter most."),
     "inspect": ("adaptdock.cli.inspect", "Show the contents of an adapter file."),
     "sample": ("adaptdock.cli.sample", "Write the sample data of a task as files."),
     "merge": ("adaptdock.cli.merge", "Fold an adapter into a copy of its backbone."),

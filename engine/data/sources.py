@@ -10,6 +10,7 @@ from adaptdock.engine.data.annotations import AnnotatedFile, annotated_file, has
 from adaptdock.engine.data.class_columns import with_labels
 from adaptdock.engine.data.class_folders import class_records
 from adaptdock.engine.data.columns import Columns, is_number, located, position
+from adaptdock.engine.data.confirmation import confirmed_rows
 from adaptdock.engine.data.content import layout_of_content
 from adaptdock.engine.data.file_lists import file_list
 from adaptdock.engine.data.folders import SPLITS as SPLITS
@@ -135,8 +136,7 @@ class Reader:
             splits = self.folder(Path(source.data))
         elif Path(source.data).exists() or "," in source.data or file_list(source.data):
             path = Path(source.data)
-            is_document = path.is_file() and self.layout(path, "") == "json"
-            parts = json_splits(path, self.texts) if is_document else []
+            parts = json_splits(path, self.texts) if path.is_file() and self.layout(path, "") == "json" else []
             splits = {split: self.file(path, split) for split in parts or ["train"]}
         else:
             splits = self.hub(source.data)
@@ -433,7 +433,7 @@ class Reader:
 
     def _records(self, entries: Iterable[Row], columns: Columns, name: str, layout: str) -> list[Record]:
         records = []
-        for row, place in with_labels(entries, columns):
+        for row, place in with_labels(confirmed_rows(entries, columns.say), columns):
             records.append(self._record(row, place, columns))
             if len(records) == 1:
                 self.files.append(FileRead(name, layout, columns.of(row, place)))

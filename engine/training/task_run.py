@@ -4,7 +4,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from adaptdock.engine.core.assembly import entry, make_task
 from adaptdock.engine.core.batches import length
 from adaptdock.engine.core.distributed import ranks, shared
 from adaptdock.engine.data.checks import check
+from adaptdock.engine.evaluation.label_curve import read_label_curve
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.engine.evaluation.report import validations, write_report
 from adaptdock.engine.evaluation.reporting.page import NAME as PAGE
@@ -31,6 +32,7 @@ from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.probe_inputs import probe_inputs
 from adaptdock.engine.training.progress import Ending, Validated
 from adaptdock.engine.training.run_folders import BEST
+from adaptdock.engine.training.scope import with_distance
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved, untrained
 from adaptdock.engine.training.trainable import Acting, Answering
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
@@ -74,7 +76,7 @@ class Result:
     def _write_page(self, folder: Path, plan: Plan, verdict: list[str]) -> list[str]:
         """Write the page; return a sentence if a fault in the plugin of the task prevents it."""
         try:
-            write_page(folder / PAGE, self._subject(plan, verdict))
+            write_page(folder / PAGE, replace(self._subject(plan, verdict), label_curve=read_label_curve(folder)))
         except OSError:
             raise
         except Exception as error:  # the adapter is trained, and a page is not worth its loss
@@ -297,7 +299,9 @@ class TaskRun:
         evaluation = self._best_found or self._evaluate(adapter, "validation", write=False)
         settled = task.settle(self.plan.records["validation"], evaluation.digests)
         card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
-        return AdapterFile(card, adapter.tensors)
+        adapter = AdapterFile(card, adapter.tensors)
+        measure = partial(self._evaluate, split="validation", write=False)
+        return with_distance(self.dock, adapter, task, settled, self.plan.records, evaluation, measure, self.stored)
 
     def fitted_answer(self) -> AdapterFile | None:
         """Return the fitted head with the adapter's start weights; None where no head is fitted."""
@@ -342,21 +346,26 @@ class TaskRun:
         records = self.plan.records["validation"]
         if self.criterion.decisive and not choose_share(self.plan.task, records, predictions).share:
             card = self.card(0, {"validation": evaluation.metrics})
-            self._take_head(AdapterFile(card, {**answer.tensors, **self._head_on_all()}))
+            self._take_head(AdapterFile(card, {**answer.tensors, **self._head_on_all(evaluation)}))
             self._best_found = evaluation
         name = type(self.plan.task).metric
         reached = {name: evaluation.metrics[name], "loss": self._numbers(evaluation)["eval_loss"]}
         return {"fitted_head": {"validation": reached, "kept": self._head_alone}}
 
-    def _head_on_all(self) -> dict[str, Tensor]:
+    def _head_on_all(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Return the head alone fitted on the validation records too, if they were held out of the training data.
 
-        Like the final fit after a grid search: what it reaches was measured before.
+        Like the final fit after a grid search: what it reaches was measured before. Nothing where the task learns more
+        from the validation data (a temperature, a threshold), with ``evaluation`` of the head as it was: records that
+        the head has seen would mislead it.
         """
         assert self._start is not None
-        if not self.plan.held_out:
+        task, held_out = self.plan.task, self.plan.records["validation"] if self.plan.held_out else []
+        if not held_out:
             return {}
-        records = [*self.plan.given, *self.plan.records["validation"]]
+        if isinstance(task, Calibrated) and task.settle(held_out, evaluation.digests).options != task.options:
+            return {}
+        records = [*self.plan.given, *held_out]
         plan = replace(self.plan, records={**self.plan.records, "train": records}, added={})
         heads = fit_heads(plan, self.dock.ports, Acting(plan.assembly, self._start))
         return {} if heads is None else self.stored(heads.answer)

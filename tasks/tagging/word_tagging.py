@@ -200,6 +200,26 @@ class Tagging(ColumnInspector):
         sure = scores.gather(1, torch.tensor(numbers).unsqueeze(1)).min().item()
         return {**record, "tags": [self.tags[number] for number in numbers]}, sure
 
+    @property
+    def class_names(self) -> list[str]:
+        """The tags."""
+        return self.tags
+
+    def labelled_part(self, record: Record, feature: Feature, position: int) -> str:
+        """Return the word whose tag is predicted at a position."""
+        return next(str(record["tokens"][word]) for word, place in feature.alignment if place == position)
+
+    def margin(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> float:
+        """Return the least difference between the two greatest probabilities of a word's tags.
+
+        Source: the minimum token margin of Marcheggiani and Artières (2014).
+        """
+        words = sorted({word for feature in features for word, _ in feature.alignment})
+        if not words:
+            return 1.0
+        greatest = self.scores(len(record["tokens"]), features, digests)[words].topk(2, dim=-1).values
+        return (greatest[:, 0] - greatest[:, 1]).min().item()
+
     def explained_text(self, record: Record) -> str:
         """Return the text, or the words joined by spaces."""
         return text_of(record)[0]
