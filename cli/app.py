@@ -40,6 +40,7 @@ COMMANDS = {
     "key": ("adaptdock.cli.key", "Create and show signing keys."),
     "trust": ("adaptdock.cli.trust", "Choose the publishers that this machine trusts."),
     "import": ("adaptdock.cli.import_", "Import an adapter of peft or AdapterHub as one file."),
+    "doctor": ("adaptdock.cli.doctor", "Examine an adapter of peft or AdapterHub for silent faults."),
     "export": ("adaptdock.cli.export", "Export an adapter in the format of peft or AdapterHub."),
     "plugins": ("adaptdock.cli.plugins", "List methods, tasks, backbones and other plugins."),
     "plugin": ("adaptdock.cli.plugin", "Create or check a plugin."),

@@ -30,6 +30,7 @@ from adaptdock.plugins.method_abilities import PeftInterchange as PeftInterchang
 from adaptdock.plugins.method_abilities import Penalised as Penalised
 from adaptdock.plugins.method_abilities import Reparameterised as Reparameterised
 from adaptdock.plugins.method_abilities import Stepped as Stepped
+from adaptdock.plugins.method_abilities import WeightInterchange as WeightInterchange
 from adaptdock.plugins.methods import Combination as Combination
 from adaptdock.plugins.methods import Composite as Composite
 from adaptdock.plugins.methods import LowRank as LowRank

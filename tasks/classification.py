@@ -244,7 +244,9 @@ class Classification(SequenceTask):
         options = self.options
         length = options.vector_length or "plain"  # files of releases without this option read vectors as they are
         kind = NearestClassHead if options.nearest_class else SequenceHead
-        return kind(len(options.labels), options.pooling, options.hidden_layers, options.reads_prompt, length)
+        return kind(
+            len(options.labels), options.pooling, options.hidden_layers, options.reads_prompt, length, options.norms
+        )
 
     def target(self, record: Record) -> Any:
         """Return the number of the class, or one 0 or 1 per class for several labels.

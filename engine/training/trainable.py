@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adaptdock.engine.core.assembly import HEAD, Assembly, Part, lowest_layer
-from adaptdock.engine.core.forward import for_head, mask_for, resumed, states
+from adaptdock.engine.core.forward import for_head, mask_for, resumed, routed_lm_head, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Action
 from adaptdock.engine.training.member_dropout import Draw, DropoutSeed, MaskedActs, MemberDropout
@@ -198,7 +198,7 @@ class Trainable(nn.Module):
         tasks: Sequence[int],
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield the number of each task with rows in the batch, and the mean loss over its rows."""
-        backbone, _ = self._outside
+        backbone, ports = self._outside
         present = sorted(set(tasks))
         for task in present:
             own_states, own_mask = hidden, mask
@@ -209,7 +209,9 @@ class Trainable(nn.Module):
                 own_mask = own_mask[:, :longest]
                 own_states = hidden[:, -mask.shape[1] :][selected.to(hidden.device), :longest]
             of_rows = row_inputs[task] if row_inputs else {}
-            loss = self.heads[task](backbone, own_states, own_mask, labels[task], of_rows)
+            rows = TrainedRows(backbone, self.acting, [self.owners[task]] * len(own_mask), dropout=self.training)
+            with routed_lm_head(ports, self.answering[task].assembly.head, rows, own_states):
+                loss = self.heads[task](backbone, own_states, own_mask, labels[task], of_rows)
             if len(self.heads) > 1:
                 self.losses[task].append(float(loss.detach()))
             yield task, loss

@@ -124,7 +124,7 @@ class Tagging(ColumnInspector):
 
     def head(self) -> TokenHead:
         """Return a linear layer from each hidden state to the tags."""
-        return TokenHead(len(self.tags), self.options.hidden_layers)
+        return TokenHead(len(self.tags), self.options.hidden_layers, self.options.norms)
 
     def read(self, item: Any) -> Record:
         """Read a text, or an object with ``tokens`` or ``text``."""
