@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.data.augmentation import augment
 from adaptdock.engine.data.holdout import kept_together
-from adaptdock.engine.data.sources import NOT_GIVEN, load_splits
+from adaptdock.engine.data.sources import load_splits
 from adaptdock.engine.training.plan import Plan, augmentation_settings, make_units
 from adaptdock.engine.training.progress import Progress
 from adaptdock.engine.training.run import train_plan
@@ -64,7 +64,7 @@ def divide(plan: Plan, count: int) -> list[Plan]:
     records.
     """
     records = plan.given
-    if not plan.undivided and any(line.startswith(NOT_GIVEN) for line in plan.notes):
+    if plan.held_out:
         raw, _ = load_splits(plan.source, type(plan.task), plan.options.seed)
         records = plan.task.clean([*raw["train"], *raw["validation"]], "train").records
     return [

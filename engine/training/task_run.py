@@ -21,9 +21,11 @@ from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.engine.evaluation.report import validations, write_report
 from adaptdock.engine.evaluation.reporting.page import NAME as PAGE
 from adaptdock.engine.evaluation.reporting.page import Subject, write_page
-from adaptdock.engine.evaluation.selection import Criterion
+from adaptdock.engine.evaluation.selection import ENOUGH, Criterion
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.golden_probes import recorded
+from adaptdock.engine.training.adapter_shares import SHARES, choose_share, interpolated
+from adaptdock.engine.training.classic_comparison import beside_classics, classic_answers
 from adaptdock.engine.training.head_fit import FittedHeads, FoldChoice, fit_heads
 from adaptdock.engine.training.hyperparameters import STORES
 from adaptdock.engine.training.plan import Plan
@@ -137,7 +139,6 @@ class TaskRun:
         self.heads: FittedHeads | None = None
         self.best: AdapterFile | None = None
         self._untrained = ""
-        self._acting: Acting | None = None
         self._head_alone = False
         self._started = time.monotonic()
         self._start: dict[str, Tensor] | None = None
@@ -192,13 +193,21 @@ class TaskRun:
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
         """Store weights as the best so far, with their validation metrics."""
         self._best_found = self._newest
-        self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
+        self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(self._with_head(tensors)))
         self._store(self.best)
 
     def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
         """Measure weights on the validation data, in the precision of the file."""
-        self._newest = self._evaluate(AdapterFile(self.card(0, {}), self.stored(tensors)), "validation", write=False)
+        adapter = AdapterFile(self.card(0, {}), self.stored(self._with_head(tensors)))
+        self._newest = self._evaluate(adapter, "validation", write=False)
         return self._newest
+
+    def _with_head(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights with a head fitted on the vectors that they make, where pairs train the adapter alone."""
+        if self.plan.options.learn_from != "pairs":
+            return tensors
+        heads = fit_heads(self.plan, self.dock.ports, Acting(self.plan.assembly, tensors))
+        return {**tensors, **(heads.answer if heads else {})}
 
     def stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights in the precision of the file, or in float32 if they are too large for 16 bit."""
@@ -254,12 +263,12 @@ class TaskRun:
         if heads is not None:
             head.load(heads.start)
         if answers_alone:
-            self.heads, self._acting = heads, acting
+            self.heads = heads
 
     def keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
         """Store weights without metrics, if none are stored yet."""
         if self.best is None:
-            self.best = AdapterFile(self.card(0, {}), self.stored(tensors))
+            self.best = AdapterFile(self.card(0, {}), self.stored(self._with_head(tensors)))
             self._store(self.best)
 
     def _store(self, adapter: AdapterFile) -> int:
@@ -300,38 +309,66 @@ class TaskRun:
             return None
         return AdapterFile(self.card(0, {}), self.stored({**self._start, **self.heads.answer}))
 
-    def measured(self, adapter: AdapterFile, records: Sequence[Record]) -> dict[str, float]:
-        """Return the numbers that an adapter reaches on cleaned records, by their names in the history."""
-        return self._numbers(evaluate(self.dock, adapter, records, self.plan.options.batch_size * 2, write=False))
+    def measured(self, adapter: AdapterFile, records: Sequence[Record]) -> Evaluation:
+        """Measure an adapter on cleaned records."""
+        return evaluate(self.dock, adapter, records, self.plan.options.batch_size * 2, write=False)
 
-    def _refitted(self) -> AdapterFile:
-        """Return the trained adapter with its head fitted anew, on the vectors that the adapter makes.
+    def by_share(self) -> dict[float, AdapterFile]:
+        """Return the finished adapter with each share of its trained change; with all of it without a fitted head."""
+        assert self.best is not None
+        answer = self.fitted_answer()
+        if answer is None:
+            return {1.0: self.best}
+        return {0.0: answer, **{share: self._with_share(share) for share in SHARES if 0 < share < 1}, 1.0: self.best}
+
+    def _with_share(self, share: float) -> AdapterFile:
+        """Return the trained adapter with a share of its change, and a head fitted on the vectors that it makes.
 
         Gradient steps on few records stop anywhere; the fit has one optimum, and its regularisation is chosen.
         """
         assert self.best is not None
-        assert self._acting is not None
-        heads = fit_heads(self.plan, self.dock.ports, self._acting)
-        if heads is None:
-            return self.best
-        return AdapterFile(self.best.card, {**self.best.tensors, **self.stored(heads.answer)})
+        assert self._start is not None
+        tensors = interpolated(self._start, self.best.tensors, share)
+        heads = fit_heads(self.plan, self.dock.ports, Acting(self.plan.assembly, tensors))
+        return AdapterFile(self.best.card, self.stored({**tensors, **(heads.answer if heads else {})}))
 
     def _against_fitted(self, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Keep the fitted head with the adapter's start weights where training is no better on validation data.
+        """Keep the fitted head with the adapter's start weights unless training is better beyond a standard error.
 
         Return what a card says of the comparison. Validation data that is too few to tell is measured alone.
         """
-        best, answer = self.criterion.best(history), self.fitted_answer()
-        if answer is None or best is None:
+        answer = self.fitted_answer()
+        if answer is None or self.best is None or self.criterion.best(history) is None:
             return {}
         evaluation = self._evaluate(answer, "validation", write=False)
-        numbers = self._numbers(evaluation)
-        if self.criterion.decisive and self.criterion.worth(numbers) >= self.criterion.worth(best):
-            self._take_head(AdapterFile(self.card(0, {"validation": evaluation.metrics}), answer.tensors))
+        trained = self._best_found or self._evaluate(self.best, "validation", write=False)
+        predictions = {0.0: evaluation.scored, 1.0: trained.scored}
+        records = self.plan.records["validation"]
+        if self.criterion.decisive and not choose_share(self.plan.task, records, predictions).share:
+            card = self.card(0, {"validation": evaluation.metrics})
+            self._take_head(AdapterFile(card, {**answer.tensors, **self._head_on_all(evaluation)}))
             self._best_found = evaluation
         name = type(self.plan.task).metric
-        reached = {name: evaluation.metrics[name], "loss": numbers["eval_loss"]}
+        reached = {name: evaluation.metrics[name], "loss": self._numbers(evaluation)["eval_loss"]}
         return {"fitted_head": {"validation": reached, "kept": self._head_alone}}
+
+    def _head_on_all(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Return the head alone fitted on the validation records too, if they were held out of the training data.
+
+        Like the final fit after a grid search: what it reaches was measured before. Nothing where the task learns more
+        from the validation data (a temperature, a threshold), with ``evaluation`` of the head as it was: records that
+        the head has seen would mislead it.
+        """
+        assert self._start is not None
+        task, held_out = self.plan.task, self.plan.records["validation"] if self.plan.held_out else []
+        if not held_out:
+            return {}
+        if isinstance(task, Calibrated) and task.settle(held_out, evaluation.digests).options != task.options:
+            return {}
+        records = [*self.plan.given, *held_out]
+        plan = replace(self.plan, records={**self.plan.records, "train": records}, added={})
+        heads = fit_heads(plan, self.dock.ports, Acting(plan.assembly, self._start))
+        return {} if heads is None else self.stored(heads.answer)
 
     def _judged(self, adapter: AdapterFile, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Return the comparison of an adapter with a constant answer, and its shortfall, if any.
@@ -346,14 +383,25 @@ class TaskRun:
         return ({"baseline": comparison} if comparison else {}) | ({"shortfall": shortfall} if shortfall else {})
 
     def _by_folds(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Keep what does better on folds, the trained adapter or the fitted head; return both parts of the card."""
+        """Keep the share of the trained change that folds choose, all of it without folds; return parts of the card."""
         choice = None if self.try_folds is None else self.try_folds()
+        answer, share = self.fitted_answer(), 1.0 if choice is None else choice.choice.share
+        if answer is not None and not self.validates:
+            if share:
+                self.best = self._with_share(share)
+            else:
+                self._take_head(answer)
         if choice is None:
             return {}, {}
-        answer = self.fitted_answer()
-        if choice.head_alone and answer is not None:
-            self._take_head(answer)
-        return {"folds": choice.described()}, {"folds": choice.metrics}
+        return {"folds": choice.described(), **choice.classics}, {"folds": choice.metrics}
+
+    def _beside_classics(self, split: str, evaluation: Evaluation) -> dict[str, Any]:
+        """Return what a card says of classic answers to the records of a split, if they are enough to tell."""
+        task, records = self.plan.task, self.plan.records[split]
+        if task.support(records) < ENOUGH:
+            return {}
+        classics = classic_answers(task, self.plan.given, records)
+        return beside_classics(task, records, evaluation.scored, classics, f"the {split} data")
 
     def _take_head(self, answer: AdapterFile) -> None:
         """Keep the fitted head in place of the trained adapter."""
@@ -380,8 +428,6 @@ class TaskRun:
         measured = None if self._best_found is None else ("validation", self._best_found)
         if ending != "interrupted":
             try:
-                if self.heads is not None and not self.validates:
-                    self.best = self._refitted()
                 judged, by_folds = self._by_folds()
                 judged |= self._against_fitted(history)
                 measured = None if self._best_found is None else ("validation", self._best_found)
@@ -391,6 +437,7 @@ class TaskRun:
                     measured = split, self._evaluate(self.best, split)
                     metrics[split] = measured[1].metrics
                 judged |= self._judged(self.best, metrics)
+                judged |= {} if measured is None else self._beside_classics(*measured)
             except KeyboardInterrupt:
                 ending = "interrupted"
         metrics = metrics or {**before, **self.best.card.metrics}
