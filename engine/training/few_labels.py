@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adaptdock.engine.evaluation.measurement import Evaluation
+from adaptdock.engine.evaluation.measurement import Evaluation, pooled
 from adaptdock.engine.training.adapter_shares import choose_share
 from adaptdock.engine.training.classic_comparison import Predictions, beside_classics, classic_answers
 from adaptdock.engine.training.cross_validation import divide
@@ -63,12 +63,11 @@ def _chosen(plan: Plan, folds: Sequence[_Fold]) -> FoldChoice:
     shares = [share for share in folds[0].evaluations if all(share in fold.evaluations for fold in folds)]
     predictions = {share: [answer for fold in folds for answer in fold.evaluations[share].scored] for share in shares}
     choice = choose_share(plan.task, records, predictions)
-    scores = plan.task.score(records, predictions[choice.share])
-    metrics = {key: value for key, value in scores.items() if not isinstance(value, dict)}
+    evaluation = pooled(plan.task, [(fold.records, fold.evaluations[choice.share]) for fold in folds])
     methods = [name for name in folds[0].classics if all(name in fold.classics for fold in folds)]
     classics = {name: [answer for fold in folds for answer in fold.classics[name]] for name in methods}
     beside = beside_classics(plan.task, records, predictions[choice.share], classics, f"{len(folds)} folds")
-    return FoldChoice(len(folds), choice, metrics, beside)
+    return FoldChoice(len(folds), choice, records, evaluation, beside)
 
 
 def _staged(progress: Callable[[Progress], None] | None, stage: str) -> Callable[[Progress], None] | None:

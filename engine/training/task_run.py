@@ -43,6 +43,17 @@ ON_TRAINING_DATA = (
     "the answers on this page are those for the training data: all labelled records were trained on, and the metric to "
     "expect is the one of the folds"
 )
+FOLDS = "folds"
+"""What the records of all folds are called, in the card and on the page."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The records that an adapter was measured on: those of a split, or of all folds of the training data."""
+
+    split: str
+    records: Sequence[Record]
+    evaluation: Evaluation
 
 
 @dataclass
@@ -56,8 +67,8 @@ class Result:
     seconds: float
     history: list[dict[str, Any]]
     ending: Ending = "complete"
-    measured: tuple[str, Evaluation] | None = None
-    """The split that was measured last, with the best weights, and its evaluation."""
+    measured: Measured | None = None
+    """What was measured last, with the best weights; the test data if there is any."""
 
     @property
     def shortfall(self) -> str:
@@ -87,27 +98,27 @@ class Result:
     def _subject(self, plan: Plan, verdict: list[str]) -> Subject:
         """Return the content of the page; a result of an earlier process is measured again."""
         card = self.adapter.card
-        split, evaluation = self.measured or _measure(Dock(plan.backbone), self.adapter, plan)
+        measured = self.measured or _measure(Dock(plan.backbone), self.adapter, plan)
         return Subject(
             card=card,
             task=make_task(card.task.name, card.task.options),
             source=plan.source.describe(),
-            split=split,
-            records=plan.given if split == "train" else plan.records[split],
-            evaluation=evaluation,
+            split=measured.split,
+            records=measured.records,
+            evaluation=measured.evaluation,
             training=plan.given,
             points=validations(self.history, type(plan.task).metric),
             verdict=verdict,
-            notes=[*plan.notes, *([ON_TRAINING_DATA] if split == "train" else [])],
+            notes=[*plan.notes, *([ON_TRAINING_DATA] if measured.split == "train" else [])],
             problems=check({**plan.records, "train": plan.given}, plan.task),
         )
 
 
-def _measure(dock: Dock, adapter: AdapterFile, plan: Plan) -> tuple[str, Evaluation]:
+def _measure(dock: Dock, adapter: AdapterFile, plan: Plan) -> Measured:
     """Measure an adapter on the test data of its plan, else on the validation data, else on the training data."""
     split = next(split for split in ("test", "validation", "train") if split in plan.records)
     records = plan.given if split == "train" else plan.records[split]
-    return split, evaluate(dock, adapter, records, plan.options.batch_size * 2)
+    return Measured(split, records, evaluate(dock, adapter, records, plan.options.batch_size * 2))
 
 
 def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
@@ -382,8 +393,8 @@ class TaskRun:
         shortfall = still or no_better(self.plan, comparison)
         return ({"baseline": comparison} if comparison else {}) | ({"shortfall": shortfall} if shortfall else {})
 
-    def _by_folds(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Keep the share of the trained change that folds choose, all of it without folds; return parts of the card."""
+    def _by_folds(self) -> FoldChoice | None:
+        """Keep the share of the trained change that folds choose, all of it without folds; return their choice."""
         choice = None if self.try_folds is None else self.try_folds()
         answer, share = self.fitted_answer(), 1.0 if choice is None else choice.choice.share
         if answer is not None and not self.validates:
@@ -391,9 +402,13 @@ class TaskRun:
                 self.best = self._with_share(share)
             else:
                 self._take_head(answer)
-        if choice is None:
-            return {}, {}
-        return {"folds": choice.described(), **choice.classics}, {"folds": choice.metrics}
+        return choice
+
+    def _on_validation(self) -> Measured | None:
+        """Return the best weights' evaluation on the validation data; None without one."""
+        if self._best_found is None:
+            return None
+        return Measured("validation", self.plan.records["validation"], self._best_found)
 
     def _beside_classics(self, split: str, evaluation: Evaluation) -> dict[str, Any]:
         """Return what a card says of classic answers to the records of a split, if they are enough to tell."""
@@ -425,19 +440,25 @@ class TaskRun:
         before = _before(history, type(self.plan.task).metric) if type(self.plan.task).measured_before else {}
         metrics: dict[str, Any] = {}
         judged: dict[str, Any] = {}
-        measured = None if self._best_found is None else ("validation", self._best_found)
+        measured = self._on_validation()
         if ending != "interrupted":
             try:
-                judged, by_folds = self._by_folds()
-                judged |= self._against_fitted(history)
-                measured = None if self._best_found is None else ("validation", self._best_found)
-                metrics = {**before, **self.best.card.metrics, **by_folds}
+                choice = self._by_folds()
+                judged = self._against_fitted(history)
+                measured = self._on_validation()
+                metrics = {**before, **self.best.card.metrics}
+                if choice is not None:
+                    seconds = time.monotonic() - self._started
+                    measured = Measured(FOLDS, choice.records, choice.evaluation)
+                    judged |= {FOLDS: choice.described(), **choice.classics}
+                    metrics[FOLDS] = choice.metrics
                 self.best = self._settled(self.best)
                 for split in self._last_splits():
-                    measured = split, self._evaluate(self.best, split)
-                    metrics[split] = measured[1].metrics
+                    measured = Measured(split, self.plan.records[split], self._evaluate(self.best, split))
+                    metrics[split] = measured.evaluation.metrics
                 judged |= self._judged(self.best, metrics)
-                judged |= {} if measured is None else self._beside_classics(*measured)
+                if measured is not None and measured.split != FOLDS:
+                    judged |= self._beside_classics(measured.split, measured.evaluation)
             except KeyboardInterrupt:
                 ending = "interrupted"
         metrics = metrics or {**before, **self.best.card.metrics}

@@ -80,6 +80,11 @@ def test_a_run_on_few_records_tells_what_the_folds_reach_and_takes_every_step(
     assert result.shortfall == ""
     verdict = result.report(tmp_path / "run", made(backbone, texts(tmp_path)))
     assert "no overfitting" not in " ".join(verdict).lower()
+    page = " ".join((tmp_path / "run" / "report.html").read_text().split())
+    assert "on the folds of the training data" in page
+    assert "Measured on 24 records" in page
+    assert "answered by a run that was not trained on it" in page
+    assert f"accuracy {metrics['folds']['accuracy']:g}" in page
 
 
 def test_where_training_ruins_the_adapter_the_folds_choose_the_fitted_head(backbone: Backbone, tmp_path: Path) -> None:
