@@ -112,6 +112,8 @@ class ServingOptions(Options):
     """Lock file of adapt install --lock; only adapters whose content is in this file are served."""
     open_metrics: bool = False
     """Answer /metrics without a token, for gateways that send none; the metrics name all adapters."""
+    label_file: str | None = None
+    """File of adapt label whose rows the page /label confirms; the only file that this page writes."""
     probes: bool = True
     """Refuse an adapter whose answers to its golden probes have changed since it was saved."""
 

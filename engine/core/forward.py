@@ -1,6 +1,7 @@
 """One pass of a batch through the backbone, the same for trained and for docked adapters."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -90,6 +91,15 @@ def resumed(
         return mixed(backbone, rows, torch.split(hidden, backbone.width, dim=-1), texts(inputs))
     with ports.routed(rows, {hidden.shape[1]}, layouts(backbone, Batch(inputs))):
         return backbone.resumed(inputs, layer, hidden)
+
+
+def routed_lm_head(ports: OpenPorts, head: Head, rows: Rows, hidden: Tensor) -> AbstractContextManager[None]:
+    """Return a context in which the LM head has the adapters of the rows with these states (R, L + T, W).
+
+    For a head that does not read the LM head, the context does nothing.
+    """
+    lengths = range(1, hidden.shape[1] + 1)  # a head without the prompt's positions reads fewer
+    return ports.routed(rows, lengths, {}) if head.over == "vocabulary" else nullcontext()
 
 
 def mask_for(head: Head, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -30,6 +30,7 @@ from adaptdock.engine.training.hyperparameters import (
     slowed,
 )
 from adaptdock.engine.training.packing import begun, pack
+from adaptdock.engine.training.pairs import pairs_of
 from adaptdock.engine.training.schedules import check as check_schedules
 from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
@@ -87,6 +88,11 @@ class Plan:
     def undivided(self) -> bool:
         """Whether all labelled records are trained on, and none are validation data."""
         return "validation" not in self.records
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the validation data are labelled records held out of the training data."""
+        return not self.undivided and any(line.startswith(NOT_GIVEN) for line in self.notes)
 
     def identity(self) -> dict[str, str]:
         """Return fingerprints of everything that a resumed run must find unchanged."""
@@ -244,8 +250,28 @@ def draft(
     training_plan.units = make_units(training_plan)
     if not training_plan.units:
         raise DataError("the training data has no token that is labelled")
-    training_plan.notes += [*_cut(training_plan.units), *_packed(training_plan)]
+    training_plan.options, learning = _learning(training_plan)
+    training_plan.notes += [*learning, *_cut(training_plan.units), *_packed(training_plan)]
     return training_plan
+
+
+def _learning(plan: Plan) -> tuple[TrainingOptions, list[str]]:
+    """Return options with a decision between labels and pairs, and a note on few labels.
+
+    Raises :class:`UsageError` where pairs are asked for and cannot be made.
+    """
+    options = plan.options
+    pairs = options.head_start == "fitted" and pairs_of(plan.assembly, plan.units)
+    if options.learn_from == "pairs" and not pairs:
+        raise UsageError(
+            "--learn-from pairs compares texts by their one class and then fits the head: it needs a task that gives a "
+            "text one label, texts that fit into a window (--max-length), and a head without hidden layers that starts "
+            "fitted (--head-start)"
+        )
+    if options.learn_from != "auto":
+        return options, []
+    note = "few labels: the adapter learns from labels, which did better than pairs of texts (--learn-from)"
+    return options.model_copy(update={"learn_from": "labels"}), [note] if pairs and plan.undivided else []
 
 
 def _cleaned(raw: Mapping[str, Sequence[Record]], task: Task, notes: list[str]) -> dict[str, list[Record]]:
@@ -276,7 +302,7 @@ def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tu
     whole = [*raw["train"], *raw["validation"]]
     start = next(number for number, line in enumerate(notes) if line.startswith(NOT_GIVEN))
     note = (
-        f"few labels: all {len(whole)} records are trained on, and folds of them say what to expect"
+        f"few labels: all {len(whole)} records are trained on, and runs on folds of them say what to expect"
         f"{uncalibrated(task)}. A tenth of them has {support} answers, and fewer than {ENOUGH} cannot tell epochs "
         f"apart (--hold-out)"
     )
