@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from adaptdock.cli import main
+from adaptdock.cli.common.failures import describe
 from adaptdock.engine.core import distributed
 from adaptdock.engine.core.distributed import Ranks, placed, ranks
 from adaptdock.engine.training.run import identify
@@ -262,6 +263,12 @@ def test_an_error_that_the_first_process_may_not_have_is_told_with_the_number_of
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     assert main(["train", "--task", "nonsense"]) == 2
     assert capsys.readouterr().err.startswith("Error: process 1: unknown task 'nonsense'")
+
+
+def test_a_process_that_loses_another_says_so(two):
+    lost = RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:53407. Check the logs")
+    message, status = describe(lost)
+    assert (status, message.partition(":")[0]) == (1, "another process of this run has ended, and this one with it")
 
 
 # ----------------------------------------------------------------------------------------- devices
