@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SECTION = "Many files"
 PAUSE = 10.0
 """Seconds between two lines of progress."""
-WITHOUT = ("url", "as_json")
+WITHOUT = ("url", "adapter", "as_json")
 """Options that labelling does not have."""
 
 

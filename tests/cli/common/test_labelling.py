@@ -195,6 +195,7 @@ def test_a_parquet_file_that_ends_early_is_named_and_all_other_rows_are_answered
         (("--text-column", "body"), ("no column 'body'", "id, text, model")),
         (("--columns", "words=text"), ("unknown field in --columns 'words'",)),
         (("--json",), ("--json", "--output a file")),
+        (("--adapter", "topics"), ("--adapter cannot be combined",)),
         (("--output-format", "csv"), ("Parquet files",)),
         (("--input", "nothing/*.parquet"), ("nothing/*.parquet: no file has this name",)),
         (("--input", "."), ("is in the output folder",)),
