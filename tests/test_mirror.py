@@ -51,6 +51,8 @@ TESTED_BY = {
     "engine.data.record_ids": "engine/data/test_sources",
     "engine.data.spans.*": "engine/data/spans/test_exports",
     "engine.evaluation.comparison": "cli/test_compare",
+    "engine.inference.labelling": "cli/common/test_labelling",
+    "engine.inference.parts": "cli/common/test_labelling",
     "engine.evaluation.head_vectors": "engine/evaluation/test_frozen_checks",
     "engine.inference.prediction": "engine/inference/test_dock",
     "engine.inference.window_lengths": "cli/test_data",

@@ -18,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.training_args import OptimizerNames
 
-from adaptdock.engine.core.distributed import mean, shared
+from adaptdock.engine.core.distributed import mean, ranks, share_of, shared
 from adaptdock.engine.training.hyperparameters import OPTIMIZERS, TrainingOptions
 from adaptdock.engine.training.member_steps import JointOptimizer
 from adaptdock.engine.training.members import Members
@@ -30,6 +30,8 @@ from adaptdock.errors import FileError
 
 CHECKPOINTS = "checkpoints"
 REPORTS_PER_EPOCH = 20
+NOT_COUNTED = -100
+"""The label of a position without a label (:class:`adaptdock.plugins.contracts.Feature`)."""
 
 
 class LossIsNotFinite(ArithmeticError):
@@ -108,11 +110,18 @@ class AdapterTrainer(Trainer):
             unfreezing.begin(self.state.global_step, steps_per_epoch)
         if not inputs["tasks"]:  # no member has a batch in this pass
             return torch.zeros((), device=self.args.device)
+        if ranks().count > 1:  # in one process (check_alone) there may be several members
+            self._weigh(inputs)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         overall = mean(loss)
         if not torch.isfinite(overall):
             raise LossIsNotFinite(overall.item(), self.state.global_step + 1, self._last_good)
         return loss
+
+    def _weigh(self, inputs: Any) -> None:
+        """Multiply the factor of the only task by this process's share of the labels, which the mean loss is over."""
+        (labels,), (factor,), (head,) = inputs["labels"], inputs["factors"], self.model.answering
+        inputs["factors"] = [factor * share_of(label_weight(labels, head.class_weights) if factor else 0.0)]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validate the weights in the precision of the file, and call the callbacks."""
@@ -251,6 +260,14 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     callback.trainer = trainer
     return trainer
+
+
+def label_weight(labels: Tensor, class_weights: Tensor | None) -> float:
+    """Return the divisor of a mean loss: the number of counted labels, or the sum of the weights of their classes."""
+    labels = labels[labels != NOT_COUNTED]
+    if class_weights is None or labels.is_floating_point():
+        return float(labels.numel())
+    return class_weights[labels].sum().item()
 
 
 def _rate(options: TrainingOptions, steps: int, step: int) -> float:
