@@ -116,7 +116,8 @@ class TaskRun:
     """One task of a run, with its own folder for the best adapter.
 
     ``together`` is the card's entry on other tasks in the same run; ``try_folds`` measures
-    a plan without validation data on folds, after the adapter is trained.
+    a plan without validation data on folds, after the adapter is trained. ``label`` is its name among the tasks of the
+    run, by default ``name``, which is the adapter's name.
     """
 
     def __init__(
@@ -127,9 +128,11 @@ class TaskRun:
         name: str | None = None,
         together: Mapping[str, Any] | None = None,
         try_folds: Callable[[], FoldChoice | None] | None = None,
+        label: str | None = None,
     ) -> None:
         self.plan, self.dock, self.folder = plan, dock, folder
         self.name = name or plan.task_name
+        self.label = label or self.name
         self.together = dict(together or {})
         self.try_folds = try_folds
         self.heads: FittedHeads | None = None

@@ -109,8 +109,10 @@ class Trainable(nn.Module):
                 self.heads.append(Answering(task.assembly, start, task.class_weights))
                 if position == 0:
                     self.adapters.append(Acting(task.assembly, start, generator))
-        self.losses: list[list[float]] = [[] for _ in self.heads]
+        self.losses: list[list[Tensor]] = [[] for _ in self.heads]
         """The losses of each task since the last report; not collected for a single task."""
+        self.newest: dict[int, Tensor] = {}
+        """The loss of each member with rows in the newest batch."""
         self._outside = (backbone, ports)  # in a tuple, so that torch does not register the backbone as a submodule
         self._seeds = [DropoutSeed(tasks[0].seed, tasks[0].backbone_dropout) for tasks in members]
 
@@ -128,6 +130,11 @@ class Trainable(nn.Module):
         """Return the parameters of a member's adapter and heads."""
         heads = [head for head, owner in zip(self.heads, self.owners, strict=True) if owner == member]
         return [weight for module in (self.adapters[member], *heads) for weight in module.parameters()]
+
+    def drop_gradients(self, member: int) -> None:
+        """Forget the gradients of a member, so that no step changes its weights."""
+        for weight in self.weights_of(member):
+            weight.grad = None
 
     def tensors(self) -> list[dict[str, Tensor]]:
         """Return, for each task, a copy of its weights by their names in the file, in float32."""
@@ -166,18 +173,20 @@ class Trainable(nn.Module):
                 hidden = states(backbone, ports, rows, inputs, first.head.reads)
             else:
                 hidden = resumed(backbone, ports, rows, inputs, lowest_layer(first), entering)
-        losses = []
+        losses: dict[int, list[Tensor]] = {owner: [] for owner in sorted(set(owners))}
         for task, loss in self._losses(hidden, mask, labels, row_inputs, tasks):
             owner = self.owners[task]
-            losses.append(loss * (tasks.count(task) / owners.count(owner)) * (factors[owner] if factors else 1.0))
+            losses[owner].append(
+                loss * (tasks.count(task) / owners.count(owner)) * (factors[owner] if factors else 1.0)
+            )
         if self.training:
-            penalties = {owner: self.acting[owner].penalty() for owner in sorted(set(owners))}
-            losses += [
-                penalty * (factors[owner] if factors else 1.0)
-                for owner, penalty in penalties.items()
-                if penalty is not None
-            ]
-        return {"loss": torch.stack(losses).sum()}
+            for owner, terms in losses.items():
+                penalty = self.acting[owner].penalty()
+                if penalty is not None:
+                    terms.append(penalty * (factors[owner] if factors else 1.0))
+        totals = {owner: torch.stack(terms).sum() for owner, terms in losses.items()}
+        self.newest = {owner: total.detach() for owner, total in totals.items()}
+        return {"loss": torch.stack(list(totals.values())).sum()}
 
     def _losses(
         self,
@@ -201,7 +210,7 @@ class Trainable(nn.Module):
             of_rows = row_inputs[task] if row_inputs else {}
             loss = self.heads[task](backbone, own_states, own_mask, labels[task], of_rows)
             if len(self.heads) > 1:
-                self.losses[task].append(float(loss.detach()))
+                self.losses[task].append(loss.detach())
             yield task, loss
 
     def after_step(self, member: int, step: int, steps: int) -> None:
