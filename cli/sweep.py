@@ -47,6 +47,7 @@ from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.progress import Progress
 from adaptdock.engine.training.run_folders import BEST, run_name
 from adaptdock.engine.training.run_plan import plan_run
+from adaptdock.engine.training.shared_data import SharedData
 from adaptdock.engine.training.task_run import Result
 from adaptdock.errors import AdaptError, UnknownNameError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
@@ -227,6 +228,7 @@ class Trials:
 
     def __init__(self, searched: Searched, values: Mapping[str, Any], backbone: Backbone) -> None:
         self.searched, self.values, self.backbone = searched, values, backbone
+        self.data = SharedData()
         task = registry.load("task", values["task"])
         self.metric: str = task.metric
         self.lower_is_better: bool = task.lower_is_better
@@ -241,7 +243,7 @@ class Trials:
         divided = {
             name: replace(entry, training={**entry.training, "hold_out": "always"}) for name, entry in tasks.items()
         }
-        (trial_plan,) = plan_run(self.backbone, divided).plans.values()
+        (trial_plan,) = plan_run(self.backbone, divided, data=self.data).plans.values()
         return trial_plan
 
     def identity(self, space: Space) -> str:

@@ -7,11 +7,15 @@ from pathlib import Path
 
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.members import Member, Members
+from adaptdock.engine.training.memory import members_that_fit
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.progress import Judge
 from adaptdock.engine.training.run import Run
 from adaptdock.engine.training.task_run import Result, TaskRun
 from adaptdock.errors import AdaptError
+
+MOST = 8
+"""Most trainings in one pass."""
 
 
 @dataclass(frozen=True)
@@ -54,4 +58,23 @@ def train_together(
             outcomes[task.label] = EndedEarly("ended early")
         else:
             outcomes[task.label] = next(results)
+    return outcomes
+
+
+def train_in_passes(
+    trainings: Mapping[str, Training], folder: Path, judge: Judge | None = None
+) -> dict[str, Result | AdaptError]:
+    """Train in as few passes as memory allows; ``folder`` has the checkpoints of a pass until its end.
+
+    Ends after a pass that is interrupted, or in which a training fails. Raises what :class:`Run` raises, besides.
+    """
+    plans = [entry.plan for entry in trainings.values()]
+    size = 1 if any(plan.options.cache for plan in plans) else members_that_fit(plans[0], MOST)[0]
+    outcomes: dict[str, Result | AdaptError] = {}
+    labels = list(trainings)
+    for start in range(0, len(labels), size):
+        part = {label: trainings[label] for label in labels[start : start + size]}
+        outcomes |= train_together(part, folder, judge)
+        if any(isinstance(result, AdaptError) or result.ending == "interrupted" for result in outcomes.values()):
+            break
     return outcomes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptdock.engine.core.assembly import Assembly
-from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, shuffled
+from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, same_features, shuffled
 from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.evaluation.selection import Criterion
 from adaptdock.engine.inference.dock import Dock
@@ -20,7 +20,7 @@ from adaptdock.engine.training.member_steps import JointBatches, MemberSteps
 from adaptdock.engine.training.progress import Ending, Judge, Progress, Validated
 from adaptdock.engine.training.schedules import Distances, frozen_until
 from adaptdock.engine.training.state_cache import Cache
-from adaptdock.engine.training.task_run import Result, TaskRun
+from adaptdock.engine.training.task_run import HeadFits, Result, TaskRun, validate
 from adaptdock.engine.training.task_sampling import drawn
 from adaptdock.engine.training.trainable import TaskStart, Trainable
 from adaptdock.plugins.contracts import Feature
@@ -144,8 +144,9 @@ class Members:
         """Return all weights with their initial values."""
         starts = [[_start(task) for task in member.tasks] for member in self.members]
         trainable = Trainable(self.dock.backbone, self.dock.ports, starts)
+        fits: HeadFits = {}
         for task, head, owner in zip(self.tasks, trainable.answering, trainable.owners, strict=True):
-            task.fit_heads(head, trainable.acting[owner], answers_alone=len(self.members[owner].tasks) == 1)
+            task.fit_heads(head, trainable.acting[owner], len(self.members[owner].tasks) == 1, fits)
         return trainable
 
     def collator(self) -> Callable[[Sequence[tuple[Sequence[Unit], Sequence[float], Draw]]], dict[str, Any]]:
@@ -170,6 +171,7 @@ class Members:
                 ],
                 "factors": factors,
                 "draw": draw,
+                "texts": same_features(features) if len(self.members) > 1 else None,
             }
             return arguments if cache is None else {**arguments, "entering": cache.states(features)}
 
@@ -199,8 +201,9 @@ class Members:
         validations: dict[str, Validated] = {}
         validating = [member for member in self.members if member.validates]
         due = [member for member in validating if not self._step or member.steps.ends_epoch(self._step)]
-        for task, number in ((task, n) for member in due for task, n in zip(member.tasks, member.numbers, strict=True)):
-            validations[task.label] = validated = task.check(tensors[number])
+        due_tasks = {task: tensors[n] for member in due for task, n in zip(member.tasks, member.numbers, strict=True)}
+        for task, validated in validate(self.dock, due_tasks):
+            validations[task.label] = validated
             numbers.update({self._key(task, key): value for key, value in validated.numbers.items()})
         losses = [numbers[self._key(task, "eval_loss")] for member in due for task in member.tasks]
         numbers["eval_loss"] = round(sum(losses), 5)
@@ -210,6 +213,7 @@ class Members:
                 numbers[_mean(member)] = fmean(worths)
         numbers |= self._judged(due, validations)
         if len(self.tasks) == 1:
+            (validated,) = validations.values()
             return Validated(numbers, validated.metrics, validated.shown)
         metrics = {label: validated.metrics for label, validated in validations.items()}
         shown = {

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from adaptdock.engine.core.assembly import entry, make_task
 from adaptdock.engine.core.batches import length
 from adaptdock.engine.core.distributed import ranks, shared
 from adaptdock.engine.data.checks import check
-from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
+from adaptdock.engine.evaluation.measurement import Evaluation, evaluate, evaluate_together
 from adaptdock.engine.evaluation.report import validations, write_report
 from adaptdock.engine.evaluation.reporting.page import NAME as PAGE
 from adaptdock.engine.evaluation.reporting.page import Subject, write_page
@@ -35,6 +35,8 @@ from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Calibrated, Feature, Record, Writer
 
+HeadFits = dict[Hashable, FittedHeads | None]
+"""Fitted heads by the data, method and options that decide them."""
 ON_TRAINING_DATA = (
     "the answers on this page are those for the training data: all labelled records were trained on, and the metric to "
     "expect is the one of the folds"
@@ -178,9 +180,9 @@ class TaskRun:
         if self.validates and self.file.exists():
             self.best = read_file(self.file)
 
-    def check(self, tensors: Mapping[str, Tensor]) -> Validated:
-        """Validate weights; the numbers have the keys of the history."""
-        evaluation = self.validate(tensors)
+    def validated(self, evaluation: Evaluation) -> Validated:
+        """Return the newest validation; its numbers have the keys of the history."""
+        self._newest = evaluation
         name = type(self.plan.task).metric
         return Validated(self._numbers(evaluation), evaluation.metrics, {name: evaluation.metrics[name]})
 
@@ -196,10 +198,9 @@ class TaskRun:
         self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
         self._store(self.best)
 
-    def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
-        """Measure weights on the validation data, in the precision of the file."""
-        self._newest = self._evaluate(AdapterFile(self.card(0, {}), self.stored(tensors)), "validation", write=False)
-        return self._newest
+    def candidate(self, tensors: Mapping[str, Tensor]) -> AdapterFile:
+        """Return an adapter with weights to validate, in the precision of the file."""
+        return AdapterFile(self.card(0, {}), self.stored(tensors))
 
     def stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights in the precision of the file, or in float32 if they are too large for 16 bit."""
@@ -244,14 +245,22 @@ class TaskRun:
             metrics=dict(metrics),
         )
 
-    def fit_heads(self, head: Answering, acting: Acting, answers_alone: bool = True) -> None:
+    def fit_heads(self, head: Answering, acting: Acting, answers_alone: bool, earlier: HeadFits) -> None:
         """Fit the head on the vectors of the frozen backbone, and start from it, if the options say so.
+
+        Among ``earlier`` may be the fit of an equal method on the same data.
 
         Unless it ``answers_alone`` the fitted head is never saved in place of the trained adapter, which others share.
         """
         if self.plan.options.head_start == "random":
             return
-        heads = fit_heads(self.plan, self.dock.ports, acting)
+        plan = self.plan
+        options = plan.options.seed, plan.options.class_weights, plan.reading.max_length
+        methods = tuple(entry.model_dump_json() for entry in (*plan.methods, *plan.on))
+        data = id(plan.records["train"]), plan.task_name, plan.task.options.model_dump_json()
+        if (key := (*data, *options, *methods)) not in earlier:
+            earlier[key] = fit_heads(plan, self.dock.ports, acting)
+        heads = earlier[key]
         if heads is not None:
             head.load(heads.start)
         if answers_alone:
@@ -409,3 +418,26 @@ class TaskRun:
         # shared() also waits for the first process, so that every process can read the complete file.
         size = size if ending == "interrupted" else shared(size)
         return Result(self.best, self.file, size, epochs, seconds, [dict(entry) for entry in history], ending, measured)
+
+
+def validate(dock: Dock, tasks: Mapping[TaskRun, Mapping[str, Tensor]]) -> Iterator[tuple[TaskRun, Validated]]:
+    """Validate the weights of tasks, and yield each task with its validation.
+
+    Tasks with the same validation data, read alike, are measured in mixed batches.
+    """
+    groups: dict[Hashable, list[TaskRun]] = {}
+    for task in tasks:
+        plan = task.plan
+        options = plan.task.options.model_dump_json()
+        reading = plan.reading.max_length, plan.options.batch_size
+        # The objects are shared by plans of the same data (SharedData).
+        groups.setdefault((id(plan.records["validation"]), plan.task_name, options, *reading), []).append(task)
+    for group in groups.values():
+        records, batch_size = group[0].plan.records["validation"], group[0].plan.options.batch_size * 2
+        adapters = [task.candidate(tasks[task]) for task in group]
+        if len(group) == 1:
+            evaluations = [evaluate(dock, adapters[0], records, batch_size, write=False)]
+        else:
+            evaluations = evaluate_together(dock, adapters, records, batch_size)
+        for task, evaluation in zip(group, evaluations, strict=True):
+            yield task, task.validated(evaluation)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adaptdock.engine.core.assembly import HEAD, Assembly, Part, lowest_layer
-from adaptdock.engine.core.forward import for_head, mask_for, resumed, states
+from adaptdock.engine.core.forward import for_head, mask_for, resumed, shared_states, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Action
 from adaptdock.engine.training.member_dropout import Draw, DropoutSeed, MaskedActs, MemberDropout
@@ -151,13 +151,15 @@ class Trainable(nn.Module):
         factors: Sequence[float] | None = None,
         draw: Draw | None = None,
         entering: Tensor | None = None,
+        texts: Sequence[int] | None = None,
         **inputs: Tensor,
     ) -> dict[str, Tensor]:
         """Return the loss of a batch: the sum over members of the mean over a member's rows, times its factor.
 
         ``tasks`` (R) has the number of each row's task, the first by default; ``labels`` and ``row_inputs`` have an
         entry for each task, for its rows. ``draw`` makes dropout independent of other members.
-        ``entering`` (R, T, W) are cached states below the lowest adapted layer.
+        ``entering`` (R, T, W) are cached states below the lowest adapted layer. ``texts`` (R) has equal numbers for
+        rows with equal inputs.
         """
         backbone, ports = self._outside
         inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
@@ -169,7 +171,9 @@ class Trainable(nn.Module):
         rows = TrainedRows(backbone, self.acting, owners, self.training, masks)
         drops = self.training and any(self._seeds[owner].backbone for owner in owners)
         with dropping(backbone.model, drops), masks or nullcontext():
-            if entering is None:
+            if entering is None and texts is not None and not drops:
+                hidden = shared_states(backbone, ports, rows, inputs, first.head.reads, texts)
+            elif entering is None:
                 hidden = states(backbone, ports, rows, inputs, first.head.reads)
             else:
                 hidden = resumed(backbone, ports, rows, inputs, lowest_layer(first), entering)
