@@ -121,9 +121,7 @@ def _run(command: Sequence[str]) -> tuple[float, float]:
 
 
 def _child(command: Sequence[str]) -> None:
-    import torch  # noqa: F401 - the time starts after the imports
-    import transformers  # noqa: F401
-
+    import adaptdock.cli.sweep  # noqa: F401 - the time starts after the imports
     from adaptdock.cli import main as adapt
 
     start = time.perf_counter()

@@ -266,7 +266,7 @@ class Trials:
         with ExitStack() as open_files:
             watches = {}
             for number, tried in proposals.values.items():
-                folder = Path(self.values["run_dir"]) / TRIAL.format(number)
+                folder = proposals.folder.parent / TRIAL.format(number)  # a resumed pass stays where it began
                 settings = self.searched.settings({**self.values, **tried, "run_dir": str(folder)})
                 try:
                     trial_plan = self.plan(tried)

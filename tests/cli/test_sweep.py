@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 
+from adaptdock.engine.training.members import Members
 from adaptdock.engine.training.run import Run
 from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.file import read_card, read_file
@@ -81,6 +82,36 @@ def test_trials_of_one_pass_end_as_they_do_alone(sweep, tmp_path):
     for key, alone in weights[1].items():
         for name, tensor in alone.items():
             torch.testing.assert_close(weights[4][key][name], tensor, atol=1e-5, rtol=0, msg=f"{key} {name}")
+
+
+def test_a_killed_sweep_continues_its_pass_with_the_same_bits(sweep, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    judged, calls = Members._judged, []
+
+    def killed(self, *arguments):
+        calls.append(self)
+        if len(calls) == 2:
+            raise Killed
+        return judged(self, *arguments)
+
+    search = "--search", "learning_rate=1e-3,5e-2", "--search", "seed=1,2", "--sampler", "grid", "--epochs", 3
+    straight = sweep(*search, "--run-dir", "straight", "-o", "straight.safetensors")
+    assert straight.status == 0, straight.err
+    with monkeypatch.context() as patch:
+        patch.setattr(Members, "_judged", killed)
+        with pytest.raises(Killed):
+            sweep(*search, "--study", "study.db", "-o", "resumed.safetensors")
+    resumed = sweep(*search, "--study", "study.db", "--run-dir", "later", "-o", "resumed.safetensors")
+    assert resumed.status == 0, resumed.err
+    assert not list((tmp_path / "later").glob("trial-*"))
+    for number in range(4):
+        first, second = (
+            read_file(tmp_path / folder / f"trial-{number:04d}/best.safetensors") for folder in ("straight", "sweep")
+        )
+        assert first.card.metrics == second.card.metrics
+        assert all(tensor.equal(second.tensors[name]) for name, tensor in first.tensors.items())
 
 
 def test_the_trials_in_a_pass_are_as_many_as_memory_allows_unless_told(sweep, monkeypatch):
