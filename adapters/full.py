@@ -5,12 +5,16 @@ and bias. Embeddings and layer norms stay frozen. It is a baseline for the small
 trained layers, and weight decay pulls to the pre-trained weights, not to zero.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
-from adaptdock.plugins.contracts import ForwardPass, Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Site
 from adaptdock.plugins.toolkit.batched_linear import linear
+from adaptdock.plugins.toolkit.interchange.changes import WeightChange
+from adaptdock.plugins.toolkit.interchange.ports import port_selection
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 
 
 class FullOptions(Options):
@@ -44,3 +48,19 @@ class Full(Method):
     def merge(self, site: Site, folded: Mapping[str, Tensor], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return W + D and b + d."""
         return weight + folded["weight_change"], bias + folded["bias_change"]
+
+    @classmethod
+    def numbers(cls, change: WeightChange) -> int | None:
+        """Count D and d for any change of a linear layer."""
+        return (change.port.inputs + 1) * change.port.outputs if change.port.kind == "linear" else None
+
+    @classmethod
+    def from_changes(cls, changes: Sequence[WeightChange], backbone: Backbone) -> MethodWeights:
+        """Store the changes as they are."""
+        tensors = {}
+        for change in changes:
+            port = change.port
+            weight = torch.zeros(port.outputs, port.inputs) if change.weight is None else change.weight.float()
+            bias = torch.zeros(port.outputs) if change.bias is None else change.bias.float()
+            tensors[port.name] = {"weight_change": weight, "bias_change": bias}
+        return MethodWeights(port_selection(backbone.ports, [change.port for change in changes]), tensors)

@@ -17,6 +17,7 @@ from adaptdock.plugins.contracts import Backbone, ForwardPass, LowRank, Options,
 from adaptdock.plugins.toolkit.batched_linear import linear
 from adaptdock.plugins.toolkit.interchange import adapterhub_lora, peft_lora
 from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
+from adaptdock.plugins.toolkit.interchange.changes import WeightChange
 from adaptdock.plugins.toolkit.interchange.peft import PeftAdapter, PeftSource, PeftTarget
 from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 from adaptdock.plugins.toolkit.learning_rates import Rates
@@ -112,6 +113,20 @@ class LoRA(LowRank):
     def to_peft(self, target: PeftTarget) -> PeftAdapter:
         """Write PEFT's LoRA."""
         return low_rank.to_peft(self.options.model_dump(), target)
+
+    @classmethod
+    def numbers(cls, change: WeightChange) -> int | None:
+        """Count A, B and b for a change of a linear layer; a full rank needs more numbers than the change itself."""
+        port = change.port
+        if port.kind != "linear":
+            return None
+        count = low_rank.rank_of(change) * (port.inputs + port.outputs)
+        return count + (0 if change.bias is None else port.outputs)
+
+    @classmethod
+    def from_changes(cls, changes: Sequence[WeightChange], backbone: Backbone) -> MethodWeights:
+        """Store the factors of each change, padded to the largest rank, with a scale of 1."""
+        return low_rank.from_changes(changes, backbone)
 
     @classmethod
     def from_adapterhub(cls, source: AdapterHubSource[adapterhub_lora.LoraOptions]) -> MethodWeights | None:

@@ -5,13 +5,15 @@ a norm with factor ``w (1 + g)`` and bias ``b (1 + g) + s``. Stored as differenc
 bit, and weight decay pulls them to it. A norm without a bias (RMS norm) gets one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from adaptdock.plugins.contracts import ForwardPass, Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Site
+from adaptdock.plugins.toolkit.interchange.changes import WeightChange
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 from adaptdock.plugins.toolkit.learning_rates import Rates
 
 
@@ -19,7 +21,7 @@ class NormsOptions(Options):
     """Options of ``norms``."""
 
     roles: tuple[str, ...] = ("all",)
-    """Norms to tune, by role: attention_norm, ffn_norm, final_norm; "all" for every role."""
+    """Norms to tune, by role: embedding_norm, attention_norm, ffn_norm, final_norm; "all" for every role."""
     learning_rate_factor: float = Field(10.0, gt=0)
     """Learning rate of factors and biases, as a multiple of the head's: they need larger steps."""
     layers: str | None = None
@@ -48,3 +50,20 @@ class Norms(Method):
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
         """Train both with the head's learning rate times ``learning_rate_factor``."""
         return Rates(start, dict.fromkeys(start, self.options.learning_rate_factor))
+
+    @classmethod
+    def numbers(cls, change: WeightChange) -> int | None:
+        """Count g and s for a change of a norm."""
+        return 2 * change.port.outputs if change.port.kind == "norm" else None
+
+    @classmethod
+    def from_changes(cls, changes: Sequence[WeightChange], backbone: Backbone) -> MethodWeights:
+        """Store gain and shift of each norm."""
+        tensors = {}
+        for change in changes:
+            gain, shift = (
+                torch.zeros(change.port.outputs) if part is None else part.float()
+                for part in (change.weight, change.bias)
+            )
+            tensors[change.port.name] = {"norm_gain": gain, "norm_shift": shift}
+        return MethodWeights({"roles": tuple(tensors)}, tensors)

@@ -50,7 +50,7 @@ class Prefix(Method):
     Options = PrefixOptions
     options: PrefixOptions
     grows = {"prefix_key": 1, "prefix_value": 1, "prefix_gate": 0}
-    peft_types = {"PREFIX_TUNING": VirtualOptions}
+    peft_types = {"PREFIX_TUNING": VirtualOptions, "CARTRIDGE": VirtualOptions}
     adapterhub_types = {"prefix_tuning": prefix.PrefixOptions}
 
     @property

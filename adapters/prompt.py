@@ -36,7 +36,7 @@ class Prompt(Method):
     Options = PromptOptions
     options: PromptOptions
     grows = {"prompt": 0, "mask": 0}
-    peft_types = {"PROMPT_TUNING": VirtualOptions, "P_TUNING": VirtualOptions}
+    peft_types = dict.fromkeys(("PROMPT_TUNING", "P_TUNING", "CPT", prompt.SHARED), VirtualOptions)
 
     @property
     def positions(self) -> int:
@@ -66,7 +66,7 @@ class Prompt(Method):
 
     @classmethod
     def from_peft(cls, source: PeftSource[VirtualOptions]) -> MethodWeights:
-        """Read PEFT's prompt tuning, and the result of its p-tuning."""
+        """Read PEFT's prompt tuning, also of a single task among several, and the results of p-tuning and CPT."""
         return prompt.from_peft(source)
 
     def to_peft(self, target: PeftTarget) -> PeftAdapter:

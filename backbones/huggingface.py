@@ -155,7 +155,13 @@ class HuggingFaceBackbone(Backbone):
 
     def placement(self, port: Port) -> torch.device:
         """Return the device on which the port's module computes; for mixed layers the device of the last states."""
-        return self._states_device if port.kind == "layers" else device_of(self.model.get_submodule(port.module))
+        return self._states_device if port.kind == "layers" else device_of(self.module(port))
+
+    def module(self, port: Port) -> nn.Module:
+        """Return the module of a port; that of the LM head is outside the body."""
+        whole = self.generator if port.kind == "logits" and self.generator is not None else self.model
+        module: nn.Module = whole.get_submodule(port.module)
+        return module
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the last hidden states (R, T, W), of the encoder alone if the batch reads only the encoder."""

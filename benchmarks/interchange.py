@@ -2,7 +2,8 @@
 
     python benchmarks/interchange.py [--references FOLDER]
 
-Adapters of peft are made by the real library, which also computes what is compared, before and after; those of
+A row is exact, refused with the reason, or silently wrong (more than 1e-5 from the library). Every type of the
+installed peft has a row. Adapters of peft are made by the real library, which also computes the reference; those of
 AdapterHub, whose library wants an older transformers, are the recorded ones of the tests. ``--references`` takes
 recorded ones from another folder instead: ``KIND_refs/CASE`` with its files, its reference.safetensors and the backbone
 ``base_FAMILY``; and real adapters of PEFT for GPT-2 without a backbone, which are put on a random one.
@@ -12,6 +13,7 @@ import argparse
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hub" / "interchange")]
 
+import peft_adapters as library
 import test_adapterhub as hub
-import test_peft_adapters as library
 import torch
 from logits import difference, ours
 from peft import PeftModel
@@ -35,32 +37,50 @@ from adaptdock.hub.interchange.incoming import read_json
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 
 Row = tuple[str, str, str, str]
-HIDDEN = ("r", "lora_alpha", "target_modules", "modules_to_save", "exclude_modules")
+HIDDEN = ("r", "lora_alpha", "exclude_modules")
 
 
 def of_peft(folder: Path) -> Iterator[Row]:
-    for number, case in enumerate(library.CASES):
+    """Yield every case of the tests: methods that read adapters themselves, and each type through the library."""
+    types = [library.case(kind, "bert", "SEQ_CLS", "", **options) for kind, options in library.TYPES.items()]
+    cases = [*library.CASES, *types, *library.OPTIONS, *library.REFUSED]
+    backbones: dict[Path, Backbone] = {}
+    for number, case in enumerate(cases):
         base = library.base_model(folder, case.architecture, case.task, **case.changes)
-        made = library.adapter_folder(case, base, folder / f"{number}")
-        reference = PeftModel.from_pretrained(library.load(base, case.task), made)
-        inputs = library.batch(reference.get_base_model(), case.padded)
-        wanted = library.theirs(reference, inputs)
-        backbone = load_backbone(str(base), LoadOptions(device="cpu"))
-        found = import_adapter(made, backbone, "theirs")
-        export_adapter(found.file, backbone, folder / f"{number}-again", "peft")
-        back = difference(list(loaded(folder / f"{number}-again", base, case.task, inputs)), wanted, inputs)
-        if case.task == "FEATURE_EXTRACTION":
-            kept = inputs["attention_mask"].unsqueeze(-1)
-            wanted = (wanted * kept).sum(1) / kept.sum(1)
-        there = difference(ours(backbone, found.file, inputs), wanted, inputs)
-        options = {name: value for name, value in case.options.items() if name not in HIDDEN}
-        told = ", ".join(f"{name} {value}" for name, value in options.items()) or "-"
-        yield (
-            f"{case.config.__name__.removesuffix('Config')}, {case.architecture}, {case.task}",
-            told,
-            _e(there),
-            _e(back),
-        )
+        source = library.adapter_folder(case, base, folder / f"{number}")
+        if base not in backbones:
+            backbones[base] = load_backbone(str(base), LoadOptions(device="cpu"))
+        options = {
+            name: value for name, value in case.options.items() if name not in HIDDEN and value is not library.ATTENTION
+        }
+        listed = ", ".join(f"{name} {value}" for name, value in options.items()) or "-"
+        title = f"{case.config.__name__.removesuffix('Config')}, {case.architecture}, {case.task}"
+        yield title, listed, *_in_and_out(case, source, base, backbones[base], folder / f"{number}-again")
+
+
+def _in_and_out(case: library.Case, source: Path, base: Path, backbone: Backbone, again: Path) -> tuple[str, str]:
+    """Return the results of an import and of an export: the largest difference, or the refusal."""
+    try:
+        imported = import_adapter(source, backbone, "theirs")
+    except UsageError as error:
+        return f"refused: {error}", "-"
+    reference = PeftModel.from_pretrained(library.load(base, case.task), source)
+    inputs = library.batch(reference.get_base_model(), case.padded)
+    states = library.theirs(reference, inputs)
+    wanted = states
+    if case.task == "FEATURE_EXTRACTION":
+        kept = inputs["attention_mask"].unsqueeze(-1)
+        wanted = (states * kept).sum(1) / kept.sum(1)
+    result = _judged(difference(ours(backbone, imported.file, inputs), wanted, inputs))
+    try:
+        export_adapter(imported.file, backbone, again, "peft")
+    except UsageError:
+        return result, "refused"
+    return result, _judged(difference(list(loaded(again, base, case.task, inputs)), states, inputs))
+
+
+def _judged(largest: float) -> str:
+    return _e(largest) if largest <= library.LIMIT else f"**wrong: {_e(largest)}**"
 
 
 def of_adapterhub(folder: Path) -> Iterator[Row]:
@@ -148,8 +168,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for title, rows in tables.items():
             print(f"\n| {title} | options | imported | exported |\n|---|---|---|---|")
+            counts: Counter[str] = Counter()
             for row in rows(Path(folder)):
+                refused, wrong = "refused" in row[2], "wrong" in row[2]
+                counts["refused with the reason" if refused else "silently wrong" if wrong else "exact"] += 1
                 print(f"| {' | '.join(row)} |", flush=True)
+            print(f"\n{', '.join(f'{count} {result}' for result, count in counts.items())}")
 
 
 if __name__ == "__main__":

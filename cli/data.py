@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from adaptdock.cli.common.data_checks import by_backbone, show_findings
 from adaptdock.cli.common.flags import (
     LOADING,
     MAIN,
@@ -16,7 +17,6 @@ from adaptdock.cli.common.flags import (
     SectionedCommand,
     data_flags,
     field_flags,
-    load_options,
     peek,
 )
 from adaptdock.cli.common.output import brief, count, say, show_json, show_pairs
@@ -24,18 +24,17 @@ from adaptdock.cli.common.records import first_records, show_records
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.checks import Problem, check
 from adaptdock.engine.data.sources import FileRead, Reader, Source, parse_columns
-from adaptdock.engine.data.spans.findings import shortened
 from adaptdock.errors import DataError, UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Record, Task
 
 RECORDS = 3
-UNKNOWN = 0.05
-"""Share of unknown tokens from which the tokenizer does not fit the language."""
 HELP = """Show what is in FILE as a task reads it: its format, its columns, the first records, labels and problems.
 
 FILE is a file, a folder with a file for each split, or a hub data set. Nothing is trained, and nothing is an error
-that can be read, unless --strict says so. With --backbone the lengths of the texts are compared with its window."""
+that can be read, unless --strict says so. With --backbone the lengths of the texts are compared with its window, and
+the words of each script with its tokenizer. --check finds labels that may be wrong, and texts that are nearly the same.
+"""
 
 
 def _build(arguments: Sequence[str]) -> SectionedCommand:
@@ -45,6 +44,12 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
         Flag(["--backbone"], section=MAIN, metavar="NAME|PATH", help="Compare lengths with the window of this one."),
         Flag(["--max-length"], section=MAIN, type=click.IntRange(min=1), default=256, help="Tokens of a window."),
         Flag(["--records"], section=MAIN, type=click.IntRange(min=0), default=RECORDS, help="Records to show."),
+        Flag(
+            ["--check"],
+            section=MAIN,
+            is_flag=True,
+            help="Find label errors (confident learning) and near duplicates by the frozen backbone.",
+        ),
         Flag(["--strict"], section=MAIN, is_flag=True, help="End with status 1 if there is a problem."),
         Flag(["--json", "as_json"], section=MAIN, is_flag=True, help="Print JSON."),
         *(flag for flag in data_flags({}) if flag.name != "data"),
@@ -108,8 +113,8 @@ def _report(reader: Reader, task: Task, values: Mapping[str, Any]) -> dict[str, 
         "first": {split: first_records(cleaned, fitted, values["records"]) for split, cleaned in records.items()},
         "notes": notes,
     }
-    if values["backbone"] and records:
-        report["windows"] = _windows(records, fitted, values, problems)
+    if (values["backbone"] or values["check"]) and records:
+        report |= by_backbone(records, fitted, values, problems)
     return {**report, "problems": [problem.describe() for problem in problems]}
 
 
@@ -128,40 +133,6 @@ def _fitted(task: Task, records: Mapping[str, list[Record]], problems: list[Prob
     return fitted
 
 
-def _windows(
-    records: Mapping[str, list[Record]], task: Task, values: Mapping[str, Any], problems: list[Problem]
-) -> dict[str, dict[str, Any]]:
-    """Compare the records of each split with the window of a backbone."""
-    from adaptdock.engine.core.batches import reading
-    from adaptdock.engine.core.loading import load_backbone
-    from adaptdock.engine.inference.window_lengths import window_lengths
-
-    backbone = load_backbone(values["backbone"], load_options(values))
-    reads = reading(backbone, values["max_length"], 0)
-    suited = task.suit(reads)
-    windows = {}
-    for split, cleaned in records.items():
-        lengths = window_lengths(cleaned, suited, reads)
-        windows[split] = {
-            "tokens": f"median {lengths.median}, longest {lengths.longest}, limit {lengths.limit}",
-            "longer than a window": len(lengths.several),
-            "cut off": len(lengths.cut),
-            "unknown": f"{lengths.unknown:.1%}",
-        }
-        if lengths.cut:
-            what = (
-                f"{split}: {len(lengths.cut)} texts are longer than a window of {lengths.limit} tokens and are cut off"
-            )
-            problems.append(Problem(f"{what}: {shortened(list(lengths.cut))}", len(lengths.cut), ()))
-        if lengths.unknown > UNKNOWN:
-            problems.append(
-                Problem(
-                    f"{split}: the tokenizer of {backbone.id} does not know {lengths.unknown:.0%} of the tokens", 1, ()
-                )
-            )
-    return windows
-
-
 def _print(report: Mapping[str, Any]) -> None:
     for file in report["files"]:
         say(_described(FileRead(**file)))
@@ -170,8 +141,10 @@ def _print(report: Mapping[str, Any]) -> None:
     show_pairs({split: described.get(split, f"{count(number)} records") for split, number in report["splits"].items()})
     for split, lines in report.get("windows", {}).items():
         show_pairs({f"{split}, {name}": value for name, value in lines.items()})
+    show_pairs({f"words in {name}": line for name, line in report.get("scripts", {}).items()})
     for split, first in report["first"].items():
         show_records(split, first)
+    show_findings(report)
     for title, lines in (("Decided while reading", report["notes"]), ("Problems", report["problems"])):
         if lines:
             say()

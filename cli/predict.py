@@ -168,7 +168,7 @@ def _items(
     if texts and layout == "jsonl":
         return from_lines((text.encode("utf-8", "surrogateescape") for text in texts), "text", layout)
     if texts:
-        return from_arguments(texts)
+        return from_arguments(texts, layout)
     if source not in (None, "-"):
         return from_file(Path(str(source)), layout, reader)
     if sys.stdin.isatty():

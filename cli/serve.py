@@ -1,6 +1,7 @@
 """``adapt serve``: serve all adapters of a folder over HTTP."""
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,12 @@ def command(
         options,
         load_options(flags),
         lambda: validated(ServingOptions, SERVING.given(decided(values, config)), "serving"),
+        _announce if sys.stderr.isatty() else None,  # the log elsewhere has lines of JSON only
     )
+
+
+def _announce(address: str) -> None:
+    note(f"Serving at {address} (Ctrl-C ends)")
 
 
 command.params += [*SERVING.flags, *LOADING.flags]

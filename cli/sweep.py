@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from adaptdock.cli.common.backbone import loaded
 from adaptdock.cli.common.config import check_keys
 from adaptdock.cli.common.flags import (
     LOADING,
@@ -26,7 +27,6 @@ from adaptdock.cli.training.progress import watching
 from adaptdock.cli.training.settings import CONFIG as RUN_CONFIG
 from adaptdock.cli.training.settings import Chosen, Settings, decide
 from adaptdock.engine.core.assembly import validated
-from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.search.sweep import (
@@ -196,7 +196,7 @@ def _sweep(values: dict[str, Any], searched: Searched) -> int:
 
 
 def _search(searched: Searched, values: dict[str, Any], common: Settings, space: Space, options: SearchOptions) -> int:
-    trials = Trials(searched, values, load_backbone(common.backbone, common.load))
+    trials = Trials(searched, values, loaded(common.backbone, common.load))
     plans = [trials.plan({"method": name}) for name in searched.methods]  # an error here would occur in every trial
     for line in plans[0].notes:
         note(line)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from adaptdock.cli.common.backbone import loaded
 from adaptdock.cli.common.config import check_keys, read_config
 from adaptdock.cli.common.flags import (
     DATA,
@@ -30,6 +31,7 @@ from adaptdock.cli.common.flags import (
 )
 from adaptdock.cli.common.output import note, show_json
 from adaptdock.cli.training.cross_validation import try_folds
+from adaptdock.cli.training.label_shares import try_shares
 from adaptdock.cli.training.output_paths import LOG, begin, check_places, run_folder
 from adaptdock.cli.training.progress import watching
 from adaptdock.cli.training.settings import Chosen, Settings, decide, recall
@@ -37,9 +39,9 @@ from adaptdock.cli.training.summary import show_plan, show_results
 from adaptdock.cli.training.tasks_file import read_tasks
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.core.distributed import check_alone, placed, ranks
-from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.training.cross_validation import FoldOptions
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
+from adaptdock.engine.training.label_shares import CurveOptions
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.run_plan import RunPlan, SharingOptions, plan_run
 from adaptdock.engine.training.task_run import Result
@@ -54,6 +56,7 @@ NOT_IN_CONFIG = {"config", "resume", "dry_run", "verbose", "as_json", "help"}
 DRY = {"dry_run", "verbose"}
 """Flags without a value, which are False unless they are given."""
 FOLDING = field_flags(FoldOptions, "folds", DATA)
+CURVE = field_flags(CurveOptions, "curve", DATA)
 SHARING = field_flags(SharingOptions, "sharing", "Several tasks")
 HELP = """Train an adapter on a frozen backbone and save it as one file.
 
@@ -148,6 +151,7 @@ def what_flags() -> list[Flag]:
         *dry_run_flags(),
         *data_flags(splits),
         *FOLDING.flags,
+        *CURVE.flags,
     ]
 
 
@@ -180,8 +184,9 @@ def _train(values: dict[str, Any], choice: Chosen) -> int:
     # Click sets an absent flag to None, and an absent flag that may be repeated to ().
     values = {name: choice.config.get(name) if value in (None, ()) else value for name, value in values.items()}
     folding = validated(FoldOptions, FOLDING.given(values), "folds")
-    if folding.folds:
-        check_alone("adapt train --folds")
+    curve = validated(CurveOptions, CURVE.given(values), "curve").curve
+    if folding.folds or curve:
+        check_alone("adapt train --folds" if folding.folds else "adapt train --curve")
     placed(load_options(values))  # before a precision is chosen for the device
     settings = decide(values, choice)
     _check_shared(settings)
@@ -189,10 +194,13 @@ def _train(values: dict[str, Any], choice: Chosen) -> int:
         show_plan(_plan(settings), settings, values["as_json"], values["verbose"])
         return 0
     with run_folder(settings.run_dir, settings.automatic) as folder:
-        return _begin(replace(settings, run_dir=folder), folding, values["as_json"], values["allow_untrained"])
+        settings = replace(settings, run_dir=folder)
+        return _begin(settings, folding, curve, values["as_json"], values["allow_untrained"])
 
 
-def _begin(settings: Settings, folding: FoldOptions, as_json: bool, allow_untrained: bool) -> int:
+def _begin(
+    settings: Settings, folding: FoldOptions, curve: Sequence[float], as_json: bool, allow_untrained: bool
+) -> int:
     if ranks().first:
         check_places(settings, resume=False)
     # Before begin(): with --overwrite, a plan that fails must leave the earlier run as it was.
@@ -203,6 +211,9 @@ def _begin(settings: Settings, folding: FoldOptions, as_json: bool, allow_untrai
     if folding.folds:
         (task_plan,) = run_plan.plans.values()  # there is no --folds with --tasks
         folds = try_folds(task_plan, settings, folding.folds, as_json)
+    if curve:
+        (task_plan,) = run_plan.plans.values()
+        try_shares(task_plan, settings, curve, as_json)
     if folding.folds_only:
         if as_json:
             show_json(folds)
@@ -238,7 +249,7 @@ def _check_shared(settings: Settings) -> None:
 
 
 def _plan(settings: Settings) -> RunPlan:
-    run_plan = plan_run(load_backbone(settings.backbone, settings.load), settings.tasks, settings.sharing)
+    run_plan = plan_run(loaded(settings.backbone, settings.load), settings.tasks, settings.sharing)
     for line in run_plan.notes:
         note(line)
     return run_plan

@@ -93,6 +93,10 @@ class Backbone(ABC):
         and does not see the texts before it.
         """
 
+    def module(self, port: Port) -> "nn.Module":
+        """Return the module of a port."""
+        return self.model.get_submodule(port.module)
+
     def layers(self, batch: Batch) -> "list[Tensor]":
         """Return the input (R, L + T, W) of each layer, followed by the result of :meth:`forward`.
 

@@ -3,13 +3,14 @@
 The engine finds abilities by :func:`isinstance`; a method does not inherit from them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from adaptdock.plugins.backbones import Backbone
     from adaptdock.plugins.methods import Site
     from adaptdock.plugins.toolkit.interchange.adapterhub import (
         AdapterHubMethod,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         AdapterHubTarget,
         MethodOptions,
     )
+    from adaptdock.plugins.toolkit.interchange.changes import WeightChange
     from adaptdock.plugins.toolkit.interchange.peft import PeftAdapter, PeftOptions, PeftSource, PeftTarget
     from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 
@@ -114,3 +116,19 @@ class AdapterHubInterchange(Protocol):
 
     def to_adapterhub(self, target: "AdapterHubTarget") -> "AdapterHubMethod":
         """Return configuration and tensors; raise :class:`UsageError` for options without a counterpart."""
+
+
+@runtime_checkable
+class WeightInterchange(Protocol):
+    """A method that can store changes of the backbone's weights, made by another library in any way.
+
+    Of several methods, the one with the fewest numbers stores a change.
+    """
+
+    @classmethod
+    def numbers(cls, change: "WeightChange") -> int | None:
+        """Return the number of stored numbers for a change; None if the method cannot store it exactly."""
+
+    @classmethod
+    def from_changes(cls, changes: "Sequence[WeightChange]", backbone: "Backbone") -> "MethodWeights":
+        """Return options and parameters for changes that :meth:`numbers` accepts, at least one."""

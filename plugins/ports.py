@@ -10,7 +10,7 @@ from adaptdock.errors import BackboneError, UnknownNameError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-PortKind = Literal["linear", "attention", "embedding", "norm", "hidden", "layers"]
+PortKind = Literal["linear", "attention", "embedding", "norm", "hidden", "layers", "logits"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Port:
     names the tensors in an adapter file. ``inputs`` and ``outputs`` are the widths before and after. For embeddings,
     ``inputs`` is the size of the vocabulary, or zero if they do not read tokens. An attention port has ``heads``
     key/value heads of ``key_width`` and ``value_width``. The port of the kind ``layers`` is between the backbone and
-    the heads; its ``layer`` is the number of layers.
+    the heads; its ``layer`` is the number of layers. The port of the kind ``logits`` is the LM head of a language
+    model, outside its body: ``outputs`` is the size of the vocabulary.
     """
 
     name: str

@@ -6,7 +6,7 @@ A task has an ability if it has its function; it does not inherit or register an
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from adaptdock.plugins.annotations import AnnotatedText
 from adaptdock.plugins.outcomes import Decision, Outcome, Passage
@@ -85,6 +85,26 @@ class Annotating(Protocol):
         """
 
 
+AnswerKind = Literal["label", "labels", "spans", "tags"]
+"""A label of the text, any number of them, labelled spans, or a tag for each word."""
+
+
+@runtime_checkable
+class Labelling(Protocol):
+    """A task whose answers a person can give or correct by choosing labels, and that knows how sure it is."""
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """The form of an answer."""
+
+    @property
+    def label_names(self) -> Sequence[str]:
+        """The labels to choose from."""
+
+    def margin(self, record: Record, features: Sequence[Feature], digests: "Sequence[Tensor]") -> float:
+        """Return how sure the answer is, 0 to 1: its probability minus that of the next one; of several the least."""
+
+
 @runtime_checkable
 class UnknownLabels(Protocol):
     """A task whose metrics count labels that it does not know as wrong, so that it can be measured on any data."""
@@ -148,6 +168,32 @@ class FittedHead(Protocol):
 
 
 @runtime_checkable
+class LabelChecked(Protocol):
+    """A task with one class for each text or word, whose labels can be checked one by one for errors."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The classes in the order of the head's output; empty if a text may have several."""
+
+    def labelled_part(self, record: Record, feature: Feature, position: int) -> str:
+        """Return the part of the text that the label at a position of a window belongs to: the text, or a word."""
+
+
+@runtime_checkable
+class Scoped(Protocol):
+    """A task that recognises inputs out of scope, by its scores or by the distance to the training data."""
+
+    def separation(self, records: Sequence[Record], digests: "Sequence[Sequence[Tensor]]") -> float | None:
+        """Return how well the records out of scope are separated from the others, or None without both kinds."""
+
+    def by_distance(self, vectors: "Tensor", labels: "Tensor") -> "tuple[Self, Mapping[str, Tensor]]":
+        """Return this task with a head that measures distances, and the additional tensors of that head.
+
+        ``vectors`` (N, W) are those that the head reads of the training data, with their classes (N).
+        """
+
+
+@runtime_checkable
 class Probed(Protocol):
     """A task whose inputs differ from its raw records, so that it makes the inputs of golden probes itself."""
 
@@ -172,6 +218,20 @@ class Summable(Protocol):
 
     def of_sums(self, sums: Sequence[float]) -> float:
         """Return the metric from the sums over at least one record, without rounding."""
+
+
+@runtime_checkable
+class ClassicallyAnswered(Protocol):
+    """A task that simple methods can answer without a backbone; a run says where they do better than its adapter."""
+
+    def classic_answers(
+        self, train: Sequence[Record], records: Sequence[Record]
+    ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Return predictions of the records, as :meth:`Task.score` reads them, by the name of each method.
+
+        The methods learn from the cleaned records ``train``. The name is the subject of a sentence: "logistic
+        regression on TF-IDF of the words". Empty where none applies.
+        """
 
 
 @runtime_checkable

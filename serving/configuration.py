@@ -110,6 +110,8 @@ class ServingOptions(Options):
     """Serve only installed adapters that a trusted publisher has signed, and copies of them."""
     locked: str | None = None
     """Lock file of adapt install --lock; only adapters whose content is in this file are served."""
+    label_file: str | None = None
+    """File of adapt label whose rows the page /label confirms; the only file that this page writes."""
     probes: bool = True
     """Refuse an adapter whose answers to its golden probes have changed since it was saved."""
 

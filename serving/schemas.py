@@ -208,3 +208,36 @@ class Refusal(Answer):
 
     error: Problem
     request_id: str
+
+
+class ConfirmRequest(Request):
+    """The answer that a person gives to a row of the label file."""
+
+    text: str
+    """The text of the row, which has to be the one in the file."""
+    answer: str | list[Any]
+    """A label, labels, spans ``[start, end, label]`` in characters, or a tag for each word."""
+
+
+class DraftRow(Answer):
+    """A row of the label file."""
+
+    number: int
+    text: str
+    tokens: list[str] | None
+    """The words, if each has a tag."""
+    fields: dict[str, Any]
+    """Further fields of the text."""
+    answer: Any
+    """The answer to confirm or correct, or the confirmed one; None for a teacher's draft in another form."""
+    drafts: dict[str, Any]
+    """The answers of adapter and teacher."""
+    confirmed: bool
+
+
+class DraftRows(Answer):
+    """The rows of the label file, and the labels to choose from."""
+
+    kind: Literal["label", "labels", "spans", "tags"]
+    labels: list[str]
+    rows: list[DraftRow]

@@ -1,11 +1,10 @@
-"""Classification of a text: one label, or several (also under the names sentiment, spam, topic and intent).
+"""Classification of a text: one label, or several (also under the name topic).
 
 One label is the softmax over the classes; several labels are a sigmoid each (binary relevance). Scores can be
 calibrated on the validation data: logits are divided by the temperature with the least negative log-likelihood (Guo et
 al. 2017, arXiv:1706.04599).
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -13,14 +12,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Decision, FitExamples, Head, Outcome, Record
+from adaptdock.plugins.contracts import AnnotatedText, AnswerKind, Cleaned, Decision, FitExamples, Head, Outcome, Record
+from adaptdock.plugins.toolkit.classic_answers import bag_of_words
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead, VectorLength
 from adaptdock.plugins.toolkit.linear_fit import fit_classes, fit_sets
+from adaptdock.plugins.toolkit.nearest_class import FURTHEST, NearestClassHead, class_centres
 from adaptdock.tasks.common.occlusion import joined_texts, without_word, words_of_texts
 from adaptdock.tasks.common.outcomes import label_outcome, label_set_outcome
 from adaptdock.tasks.common.sequences import TEXT, SequenceTask, mean
@@ -35,18 +36,32 @@ from adaptdock.tasks.labels.class_labels import (
     label_notes,
     with_label,
 )
+from adaptdock.tasks.labels.class_metrics import (
+    OUT_OF_SCOPE,
+    best_temperature,
+    calibration_error,
+    percent,
+    score_classes,
+    score_sets,
+)
 from adaptdock.tasks.labels.label_lists import check_lists
+from adaptdock.tasks.labels.out_of_scope import (
+    OUT_OF_SCOPE_NAME,
+    best_threshold,
+    in_scope,
+    is_out_of_scope,
+    scope_metrics,
+    scoped,
+)
 from adaptdock.tasks.labels.uncounted import labelled_records
 
 IMBALANCE = 10
 """Ratio of the largest to the smallest class from which a note says that the classes are uneven."""
-BINS = 15
 NAMED = 20
 """Most classes that a description, an error or a prediction lists."""
+REJECT_BELOW = "reject_below"
 NOT_COUNTED = -100
 """The target of a record that the loss does not count."""
-OUT_OF_SCOPE = ""
-"""The answer of a rejected text in the metrics; it is not a class."""
 
 
 class ClassificationOptions(PooledOptions):
@@ -64,11 +79,23 @@ class ClassificationOptions(PooledOptions):
     threshold: float = Field(0.5, gt=0, lt=1)
     """Lowest score of a predicted label, with several labels."""
     reject_below: float = Field(0.0, ge=0, lt=1)
-    """Score below which a text is out of scope and gets no label."""
+    """Score below which a text is out of scope and gets no label; learnt if validation data has such texts."""
+    nearest_class: dict[str, float] = Field(default_factory=dict)
+    """Learnt: ``reject_below``, the cosine to the nearest class mean below which a text is out of scope."""
+    out_of_scope: str = ""
+    """Label of texts that belong to no class, for validation and test data; texts without a label count too."""
     calibrate: bool = False
     """Learn a temperature from the validation data, so that scores are the probabilities of right answers."""
     temperature: float = Field(1.0, gt=0)
     """Divides the logits; learnt by calibrate."""
+
+    @model_validator(mode="after")
+    def _one_answer(self) -> Self:
+        if self.out_of_scope and self.multi_label:
+            raise ValueError("out_of_scope is for texts with one label: with multi_label they have none of the labels")
+        if self.out_of_scope and self.out_of_scope in self.labels:
+            raise ValueError(f"out_of_scope names {self.out_of_scope!r}, which labels lists as a class")
+        return self
 
 
 class Classification(SequenceTask):
@@ -104,7 +131,9 @@ class Classification(SequenceTask):
         labelled, uncounted = labelled_records(annotated, split, self.options.labels)
         unlabelled += uncounted
         if not self.options.multi_label:
-            check_missing(labelled, split)
+            labelled, scope = scoped(labelled, split, self.options.out_of_scope)
+            unlabelled += scope
+            check_missing(in_scope(labelled), split)
         elif split == "train" and not self.options.labels:
             unlabelled += check_lists(labelled, self.options.label_separator, split)
         cleaned = super().clean(labelled, split)
@@ -119,10 +148,15 @@ class Classification(SequenceTask):
         if self.options.multi_label:
             cleaned.notes.extend(count_printed(labelled, split))
             return cleaned
-        cleaned.notes.extend(label_notes(labelled, cleaned.records, split))
+        cleaned.notes.extend(label_notes(in_scope(labelled), in_scope(cleaned.records), split))
         if split == "train" and not self.options.labels:
             cleaned.notes.extend(check_number_of_classes(cleaned.records))
         return cleaned
+
+    def _checked(self, record: Record) -> Record:
+        if not is_out_of_scope(record):
+            return super()._checked(record)
+        return {**record, **self._texts(record, str(record.get("where", "a record"))), "label": None}
 
     def label(self, value: Any, where: str) -> Any:
         """Return a name, or a sorted list of names for several labels; numbers and truth values become text."""
@@ -133,7 +167,7 @@ class Classification(SequenceTask):
 
     def labels(self, record: Record) -> list[str]:
         """Return the class, or the classes; an empty list has none."""
-        if record.get(CHOICES) == []:
+        if record.get(CHOICES) == [] or is_out_of_scope(record, self.options.out_of_scope):
             return []
         return _listed(self._checked(with_label(record, self.options.multi_label))["label"])
 
@@ -148,6 +182,7 @@ class Classification(SequenceTask):
     def shown(self, record: Record) -> str:
         """Return the text behind its label."""
         labels = ", ".join(_listed(record["label"])) or "no label"
+        labels = OUT_OF_SCOPE_NAME if is_out_of_scope(record) else labels
         return f"[{labels}] {' / '.join(record[name] for name in ('text', 'second') if name in record)}"
 
     def fit(self, records: Sequence[Record]) -> Self:
@@ -158,7 +193,9 @@ class Classification(SequenceTask):
                 f"the training data has one class only ({', '.join(labels) or 'none'}): nothing to distinguish"
             )
         length = self.options.vector_length or ("unit" if self.options.pooling == "mean" else "plain")
-        fitted = type(self)(self.options.model_copy(update={"labels": labels, "vector_length": length}))
+        fitted = type(self)(
+            self.options.model_copy(update={"labels": labels, "vector_length": length, "nearest_class": {}})
+        )
         fitted.check(records, "train")
         return fitted
 
@@ -185,7 +222,9 @@ class Classification(SequenceTask):
         shown = counts.most_common()
         if len(shown) > NAMED:
             shown = [shown[0], shown[-1]]
-        return {"texts": len(records), "labels": len(counts), "by label": dict(shown)}
+        outside = len(records) - len(in_scope(records))
+        described = {"texts": len(records), "labels": len(counts), "by label": dict(shown)}
+        return described | ({OUT_OF_SCOPE_NAME: outside} if outside else {})
 
     def class_weights(self, records: Sequence[Record]) -> list[float] | None:
         """Return weights that give every class the same sum; with several labels, the same sum as its absence."""
@@ -204,7 +243,10 @@ class Classification(SequenceTask):
         """Return a linear layer from the pooled hidden states to the classes."""
         options = self.options
         length = options.vector_length or "plain"  # files of releases without this option read vectors as they are
-        return SequenceHead(len(options.labels), options.pooling, options.hidden_layers, options.reads_prompt, length)
+        kind = NearestClassHead if options.nearest_class else SequenceHead
+        return kind(
+            len(options.labels), options.pooling, options.hidden_layers, options.reads_prompt, length, options.norms
+        )
 
     def target(self, record: Record) -> Any:
         """Return the number of the class, or one 0 or 1 per class for several labels.
@@ -218,6 +260,7 @@ class Classification(SequenceTask):
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """Return the cross entropy of logits (R, classes); the binary one for several labels."""
+        logits = logits[..., : len(self.options.labels)]
         if self.options.multi_label:
             return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=weights)
         return functional.cross_entropy(logits, labels, weights)
@@ -229,17 +272,42 @@ class Classification(SequenceTask):
         return fit_classes(examples, len(self.options.labels), strength)
 
     def settle(self, records: Sequence[Record], digests: Sequence[Sequence[Tensor]]) -> Self:
-        """Learn the temperature if ``calibrate`` is on."""
-        if not self.options.calibrate:
-            return self
-        logits = torch.stack([mean(windows) for windows in digests])
-        targets = torch.tensor([self.target(record) for record in records])
-        best = _best_temperature(lambda temperature: float(self.loss(logits / temperature, targets, None)))
-        return type(self)(self.options.model_copy(update={"temperature": round(best, 4)}))
+        """Learn the temperature if ``calibrate`` is on, and ``reject_below`` from texts that are out of scope."""
+        logits = torch.stack([self._class_logits(windows) for windows in digests])
+        learnt: dict[str, Any] = {}
+        if self.options.calibrate:
+            targets = torch.tensor([self.target(record) for record in records])
+            best = best_temperature(lambda temperature: float(self.loss(logits / temperature, targets, None)))
+            learnt["temperature"] = round(best, 4)
+        outside = [is_out_of_scope(record) for record in records]
+        if self.options.nearest_class:
+            similarities = [mean(windows)[-1].item() for windows in digests]
+            learnt |= {"nearest_class": {REJECT_BELOW: best_threshold(similarities, outside, FURTHEST)}}
+        elif any(outside) and not all(outside) and not self.options.reject_below:
+            temperature = learnt.get("temperature", self.options.temperature)
+            scores = (logits / temperature).softmax(-1).amax(-1).tolist()
+            learnt[REJECT_BELOW] = best_threshold(scores, outside)
+        return type(self)(self.options.model_copy(update=learnt)) if learnt else self
+
+    def separation(self, records: Sequence[Record], digests: Sequence[Sequence[Tensor]]) -> float | None:
+        """Return the area under the ROC curve of scores or similarities; None if a person has set ``reject_below``."""
+        if self.options.multi_label or self.options.reject_below:
+            return None
+        predictions = [self.decode(record, [], windows) for record, windows in zip(records, digests, strict=True)]
+        return scope_metrics(records, predictions).get("out_of_scope_auroc")
+
+    def by_distance(self, vectors: Tensor, labels: Tensor) -> tuple[Self, dict[str, Tensor]]:
+        """Return this task with the mean vectors of the classes, and those."""
+        options = self.options.model_copy(update={"nearest_class": {REJECT_BELOW: FURTHEST}, REJECT_BELOW: 0.0})
+        return type(self)(options), class_centres(vectors, labels, len(self.options.labels))
+
+    def _class_logits(self, digests: Sequence[Tensor]) -> Tensor:
+        """Return the mean logits of the classes, without the similarity of a :class:`NearestClassHead`."""
+        return mean(digests)[: len(self.options.labels)]
 
     def decode(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> dict[str, Any]:
         """Return the label with its score, or the labels, and the scores of the most probable classes."""
-        logits = mean(digests) / self.options.temperature
+        logits = self._class_logits(digests) / self.options.temperature
         scores = logits.sigmoid() if self.options.multi_label else logits.softmax(-1)
         order = scores.argsort(descending=True)[:NAMED].tolist()
         scores_by_label = {self.options.labels[number]: round(scores[number].item(), 4) for number in order}
@@ -248,12 +316,17 @@ class Classification(SequenceTask):
             labels = sorted(self.options.labels[n] for n, score in enumerate(scores) if score >= self.options.threshold)
             return {**texts, "labels": labels, "scores": scores_by_label}
         best, score = self.options.labels[order[0]], scores[order[0]].item()
-        label = best if score >= self.options.reject_below else None
-        return {**texts, "label": label, "score": round(score, 4), "scores": scores_by_label}
+        prediction: dict[str, Any] = {**texts, "label": best, "score": round(score, 4), "scores": scores_by_label}
+        rejected = score < self.options.reject_below
+        if self.options.nearest_class:
+            similarity = mean(digests)[-1].item()
+            prediction["similarity"] = round(similarity, 4)
+            rejected = rejected or similarity < self.options.nearest_class[REJECT_BELOW]
+        return prediction | {"label": None} if rejected else prediction
 
     def pseudo(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> tuple[Record, float]:
         """Return the most probable class and its probability; for several labels, that of the least certain one."""
-        logits = mean(digests) / self.options.temperature
+        logits = self._class_logits(digests) / self.options.temperature
         names = self.options.labels
         if not self.options.multi_label:
             probability, number = logits.softmax(-1).max(-1)
@@ -262,26 +335,55 @@ class Classification(SequenceTask):
         label = sorted(name for name, score in zip(names, scores, strict=True) if score >= self.options.threshold)
         return {**record, "label": label}, torch.maximum(scores, 1 - scores).min().item()
 
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """One label, or any number of them."""
+        return "labels" if self.options.multi_label else "label"
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The classes."""
+        return self.options.labels
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes; none for several labels."""
+        return () if self.options.multi_label else self.options.labels
+
+    def labelled_part(self, record: Record, feature: Any, position: int) -> str:
+        """Return the text, or both texts."""
+        return " / ".join(record[name] for name in ("text", "second") if name in record)
+
+    def margin(self, record: Record, features: Sequence[Any], digests: Sequence[Tensor]) -> float:
+        """Return the difference between the two greatest probabilities; for several labels, of yes and no."""
+        logits = self._class_logits(digests) / self.options.temperature
+        if self.options.multi_label:
+            return (2 * logits.sigmoid() - 1).abs().min().item()
+        first, second = logits.softmax(-1).topk(2).values.tolist()
+        return float(first - second)
+
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return accuracy, macro F1 and MCC, and precision, recall and F1 by class, in percent (scikit-learn).
 
         Macro F1 is the mean over the classes that occur among labels or answers, as in scikit-learn.
-        A text that is out of scope counts as wrong. ``answered`` is the share of all other texts, and
-        ``accuracy_of_answered`` is their accuracy. ``ece`` is the expected calibration error over 15 bins. For
-        several labels, an answer is right if the whole set is.
+        A rejected text counts as wrong unless it is out of scope. ``answered`` is the share of all other texts, and
+        ``accuracy_of_answered`` is their accuracy. ``ece`` is the expected calibration error over 15 bins.
+        :func:`scope_metrics` has more about texts out of scope. For several labels, an answer is right if the whole
+        set is.
         """
         if self.options.multi_label:
-            return _score_sets(self._measured(records), records, predictions)
-        gold = [record["label"] for record in records]
-        answers = [prediction["label"] for prediction in predictions]
-        predicted = [OUT_OF_SCOPE if label is None else label for label in answers]
-        metrics = _score_classes(self._measured(records), gold, predicted)
-        metrics["ece"] = _calibration_error(gold, predictions)
-        if self.options.reject_below:
+            return score_sets(self._measured(records), records, predictions)
+        gold, predicted = (
+            [OUT_OF_SCOPE if row["label"] is None else row["label"] for row in rows] for rows in (records, predictions)
+        )
+        metrics = score_classes(self._measured(records), gold, predicted)
+        metrics["ece"] = calibration_error(gold, predictions)
+        metrics |= scope_metrics(records, predictions)
+        if self.options.reject_below or self.options.nearest_class:
             answered = [(want, got) for want, got in zip(gold, predicted, strict=True) if got]
             right = sum(want == got for want, got in answered)
-            metrics["answered"] = _percent(len(answered) / len(gold))
-            metrics["accuracy_of_answered"] = _percent(right / len(answered)) if answered else 0.0
+            metrics["answered"] = percent(len(answered) / len(gold))
+            metrics["accuracy_of_answered"] = percent(right / len(answered)) if answered else 0.0
         return {**metrics, "by_class": metrics.pop("by_class")}  # the long table comes last
 
     def sums(self, record: Record, prediction: Mapping[str, Any]) -> tuple[float, ...]:
@@ -323,7 +425,7 @@ class Classification(SequenceTask):
         self, record: Record, features: Sequence[Any], digests: Sequence[Tensor], decision: Decision
     ) -> float:
         """Return the log-probability of a label."""
-        logits = mean(digests) / self.options.temperature
+        logits = self._class_logits(digests) / self.options.temperature
         scores = functional.logsigmoid(logits) if self.options.multi_label else logits.log_softmax(-1)
         return scores[self.options.labels.index(decision.label)].item()
 
@@ -333,11 +435,25 @@ class Classification(SequenceTask):
 
     def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
         """Return the metrics of the most frequent class, or set of classes, for every text."""
-        sets = Counter(tuple(_listed(record["label"])) for record in records)
+        sets = Counter(tuple(_listed(record["label"])) for record in in_scope(records) or records)
         labels = list(sets.most_common(1)[0][0])
         scores = dict.fromkeys(labels, 1.0)
         answer = {"labels": labels} if self.options.multi_label else {"label": labels[0], "score": 1.0}
         return self.score(records, [{**answer, "scores": scores}] * len(records))
+
+    def classic_answers(self, train: Sequence[Record], records: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
+        """Return the classes that a bag of the words gives; nothing for several labels."""
+        if self.options.multi_label:
+            return {}
+        labelled = [record for record in train if record["label"] in self.options.labels]
+        texts, asked = ([joined_texts(record) for record in part] for part in (labelled, records))
+        scores = bag_of_words(texts, [record["label"] for record in labelled], asked)
+        if scores is None:
+            return {}
+        best = [(row, max(row, key=row.__getitem__)) for row in scores]
+        ordered = [(label, row[label], dict(sorted(row.items(), key=lambda item: -item[1]))) for row, label in best]
+        answers = [{"label": label, "score": score, "scores": by_label} for label, score, by_label in ordered]
+        return {"logistic regression on TF-IDF of the words": answers}
 
     def render(self, prediction: Mapping[str, Any]) -> str:
         """Write the label before the text: ``[card arrival 0.93] Where is my card?``."""
@@ -360,64 +476,6 @@ def _nearest(name: str, labels: Iterable[str]) -> str:
 
 
 def _listed(label: Any) -> list[str]:
+    if label is None:
+        return []
     return label if isinstance(label, list) else [label]
-
-
-def _percent(share: float) -> float:
-    return round(100 * float(share), 2)
-
-
-def _best_temperature(loss: Any) -> float:
-    from scipy.optimize import minimize_scalar
-
-    # The logarithm keeps the temperature positive; the bounds are about 0.05 and 20.
-    minimum = minimize_scalar(lambda power: loss(math.exp(power)), bounds=(-3, 3), method="bounded")
-    return math.exp(float(minimum.x))
-
-
-def _score_classes(labels: Sequence[str], gold: Sequence[str], predicted: Sequence[str]) -> dict[str, Any]:
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_recall_fscore_support
-
-    occurring = sorted({*gold, *predicted} - {OUT_OF_SCOPE})
-    return {
-        "accuracy": _percent(accuracy_score(gold, predicted)),
-        "macro_f1": _percent(f1_score(gold, predicted, labels=occurring, average="macro", zero_division=0)),
-        "mcc": _percent(matthews_corrcoef(gold, predicted)) if len({*gold, *predicted}) > 1 else 0.0,
-        "by_class": _by_class(
-            labels, precision_recall_fscore_support(gold, predicted, labels=list(labels), zero_division=0)
-        ),
-    }
-
-
-def _score_sets(
-    labels: Sequence[str], records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
-
-    gold = [[int(name in record["label"]) for name in labels] for record in records]
-    predicted = [[int(name in prediction["labels"]) for name in labels] for prediction in predictions]
-    return {
-        "accuracy": _percent(accuracy_score(gold, predicted)),
-        "micro_f1": _percent(f1_score(gold, predicted, average="micro", zero_division=0)),
-        "macro_f1": _percent(f1_score(gold, predicted, average="macro", zero_division=0)),
-        "by_class": _by_class(labels, precision_recall_fscore_support(gold, predicted, zero_division=0)),
-    }
-
-
-def _by_class(labels: Sequence[str], rows: Any) -> dict[str, dict[str, float | int]]:
-    return {
-        name: {"precision": _percent(p), "recall": _percent(r), "f1": _percent(f), "support": int(support)}
-        for name, p, r, f, support in zip(labels, *rows, strict=True)
-    }
-
-
-def _calibration_error(gold: Sequence[str], predictions: Sequence[Mapping[str, Any]]) -> float:
-    """Return the expected calibration error in percent: the mean gap between score and accuracy over 15 bins."""
-    bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
-    for want, prediction in zip(gold, predictions, strict=True):
-        score = prediction["score"]
-        best = next(iter(prediction["scores"]))
-        bins[min(BINS - 1, int(score * BINS))].append((score, want == best))
-    # Sums instead of means weight each bin by its size.
-    gaps = [abs(sum(score for score, _ in part) - sum(right for _, right in part)) for part in bins]
-    return _percent(sum(gaps) / len(gold))

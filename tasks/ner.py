@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, LabelledSpan, Outcome, Recipe, Record
+from adaptdock.plugins.contracts import (
+    AnnotatedText,
+    AnswerKind,
+    Cleaned,
+    Feature,
+    LabelledSpan,
+    Outcome,
+    Recipe,
+    Record,
+)
 from adaptdock.tasks.common.outcomes import entity_outcome
 from adaptdock.tasks.labels.uncounted import UNTAGGED, counted, counted_pairs
 from adaptdock.tasks.tagging.marked_texts import MARKS, marked_record, tagged_words
@@ -206,6 +215,16 @@ class NER(Tagging):
             LabelledSpan(part["start"], part["end"], part["label"], part["text"]) for part in prediction["entities"]
         ]
         return AnnotatedText(text, "", tuple(spans), words=self.words_of(prediction))
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """Labelled spans."""
+        return "spans"
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The types of entities."""
+        return self.options.labels
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return precision, recall and F1 of whole entities, in all and by type, in percent (seqeval)."""

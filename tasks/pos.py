@@ -11,7 +11,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import AnnotatedText, Cleaned, Feature, LabelledSpan, Outcome, Record
+from adaptdock.plugins.contracts import AnnotatedText, AnswerKind, Cleaned, Feature, LabelledSpan, Outcome, Record
 from adaptdock.tasks.common.outcomes import word_outcome
 from adaptdock.tasks.labels.uncounted import counted, counted_pairs
 from adaptdock.tasks.ner import RECIPES
@@ -99,6 +99,16 @@ class POS(Tagging):
         """Return the text with its words, each a span labelled with its tag."""
         words = [LabelledSpan(part["start"], part["end"], part["tag"], part["text"]) for part in prediction["words"]]
         return AnnotatedText(prediction["text"], "", tuple(words), words=tuple(words))
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """A tag for each word."""
+        return "tags"
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The tags."""
+        return self.options.labels
 
     def score(self, records: Sequence[Record], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return accuracy and macro F1 over the words, and the figures of each tag, in percent (scikit-learn).

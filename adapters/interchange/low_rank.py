@@ -5,7 +5,7 @@ scales that differ go into B; both are exact.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch.nn import functional
 from adaptdock.plugins.contracts import Backbone, Port, Ports
 from adaptdock.plugins.toolkit.interchange import adapterhub_lora as adapterhub
 from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
+from adaptdock.plugins.toolkit.interchange.changes import WeightChange
 from adaptdock.plugins.toolkit.interchange.peft import (
     HeadUpdate,
     PeftAdapter,
@@ -176,6 +177,38 @@ def _biases(source: PeftSource[LoraOptions], placed: Mapping[Port, Any], finder:
             name = f"{finder.front}{port.module}.base_layer.bias"
             raise contradiction(tensors.path, "bias", repr(options.bias), name, "is missing")
     return changes
+
+
+def from_changes(changes: Sequence[WeightChange], backbone: Backbone) -> MethodWeights:
+    """Return LoRA of changes of linear layers, all of which have factors."""
+    products = {change.port: _factors_of(change) for change in changes}
+    rank = max(down.shape[0] for _, down in products.values())
+    biased = any(change.bias is not None for change in changes)
+    tensors = {}
+    for change in changes:
+        up, down = products[change.port]
+        tensors[change.port.name] = pair(down, up, rank)
+        if biased:
+            bias = torch.zeros(change.port.outputs) if change.bias is None else change.bias.float()
+            tensors[change.port.name]["bias_change"] = bias
+    values = {"rank": rank, "alpha": float(rank), "bias": biased}
+    return MethodWeights(values | port_selection(backbone.ports, list(products)), tensors)
+
+
+def rank_of(change: WeightChange) -> int:
+    """Return the rank of LoRA for a change of a linear layer; a change of full rank has the smaller of both widths."""
+    return _factors_of(change)[1].shape[0]
+
+
+def _factors_of(change: WeightChange) -> tuple[Tensor, Tensor]:
+    port, weight = change.port, change.weight
+    if change.factors is not None:
+        return change.factors
+    if weight is None:
+        return torch.zeros(port.outputs, 1), torch.zeros(1, port.inputs)
+    if port.outputs < port.inputs:
+        return torch.eye(port.outputs), weight.float()
+    return weight.float(), torch.eye(port.inputs)
 
 
 # ----------------------------------------------------------------------------------------- to PEFT

@@ -24,16 +24,18 @@ def is_norm(module: nn.Module) -> bool:
 def norm_ports(
     calls: Sequence[tuple[str, nn.Module]], widths: dict[nn.Module, int], width: int, encoder_decoder: bool
 ) -> Iterator[Port]:
-    """Yield the ports at the norms of every layer, and at the final norm of each half.
+    """Yield the ports at the norms of every layer, and of each half before its first layer and after its last.
 
     ``calls`` are the paths of linear maps and norms in the order of their first calls; ``widths`` are the widths of
     the modules that pass on states (R, T, W) of the rows. A norm of single heads has no port.
     """
     placed = [(place(path, encoder_decoder), path, module) for path, module in calls]
     layers = [(where, path, module) for where, path, module in placed if where is not None]
+    first_calls: dict[str, tuple[int, Place]] = {}
     last_calls: dict[str, tuple[int, Place]] = {}
     for number, (where, _, _) in enumerate(placed):
         if where is not None:
+            first_calls.setdefault(where.stack, (number, where))
             last_calls[where.stack] = (number, where)
     for _, group in groupby(layers, key=lambda call: call[0].prefix):
         yield from _in_layer([call for call in group if not is_norm(call[2]) or widths.get(call[2]) == width], width)
@@ -41,9 +43,10 @@ def norm_ports(
         if where is not None or not is_norm(module) or widths.get(module) != width:
             continue
         stack = _half(path) if encoder_decoder else ""
-        if stack in last_calls and number > last_calls[stack][0]:
-            name = f"{stack}.final_norm" if stack else "final_norm"
-            yield Port(name, "norm", "final_norm", last_calls[stack][1].layer, stack, path, width, width)
+        for role, near in (("embedding_norm", first_calls.get(stack)), ("final_norm", last_calls.get(stack))):
+            if near is not None and (number > near[0]) == (role == "final_norm"):
+                name = f"{stack}.{role}" if stack else role
+                yield Port(name, "norm", role, near[1].layer, stack, path, width, width)
 
 
 def _in_layer(calls: Sequence[tuple[Place, str, nn.Module]], width: int) -> Iterator[Port]:

@@ -14,6 +14,7 @@ from adaptdock.backbones.transformers.ports import (
     block_port,
     embedding_port,
     linear_port,
+    lm_head_port,
     unique,
     widths,
 )
@@ -50,6 +51,9 @@ def open_ports(
     table = called_table(model, shown)
     if shown.states.get(table):
         ports["embeddings"] = embedding_port(model, table, backbone.encoder_decoder)
+    lm_head = None if shown.vocabulary_closed else lm_head_port(backbone.generator, ports.values())
+    if lm_head is not None:
+        ports[lm_head.name] = lm_head
     try:
         ports["layers"] = _layers_port(model)
     except BackboneError as error:

@@ -1,6 +1,6 @@
 """Ports made of the modules of a transformers model, with role and name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -27,6 +27,17 @@ def embedding_port(model: PreTrainedModel, embeddings: nn.Embedding, encoder_dec
     stack = "encoder" if encoder_decoder else ""
     words, width = embeddings.weight.shape
     return Port("embeddings", "embedding", "embeddings", 0, stack, path, words, width)
+
+
+def lm_head_port(generator: PreTrainedModel | None, ports: Iterable[Port]) -> Port | None:
+    """Return the port at the LM head, above the last of the ports; None for a model without a linear LM head."""
+    module = None if generator is None else generator.get_output_embeddings()
+    sizes = None if module is None else widths(module)
+    if generator is None or sizes is None:
+        return None
+    path = next(path for path, candidate in generator.named_modules() if candidate is module)
+    last = max(ports, key=lambda port: (port.stack == "decoder", port.layer))
+    return Port("lm_head", "logits", "lm_head", last.layer, last.stack, path, *sizes)
 
 
 def attention_port(backbone: Backbone, path: str, call: Call) -> Port | None:

@@ -1,5 +1,6 @@
 """The backbone of an adapter, bare or in a dock."""
 
+from adaptdock.cli.common.output import waiting
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.hyperparameters import with_precision
@@ -19,4 +20,10 @@ def open_backbone(card: Card, backbone: str | None, options: LoadOptions) -> Bac
     options = options.model_copy(update={"drop_layers": options.drop_layers or card.backbone.drop_layers})
     if backbone is None and options.revision is None:
         options = options.model_copy(update={"revision": card.backbone.revision})
-    return load_backbone(backbone or card.backbone.id, options)
+    return loaded(backbone or card.backbone.id, options)
+
+
+def loaded(name: str, options: LoadOptions) -> Backbone:
+    """Load a backbone, and say so on a terminal meanwhile."""
+    with waiting(f"Loading {name} ..."):
+        return load_backbone(name, options)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from adaptdock.cli.common.output import note
 from adaptdock.engine.data.formats import READERS, parsed
@@ -17,11 +17,21 @@ LAYOUTS = (*LINES, *(name for name in (*READERS, *ANNOTATIONS) if name not in (*
 """Formats of a file."""
 
 
-def from_arguments(texts: Sequence[str]) -> Iterator[Input]:
-    """Yield the texts given on the command line."""
+def from_arguments(texts: Sequence[str], layout: str = "auto") -> Iterator[Input]:
+    """Yield the texts given on the command line; with ``auto`` a text that is a JSON object is read as such."""
     for number, text in enumerate(texts, 1):
         _check_characters(f"text {number}", text)
-        yield Input(text, f"text {number}")
+        yield Input(_object(text) or text if layout == "auto" else text, f"text {number}")
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that a text is, or None."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        return dict(parsed(text, "text"))
+    except (DataError, TypeError, ValueError):
+        return None
 
 
 def from_file(path: Path, layout: str, reader: Callable[[], Reader]) -> Iterator[Input]:

@@ -53,6 +53,12 @@ def read_labelled(source: Source, task: Task, split: str, card: Card) -> Labelle
     Labels that the adapter does not know become a note if the task's metrics count them. Otherwise they raise
     :class:`DataError`, as a missing split does.
     """
+    trained_on = card.training.get("data")
+    if source == Source() and trained_on not in (None, source.describe()):
+        raise UsageError(
+            f"{card.name} was trained on {trained_on}, and the sample data of the task says nothing about it: name "
+            f"labelled data with --data or --test"
+        )
     seed = card.training.get("options", {}).get("seed", 0)  # what was held out in training is held out again
     splits, notes = load_splits(source, type(task), seed, None if split == "test" else task)
     if split not in splits:

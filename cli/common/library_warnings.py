@@ -23,6 +23,7 @@ SETTINGS = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "critical",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",  # transformers draws a bar of GGUF tensors whatever its own setting
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",

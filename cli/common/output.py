@@ -85,6 +85,16 @@ def note(message: str) -> None:
     print(escaped(message), file=sys.stderr, flush=True)
 
 
+@contextmanager
+def waiting(message: str) -> Iterator[None]:
+    """Show on a terminal what is waited for while the context is open; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with console(sys.stderr).status(escaped(message)):
+        yield
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """Return JSON that standard output can encode, without a character that is not seen."""
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()

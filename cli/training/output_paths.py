@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adaptdock.cli.training.settings import CONFIG, Settings
+from adaptdock.engine.evaluation.label_curve import FILE as LABEL_CURVE
 from adaptdock.engine.training.run_folders import BEST, owned_run
 from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.artefact.file import read_card, read_file
 from adaptdock.hub.artefact.locks import NAME as LOCK
 
 LOG = "train.log"
-WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png", "report.html", "folds.json")
+WRITTEN = (CONFIG, BEST, LOG, "log.jsonl", "metrics.json", "curves.png", "report.html", "folds.json", LABEL_CURVE)
 """Files that a run writes to its folder, besides checkpoints."""
 
 
@@ -71,6 +72,7 @@ def begin(settings: Settings) -> None:
         for leftover in (
             folder / "checkpoints",
             folder / "few-labels",
+            folder / "curve",
             *folder.glob("round-*"),
             *folder.glob("fold-*"),
         ):

@@ -118,8 +118,8 @@ class Loaded:
         expect(len(set(names)) == len(names), "two ports have one name")
         for port in backbone.ports:
             backbone.placement(port)
-            if port.kind in ("linear", "hidden"):
-                backbone.model.get_submodule(port.module)
+            if port.kind in ("linear", "hidden", "logits"):
+                backbone.module(port)
 
     def linear(self) -> None:
         """Compare the output of each linear map with the product of its input, weight and bias."""

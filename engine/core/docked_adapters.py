@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD, Assembly, assemble, make_task
 from adaptdock.engine.core.batches import collate, collate_row_inputs, length_read, reading, same_features
-from adaptdock.engine.core.forward import for_head, mask_for, shared_states, states
+from adaptdock.engine.core.forward import for_head, mask_for, routed_lm_head, shared_states, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Docked, MixedRows, arranged, places
 from adaptdock.engine.core.slots import Gathered, Slot, Stack, Stacks, Tensors
@@ -365,7 +365,8 @@ class DockedAdapters:
                 mask = mask_for(head, inputs)[indices]
                 weights = Gathered([rows[number][-1].head for number in members], torch.float32).at(HEAD)
                 row_inputs = collate_row_inputs(head, [features[number] for number in members], mask.device)
-                head_input = for_head(self.backbone, head, hidden[indices], mask, row_inputs)
+                with routed_lm_head(self.ports, head, self.mixed([rows[number] for number in members]), hidden):
+                    head_input = for_head(self.backbone, head, hidden[indices], mask, row_inputs)
                 answers.update(zip(members, head.apply(weights, head_input, mask), strict=True))
         heads = [row[-1].assembly.head for row in rows]
         return [

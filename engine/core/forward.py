@@ -1,6 +1,7 @@
 """One pass of a batch through the backbone, the same for trained and for docked adapters."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -131,10 +132,23 @@ def shared_states(
 
 
 def _lowest_acting(backbone: Backbone, rows: Rows) -> int | None:
-    """Return the lowest layer in which an adapter of the rows acts, without the mix of layers; None without any."""
+    """Return the lowest layer in which an adapter of the rows acts, None without any.
+
+    The mix of layers and the LM head come after all layers.
+    """
     sides: tuple[Side, ...] = ("output", "input", "front")
-    acting = (port for port in backbone.ports if port.kind != "layers" and any(rows.at(port, side) for side in sides))
+    below = (port for port in backbone.ports if port.kind not in ("layers", "logits"))
+    acting = (port for port in below if any(rows.at(port, side) for side in sides))
     return min((port.layer for port in acting), default=None)
+
+
+def routed_lm_head(ports: OpenPorts, head: Head, rows: Rows, hidden: Tensor) -> AbstractContextManager[None]:
+    """Return a context in which the LM head has the adapters of the rows with these states (R, L + T, W).
+
+    For a head that does not read the LM head, the context does nothing.
+    """
+    lengths = range(1, hidden.shape[1] + 1)  # a head without the prompt's positions reads fewer
+    return ports.routed(rows, lengths, {}) if head.over == "vocabulary" else nullcontext()
 
 
 def mask_for(head: Head, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -170,7 +170,7 @@ class OpenPorts:
     # ------------------------------------------------------------------------------------ hooks
 
     def _hook(self, port: Port, act: Act) -> RemovableHandle:
-        module = self._backbone.model.get_submodule(port.module)
+        module = self._backbone.module(port)
 
         def read(_: nn.Module, args: tuple[Any, ...]) -> None:
             batch = self._batch

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from adaptdock.engine.data.confirmation import confirmed_texts
 from adaptdock.engine.data.spans.findings import shortened
 from adaptdock.engine.data.spans.label_studio import LabelStudio
 from adaptdock.engine.data.spans.reading import Export
@@ -40,6 +41,7 @@ class AnnotatedFile:
         texts = self.export.read(self.tool, say)
         if not texts:
             raise DataError(f"{self.export.path}: read as {self.tool.title}, but there is no text in it")
+        texts = confirmed_texts(texts, say)
         records, left_out = [], []
         for text in texts:
             record = reader.annotated(text)

@@ -48,7 +48,7 @@ def text_of(record: Record, task: Task) -> tuple[str, ...]:
     return tuple(str(record[name]).strip() for name in fields if name in record)
 
 
-def _answers(record: Record, task: Task) -> str:
+def answers_of(record: Record, task: Task) -> str:
     """Return what a record answers: everything but its texts and its place."""
     kind = type(task)
     fields = kind.words[1:] if kind.words else [name for name in kind.columns if name not in kind.asks]
@@ -63,7 +63,7 @@ def _duplicates(records: Sequence[Record], task: Task, split: str) -> Iterator[P
         if any(text):
             groups.setdefault(text, []).append(record)
     repeated = [group for group in groups.values() if len(group) > 1]
-    differing = [group for group in repeated if len({_answers(record, task) for record in group}) > 1]
+    differing = [group for group in repeated if len({answers_of(record, task) for record in group}) > 1]
     extra = sum(len(group) - 1 for group in repeated)
     if extra:
         places = tuple(_places(group) for group in repeated[:SHOWN])

@@ -29,6 +29,8 @@ FORMATS = {
     ".parquet": "parquet",
 }
 READERS = ("conll", "conllu", "jsonl", "json", "csv", "tsv", "lines", "document", "parquet")
+AT_ONCE = 1000
+"""Rows of a data set that are converted at a time; one at a time takes several times as long."""
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 MARK = "-DOCSTART-"
 BLANKS = re.compile(r"[ \t]+")  # no-break spaces are parts of words
@@ -326,13 +328,15 @@ def of_dataset(table: Any, name: str) -> Iterator[Row]:
         inner = getattr(feature, "feature", feature)
         if isinstance(inner, datasets.ClassLabel):
             classes[column] = inner
-    for number, row in enumerate(table):
-        place = f"{name}:{number}"
-        values = {
-            column: _class_names(classes[column], value, f"{place}: {column}") if column in classes else value
-            for column, value in row.items()
-        }
-        yield values, place
+    number = 0
+    for batch in table.iter(AT_ONCE):
+        for values in zip(*batch.values(), strict=True):
+            place = f"{name}:{number}"
+            row = dict(zip(batch, values, strict=True))
+            for column, label in classes.items():
+                row[column] = _class_names(label, row[column], f"{place}: {column}")
+            yield row, place
+            number += 1
 
 
 def _class_names(label: Any, value: Any, place: str) -> Any:

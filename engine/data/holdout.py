@@ -19,6 +19,10 @@ SHARES = (0.1, 0.1, 0.1, 0.2, 0.3, 0.5)
 MOST = 2
 """Largest held-out part, as a multiple of its share: a group stays whole and may exceed the share."""
 DUPLICATES = "duplicates of held-out validation records stay in the training data, as nothing else can be held out"
+ONE_GROUP = (
+    "all training records have one text, article or document in common, so single records of it are held out: "
+    "validation may show better values than other texts will"
+)
 NAMED = 5
 """Number of labels that a note lists."""
 
@@ -35,17 +39,22 @@ def hold_out(
     """
     together, groups = kept_together(records, task)
     if len(groups) < 2:
-        raise DataError(f"{len(records)} training records are too few to hold any out for validation")
+        raise DataError(
+            f"no validation data given, and {len(records)} training records on one input are too few to hold any out "
+            f"for it. Name the data with --train and --validation, or add examples"
+        )
     labels = [() if labeller is None else tuple(dict.fromkeys(labeller.labels(record))) for record in records]
     generator = Random(seed)
     refusal: DataError | None = None
-    for grouping, notes in ((together, []), (groups, [DUPLICATES])) if len(together) < len(groups) else ((groups, []),):
+    notes = [ONE_GROUP] if one_group(records, task) else []
+    attempts = [(together, notes), (groups, [*notes, DUPLICATES])] if len(together) < len(groups) else [(groups, notes)]
+    for grouping, remarks in attempts:
         try:
             splits, held = _divided(records, grouping, labels, generator, labeller)
         except DataError as error:
             refusal = refusal if isinstance(refusal, UnusablePart) else error
             continue
-        return splits, [*notes, *_lacking(labels, held)]
+        return splits, [*remarks, *_lacking(labels, held)]
     if labeller is not None and isinstance(refusal, UnusablePart):
         labeller.fit(labeller.clean(records, "train").records)  # raises if the data as a whole is at fault
     assert refusal is not None
@@ -53,10 +62,22 @@ def hold_out(
 
 
 def kept_together(records: Sequence[Record], task: Task | type[Task]) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the record numbers of each set that stays together: by group or input, and by group alone."""
+    """Return the record numbers of each set that stays together: by group or input, and by group alone.
+
+    Where all records are of one group, the input alone keeps records together.
+    """
     keys = [_keys(task, record) for record in records]
+    if one_group(records, task):
+        inputs = _connected([[value for name, value in of_record.items() if name == "input"] for of_record in keys])
+        return inputs, inputs
     groups = _connected([[(name, key) for name, key in of_record.items() if name == "group"] for of_record in keys])
     return _connected([list(of_record.items()) for of_record in keys]), groups
+
+
+def one_group(records: Sequence[Record], task: Task | type[Task]) -> bool:
+    """Return whether all records have one group, such as the only article, so that no group can be held out."""
+    groups = {group_of(task, record) for record in records}
+    return len(groups) == 1 and None not in groups
 
 
 class UnusablePart(DataError):

@@ -50,11 +50,22 @@ def encoded(predictions: Predictions, form: str, task: Any = None) -> tuple[byte
     assert isinstance(task, Annotating)
     texts = [task.annotation(prediction) for prediction in predictions]
     if form != "conll":
-        return ANNOTATION_FORMS[form](texts), []
+        return encoded_texts(texts, form), []
     if any(text.words == () and text.labels is not None for text in texts):
         raise UsageError("conll has a tag for each word, and the predictions are labels of whole texts: give doccano")
     empty = sum(not text.words for text in texts)
     return _conll(texts), [f"{empty} texts have no word and are left out"] if empty else []
+
+
+def encoded_texts(texts: Sequence[AnnotatedText], form: str, labels: Sequence[str] = ()) -> bytes:
+    """Return the content of a file of annotated texts.
+
+    With ``labels`` the annotation is a draft for a person who chooses among them: Prodigy's rows have all labels as
+    options, and no answer yet. Label Studio's rows are predictions, drafts at any time.
+    """
+    if form == "prodigy" and labels:
+        return _json_lines(_prodigy_row(text, labels) for text in texts)
+    return ANNOTATION_FORMS[form](texts)
 
 
 # ------------------------------------------------------------------------------------- rows as they are
@@ -132,19 +143,18 @@ def _doccano_labels(text: AnnotatedText) -> list[Any]:
 
 
 def _prodigy(texts: Iterable[AnnotatedText]) -> bytes:
-    rows = []
-    for text in texts:
-        row: dict[str, Any] = {**text.fields, "text": text.text}
-        if text.spans is None:
-            labels = list(text.labels or ())
-            row |= {"options": [{"id": label, "text": label} for label in labels], "accept": labels}
-        else:
-            row["spans"] = [
-                {"start": span.start, "end": span.end, "label": span.label, "text": text.text[span.start : span.end]}
-                for span in text.spans
-            ]
-        rows.append({**row, "answer": "accept"})
-    return _json_lines(rows)
+    return _json_lines({**_prodigy_row(text, text.labels or ()), "answer": "accept"} for text in texts)
+
+
+def _prodigy_row(text: AnnotatedText, options: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {**text.fields, "text": text.text}
+    if text.spans is None:
+        return row | {"options": [{"id": label, "text": label} for label in options], "accept": list(text.labels or ())}
+    spans = [
+        {"start": span.start, "end": span.end, "label": span.label, "text": text.text[span.start : span.end]}
+        for span in text.spans
+    ]
+    return row | {"spans": spans}
 
 
 def label_studio_task(text: AnnotatedText) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from adaptdock.engine.data.annotations import AnnotatedFile, annotated_file, has
 from adaptdock.engine.data.class_columns import with_labels
 from adaptdock.engine.data.class_folders import class_records
 from adaptdock.engine.data.columns import Columns, is_number, located, position
+from adaptdock.engine.data.confirmation import confirmed_rows
 from adaptdock.engine.data.content import layout_of_content
 from adaptdock.engine.data.file_lists import file_list
 from adaptdock.engine.data.folders import SPLITS as SPLITS
 from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, split_files, split_folders
 from adaptdock.engine.data.formats import CONLLU, FORMATS, json_splits, of_dataset, parallel, parquet, parsed, rows
 from adaptdock.engine.data.holdout import hold_out
+from adaptdock.engine.data.hub_names import hub_dataset
 from adaptdock.engine.data.objects import Table
 from adaptdock.engine.data.record_ids import repeated_ids
 from adaptdock.engine.data.spans.reading import IN_MEMORY, NAMES, Export
@@ -134,8 +136,7 @@ class Reader:
             splits = self.folder(Path(source.data))
         elif Path(source.data).exists() or "," in source.data or file_list(source.data):
             path = Path(source.data)
-            is_document = path.is_file() and self.layout(path, "") == "json"
-            parts = json_splits(path, self.texts) if is_document else []
+            parts = json_splits(path, self.texts) if path.is_file() and self.layout(path, "") == "json" else []
             splits = {split: self.file(path, split) for split in parts or ["train"]}
         else:
             splits = self.hub(source.data)
@@ -411,17 +412,7 @@ class Reader:
 
     def hub(self, name: str) -> dict[str, list[Record]]:
         """Return the records of a hub data set's splits."""
-        import datasets
-
-        identifier, _, configuration = name.partition(":")
-        try:
-            dataset = datasets.load_dataset(identifier, configuration or None)
-        except Exception as error:  # the library raises many kinds, all of them about this name
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(
-                f"{name!r} is no folder or file here, and no data set that the hub gives: {reason}"
-            ) from error
-        return self._tables(named_splits(dataset, name), name)
+        return self._tables(named_splits(hub_dataset(name), name), name)
 
     def _tables(self, splits: Iterable[tuple[str, Any]], name: str) -> dict[str, list[Record]]:
         """Return the records of the data sets of a library, one a split."""
@@ -442,7 +433,7 @@ class Reader:
 
     def _records(self, entries: Iterable[Row], columns: Columns, name: str, layout: str) -> list[Record]:
         records = []
-        for row, place in with_labels(entries, columns):
+        for row, place in with_labels(confirmed_rows(entries, columns.say), columns):
             records.append(self._record(row, place, columns))
             if len(records) == 1:
                 self.files.append(FileRead(name, layout, columns.of(row, place)))

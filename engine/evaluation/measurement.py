@@ -79,6 +79,19 @@ def _scored(task: Task, records: Sequence[Record], encoded: Sequence[EncodedReco
     return Evaluation(metrics, tally.mean, predictions, [item.digests for item in encoded], predictions)
 
 
+def pooled(task: Task, parts: Sequence[tuple[Sequence[Record], Evaluation]]) -> Evaluation:
+    """Return one evaluation of all records, from evaluations of parts of them; the loss is the mean over records."""
+    records = [record for of_part, _ in parts for record in of_part]
+    scored = [answer for _, evaluation in parts for answer in evaluation.scored]
+    return Evaluation(
+        metrics=task.score(records, scored),
+        loss=sum(len(of_part) * evaluation.loss for of_part, evaluation in parts) / max(1, len(records)),
+        predictions=[answer for _, evaluation in parts for answer in evaluation.predictions],
+        digests=[digests for _, evaluation in parts for digests in evaluation.digests],
+        scored=scored,
+    )
+
+
 class _Tally:
     """The mean loss over batches, weighted by their counted labels."""
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.data.augmentation import augment
 from adaptdock.engine.data.holdout import kept_together
-from adaptdock.engine.data.sources import NOT_GIVEN, load_splits
+from adaptdock.engine.data.sources import load_splits
 from adaptdock.engine.training.joint_run import Training, train_in_passes
 from adaptdock.engine.training.plan import Plan, make_units
 from adaptdock.engine.training.progress import Progress
@@ -65,16 +65,19 @@ def divide(plan: Plan, count: int) -> list[Plan]:
     records.
     """
     records = plan.given
-    if not plan.undivided and any(line.startswith(NOT_GIVEN) for line in plan.notes):
+    if plan.held_out:
         raw, _ = load_splits(plan.source, type(plan.task), plan.options.seed)
         records = plan.task.clean([*raw["train"], *raw["validation"]], "train").records
-    return [_planned(plan, records, *numbers) for numbers in _numbers(plan, records, count)]
+    return [
+        planned(plan, [records[number] for number in train], [records[number] for number in held])
+        for train, held in _numbers(plan, records, count)
+    ]
 
 
-def _planned(plan: Plan, records: Sequence[Record], train: Sequence[int], held: Sequence[int]) -> Plan:
-    train_records = [records[number] for number in train]
+def planned(plan: Plan, train_records: Sequence[Record], held_out: Sequence[Record]) -> Plan:
+    """Return a plan that trains on records, and altered copies of them, and validates on others."""
     augmented = augment(train_records, plan.task, augmentation_settings(plan.options, plan.backbone))
-    fold_records = {"train": [*train_records, *augmented.records], "validation": [records[number] for number in held]}
+    fold_records = {"train": [*train_records, *augmented.records], "validation": list(held_out)}
     silent = plan.options.model_copy(update={"report_to": ()})  # a tracker would mix the curves of folds and run
     fold_plan = replace(plan, records=fold_records, options=silent, added=augmented.added, units=[])
     fold_plan.units = make_units(fold_plan)
@@ -86,7 +89,7 @@ def _planned(plan: Plan, records: Sequence[Record], train: Sequence[int], held: 
 def _numbers(plan: Plan, records: Sequence[Record], count: int) -> list[tuple[list[int], list[int]]]:
     from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-    labels, groups = _labels(plan, records), _groups(plan, records, count)
+    labels, groups = labels_of(plan, records), _groups(plan, records, count)
     alone = len(set(groups)) == len(records)
     if len(set(groups)) < count:
         raise DataError(
@@ -101,7 +104,7 @@ def _numbers(plan: Plan, records: Sequence[Record], count: int) -> list[tuple[li
         return [(list(train), list(held)) for train, held in splitter.split(records, labels, None if alone else groups)]
 
 
-def _labels(plan: Plan, records: Sequence[Record]) -> list[str] | None:
+def labels_of(plan: Plan, records: Sequence[Record]) -> list[str] | None:
     """Return the label of each record, or None unless the task has classes and each record has one of them."""
     labels = [record.get("label") for record in records]
     if not all(isinstance(label, str) for label in labels) or class_weights(plan.task, records) is None:

@@ -17,12 +17,14 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.hyperparameters import TrainingOptions
 from adaptdock.engine.training.member_dropout import Draw
 from adaptdock.engine.training.member_steps import JointBatches, MemberSteps
+from adaptdock.engine.training.pairs import paired_order
 from adaptdock.engine.training.progress import Ending, Judge, Progress, Validated
 from adaptdock.engine.training.schedules import Distances, frozen_until
 from adaptdock.engine.training.state_cache import Cache
-from adaptdock.engine.training.task_run import HeadFits, Result, TaskRun, validate
+from adaptdock.engine.training.task_run import HeadFits, Result, TaskRun
 from adaptdock.engine.training.task_sampling import drawn
 from adaptdock.engine.training.trainable import TaskStart, Trainable
+from adaptdock.engine.training.validation import validate
 from adaptdock.plugins.contracts import Feature
 
 History = Sequence[Mapping[str, Any]]
@@ -65,8 +67,10 @@ class Member:
                 seed = options.seed * 100_003 + 7919 * number
                 places += [start + place for place in drawn(size, count, epoch * count, seed)]
                 start += size
-        lengths = [self._lengths[place] for place in places]
         rows, seed = options.batch_size * ranks().count, options.seed * 100_003 + epoch
+        if options.learn_from == "pairs":
+            return paired_order([unit[0].labels for _, unit in self.units], rows, seed)
+        lengths = [self._lengths[place] for place in places]
         return [places[number] for number in shuffled(lengths, rows, seed, options.group_by_length)]
 
     def distances(self, trainable: Trainable, number: int) -> Mapping[nn.Parameter, int]:
@@ -357,7 +361,7 @@ class Members:
 def _start(task: TaskRun) -> TaskStart:
     weights = task.plan.class_weights()
     options = task.plan.options
-    return TaskStart(task.plan.assembly, options.seed, weights, options.backbone_dropout)
+    return TaskStart(task.plan.assembly, options.seed, weights, options.backbone_dropout, options.learn_from == "pairs")
 
 
 def _mean(member: Member) -> str:

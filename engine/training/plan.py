@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adaptdock.engine.core.assembly import Assembly, entry, make_methods, make_task, put_together
 from adaptdock.engine.core.batches import counts, length, reading
-from adaptdock.engine.data.sources import Source
+from adaptdock.engine.data.sources import NOT_GIVEN, Source
 from adaptdock.engine.evaluation.selection import LAST_KEPT, Criterion, too_few
 from adaptdock.engine.training import pretrained
 from adaptdock.engine.training.fittable_heads import fits
@@ -27,6 +27,7 @@ from adaptdock.engine.training.hyperparameters import (
     slowed,
 )
 from adaptdock.engine.training.packing import begun, pack
+from adaptdock.engine.training.pairs import pairs_of
 from adaptdock.engine.training.schedules import check as check_schedules
 from adaptdock.engine.training.shared_data import SharedData
 from adaptdock.errors import DataError, UsageError
@@ -83,6 +84,11 @@ class Plan:
     def undivided(self) -> bool:
         """Whether all labelled records are trained on, and none are validation data."""
         return "validation" not in self.records
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the validation data are labelled records held out of the training data."""
+        return not self.undivided and any(line.startswith(NOT_GIVEN) for line in self.notes)
 
     def identity(self) -> dict[str, str]:
         """Return fingerprints of everything that a resumed run must find unchanged."""
@@ -233,8 +239,28 @@ def draft(
     training_plan.units = shared.units(read, training_plan.reading, training.packing, make)
     if not training_plan.units:
         raise DataError("the training data has no token that is labelled")
-    training_plan.notes += [*_cut(training_plan.units), *_packed(training_plan)]
+    training_plan.options, learning = _learning(training_plan)
+    training_plan.notes += [*learning, *_cut(training_plan.units), *_packed(training_plan)]
     return training_plan
+
+
+def _learning(plan: Plan) -> tuple[TrainingOptions, list[str]]:
+    """Return options with a decision between labels and pairs, and a note on few labels.
+
+    Raises :class:`UsageError` where pairs are asked for and cannot be made.
+    """
+    options = plan.options
+    pairs = options.head_start == "fitted" and pairs_of(plan.assembly, plan.units)
+    if options.learn_from == "pairs" and not pairs:
+        raise UsageError(
+            "--learn-from pairs compares texts by their one class and then fits the head: it needs a task that gives a "
+            "text one label, texts that fit into a window (--max-length), and a head without hidden layers that starts "
+            "fitted (--head-start)"
+        )
+    if options.learn_from != "auto":
+        return options, []
+    note = "few labels: the adapter learns from labels, which did better than pairs of texts (--learn-from)"
+    return options.model_copy(update={"learn_from": "labels"}), [note] if pairs and plan.undivided else []
 
 
 def make_units(plan: Plan) -> list[list[Feature]]:

@@ -154,6 +154,11 @@ class RunPlan:
             if self.several and (plan.options.cache or plan.unlabelled):
                 option = "cache" if plan.options.cache else "unlabelled"
                 raise UsageError(f"--{option} cannot be combined with several tasks: {PASS_OPTIONS[option]}")
+            if self.shared and plan.options.learn_from == "pairs":
+                raise UsageError(
+                    f"--learn-from pairs trains an adapter without its head, and {name!r} shares its adapter: give "
+                    f"--sharing passes, or --learn-from labels"
+                )
             if plan.backbone.encoder_decoder and len(by_half) > 1:
                 (first_half, first), (half, second) = by_half.items()
                 raise UsageError(

@@ -66,12 +66,12 @@ class Distances:
         self.head = any(parameter.trained for parameter in head)
         self._top: dict[str, int] = defaultdict(int)
         for port in backbone.ports:
-            if port.kind != "layers":
+            if port.kind not in ("layers", "logits"):
                 self._top[port.stack] = max(self._top[port.stack], port.layer)
 
     def of_port(self, port: Port) -> int:
-        """Return the distance of a port; a mix of layers is above all layers, like the head."""
-        if port.kind == "layers":
+        """Return the distance of a port; a mix of layers and the LM head are above all layers, like the head."""
+        if port.kind in ("layers", "logits"):
             return 0
         layer = -1 if port.kind == "embedding" else port.layer
         return self._top[port.stack] - layer + self.head

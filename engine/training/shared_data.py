@@ -113,7 +113,7 @@ def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tu
     whole = [*raw["train"], *raw["validation"]]
     start = next(number for number, line in enumerate(notes) if line.startswith(NOT_GIVEN))
     note = (
-        f"few labels: all {len(whole)} records are trained on, and folds of them say what to expect"
+        f"few labels: all {len(whole)} records are trained on, and runs on folds of them say what to expect"
         f"{uncalibrated(task)}. A tenth of them has {support} answers, and fewer than {ENOUGH} cannot tell epochs "
         f"apart (--hold-out)"
     )

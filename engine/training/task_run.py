@@ -2,9 +2,9 @@
 
 import platform
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,23 @@ from adaptdock.engine.core.assembly import entry, make_task
 from adaptdock.engine.core.batches import length
 from adaptdock.engine.core.distributed import ranks, shared
 from adaptdock.engine.data.checks import check
-from adaptdock.engine.evaluation.measurement import Evaluation, evaluate, evaluate_together
+from adaptdock.engine.evaluation.label_curve import read_label_curve
+from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.engine.evaluation.report import validations, write_report
 from adaptdock.engine.evaluation.reporting.page import NAME as PAGE
 from adaptdock.engine.evaluation.reporting.page import Subject, write_page
-from adaptdock.engine.evaluation.selection import Criterion
+from adaptdock.engine.evaluation.selection import ENOUGH, Criterion
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.golden_probes import recorded
+from adaptdock.engine.training.adapter_shares import SHARES, choose_share, interpolated
+from adaptdock.engine.training.classic_comparison import beside_classics, classic_answers
 from adaptdock.engine.training.head_fit import FittedHeads, FoldChoice, fit_heads
 from adaptdock.engine.training.hyperparameters import STORES
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.probe_inputs import probe_inputs
 from adaptdock.engine.training.progress import Ending, Validated
 from adaptdock.engine.training.run_folders import BEST
+from adaptdock.engine.training.scope import with_distance
 from adaptdock.engine.training.shortfall import compared, no_better, unmoved, untrained
 from adaptdock.engine.training.trainable import Acting, Answering
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
@@ -41,6 +45,17 @@ ON_TRAINING_DATA = (
     "the answers on this page are those for the training data: all labelled records were trained on, and the metric to "
     "expect is the one of the folds"
 )
+FOLDS = "folds"
+"""What the records of all folds are called, in the card and on the page."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The records that an adapter was measured on: those of a split, or of all folds of the training data."""
+
+    split: str
+    records: Sequence[Record]
+    evaluation: Evaluation
 
 
 @dataclass
@@ -54,8 +69,8 @@ class Result:
     seconds: float
     history: list[dict[str, Any]]
     ending: Ending = "complete"
-    measured: tuple[str, Evaluation] | None = None
-    """The split that was measured last, with the best weights, and its evaluation."""
+    measured: Measured | None = None
+    """What was measured last, with the best weights; the test data if there is any."""
 
     @property
     def shortfall(self) -> str:
@@ -74,7 +89,7 @@ class Result:
     def _write_page(self, folder: Path, plan: Plan, verdict: list[str]) -> list[str]:
         """Write the page; return a sentence if a fault in the plugin of the task prevents it."""
         try:
-            write_page(folder / PAGE, self._subject(plan, verdict))
+            write_page(folder / PAGE, replace(self._subject(plan, verdict), label_curve=read_label_curve(folder)))
         except OSError:
             raise
         except Exception as error:  # the adapter is trained, and a page is not worth its loss
@@ -85,27 +100,27 @@ class Result:
     def _subject(self, plan: Plan, verdict: list[str]) -> Subject:
         """Return the content of the page; a result of an earlier process is measured again."""
         card = self.adapter.card
-        split, evaluation = self.measured or _measure(Dock(plan.backbone), self.adapter, plan)
+        measured = self.measured or _measure(Dock(plan.backbone), self.adapter, plan)
         return Subject(
             card=card,
             task=make_task(card.task.name, card.task.options),
             source=plan.source.describe(),
-            split=split,
-            records=plan.given if split == "train" else plan.records[split],
-            evaluation=evaluation,
+            split=measured.split,
+            records=measured.records,
+            evaluation=measured.evaluation,
             training=plan.given,
             points=validations(self.history, type(plan.task).metric),
             verdict=verdict,
-            notes=[*plan.notes, *([ON_TRAINING_DATA] if split == "train" else [])],
+            notes=[*plan.notes, *([ON_TRAINING_DATA] if measured.split == "train" else [])],
             problems=check({**plan.records, "train": plan.given}, plan.task),
         )
 
 
-def _measure(dock: Dock, adapter: AdapterFile, plan: Plan) -> tuple[str, Evaluation]:
+def _measure(dock: Dock, adapter: AdapterFile, plan: Plan) -> Measured:
     """Measure an adapter on the test data of its plan, else on the validation data, else on the training data."""
     split = next(split for split in ("test", "validation", "train") if split in plan.records)
     records = plan.given if split == "train" else plan.records[split]
-    return split, evaluate(dock, adapter, records, plan.options.batch_size * 2)
+    return Measured(split, records, evaluate(dock, adapter, records, plan.options.batch_size * 2))
 
 
 def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
@@ -140,7 +155,6 @@ class TaskRun:
         self.heads: FittedHeads | None = None
         self.best: AdapterFile | None = None
         self._untrained = ""
-        self._acting: Acting | None = None
         self._head_alone = False
         self._started = time.monotonic()
         self._start: dict[str, Tensor] | None = None
@@ -195,12 +209,19 @@ class TaskRun:
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
         """Store weights as the best so far, with their validation metrics."""
         self._best_found = self._newest
-        self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
+        self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(self._with_head(tensors)))
         self._store(self.best)
 
     def candidate(self, tensors: Mapping[str, Tensor]) -> AdapterFile:
         """Return an adapter with weights to validate, in the precision of the file."""
-        return AdapterFile(self.card(0, {}), self.stored(tensors))
+        return AdapterFile(self.card(0, {}), self.stored(self._with_head(tensors)))
+
+    def _with_head(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights with a head fitted on the vectors that they make, where pairs train the adapter alone."""
+        if self.plan.options.learn_from != "pairs":
+            return tensors
+        heads = fit_heads(self.plan, self.dock.ports, Acting(self.plan.assembly, tensors))
+        return {**tensors, **(heads.answer if heads else {})}
 
     def stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights in the precision of the file, or in float32 if they are too large for 16 bit."""
@@ -264,12 +285,12 @@ class TaskRun:
         if heads is not None:
             head.load(heads.start)
         if answers_alone:
-            self.heads, self._acting = heads, acting
+            self.heads = heads
 
     def keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
         """Store weights without metrics, if none are stored yet."""
         if self.best is None:
-            self.best = AdapterFile(self.card(0, {}), self.stored(tensors))
+            self.best = AdapterFile(self.card(0, {}), self.stored(self._with_head(tensors)))
             self._store(self.best)
 
     def _store(self, adapter: AdapterFile) -> int:
@@ -300,7 +321,9 @@ class TaskRun:
         evaluation = self._best_found or self._evaluate(adapter, "validation", write=False)
         settled = task.settle(self.plan.records["validation"], evaluation.digests)
         card = adapter.card.model_copy(update={"task": entry("task", self.plan.task_name, settled.options)})
-        return AdapterFile(card, adapter.tensors)
+        adapter = AdapterFile(card, adapter.tensors)
+        measure = partial(self._evaluate, split="validation", write=False)
+        return with_distance(self.dock, adapter, task, settled, self.plan.records, evaluation, measure, self.stored)
 
     def fitted_answer(self) -> AdapterFile | None:
         """Return the fitted head with the adapter's start weights; None where no head is fitted."""
@@ -308,38 +331,66 @@ class TaskRun:
             return None
         return AdapterFile(self.card(0, {}), self.stored({**self._start, **self.heads.answer}))
 
-    def measured(self, adapter: AdapterFile, records: Sequence[Record]) -> dict[str, float]:
-        """Return the numbers that an adapter reaches on cleaned records, by their names in the history."""
-        return self._numbers(evaluate(self.dock, adapter, records, self.plan.options.batch_size * 2, write=False))
+    def measured(self, adapter: AdapterFile, records: Sequence[Record]) -> Evaluation:
+        """Measure an adapter on cleaned records."""
+        return evaluate(self.dock, adapter, records, self.plan.options.batch_size * 2, write=False)
 
-    def _refitted(self) -> AdapterFile:
-        """Return the trained adapter with its head fitted anew, on the vectors that the adapter makes.
+    def by_share(self) -> dict[float, AdapterFile]:
+        """Return the finished adapter with each share of its trained change; with all of it without a fitted head."""
+        assert self.best is not None
+        answer = self.fitted_answer()
+        if answer is None:
+            return {1.0: self.best}
+        return {0.0: answer, **{share: self._with_share(share) for share in SHARES if 0 < share < 1}, 1.0: self.best}
+
+    def _with_share(self, share: float) -> AdapterFile:
+        """Return the trained adapter with a share of its change, and a head fitted on the vectors that it makes.
 
         Gradient steps on few records stop anywhere; the fit has one optimum, and its regularisation is chosen.
         """
         assert self.best is not None
-        assert self._acting is not None
-        heads = fit_heads(self.plan, self.dock.ports, self._acting)
-        if heads is None:
-            return self.best
-        return AdapterFile(self.best.card, {**self.best.tensors, **self.stored(heads.answer)})
+        assert self._start is not None
+        tensors = interpolated(self._start, self.best.tensors, share)
+        heads = fit_heads(self.plan, self.dock.ports, Acting(self.plan.assembly, tensors))
+        return AdapterFile(self.best.card, self.stored({**tensors, **(heads.answer if heads else {})}))
 
     def _against_fitted(self, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Keep the fitted head with the adapter's start weights where training is no better on validation data.
+        """Keep the fitted head with the adapter's start weights unless training is better beyond a standard error.
 
         Return what a card says of the comparison. Validation data that is too few to tell is measured alone.
         """
-        best, answer = self.criterion.best(history), self.fitted_answer()
-        if answer is None or best is None:
+        answer = self.fitted_answer()
+        if answer is None or self.best is None or self.criterion.best(history) is None:
             return {}
         evaluation = self._evaluate(answer, "validation", write=False)
-        numbers = self._numbers(evaluation)
-        if self.criterion.decisive and self.criterion.worth(numbers) >= self.criterion.worth(best):
-            self._take_head(AdapterFile(self.card(0, {"validation": evaluation.metrics}), answer.tensors))
+        trained = self._best_found or self._evaluate(self.best, "validation", write=False)
+        predictions = {0.0: evaluation.scored, 1.0: trained.scored}
+        records = self.plan.records["validation"]
+        if self.criterion.decisive and not choose_share(self.plan.task, records, predictions).share:
+            card = self.card(0, {"validation": evaluation.metrics})
+            self._take_head(AdapterFile(card, {**answer.tensors, **self._head_on_all(evaluation)}))
             self._best_found = evaluation
         name = type(self.plan.task).metric
-        reached = {name: evaluation.metrics[name], "loss": numbers["eval_loss"]}
+        reached = {name: evaluation.metrics[name], "loss": self._numbers(evaluation)["eval_loss"]}
         return {"fitted_head": {"validation": reached, "kept": self._head_alone}}
+
+    def _head_on_all(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Return the head alone fitted on the validation records too, if they were held out of the training data.
+
+        Like the final fit after a grid search: what it reaches was measured before. Nothing where the task learns more
+        from the validation data (a temperature, a threshold), with ``evaluation`` of the head as it was: records that
+        the head has seen would mislead it.
+        """
+        assert self._start is not None
+        task, held_out = self.plan.task, self.plan.records["validation"] if self.plan.held_out else []
+        if not held_out:
+            return {}
+        if isinstance(task, Calibrated) and task.settle(held_out, evaluation.digests).options != task.options:
+            return {}
+        records = [*self.plan.given, *held_out]
+        plan = replace(self.plan, records={**self.plan.records, "train": records}, added={})
+        heads = fit_heads(plan, self.dock.ports, Acting(plan.assembly, self._start))
+        return {} if heads is None else self.stored(heads.answer)
 
     def _judged(self, adapter: AdapterFile, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Return the comparison of an adapter with a constant answer, and its shortfall, if any.
@@ -353,15 +404,30 @@ class TaskRun:
         shortfall = still or no_better(self.plan, comparison)
         return ({"baseline": comparison} if comparison else {}) | ({"shortfall": shortfall} if shortfall else {})
 
-    def _by_folds(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Keep what does better on folds, the trained adapter or the fitted head; return both parts of the card."""
+    def _by_folds(self) -> FoldChoice | None:
+        """Keep the share of the trained change that folds choose, all of it without folds; return their choice."""
         choice = None if self.try_folds is None else self.try_folds()
-        if choice is None:
-            return {}, {}
-        answer = self.fitted_answer()
-        if choice.head_alone and answer is not None:
-            self._take_head(answer)
-        return {"folds": choice.described()}, {"folds": choice.metrics}
+        answer, share = self.fitted_answer(), 1.0 if choice is None else choice.choice.share
+        if answer is not None and not self.validates:
+            if share:
+                self.best = self._with_share(share)
+            else:
+                self._take_head(answer)
+        return choice
+
+    def _on_validation(self) -> Measured | None:
+        """Return the best weights' evaluation on the validation data; None without one."""
+        if self._best_found is None:
+            return None
+        return Measured("validation", self.plan.records["validation"], self._best_found)
+
+    def _beside_classics(self, split: str, evaluation: Evaluation) -> dict[str, Any]:
+        """Return what a card says of classic answers to the records of a split, if they are enough to tell."""
+        task, records = self.plan.task, self.plan.records[split]
+        if task.support(records) < ENOUGH:
+            return {}
+        classics = classic_answers(task, self.plan.given, records)
+        return beside_classics(task, records, evaluation.scored, classics, f"the {split} data")
 
     def _take_head(self, answer: AdapterFile) -> None:
         """Keep the fitted head in place of the trained adapter."""
@@ -385,20 +451,25 @@ class TaskRun:
         before = _before(history, type(self.plan.task).metric) if type(self.plan.task).measured_before else {}
         metrics: dict[str, Any] = {}
         judged: dict[str, Any] = {}
-        measured = None if self._best_found is None else ("validation", self._best_found)
+        measured = self._on_validation()
         if ending != "interrupted":
             try:
-                if self.heads is not None and not self.validates:
-                    self.best = self._refitted()
-                judged, by_folds = self._by_folds()
-                judged |= self._against_fitted(history)
-                measured = None if self._best_found is None else ("validation", self._best_found)
-                metrics = {**before, **self.best.card.metrics, **by_folds}
+                choice = self._by_folds()
+                judged = self._against_fitted(history)
+                measured = self._on_validation()
+                metrics = {**before, **self.best.card.metrics}
+                if choice is not None:
+                    seconds = time.monotonic() - self._started
+                    measured = Measured(FOLDS, choice.records, choice.evaluation)
+                    judged |= {FOLDS: choice.described(), **choice.classics}
+                    metrics[FOLDS] = choice.metrics
                 self.best = self._settled(self.best)
                 for split in self._last_splits():
-                    measured = split, self._evaluate(self.best, split)
-                    metrics[split] = measured[1].metrics
+                    measured = Measured(split, self.plan.records[split], self._evaluate(self.best, split))
+                    metrics[split] = measured.evaluation.metrics
                 judged |= self._judged(self.best, metrics)
+                if measured is not None and measured.split != FOLDS:
+                    judged |= self._beside_classics(measured.split, measured.evaluation)
             except KeyboardInterrupt:
                 ending = "interrupted"
         metrics = metrics or {**before, **self.best.card.metrics}
@@ -418,26 +489,3 @@ class TaskRun:
         # shared() also waits for the first process, so that every process can read the complete file.
         size = size if ending == "interrupted" else shared(size)
         return Result(self.best, self.file, size, epochs, seconds, [dict(entry) for entry in history], ending, measured)
-
-
-def validate(dock: Dock, tasks: Mapping[TaskRun, Mapping[str, Tensor]]) -> Iterator[tuple[TaskRun, Validated]]:
-    """Validate the weights of tasks, and yield each task with its validation.
-
-    Tasks with the same validation data, read alike, are measured in mixed batches.
-    """
-    groups: dict[Hashable, list[TaskRun]] = {}
-    for task in tasks:
-        plan = task.plan
-        options = plan.task.options.model_dump_json()
-        reading = plan.reading.max_length, plan.options.batch_size
-        # The objects are shared by plans of the same data (SharedData).
-        groups.setdefault((id(plan.records["validation"]), plan.task_name, options, *reading), []).append(task)
-    for group in groups.values():
-        records, batch_size = group[0].plan.records["validation"], group[0].plan.options.batch_size * 2
-        adapters = [task.candidate(tasks[task]) for task in group]
-        if len(group) == 1:
-            evaluations = [evaluate(dock, adapters[0], records, batch_size, write=False)]
-        else:
-            evaluations = evaluate_together(dock, adapters, records, batch_size)
-        for task, evaluation in zip(group, evaluations, strict=True):
-            yield task, task.validated(evaluation)

@@ -11,19 +11,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adaptdock.engine.core.assembly import HEAD, Assembly, Part, lowest_layer
-from adaptdock.engine.core.forward import for_head, mask_for, resumed, shared_states, states
+from adaptdock.engine.core.forward import for_head, mask_for, resumed, routed_lm_head, shared_states, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Action
 from adaptdock.engine.training.member_dropout import Draw, DropoutSeed, MaskedActs, MemberDropout
+from adaptdock.engine.training.pairs import pair_loss
 from adaptdock.plugins.contracts import Backbone, Method, Penalised, Port, Reparameterised, Side, Site, Stepped
 
 
 class Answering(nn.Module):
     """The head of an adapter in training, and the loss of its task."""
 
-    def __init__(self, assembly: Assembly, start: Mapping[str, Tensor], class_weights: Tensor | None = None) -> None:
+    def __init__(self, task: "TaskStart", start: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.assembly = assembly
+        self.assembly, self.pairs = task.assembly, task.pairs
+        assembly, class_weights = task.assembly, task.class_weights
         declared = assembly.head.parameters(assembly.width)
         self.weights = nn.ParameterDict(
             {
@@ -52,14 +54,19 @@ class Answering(nn.Module):
         head, weights = self.assembly.head, {name: tensor.unsqueeze(0) for name, tensor in self.weights.items()}
         mask = mask.to(labels.device)
         row_inputs = {name: tensor.to(labels.device) for name, tensor in row_inputs.items()}
-        logits = head.apply(weights, for_head(backbone, head, hidden, mask, row_inputs), mask)
+        head_input = for_head(backbone, head, hidden, mask, row_inputs)
+        if self.pairs:
+            return pair_loss(head.vectors(head_input, mask), labels)  # type: ignore[attr-defined]
+        logits = head.apply(weights, head_input, mask)
         return self.assembly.task.loss(logits, labels, self.class_weights)
 
 
 class Acting(nn.ModuleList):
-    """The methods of an adapter in training."""
+    """The methods of an adapter in training; without a ``generator`` they keep the weights as given."""
 
-    def __init__(self, assembly: Assembly, start: Mapping[str, Tensor], generator: torch.Generator) -> None:
+    def __init__(
+        self, assembly: Assembly, start: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> None:
         super().__init__(_Weights(part, start, generator) for part in assembly.parts)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -82,12 +89,15 @@ class Acting(nn.ModuleList):
 class TaskStart:
     """The start of a task's training: its adapter, the seed of the initial weights and of dropout, the class weights,
     and whether its rows use the dropout of the backbone.
+
+    With ``pairs`` the loss compares the rows of a batch with each other (:mod:`pairs`), and the head is not trained.
     """
 
     assembly: Assembly
     seed: int = 0
     class_weights: Tensor | None = None
     backbone_dropout: bool = False
+    pairs: bool = False
 
 
 class Trainable(nn.Module):
@@ -106,7 +116,7 @@ class Trainable(nn.Module):
             for position, task in enumerate(tasks):
                 generator = torch.Generator().manual_seed(task.seed)
                 start = task.assembly.start(generator)
-                self.heads.append(Answering(task.assembly, start, task.class_weights))
+                self.heads.append(Answering(task, start))
                 if position == 0:
                     self.adapters.append(Acting(task.assembly, start, generator))
         self.losses: list[list[Tensor]] = [[] for _ in self.heads]
@@ -201,7 +211,7 @@ class Trainable(nn.Module):
         tasks: Sequence[int],
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield the number of each task with rows in the batch, and the mean loss over its rows."""
-        backbone, _ = self._outside
+        backbone, ports = self._outside
         present = sorted(set(tasks))
         for task in present:
             own_states, own_mask = hidden, mask
@@ -212,7 +222,9 @@ class Trainable(nn.Module):
                 own_mask = own_mask[:, :longest]
                 own_states = hidden[:, -mask.shape[1] :][selected.to(hidden.device), :longest]
             of_rows = row_inputs[task] if row_inputs else {}
-            loss = self.heads[task](backbone, own_states, own_mask, labels[task], of_rows)
+            rows = TrainedRows(backbone, self.acting, [self.owners[task]] * len(own_mask), dropout=self.training)
+            with routed_lm_head(ports, self.answering[task].assembly.head, rows, own_states):
+                loss = self.heads[task](backbone, own_states, own_mask, labels[task], of_rows)
             if len(self.heads) > 1:
                 self.losses[task].append(loss.detach())
             yield task, loss
@@ -244,10 +256,10 @@ def dropping(model: nn.Module, drops: bool) -> Iterator[None]:
 class _Weights(nn.Module):
     """The weights of one method: as parameters, or as the output of the method's reparameterisation.
 
-    Weights that are not trained have no gradient, and are never reparameterised.
+    Weights that are not trained have no gradient, and are never reparameterised; without a ``generator`` none are.
     """
 
-    def __init__(self, part: Part, start: Mapping[str, Tensor], generator: torch.Generator) -> None:
+    def __init__(self, part: Part, start: Mapping[str, Tensor], generator: torch.Generator | None) -> None:
         super().__init__()
         self.part = part
         trains = {
@@ -257,7 +269,7 @@ class _Weights(nn.Module):
         }
         trained = {name: start[name] for name, is_trained in trains.items() if is_trained}
         self.detour: nn.Module | None = None
-        if trained and isinstance(part.method, Reparameterised):
+        if trained and generator is not None and isinstance(part.method, Reparameterised):
             self.detour = part.method.reparameterise(trained, generator)
         self.names = [name for name, is_trained in trains.items() if self.detour is None or not is_trained]
         self.plain = nn.ParameterList(nn.Parameter(start[name], requires_grad=trains[name]) for name in self.names)

@@ -8,8 +8,9 @@ from adaptdock.hub.interchange.adapterhub import is_adapterhub, read_adapterhub
 from adaptdock.hub.interchange.adapterhub_export import write_adapterhub
 from adaptdock.hub.interchange.incoming import Imported
 from adaptdock.hub.interchange.outgoing import Outgoing
-from adaptdock.hub.interchange.peft import is_peft, read_peft
+from adaptdock.hub.interchange.peft import is_peft, library_reference, read_peft
 from adaptdock.hub.interchange.peft_export import write_peft
+from adaptdock.hub.interchange.reference import Reference
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.toolkit.interchange.tensors import refuse
 
@@ -27,13 +28,27 @@ def import_adapter(
     ``method`` names the method that reads it; by default the first that can. Raises :class:`FileError` for a folder
     without an adapter or with damage, and :class:`UsageError` with the reason for an unsupported adapter.
     """
+    check_foreign(folder)
+    read = read_peft if is_peft(folder) else read_adapterhub
+    return read(folder, backbone, name, labels, method)
+
+
+def check_foreign(folder: Path) -> None:
+    """Raise :class:`FileError` or :class:`UsageError` for a path that is not a folder with an adapter of a library."""
     if not folder.is_dir():
         raise FileError(folder, "there is no such folder; an adapter of peft or AdapterHub is one")
-    if is_peft(folder):
-        return read_peft(folder, backbone, name, labels, method)
-    if is_adapterhub(folder):
-        return read_adapterhub(folder, backbone, name, labels, method)
-    raise _no_adapter(folder)
+    if not is_peft(folder) and not is_adapterhub(folder):
+        raise _no_adapter(folder)
+
+
+def library_result(folder: Path, backbone: Backbone) -> Reference:
+    """Return what the library of an adapter computes on a small batch, for a comparison with the import.
+
+    Raises :class:`UsageError` for an adapter of a library that is not installed.
+    """
+    if not is_peft(folder):
+        raise UsageError(f"{folder}: only adapters of peft can be compared, because AdapterHub wants other versions")
+    return library_reference(folder, backbone)
 
 
 def _no_adapter(folder: Path) -> UsageError:

@@ -6,7 +6,7 @@ are frozen; the others belong to the head. If an adapter saves only the last map
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from adaptdock.errors import UnknownNameError
@@ -24,17 +24,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """A head: the state it reads, (module, function) of the layers before its last map, and the last map."""
+    """A head: the state it reads, (module, function) of the layers before its last map, and the last map.
+
+    ``norms`` are the layer norms after the layers, none or one each.
+    """
 
     reads: str
     layers: tuple[tuple[str, str], ...]
     last: str
     body: frozenset[str] = frozenset()
+    norms: tuple[str, ...] = ()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The paths of all modules of the head."""
+        return (*(module for module, _ in self.layers), *self.norms, self.last)
 
 
 _POOLED = Layout("first", (("pooler.dense", "tanh"),), "classifier", frozenset({"pooler.dense"}))
 _ROBERTA = Layout("first", (("classifier.dense", "tanh"),), "classifier.out_proj")
 _CONTEXT = Layout("first", (("pooler.dense", "gelu"),), "classifier")
+NORMED = Layout("first", (("head.dense", "gelu"),), "classifier", norms=("head.norm",))
+"""The head of ModernBERT for texts and for tokens; its configuration has the function and the state it reads."""
 SEQUENCE: dict[str, Layout] = {
     **dict.fromkeys(("bert", "ernie", "nezha", "big_bird_pooled", "megatron-bert"), _POOLED),
     **dict.fromkeys(("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm"), _ROBERTA),
@@ -43,6 +54,7 @@ SEQUENCE: dict[str, Layout] = {
     "albert": Layout("first", (("pooler", "tanh"),), "classifier", frozenset({"pooler"})),
     "electra": Layout("first", (("classifier.dense", "gelu"),), "classifier.out_proj"),
     "distilbert": Layout("first", (("pre_classifier", "relu"),), "classifier"),
+    "modernbert": NORMED,
 }
 """Layout by architecture; a causal model has a map named ``score`` on the last state."""
 LAST = Layout("last", (), "score")
@@ -79,14 +91,27 @@ def skeleton(backbone: Backbone, kind: str, classes: int = 0) -> "nn.Module | No
 
 def token_layout(model: "nn.Module", kind: str) -> Layout | None:
     """Return the head layout of a model for spans or tokens; None if the head is not a linear map."""
+    if kind == "TOKEN_CLS" and hasattr(model, "head") and hasattr(model.head, "norm"):
+        return _normed(model.config)
     names = ("qa_outputs",) if kind == "QUESTION_ANS" else ("classifier", "score")
     last = next((name for name in names if hasattr(model, name)), None)
     return Layout("", (), last) if last is not None and hasattr(getattr(model, last), "weight") else None
 
 
+def _normed(config: Any) -> Layout:
+    """Return the layout of a head with a norm, as its configuration has it."""
+    activation = our_name(getattr(config, "classifier_activation", "gelu"), "the head")
+    reads = {"cls": "first", "mean": "mean"}.get(getattr(config, "classifier_pooling", "cls"))
+    if reads is None:
+        raise refuse("the head", f"classifier_pooling is {config.classifier_pooling!r}, which is not known here")
+    return replace(NORMED, reads=reads, layers=((NORMED.layers[0][0], activation),))
+
+
 def sequence_layout(backbone: Backbone) -> Layout:
     """Return the head layout for sequence classification; raise :class:`UsageError` for an unknown architecture."""
     layout = SEQUENCE.get(backbone.architecture)
+    if layout is NORMED:
+        return _normed(config_of(backbone))
     if layout is _CONTEXT:
         activation = our_name(getattr(config_of(backbone), "pooler_hidden_act", "gelu"), "the head")
         return Layout(layout.reads, (("pooler.dense", activation),), layout.last)
@@ -179,6 +204,22 @@ class HeadWeights:
             weight, bias = self.changes.pop(name)(weight.float(), bias.float())
         return weight, bias
 
+    def norm(self, module: str, owner: str) -> "dict[str, Tensor]":
+        """Return weight, bias (zeros if the class has none) and epsilon of a layer norm.
+
+        Raises :class:`UsageError` for a missing tensor.
+        """
+        modules = {} if self.model is None else dict(self.model.named_modules())
+        path = next((path for path in modules if ends(path, module)), None)
+        if path is None:
+            raise refuse(owner, f"transformers has no {module} in {self.backbone.architecture}")
+        weight, _ = self._find(f"{module}.weight")
+        bias, _ = self._find(f"{module}.bias") if self._biased(module) else (None, False)
+        if weight is None or (bias is None and self._biased(module)):
+            raise refuse(owner, f"the weights of its {module} are neither in the adapter nor in the checkpoint")
+        epsilon = weight.new_full((1,), float(modules[path].eps))
+        return {"weight": weight, "bias": weight.new_zeros(weight.shape) if bias is None else bias, "epsilon": epsilon}
+
     def _biased(self, module: str) -> bool:
         if self.model is None:
             return True
@@ -219,6 +260,8 @@ def read_layout(weights: HeadWeights, layout: Layout, owner: str) -> "dict[str, 
             )
         front = "" if module == layout.last else f"hidden{number}_"
         tensors |= {f"{front}weight": weight, f"{front}bias": bias}
+    for number, module in enumerate(layout.norms):
+        tensors |= {f"norm{number}_{name}": tensor for name, tensor in weights.norm(module, owner).items()}
     return tensors
 
 

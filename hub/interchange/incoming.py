@@ -10,6 +10,7 @@ from adaptdock.errors import FileError
 from adaptdock.hub.artefact import strict_json
 from adaptdock.hub.artefact.card import BackboneEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile
+from adaptdock.hub.interchange.reference import Reference
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights, Named, refuse
@@ -34,10 +35,11 @@ class Headed:
 
 @dataclass
 class Imported:
-    """An imported adapter, and notes for the user."""
+    """An imported adapter, notes for the user, and the library's own result if the library read the adapter."""
 
     file: AdapterFile
     notes: list[str]
+    reference: Reference | None = None
 
 
 # ------------------------------------------------------------------------------------------ folders

@@ -16,11 +16,31 @@ def read_tensors(folder: Path, names: Sequence[str], front: str = "") -> Foreign
 
     torch reads a ``.bin`` with ``weights_only``, which runs no code.
     """
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    path = weights_file(folder, names)
     if path is None:
         raise FileError(folder, f"it has none of the files {', '.join(names)}")
-    tensors = _safetensors(path) if path.suffix == ".safetensors" else _weights_only(path)
+    tensors = _loaded(path)
     return ForeignTensors(path, {name: _checked(path, name, tensor) for name, tensor in tensors.items()}, front)
+
+
+def weights_file(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the first existing file of a folder, or None."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def library_tensors(path: Path, front: str) -> Named:
+    """Return the tensors of a file for the library that wrote it, all with a front; indices may be integers."""
+    tensors = _loaded(path)
+    if front and not any(name.startswith(front.partition(".")[0]) for name in tensors):
+        tensors = {f"{front}{name}": tensor for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            _checked(path, name, tensor)
+    return tensors
+
+
+def _loaded(path: Path) -> Named:
+    return _safetensors(path) if path.suffix == ".safetensors" else _weights_only(path)
 
 
 def _safetensors(path: Path) -> Named:

@@ -4,10 +4,14 @@ from typing import Any
 
 from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import AdapterHubInterchange, PeftInterchange
+from adaptdock.plugins.contracts import AdapterHubInterchange, PeftInterchange, WeightInterchange
 
-Ability = type[PeftInterchange] | type[AdapterHubInterchange]
-LIBRARIES: dict[Ability, str] = {PeftInterchange: "peft", AdapterHubInterchange: "AdapterHub"}
+Ability = type[PeftInterchange] | type[AdapterHubInterchange] | type[WeightInterchange]
+LIBRARIES: dict[Ability, str] = {
+    PeftInterchange: "peft",
+    AdapterHubInterchange: "AdapterHub",
+    WeightInterchange: "changes of weights",
+}
 
 
 def readers(ability: Ability, method: str | None) -> list[tuple[registry.Plugin, Any]]:

@@ -11,17 +11,26 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from adaptdock.errors import FileError
 from adaptdock.hub.interchange.incoming import Imported, Part, base_note, build, read_json, unknown_notes
-from adaptdock.hub.interchange.incoming_tensors import read_tensors
+from adaptdock.hub.interchange.incoming_tensors import library_tensors, read_tensors, weights_file
 from adaptdock.hub.interchange.method_walk import readers, rival_note
+from adaptdock.hub.interchange.peft_changes import convert, put_on, result_of
 from adaptdock.hub.interchange.peft_heads import check_unused, is_head, read_head
+from adaptdock.hub.interchange.reference import Reference
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Method, PeftInterchange
 from adaptdock.plugins.toolkit.interchange.peft import PeftOptions, PeftSource
-from adaptdock.plugins.toolkit.interchange.tensors import refuse
+from adaptdock.plugins.toolkit.interchange.tensors import UnsupportedError, refuse
 
 CONFIG, WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 ROOT = "base_model.model."
+PROMPTS = ("PREFIX_TUNING", "CARTRIDGE", "PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING")
+"""Types that change the input, and no weights."""
+
+
+class UnreadTypeError(UnsupportedError):
+    """A type of peft that no method reads."""
 
 
 def is_peft(folder: Path) -> bool:
@@ -39,19 +48,77 @@ def read_peft(
     adapter.
     """
     values = read_json(folder / CONFIG)
+    try:
+        return _read(folder, values, backbone, name, labels, method)
+    except UnsupportedError as error:
+        if method is not None or values.get("peft_type") in PROMPTS or not weights_file(folder, WEIGHTS):
+            raise
+        return _converted(folder, values, backbone, name, labels, error)
+
+
+def _read(
+    folder: Path, values: Mapping[str, Any], backbone: Backbone, name: str, labels: tuple[str, ...], method: str | None
+) -> Imported:
+    """Read an adapter by a method with a counterpart in peft."""
     part, source = _part(folder, values, backbone, method)
     options, notes = source.options, source.notes
     head = read_head(source, labels, _virtual_tokens(part, backbone))
     check_unused(source.tensors, backbone)
     notes += unknown_notes(options.unknown, "peft")
+    return Imported(build(backbone, name, [part], head, _origin(options)), notes)
+
+
+def _converted(
+    folder: Path,
+    values: Mapping[str, Any],
+    backbone: Backbone,
+    name: str,
+    labels: tuple[str, ...],
+    refusal: UnsupportedError,
+) -> Imported:
+    """Convert an adapter through the peft library; if that fails, raise the refusal with the reason."""
+    path = weights_file(folder, WEIGHTS)
+    assert path is not None
+    try:
+        result = convert(values, path, library_tensors(path, ROOT), backbone, labels)
+    except UnsupportedError as error:
+        raise type(refusal)(_both(refusal, error)) from None
+    options = PeftOptions.parse(values, folder / CONFIG)
+    notes = base_note(options.base_model_name_or_path, backbone) + result.notes
+    methods = " and ".join(part.method for part in result.parts) or "no method"
+    notes.append(f"the peft library made the changes of weights, which are stored as {methods}")
+    file = build(backbone, name, result.parts, result.head, _origin(options))
+    return Imported(file, notes, result.reference)
+
+
+def library_reference(folder: Path, backbone: Backbone) -> Reference:
+    """Return what the installed peft library computes with an adapter on a small batch, for a comparison.
+
+    Raises :class:`UsageError` if the library cannot put it on the backbone.
+    """
+    values, path = read_json(folder / CONFIG), weights_file(folder, WEIGHTS)
+    if path is None:
+        raise FileError(folder, f"it has none of the files {', '.join(WEIGHTS)}")
+    prompt = values.get("peft_type") in PROMPTS
+    tensors = library_tensors(path, "" if prompt else ROOT)
+    kind, _, model = put_on(values, path, tensors, backbone, [])
+    return result_of(model, kind, padded=not prompt)
+
+
+def _both(refusal: UnsupportedError, error: UnsupportedError) -> str:
+    if str(refusal) == str(error) or isinstance(refusal, UnreadTypeError):
+        return str(error)
+    return f"{refusal}. The peft library cannot convert it either: {error}"
+
+
+def _origin(options: PeftOptions) -> dict[str, Any]:
     origin = {
         "library": "peft",
         "version": options.peft_version,
         "type": options.peft_type,
         "base_model": options.base_model_name_or_path,
     }
-    file = build(backbone, name, [part], head, {key: value for key, value in origin.items() if value})
-    return Imported(file, notes)
+    return {key: value for key, value in origin.items() if value}
 
 
 def _part(
@@ -63,7 +130,9 @@ def _part(
     candidates = [(plugin, reader) for plugin, reader in methods if isinstance(kind, str) and kind in reader.peft_types]
     if not candidates:
         known = dict.fromkeys(known_kind for _, reader in methods for known_kind in reader.peft_types)
-        raise refuse(f"the PEFT type {kind!r}", f"there is a method for none but {', '.join(known)}")
+        raise UnreadTypeError(
+            f"the PEFT type {kind!r} cannot be carried over: there is a method for none but {', '.join(known)}"
+        )
     tensors = cache(partial(read_tensors, folder, WEIGHTS, ROOT))  # read once, after a valid configuration
     for plugin, reader in candidates:
         options = reader.peft_types[kind].parse(values, folder / CONFIG)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from adaptdock.hub.artefact.atomic import atomic_folder
 from adaptdock.hub.interchange import head_layouts
 from adaptdock.hub.interchange.head_layouts import CLASSES
+from adaptdock.hub.interchange.merged_changes import merged_changes
+from adaptdock.hub.interchange.method_walk import readers
 from adaptdock.hub.interchange.outgoing import Outgoing, refuse_head
-from adaptdock.plugins.contracts import PeftInterchange
+from adaptdock.plugins.contracts import PeftInterchange, WeightInterchange
 from adaptdock.plugins.toolkit import heads
 from adaptdock.plugins.toolkit.interchange.peft import HeadUpdate, PeftTarget
 from adaptdock.plugins.toolkit.interchange.tensors import Named, refuse
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ROOT, WRAPPED = "base_model.model.", "base_model."
-"""Key prefixes: of adapters that wrap modules, and of those that change the input."""
+"""Key prefixes: of adapters that wrap modules, and of adapters that change the input."""
 
 
 def write_peft(out: Outgoing, folder: Path) -> list[str]:
@@ -31,19 +33,13 @@ def write_peft(out: Outgoing, folder: Path) -> list[str]:
 
     The folder is written atomically.
     """
-    if len(out.parts) != 1:
-        raise refuse(
-            f"an adapter of {' and '.join(part.name for part in out.parts)}", "peft keeps one method in an adapter"
-        )
-    (part,) = out.parts
-    if not isinstance(part.method, PeftInterchange):
-        raise refuse(f"the method {part.name}", "peft has none that computes the same")
+    method, parameters = _one_method(out)
     kind = _task_type(out)
     skeleton = _skeleton(out, kind)
     front = _front(out, skeleton)
     saved, tensors, unbiased = _head(out, kind, skeleton, front)
     updates = {path: _update(out, path, layer, skeleton) for path, layer in unbiased.items()}
-    adapter = part.method.to_peft(PeftTarget(out.backbone, part.tensors, kind, skeleton, front, updates))
+    adapter = method.to_peft(PeftTarget(out.backbone, parameters, kind, skeleton, front, updates))
     if updates:  # the method has not stored them
         raise refuse_head(out, f"it has a bias, and {next(iter(updates))} of {type(skeleton).__name__} has none")
     config = adapter.config | {
@@ -60,6 +56,25 @@ def write_peft(out: Outgoing, folder: Path) -> list[str]:
     tensors |= {f"{'' if adapter.prompt_learning else ROOT}{name}": tensor for name, tensor in adapter.tensors.items()}
     _write(folder, config, tensors, _readme(out, kind))
     return out.notes
+
+
+def _one_method(out: Outgoing) -> tuple[PeftInterchange, Mapping[str, Named]]:
+    """Return the only method of an adapter, with its parameters; or else a method for the merged change.
+
+    Raises :class:`UsageError` for methods that peft lacks and that cannot be merged.
+    """
+    if len(out.parts) == 1 and isinstance(out.parts[0].method, PeftInterchange):
+        return out.parts[0].method, out.parts[0].tensors
+    changes = merged_changes(out)
+    exchanged = {plugin.name for plugin, _ in readers(PeftInterchange, None)}
+    for plugin, reader in readers(WeightInterchange, None):
+        if plugin.name in exchanged and all(reader.numbers(change) is not None for change in changes):
+            weights = reader.from_changes(changes, out.backbone)
+            out.notes.append(
+                f"peft gets the merged change of {' and '.join(part.name for part in out.parts)} as {plugin.name}"
+            )
+            return reader(reader.Options.model_validate(weights.options)), weights.tensors
+    raise refuse("this adapter", "no method stores the merged change")
 
 
 def _without_task(skeleton: "nn.Module") -> dict[str, Any]:
@@ -147,6 +162,9 @@ def _head(out: Outgoing, kind: str, skeleton: "nn.Module", front: str) -> tuple[
             tensors |= _linear(out, module, layer, skeleton)
         elif not _frozen(out, module, layer):
             tensors |= _linear(out, f"{front}{module}", layer, skeleton)
+    for number, module in enumerate(layout.norms):
+        norm = {name: out.file.tensors[f"head.norm{number}_{name}"] for name in ("weight", "bias")}
+        tensors |= _linear(out, module, norm, skeleton)
     last = {name: out.file.tensors[f"head.{name}"] for name in ("weight", "bias")}
     if last["bias"].any() and not _has_bias(skeleton, layout.last):
         updated[layout.last] = last
@@ -170,7 +188,8 @@ def _layout(out: Outgoing, kind: str, skeleton: "nn.Module") -> head_layouts.Lay
         layout = head_layouts.sequence_layout(out.backbone)
         assert isinstance(head, heads.SequenceHead)
         front = out.virtual_tokens if layout.reads == "first" else 0
-        ours, theirs = (head.pooling, head.layers, head.front), (layout.reads, head_layouts.functions(layout), front)
+        ours = head.pooling, head.layers, head.norms, head.front
+        theirs = layout.reads, head_layouts.functions(layout), bool(layout.norms), front
         if ours != theirs:
             raise refuse_head(
                 out,
@@ -181,11 +200,14 @@ def _layout(out: Outgoing, kind: str, skeleton: "nn.Module") -> head_layouts.Lay
             raise refuse_head(out, "it reads vectors of one length (--vector-length plain trains one that does not)")
         return layout
     assert isinstance(head, heads.TokenHead)
-    if head.layers:
-        raise refuse_head(out, f"it has {len(head.layers)} layers before its last map, {type(skeleton).__name__} none")
     last = head_layouts.token_layout(skeleton, kind)
     if last is None:
         raise refuse_head(out, f"the head of {type(skeleton).__name__} is not a linear map")
+    if (head.layers, head.norms) != (head_layouts.functions(last), bool(last.norms)):
+        raise refuse_head(
+            out,
+            f"it has {len(head.layers)} layers before its last map, {type(skeleton).__name__} {len(last.layers)}",
+        )
     return last
 
 

@@ -31,7 +31,7 @@ def read_head(source: PeftSource[PeftOptions], labels: tuple[str, ...], front: i
     """Return the task and the head of an adapter; ``front`` is the number of virtual tokens that a head can read."""
     options, backbone, tensors = source.options, source.backbone, source.tensors
     changes, notes = source.changes, source.notes
-    kind = options.task_type or _guessed(options, backbone, tensors, changes, notes)
+    kind = options.task_type or guessed_kind(options, backbone, tensors, changes, notes)
     if kind is not None and kind not in head_layouts.CLASSES:
         raise refuse(f"the task type {kind}", "adaptdock has no task for it")
     kind = kind or "FEATURE_EXTRACTION"
@@ -67,13 +67,14 @@ def _head(
             raise refuse("the head", f"it has {classes} scores for each token, and a span has 2")
         return Headed("qa", {}, tensors)
     names = _labels(backbone, classes, labels, notes)
+    layers = {"hidden_layers": head_layouts.functions(layout), "norms": bool(layout.norms)}
     if kind == "TOKEN_CLS":
-        return head_layouts.token_head(names, {}, tensors)
+        return head_layouts.token_head(names, layers, tensors)
     seen = front if layout.reads == "first" else 0
     if front and layout.reads == "last":
         notes.append("behind a prompt peft reads the last state even of a padded text; here it is the last token's")
     several = getattr(config_of(backbone), "problem_type", None) == "multi_label_classification"
-    values = {"pooling": layout.reads, "hidden_layers": head_layouts.functions(layout), "reads_prompt": seen}
+    values = {"pooling": layout.reads, "reads_prompt": seen, **layers}
     return head_layouts.sequence_head(names, several, values, tensors)
 
 
@@ -81,8 +82,8 @@ def _layout(kind: str, weights: head_layouts.HeadWeights) -> head_layouts.Layout
     backbone, model = weights.backbone, weights.model
     if kind == "SEQ_CLS":
         return head_layouts.sequence_layout(backbone)
-    if backbone.architecture == "modernbert":
-        raise refuse("a head of modernbert", "its layers are not known here")
+    if kind == "QUESTION_ANS" and getattr(model, "head", None) is not None:
+        raise refuse(f"a head for spans of {backbone.architecture}", "it has layers before its last, ours has none")
     layout = None if model is None else head_layouts.token_layout(model, kind)
     if layout is None:
         raise refuse(
@@ -99,7 +100,7 @@ def _labels(backbone: Backbone, classes: int, labels: tuple[str, ...], notes: li
     return names
 
 
-def _guessed(
+def guessed_kind(
     options: PeftOptions,
     backbone: Backbone,
     tensors: ForeignTensors,
@@ -108,14 +109,14 @@ def _guessed(
 ) -> str | None:
     """Return the task type shown by the model's class or the head, for a configuration without one."""
     mapping = options.auto_mapping
-    kind = None if mapping is None else _of_class(mapping.base_model_class or "")
+    kind = None if mapping is None else class_task(mapping.base_model_class or "")
     if kind is not None:
         return kind
     modules = {*changes, *(name.rpartition(".")[0] for name in tensors.unused)}
     if not any(is_head(module, backbone) for module in modules):
         return "CAUSAL_LM" if getattr(backbone, "generator", None) is not None else None
     classes = getattr(config_of(backbone), "architectures", None) or ()
-    of_base = next(filter(None, map(_of_class, classes)), None)
+    of_base = next(filter(None, map(class_task, classes)), None)
     kind = of_base if of_base in IMPLIED else None
     if kind is None:
         kind = "QUESTION_ANS" if any(ends(module, "qa_outputs") for module in modules) else "SEQ_CLS"
@@ -123,14 +124,15 @@ def _guessed(
     return kind
 
 
-def _of_class(name: str) -> str | None:
+def class_task(name: str) -> str | None:
+    """Return the task type that the name of a transformers class shows, or None."""
     return next((kind for ending, kind in CLASS_ENDINGS if name.endswith(ending)), None)
 
 
 def is_head(module: str, backbone: Backbone) -> bool:
     """Return whether a module is a map of the architecture's head."""
     layout = head_layouts.SEQUENCE.get(backbone.architecture, head_layouts.LAST)
-    names = (layout.last, "classifier", "score", "qa_outputs", *(name for name, _ in layout.layers))
+    names = (*layout.modules, "classifier", "score", "qa_outputs")
     return any(ends(module, name) for name in names)
 
 
@@ -156,7 +158,7 @@ def _check_changed(options: PeftOptions, layout: head_layouts.Layout, weights: h
     """Raise :class:`UsageError` if the configuration names a map of the head, but its tensors are missing."""
     if not isinstance(options, TunerOptions) or options.every or weights.model is None or weights.tensors is None:
         return
-    for module in (*(name for name, _ in layout.layers), layout.last):
+    for module in layout.modules:
         path = next((path for path, _ in weights.model.named_modules() if ends(path, module)), module)
         changed = any(ends(name, module) for name in weights.changes)
         if options.targets(path) and not changed and weights.tensors.ending(f"{module}.weight") is None:

@@ -23,6 +23,8 @@ class LayeredOptions(Options):
 
     hidden_layers: tuple[Activation, ...] = ()
     """Hidden layers, as wide as the backbone: the activation function of each, such as tanh."""
+    norms: bool = False
+    """Layer norms after the hidden layers."""
 
 
 class PooledOptions(LayeredOptions):
@@ -39,8 +41,6 @@ class VocabularyOptions(LayeredOptions):
 
     vocabulary: int = Field(0, ge=0)
     """Vocabulary size of an LM head of the adapter's own; 0 uses the frozen LM head."""
-    norms: bool = False
-    """Layer norms after the hidden layers of such a head."""
     states_scale: float = Field(1.0, gt=0)
     """Factor on the hidden states that such a head reads."""
 
@@ -59,22 +59,25 @@ class VocabularyOptions(LayeredOptions):
 
 
 class TokenHead(Head):
-    """A linear layer from each hidden state to the classes, after ``layers``: (R, T, W) -> (R, T, classes)."""
+    """A linear layer from each hidden state to the classes, after ``layers``: (R, T, W) -> (R, T, classes).
+
+    With ``norms`` a layer norm follows each of the layers.
+    """
 
     grows = {"weight": 0, "bias": 0}
 
-    def __init__(self, classes: int, layers: Sequence[Activation] = ()) -> None:
-        self.classes, self.layers = classes, tuple(layers)
+    def __init__(self, classes: int, layers: Sequence[Activation] = (), norms: bool = False) -> None:
+        self.classes, self.layers, self.norms = classes, tuple(layers), norms
 
     @property
     def stack_key(self) -> Hashable:
-        """The activation functions, which cannot differ within one operation."""
-        return type(self).__name__, self.layers
+        """The activation functions and norms, which cannot differ within one operation."""
+        return type(self).__name__, self.layers, self.norms
 
     def parameters(self, width: int) -> dict[str, Parameter]:
         """Declare weight (classes, W) and bias (classes), and those of the hidden layers (W, W), (W)."""
         last = {"weight": Parameter((self.classes, width), _normal), "bias": Parameter((self.classes,))}
-        return _layers(width, self.layers) | last
+        return _layers(width, self.layers, self.norms) | last
 
     def vectors(self, hidden: Tensor, mask: Tensor) -> Tensor | None:
         """Return the states (R, T, W) themselves."""
@@ -82,7 +85,8 @@ class TokenHead(Head):
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits (R, T, classes)."""
-        return linear(_through(parameters, hidden, self.layers), parameters["weight"], parameters["bias"])
+        read = _through(parameters, hidden, self.layers, self.norms)
+        return linear(read, parameters["weight"], parameters["bias"])
 
     def trim(self, logits: Tensor, length: int) -> Tensor:
         """Return (length, classes) of a row's (T, padded classes)."""
@@ -103,7 +107,7 @@ class SequenceHead(Head):
     channel and the mean side by side (3 W), as in ULMFiT (Howard and Ruder 2018, section 3.3). ``front`` positions of
     the adapter's own prompt count as positions of the text.
     With the ``length`` unit each vector is divided by the root of its mean square: its direction alone counts, as in
-    the cosine that sentence encoders are trained by.
+    the cosine that sentence encoders are trained by. With ``norms`` a layer norm follows each of the layers.
     """
 
     grows = {"weight": 0, "bias": 0}
@@ -115,20 +119,21 @@ class SequenceHead(Head):
         layers: Sequence[Activation] = (),
         front: int = 0,
         length: VectorLength = "plain",
+        norms: bool = False,
     ) -> None:
         self.classes, self.pooling, self.layers, self.front = classes, pooling, tuple(layers), front
-        self.length = length
+        self.length, self.norms = length, norms
 
     @property
     def stack_key(self) -> Hashable:
-        """The pooling, activation functions and prompt positions, which cannot differ within one operation."""
-        return type(self).__name__, self.pooling, self.layers, self.front, self.length
+        """The pooling, activation functions, norms and prompt positions, which cannot differ within one operation."""
+        return type(self).__name__, self.pooling, self.layers, self.front, self.length, self.norms
 
     def parameters(self, width: int) -> dict[str, Parameter]:
         """Declare weight (classes, W or 3 W) and bias (classes), and those of the hidden layers, of equal width."""
         inputs = 3 * width if self.pooling == "concat" else width
         last = {"weight": Parameter((self.classes, inputs), _normal), "bias": Parameter((self.classes,))}
-        return _layers(inputs, self.layers) | last
+        return _layers(inputs, self.layers, self.norms) | last
 
     def vectors(self, hidden: Tensor, mask: Tensor) -> Tensor | None:
         """Return the pooled states (R, W or 3 W)."""
@@ -142,7 +147,7 @@ class SequenceHead(Head):
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits (R, classes), without the masked positions."""
-        read = _through(parameters, self._pooled(hidden, mask), self.layers)
+        read = _through(parameters, self._pooled(hidden, mask), self.layers, self.norms)
         return linear(read, parameters["weight"], parameters["bias"]).squeeze(1)
 
     def trim(self, logits: Tensor, length: int) -> Tensor:
@@ -187,21 +192,12 @@ class VocabularyHead(Head):
 
     def parameters(self, width: int) -> dict[str, Parameter]:
         """Declare weight (V, W), bias (V), and for each layer (W, W), (W), and scale, bias and epsilon of its norm."""
-        declared = _layers(width, self.layers)
-        for number in range(len(self.layers) if self.norms else 0):
-            declared[f"norm{number}_weight"] = Parameter((width,), _ones)
-            declared[f"norm{number}_bias"] = Parameter((width,))
-            declared[f"norm{number}_epsilon"] = Parameter((1,), _epsilon, trained=False)
+        declared = _layers(width, self.layers, self.norms)
         return declared | {"weight": Parameter((self.words, width), _normal), "bias": Parameter((self.words,))}
 
     def apply(self, parameters: Mapping[str, Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits (R, T, V)."""
-        states = hidden * self.scale
-        for number, name in enumerate(self.layers):
-            states = _through(parameters, states, (name,), number)
-            if self.norms:
-                norm = (parameters[f"norm{number}_{part}"] for part in ("weight", "bias", "epsilon"))
-                states = layer_norm(states, *norm)
+        states = _through(parameters, hidden * self.scale, self.layers, self.norms)
         return linear(states, parameters["weight"], parameters["bias"])
 
     def trim(self, logits: Tensor, length: int) -> Tensor:
@@ -291,20 +287,27 @@ def _concatenated(hidden: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([last_state, greatest, mean_state(hidden, mask)], dim=-1)
 
 
-def _layers(width: int, layers: Sequence[Activation]) -> dict[str, Parameter]:
-    """Declare weights and biases of the hidden layers."""
+def _layers(width: int, layers: Sequence[Activation], norms: bool) -> dict[str, Parameter]:
+    """Declare weights and biases of the hidden layers, and weight, bias and epsilon of their norms."""
     declared = {}
     for number in range(len(layers)):
         declared[f"hidden{number}_weight"] = Parameter((width, width), _normal)
         declared[f"hidden{number}_bias"] = Parameter((width,))
+    for number in range(len(layers) if norms else 0):
+        declared[f"norm{number}_weight"] = Parameter((width,), _ones)
+        declared[f"norm{number}_bias"] = Parameter((width,))
+        declared[f"norm{number}_epsilon"] = Parameter((1,), _epsilon, trained=False)
     return declared
 
 
-def _through(parameters: Mapping[str, Tensor], states: Tensor, layers: Sequence[Activation], first: int = 0) -> Tensor:
-    """Return states (R, T, W) after the hidden layers."""
-    for number, name in enumerate(layers, first):
+def _through(parameters: Mapping[str, Tensor], states: Tensor, layers: Sequence[Activation], norms: bool) -> Tensor:
+    """Return states (R, T, W) after the hidden layers and their norms."""
+    for number, name in enumerate(layers):
         mapped = linear(states, parameters[f"hidden{number}_weight"], parameters[f"hidden{number}_bias"])
         states = ACTIVATIONS[name](mapped)
+        if norms:
+            norm = (parameters[f"norm{number}_{part}"] for part in ("weight", "bias", "epsilon"))
+            states = layer_norm(states, *norm)
     return states
 
 

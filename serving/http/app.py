@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +16,7 @@ from adaptdock.serving.http.authorization import Access, without_hidden
 from adaptdock.serving.http.catalog_routes import catalog_routes
 from adaptdock.serving.http.description import describe_tokens
 from adaptdock.serving.http.framing import Framing
+from adaptdock.serving.http.label_routes import label_routes
 from adaptdock.serving.http.middleware import Envelope, explained, phrase
 from adaptdock.serving.http.openai_routes import openai_routes
 from adaptdock.serving.http.operator_routes import lora_routes, operator_routes
@@ -22,6 +24,7 @@ from adaptdock.serving.http.predict_routes import predict_routes
 from adaptdock.serving.http.request_bodies import RequestBodies
 from adaptdock.serving.http.request_limits import RequestLimits
 from adaptdock.serving.http.service import ClientGone, InputError, Service
+from adaptdock.serving.label_file import DraftFile
 from adaptdock.serving.page.route import page
 from adaptdock.serving.schemas import Problem, Refusal
 
@@ -54,6 +57,8 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     app.include_router(catalog_routes(service))
     app.include_router(openai_routes(service))
     app.include_router(lora_routes(service))
+    if service.options.label_file is not None:
+        app.include_router(label_routes(service, DraftFile(Path(service.options.label_file).expanduser())))
     app.include_router(page())
     if tokens is not None and tokens.required:
         describe_tokens(app)

@@ -12,7 +12,7 @@ from adaptdock.serving.errors import ForbiddenError
 from adaptdock.serving.http.access_tokens import Token, Tokens
 from adaptdock.serving.http.middleware import refuse
 
-OPEN = ("/", "/healthz", "/readyz", "/health", "/openapi.json", "/favicon.ico")
+OPEN = ("/", "/label", "/healthz", "/readyz", "/health", "/openapi.json", "/favicon.ico")
 """Paths without authorization."""
 PAGE = "/page/"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")

@@ -94,17 +94,28 @@ class Server(uvicorn.Server):
         os._exit(UNFINISHED)  # sys.exit() would end only this thread
 
 
-def serve(options: ServingOptions, load: LoadOptions, read: Callable[[], ServingOptions] | None = None) -> None:
+def serve(
+    options: ServingOptions,
+    load: LoadOptions,
+    read: Callable[[], ServingOptions] | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> None:
     """Serve until a stop signal, then answer the requests in progress. ``read`` reads the options again at SIGHUP.
 
+    ``announce`` is called with the address of the page before the first request.
     Raises :class:`UsageError` for an address that cannot be bound, :class:`LockedError` for a state folder in use by
     another process, and the errors of loading the backbone.
     """
     with to_standard_error():
-        _serve(options, load, read)
+        _serve(options, load, read, announce)
 
 
-def _serve(options: ServingOptions, load: LoadOptions, read: Callable[[], ServingOptions] | None) -> None:
+def _serve(
+    options: ServingOptions,
+    load: LoadOptions,
+    read: Callable[[], ServingOptions] | None,
+    announce: Callable[[str], None] | None,
+) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
     hang_up = HangUp(tokens, options, read)
@@ -128,6 +139,8 @@ def _serve(options: ServingOptions, load: LoadOptions, read: Callable[[], Servin
         )
         host, port = listening.getsockname()[:2]
         log("listening", host=host, port=port)
+        if announce is not None:
+            announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         gc.collect()
         gc.freeze()  # startup objects live on: a full collection over them would stall all requests
         asyncio.run(Server(config, service).serve(sockets=[listening]))

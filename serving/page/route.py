@@ -1,4 +1,4 @@
-"""The routes of the web page: a document, its scripts and its style, under a strict content security policy."""
+"""The routes of the two web pages: documents, their scripts and their style, under a strict content security policy."""
 
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -12,13 +12,14 @@ POLICY = (
 )
 """Only files of this process, no inline code, and no text that is parsed as markup."""
 KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
-FILES = ("page.js", "server.js", "answers.js", "table.js", "page.css", "icon.svg")
+FILES = ("page.js", "label.js", "server.js", "answers.js", "table.js", "page.css", "icon.svg")
 
 
 def page() -> APIRouter:
-    """Return the routes of the page, which are not part of the OpenAPI description."""
+    """Return the routes of the pages, which are not part of the OpenAPI description."""
     router = APIRouter(include_in_schema=False)
-    for path, name in [("/", "index.html"), ("/favicon.ico", "icon.svg"), *((f"/page/{name}", name) for name in FILES)]:
+    documents = [("/", "index.html"), ("/label", "label.html"), ("/favicon.ico", "icon.svg")]
+    for path, name in [*documents, *((f"/page/{name}", name) for name in FILES)]:
         router.add_api_route(path, _static_route(name), methods=["GET", "HEAD"], response_class=Response)
     return router
 

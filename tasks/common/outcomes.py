@@ -23,7 +23,7 @@ def texts(record: Record) -> list[Passage]:
 
 def label_outcome(record: Record, prediction: Mapping[str, Any]) -> Outcome:
     """Return the outcome of a text with one label; the surer a wrong answer, the greater its error."""
-    expected, predicted = record["label"], prediction["label"] or OUT_OF_SCOPE
+    expected, predicted = (row["label"] or OUT_OF_SCOPE for row in (record, prediction))
     best = next(iter(prediction["scores"]))
     right = expected == predicted
     passages = [

@@ -88,7 +88,8 @@ def check_missing(records: Sequence[Record], split: str) -> None:
         problem = "the label is missing" if value is None else f"a label is a name or a number, found {value!r:.60}"
         raise DataError(
             f"{missing[0].get('where', split)}: {problem}; {len(missing)} of {len(records)} records of {split} have "
-            f"none. Give them a label, or leave them out of the file."
+            f"none. Give them a label, or leave them out of the file; if they belong to no class, --out-of-scope NAME "
+            f"keeps them out of the training and measures them."
         )
 
 

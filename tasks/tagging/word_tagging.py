@@ -20,6 +20,7 @@ from adaptdock.plugins.contracts import (
     Reading,
     Record,
 )
+from adaptdock.plugins.toolkit.classic_answers import most_frequent_tags
 from adaptdock.plugins.toolkit.division_learning import learn_division
 from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
 from adaptdock.plugins.toolkit.linear_fit import fit_classes
@@ -32,6 +33,8 @@ from adaptdock.tasks.tagging.sentence_columns import SPANS, marks_spans, token_c
 from adaptdock.tasks.tagging.tag_numbers import with_names
 
 NOT_COUNTED = -100
+UNLIKELY = 1e-3
+"""The probability of a tag that is not the most frequent one of a word."""
 LEAST = 1e-9
 """The probability of a tag below which its logarithm is not followed."""
 ENOUGH = 20
@@ -121,7 +124,7 @@ class Tagging(ColumnInspector):
 
     def head(self) -> TokenHead:
         """Return a linear layer from each hidden state to the tags."""
-        return TokenHead(len(self.tags), self.options.hidden_layers)
+        return TokenHead(len(self.tags), self.options.hidden_layers, self.options.norms)
 
     def read(self, item: Any) -> Record:
         """Read a text, or an object with ``tokens`` or ``text``."""
@@ -168,6 +171,20 @@ class Tagging(ColumnInspector):
         """Return a logistic regression of the words' tags."""
         return fit_classes(examples, len(self.tags), strength)
 
+    def classic_answers(self, train: Sequence[Record], records: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
+        """Return the tag that each word has most often, and the nearest legal tags of the sentence."""
+        sentences = [(record["tokens"], record["tags"]) for record in train]
+        numbers = {tag: number for number, tag in enumerate(self.tags)}
+        answers = []
+        for tags in most_frequent_tags(sentences, [record["tokens"] for record in records]):
+            scores = torch.full((len(tags), len(numbers)), UNLIKELY)
+            for word, tag in enumerate(tags):
+                if tag in numbers:
+                    scores[word, numbers[tag]] = 1.0
+            names = [self.tags[number] for number in self.best(scores)]
+            answers.append({"tags": names, "words": [{"tag": name} for name in names]})
+        return {"the most frequent tag of each word": answers}
+
     def best(self, scores: Tensor) -> list[int]:
         """Return the number of the most probable tag of each word, from probabilities (words, tags)."""
         return [int(number) for number in scores.argmax(-1)]
@@ -182,6 +199,26 @@ class Tagging(ColumnInspector):
         numbers = self.best(scores)
         sure = scores.gather(1, torch.tensor(numbers).unsqueeze(1)).min().item()
         return {**record, "tags": [self.tags[number] for number in numbers]}, sure
+
+    @property
+    def class_names(self) -> list[str]:
+        """The tags."""
+        return self.tags
+
+    def labelled_part(self, record: Record, feature: Feature, position: int) -> str:
+        """Return the word whose tag is predicted at a position."""
+        return next(str(record["tokens"][word]) for word, place in feature.alignment if place == position)
+
+    def margin(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> float:
+        """Return the least difference between the two greatest probabilities of a word's tags.
+
+        Source: the minimum token margin of Marcheggiani and Artières (2014).
+        """
+        words = sorted({word for feature in features for word, _ in feature.alignment})
+        if not words:
+            return 1.0
+        greatest = self.scores(len(record["tokens"]), features, digests)[words].topk(2, dim=-1).values
+        return (greatest[:, 0] - greatest[:, 1]).min().item()
 
     def explained_text(self, record: Record) -> str:
         """Return the text, or the words joined by spaces."""

@@ -229,7 +229,7 @@ def _continued(tokenizer: Any, text: str, ids: list[int], more: str) -> list[int
 
 def _encoded(tokenizer: Any, text: str) -> tuple[list[int], list[Span]]:
     if not tokenizer.is_fast:
-        raise BackboneError(f"{type(tokenizer).__name__} does not tell which characters a token stands for")
+        raise BackboneError(f"{type(tokenizer).__name__} does not give the characters that a token stands for")
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return list(encoding["input_ids"]), list(encoding["offset_mapping"])
 

@@ -12,9 +12,9 @@ from adaptdock.errors import UnknownNameError
 
 INPUTS = {"input_ids": torch.tensor([[7, 8, 9], [11, 12, 13]]), "attention_mask": torch.ones(2, 3, dtype=torch.long)}
 ROLES = {
-    "bert": ["attention_norm", "ffn_norm"],
+    "bert": ["attention_norm", "ffn_norm", "embedding_norm"],
     "gpt2": ["attention_norm", "ffn_norm", "final_norm"],
-    "modernbert": ["ffn_norm", "attention_norm", "final_norm"],
+    "modernbert": ["ffn_norm", "attention_norm", "embedding_norm", "final_norm"],
     "gemma2": ["attention_norm", "attention_post_norm", "ffn_norm", "ffn_post_norm", "final_norm"],
     "t5": ["attention_norm", "ffn_norm", "cross_attention_norm", "final_norm"],
 }

@@ -118,3 +118,25 @@ def test_a_text_alone_with_its_label_is_shown_for_embedding(adapt: Any, tmp_path
     ran = adapt("data", path, "--task", "embedding")
     assert ran.status == 0, ran.err
     assert "candidates only: " in ran.out
+
+
+def test_a_check_by_the_backbone_lists_label_errors_near_duplicates_and_scripts(
+    adapt: Any, tmp_path: Path, model_folder: Path
+) -> None:
+    names, towns = ("ada", "bob", "eva"), ("rome", "oslo", "paris", "lind")
+    rows = [{"text": f"{name} lives in {town}", "label": name} for name in names for town in towns]
+    rows[5]["label"] = "ada"  # of bob
+    rows.append({"text": "Привет Привет Привет Привет", "label": "eva"})
+    path = write(tmp_path / "a.jsonl", *rows)
+    arguments = ("data", path, "--task", "classification", "--backbone", model_folder, "--check")
+    ran = adapt(*arguments)
+    assert ran.status == 0, ran.err
+    assert " labels may be wrong (confident learning)" in ran.out
+    assert f"{path}:6: 'bob lives in oslo' is ada 0." in ran.out
+    assert ", not bob 0." in ran.out
+    assert "words in LATIN" in ran.out
+    assert "takes words in CYRILLIC apart: 4 words" in ran.out
+    document = json.loads(adapt(*arguments, "--json").out)
+    assert document["label errors"][0]["place"] == f"{path}:6"
+    assert adapt(*arguments, "--strict").status == 1
+    assert "label errors" not in json.loads(adapt(*arguments[:-1], "--json").out)

@@ -108,3 +108,10 @@ def test_a_report_knows_unseen_words_where_the_data_is_that_of_training(train, a
     assert "training the training records with the label" in Path("r.html").read_text()
     assert adapt("eval", "a.safetensors", "--test", data / "test.conll", "--report", "s.html").status == 0
     assert "training the training records with the label" not in Path("s.html").read_text()
+
+
+def test_an_adapter_of_own_data_is_not_measured_on_the_sample_data(train, adapt, conll, tmp_path):
+    conll(tmp_path / "all.conll", 10)
+    assert train("--train", "all.conll", "--hold-out", "always", "-o", "a.safetensors").status == 0
+    adapt("eval", "a.safetensors").failed(2, "was trained on all.conll", "--data or --test")
+    adapt("compare", "a.safetensors", "a.safetensors").failed(2, "was trained on all.conll", "--data or --test")

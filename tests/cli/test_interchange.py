@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft_adapters import adapter_folder, base_model, case
 
 from adaptdock.hub.artefact.file import read_card
 
@@ -94,3 +95,24 @@ def test_a_folder_of_other_things_is_not_replaced(adapt: Adapt, tmp_path: Path) 
 def test_texts_need_a_tokenizer_and_the_error_says_so(adapt: Adapt) -> None:
     assert adapt("import", FIXTURES / "lora", "--backbone", BASE, "-o", "x.safetensors").status == 0
     adapt("predict", "x.safetensors", "a text").failed(1, "has no tokenizer")
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning", "ignore::UserWarning")
+def test_an_import_through_the_library_is_compared_and_a_large_file_is_asked_for(adapt: Adapt, tmp_path: Path) -> None:
+    base = base_model(tmp_path, "bert", "SEQ_CLS")
+    folder = adapter_folder(case("OFT", "bert", "SEQ_CLS", "", target_modules=["query"]), base, tmp_path / "oft")
+    refused = adapt("import", folder, "--backbone", base, "-o", "oft.safetensors", "--largest", "0.001")
+    refused.failed(2, "0.0131 MB", "--largest")
+    assert not (tmp_path / "oft.safetensors").exists()
+    advice = refused.err.rpartition("--largest ")[2].split()[0]
+    done = adapt("import", folder, "--backbone", base, "-o", "oft.safetensors", "--largest", advice)
+    assert done.status == 0, done
+    assert "compared  logits differ from peft's by at most" in done.out
+    assert "stored as full" in done.err
+    lora = adapter_folder(case("LORA", "bert", "SEQ_CLS", "", target_modules=["query"]), base, tmp_path / "lora")
+    plain = adapt("import", lora, "--backbone", base, "-o", "lora.safetensors")
+    assert "compared" not in plain.out
+    checked = adapt("import", lora, "--backbone", base, "-o", "lora.safetensors", "--check", "--overwrite")
+    assert "compared" in checked.out
+    hub = adapt("import", FIXTURES / "lora", "--backbone", BASE, "-o", "hub.safetensors", "--check")
+    hub.failed(2, "only adapters of peft can be compared")

@@ -151,3 +151,15 @@ def test_an_object_that_the_task_cannot_read_is_named_by_its_line(adapt, adapter
 def test_load_options_are_validated_before_any_work(adapt, adapter):
     adapt("predict", adapter, "--dtype", "float15", "x").failed(2, "dtype", "float16")
     adapt("predict", adapter, "--device", "nonsense", "x").failed(1, "nonsense")
+
+
+def test_an_argument_that_is_a_json_object_is_read_as_one(adapt, adapter):
+    text, words = (
+        adapt("predict", adapter, "Ada ran", "--json"),
+        adapt("predict", adapter, '{"tokens": ["Ada", "ran"]}', "--json"),
+    )
+    assert json.loads(words.out)["text"] == json.loads(text.out)["text"] == "Ada ran"
+    for argument in ("{Ada} ran", '{"tokens": ['):
+        assert json.loads(adapt("predict", adapter, argument, "--json").out)["text"] == argument
+    as_text = adapt("predict", adapter, '{"text": "Ada"}', "--format", "text", "--json")
+    assert json.loads(as_text.out)["text"] == '{"text": "Ada"}'

@@ -115,6 +115,24 @@ class Process:
             return json.loads(answer.read())["predictions"]
 
 
+def test_a_person_at_a_terminal_reads_the_address(folder, model_folder):
+    import pty
+
+    terminal, standard_error = pty.openpty()
+    command = [sys.executable, "-c", "import sys; from adaptdock.cli import main; sys.exit(main(sys.argv[1:]))"]
+    arguments = ["serve", "--adapters", str(folder), "--backbone", str(model_folder), "--port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb"}
+    shown = b""
+    with subprocess.Popen([*command, *arguments], stderr=standard_error, env=environment) as running:
+        os.close(standard_error)
+        while b"Ctrl-C" not in shown and running.poll() is None:
+            shown += os.read(terminal, 4096)
+        running.kill()
+    os.close(terminal)
+    port = next(json.loads(line)["port"] for line in shown.splitlines() if b'"listening"' in line)
+    assert f"Serving at http://127.0.0.1:{port} (Ctrl-C ends)" in shown.decode()
+
+
 @pytest.mark.slow
 def test_a_signal_ends_the_process_after_what_was_taken_is_answered(folder, model_folder):
     process = Process(folder, model_folder)

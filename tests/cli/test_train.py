@@ -580,3 +580,46 @@ def test_after_folds_alone_there_is_no_adapter(train, tmp_path):
     assert not (tmp_path / "ner.safetensors").exists()
     train("--folds-only").failed(2, "folds is missing")
     train("--folds", 1).failed(2, "folds", "greater than or equal to 2")
+
+
+def test_texts_out_of_scope_in_validation_data_teach_a_threshold_that_predict_uses(adapt, train, tmp_path):
+    texts = [f"{name} {verb} in rome" for name in ("ada", "bob") for verb in ("lives", "saw", "met", "here")]
+    rows = [{"text": text, "label": text[:3]} for text in texts]
+    outside = [{"text": text, "label": "other"} for text in ("nothing at all", "we we we", "oslo", "paris paris")]
+    for name, lines in (("train", rows * 2 + outside), ("validation", rows * 3 + outside)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    files = ("--train", "train.jsonl", "--validation", "validation.jsonl", "--output", "a.safetensors")
+    ran = train("--task", "intent", *files, "--out-of-scope", "other", "--run-dir", "run", "--allow-untrained")
+    assert ran.status == 0, ran.err
+    assert "train: 4 texts are out of scope (the label 'other' or none) and are not trained on" in ran.err + ran.out
+    document = json.loads(adapt("inspect", "a.safetensors", "--json").out)
+    options = document["card"]["task"]["options"]
+    assert options["labels"] == ["ada", "bob"]
+    by_distance = options["nearest_class"]
+    key, limit = ("similarity", by_distance["reject_below"]) if by_distance else ("score", options["reject_below"])
+    assert by_distance or limit > 0
+    measured = document["card"]["metrics"]["validation"]
+    assert measured.keys() >= {"accuracy_in_scope", "out_of_scope_auroc", "out_of_scope_recall"}
+    answers = [
+        json.loads(line) for line in adapt("predict", "a.safetensors", "--json", *texts, "oslo").out.splitlines()
+    ]
+    rejected = [answer for answer in answers if answer["label"] is None]
+    assert all(answer[key] < limit for answer in rejected)
+    assert rejected
+    assert "[out of scope " in adapt("predict", "a.safetensors", *(answer["text"] for answer in rejected)).out
+
+
+def test_a_curve_over_shares_of_the_labels_is_drawn_and_said_in_words(train, tmp_path, data):
+    ran = train("--run-dir", "run", "--output", "a.safetensors", "--curve", "50,100", "--allow-untrained")
+    assert ran.status == 0, ran.err
+    assert "fold 4 of 4, 100 % of its training records" in ran.err
+    verdict = json.loads((tmp_path / "run" / "label_curve.json").read_text())["verdict"]
+    assert verdict in ran.out
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert '<h2 id="labels-curve-title">More labels</h2>' in page
+    assert "f1 by labelled records" in page
+    again = train("--run-dir", "run", "--output", "a.safetensors", "--overwrite", "--allow-untrained")
+    assert again.status == 0, again.err
+    assert not (tmp_path / "run" / "label_curve.json").exists()
+    assert "More labels" not in (tmp_path / "run" / "report.html").read_text()
+    train("--curve", "50").failed(2, "at least two shares in percent")

@@ -6,9 +6,12 @@ from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import (
     Calibrated,
     Grouped,
+    LabelChecked,
+    Labelling,
     Occludable,
     PseudoLabelling,
     Reported,
+    Scoped,
     Summable,
     Task,
     Weighted,
@@ -27,6 +30,9 @@ TASKS = {name: registry.load("task", name) for name in registry.names("task")}
         (Calibrated, CLASSES | {"qa"}),
         (PseudoLabelling, CLASSES | TAGS),
         (Weighted, CLASSES | TAGS),
+        (Scoped, CLASSES),
+        (Labelling, CLASSES | TAGS),
+        (LabelChecked, CLASSES | TAGS),
         (Grouped, {"qa", "embedding", "summarization", "translation"}),
         (Reported, set(TASKS) - {"embedding"}),
         (Summable, set(TASKS) - {"embedding"}),
@@ -39,7 +45,17 @@ def test_our_tasks_have_the_abilities_whose_methods_they_have(ability: type, tas
 
 
 def test_the_contract_of_a_task_has_no_ability_by_itself() -> None:
-    for name in ("settle", "pseudo", "class_weights", "group", "outcome", "sums", "occluded", "sampled_windows"):
+    for name in (
+        "settle",
+        "pseudo",
+        "class_weights",
+        "group",
+        "outcome",
+        "sums",
+        "occluded",
+        "sampled_windows",
+        "margin",
+    ):
         assert not hasattr(Task, name)
 
 

@@ -122,7 +122,7 @@ def test_what_is_no_question_is_refused_with_its_place() -> None:
             cleaned({**asked(None), **wrong})
     with pytest.raises(DataError, match="an input: the context is missing"):
         make().read({"question": "who?"})
-    with pytest.raises(DataError, match="an object with 'question' and 'context'"):
+    with pytest.raises(DataError, match="reads a question with its context, as an object"):
         make().read("who?")
     assert make().read(["who?", "ada"]) == make().read({"query": "who?", "passage": "ada", "id": 3})
 

@@ -152,8 +152,10 @@ def _weak(facts: Facts, kind: str) -> Slice | None:
 
 
 def train_longer(facts: Facts) -> str:
-    """Advise more epochs if the last one was the best."""
-    return "The last epoch was the best: more epochs may help (--epochs)." if facts.last_epoch_is_best else ""
+    """Advise more epochs if the last one was the best, unless the validation loss advises fewer."""
+    if not facts.last_epoch_is_best or train_shorter(facts):
+        return ""
+    return "The last epoch was the best: more epochs may help (--epochs)."
 
 
 def train_shorter(facts: Facts) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from adaptdock.engine.evaluation.label_curve import LabelCurve
 from adaptdock.engine.evaluation.reporting.calibration import Calibration
 
 WIDTH, HEIGHT = 360, 240
@@ -117,6 +118,19 @@ def learning_curves(points: Sequence[Mapping[str, float]], metric: str) -> list[
         title = f"Validation {metric} by epoch"
         charts.append(chart(title, text, (EPOCH, metric), [Line(metric, values, "second")]))
     return charts
+
+
+def label_curve(curve: LabelCurve) -> Chart:
+    """Return the metric by the number of training records, with the interval of the mean over the folds."""
+    means = curve.means()
+    lines = [
+        Line("mean of the folds", [(records, mean) for records, mean, _, _ in means]),
+        Line("95 %, low", [(records, low) for records, _, low, _ in means], "second", dots=False),
+        Line("95 %, high", [(records, high) for records, _, _, high in means], "second", dots=False),
+    ]
+    first, last = means[0], means[-1]
+    text = f"From {first[1]:.2f} on {first[0]:.0f} records to {last[1]:.2f} on {last[0]:.0f}."
+    return chart(f"{curve.metric} by labelled records", text, ("records", curve.metric), lines)
 
 
 def _finite(points: Sequence[Mapping[str, float]], key: str) -> list[Point]:

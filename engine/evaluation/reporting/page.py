@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptdock.engine.data.checks import Problem, label_type
+from adaptdock.engine.evaluation.label_curve import LabelCurve
 from adaptdock.engine.evaluation.measurement import Evaluation
 from adaptdock.engine.evaluation.reporting import charts
 from adaptdock.engine.evaluation.reporting.advice import Facts, LabelFigures, advice
@@ -38,6 +39,7 @@ class Subject:
 
     ``training`` are the records that the adapter was trained on, if they are known. ``points`` are the validations of
     a run (:func:`validations`), ``notes`` how the data was read, and ``problems`` the faults found in it.
+    ``label_curve`` is that of ``--curve``.
     """
 
     card: Card
@@ -51,6 +53,7 @@ class Subject:
     verdict: Sequence[str] = ()
     notes: Sequence[str] = ()
     problems: Sequence[Problem] = field(default_factory=list)
+    label_curve: LabelCurve | None = None
 
 
 def write_page(path: Path, subject: Subject) -> None:
@@ -120,6 +123,7 @@ def content(subject: Subject) -> dict[str, Any]:
         "tables": tables,
         "trained_examples": {label.name: label.trained for label in labels},
         "curves": charts.learning_curves(subject.points, name) if subject.points else [],
+        "label_curve": None if subject.label_curve is None else charts.label_curve(subject.label_curve),
         "reliability": None if reliability is None else charts.reliability(reliability),
         "scatter": _scatter(outcomes),
         "slices": {
@@ -139,11 +143,16 @@ def _scatter(outcomes: Sequence[Outcome]) -> charts.Chart | None:
 
 
 def _last_is_best(subject: Subject) -> bool:
-    """Return whether a complete run of several validations had the best one at its end."""
-    training = subject.card.training
+    """Return whether a complete run of several validations had the best one at its end.
+
+    The last epoch is stored without being the best where the validation data is too small to choose one.
+    """
+    training, kind = subject.card.training, type(subject.task)
     if len(subject.points) < 2 or training.get("ending") != "complete":
         return False
-    return round(subject.points[-1]["epoch"], 3) == training.get("best_epoch")
+    values = [point[kind.metric] for point in subject.points]
+    best = min(values) if kind.lower_is_better else max(values)
+    return values[-1] == best and round(subject.points[-1]["epoch"], 3) == training.get("best_epoch")
 
 
 def _tables(metrics: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:

@@ -80,7 +80,10 @@ class VirtualOptions(PeftOptions):
         PeftOptions.SILENT
         | {"encoder_dropout", "encoder_hidden_size", "encoder_num_layers", "encoder_reparameterization_type"}
         | {"init_weights", "prefix_projection", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_kwargs"}
-        | {"tokenizer_name_or_path"}
+        | {"tokenizer_name_or_path", "num_frozen_tokens"}
+        | {"cpt_token_ids", "cpt_mask", "cpt_tokens_type_mask", "opt_weighted_loss_type", "opt_loss_decay_factor"}
+        | {"opt_projection_epsilon", "opt_projection_format_epsilon"}
+        | {"prompt_tuning_init_state_dict_path", "prompt_tuning_init_task", "num_ranks"}
     )
 
     num_virtual_tokens: Count
@@ -88,6 +91,7 @@ class VirtualOptions(PeftOptions):
     num_transformer_submodules: Count | None = None
     num_attention_heads: Count | None = None
     num_layers: Count | None = None
+    num_tasks: Count | None = None
 
 
 def selects(names: list[str] | str, module: str) -> bool:

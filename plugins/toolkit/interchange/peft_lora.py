@@ -42,51 +42,27 @@ Layers = Annotated[str, AfterValidator(_checked_layers)]
 """A name or expression before the number of a layer."""
 
 
-class LoraOptions(TunerOptions):
-    """Options of LoRA and DoRA."""
-
-    SILENT: ClassVar[frozenset[str]] = (
-        PeftOptions.SILENT
-        | CHANGING.keys()
-        | {"corda_config", "ensure_weight_tying", "eva_config", "fan_in_fan_out", "loftq_config", "lora_ga_config"}
-        | {"megatron_core", "qalora_group_size"}
-    )
+class PatternOptions(TunerOptions):
+    """Options of types with a rank and an alpha that can differ by module, in selected layers."""
 
     r: Count = 8
-    lora_alpha: Real = 8
-    lora_dropout: Rate = 0.0
-    use_rslora: bool | None = False
-    use_dora: bool | None = False
-    lora_bias: bool | None = False
-    bias: str = Field("none", pattern="^(none|all|lora_only)$")
-    init_lora_weights: bool | str | None = True
     rank_pattern: dict[Ending, Count] | None = None
     alpha_pattern: dict[Ending, Real] | None = None
     layers_to_transform: list[Index] | Index | None = None
     layers_pattern: list[Layers] | Layers | None = None
 
-    def check_carried(self) -> None:
-        """Raise :class:`UsageError` for an option that changes the computation in an unsupported way."""
-        for option, why in CHANGING.items():
-            if self.value(option):
-                raise refuse(f"LoRA with {option}", why)
-        start = self.init_lora_weights
-        if isinstance(start, str) and start.lower().startswith(STARTS):
-            raise refuse(
-                f"LoRA that started as {start}",
-                "peft changes the frozen weights when it loads one. Save it with "
-                "path_initial_model_for_weight_conversion",
-            )
+    @property
+    def common_alpha(self) -> float:
+        """Alpha of the modules without one of their own."""
+        raise NotImplementedError
 
     def rank(self, module: str) -> int:
         """Return the rank at a module."""
         return int(self._pattern(self.rank_pattern, module, self.r))
 
-    def scale(self, module: str) -> float:
-        """Return alpha / rank of a module, or alpha / sqrt(rank)."""
-        rank = self.rank(module)
-        alpha = self._pattern(self.alpha_pattern, module, self.lora_alpha)
-        return float(alpha / (rank**0.5 if self.use_rslora else rank))
+    def alpha_at(self, module: str) -> float:
+        """Return alpha at a module."""
+        return self._pattern(self.alpha_pattern, module, self.common_alpha)
 
     @staticmethod
     def _pattern(pattern: dict[str, Any] | None, module: str, default: float) -> float:
@@ -110,3 +86,45 @@ class LoraOptions(TunerOptions):
         expressions = [_layer_pattern(name) for name in names or () if name] or [ANY_LAYER]
         match = next(filter(None, (compiled(expression).match(module) for expression in expressions)), None)
         return None if match is None else match["number"]
+
+
+class LoraOptions(PatternOptions):
+    """Options of LoRA and DoRA."""
+
+    SILENT: ClassVar[frozenset[str]] = (
+        PeftOptions.SILENT
+        | CHANGING.keys()
+        | {"corda_config", "ensure_weight_tying", "eva_config", "fan_in_fan_out", "loftq_config", "lora_ga_config"}
+        | {"megatron_core", "qalora_group_size"}
+    )
+
+    lora_alpha: Real = 8
+    lora_dropout: Rate = 0.0
+    use_rslora: bool | None = False
+    use_dora: bool | None = False
+    lora_bias: bool | None = False
+    bias: str = Field("none", pattern="^(none|all|lora_only)$")
+    init_lora_weights: bool | str | None = True
+
+    @property
+    def common_alpha(self) -> float:
+        """Alpha of the modules without one of their own."""
+        return self.lora_alpha
+
+    def check_carried(self) -> None:
+        """Raise :class:`UsageError` for an option that changes the computation in an unsupported way."""
+        for option, why in CHANGING.items():
+            if self.value(option):
+                raise refuse(f"LoRA with {option}", why)
+        start = self.init_lora_weights
+        if isinstance(start, str) and start.lower().startswith(STARTS):
+            raise refuse(
+                f"LoRA that started as {start}",
+                "peft changes the frozen weights when it loads one. Save it with "
+                "path_initial_model_for_weight_conversion",
+            )
+
+    def scale(self, module: str) -> float:
+        """Return alpha / rank of a module, or alpha / sqrt(rank)."""
+        rank = self.rank(module)
+        return float(self.alpha_at(module) / (rank**0.5 if self.use_rslora else rank))

@@ -20,9 +20,13 @@ LONGEST = 500
 """Largest number of characters of a foreign text in a message."""
 
 
-def refuse(what: str, why: str) -> UsageError:
+class UnsupportedError(UsageError):
+    """A part of an adapter that this way of reading it cannot carry over."""
+
+
+def refuse(what: str, why: str) -> UnsupportedError:
     """Return the error for an unsupported part of an adapter."""
-    return UsageError(f"{_line(what)} cannot be carried over: {_line(why)}")
+    return UnsupportedError(f"{_line(what)} cannot be carried over: {_line(why)}")
 
 
 def contradiction(path: Path, option: str, configured: object, tensor: str, stored: str) -> UsageError:

@@ -64,7 +64,7 @@ def test_an_alias_without_its_package_is_fetched_from_the_hub(monkeypatch: pytes
 def test_smollm2_loads_from_its_gguf_file_and_runs() -> None:
     backbone = load("smollm2", dtype="bfloat16")
     assert (backbone.architecture, backbone.width, backbone.causal) == ("llama", 576, True)
-    assert len(backbone.ports) == 30 * 8 + 2  # linear and attention ports, embeddings, layers
+    assert len(backbone.ports) == 30 * 11 + 4  # 11 in each layer; embeddings, last norm, states of all layers, LM head
     encoded = backbone.tokenizer("The capital of France is", return_tensors="pt")
     with torch.no_grad():
         hidden = backbone.forward(Batch(dict(encoded)))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptdock.engine.core.assembly import make_task
-from adaptdock.engine.data.holdout import DUPLICATES, hold_out
+from adaptdock.engine.data.holdout import DUPLICATES, ONE_GROUP, hold_out
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.training.cross_validation import divide
 from adaptdock.engine.training.plan import plan
@@ -137,6 +137,35 @@ def test_test_data_alone_is_read_without_looking_at_labels(tmp_path: Path) -> No
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts({"a": 2, "b": 2})))
     splits, _ = load_splits(Source(data=str(tmp_path)), type(make_task("classification", {})))
     assert {split: len(records) for split, records in splits.items()} == {"train": 3, "validation": 1, "test": 4}
+
+
+@pytest.mark.parametrize("titles", [["The chapel"], ["The chapel", "The bridge"]])
+def test_questions_on_a_single_article_are_held_out_one_by_one_and_it_is_said(titles: list[str]) -> None:
+    task = make_task("qa", {"no_answer": "off"})
+    records = [
+        {
+            "question": f"Who made number {n}?",
+            "context": f"Ines made number {n}.",
+            "answers": [],
+            "title": titles[n % len(titles)],
+        }
+        for n in range(20)
+    ]
+    for record in records:
+        record["answers"] = [{"text": "Ines", "answer_start": 0}]
+    splits, notes = hold_out(records, 0, type(task), task)
+    assert len(splits["validation"]) == (2 if len(titles) == 1 else 10)
+    assert (ONE_GROUP in notes) == (len(titles) == 1)
+
+
+def test_records_that_are_all_the_same_question_cannot_be_divided() -> None:
+    task = make_task("qa", {"no_answer": "off"})
+    answers = [{"text": "Ines", "answer_start": 0}]
+    records = [{"question": "Who?", "context": "Ines did.", "answers": answers, "title": "a"} for _ in range(3)]
+    with pytest.raises(
+        DataError, match=r"3 training records on one input .* --train and --validation, or add examples"
+    ):
+        hold_out(records, 0, type(task), task)
 
 
 @given(SEEDS, st.lists(st.tuples(st.integers(0, 12), st.sampled_from(["x", "y"])), min_size=8, max_size=40))

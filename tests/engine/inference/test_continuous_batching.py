@@ -40,13 +40,14 @@ def opened(request: pytest.FixtureRequest) -> Any:
     dock = Dock(writing_backbone(request.param))
     dock.dock(acting(request.param, "lora", 0, rank=3), "one")
     dock.dock(acting(request.param, "prompt", 1, length=4), "two")
+    dock.dock(acting(request.param, "embedding-lora", 3, rank=2, lm_head=True), "four")
     dock.dock(acting(request.param, "prefix", 2, length=3), "three")
     yield dock
     dock.close()
 
 
 def test_each_text_is_what_it_is_alone_however_they_come_and_go(opened: Dock) -> None:
-    names = ["two", "three", "one", None]
+    names = ["two", "three", "four", None]
     expected = [
         opened.generate([name], [prompt], **search)[0]
         for name, prompt, search in zip(names, PROMPTS, SEARCHES, strict=True)

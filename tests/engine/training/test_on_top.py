@@ -17,7 +17,7 @@ TEXTS = ["Ada Lovelace lived in London .", "nothing here"]
 
 
 def trained(backbone: Backbone, data: Path, folder: Path, method: str, **options: object) -> AdapterFile:
-    chosen = {"epochs": 1, "learning_rate": 1e-2, "batch_size": 4, **options}
+    chosen = {"epochs": 1, "learning_rate": 1e-2, "batch_size": 4, "head_start": "random", **options}
     made = plan(backbone, "ner", method, Source(data=str(data)), chosen)
     return train_plan(made, folder, name=folder.name).adapter
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from adaptdock.engine.inference.dock import Dock, load_backbone
-from adaptdock.engine.inference.docking_trial import try_out
+from adaptdock.engine.inference.docking_trial import compare, try_out
 from adaptdock.errors import AdaptError, FileError, UsageError
 from adaptdock.hub.interchange.conversion import import_adapter
 from adaptdock.hub.interchange.incoming import Imported
@@ -236,13 +236,14 @@ def test_unknown_options_and_a_base_model_of_another_name_get_a_note(
     assert not [note for note in import_adapter(root / "lora", bert, "x").notes if "base model" in note]
 
 
-def test_a_saved_layer_norm_is_refused_as_a_module_and_not_as_a_bias(
-    root: Path, bert: Backbone, tmp_path: Path
-) -> None:
+def test_a_saved_layer_norm_that_no_option_names_acts_as_in_peft(root: Path, bert: Backbone, tmp_path: Path) -> None:
     norm = f"{FRONT}bert.encoder.layer.0.output.LayerNorm"
     both = {f"{norm}.weight": torch.full((32,), 2.0), f"{norm}.bias": torch.ones(32)}
-    with pytest.raises(UsageError, match=r"the module '.*LayerNorm' .* saved in full"):
-        import_adapter(copied(root / "lora", tmp_path / "a", {}, lambda tensors: tensors.update(both)), bert, "x")
+    folder = copied(root / "lora", tmp_path / "a", {}, lambda tensors: tensors.update(both))
+    result = import_adapter(folder, bert, "x")
+    assert [method.name for method in result.file.card.methods] == ["norms"]  # the LoRA is untrained
+    assert result.reference is not None
+    assert compare(Dock(bert), result.file, result.reference) < 1e-5
 
 
 def test_embeddings_saved_beside_a_resized_vocabulary_are_taken_where_they_are_the_backbones(tmp_path: Path) -> None:

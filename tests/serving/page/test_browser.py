@@ -1,5 +1,6 @@
 """The page in a real browser, in front of a process of its own."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -349,3 +350,67 @@ def test_a_token_is_asked_for_kept_for_the_tab_and_forgotten(
         page.get_by_role("button", name="Forget the token").click()
         expect(field).to_be_visible()
         assert page.evaluate("() => sessionStorage.length") == 0
+
+
+def draft(kind: str, text: str, answer: Any, **more: Any) -> dict[str, Any]:
+    return {"text": text, "label": answer, "adapter": answer, "kind": kind, "confirmed": False, **more}
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
+def test_a_label_is_confirmed_or_corrected_by_keyboard(
+    opened: Open, writer: Backbone, filled: Path, tmp_path: Path, viewport: dict[str, int]
+) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    path = tmp_path / "drafts.jsonl"
+    rows = [draft("label", evil, "sport", teacher="travel"), draft("label", "b", "food"), draft("label", "c", None)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    arguments = ("--backbone", writer.id, "--adapters", filled, "--state", tmp_path, "--label-file", path)
+    with live(*arguments, log=tmp_path / "serve.log") as address:
+        page = opened(address, viewport=viewport)
+        page.goto(f"{address}/label")
+        expect(page.locator("#text")).to_have_text(evil)
+        expect(page.locator("#facts")).to_have_text("adaptersportteachertravel")
+        choice = page.get_by_label("Label", exact=True)
+        expect(choice).to_be_focused()
+        assert choice.locator("option").all_inner_texts() == ["food", "no", "sport", "travel", "yes"]
+        violations = axe.Axe().run(page, options=RULES).response["violations"]
+        assert [(violation["id"], [node["html"] for node in violation["nodes"]]) for violation in violations] == []
+        page.keyboard.press("Enter")
+        expect(page.locator("#text")).to_have_text("b")
+        page.keyboard.press("Alt+ArrowDown")
+        expect(page.locator("#text")).to_have_text("c")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("the label '' is not known")
+        page.keyboard.type("tra")
+        page.keyboard.press("Enter")
+        expect(page.locator("#progress")).to_have_text("2 of 3 confirmed")
+        expect(page.locator("#text")).to_have_text("b")
+    stored = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["label"], row["confirmed"]) for row in stored] == [("sport", True), ("food", False), ("travel", True)]
+
+
+def test_spans_are_marked_by_keyboard_in_characters(
+    opened: Open, writer: Backbone, filled: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "drafts.jsonl"
+    path.write_text(json.dumps(draft("spans", TEXT, [[0, 3, "PER"]])))
+    arguments = ("--backbone", writer.id, "--adapters", filled, "--state", tmp_path, "--label-file", path)
+    with live(*arguments, log=tmp_path / "serve.log") as address:
+        page = opened(address)
+        page.goto(f"{address}/label")
+        field = page.get_by_label("Text: select a part, and press Enter to give it the label")
+        expect(field).to_be_focused()
+        page.get_by_label("Label", exact=True).select_option("PER")
+        field.focus()
+        field.evaluate("field => field.setSelectionRange(14, 14)")  # before Bob, in UTF-16 units
+        page.keyboard.type("x")  # changes nothing
+        for _ in range(3):
+            page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="Remove Bob: PER")).to_be_visible()
+        page.get_by_role("button", name="Remove Ada: PER").click()
+        page.keyboard.press("Enter")
+        expect(page.locator("#progress")).to_have_text("1 of 1 confirmed")
+    (stored,) = [json.loads(line) for line in path.read_text().splitlines()]
+    start = TEXT.index("Bob")
+    assert stored["label"] == [[start, start + 3, "PER"]]

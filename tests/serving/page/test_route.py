@@ -26,15 +26,16 @@ def test_every_file_of_the_page_is_sent_as_what_it_is(client: Client) -> None:
     assert client.get("/favicon.ico").content == (FOLDER / "icon.svg").read_bytes()
     assert client.get("/page/route.py").status_code == 404
     files = {path.name for path in FOLDER.iterdir() if path.suffix in (".js", ".css", ".svg", ".html")}
-    assert files == {"index.html", *FILES}
+    assert files == {"index.html", "label.html", *FILES}
 
 
-def test_the_policy_lets_nothing_in_that_is_inline_or_from_elsewhere(client: Client) -> None:
-    policy = client.get("/").headers["content-security-policy"]
+@pytest.mark.parametrize(("path", "name"), [("/", "index.html"), ("/label", "label.html")])
+def test_the_policy_lets_nothing_in_that_is_inline_or_from_elsewhere(client: Client, path: str, name: str) -> None:
+    policy = client.get(path).headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert "http" not in policy
-    document = (FOLDER / "index.html").read_text()
+    document = (FOLDER / name).read_text()
     assert not re.findall(r"<style|\sstyle=|\son[a-z]+=|javascript:", document)
     assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", document))
     references = re.findall(r'(?:src|href)="([^"#]+)"', document)

@@ -67,6 +67,12 @@ CASES: list[tuple[Rule, Facts, Facts, tuple[str, ...]]] = [
     ),
     (advice.train_longer, replace(GOOD, last_epoch_is_best=True), GOOD, ("--epochs",)),
     (
+        advice.train_longer,
+        replace(GOOD, last_epoch_is_best=True),
+        replace(GOOD, last_epoch_is_best=True, validation_losses=[0.5, 0.25, 0.5]),
+        ("--epochs",),
+    ),
+    (
         advice.train_shorter,
         replace(GOOD, validation_losses=[1.0, 0.5, 0.6]),
         replace(GOOD, validation_losses=[1.0, 0.5, 0.54]),

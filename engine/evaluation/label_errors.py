@@ -1,0 +1,93 @@
+"""Label errors by confident learning (Northcutt, Jiang and Chuang 2021, arXiv:1911.00068).
+
+Each example gets the class probabilities of a head that was fitted on the other folds. The threshold of a class is the
+mean probability of that class over the examples with its label. An example counts in the confident joint for its label
+and the most probable class among those whose probability reaches their threshold. Off the diagonal it is suspect if
+that class is more probable than its label.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adaptdock.plugins.contracts import FitExamples, FittedHead
+
+FOLDS = 5
+STRENGTH = 10.0
+"""Inverse regularisation (C) of the heads."""
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """An example whose label may be wrong: its number, its class, and the class that the other examples suggest."""
+
+    number: int
+    label: int
+    suggestion: int
+    label_probability: float
+    suggestion_probability: float
+
+
+def suspects(probabilities: Array, labels: Array) -> list[Suspect]:
+    """Return the suspect examples off the diagonal of the confident joint, the most suspect first.
+
+    ``probabilities`` (N, classes) are of models that have not seen the example; ``labels`` (N) are below the number of
+    classes. Examples of the greatest difference between the two probabilities come first.
+    """
+    classes = probabilities.shape[1]
+    occurring = np.bincount(labels, minlength=classes) > 0
+    thresholds = np.array(
+        [probabilities[labels == number, number].mean() if occurring[number] else np.inf for number in range(classes)]
+    )
+    confident = np.where(probabilities >= thresholds, probabilities, -1.0)
+    suggestions = confident.argmax(1)
+    numbers = np.arange(len(labels))
+    differences = probabilities[numbers, suggestions] - probabilities[numbers, labels]
+    rows = np.flatnonzero((confident.max(1) >= 0) & (differences > 0))
+    return [
+        Suspect(
+            int(row),
+            int(labels[row]),
+            int(suggestions[row]),
+            float(probabilities[row, labels[row]]),
+            float(probabilities[row, suggestions[row]]),
+        )
+        for row in rows[np.argsort(-differences[rows], kind="stable")]
+    ]
+
+
+def out_of_fold(task: FittedHead, examples: FitExamples, classes: int) -> Array | None:
+    """Return the probabilities (N, classes) of each example by a head that was fitted on the other folds.
+
+    None where a fold allows no fit, such as too few groups.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    labels, groups = examples.labels.numpy(), np.asarray(examples.groups)
+    count = min(FOLDS, len(np.unique(groups)))
+    if count < 2:
+        return None
+    probabilities = np.zeros((len(labels), classes))
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=examples.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of labels with fewer groups than folds
+        folds = list(splitter.split(labels, labels, groups))
+    for train, held_out in folds:
+        part = FitExamples(examples.vectors[train], examples.labels[train], groups[train].tolist(), seed=examples.seed)
+        head: Mapping[str, Any] | None = task.fit_head(part, STRENGTH)
+        if head is None:
+            return None
+        logits = examples.vectors[held_out] @ head["weight"].T + head["bias"]
+        probabilities[held_out] = logits.double().softmax(-1).numpy()
+    return probabilities
+
+
+def groups_of(texts: Sequence[Any]) -> list[int]:
+    """Return a number for each text, the same for equal texts: a copy in another fold would hide a wrong label."""
+    numbers: dict[Any, int] = {}
+    return [numbers.setdefault(text, len(numbers)) for text in texts]

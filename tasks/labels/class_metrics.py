@@ -1,0 +1,79 @@
+"""Metrics of class labels: scikit-learn's in percent, the calibration error, and the best temperature."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BINS = 15
+OUT_OF_SCOPE = ""
+"""The answer of a rejected text in the metrics; it is not a class."""
+
+
+def percent(share: float) -> float:
+    """Return a share in percent, with two digits."""
+    return round(100 * float(share), 2)
+
+
+def best_temperature(loss: Any) -> float:
+    """Return the temperature of the least loss."""
+    from scipy.optimize import minimize_scalar
+
+    # The logarithm keeps the temperature positive; the bounds are about 0.05 and 20.
+    minimum = minimize_scalar(lambda power: loss(math.exp(power)), bounds=(-3, 3), method="bounded")
+    return math.exp(float(minimum.x))
+
+
+def score_classes(labels: Sequence[str], gold: Sequence[str], predicted: Sequence[str]) -> dict[str, Any]:
+    """Return accuracy, macro F1 and MCC, and the figures of each class."""
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_recall_fscore_support
+
+    occurring = sorted({*gold, *predicted} - {OUT_OF_SCOPE})
+    return {
+        "accuracy": percent(accuracy_score(gold, predicted)),
+        "macro_f1": percent(f1_score(gold, predicted, labels=occurring, average="macro", zero_division=0)),
+        "mcc": percent(matthews_corrcoef(gold, predicted)) if len({*gold, *predicted}) > 1 else 0.0,
+        "by_class": _by_class(
+            labels, precision_recall_fscore_support(gold, predicted, labels=list(labels), zero_division=0)
+        ),
+    }
+
+
+def score_sets(
+    labels: Sequence[str], records: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return accuracy, micro and macro F1 of sets of labels, and the figures of each class."""
+    from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+
+    gold = [[int(name in record["label"]) for name in labels] for record in records]
+    predicted = [[int(name in prediction["labels"]) for name in labels] for prediction in predictions]
+    return {
+        "accuracy": percent(accuracy_score(gold, predicted)),
+        "micro_f1": percent(f1_score(gold, predicted, average="micro", zero_division=0)),
+        "macro_f1": percent(f1_score(gold, predicted, average="macro", zero_division=0)),
+        "by_class": _by_class(labels, precision_recall_fscore_support(gold, predicted, zero_division=0)),
+    }
+
+
+def _by_class(labels: Sequence[str], rows: Any) -> dict[str, dict[str, float | int]]:
+    return {
+        name: {"precision": percent(p), "recall": percent(r), "f1": percent(f), "support": int(support)}
+        for name, p, r, f, support in zip(labels, *rows, strict=True)
+    }
+
+
+def calibration_error(gold: Sequence[str], predictions: Sequence[Mapping[str, Any]]) -> float:
+    """Return the expected calibration error in percent: the mean gap between score and accuracy over 15 bins.
+
+    Texts out of scope are left out.
+    """
+    pairs = [pair for pair in zip(gold, predictions, strict=True) if pair[0] != OUT_OF_SCOPE]
+    if not pairs:
+        return 0.0
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
+    for want, prediction in pairs:
+        score = prediction["score"]
+        best = next(iter(prediction["scores"]))
+        bins[min(BINS - 1, int(score * BINS))].append((score, want == best))
+    # Sums instead of means weight each bin by its size.
+    gaps = [abs(sum(score for score, _ in part) - sum(right for _, right in part)) for part in bins]
+    return percent(sum(gaps) / len(pairs))
