@@ -11,7 +11,7 @@ FOLDER holds the data sets by name. Rows:
 Both sides are ``adapt sweep`` with the same grid, seed and steps, and without pruning; they differ in ``--together``
 alone. Each run has a process of its own, so that its peak of memory can be told; the time starts after the imports.
 The runs of the sides take turns, and medians are shown, with the largest difference of a weight between the sides
-(float32) and of the best validation metric. A whole table takes less than ten minutes on two free CPU cores.
+(float32) and of the best validation metric.
 """
 
 import argparse
