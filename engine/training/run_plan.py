@@ -20,6 +20,7 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.evaluation.selection import LAST_KEPT
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
 from adaptdock.engine.training.plan import Plan, draft, settle
+from adaptdock.engine.training.shared_data import SharedData
 from adaptdock.engine.training.task_sampling import Sampling, draws, shares
 from adaptdock.errors import AdaptError, UsageError
 from adaptdock.plugins import registry
@@ -210,12 +211,17 @@ def _check_equal(tasks: Mapping[str, TaskSettings]) -> None:
             )
 
 
-def plan_run(backbone: Backbone, tasks: Mapping[str, TaskSettings], sharing: SharingOptions | None = None) -> RunPlan:
-    """Plan a run of one task or several.
+def plan_run(
+    backbone: Backbone,
+    tasks: Mapping[str, TaskSettings],
+    sharing: SharingOptions | None = None,
+    data: SharedData | None = None,
+) -> RunPlan:
+    """Plan a run of one task or several; ``data`` has that of earlier plans, which is not read again.
 
     Raises the errors of :func:`completed`, :func:`draft` and :meth:`RunPlan.check`.
     """
-    sharing = sharing or SharingOptions()
+    sharing, data = sharing or SharingOptions(), data or SharedData()
     several, shared = len(tasks) > 1, len(tasks) > 1 and sharing.shared
     if several:
         check_names(tasks)
@@ -228,6 +234,7 @@ def plan_run(backbone: Backbone, tasks: Mapping[str, TaskSettings], sharing: Sha
             plans[name] = draft(
                 *(backbone, entry.task, entry.method, entry.source, options, entry.method_options, entry.task_options),
                 may_undivide=undivided,
+                shared=data,
             )
     run_plan = RunPlan(plans, sharing, [entry.weight for entry in tasks.values()])
     run_plan.check()

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -39,6 +39,8 @@ from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Calibrated, Feature, Record, Writer
 
+HeadFits = dict[Hashable, FittedHeads | None]
+"""Fitted heads by the data, method and options that decide them."""
 ON_TRAINING_DATA = (
     "the answers on this page are those for the training data: all labelled records were trained on, and the metric to "
     "expect is the one of the folds"
@@ -131,7 +133,8 @@ class TaskRun:
     """One task of a run, with its own folder for the best adapter.
 
     ``together`` is the card's entry on other tasks in the same run; ``try_folds`` measures
-    a plan without validation data on folds, after the adapter is trained.
+    a plan without validation data on folds, after the adapter is trained. ``label`` is its name among the tasks of the
+    run, by default ``name``, which is the adapter's name.
     """
 
     def __init__(
@@ -142,9 +145,11 @@ class TaskRun:
         name: str | None = None,
         together: Mapping[str, Any] | None = None,
         try_folds: Callable[[], FoldChoice | None] | None = None,
+        label: str | None = None,
     ) -> None:
         self.plan, self.dock, self.folder = plan, dock, folder
         self.name = name or plan.task_name
+        self.label = label or self.name
         self.together = dict(together or {})
         self.try_folds = try_folds
         self.heads: FittedHeads | None = None
@@ -189,9 +194,9 @@ class TaskRun:
         if self.validates and self.file.exists():
             self.best = read_file(self.file)
 
-    def check(self, tensors: Mapping[str, Tensor]) -> Validated:
-        """Validate weights; the numbers have the keys of the history."""
-        evaluation = self.validate(tensors)
+    def validated(self, evaluation: Evaluation) -> Validated:
+        """Return the newest validation; its numbers have the keys of the history."""
+        self._newest = evaluation
         name = type(self.plan.task).metric
         return Validated(self._numbers(evaluation), evaluation.metrics, {name: evaluation.metrics[name]})
 
@@ -207,11 +212,9 @@ class TaskRun:
         self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(self._with_head(tensors)))
         self._store(self.best)
 
-    def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
-        """Measure weights on the validation data, in the precision of the file."""
-        adapter = AdapterFile(self.card(0, {}), self.stored(self._with_head(tensors)))
-        self._newest = self._evaluate(adapter, "validation", write=False)
-        return self._newest
+    def candidate(self, tensors: Mapping[str, Tensor]) -> AdapterFile:
+        """Return an adapter with weights to validate, in the precision of the file."""
+        return AdapterFile(self.card(0, {}), self.stored(self._with_head(tensors)))
 
     def _with_head(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return weights with a head fitted on the vectors that they make, where pairs train the adapter alone."""
@@ -263,14 +266,22 @@ class TaskRun:
             metrics=dict(metrics),
         )
 
-    def fit_heads(self, head: Answering, acting: Acting, answers_alone: bool = True) -> None:
+    def fit_heads(self, head: Answering, acting: Acting, answers_alone: bool, earlier: HeadFits) -> None:
         """Fit the head on the vectors of the frozen backbone, and start from it, if the options say so.
+
+        Among ``earlier`` may be the fit of an equal method on the same data.
 
         Unless it ``answers_alone`` the fitted head is never saved in place of the trained adapter, which others share.
         """
         if self.plan.options.head_start == "random":
             return
-        heads = fit_heads(self.plan, self.dock.ports, acting)
+        plan = self.plan
+        options = plan.options.seed, plan.options.class_weights, plan.reading.max_length
+        methods = tuple(entry.model_dump_json() for entry in (*plan.methods, *plan.on))
+        data = id(plan.records["train"]), plan.task_name, plan.task.options.model_dump_json()
+        if (key := (*data, *options, *methods)) not in earlier:
+            earlier[key] = fit_heads(plan, self.dock.ports, acting)
+        heads = earlier[key]
         if heads is not None:
             head.load(heads.start)
         if answers_alone:

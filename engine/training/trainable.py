@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adaptdock.engine.core.assembly import HEAD, Assembly, Part, lowest_layer
-from adaptdock.engine.core.forward import for_head, mask_for, resumed, routed_lm_head, states
+from adaptdock.engine.core.forward import for_head, mask_for, resumed, routed_lm_head, shared_states, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Action
 from adaptdock.engine.training.member_dropout import Draw, DropoutSeed, MaskedActs, MemberDropout
@@ -119,8 +119,10 @@ class Trainable(nn.Module):
                 self.heads.append(Answering(task, start))
                 if position == 0:
                     self.adapters.append(Acting(task.assembly, start, generator))
-        self.losses: list[list[float]] = [[] for _ in self.heads]
+        self.losses: list[list[Tensor]] = [[] for _ in self.heads]
         """The losses of each task since the last report; not collected for a single task."""
+        self.newest: dict[int, Tensor] = {}
+        """The loss of each member with rows in the newest batch."""
         self._outside = (backbone, ports)  # in a tuple, so that torch does not register the backbone as a submodule
         self._seeds = [DropoutSeed(tasks[0].seed, tasks[0].backbone_dropout) for tasks in members]
 
@@ -139,6 +141,11 @@ class Trainable(nn.Module):
         heads = [head for head, owner in zip(self.heads, self.owners, strict=True) if owner == member]
         return [weight for module in (self.adapters[member], *heads) for weight in module.parameters()]
 
+    def drop_gradients(self, member: int) -> None:
+        """Forget the gradients of a member, so that no step changes its weights."""
+        for weight in self.weights_of(member):
+            weight.grad = None
+
     def tensors(self) -> list[dict[str, Tensor]]:
         """Return, for each task, a copy of its weights by their names in the file, in float32."""
         acting = [copied(adapter.tensors()) for adapter in self.acting]
@@ -154,13 +161,15 @@ class Trainable(nn.Module):
         factors: Sequence[float] | None = None,
         draw: Draw | None = None,
         entering: Tensor | None = None,
+        texts: Sequence[int] | None = None,
         **inputs: Tensor,
     ) -> dict[str, Tensor]:
         """Return the loss of a batch: the sum over members of the mean over a member's rows, times its factor.
 
         ``tasks`` (R) has the number of each row's task, the first by default; ``labels`` and ``row_inputs`` have an
         entry for each task, for its rows. ``draw`` makes dropout independent of other members.
-        ``entering`` (R, T, W) are cached states below the lowest adapted layer.
+        ``entering`` (R, T, W) are cached states below the lowest adapted layer. ``texts`` (R) has equal numbers for
+        rows with equal inputs.
         """
         backbone, ports = self._outside
         inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
@@ -172,22 +181,26 @@ class Trainable(nn.Module):
         rows = TrainedRows(backbone, self.acting, owners, self.training, masks)
         drops = self.training and any(self._seeds[owner].backbone for owner in owners)
         with dropping(backbone.model, drops), masks or nullcontext():
-            if entering is None:
+            if entering is None and texts is not None and not drops:
+                hidden = shared_states(backbone, ports, rows, inputs, first.head.reads, texts)
+            elif entering is None:
                 hidden = states(backbone, ports, rows, inputs, first.head.reads)
             else:
                 hidden = resumed(backbone, ports, rows, inputs, lowest_layer(first), entering)
-        losses = []
+        losses: dict[int, list[Tensor]] = {owner: [] for owner in sorted(set(owners))}
         for task, loss in self._losses(hidden, mask, labels, row_inputs, tasks):
             owner = self.owners[task]
-            losses.append(loss * (tasks.count(task) / owners.count(owner)) * (factors[owner] if factors else 1.0))
+            losses[owner].append(
+                loss * (tasks.count(task) / owners.count(owner)) * (factors[owner] if factors else 1.0)
+            )
         if self.training:
-            penalties = {owner: self.acting[owner].penalty() for owner in sorted(set(owners))}
-            losses += [
-                penalty * (factors[owner] if factors else 1.0)
-                for owner, penalty in penalties.items()
-                if penalty is not None
-            ]
-        return {"loss": torch.stack(losses).sum()}
+            for owner, terms in losses.items():
+                penalty = self.acting[owner].penalty()
+                if penalty is not None:
+                    terms.append(penalty * (factors[owner] if factors else 1.0))
+        totals = {owner: torch.stack(terms).sum() for owner, terms in losses.items()}
+        self.newest = {owner: total.detach() for owner, total in totals.items()}
+        return {"loss": torch.stack(list(totals.values())).sum()}
 
     def _losses(
         self,
@@ -213,7 +226,7 @@ class Trainable(nn.Module):
             with routed_lm_head(ports, self.answering[task].assembly.head, rows, own_states):
                 loss = self.heads[task](backbone, own_states, own_mask, labels[task], of_rows)
             if len(self.heads) > 1:
-                self.losses[task].append(float(loss.detach()))
+                self.losses[task].append(loss.detach())
             yield task, loss
 
     def after_step(self, member: int, step: int, steps: int) -> None:
