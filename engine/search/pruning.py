@@ -7,13 +7,13 @@ import numpy as np
 UNJUDGED, UNJUDGED_EPOCHS = 4, 2
 """The fewest other trials, and the first epoch, with which a trial may be pruned."""
 PRUNED = "pruned"
-"""Attribute of a trial in a study that has been pruned while its pass goes on."""
+"""Attribute of a trial in a study that has been pruned while its pass continues."""
 
 
 class HalfOfOthers:
     """Prunes a trial whose best metric is worse than the median of the other trials after as many epochs.
 
-    The other trials are the complete ones, and those of the same pass that reached this epoch and go on. The rule is
+    The other trials are the complete ones, and those of the same pass that reached this epoch and continue. The rule is
     asynchronous: a trial with smaller batches than others waits for none of them. Optuna's pruner of this rule
     compares with complete trials alone, so it could prune nothing in the first pass.
     """

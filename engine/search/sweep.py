@@ -332,7 +332,7 @@ class Sweep:
         return "complete"
 
     def _trial(self, number: int) -> Any:
-        """Return a trial of a killed process, to go on with."""
+        """Return a trial of a killed process, to continue with."""
         frozen = self._study.get_trials(deepcopy=False)[number]
         return self._optuna.trial.Trial(self._study, frozen._trial_id)
 
