@@ -31,7 +31,7 @@ def pairs_of(assembly: Assembly, units: Sequence[Sequence[Feature]]) -> bool:
 
 
 def pair_loss(vectors: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean loss of the vectors (R, W) with a class that another row has too; 0 without a row of that kind."""
+    """Return the mean loss of the vectors (R, W) with a class that another row has too; 0 without such rows."""
     directions = functional.normalize(vectors.float(), dim=-1)
     alone = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     similarities = (directions @ directions.T / TEMPERATURE).masked_fill(alone, -torch.inf)
