@@ -1,15 +1,19 @@
 """Few labels: an adapter trained with no option but its task, beside the answers that anyone gets in one line.
 
     python benchmarks/few.py FOLDER [--sets sms_spam,banking77] [--sizes 4,8,32] [--draws 3] [--sides lr,adapt]
+        [--rows FILE]
 
-FOLDER holds the data sets by name. A size is the labelled texts of each class (the sentences, for words); ``all`` is
+FOLDER holds the data sets by name; a set that is not named here is a folder with train.jsonl and test.jsonl, of texts
+with labels. ``--rows`` adds a line to a file after each side of a draw; the same command later does only what the file
+lacks. A size is the labelled texts of each class (the sentences, for words); ``all`` is
 everything. Each draw takes other records, the same for every side; the metric is measured on the same test records
 (``--tested``). Sides:
 
     majority  the most frequent class, or the most frequent tag of each word
     tfidf     logistic regression on TF-IDF of words and pairs of words
     lr        logistic regression on the frozen mean states, C by cross-validation
-    setfit    SetFit on the same checkpoint, its defaults; needs the package setfit
+    setfit    SetFit on the same checkpoint, its defaults, which take all pairs (``--setfit-steps`` limits them);
+              needs the package setfit
     peft      PEFT LoRA of rank 8 on query and value; rate and epochs tuned on a fifth of the records held out
     full      full fine-tuning; rate and epochs tuned likewise
     adapt     adapt train --task TASK --train FILE
@@ -29,9 +33,10 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -100,6 +105,19 @@ def genres(folder: Path) -> tuple[list[Record], list[Record]]:
     return sentences("dev"), sentences("test")
 
 
+def of_files(name: str) -> DataSet:
+    """Return the set of texts in train.jsonl and test.jsonl of the folder ``name``."""
+
+    def read(folder: Path) -> tuple[list[Record], list[Record]]:
+        train, test = (
+            [json.loads(line) for line in (folder / name / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+            for split in ("train", "test")
+        )
+        return train, test
+
+    return DataSet("classification", read)
+
+
 def words_of(task: str, train: str, test: str) -> Callable[[Path], tuple[list[Record], list[Record]]]:
     """Return what reads sentences of tagged words from two files."""
 
@@ -155,6 +173,9 @@ class Case:
     folder: Path
     backbone: Backbone
     seed: int
+    setfit_steps: int = -1
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the product says of its choice."""
 
     @property
     def metric(self) -> str:
@@ -226,13 +247,19 @@ def setfit(case: Case) -> float:
     from setfit import SetFitModel, Trainer, TrainingArguments
 
     train, labels, test, gold = case.texts
+    alike = sum(count * (count - 1) // 2 for count in Counter(labels).values())
+    unlike, most = len(labels) * (len(labels) - 1) // 2 - alike, case.setfit_steps
     transformer = models.Transformer(str(resolve("minilm").folder))
     body = SentenceTransformer(modules=[transformer, models.Pooling(transformer.get_word_embedding_dimension())])
     from sklearn.linear_model import LogisticRegression
 
     model = SetFitModel(model_body=body, model_head=LogisticRegression(max_iter=1000))
     arguments = TrainingArguments(
-        batch_size=BATCH, num_epochs=1, seed=case.seed, output_dir=str(case.folder / "setfit")
+        batch_size=BATCH,
+        num_epochs=1,
+        max_steps=most if -1 < most < math.ceil(2 * max(alike, unlike) / BATCH) else -1,
+        seed=case.seed,
+        output_dir=str(case.folder / "setfit"),
     )
     Trainer(model=model, args=arguments, train_dataset=Dataset.from_dict({"text": train, "label": labels})).train()
     return share([str(answer) for answer in model.predict(test)], gold)
@@ -241,6 +268,9 @@ def setfit(case: Case) -> float:
 def adapt(case: Case) -> float:
     made = plan(case.backbone, case.made.task_name, source=source_of(case.folder), options={"seed": case.seed})
     (result,) = carry_out(RunPlan.of(made), case.folder / "run").values()
+    training = result.adapter.card.training
+    case.details = {name: training[name] for name in ("folds", "fitted_head", "shortfall") if name in training}
+    case.details["bytes"] = result.size
     return float(result.adapter.card.metrics["test"][case.metric])
 
 
@@ -345,21 +375,21 @@ def source_of(folder: Path) -> Source:
 
 
 def cases(arguments: argparse.Namespace, backbone: Backbone) -> Iterator[tuple[str, str, Case]]:
-    """Yield data set, size and case of each draw."""
-    for name in arguments.sets.split(","):
-        train, test = SETS[name].read(Path(arguments.folder))
+    """Yield data set, size and case of each draw, all sets and sizes before the next draw."""
+    sets = {name: SETS.get(name) or of_files(name) for name in arguments.sets.split(",")}
+    records = {name: data_set.read(Path(arguments.folder)) for name, data_set in sets.items()}
+    for seed, size, name in product(range(arguments.draws), arguments.sizes.split(","), sets):
+        train, test = records[name]
         test = Random(1).sample(test, min(arguments.tested, len(test)))
-        for size in arguments.sizes.split(","):
-            for seed in range(arguments.draws):
-                with tempfile.TemporaryDirectory() as place:
-                    folder = Path(place)
-                    known = drawn(train, None if size == "all" else int(size), seed)
-                    for split, records in (("train", known), ("test", learnable(known, test))):
-                        (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-                    options = {"hold_out": "auto", "seed": seed}
-                    made = plan(backbone, SETS[name].task, source=source_of(folder), options=options)
-                    made.records["train"] += made.records.pop("validation", [])
-                    yield name, size, Case(made, folder, backbone, seed)
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            known = drawn(train, None if size == "all" else int(size), seed)
+            for split, rows in (("train", known), ("test", learnable(known, test))):
+                (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            options = {"hold_out": "auto", "seed": seed}
+            made = plan(backbone, sets[name].task, source=source_of(folder), options=options)
+            made.records["train"] += made.records.pop("validation", [])
+            yield name, size, Case(made, folder, backbone, seed, arguments.setfit_steps)
 
 
 def learnable(train: Sequence[Record], test: Sequence[Record]) -> list[Record]:
@@ -379,6 +409,28 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean:.1f} ± {half:.1f}"
 
 
+def rows_of(file: Path | None) -> list[dict[str, Any]]:
+    """Return the rows of an earlier run."""
+    if file is None or not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def show(rows: Sequence[dict[str, Any]], sides: Sequence[str]) -> None:
+    """Print means with intervals, and the CPU seconds of each side over the draws that it has."""
+    values: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        values[row["set"], row["size"]][row["side"]].append(row["value"])
+        seconds[row["side"]].append(row["seconds"])
+    print("| set | size | draws | " + " | ".join(sides) + " |\n|" + "---|" * (len(sides) + 3))
+    for (name, size), by_side in values.items():
+        cells = [interval(by_side[side]) if by_side[side] else "" for side in sides]
+        print(f"| {name} | {size} | {max(map(len, by_side.values()))} | " + " | ".join(cells) + " |")
+    means = [f"{side} {statistics.fmean(seconds[side]):.0f}" for side in sides if seconds[side]]
+    print("CPU seconds a draw:", ", ".join(means))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
@@ -387,26 +439,33 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--tested", type=int, default=1000)
+    parser.add_argument("--backbone", default="minilm", help="that of lr and adapt; the other sides use MiniLM")
+    parser.add_argument("--dtype", default="float32", help="precision of the backbone of lr and adapt")
+    parser.add_argument(
+        "--setfit-steps", type=int, default=-1, help="most steps of SetFit; -1: as many as its pairs give"
+    )
+    parser.add_argument("--rows", type=Path)
     arguments = parser.parse_args()
     print(machine(), flush=True)
     sides = arguments.sides.split(",")
-    backbone = load_backbone("minilm", LoadOptions(device="cpu", dtype="float32"))
-    found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    backbone = load_backbone(arguments.backbone, LoadOptions(device="cpu", dtype=arguments.dtype))
+    rows = rows_of(arguments.rows)
+    done = {(row["set"], row["size"], row["draw"], row["side"]) for row in rows}
     for name, size, case in cases(arguments, backbone):
         for side in sides:
-            if side in TEXTS_ALONE and SETS[name].task != "classification":
+            texts = case.made.task_name == "classification"
+            if (side in TEXTS_ALONE and not texts) or (name, size, case.seed, side) in done:
                 continue
             started = time.process_time()
             value = SIDES[side](case)
-            found[name, size][side].append((value, time.process_time() - started))
-            print(f"{name} {size} draw {case.seed} {side} {value:.1f}", file=sys.stderr, flush=True)
-    print("| set | size | " + " | ".join(sides) + " |\n|" + "---|" * (len(sides) + 2))
-    for (name, size), row in found.items():
-        cells = [interval([value for value, _ in row[side]]) if row[side] else "" for side in sides]
-        print(f"| {name} | {size} | " + " | ".join(cells) + " |")
-    print("CPU seconds a draw:", end=" ")
-    spent = {side: [s for row in found.values() for _, s in row.get(side, [])] for side in sides}
-    print(", ".join(f"{side} {statistics.fmean(seconds):.0f}" for side, seconds in spent.items() if seconds))
+            seconds = round(time.process_time() - started, 1)
+            draw = {"set": name, "size": size, "draw": case.seed, "side": side, "value": value, "seconds": seconds}
+            rows.append({**draw, **case.details} if side == "adapt" else draw)
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            if arguments.rows:
+                with arguments.rows.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+    show(rows, sides)
 
 
 if __name__ == "__main__":

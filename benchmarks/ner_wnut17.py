@@ -2,10 +2,10 @@
 
     python benchmarks/ner_wnut17.py FOLDER [--sides lora,lora@int8,peft,full] [--epochs 3] [--seed 0] [--moved]
 
-All sides see the same data, epochs and batch size. Ours run with their recipes; PEFT and full
-fine-tuning run with transformers' Trainer as its documentation shows it. F1 is seqeval's, of whole
-entities; dev decides (the best epoch is kept on every side), test is reported. Times are of training
-with its validations, the loading of data and models left out.
+All sides see the same data, epochs and batch size, and group sentences by length. Ours run with their
+recipes; PEFT and full fine-tuning run with transformers' Trainer as its documentation shows it. F1 is
+seqeval's, of whole entities; dev decides (the best epoch is kept on every side), test is reported. Times
+are of training with its validations, the loading of data and models left out.
 """
 
 import argparse
@@ -142,6 +142,7 @@ def theirs(side: str, folder: Path, arguments: argparse.Namespace, rate: float) 
                 num_train_epochs=arguments.epochs,
                 per_device_train_batch_size=BATCH,
                 per_device_eval_batch_size=2 * BATCH,
+                train_sampling_strategy="group_by_length",
                 learning_rate=rate,
                 warmup_steps=0.1,
                 weight_decay=0.01,

@@ -12,6 +12,7 @@ import click
 from adaptdock.cli.common.auto_install import located
 from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, batch_size_option, data_flags, load_options
 from adaptdock.cli.common.inputs import LAYOUTS, LINES, from_arguments, from_file, from_lines
+from adaptdock.cli.common.labelling import check_file_output, is_folder, label, labelling_flags
 from adaptdock.cli.common.output import answer_line, console, note, to_json
 from adaptdock.cli.common.streaming import Arriving, arrives, lines, take
 from adaptdock.engine.data.prediction_files import FORMS, PLAIN_FORMS, check_form, encoded, form_of
@@ -48,7 +49,8 @@ class Answering:
     "source",
     cls=Flag,
     metavar="FILE",
-    help="Read inputs from a file in the format of its suffix. Without a suffix a line is a text. - is standard input.",
+    help="Read inputs from a file in the format of its suffix. Without a suffix a line is a text. - is standard "
+    "input. With an output folder, also a folder or a pattern such as 'texts/*.parquet'.",
 )
 @click.option(
     "--format",
@@ -62,9 +64,9 @@ class Answering:
 @click.option(
     "--output",
     cls=Flag,
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write the predictions to a file instead of printing them; the suffix names the format.",
+    metavar="FILE|FOLDER/",
+    help="Write the predictions to a file instead of printing them; the suffix names the format. With a slash at the "
+    "end, label many files into a folder of Parquet files; a run that was killed continues.",
 )
 @click.option(
     "--output-format",
@@ -72,7 +74,12 @@ class Answering:
     type=click.Choice(FORMS),
     help="Format of the output. adapt train reads all of them as training data.",
 )
-@click.option("--overwrite", cls=Flag, is_flag=True, help="Replace an existing output file.")
+@click.option(
+    "--overwrite",
+    cls=Flag,
+    is_flag=True,
+    help="Replace an existing output file; in an output folder, parts whose input, adapter or options have changed.",
+)
 @click.option("--yes", cls=Flag, is_flag=True, help="Install a published adapter that is not installed yet.")
 @click.option(
     "--require-signed",
@@ -100,6 +107,11 @@ def command(words: tuple[str, ...], source: str | None, layout: str, **values: A
     With neither TEXT nor --input, read standard input: one text or JSON object per line. A line of a pipe or
     terminal is answered when it arrives.
     """
+    if is_folder(values["output"]):
+        label(words, source, layout, values)
+        return
+    check_file_output(values)
+    values["output"] = Path(values["output"]) if values["output"] else None
     url = values["url"]
     _check(words, url, values)
     texts = words if url else words[1:]
@@ -128,6 +140,7 @@ command.params += [
     Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
     *(flag for flag in data_flags({}) if flag.name in ("columns", "encoding")),
     *LOADING.flags,
+    *labelling_flags(),
 ]
 
 

@@ -24,17 +24,31 @@ from adaptdock.cli.common.output import note, say, show_json, show_metrics, show
 from adaptdock.cli.train import NOT_IN_CONFIG, choose, what_flags
 from adaptdock.cli.training.output_paths import LOG, begin, check_places, run_folder
 from adaptdock.cli.training.progress import watching
+from adaptdock.cli.training.settings import CONFIG as RUN_CONFIG
 from adaptdock.cli.training.settings import Chosen, Settings, decide
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.search.sweep import Finished, Pruned, Report, SearchOptions, Space, Sweep, Trial, ranked
+from adaptdock.engine.search.sweep import (
+    TOGETHER,
+    Finished,
+    Halving,
+    Outcome,
+    Proposals,
+    SearchOptions,
+    Space,
+    Sweep,
+    Trial,
+    ranked,
+)
+from adaptdock.engine.training.joint_run import EndedEarly, Training, train_together
+from adaptdock.engine.training.memory import members_that_fit
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.progress import Progress
-from adaptdock.engine.training.run import train_plan
 from adaptdock.engine.training.run_folders import BEST, run_name
 from adaptdock.engine.training.run_plan import plan_run
-from adaptdock.engine.training.trainer import CHECKPOINTS
+from adaptdock.engine.training.shared_data import SharedData
+from adaptdock.engine.training.task_run import Result
 from adaptdock.errors import AdaptError, UnknownNameError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.hub.artefact.locks import changing
@@ -194,8 +208,19 @@ def _search(searched: Searched, values: dict[str, Any], common: Settings, space:
     seed = plans[0].options.seed
     sweep = Sweep(space, values["method"], trials.lower_is_better, options, seed, trials.identity(space))
     _clear(common, keep_trials=options.study is not None)
-    ending = sweep.run(trials, _tell(sweep, trials.metric))
+    together = options.together or _fitting(plans)
+    ending = sweep.run(trials, _tell(sweep, trials.metric), common.run_dir, together)
     return _end(sweep, trials, common, ending == "interrupted", values["as_json"])
+
+
+def _fitting(plans: Sequence[Plan]) -> int:
+    """Return the number of trials in a pass that memory allows, measured with the method that needs the most."""
+    if any(plan.options.cache or plan.options.report_to for plan in plans):
+        note("trials train one after the other: --cache and --report-to are of one training each")
+        return 1
+    count, reason = min(members_that_fit(plan, TOGETHER) for plan in plans)
+    note(f"up to {count} trials train in one pass (--together): {reason}")
+    return count
 
 
 class Trials:
@@ -203,6 +228,7 @@ class Trials:
 
     def __init__(self, searched: Searched, values: Mapping[str, Any], backbone: Backbone) -> None:
         self.searched, self.values, self.backbone = searched, values, backbone
+        self.data = SharedData()
         task = registry.load("task", values["task"])
         self.metric: str = task.metric
         self.lower_is_better: bool = task.lower_is_better
@@ -217,7 +243,7 @@ class Trials:
         divided = {
             name: replace(entry, training={**entry.training, "hold_out": "always"}) for name, entry in tasks.items()
         }
-        (trial_plan,) = plan_run(self.backbone, divided).plans.values()
+        (trial_plan,) = plan_run(self.backbone, divided, data=self.data).plans.values()
         return trial_plan
 
     def identity(self, space: Space) -> str:
@@ -232,38 +258,57 @@ class Trials:
         }
         return repr((fingerprints["data"], fingerprints["backbone"], sorted(searched), fixed, self.metric))
 
-    def __call__(self, number: int, tried: Mapping[str, Any], report: Report) -> Finished:
-        """Train with the settings of a trial, and without the test data."""
-        folder = Path(self.values["run_dir"]) / TRIAL.format(number)
-        settings = self.searched.settings({**self.values, **tried, "run_dir": str(folder)})
-        trial_plan = self.plan(tried)
-        trial_plan.records.pop("test", None)
-        with run_folder(folder):
-            return self._train(trial_plan, settings, report)
+    def __call__(self, proposals: Proposals, judge: Halving) -> dict[int, Outcome]:
+        """Train the trials of a pass, without the test data."""
+        outcomes: dict[int, Outcome] = {}
+        trainings: dict[str, Training] = {}
+        numbers: dict[str, int] = {}
+        with ExitStack() as open_files:
+            watches = {}
+            for number, tried in proposals.values.items():
+                folder = proposals.folder.parent / TRIAL.format(number)  # a resumed pass stays where it began
+                settings = self.searched.settings({**self.values, **tried, "run_dir": str(folder)})
+                try:
+                    trial_plan = self.plan(tried)
+                except AdaptError as error:
+                    outcomes[number] = error
+                    continue
+                trial_plan.records.pop("test", None)
+                open_files.enter_context(run_folder(folder))
+                if not proposals.resumed or not (folder / RUN_CONFIG).exists():
+                    begin(settings)
+                label = folder.name
+                numbers[label] = number
+                trainings[label] = Training(trial_plan, folder, next(iter(settings.tasks)))
+                watches[label] = open_files.enter_context(watching(folder / LOG, silent=True))
 
-    def _train(self, trial_plan: Plan, settings: Settings, report: Report) -> Finished:
-        folder = settings.run_dir
-        begin(settings)
-        with watching(folder / LOG, silent=True) as watch:
+            def hear(validated: Mapping[str, Progress]) -> list[str]:
+                for label, progress in validated.items():
+                    watches[label](progress)
+                scores = {
+                    numbers[label]: (progress.epoch, float((progress.metrics or {})[self.metric]))
+                    for label, progress in validated.items()
+                    if progress.step < progress.steps
+                }
+                ended = judge(scores)
+                return [label for label in validated if numbers[label] in ended]
 
-            def hear(progress: Progress) -> None:
-                watch(progress)
-                if progress.metrics is not None and 0 < progress.step < progress.steps:
-                    report(progress.epoch, float(progress.metrics[self.metric]))
+            if trainings:
+                results = train_together(trainings, proposals.folder, hear, proposals.resumed)
+                outcomes |= {numbers[label]: self._outcome(trainings[label], results[label]) for label in trainings}
+        return outcomes
 
-            try:
-                result = train_plan(trial_plan, folder, next(iter(settings.tasks)), hear)
-            except (AdaptError, Pruned):
-                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-                raise
-        result.report(folder, trial_plan)
+    def _outcome(self, training: Training, result: Result | AdaptError) -> Outcome:
+        if isinstance(result, AdaptError):
+            return None if isinstance(result, EndedEarly) else result
+        result.report(training.folder, training.plan)
         score = result.adapter.card.metrics.get("validation", {}).get(self.metric, float("nan"))
-        best = trial_plan.criterion.best(result.history)
+        best = training.plan.criterion.best(result.history)
         return Finished(
             float(score),
             result.epochs,
             result.seconds,
-            folder.absolute(),
+            training.folder.absolute(),
             result.ending == "interrupted",
             None if best is None else best["eval_loss"],
         )
@@ -288,7 +333,7 @@ class Trials:
 def _clear(common: Settings, keep_trials: bool) -> None:
     """Create the sweep's folder; trials of an earlier sweep are deleted unless a study continues them."""
     begin(common)
-    for folder in () if keep_trials else common.run_dir.glob("trial-*"):
+    for folder in () if keep_trials else [*common.run_dir.glob("trial-*"), *common.run_dir.glob("pass-*")]:
         shutil.rmtree(folder)
 
 

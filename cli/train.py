@@ -38,7 +38,7 @@ from adaptdock.cli.training.settings import Chosen, Settings, decide, recall
 from adaptdock.cli.training.summary import show_plan, show_results
 from adaptdock.cli.training.tasks_file import read_tasks
 from adaptdock.engine.core.assembly import validated
-from adaptdock.engine.core.distributed import check_alone, placed, ranks
+from adaptdock.engine.core.distributed import check_alone, launcher_note, placed, ranks
 from adaptdock.engine.training.cross_validation import FoldOptions
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
 from adaptdock.engine.training.label_shares import CurveOptions
@@ -242,6 +242,9 @@ def _is_given(name: str, value: Any) -> bool:
 def _check_shared(settings: Settings) -> None:
     """Refuse options that several processes don't support, before the processes wait for each other."""
     placed(settings.load)
+    remark = launcher_note()
+    if remark:
+        note(remark)
     if settings.several:
         check_alone("adapt train --tasks")
     if any(entry.training["unlabelled"] for entry in settings.tasks.values()):

@@ -221,6 +221,20 @@ class Summable(Protocol):
 
 
 @runtime_checkable
+class ClassicallyAnswered(Protocol):
+    """A task that simple methods can answer without a backbone; a run says where they do better than its adapter."""
+
+    def classic_answers(
+        self, train: Sequence[Record], records: Sequence[Record]
+    ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Return predictions of the records, as :meth:`Task.score` reads them, by the name of each method.
+
+        The methods learn from the cleaned records ``train``. The name is the subject of a sentence: "logistic
+        regression on TF-IDF of the words". Empty where none applies.
+        """
+
+
+@runtime_checkable
 class Occludable(Protocol):
     """A task whose answers can be explained by leaving out words of the text (occlusion)."""
 

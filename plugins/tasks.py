@@ -161,6 +161,8 @@ class Task(ABC):
     """The metric that selects the best weights."""
     lower_is_better: ClassVar[bool] = False
     """Whether a lower value of :attr:`metric` is better."""
+    baseline_answer: ClassVar[str] = "the same answer to every input"
+    """The subject of a sentence about :meth:`baseline`, in the singular."""
     measured_before: ClassVar[bool] = False
     """Whether validation also measures the bare backbone, which can solve the task without training."""
     together: ClassVar[bool] = False
@@ -246,7 +248,8 @@ class Task(ABC):
     def baseline(self, records: Sequence[Record]) -> dict[str, Any] | None:
         """Return the metrics of the best constant answer (the majority class), or None, the default.
 
-        An adapter with no better metrics has learnt nothing useful.
+        An adapter with no better metrics has learnt nothing useful. Another answer that takes no training needs
+        :attr:`baseline_answer`.
         """
         return None
 

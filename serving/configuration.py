@@ -110,6 +110,8 @@ class ServingOptions(Options):
     """Serve only installed adapters that a trusted publisher has signed, and copies of them."""
     locked: str | None = None
     """Lock file of adapt install --lock; only adapters whose content is in this file are served."""
+    open_metrics: bool = False
+    """Answer /metrics without a token, for gateways that send none; the metrics name all adapters."""
     label_file: str | None = None
     """File of adapt label whose rows the page /label confirms; the only file that this page writes."""
     probes: bool = True

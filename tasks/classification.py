@@ -1,4 +1,4 @@
-"""Classification of a text: one label, or several (also under the names sentiment, spam, topic and intent).
+"""Classification of a text: one label, or several (also under the name topic).
 
 One label is the softmax over the classes; several labels are a sigmoid each (binary relevance). Scores can be
 calibrated on the validation data: logits are divided by the temperature with the least negative log-likelihood (Guo et
@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import AnnotatedText, AnswerKind, Cleaned, Decision, FitExamples, Head, Outcome, Record
+from adaptdock.plugins.toolkit.classic_answers import bag_of_words
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead, VectorLength
 from adaptdock.plugins.toolkit.linear_fit import fit_classes, fit_sets
 from adaptdock.plugins.toolkit.nearest_class import FURTHEST, NearestClassHead, class_centres
@@ -439,6 +440,20 @@ class Classification(SequenceTask):
         scores = dict.fromkeys(labels, 1.0)
         answer = {"labels": labels} if self.options.multi_label else {"label": labels[0], "score": 1.0}
         return self.score(records, [{**answer, "scores": scores}] * len(records))
+
+    def classic_answers(self, train: Sequence[Record], records: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
+        """Return the classes that a bag of the words gives; nothing for several labels."""
+        if self.options.multi_label:
+            return {}
+        labelled = [record for record in train if record["label"] in self.options.labels]
+        texts, asked = ([joined_texts(record) for record in part] for part in (labelled, records))
+        scores = bag_of_words(texts, [record["label"] for record in labelled], asked)
+        if scores is None:
+            return {}
+        best = [(row, max(row, key=row.__getitem__)) for row in scores]
+        ordered = [(label, row[label], dict(sorted(row.items(), key=lambda item: -item[1]))) for row, label in best]
+        answers = [{"label": label, "score": score, "scores": by_label} for label, score, by_label in ordered]
+        return {"logistic regression on TF-IDF of the words": answers}
 
     def render(self, prediction: Mapping[str, Any]) -> str:
         """Write the label before the text: ``[card arrival 0.93] Where is my card?``."""

@@ -31,6 +31,7 @@ from adaptdock.plugins.contracts import (
     Record,
     Task,
 )
+from adaptdock.plugins.toolkit.classic_answers import most_similar_sentence
 from adaptdock.plugins.toolkit.heads import SpanHead
 from adaptdock.plugins.toolkit.windowing import Span, located_windows
 from adaptdock.tasks.reading.answer_formats import Places, context_of, given_answers
@@ -101,6 +102,7 @@ class QA(Task):
     texts = ("question",)
     layout = "json"
     metric = "f1"
+    baseline_answer = "no answer, or the sentence most like the question,"
     sample = Path(__file__).parent / "samples" / "qa"
     recipes = RECIPES
 
@@ -343,8 +345,10 @@ class QA(Task):
         return Outcome(error, tuple(passages), ((kinds[0], kinds[1]),), ((prediction["score"], right),))
 
     def baseline(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Return the metrics of "no answer" to every question."""
-        return self.score(records, [{"answer": None}] * len(records))
+        """Return the better metrics of two answers: none to any question, and the sentence most like the question."""
+        sentences = [most_similar_sentence(record["question"], record["context"]) for record in records]
+        answers = ([{"answer": None}] * len(records), [{"answer": sentence or None} for sentence in sentences])
+        return max((self.score(records, rows) for rows in answers), key=lambda metrics: metrics[self.metric])
 
     def render(self, prediction: Mapping[str, Any]) -> str:
         """Mark the answer in its context: ``Who wrote it? In 1843 [Ada Lovelace|0.93] wrote``."""

@@ -13,12 +13,14 @@ import click
 
 from adaptdock.cli.common.completion import VARIABLE, complete
 from adaptdock.cli.common.output import LINES, filtered
-from adaptdock.engine.core.distributed import leave, ranks
+from adaptdock.engine.core.distributed import leave, ranks, repeats_first
 from adaptdock.errors import AdaptError
 from adaptdock.plugins.escapes import escaped
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 """What a shell reports of a program that SIGINT or SIGPIPE ended."""
+CLOSED = "Connection closed by peer"
+"""What torch's gloo reports in the processes that lose another."""
 MEMORY = (
     "out of memory: {}. A smaller --batch-size or --max-length, --dtype bfloat16, --quantize or "
     "--device-map auto makes do with less."
@@ -47,7 +49,7 @@ def _run(app: click.Command, arguments: Sequence[str]) -> int:
     except Exception as error:
         message, status = describe(error, debug)
         if not ranks().first:
-            if status == 2:  # wrong arguments or data, of which the first process says the same
+            if status == 2 and repeats_first():
                 return status
             message = f"process {ranks().rank}: {message}"
         if debug:
@@ -88,6 +90,8 @@ def describe(error: Exception, debug: bool = False) -> tuple[str, int]:
         return _usage(error), 2
     if isinstance(error, MemoryError) or _is_torch_memory(error):
         return MEMORY.format(_first_line(error)), 1
+    if ranks().count > 1 and CLOSED in str(error):
+        return "another process of this run has ended, and this one with it: the message of the other says why", 1
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the system'}: {error.strerror}", 1
     where = "" if debug else " This should not happen; run again with --debug for the traceback."

@@ -1,6 +1,6 @@
 """``adapt train --folds``: the same settings tried on each fold of the data, before the training."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from adaptdock.cli.common.output import note, say, show_table
@@ -18,10 +18,8 @@ def try_folds(plan: Plan, settings: Settings, count: int, as_json: bool) -> dict
     with watching(settings.run_dir / LOG, silent=True) as watch:
 
         def progress(number: int) -> Any:
-            note(f"fold {number} of {count}")
-
             def report(state: Progress) -> None:
-                watch(state)
+                watch(replace(state, stage=f"fold {number} of {count}"))
                 if state.metrics is not None:
                     note(f"fold {number}, epoch {state.epoch:.0f}: validation {metric} {state.metrics[metric]:.2f}")
 

@@ -178,7 +178,10 @@ def _beside_fitted(plan: Plan, result: Result) -> dict[str, str]:
         reached = f"{metric} {folds['adapter']:.2f} over {folds['count']} folds"
         if folds["fitted_head"] is None:
             return {"folds": reached}
-        return {"folds": f"{reached}, the fitted head alone {folds['fitted_head']:.2f}: the {folds['kept']} is saved"}
+        others = (
+            f"with half of its change {folds['half_adapter']:.2f}, the fitted head alone {folds['fitted_head']:.2f}"
+        )
+        return {"folds": f"{reached}, {others}: the {folds['kept']} is saved"}
     if head is None:
         return {}
     saved = "saved, with an adapter that changes nothing: training is no better" if head["kept"] else "not saved"

@@ -100,6 +100,12 @@ def form(value: Any) -> tuple[str, str]:
     return "list" if isinstance(value, list) else "number", kinds.pop().__name__
 
 
+def same_features(features: Sequence[Feature]) -> list[int]:
+    """Return a number for each feature, the same for the same object."""
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(id(feature), len(numbers)) for feature in features]
+
+
 def _numbers(values: Sequence[Any], pad: float, device: torch.device, subject: str) -> Tensor:
     if any(isinstance(value, list) for value in values):
         try:

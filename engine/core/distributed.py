@@ -5,6 +5,7 @@ decide, and only the first writes and prints. The Trainer averages gradients wit
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from adaptdock.plugins.contracts import LoadOptions
 
 Value = TypeVar("Value")
+LAUNCHED = "ACCELERATE_DYNAMO_MODE"
+"""A variable that accelerate launch sets, and the library does not."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,16 @@ def ranks() -> Ranks:
         return Ranks()
     rank, local, count = (int(os.environ[name]) for name in names)
     return Ranks(rank, local, count, int(os.environ.get("LOCAL_WORLD_SIZE", count)))
+
+
+def launcher_note() -> str:
+    """Return a remark where accelerate launch has started one process, as it always does with --cpu; else empty."""
+    if LAUNCHED not in os.environ or ranks().count > 1:
+        return ""
+    return (
+        "accelerate launch has started one process: with --cpu it does so whatever --num_processes says. "
+        "torchrun --nproc-per-node 2 --no-python adapt train starts two"
+    )
 
 
 def check_alone(what: str) -> None:
@@ -81,6 +94,17 @@ def placed(options: "LoadOptions") -> "LoadOptions":
     return options.model_copy(update={"device": f"cuda:{process.local}"})
 
 
+def repeats_first() -> bool:
+    """Return whether an invalid argument or data file here is surely the first process's too.
+
+    That is so on the machine of the first process, before the processes have connected.
+    """
+    process = ranks()
+    torch = sys.modules.get("torch")
+    joined = torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not joined and process.rank < process.local_count
+
+
 def shared(value: Value) -> Value:
     """Return the value of the first process in every process; each process waits for it."""
     if ranks().count == 1:
@@ -103,6 +127,21 @@ def mean(value: "Tensor") -> "Tensor":
     total = value.detach().clone()
     torch.distributed.all_reduce(total)
     return total / ranks().count
+
+
+def share_of(amount: float) -> float:
+    """Return the number of processes times this process's share of a sum; 1 if the sum is 0.
+
+    A mean over all processes of values with these factors is weighted by ``amount``.
+    """
+    if ranks().count == 1:
+        return 1.0
+    import torch
+
+    _join()
+    total = torch.tensor(amount, dtype=torch.float64)
+    torch.distributed.all_reduce(total)
+    return amount * ranks().count / total.item() if total else 1.0
 
 
 def leave() -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD, Assembly, assemble, make_task
-from adaptdock.engine.core.batches import collate, collate_row_inputs, length_read, reading
-from adaptdock.engine.core.forward import for_head, mask_for, routed_lm_head, states
+from adaptdock.engine.core.batches import collate, collate_row_inputs, length_read, reading, same_features
+from adaptdock.engine.core.forward import for_head, mask_for, routed_lm_head, shared_states, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Docked, MixedRows, arranged, places
 from adaptdock.engine.core.slots import Gathered, Slot, Stack, Stacks, Tensors
@@ -346,10 +346,11 @@ class DockedAdapters:
         return hidden_states[places(order), -inputs["attention_mask"].shape[1] :]
 
     @torch.inference_mode()
-    def run(self, rows: Sequence[Row], features: Sequence[Feature]) -> list[Tensor]:
+    def run(self, rows: Sequence[Row], features: Sequence[Feature], repeats: bool = False) -> list[Tensor]:
         """Run a batch and return each row's logits, from the head of its topmost adapter, on the CPU.
 
-        ``rows`` are the rows of :meth:`boarding`.
+        ``rows`` are the rows of :meth:`boarding`. With ``repeats`` several rows have the same feature, and layers
+        below the lowest adapted layer are computed once for it.
         """
         rows, features = _checked(rows, features)
         if not rows:
@@ -357,7 +358,7 @@ class DockedAdapters:
         order = self.order(rows)
         rows, features = [rows[number] for number in order], [features[number] for number in order]
         answers: dict[int, Tensor] = {}
-        for numbers, hidden, inputs in self._halves(rows, features):
+        for numbers, hidden, inputs in self._halves(rows, features, repeats):
             for members in _by_head(rows, numbers):
                 indices = [numbers.index(number) for number in members]
                 head = rows[members[0]][-1].assembly.head
@@ -374,12 +375,16 @@ class DockedAdapters:
         ]
 
     def _halves(
-        self, rows: Sequence[Row], features: Sequence[Feature]
+        self, rows: Sequence[Row], features: Sequence[Feature], repeats: bool
     ) -> Iterator[tuple[list[int], Tensor, dict[str, Tensor]]]:
         """Yield row numbers, the states that their heads read, and their inputs; the encoder runs once for all."""
         everyone = list(range(len(rows)))
         inputs = collate(self.backbone, [_encoded(feature) for feature in features])
-        encoded = states(self.backbone, self.ports, self.mixed(rows), inputs, "encoder")
+        if repeats:
+            texts = same_features(features)
+            encoded = shared_states(self.backbone, self.ports, self.mixed(rows), inputs, "encoder", texts)
+        else:
+            encoded = states(self.backbone, self.ports, self.mixed(rows), inputs, "encoder")
         if not self.backbone.encoder_decoder:
             yield everyone, encoded, inputs
             return

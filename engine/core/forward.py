@@ -9,6 +9,7 @@ from torch import Tensor
 from adaptdock.engine.core.open_ports import OpenPorts, joined
 from adaptdock.engine.core.position_layouts import ENCODER, layouts, texts
 from adaptdock.engine.core.rows import Rows, moves, virtual
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import (
     Backbone,
     Batch,
@@ -17,6 +18,7 @@ from adaptdock.plugins.contracts import (
     Layout,
     Port,
     PortKind,
+    Side,
     Tied,
     Virtual,
     WithRowInputs,
@@ -91,6 +93,53 @@ def resumed(
         return mixed(backbone, rows, torch.split(hidden, backbone.width, dim=-1), texts(inputs))
     with ports.routed(rows, {hidden.shape[1]}, layouts(backbone, Batch(inputs))):
         return backbone.resumed(inputs, layer, hidden)
+
+
+def shared_states(
+    backbone: Backbone,
+    ports: OpenPorts,
+    rows: Rows,
+    inputs: Mapping[str, Tensor],
+    reads: str,
+    texts_of_rows: Sequence[int],
+) -> Tensor:
+    """Return the input of the heads (R, L + T, W), like :func:`states`, for rows of which some have the same text.
+
+    Rows with the same number in ``texts_of_rows`` have equal inputs. The layers below the lowest one in which an
+    adapter acts are computed once for each text.
+    """
+    first_rows: dict[int, int] = {}
+    for row, number in enumerate(texts_of_rows):
+        first_rows.setdefault(number, row)
+    layer = _lowest_acting(backbone, rows)
+    mixing = mixes(backbone, rows)
+    if len(first_rows) == len(texts_of_rows) or backbone.encoder_decoder or any(rows.shifts):
+        return states(backbone, ports, rows, inputs, reads)
+    if layer == 0 or (mixing and layer is not None):
+        return states(backbone, ports, rows, inputs, reads)
+    of_texts = {name: tensor[list(first_rows.values())] for name, tensor in inputs.items()}
+    try:
+        with torch.no_grad():
+            if mixing:
+                entering = torch.cat(backbone.layers(Batch(of_texts)), dim=-1)
+            else:
+                entering = backbone.entering(of_texts, layer)
+    except BackboneError:  # a model whose layers pass on more than hidden states cannot be resumed
+        return states(backbone, ports, rows, inputs, reads)
+    places = list(first_rows)
+    index = torch.tensor([places.index(number) for number in texts_of_rows], device=entering.device)
+    return resumed(backbone, ports, rows, inputs, layer, entering.index_select(0, index))
+
+
+def _lowest_acting(backbone: Backbone, rows: Rows) -> int | None:
+    """Return the lowest layer in which an adapter of the rows acts, None without any.
+
+    The mix of layers and the LM head come after all layers.
+    """
+    sides: tuple[Side, ...] = ("output", "input", "front")
+    below = (port for port in backbone.ports if port.kind not in ("layers", "logits"))
+    acting = (port for port in below if any(rows.at(port, side) for side in sides))
+    return min((port.layer for port in acting), default=None)
 
 
 def routed_lm_head(ports: OpenPorts, head: Head, rows: Rows, hidden: Tensor) -> AbstractContextManager[None]:

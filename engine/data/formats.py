@@ -292,24 +292,28 @@ def parquet(path: Path) -> Iterator[Row]:
     from pyarrow.parquet import read_schema
 
     try:
-        names = read_schema(path).names
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            first = names.index(twice) + 1
-            second = names.index(twice, first) + 1
-            raise DataError(
-                f"{path}: two columns are named {twice!r}: column {first} and column {second} (the first is 1). "
-                f"Rename one of them."
-            )
+        check_columns(read_schema(path).names, path)
         loaded = datasets.Dataset.from_parquet(str(path))
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{path}: not a Parquet file that can be read: {_reason(error)}") from error
+        raise DataError(f"{path}: not a Parquet file that can be read: {first_cause(error)}") from error
     return of_dataset(loaded, str(path))
 
 
-def _reason(error: BaseException) -> str:
+def check_columns(names: Sequence[str], path: Path) -> None:
+    """Raise :class:`DataError` where two columns of a Parquet file have one name."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        first = names.index(twice) + 1
+        second = names.index(twice, first) + 1
+        raise DataError(
+            f"{path}: two columns are named {twice!r}: column {first} and column {second} (the first is 1). "
+            f"Rename one of them."
+        )
+
+
+def first_cause(error: BaseException) -> str:
     """Return what an error of the library came from, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -27,6 +27,16 @@ def table(path: Path, texts: Texts, layout: str, numbered: bool, known: Collecti
     layout unless only another makes a column of such a name. Raises :class:`DataError` for two columns of one name
     and for rows of another width than the first.
     """
+    for row, place in rows_or_errors(path, texts, layout, numbered, known, say):
+        if isinstance(row, DataError):
+            raise row
+        yield row, place
+
+
+def rows_or_errors(
+    path: Path, texts: Texts, layout: str, numbered: bool, known: Collection[str], say: Say
+) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+    """Yield the rows of :func:`table`, and an error in place of a row that has another width than the first."""
     csv.field_size_limit(LARGEST_CELL)
     lines = (f"{line}\n" for _, line in texts.lines(path))
     head = []
@@ -45,7 +55,7 @@ def table(path: Path, texts: Texts, layout: str, numbered: bool, known: Collecti
     yield from _rows(reader, path, numbered)
 
 
-def _rows(reader: Any, path: Path, numbered: bool) -> Iterator[Row]:
+def _rows(reader: Any, path: Path, numbered: bool) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
     header: list[str] | None = None
     before = 0
     try:
@@ -60,7 +70,8 @@ def _rows(reader: Any, path: Path, numbered: bool) -> Iterator[Row]:
                     _check_header(header, place)
                     continue
             if len(row) != len(header):
-                raise DataError(f"{place}: {_other_width(row, header, numbered, first, reader.line_num)}")
+                yield DataError(f"{place}: {_other_width(row, header, numbered, first, reader.line_num)}"), place
+                continue
             yield by_number(row) if numbered else dict(zip(header, row, strict=True)), place
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from None

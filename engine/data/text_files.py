@@ -42,13 +42,28 @@ class Texts:
 
     def lines(self, path: Path) -> Iterator[tuple[int, str]]:
         """Yield the lines of a file with their numbers; raise :class:`DataError` where one cannot be decoded."""
+        for number, line in self.lines_or_errors(path):
+            if isinstance(line, DataError):
+                raise line
+            yield number, line
+
+    def lines_or_errors(self, path: Path) -> Iterator[tuple[int, str | DataError]]:
+        """Yield the lines of a file with their numbers, and an error in place of a line that cannot be decoded.
+
+        Raises :class:`DataError` where the rest of the file cannot be divided into lines.
+        """
         with path.open("rb") as stream:
             encoding = self._encoding(stream, path)
-            if "\n".encode(encoding) == b"\n":
-                for number, raw in enumerate(stream, 1):
-                    yield number, self._decoded(raw, encoding, f"{path}:{number}").rstrip("\r\n")
-            else:
+            if "\n".encode(encoding) != b"\n":
                 yield from self._wide(stream, encoding, path)
+                return
+            for number, raw in enumerate(stream, 1):
+                try:
+                    line = self._decoded(raw, encoding, f"{path}:{number}").rstrip("\r\n")
+                except DataError as error:
+                    yield number, error
+                else:
+                    yield number, line
 
     def whole(self, path: Path) -> str:
         """Return a file as one text, its line breaks as they are; raise :class:`DataError` if it cannot be decoded."""

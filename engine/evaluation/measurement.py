@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from adaptdock.engine.core.batches import NOT_COUNTED, collate_labels
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.inference.pipeline import compute, temporarily_docked
+from adaptdock.engine.inference.pipeline import EncodedRecord, compute, compute_together, temporarily_docked
 from adaptdock.engine.inference.prediction import write_records
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Feature, Record, Task, Writer
@@ -48,12 +49,47 @@ def evaluate(
         if write and isinstance(task, Writer):
             to_write = list(records[: task.written])
             written = write_records(dock, [row] * len(to_write), to_write, batch_size)
-    predictions = scored = [item.decode() for item in encoded]
-    metrics = task.score(records, scored)
+    evaluation = _scored(task, records, encoded, tally)
     if isinstance(task, Writer) and written:
-        metrics |= {"written": len(written), **task.compare(records[: len(written)], written)}
-        predictions = written
-    return Evaluation(metrics, tally.mean, predictions, [item.digests for item in encoded], scored)
+        metrics = {**evaluation.metrics, "written": len(written), **task.compare(records[: len(written)], written)}
+        return replace(evaluation, metrics=metrics, predictions=written)
+    return evaluation
+
+
+def evaluate_together(
+    dock: Dock, adapters: Sequence[AdapterFile], records: Sequence[Record], batch_size: int = 32
+) -> list[Evaluation]:
+    """Measure adapters of equal tasks on the same records, in mixed batches that read each record once.
+
+    The answers of a task that writes are not written. ``batch_size`` counts records, each a row for every adapter.
+    """
+    with ExitStack() as docked:
+        rows = [docked.enter_context(temporarily_docked(dock, adapter)) for adapter in adapters]
+        tallies = [_Tally(row[-1].assembly.task) for row in rows]
+        encoded = compute_together(dock, rows, records, batch_size, [tally.add for tally in tallies])
+    return [
+        _scored(tally.task, records, records_of_adapter, tally)
+        for tally, records_of_adapter in zip(tallies, encoded, strict=True)
+    ]
+
+
+def _scored(task: Task, records: Sequence[Record], encoded: Sequence[EncodedRecord], tally: "_Tally") -> Evaluation:
+    predictions = [item.decode() for item in encoded]
+    metrics = task.score(records, predictions)
+    return Evaluation(metrics, tally.mean, predictions, [item.digests for item in encoded], predictions)
+
+
+def pooled(task: Task, parts: Sequence[tuple[Sequence[Record], Evaluation]]) -> Evaluation:
+    """Return one evaluation of all records, from evaluations of parts of them; the loss is the mean over records."""
+    records = [record for of_part, _ in parts for record in of_part]
+    scored = [answer for _, evaluation in parts for answer in evaluation.scored]
+    return Evaluation(
+        metrics=task.score(records, scored),
+        loss=sum(len(of_part) * evaluation.loss for of_part, evaluation in parts) / max(1, len(records)),
+        predictions=[answer for _, evaluation in parts for answer in evaluation.predictions],
+        digests=[digests for _, evaluation in parts for digests in evaluation.digests],
+        scored=scored,
+    )
 
 
 class _Tally:

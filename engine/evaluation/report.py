@@ -35,7 +35,9 @@ def write_report(
         (number for number, point in enumerate(points) if round(point["epoch"], 3) == stored),
         best_of(points, task.metric, task.lower_is_better, decisive),
     )
+    better = card.training.get("classic", {}).get("better")
     verdict = judge(points, best, card.training["ending"], task.lower_is_better, decisive, shortfall)
+    verdict = [better, *verdict] if better else verdict
     report = {
         "shortfall": shortfall or None,
         "metrics": card.metrics,

@@ -96,6 +96,34 @@ def compute(
     return encoded
 
 
+def compute_together(
+    dock: DockedAdapters,
+    rows: Sequence[Row],
+    records: Sequence[Record],
+    batch_size: int,
+    on_batch: Sequence[BatchHook],
+) -> list[list[EncodedRecord]]:
+    """Compute the windows of the same labelled records for several adapters, whose tasks encode alike.
+
+    Each batch has the same windows for all ``rows``, which are aboard, one for each adapter, as are the hooks.
+    """
+    first = rows[0]
+    reading = dock.reading(first[-1].card.preprocessing.max_length, first)
+    encoded = [EncodedRecord.encode(first[-1].assembly.task, record, reading, labelled=True) for record in records]
+    of_adapters = [
+        [EncodedRecord(row[-1].assembly.task, item.record, item.windows) for item in encoded] for row in rows
+    ]
+    for batch in _batches([first] * len(records), encoded, batch_size):
+        windows = [encoded[number].windows[place] for number, place in batch]
+        logits = dock.run([row for row in rows for _ in batch], windows * len(rows), repeats=True)
+        for place_of_row, (of_adapter, hook) in enumerate(zip(of_adapters, on_batch, strict=True)):
+            logits_of_row = logits[place_of_row * len(batch) : (place_of_row + 1) * len(batch)]
+            hook(windows, logits_of_row)
+            for (number, place), logits_of_window in zip(batch, logits_of_row, strict=True):
+                of_adapter[number].digest(place, logits_of_window)
+    return of_adapters
+
+
 def _batches(rows: Sequence[Row], encoded: Sequence[EncodedRecord], batch_size: int) -> Iterator[list[tuple[int, int]]]:
     """Yield batches of (record, window); windows that the loss compares with each other stay in one batch."""
     units: list[list[tuple[int, int]]] = []

@@ -10,14 +10,17 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
+from adaptdock.engine.search.pruning import PRUNED, HalfOfOthers
 from adaptdock.errors import AdaptError, DataError, UsageError
 from adaptdock.plugins.contracts import Options
 
 State = Literal["complete", "pruned", "failed", "interrupted"]
 WRITE_SO = "write KEY=A,B,C, KEY=LOW..HIGH or KEY=LOW..HIGH:log"
-TRIALS, UNJUDGED, UNJUDGED_EPOCHS = 20, 4, 2
-"""The default number of trials; the number of complete trials before any trial is pruned; the first epoch at
-which a trial may be pruned."""
+TRIALS, TOGETHER = 20, 8
+"""The default number of trials, and of trials in one pass at most."""
+
+PASS, PROPOSED, JUDGED = "pass", "proposed", "judged"
+"""Attributes of a running trial in a study: the folder of its pass, its values, and whether it is pruned, by epoch."""
 
 
 class SearchOptions(Options):
@@ -29,6 +32,8 @@ class SearchOptions(Options):
     """Propose settings close to the best trials (tpe), at random, or every combination (grid)."""
     prune: bool = True
     """End a trial early if it is worse than half of the others after as many epochs."""
+    together: int | None = Field(None, gt=0)
+    """Trials that train in one pass, each as if alone; by default as many as memory allows, at most 8."""
     study: str | None = None
     """Database (FILE.db) for the trials; a sweep with the same FILE.db continues from its trials."""
 
@@ -184,10 +189,6 @@ class Trial:
     """The validation loss, which decides between trials with the same score."""
 
 
-class Pruned(Exception):
-    """Ends a trial early because others did better after as many epochs."""
-
-
 @dataclass(frozen=True)
 class Finished:
     """The result of a trial's training run."""
@@ -200,12 +201,28 @@ class Finished:
     loss: float | None = None
 
 
-Report = Callable[[float, float], None]
-"""Called with the epoch and the validation metric; raises :class:`Pruned`."""
+@dataclass(frozen=True)
+class Proposals:
+    """Trials to train in one pass: values by the number of the trial, and the folder of the pass.
+
+    ``resumed``: an earlier process was killed in this pass.
+    """
+
+    values: Mapping[int, dict[str, Any]]
+    folder: Path
+    resumed: bool = False
+
+
+Halving = Callable[[Mapping[int, tuple[float, float]]], set[int]]
+"""Called with the epoch and the newest validation metric of trials; returns the numbers of those to end early."""
+Outcome = Finished | AdaptError | MemoryError | torch.OutOfMemoryError | None
+"""How a trial ended: None where it was ended early."""
+Train = Callable[[Proposals, Halving], Mapping[int, Outcome]]
+"""Trains the trials of a pass."""
 
 
 class Sweep:
-    """Trials, one after the other, each proposed from the results of the earlier trials.
+    """Trials, some at a time, proposed from the results of the earlier trials.
 
     ``identity`` describes the settings that all trials share. A study, a SQLite data base, keeps the trials, and
     another sweep with the same identity continues it. Raises :class:`UsageError` if Optuna is
@@ -227,11 +244,13 @@ class Sweep:
         self.trials = min(options.trials or math.inf, len(grid)) if grid else options.trials or TRIALS
         self._optuna = optuna
         self._study = self._open(Path(options.study) if options.study else None, identity)
-        self._drop_unfinished()
+        self._killed = self._unfinished()
         sampler_seed = seed + len(self._study.get_trials(deepcopy=False))  # a continued sweep must not repeat its draws
         samplers = optuna.samplers
-        kind = samplers.TPESampler if options.sampler == "tpe" else samplers.RandomSampler
-        self._study.sampler = kind(seed=sampler_seed)
+        if options.sampler == "tpe":  # the liar keeps the proposals of one pass apart
+            self._study.sampler = samplers.TPESampler(seed=sampler_seed, constant_liar=options.together != 1)
+        else:
+            self._study.sampler = samplers.RandomSampler(seed=sampler_seed)
         self._enqueue(grid)
 
     def _open(self, file: Path | None, identity: str) -> Any:
@@ -240,7 +259,7 @@ class Sweep:
             study = optuna.create_study(
                 storage=f"sqlite:///{file.absolute()}" if file else None,
                 study_name="adaptdock",
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=UNJUDGED, n_warmup_steps=UNJUDGED_EPOCHS),
+                pruner=HalfOfOthers(),
                 direction="minimize" if self.lower_is_better else "maximize",
                 load_if_exists=True,
             )
@@ -259,34 +278,121 @@ class Sweep:
         waiting = self._study.get_trials(deepcopy=False, states=(self._optuna.trial.TrialState.WAITING,))
         existing = [trial.values for trial in self.ended()]
         existing += [trial.system_attrs.get("fixed_params") for trial in waiting]
+        existing += [values for proposals in self._killed for values in proposals.values.values()]
         for values in grid:
             if values not in existing:
                 self._study.enqueue_trial(values)
 
-    def _drop_unfinished(self) -> None:
-        """Mark trials of a killed process as failed; otherwise Optuna would count them as running forever."""
-        for trial in self._study.get_trials(states=(self._optuna.trial.TrialState.RUNNING,)):
-            self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
+    def _unfinished(self) -> list[Proposals]:
+        """Return the passes of a killed process that can be resumed, and mark its other trials as failed.
+
+        Optuna would count unmarked trials as running forever.
+        """
+        passes: dict[Path, dict[int, dict[str, Any]]] = {}
+        states = self._optuna.trial.TrialState
+        for trial in self._study.get_trials(states=(states.RUNNING,)):
+            folder = Path(trial.user_attrs.get(PASS, ""))
+            if PASS in trial.user_attrs and folder.is_dir():
+                passes.setdefault(folder, {})[trial.number] = trial.user_attrs[PROPOSED]
+            else:
+                self._study.tell(trial.number, state=states.FAIL)
+        return [Proposals(values, folder, resumed=True) for folder, values in passes.items()]
 
     def run(
-        self, one: Callable[[int, Mapping[str, Any], Report], Finished], done: Callable[[Trial], None]
+        self, train: Train, done: Callable[[Trial], None], folder: Path = Path(), together: int = 1
     ) -> Literal["complete", "interrupted"]:
-        """Run trials up to the requested number; ``one`` trains, ``done`` is called with each trial.
+        """Run trials up to the requested number, ``together`` in one pass; ``done`` is called with each trial.
 
-        A trial that ends in an error is recorded as failed, and the sweep continues. Ctrl-C ends the sweep.
+        ``train`` trains the trials of a pass, whose checkpoints are below ``folder``. Passes of a killed process are
+        resumed first. A trial that ends in an error is recorded as failed, and the sweep continues. Ctrl-C ends the
+        sweep.
         """
-        while len(self.ended()) < self.trials:
-            proposal = self._study.ask()
+        while self._killed or len(self.ended()) < self.trials:
+            trials: dict[int, Any] = {}
             try:
-                values = self.space.suggest(proposal, self.method)
-                trial = self._try(proposal, values, one)
+                if self._killed:
+                    proposals = self._killed.pop(0)
+                    trials = {number: self._trial(number) for number in proposals.values}
+                else:
+                    for _ in range(min(together, int(self.trials) - len(self.ended()))):
+                        trial = self._study.ask()
+                        trials[trial.number] = trial
+                    proposals = self._proposed(trials, folder)
+                results = self._train(proposals, train, trials)
             except KeyboardInterrupt:
-                trial = Trial(proposal.number, dict(proposal.params), "interrupted", reason="interrupted")
-            self._keep(proposal, trial)
-            done(trial)
-            if trial.state == "interrupted":
+                results = [
+                    Trial(number, dict(trial.params), "interrupted", reason="interrupted")
+                    for number, trial in trials.items()
+                ]
+            for trial in results:
+                self._keep(trials[trial.number], trial)
+                done(trial)
+            if any(trial.state == "interrupted" for trial in results):
                 return "interrupted"
         return "complete"
+
+    def _trial(self, number: int) -> Any:
+        """Return a trial of a killed process, to continue with."""
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        return self._optuna.trial.Trial(self._study, frozen._trial_id)
+
+    def _proposed(self, trials: Mapping[int, Any], folder: Path) -> Proposals:
+        values = {number: self.space.suggest(trial, self.method) for number, trial in trials.items()}
+        for number, trial in trials.items():
+            trial.set_user_attr(PROPOSED, values[number])
+        return self._placed(values, trials, folder)
+
+    def _placed(self, values: Mapping[int, dict[str, Any]], trials: Mapping[int, Any], folder: Path) -> Proposals:
+        """Return the proposals of a pass, and write its folder into the study."""
+        place = (folder / f"pass-{min(values):04d}-{len(values)}").absolute()
+        for number in values:
+            trials[number].set_user_attr(PASS, str(place))
+        return Proposals(values, place)
+
+    def _train(self, proposals: Proposals, train: Train, trials: Mapping[int, Any]) -> list[Trial]:
+        def judge(scores: Mapping[int, tuple[float, float]]) -> set[int]:
+            return self._pruned({trials[number]: score for number, score in scores.items()})
+
+        outcomes = self._outcomes(proposals, train, judge, trials)
+        return [self._ended(trials[number], values, outcomes[number]) for number, values in proposals.values.items()]
+
+    def _outcomes(
+        self, proposals: Proposals, train: Train, judge: Halving, trials: Mapping[int, Any]
+    ) -> Mapping[int, Outcome]:
+        """Train a pass; where memory is too small for it, train its halves one after the other."""
+        try:
+            return train(proposals, judge)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            entries = list(proposals.values.items())
+            if len(entries) == 1:
+                return {entries[0][0]: error}
+            outcomes: dict[int, Outcome] = {}
+            for part in (entries[: len(entries) // 2], entries[len(entries) // 2 :]):
+                half = self._placed(dict(part), trials, proposals.folder.parent)
+                outcomes |= self._outcomes(half, train, judge, trials)
+            return outcomes
+        except AdaptError as error:
+            return dict.fromkeys(proposals.values, error)
+
+    def _pruned(self, scores: Mapping[Any, tuple[float, float]]) -> set[int]:
+        """Return the numbers of the trials to end early, after all have reported: none is judged before its peers.
+
+        The study holds each judgement, so that a resumed pass ends the same trials.
+        """
+        pending = []
+        for trial, (epoch, score) in scores.items():
+            if str(round(epoch)) not in trial.user_attrs.get(JUDGED, {}):
+                pending.append((trial, str(round(epoch))))
+                if round(epoch) not in self._study.get_trials(deepcopy=False)[trial.number].intermediate_values:
+                    trial.report(score, round(epoch))
+        verdicts = [(trial, reached, self.prune and trial.should_prune()) for trial, reached in pending]
+        for trial, reached, verdict in verdicts:
+            trial.set_user_attr(JUDGED, {**trial.user_attrs.get(JUDGED, {}), reached: verdict})
+            if verdict:
+                trial.set_user_attr(PRUNED, True)
+        return {
+            trial.number for trial, (epoch, _) in scores.items() if trial.user_attrs.get(JUDGED, {})[str(round(epoch))]
+        }
 
     def found(self) -> list[Trial]:
         """Return all trials so far, including those of the study's file."""
@@ -301,33 +407,20 @@ class Sweep:
         complete = [trial for trial in ranked(self.found(), self.lower_is_better) if trial.state == "complete"]
         return complete[0] if complete else None
 
-    def _try(self, proposal: Any, values: dict[str, Any], train: Callable[..., Finished]) -> Trial:
-        def report(epoch: float, score: float) -> None:
-            proposal.report(score, round(epoch))
-            if self.prune and proposal.should_prune():
-                raise Pruned
-
+    def _ended(self, proposal: Any, values: dict[str, Any], outcome: Outcome) -> Trial:
         number = proposal.number
-        try:
-            finished = train(number, values, report)
-        except Pruned:
-            scores = proposal.study.get_trials(deepcopy=False)[number].intermediate_values
+        if outcome is None:
+            scores = self._study.get_trials(deepcopy=False)[number].intermediate_values
             return Trial(number, values, "pruned", scores[max(scores)], float(max(scores)), reason="ended early")
-        except (AdaptError, MemoryError, torch.OutOfMemoryError) as error:
-            return Trial(number, values, "failed", reason=" ".join(str(error).split()))
-        if not math.isfinite(finished.score):
-            return Trial(number, values, "failed", reason=f"the validation metric is {finished.score}")
-        state: State = "interrupted" if finished.interrupted else "complete"
-        return Trial(
-            number,
-            values,
-            state,
-            finished.score,
-            finished.epochs,
-            finished.seconds,
-            finished.folder,
-            loss=finished.loss,
-        )
+        if not isinstance(outcome, Finished):
+            return Trial(number, values, "failed", reason=" ".join(str(outcome).split()))
+        measured = outcome.epochs, outcome.seconds, outcome.folder
+        if outcome.interrupted:
+            score = outcome.score if math.isfinite(outcome.score) else None
+            return Trial(number, values, "interrupted", score, *measured, loss=outcome.loss)
+        if not math.isfinite(outcome.score):
+            return Trial(number, values, "failed", reason=f"the validation metric is {outcome.score}")
+        return Trial(number, values, "complete", outcome.score, *measured, loss=outcome.loss)
 
     def _keep(self, proposal: Any, trial: Trial) -> None:
         states = self._optuna.trial.TrialState

@@ -15,11 +15,12 @@ from pydantic import Field, model_validator
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.data.augmentation import augment
 from adaptdock.engine.data.holdout import kept_together
-from adaptdock.engine.data.sources import NOT_GIVEN, load_splits
-from adaptdock.engine.training.plan import Plan, augmentation_settings, make_units
+from adaptdock.engine.data.sources import load_splits
+from adaptdock.engine.training.joint_run import Training, train_in_passes
+from adaptdock.engine.training.plan import Plan, make_units
 from adaptdock.engine.training.progress import Progress
-from adaptdock.engine.training.run import train_plan
-from adaptdock.errors import DataError
+from adaptdock.engine.training.shared_data import augmentation_settings
+from adaptdock.errors import AdaptError, DataError
 from adaptdock.plugins.contracts import Options, Record
 from adaptdock.plugins.task_abilities import class_weights
 
@@ -64,7 +65,7 @@ def divide(plan: Plan, count: int) -> list[Plan]:
     records.
     """
     records = plan.given
-    if not plan.undivided and any(line.startswith(NOT_GIVEN) for line in plan.notes):
+    if plan.held_out:
         raw, _ = load_splits(plan.source, type(plan.task), plan.options.seed)
         records = plan.task.clean([*raw["train"], *raw["validation"]], "train").records
     return [
@@ -127,17 +128,31 @@ def cross_validate(
 ) -> list[Fold]:
     """Train once for each fold, in ``folder / fold-N``, and write the metrics to ``folder / folds.json``.
 
-    ``progress`` maps the number of a fold to its progress callback. Ctrl-C raises :class:`KeyboardInterrupt`.
+    Folds are members of one pass, or of several where memory is too small. ``progress`` maps the number of a fold to
+    its progress callback. Ctrl-C raises :class:`KeyboardInterrupt`.
     """
     check_alone("training on folds")
+    plans = {str(number): fold_plan for number, fold_plan in enumerate(divide(plan, count), 1)}
+    trainings = {number: Training(fold_plan, folder / f"fold-{number}") for number, fold_plan in plans.items()}
+    callbacks = {number: progress(int(number)) for number in plans}
+
+    def hear(validated: Mapping[str, Progress]) -> tuple[str, ...]:
+        for number, newest in validated.items():
+            callback = callbacks[number]
+            if callback is not None:
+                callback(newest)
+        return ()
+
     folds = []
-    for number, fold_plan in enumerate(divide(plan, count), 1):
-        result = train_plan(fold_plan, folder / f"fold-{number}", progress=progress(number))
+    for number, result in train_in_passes(trainings, folder / "fold-pass", hear).items():
+        if isinstance(result, AdaptError):
+            raise result
         if result.ending == "interrupted":
             raise KeyboardInterrupt
+        fold_plan = plans[number]
         sizes = len(fold_plan.records["train"]), len(fold_plan.records["validation"])
         metrics = dict(result.adapter.card.metrics["validation"])
-        folds.append(Fold(number, *sizes, result.epochs, metrics, result.shortfall, fold_plan.criterion.decisive))
+        folds.append(Fold(int(number), *sizes, result.epochs, metrics, result.shortfall, fold_plan.criterion.decisive))
     document = {**summary(folds), "folds": [asdict(fold) for fold in folds]}
     (folder / FOLDS).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return folds

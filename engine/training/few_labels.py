@@ -1,21 +1,25 @@
-"""Few labels: all records are trained on, and folds of them tell whether the adapter is worth more than its head alone.
+"""Few labels: all records are trained on, and folds of them tell how much of the adapter's change is worth keeping.
 
 A tenth of few records could not tell two epochs apart, so no epoch is chosen: training takes all its steps, whose rate
-falls to zero at the end. Each fold trains an adapter on the other records, and fits the head alone on them; both are
-measured on the fold. The head alone is saved where its metric is the better one; at the same metric the loss says
-little, for an adapter that has learnt its few records by heart is surer of all its answers.
+falls to zero at the end. Each fold trains an adapter on the other records, and fits the head alone on them; the head
+alone, the adapter, and the adapter with half of its change are measured on the fold. :mod:`adapter_shares` has the
+rule of the choice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from adaptdock.engine.evaluation.measurement import Evaluation, pooled
+from adaptdock.engine.training.adapter_shares import choose_share
+from adaptdock.engine.training.classic_comparison import Predictions, beside_classics, classic_answers
 from adaptdock.engine.training.cross_validation import divide
 from adaptdock.engine.training.head_fit import FoldChoice
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.progress import Progress
 from adaptdock.engine.training.run import run_of
 from adaptdock.errors import DataError
+from adaptdock.plugins.contracts import Record
 
 FOLDS = 4
 PLACE = "few-labels"
@@ -24,11 +28,11 @@ PLACE = "few-labels"
 
 @dataclass(frozen=True)
 class _Fold:
-    """The number of records of a fold, and what its adapter and the fitted head, if there is one, reach on them."""
+    """The records of a fold, what an adapter with each share of its change answers on them, and classic answers."""
 
-    records: int
-    adapter: Mapping[str, float]
-    head: Mapping[str, float] | None
+    records: Sequence[Record]
+    evaluations: Mapping[float, Evaluation]
+    classics: Mapping[str, Predictions]
 
 
 def choose_by_folds(plan: Plan, folder: Path, progress: Callable[[Progress], None] | None) -> FoldChoice | None:
@@ -48,32 +52,22 @@ def choose_by_folds(plan: Plan, folder: Path, progress: Callable[[Progress], Non
         (result,) = run(_staged(progress, f"fold {number} of {len(plans)}"))
         if result.ending == "interrupted":
             raise KeyboardInterrupt
-        head = task.fitted_answer()
-        reached = None if head is None else task.measured(head, held_out)
-        folds.append(_Fold(len(held_out), task.measured(result.adapter, held_out), reached))
+        evaluations = {share: task.measured(adapter, held_out) for share, adapter in task.by_share().items()}
+        classics = classic_answers(plan.task, fold_plan.given, held_out)
+        folds.append(_Fold(held_out, evaluations, classics))
     return _chosen(plan, folds)
 
 
 def _chosen(plan: Plan, folds: Sequence[_Fold]) -> FoldChoice:
-    criterion, name = plan.criterion, type(plan.task).metric
-    sizes = [fold.records for fold in folds]
-    adapter, heads = _means(sizes, [fold.adapter for fold in folds]), [fold.head for fold in folds if fold.head]
-    head = _means(sizes, heads) if len(heads) == len(folds) else None
-    alone = head is not None and criterion.worth(head)[0] > criterion.worth(adapter)[0]
-    better = head if head is not None and alone else adapter
-    metrics = {key.removeprefix("eval_"): value for key, value in better.items() if key != "eval_loss"}
-    reached = None if head is None else head[f"eval_{name}"]
-    return FoldChoice(len(folds), adapter[f"eval_{name}"], reached, alone, metrics)
-
-
-def _means(sizes: Sequence[int], numbers: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean of each number over the records of all folds."""
-    weighted = list(zip(sizes, numbers, strict=True))
-    return {
-        name: round(sum(size * by_name[name] for size, by_name in weighted) / sum(sizes), 4)
-        for name in numbers[0]
-        if all(name in by_name for by_name in numbers)
-    }
+    records = [record for fold in folds for record in fold.records]
+    shares = [share for share in folds[0].evaluations if all(share in fold.evaluations for fold in folds)]
+    predictions = {share: [answer for fold in folds for answer in fold.evaluations[share].scored] for share in shares}
+    choice = choose_share(plan.task, records, predictions)
+    evaluation = pooled(plan.task, [(fold.records, fold.evaluations[choice.share]) for fold in folds])
+    methods = [name for name in folds[0].classics if all(name in fold.classics for fold in folds)]
+    classics = {name: [answer for fold in folds for answer in fold.classics[name]] for name in methods}
+    beside = beside_classics(plan.task, records, predictions[choice.share], classics, f"{len(folds)} folds")
+    return FoldChoice(len(folds), choice, records, evaluation, beside)
 
 
 def _staged(progress: Callable[[Progress], None] | None, stage: str) -> Callable[[Progress], None] | None:

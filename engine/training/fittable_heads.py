@@ -1,6 +1,7 @@
 """Which heads can be fitted in closed form or by regression, before any adapter is trained."""
 
 import torch
+from torch import Tensor
 
 from adaptdock.engine.core.assembly import Assembly
 from adaptdock.plugins.contracts import FittedHead, LinearHead
@@ -8,8 +9,12 @@ from adaptdock.plugins.contracts import FittedHead, LinearHead
 
 def fits(assembly: Assembly) -> bool:
     """Return whether the head is a linear layer that its task can fit."""
-    head, task = assembly.head, assembly.task
-    if not isinstance(task, FittedHead) or not isinstance(head, LinearHead) or head.over != "hidden":
-        return False
-    width = assembly.width
-    return head.vectors(torch.zeros(1, 1 + assembly.head.front, width), torch.ones(1, 1)) is not None
+    return isinstance(assembly.task, FittedHead) and vectors_of(assembly) is not None
+
+
+def vectors_of(assembly: Assembly) -> Tensor | None:
+    """Return the vectors that a linear head reads of one row, zeros in their shape; None for any other head."""
+    head = assembly.head
+    if not isinstance(head, LinearHead) or head.over != "hidden":
+        return None
+    return head.vectors(torch.zeros(1, 1 + head.front, assembly.width), torch.ones(1, 1))

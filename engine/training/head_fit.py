@@ -16,9 +16,11 @@ from adaptdock.engine.core.assembly import HEAD
 from adaptdock.engine.core.batches import NOT_COUNTED, by_length, collate, collate_labels, counts, length
 from adaptdock.engine.core.forward import for_head, mask_for, states
 from adaptdock.engine.core.open_ports import OpenPorts
+from adaptdock.engine.evaluation.measurement import Evaluation
+from adaptdock.engine.training.adapter_shares import NAMES, SHARES, ShareChoice
 from adaptdock.engine.training.plan import Plan
 from adaptdock.engine.training.trainable import Acting, TrainedRows
-from adaptdock.plugins.contracts import Feature, FitExamples, FittedHead, LinearHead
+from adaptdock.plugins.contracts import Feature, FitExamples, FittedHead, LinearHead, Record
 
 START_STRENGTH = 1.0
 """Inverse regularisation (C) of the head that training starts from."""
@@ -37,22 +39,28 @@ class FittedHeads:
 
 @dataclass(frozen=True)
 class FoldChoice:
-    """What folds of the training data say: whether the fitted head alone does as well as a trained adapter.
+    """What folds of the training data say: the share of the trained change that is worth keeping.
 
-    ``adapter`` and ``fitted_head`` are the means of the deciding metric over the records, each measured by a run that
-    was not trained on it, the latter None where no head can be fitted; ``metrics`` are all means of the better one.
+    ``choice`` has the deciding metric of each share over all records, each answered by a run that was not trained on
+    it; without a fitted head there is one share. ``evaluation`` is that of the chosen one on all ``records``.
+    ``classics`` is what a card says of classic answers to the same records.
     """
 
     count: int
-    adapter: float
-    fitted_head: float | None
-    head_alone: bool
-    metrics: dict[str, float]
+    choice: ShareChoice
+    records: Sequence[Record]
+    evaluation: Evaluation
+    classics: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All metrics that are numbers."""
+        return {key: value for key, value in self.evaluation.metrics.items() if not isinstance(value, dict)}
 
     def described(self) -> dict[str, Any]:
         """Return what a card says."""
-        better = "fitted head" if self.head_alone else "adapter"
-        return {"count": self.count, "adapter": self.adapter, "fitted_head": self.fitted_head, "kept": better}
+        of_share = {NAMES[share].replace(" ", "_"): self.choice.metrics.get(share) for share in SHARES}
+        return {"count": self.count, **of_share, "kept": self.choice.name}
 
 
 def fit_heads(plan: Plan, ports: OpenPorts, parts: Acting) -> FittedHeads | None:

@@ -53,6 +53,9 @@ class TrainingOptions(Recipe):
     head_start: Literal["fitted", "random"] = "fitted"
     """What the head starts from: a regression on the vectors of the frozen backbone, where the task can fit one, or
     random weights. The fitted head is saved with an adapter that changes nothing where training is no better."""
+    learn_from: Literal["auto", "labels", "pairs"] = "auto"
+    """What the adapter is trained on: labels, through the head; or pairs of texts of the same and of different classes,
+    after which the head is fitted. For pairs a record has one class."""
     seed: int = 0
     """Seed of the initial weights, the order of the data and dropout."""
     min_steps: int = Field(STEPS, ge=0)

@@ -25,9 +25,8 @@ class MemberSteps:
     def batches(self, step: int, place: Ranks = Ranks()) -> list[Sequence[int]]:  # noqa: B008 - a frozen value
         """Return the batches of a process in a step, counted from 0; none after the last step.
 
-        All processes together have the units of one process with the total batch size. Short batches at the end of an
-        epoch are filled with units from its start: each process needs equally many rows, because the gradients of
-        all processes have equal weight in their average.
+        All processes together have the units of one process with the total batch size, in equally many batches. At
+        the end of an epoch a process may have a short batch, or an empty one.
         """
         if step >= self.last:
             return []
@@ -37,10 +36,7 @@ class MemberSteps:
         rows = self.options.batch_size
         size = rows * self.options.gradient_accumulation * place.count
         units = list(self._order[number * size : (number + 1) * size])
-        if place.count > 1:
-            missing = -len(units) % (rows * place.count)
-            units += [self._order[n % len(self._order)] for n in range(missing)]
-        starts = range(place.rank * rows, len(units), rows * place.count)
+        starts = (start + place.rank * rows for start in range(0, len(units), rows * place.count))
         return [units[start : start + rows] for start in starts]
 
     def epoch(self, step: int) -> float:
@@ -56,7 +52,8 @@ class JointBatches(Dataset[tuple[list[Any], list[float], Draw]]):
     """The units of all members in each pass, the factor of each member's loss, and the draw of dropout.
 
     A step has ``accumulation`` passes, and the Trainer divides each loss by that number. The factor corrects this for
-    a member with fewer batches in the step. Several processes take the elements in turn.
+    a member with fewer batches in the step. Several processes take the elements in turn; a process without a unit in a
+    pass computes one with the factor 0.
     """
 
     def __init__(self, members: Sequence[tuple[MemberSteps, Sequence[Any]]], accumulation: int) -> None:
@@ -72,9 +69,13 @@ class JointBatches(Dataset[tuple[list[Any], list[float], Draw]]):
         drawn, factors = [], []
         for steps, units in self.members:
             batches = steps.batches(step, place)
+            factor = self.accumulation / max(1, len(batches))
             if part < len(batches):
                 drawn += [units[index] for index in batches[part]]
-            factors.append(self.accumulation / max(1, len(batches)))
+                if not batches[part]:  # all processes call backward() together; this one adds nothing
+                    drawn.append(units[0])
+                    factor = 0.0
+            factors.append(factor)
         return drawn, factors, (step, part, rank)
 
 

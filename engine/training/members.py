@@ -1,29 +1,35 @@
 """The members of a run: each has its own adapter, options, optimiser, schedule, batches, epochs and ending."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from adaptdock.engine.core.assembly import Assembly
-from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, shuffled
+from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, same_features, shuffled
 from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.evaluation.selection import Criterion
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.training.hyperparameters import TrainingOptions
 from adaptdock.engine.training.member_dropout import Draw
 from adaptdock.engine.training.member_steps import JointBatches, MemberSteps
-from adaptdock.engine.training.progress import Ending, Validated
+from adaptdock.engine.training.pairs import paired_order
+from adaptdock.engine.training.progress import Ending, Judge, Progress, Validated
 from adaptdock.engine.training.schedules import Distances, frozen_until
 from adaptdock.engine.training.state_cache import Cache
-from adaptdock.engine.training.task_run import Result, TaskRun
+from adaptdock.engine.training.task_run import HeadFits, Result, TaskRun
 from adaptdock.engine.training.task_sampling import drawn
 from adaptdock.engine.training.trainable import TaskStart, Trainable
+from adaptdock.engine.training.validation import validate
 from adaptdock.plugins.contracts import Feature
 
 History = Sequence[Mapping[str, Any]]
+ENDED, FAILED = "ended", "failed"
+"""Marks in a history: the judge has ended this task; its loss is not a number."""
 Unit = tuple[int, list[Feature]]
 """The number of a task in the run, and windows that are drawn together."""
 
@@ -61,8 +67,10 @@ class Member:
                 seed = options.seed * 100_003 + 7919 * number
                 places += [start + place for place in drawn(size, count, epoch * count, seed)]
                 start += size
-        lengths = [self._lengths[place] for place in places]
         rows, seed = options.batch_size * ranks().count, options.seed * 100_003 + epoch
+        if options.learn_from == "pairs":
+            return paired_order([unit[0].labels for _, unit in self.units], rows, seed)
+        lengths = [self._lengths[place] for place in places]
         return [places[number] for number in shuffled(lengths, rows, seed, options.group_by_length)]
 
     def distances(self, trainable: Trainable, number: int) -> Mapping[nn.Parameter, int]:
@@ -94,11 +102,24 @@ class Member:
 class Members:
     """All members of a run, on one dock.
 
-    In the history of several tasks each number has the suffix ``@`` and the task's name.
+    In the history of several tasks each number has the suffix ``@`` and the task's label. ``judge`` may end members
+    early; the history says which, so that a resumed run ends them again. With ``spared`` a member whose loss is not a
+    number ends by itself (``failures`` has the reason), and the others continue.
     """
 
-    def __init__(self, dock: Dock, members: Sequence[Member], sharing: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        dock: Dock,
+        members: Sequence[Member],
+        sharing: Mapping[str, Any] | None = None,
+        judge: Judge | None = None,
+        spared: bool = False,
+    ) -> None:
         self.dock, self.members, self.sharing = dock, members, sharing or {}
+        self.judge, self.spared = judge, spared
+        self.failures: dict[str, str] = {}
+        self.ended: set[str] = set()
+        """The labels of the tasks that the judge has ended."""
         self.tasks = [task for member in members for task in member.tasks]
         self.options = members[0].options
         self._of_task = [member for member in members for _ in member.tasks]
@@ -127,8 +148,9 @@ class Members:
         """Return all weights with their initial values."""
         starts = [[_start(task) for task in member.tasks] for member in self.members]
         trainable = Trainable(self.dock.backbone, self.dock.ports, starts)
+        fits: HeadFits = {}
         for task, head, owner in zip(self.tasks, trainable.answering, trainable.owners, strict=True):
-            task.fit_heads(head, trainable.acting[owner], answers_alone=len(self.members[owner].tasks) == 1)
+            task.fit_heads(head, trainable.acting[owner], len(self.members[owner].tasks) == 1, fits)
         return trainable
 
     def collator(self) -> Callable[[Sequence[tuple[Sequence[Unit], Sequence[float], Draw]]], dict[str, Any]]:
@@ -153,6 +175,7 @@ class Members:
                 ],
                 "factors": factors,
                 "draw": draw,
+                "texts": same_features(features) if len(self.members) > 1 else None,
             }
             return arguments if cache is None else {**arguments, "entering": cache.states(features)}
 
@@ -162,7 +185,7 @@ class Members:
         """Return fingerprints of everything that a resumed run must find unchanged."""
         if len(self.tasks) == 1:
             return self.tasks[0].plan.identity()
-        marks = {f"{part} of {task.name}": mark for task in self.tasks for part, mark in task.plan.identity().items()}
+        marks = {f"{part} of {task.label}": mark for task in self.tasks for part, mark in task.plan.identity().items()}
         return {**marks, **{str(name): str(value) for name, value in self.sharing.items()}}
 
     # --------------------------------------------------------------------------- validation and best weights
@@ -179,24 +202,55 @@ class Members:
     def check(self, tensors: Sequence[Mapping[str, Tensor]]) -> Validated:
         """Validate the tasks of members that have just ended an epoch; at the start all tasks."""
         numbers: dict[str, float] = {}
-        metrics: dict[str, Any] = {}
-        shown: dict[str, float] = {}
+        validations: dict[str, Validated] = {}
         validating = [member for member in self.members if member.validates]
         due = [member for member in validating if not self._step or member.steps.ends_epoch(self._step)]
-        for task, number in ((task, n) for member in due for task, n in zip(member.tasks, member.numbers, strict=True)):
-            validated = task.check(tensors[number])
-            if len(self.tasks) == 1:
-                return validated
+        due_tasks = {task: tensors[n] for member in due for task, n in zip(member.tasks, member.numbers, strict=True)}
+        for task, validated in validate(self.dock, due_tasks):
+            validations[task.label] = validated
             numbers.update({self._key(task, key): value for key, value in validated.numbers.items()})
-            metrics[task.name] = validated.metrics
-            shown.update({f"{task.name} {metric}": value for metric, value in validated.shown.items()})
         losses = [numbers[self._key(task, "eval_loss")] for member in due for task in member.tasks]
         numbers["eval_loss"] = round(sum(losses), 5)
         for member in due:
             if len(member.tasks) > 1:
                 worths = [_worth(task, numbers[self._key(task, task.criterion.metric)]) for task in member.judges]
                 numbers[_mean(member)] = fmean(worths)
+        numbers |= self._judged(due, validations)
+        if len(self.tasks) == 1:
+            (validated,) = validations.values()
+            return Validated(numbers, validated.metrics, validated.shown)
+        metrics = {label: validated.metrics for label, validated in validations.items()}
+        shown = {
+            f"{label} {metric}": value
+            for label, validated in validations.items()
+            for metric, value in validated.shown.items()
+        }
         return Validated(numbers, metrics, shown)
+
+    def _judged(self, due: Sequence[Member], validations: Mapping[str, Validated]) -> dict[str, float]:
+        """Return a mark for the history for each task that the judge ends after its newest validation."""
+        if self.judge is None or not self._step:
+            return {}
+        newest = {}
+        for task, steps in ((task, member.steps) for member in due for task in member.tasks):
+            validated = validations[task.label]
+            newest[task.label] = Progress(
+                *(self._step, steps.last, steps.epoch(self._step)), metrics=validated.metrics, shown=validated.shown
+            )
+        ended = self.judge(newest)
+        return {self._key(task, ENDED): 1.0 for task in self.tasks if task.label in ended}
+
+    def failed(self, losses: Mapping[int, float], step: int) -> dict[str, float]:
+        """End members whose loss in a step, counted from 1, is not a number; return the marks for the history."""
+        marks: dict[str, float] = {}
+        for number, loss in losses.items():
+            member = self.members[number]
+            if not math.isfinite(loss) and step <= member.steps.last:
+                member.steps.last = step - 1
+                marks |= {self._key(task, FAILED): loss for task in member.tasks}
+                reason = f"the loss became {loss} in step {step}"
+                self.failures |= {task.label: reason for task in member.tasks}
+        return marks
 
     def begin_with(self, tensors: Sequence[Mapping[str, Tensor]]) -> None:
         """Store the initial weights, so that the end of training can report weights that have not changed."""
@@ -213,40 +267,62 @@ class Members:
         for member in self.members:
             epoch = member.steps.epoch(history[-1]["step"])
             for task, number in zip(member.tasks, member.numbers, strict=True):
-                metrics = validated.metrics if len(self.tasks) == 1 else validated.metrics.get(task.name)
+                metrics = validated.metrics if len(self.tasks) == 1 else validated.metrics.get(task.label)
                 if metrics is not None and self._since(member, history) == 0:
                     task.keep(tensors[number], epoch, metrics)
 
     def keep_if_none(self, tensors: Sequence[Mapping[str, Tensor]]) -> None:
         """Store weights for the tasks without a stored adapter."""
         for task, weights in zip(self.tasks, tensors, strict=True):
-            task.keep_if_none(weights)
+            if task.label not in self.failures:
+                task.keep_if_none(weights)
+
+    def recall_endings(self, history: History) -> None:
+        """End the members that failed, or that the judge has ended, according to the history."""
+        for task, member in zip(self.tasks, self._of_task, strict=True):
+            for entry in self.history(task, history):
+                if ENDED in entry:
+                    self.ended.add(task.label)
+                if FAILED in entry and task.label not in self.failures:
+                    self.failures[task.label] = f"the loss became {entry[FAILED]} in step {entry['step'] + 1}"
+                if ENDED in entry or FAILED in entry:
+                    member.steps.last = min(member.steps.last, entry["step"])
+
+    def left(self, step: int) -> bool:
+        """Return whether no member continues after a step, counted from 1."""
+        return all(step >= member.steps.last for member in self.members)
 
     def stalled(self, history: History) -> bool:
         """Return whether no member continues; a member whose patience has run out leaves the passes."""
         if not history:
             return False
+        self.recall_endings(history)
         for member in self.members:
             validations = [entry["step"] for entry in self.history(member.tasks[0], history) if "eval_loss" in entry]
             since = self._since(member, history, member.patient_from)
             patience = member.options.patience
             if validations and patience and since is not None and since >= patience:
                 member.steps.last = min(member.steps.last, validations[-1])
-        return all(history[-1]["step"] >= member.steps.last for member in self.members)
+        return self.left(history[-1]["step"])
 
     def losses(self, trainable: Trainable) -> Mapping[str, float]:
         """Return the mean training loss of each task since the last call; nothing for a single task."""
         means = {}
         for task, losses in zip(self.tasks, trainable.losses, strict=True):
             if losses:
-                means[self._key(task, "loss")] = round(sum(losses) / len(losses), 5)
+                means[self._key(task, "loss")] = round(float(torch.stack(losses).mean()), 5)
             losses.clear()
         return means
 
     def finish(self, history: History, step: int, ending: Ending) -> list[Result]:
-        """Measure the best weights of each task for the last time, store them, and return the results."""
+        """Measure the best weights of each task for the last time, store them, and return the results.
+
+        Tasks that failed, or that the judge has ended, have no result.
+        """
         results = []
         for task, member in zip(self.tasks, self._of_task, strict=True):
+            if task.label in self.failures or task.label in self.ended:
+                continue
             if ending != "interrupted":
                 ending = "early" if member.steps.last < member.steps.count else "complete"
             result = task.finish(self.history(task, history), member.steps.epoch(step), ending)
@@ -279,13 +355,13 @@ class Members:
 
     def _key(self, task: TaskRun, key: str) -> str:
         """Return the key of a task's number in the history of all tasks."""
-        return key if len(self.tasks) == 1 else f"{key}@{task.name}"
+        return key if len(self.tasks) == 1 else f"{key}@{task.label}"
 
 
 def _start(task: TaskRun) -> TaskStart:
     weights = task.plan.class_weights()
     options = task.plan.options
-    return TaskStart(task.plan.assembly, options.seed, weights, options.backbone_dropout)
+    return TaskStart(task.plan.assembly, options.seed, weights, options.backbone_dropout, options.learn_from == "pairs")
 
 
 def _mean(member: Member) -> str:

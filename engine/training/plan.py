@@ -13,11 +13,8 @@ from torch import Tensor
 
 from adaptdock.engine.core.assembly import Assembly, entry, make_methods, make_task, put_together
 from adaptdock.engine.core.batches import counts, length, reading
-from adaptdock.engine.core.distributed import ranks
-from adaptdock.engine.data.augmentation import AugmentationSettings, augment, parse
-from adaptdock.engine.data.sources import NOT_GIVEN, Reader, Source, load_splits
-from adaptdock.engine.evaluation.selection import ENOUGH, LAST_KEPT, Criterion, too_few, uncalibrated
-from adaptdock.engine.inference.back_translation import back_translated
+from adaptdock.engine.data.sources import NOT_GIVEN, Source
+from adaptdock.engine.evaluation.selection import LAST_KEPT, Criterion, too_few
 from adaptdock.engine.training import pretrained
 from adaptdock.engine.training.fittable_heads import fits
 from adaptdock.engine.training.hyperparameters import (
@@ -30,15 +27,15 @@ from adaptdock.engine.training.hyperparameters import (
     slowed,
 )
 from adaptdock.engine.training.packing import begun, pack
+from adaptdock.engine.training.pairs import pairs_of
 from adaptdock.engine.training.schedules import check as check_schedules
+from adaptdock.engine.training.shared_data import SharedData
 from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import (
     Backbone,
     Feature,
-    FittedHead,
-    PseudoLabelling,
     Reading,
     Record,
     Task,
@@ -87,6 +84,11 @@ class Plan:
     def undivided(self) -> bool:
         """Whether all labelled records are trained on, and none are validation data."""
         return "validation" not in self.records
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the validation data are labelled records held out of the training data."""
+        return not self.undivided and any(line.startswith(NOT_GIVEN) for line in self.notes)
 
     def identity(self) -> dict[str, str]:
         """Return fingerprints of everything that a resumed run must find unchanged."""
@@ -204,10 +206,12 @@ def draft(
     method_options: Mapping[str, Any] | None = None,
     task_options: Mapping[str, Any] | None = None,
     may_undivide: bool = False,
+    shared: SharedData | None = None,
 ) -> Plan:
     """Read and check the data, fit the task, and assemble the adapter, without training.
 
-    With ``may_undivide`` little data stays whole, without validation data (``hold_out``).
+    With ``may_undivide`` little data stays whole, without validation data (``hold_out``). Plans with the same
+    ``shared`` read and encode the same data once.
 
     Raises :class:`DataError` and :class:`UsageError` for invalid data and options, and the errors of
     :func:`pretrained.adopted` for trained adapters that the method is made of.
@@ -223,94 +227,40 @@ def draft(
         for name, instance in make_methods(method, {**training.method_options, **(method_options or {})})
     ]
     entries = [entry("method", name, instance.options) for name, instance in methods]
-    raw, notes = load_splits(source, type(blank), training.seed, blank)
-    if may_undivide and training.hold_out == "auto" and training.unlabelled is None:
-        raw, notes = _undivided(raw, notes, blank)
-    records = _cleaned(raw, blank, notes)
-    fitted = blank.fit(records["train"]).suit(reading(backbone, training.max_length, 0))
-    notes += fitted.notes()
-    for split in records.keys() - {"train"}:
-        fitted.check(records[split], split)
-    unlabelled = _unlabelled(training, source, fitted, task, notes)
-    augmented = augment(records["train"], fitted, augmentation_settings(training, backbone))
-    records["train"] = [*records["train"], *augmented.records]
-    notes += augmented.notes
+    shared = shared or SharedData()
+    read = shared.read(backbone, blank, task, source, training, may_undivide)
     on, base_parts = pretrained.beneath(Path(training.on), backbone) if training.on else ([], [])
-    assembly = put_together(backbone, methods, fitted, base_parts)
+    assembly = put_together(backbone, methods, read.task, base_parts)
     if not fits(assembly):
         training = training.model_copy(update={"head_start": "random"})
-    parts = backbone, fitted, task, entries, on, assembly, training, source, records
-    training_plan = Plan(*parts, [], notes, augmented.added, unlabelled)
-    training_plan.units = make_units(training_plan)
+    parts = backbone, read.task, task, entries, on, assembly, training, source, dict(read.records)
+    training_plan = Plan(*parts, [], list(read.notes), read.added, read.unlabelled)
+    make = partial(make_units, training_plan)
+    training_plan.units = shared.units(read, training_plan.reading, training.packing, make)
     if not training_plan.units:
         raise DataError("the training data has no token that is labelled")
-    training_plan.notes += [*_cut(training_plan.units), *_packed(training_plan)]
+    training_plan.options, learning = _learning(training_plan)
+    training_plan.notes += [*learning, *_cut(training_plan.units), *_packed(training_plan)]
     return training_plan
 
 
-def _cleaned(raw: Mapping[str, Sequence[Record]], task: Task, notes: list[str]) -> dict[str, list[Record]]:
-    """Return the cleaned records of each split, and add to ``notes``; raise :class:`DataError` without labels."""
-    records: dict[str, list[Record]] = {}
-    for split, raw_records in raw.items():
-        cleaned = task.clean(raw_records, split)
-        notes += cleaned.notes
-        if cleaned.records:
-            records[split] = cleaned.records
-        elif split == "test":  # public test data often has no labels
-            notes.append("test: none of its records is labelled, so nothing is measured on it")
-        else:
-            raise DataError(f"{split}: none of its {len(raw_records)} records is labelled")
-    if "train" not in records:
-        raise DataError("no training data: give --data or --train")
-    return records
+def _learning(plan: Plan) -> tuple[TrainingOptions, list[str]]:
+    """Return options with a decision between labels and pairs, and a note on few labels.
 
-
-def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tuple[dict[str, list[Record]], list[str]]:
-    """Return the splits with held-out records put back, where those are too few to choose an epoch by."""
-    held_out = any(line.startswith(NOT_GIVEN) for line in notes)
-    if not held_out or not isinstance(task, FittedHead) or ranks().count > 1:
-        return raw, notes
-    support = task.support(task.clean(raw["validation"], "validation").records)
-    if support >= ENOUGH:
-        return raw, notes
-    whole = [*raw["train"], *raw["validation"]]
-    start = next(number for number, line in enumerate(notes) if line.startswith(NOT_GIVEN))
-    note = (
-        f"few labels: all {len(whole)} records are trained on, and folds of them say what to expect"
-        f"{uncalibrated(task)}. A tenth of them has {support} answers, and fewer than {ENOUGH} cannot tell epochs "
-        f"apart (--hold-out)"
-    )
-    others = {split: records for split, records in raw.items() if split not in ("train", "validation")}
-    return {"train": whole, **others}, [*notes[:start], note]
-
-
-def _unlabelled(options: TrainingOptions, source: Source, task: Task, name: str, notes: list[str]) -> list[Record]:
-    """Return the texts for self-training; raise :class:`UsageError` for a task without pseudo-labels.
-
-    Notes on the reading of the file are added to ``notes``.
+    Raises :class:`UsageError` where pairs are asked for and cannot be made.
     """
-    if options.unlabelled is None:
-        return []
-    if not isinstance(task, PseudoLabelling):
+    options = plan.options
+    pairs = options.head_start == "fitted" and pairs_of(plan.assembly, plan.units)
+    if options.learn_from == "pairs" and not pairs:
         raise UsageError(
-            f"the task {name!r} has no pseudo-labels (its answers have no confidence): train without --unlabelled"
+            "--learn-from pairs compares texts by their one class and then fits the head: it needs a task that gives a "
+            "text one label, texts that fit into a window (--max-length), and a head without hidden layers that starts "
+            "fitted (--head-start)"
         )
-    reader = Reader(type(task), source)
-    records = reader.unlabelled(options.unlabelled, task)
-    notes += reader.notes()
-    return records
-
-
-def augmentation_settings(options: TrainingOptions, backbone: Backbone) -> AugmentationSettings:
-    """Return the settings of augmentation among the training options."""
-    return AugmentationSettings(
-        augmentations=parse(options.augment),
-        copies=options.augment_copies,
-        language=options.augment_language,
-        synonyms=None if options.synonyms is None else Path(options.synonyms),
-        seed=options.seed,
-        translate=partial(back_translated, through=options.back_translation, backbone=backbone),
-    )
+    if options.learn_from != "auto":
+        return options, []
+    note = "few labels: the adapter learns from labels, which did better than pairs of texts (--learn-from)"
+    return options.model_copy(update={"learn_from": "labels"}), [note] if pairs and plan.undivided else []
 
 
 def make_units(plan: Plan) -> list[list[Feature]]:

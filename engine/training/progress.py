@@ -1,6 +1,6 @@
 """Progress reports of a run, and its possible endings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,10 @@ class Progress:
     metrics: Mapping[str, Any] | None = None
     shown: Mapping[str, float] | None = None
     stage: str = ""
+
+
+Judge = Callable[[Mapping[str, Progress]], Collection[str]]
+"""Called with the newest validation of members, by their labels; returns the labels of those that end early."""
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,10 @@ class Run:
         finally:
             for assembly in members.assemblies:
                 ports.release(assembly.sites)
+        members.recall_endings(trainer.state.log_history)
         members.keep_if_none(trainable.tensors())
         results = members.finish(trainer.state.log_history, trainer.state.global_step, ending)
-        self._tidy(results[-1].ending)
+        self._tidy(results[-1].ending if results else ending)
         return results
 
     def _measure_only(self, trainable: Trainable) -> list[Result]:

@@ -20,6 +20,7 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.evaluation.selection import LAST_KEPT
 from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
 from adaptdock.engine.training.plan import Plan, draft, settle
+from adaptdock.engine.training.shared_data import SharedData
 from adaptdock.engine.training.task_sampling import Sampling, draws, shares
 from adaptdock.errors import AdaptError, UsageError
 from adaptdock.plugins import registry
@@ -153,6 +154,11 @@ class RunPlan:
             if self.several and (plan.options.cache or plan.unlabelled):
                 option = "cache" if plan.options.cache else "unlabelled"
                 raise UsageError(f"--{option} cannot be combined with several tasks: {PASS_OPTIONS[option]}")
+            if self.shared and plan.options.learn_from == "pairs":
+                raise UsageError(
+                    f"--learn-from pairs trains an adapter without its head, and {name!r} shares its adapter: give "
+                    f"--sharing passes, or --learn-from labels"
+                )
             if plan.backbone.encoder_decoder and len(by_half) > 1:
                 (first_half, first), (half, second) = by_half.items()
                 raise UsageError(
@@ -205,12 +211,17 @@ def _check_equal(tasks: Mapping[str, TaskSettings]) -> None:
             )
 
 
-def plan_run(backbone: Backbone, tasks: Mapping[str, TaskSettings], sharing: SharingOptions | None = None) -> RunPlan:
-    """Plan a run of one task or several.
+def plan_run(
+    backbone: Backbone,
+    tasks: Mapping[str, TaskSettings],
+    sharing: SharingOptions | None = None,
+    data: SharedData | None = None,
+) -> RunPlan:
+    """Plan a run of one task or several; ``data`` has that of earlier plans, which is not read again.
 
     Raises the errors of :func:`completed`, :func:`draft` and :meth:`RunPlan.check`.
     """
-    sharing = sharing or SharingOptions()
+    sharing, data = sharing or SharingOptions(), data or SharedData()
     several, shared = len(tasks) > 1, len(tasks) > 1 and sharing.shared
     if several:
         check_names(tasks)
@@ -223,6 +234,7 @@ def plan_run(backbone: Backbone, tasks: Mapping[str, TaskSettings], sharing: Sha
             plans[name] = draft(
                 *(backbone, entry.task, entry.method, entry.source, options, entry.method_options, entry.task_options),
                 may_undivide=undivided,
+                shared=data,
             )
     run_plan = RunPlan(plans, sharing, [entry.weight for entry in tasks.values()])
     run_plan.check()

@@ -100,7 +100,7 @@ def no_better(plan: "Plan", comparison: Mapping[str, Any]) -> str:
         return ""
     return (
         f"This adapter has learnt nothing of use: its {task.metric} on the {comparison['split']} data is "
-        f"{score:.2f}, and the same answer to every input reaches {baseline:.2f}."
+        f"{score:.2f}, and {task.baseline_answer} reaches {baseline:.2f}."
     )
 
 

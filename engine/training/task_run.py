@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -21,9 +21,11 @@ from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.engine.evaluation.report import validations, write_report
 from adaptdock.engine.evaluation.reporting.page import NAME as PAGE
 from adaptdock.engine.evaluation.reporting.page import Subject, write_page
-from adaptdock.engine.evaluation.selection import Criterion
+from adaptdock.engine.evaluation.selection import ENOUGH, Criterion
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.golden_probes import recorded
+from adaptdock.engine.training.adapter_shares import SHARES, choose_share, interpolated
+from adaptdock.engine.training.classic_comparison import beside_classics, classic_answers
 from adaptdock.engine.training.head_fit import FittedHeads, FoldChoice, fit_heads
 from adaptdock.engine.training.hyperparameters import STORES
 from adaptdock.engine.training.plan import Plan
@@ -37,10 +39,23 @@ from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Calibrated, Feature, Record, Writer
 
+HeadFits = dict[Hashable, FittedHeads | None]
+"""Fitted heads by the data, method and options that decide them."""
 ON_TRAINING_DATA = (
     "the answers on this page are those for the training data: all labelled records were trained on, and the metric to "
     "expect is the one of the folds"
 )
+FOLDS = "folds"
+"""What the records of all folds are called, in the card and on the page."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The records that an adapter was measured on: those of a split, or of all folds of the training data."""
+
+    split: str
+    records: Sequence[Record]
+    evaluation: Evaluation
 
 
 @dataclass
@@ -54,8 +69,8 @@ class Result:
     seconds: float
     history: list[dict[str, Any]]
     ending: Ending = "complete"
-    measured: tuple[str, Evaluation] | None = None
-    """The split that was measured last, with the best weights, and its evaluation."""
+    measured: Measured | None = None
+    """What was measured last, with the best weights; the test data if there is any."""
 
     @property
     def shortfall(self) -> str:
@@ -85,27 +100,27 @@ class Result:
     def _subject(self, plan: Plan, verdict: list[str]) -> Subject:
         """Return the content of the page; a result of an earlier process is measured again."""
         card = self.adapter.card
-        split, evaluation = self.measured or _measure(Dock(plan.backbone), self.adapter, plan)
+        measured = self.measured or _measure(Dock(plan.backbone), self.adapter, plan)
         return Subject(
             card=card,
             task=make_task(card.task.name, card.task.options),
             source=plan.source.describe(),
-            split=split,
-            records=plan.given if split == "train" else plan.records[split],
-            evaluation=evaluation,
+            split=measured.split,
+            records=measured.records,
+            evaluation=measured.evaluation,
             training=plan.given,
             points=validations(self.history, type(plan.task).metric),
             verdict=verdict,
-            notes=[*plan.notes, *([ON_TRAINING_DATA] if split == "train" else [])],
+            notes=[*plan.notes, *([ON_TRAINING_DATA] if measured.split == "train" else [])],
             problems=check({**plan.records, "train": plan.given}, plan.task),
         )
 
 
-def _measure(dock: Dock, adapter: AdapterFile, plan: Plan) -> tuple[str, Evaluation]:
+def _measure(dock: Dock, adapter: AdapterFile, plan: Plan) -> Measured:
     """Measure an adapter on the test data of its plan, else on the validation data, else on the training data."""
     split = next(split for split in ("test", "validation", "train") if split in plan.records)
     records = plan.given if split == "train" else plan.records[split]
-    return split, evaluate(dock, adapter, records, plan.options.batch_size * 2)
+    return Measured(split, records, evaluate(dock, adapter, records, plan.options.batch_size * 2))
 
 
 def _before(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
@@ -118,7 +133,8 @@ class TaskRun:
     """One task of a run, with its own folder for the best adapter.
 
     ``together`` is the card's entry on other tasks in the same run; ``try_folds`` measures
-    a plan without validation data on folds, after the adapter is trained.
+    a plan without validation data on folds, after the adapter is trained. ``label`` is its name among the tasks of the
+    run, by default ``name``, which is the adapter's name.
     """
 
     def __init__(
@@ -129,15 +145,16 @@ class TaskRun:
         name: str | None = None,
         together: Mapping[str, Any] | None = None,
         try_folds: Callable[[], FoldChoice | None] | None = None,
+        label: str | None = None,
     ) -> None:
         self.plan, self.dock, self.folder = plan, dock, folder
         self.name = name or plan.task_name
+        self.label = label or self.name
         self.together = dict(together or {})
         self.try_folds = try_folds
         self.heads: FittedHeads | None = None
         self.best: AdapterFile | None = None
         self._untrained = ""
-        self._acting: Acting | None = None
         self._head_alone = False
         self._started = time.monotonic()
         self._start: dict[str, Tensor] | None = None
@@ -177,9 +194,9 @@ class TaskRun:
         if self.validates and self.file.exists():
             self.best = read_file(self.file)
 
-    def check(self, tensors: Mapping[str, Tensor]) -> Validated:
-        """Validate weights; the numbers have the keys of the history."""
-        evaluation = self.validate(tensors)
+    def validated(self, evaluation: Evaluation) -> Validated:
+        """Return the newest validation; its numbers have the keys of the history."""
+        self._newest = evaluation
         name = type(self.plan.task).metric
         return Validated(self._numbers(evaluation), evaluation.metrics, {name: evaluation.metrics[name]})
 
@@ -192,13 +209,19 @@ class TaskRun:
     def keep(self, tensors: Mapping[str, Tensor], epoch: float, metrics: Mapping[str, Any]) -> None:
         """Store weights as the best so far, with their validation metrics."""
         self._best_found = self._newest
-        self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(tensors))
+        self.best = AdapterFile(self.card(epoch, {"validation": dict(metrics)}), self.stored(self._with_head(tensors)))
         self._store(self.best)
 
-    def validate(self, tensors: Mapping[str, Tensor]) -> Evaluation:
-        """Measure weights on the validation data, in the precision of the file."""
-        self._newest = self._evaluate(AdapterFile(self.card(0, {}), self.stored(tensors)), "validation", write=False)
-        return self._newest
+    def candidate(self, tensors: Mapping[str, Tensor]) -> AdapterFile:
+        """Return an adapter with weights to validate, in the precision of the file."""
+        return AdapterFile(self.card(0, {}), self.stored(self._with_head(tensors)))
+
+    def _with_head(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights with a head fitted on the vectors that they make, where pairs train the adapter alone."""
+        if self.plan.options.learn_from != "pairs":
+            return tensors
+        heads = fit_heads(self.plan, self.dock.ports, Acting(self.plan.assembly, tensors))
+        return {**tensors, **(heads.answer if heads else {})}
 
     def stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights in the precision of the file, or in float32 if they are too large for 16 bit."""
@@ -243,23 +266,31 @@ class TaskRun:
             metrics=dict(metrics),
         )
 
-    def fit_heads(self, head: Answering, acting: Acting, answers_alone: bool = True) -> None:
+    def fit_heads(self, head: Answering, acting: Acting, answers_alone: bool, earlier: HeadFits) -> None:
         """Fit the head on the vectors of the frozen backbone, and start from it, if the options say so.
+
+        Among ``earlier`` may be the fit of an equal method on the same data.
 
         Unless it ``answers_alone`` the fitted head is never saved in place of the trained adapter, which others share.
         """
         if self.plan.options.head_start == "random":
             return
-        heads = fit_heads(self.plan, self.dock.ports, acting)
+        plan = self.plan
+        options = plan.options.seed, plan.options.class_weights, plan.reading.max_length
+        methods = tuple(entry.model_dump_json() for entry in (*plan.methods, *plan.on))
+        data = id(plan.records["train"]), plan.task_name, plan.task.options.model_dump_json()
+        if (key := (*data, *options, *methods)) not in earlier:
+            earlier[key] = fit_heads(plan, self.dock.ports, acting)
+        heads = earlier[key]
         if heads is not None:
             head.load(heads.start)
         if answers_alone:
-            self.heads, self._acting = heads, acting
+            self.heads = heads
 
     def keep_if_none(self, tensors: Mapping[str, Tensor]) -> None:
         """Store weights without metrics, if none are stored yet."""
         if self.best is None:
-            self.best = AdapterFile(self.card(0, {}), self.stored(tensors))
+            self.best = AdapterFile(self.card(0, {}), self.stored(self._with_head(tensors)))
             self._store(self.best)
 
     def _store(self, adapter: AdapterFile) -> int:
@@ -300,38 +331,66 @@ class TaskRun:
             return None
         return AdapterFile(self.card(0, {}), self.stored({**self._start, **self.heads.answer}))
 
-    def measured(self, adapter: AdapterFile, records: Sequence[Record]) -> dict[str, float]:
-        """Return the numbers that an adapter reaches on cleaned records, by their names in the history."""
-        return self._numbers(evaluate(self.dock, adapter, records, self.plan.options.batch_size * 2, write=False))
+    def measured(self, adapter: AdapterFile, records: Sequence[Record]) -> Evaluation:
+        """Measure an adapter on cleaned records."""
+        return evaluate(self.dock, adapter, records, self.plan.options.batch_size * 2, write=False)
 
-    def _refitted(self) -> AdapterFile:
-        """Return the trained adapter with its head fitted anew, on the vectors that the adapter makes.
+    def by_share(self) -> dict[float, AdapterFile]:
+        """Return the finished adapter with each share of its trained change; with all of it without a fitted head."""
+        assert self.best is not None
+        answer = self.fitted_answer()
+        if answer is None:
+            return {1.0: self.best}
+        return {0.0: answer, **{share: self._with_share(share) for share in SHARES if 0 < share < 1}, 1.0: self.best}
+
+    def _with_share(self, share: float) -> AdapterFile:
+        """Return the trained adapter with a share of its change, and a head fitted on the vectors that it makes.
 
         Gradient steps on few records stop anywhere; the fit has one optimum, and its regularisation is chosen.
         """
         assert self.best is not None
-        assert self._acting is not None
-        heads = fit_heads(self.plan, self.dock.ports, self._acting)
-        if heads is None:
-            return self.best
-        return AdapterFile(self.best.card, {**self.best.tensors, **self.stored(heads.answer)})
+        assert self._start is not None
+        tensors = interpolated(self._start, self.best.tensors, share)
+        heads = fit_heads(self.plan, self.dock.ports, Acting(self.plan.assembly, tensors))
+        return AdapterFile(self.best.card, self.stored({**tensors, **(heads.answer if heads else {})}))
 
     def _against_fitted(self, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Keep the fitted head with the adapter's start weights where training is no better on validation data.
+        """Keep the fitted head with the adapter's start weights unless training is better beyond a standard error.
 
         Return what a card says of the comparison. Validation data that is too few to tell is measured alone.
         """
-        best, answer = self.criterion.best(history), self.fitted_answer()
-        if answer is None or best is None:
+        answer = self.fitted_answer()
+        if answer is None or self.best is None or self.criterion.best(history) is None:
             return {}
         evaluation = self._evaluate(answer, "validation", write=False)
-        numbers = self._numbers(evaluation)
-        if self.criterion.decisive and self.criterion.worth(numbers) >= self.criterion.worth(best):
-            self._take_head(AdapterFile(self.card(0, {"validation": evaluation.metrics}), answer.tensors))
+        trained = self._best_found or self._evaluate(self.best, "validation", write=False)
+        predictions = {0.0: evaluation.scored, 1.0: trained.scored}
+        records = self.plan.records["validation"]
+        if self.criterion.decisive and not choose_share(self.plan.task, records, predictions).share:
+            card = self.card(0, {"validation": evaluation.metrics})
+            self._take_head(AdapterFile(card, {**answer.tensors, **self._head_on_all(evaluation)}))
             self._best_found = evaluation
         name = type(self.plan.task).metric
-        reached = {name: evaluation.metrics[name], "loss": numbers["eval_loss"]}
+        reached = {name: evaluation.metrics[name], "loss": self._numbers(evaluation)["eval_loss"]}
         return {"fitted_head": {"validation": reached, "kept": self._head_alone}}
+
+    def _head_on_all(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Return the head alone fitted on the validation records too, if they were held out of the training data.
+
+        Like the final fit after a grid search: what it reaches was measured before. Nothing where the task learns more
+        from the validation data (a temperature, a threshold), with ``evaluation`` of the head as it was: records that
+        the head has seen would mislead it.
+        """
+        assert self._start is not None
+        task, held_out = self.plan.task, self.plan.records["validation"] if self.plan.held_out else []
+        if not held_out:
+            return {}
+        if isinstance(task, Calibrated) and task.settle(held_out, evaluation.digests).options != task.options:
+            return {}
+        records = [*self.plan.given, *held_out]
+        plan = replace(self.plan, records={**self.plan.records, "train": records}, added={})
+        heads = fit_heads(plan, self.dock.ports, Acting(plan.assembly, self._start))
+        return {} if heads is None else self.stored(heads.answer)
 
     def _judged(self, adapter: AdapterFile, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Return the comparison of an adapter with a constant answer, and its shortfall, if any.
@@ -345,15 +404,30 @@ class TaskRun:
         shortfall = still or no_better(self.plan, comparison)
         return ({"baseline": comparison} if comparison else {}) | ({"shortfall": shortfall} if shortfall else {})
 
-    def _by_folds(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Keep what does better on folds, the trained adapter or the fitted head; return both parts of the card."""
+    def _by_folds(self) -> FoldChoice | None:
+        """Keep the share of the trained change that folds choose, all of it without folds; return their choice."""
         choice = None if self.try_folds is None else self.try_folds()
-        if choice is None:
-            return {}, {}
-        answer = self.fitted_answer()
-        if choice.head_alone and answer is not None:
-            self._take_head(answer)
-        return {"folds": choice.described()}, {"folds": choice.metrics}
+        answer, share = self.fitted_answer(), 1.0 if choice is None else choice.choice.share
+        if answer is not None and not self.validates:
+            if share:
+                self.best = self._with_share(share)
+            else:
+                self._take_head(answer)
+        return choice
+
+    def _on_validation(self) -> Measured | None:
+        """Return the best weights' evaluation on the validation data; None without one."""
+        if self._best_found is None:
+            return None
+        return Measured("validation", self.plan.records["validation"], self._best_found)
+
+    def _beside_classics(self, split: str, evaluation: Evaluation) -> dict[str, Any]:
+        """Return what a card says of classic answers to the records of a split, if they are enough to tell."""
+        task, records = self.plan.task, self.plan.records[split]
+        if task.support(records) < ENOUGH:
+            return {}
+        classics = classic_answers(task, self.plan.given, records)
+        return beside_classics(task, records, evaluation.scored, classics, f"the {split} data")
 
     def _take_head(self, answer: AdapterFile) -> None:
         """Keep the fitted head in place of the trained adapter."""
@@ -377,20 +451,25 @@ class TaskRun:
         before = _before(history, type(self.plan.task).metric) if type(self.plan.task).measured_before else {}
         metrics: dict[str, Any] = {}
         judged: dict[str, Any] = {}
-        measured = None if self._best_found is None else ("validation", self._best_found)
+        measured = self._on_validation()
         if ending != "interrupted":
             try:
-                if self.heads is not None and not self.validates:
-                    self.best = self._refitted()
-                judged, by_folds = self._by_folds()
-                judged |= self._against_fitted(history)
-                measured = None if self._best_found is None else ("validation", self._best_found)
-                metrics = {**before, **self.best.card.metrics, **by_folds}
+                choice = self._by_folds()
+                judged = self._against_fitted(history)
+                measured = self._on_validation()
+                metrics = {**before, **self.best.card.metrics}
+                if choice is not None:
+                    seconds = time.monotonic() - self._started
+                    measured = Measured(FOLDS, choice.records, choice.evaluation)
+                    judged |= {FOLDS: choice.described(), **choice.classics}
+                    metrics[FOLDS] = choice.metrics
                 self.best = self._settled(self.best)
                 for split in self._last_splits():
-                    measured = split, self._evaluate(self.best, split)
-                    metrics[split] = measured[1].metrics
+                    measured = Measured(split, self.plan.records[split], self._evaluate(self.best, split))
+                    metrics[split] = measured.evaluation.metrics
                 judged |= self._judged(self.best, metrics)
+                if measured is not None and measured.split != FOLDS:
+                    judged |= self._beside_classics(measured.split, measured.evaluation)
             except KeyboardInterrupt:
                 ending = "interrupted"
         metrics = metrics or {**before, **self.best.card.metrics}

@@ -11,19 +11,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adaptdock.engine.core.assembly import HEAD, Assembly, Part, lowest_layer
-from adaptdock.engine.core.forward import for_head, mask_for, resumed, routed_lm_head, states
+from adaptdock.engine.core.forward import for_head, mask_for, resumed, routed_lm_head, shared_states, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Action
 from adaptdock.engine.training.member_dropout import Draw, DropoutSeed, MaskedActs, MemberDropout
+from adaptdock.engine.training.pairs import pair_loss
 from adaptdock.plugins.contracts import Backbone, Method, Penalised, Port, Reparameterised, Side, Site, Stepped
 
 
 class Answering(nn.Module):
     """The head of an adapter in training, and the loss of its task."""
 
-    def __init__(self, assembly: Assembly, start: Mapping[str, Tensor], class_weights: Tensor | None = None) -> None:
+    def __init__(self, task: "TaskStart", start: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.assembly = assembly
+        self.assembly, self.pairs = task.assembly, task.pairs
+        assembly, class_weights = task.assembly, task.class_weights
         declared = assembly.head.parameters(assembly.width)
         self.weights = nn.ParameterDict(
             {
@@ -52,14 +54,19 @@ class Answering(nn.Module):
         head, weights = self.assembly.head, {name: tensor.unsqueeze(0) for name, tensor in self.weights.items()}
         mask = mask.to(labels.device)
         row_inputs = {name: tensor.to(labels.device) for name, tensor in row_inputs.items()}
-        logits = head.apply(weights, for_head(backbone, head, hidden, mask, row_inputs), mask)
+        head_input = for_head(backbone, head, hidden, mask, row_inputs)
+        if self.pairs:
+            return pair_loss(head.vectors(head_input, mask), labels)  # type: ignore[attr-defined]
+        logits = head.apply(weights, head_input, mask)
         return self.assembly.task.loss(logits, labels, self.class_weights)
 
 
 class Acting(nn.ModuleList):
-    """The methods of an adapter in training."""
+    """The methods of an adapter in training; without a ``generator`` they keep the weights as given."""
 
-    def __init__(self, assembly: Assembly, start: Mapping[str, Tensor], generator: torch.Generator) -> None:
+    def __init__(
+        self, assembly: Assembly, start: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> None:
         super().__init__(_Weights(part, start, generator) for part in assembly.parts)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -82,12 +89,15 @@ class Acting(nn.ModuleList):
 class TaskStart:
     """The start of a task's training: its adapter, the seed of the initial weights and of dropout, the class weights,
     and whether its rows use the dropout of the backbone.
+
+    With ``pairs`` the loss compares the rows of a batch with each other (:mod:`pairs`), and the head is not trained.
     """
 
     assembly: Assembly
     seed: int = 0
     class_weights: Tensor | None = None
     backbone_dropout: bool = False
+    pairs: bool = False
 
 
 class Trainable(nn.Module):
@@ -106,11 +116,13 @@ class Trainable(nn.Module):
             for position, task in enumerate(tasks):
                 generator = torch.Generator().manual_seed(task.seed)
                 start = task.assembly.start(generator)
-                self.heads.append(Answering(task.assembly, start, task.class_weights))
+                self.heads.append(Answering(task, start))
                 if position == 0:
                     self.adapters.append(Acting(task.assembly, start, generator))
-        self.losses: list[list[float]] = [[] for _ in self.heads]
+        self.losses: list[list[Tensor]] = [[] for _ in self.heads]
         """The losses of each task since the last report; not collected for a single task."""
+        self.newest: dict[int, Tensor] = {}
+        """The loss of each member with rows in the newest batch."""
         self._outside = (backbone, ports)  # in a tuple, so that torch does not register the backbone as a submodule
         self._seeds = [DropoutSeed(tasks[0].seed, tasks[0].backbone_dropout) for tasks in members]
 
@@ -129,6 +141,11 @@ class Trainable(nn.Module):
         heads = [head for head, owner in zip(self.heads, self.owners, strict=True) if owner == member]
         return [weight for module in (self.adapters[member], *heads) for weight in module.parameters()]
 
+    def drop_gradients(self, member: int) -> None:
+        """Forget the gradients of a member, so that no step changes its weights."""
+        for weight in self.weights_of(member):
+            weight.grad = None
+
     def tensors(self) -> list[dict[str, Tensor]]:
         """Return, for each task, a copy of its weights by their names in the file, in float32."""
         acting = [copied(adapter.tensors()) for adapter in self.acting]
@@ -144,13 +161,15 @@ class Trainable(nn.Module):
         factors: Sequence[float] | None = None,
         draw: Draw | None = None,
         entering: Tensor | None = None,
+        texts: Sequence[int] | None = None,
         **inputs: Tensor,
     ) -> dict[str, Tensor]:
         """Return the loss of a batch: the sum over members of the mean over a member's rows, times its factor.
 
         ``tasks`` (R) has the number of each row's task, the first by default; ``labels`` and ``row_inputs`` have an
         entry for each task, for its rows. ``draw`` makes dropout independent of other members.
-        ``entering`` (R, T, W) are cached states below the lowest adapted layer.
+        ``entering`` (R, T, W) are cached states below the lowest adapted layer. ``texts`` (R) has equal numbers for
+        rows with equal inputs.
         """
         backbone, ports = self._outside
         inputs = {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
@@ -162,22 +181,26 @@ class Trainable(nn.Module):
         rows = TrainedRows(backbone, self.acting, owners, self.training, masks)
         drops = self.training and any(self._seeds[owner].backbone for owner in owners)
         with dropping(backbone.model, drops), masks or nullcontext():
-            if entering is None:
+            if entering is None and texts is not None and not drops:
+                hidden = shared_states(backbone, ports, rows, inputs, first.head.reads, texts)
+            elif entering is None:
                 hidden = states(backbone, ports, rows, inputs, first.head.reads)
             else:
                 hidden = resumed(backbone, ports, rows, inputs, lowest_layer(first), entering)
-        losses = []
+        losses: dict[int, list[Tensor]] = {owner: [] for owner in sorted(set(owners))}
         for task, loss in self._losses(hidden, mask, labels, row_inputs, tasks):
             owner = self.owners[task]
-            losses.append(loss * (tasks.count(task) / owners.count(owner)) * (factors[owner] if factors else 1.0))
+            losses[owner].append(
+                loss * (tasks.count(task) / owners.count(owner)) * (factors[owner] if factors else 1.0)
+            )
         if self.training:
-            penalties = {owner: self.acting[owner].penalty() for owner in sorted(set(owners))}
-            losses += [
-                penalty * (factors[owner] if factors else 1.0)
-                for owner, penalty in penalties.items()
-                if penalty is not None
-            ]
-        return {"loss": torch.stack(losses).sum()}
+            for owner, terms in losses.items():
+                penalty = self.acting[owner].penalty()
+                if penalty is not None:
+                    terms.append(penalty * (factors[owner] if factors else 1.0))
+        totals = {owner: torch.stack(terms).sum() for owner, terms in losses.items()}
+        self.newest = {owner: total.detach() for owner, total in totals.items()}
+        return {"loss": torch.stack(list(totals.values())).sum()}
 
     def _losses(
         self,
@@ -203,7 +226,7 @@ class Trainable(nn.Module):
             with routed_lm_head(ports, self.answering[task].assembly.head, rows, own_states):
                 loss = self.heads[task](backbone, own_states, own_mask, labels[task], of_rows)
             if len(self.heads) > 1:
-                self.losses[task].append(float(loss.detach()))
+                self.losses[task].append(loss.detach())
             yield task, loss
 
     def after_step(self, member: int, step: int, steps: int) -> None:
@@ -233,10 +256,10 @@ def dropping(model: nn.Module, drops: bool) -> Iterator[None]:
 class _Weights(nn.Module):
     """The weights of one method: as parameters, or as the output of the method's reparameterisation.
 
-    Weights that are not trained have no gradient, and are never reparameterised.
+    Weights that are not trained have no gradient, and are never reparameterised; without a ``generator`` none are.
     """
 
-    def __init__(self, part: Part, start: Mapping[str, Tensor], generator: torch.Generator) -> None:
+    def __init__(self, part: Part, start: Mapping[str, Tensor], generator: torch.Generator | None) -> None:
         super().__init__()
         self.part = part
         trains = {
@@ -246,7 +269,7 @@ class _Weights(nn.Module):
         }
         trained = {name: start[name] for name, is_trained in trains.items() if is_trained}
         self.detour: nn.Module | None = None
-        if trained and isinstance(part.method, Reparameterised):
+        if trained and generator is not None and isinstance(part.method, Reparameterised):
             self.detour = part.method.reparameterise(trained, generator)
         self.names = [name for name, is_trained in trains.items() if self.detour is None or not is_trained]
         self.plain = nn.ParameterList(nn.Parameter(start[name], requires_grad=trains[name]) for name in self.names)

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.training_args import OptimizerNames
 
-from adaptdock.engine.core.distributed import mean, shared
+from adaptdock.engine.core.distributed import mean, ranks, share_of, shared
 from adaptdock.engine.training.hyperparameters import OPTIMIZERS, TrainingOptions
 from adaptdock.engine.training.member_steps import JointOptimizer
 from adaptdock.engine.training.members import Members
@@ -30,6 +30,8 @@ from adaptdock.errors import FileError
 
 CHECKPOINTS = "checkpoints"
 REPORTS_PER_EPOCH = 20
+NOT_COUNTED = -100
+"""The label of a position without a label (:class:`adaptdock.plugins.contracts.Feature`)."""
 
 
 class LossIsNotFinite(ArithmeticError):
@@ -108,17 +110,51 @@ class AdapterTrainer(Trainer):
             unfreezing.begin(self.state.global_step, steps_per_epoch)
         if not inputs["tasks"]:  # no member has a batch in this pass
             return torch.zeros((), device=self.args.device)
+        if ranks().count > 1:  # in one process (check_alone) there may be several members
+            self._weigh(inputs)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         overall = mean(loss)
-        if not torch.isfinite(overall):
+        if torch.isfinite(overall):
+            return loss
+        losses = {number: loss.item() for number, loss in self.model.newest.items()}
+        finite = [loss for loss in losses.values() if math.isfinite(loss)]
+        if not self._members.spared or len(finite) == len(losses):
             raise LossIsNotFinite(overall.item(), self.state.global_step + 1, self._last_good)
-        return loss
+        self._end_failed(losses, self.state.global_step + 1)
+        return torch.tensor(sum(finite), device=loss.device)
+
+    def _end_failed(self, losses: Mapping[int, float], step: int) -> None:
+        """End the members whose loss is not a number.
+
+        Their gradients are dropped at once: the Trainer scales all gradients by a norm over all of them.
+        """
+        for number, loss in losses.items():
+            if not math.isfinite(loss):
+                self.model.drop_gradients(number)
+        marks = self._members.failed(losses, step)
+        if marks:
+            self.log(marks)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Tensor:
+        """Return the norm of all gradients, without the scaling by which transformers measures it.
+
+        Where the norm overflows, that scaling would turn the gradients of all members into NaN.
+        """
+        return get_total_norm([weight.grad for weight in self.model.parameters() if weight.grad is not None])
+
+    def _weigh(self, inputs: Any) -> None:
+        """Multiply the factor of the only task by this process's share of the labels, which the mean loss is over."""
+        (labels,), (factor,), (head,) = inputs["labels"], inputs["factors"], self.model.answering
+        inputs["factors"] = [factor * share_of(label_weight(labels, head.class_weights) if factor else 0.0)]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validate the weights in the precision of the file, and call the callbacks."""
         tensors = self.model.tensors()
-        if not all(tensor.isfinite().all() for weights in tensors for tensor in weights.values()):
+        finite = [all(tensor.isfinite().all() for tensor in weights.values()) for weights in tensors]
+        if not all(finite) and not self._members.spared:
             raise LossIsNotFinite(math.nan, self.state.global_step, self._last_good)
+        broken = {owner: math.nan for owner, good in zip(self.model.owners, finite, strict=True) if not good}
+        self._end_failed(broken, self.state.global_step)
         self._last_good = tensors
         validated = shared(self._members.check(tensors))
         self.log(dict(validated.numbers))
@@ -177,6 +213,7 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Validate at the end of an epoch of any member."""
         control.should_evaluate = self.members.due(state.global_step)
+        control.should_training_stop |= self.members.left(state.global_step) and not control.should_evaluate
 
     def _report(self, state: Any, loss: float | None = None, validated: Validated | None = None) -> None:
         if self.progress is None:
@@ -194,10 +231,16 @@ class MemberCallback(TrainerCallback):
         self.trainer: Trainer | None = None
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Clip the gradients of each member by their own norm, so that members do not affect each other."""
+        """Clip the gradients of each member by their own norm, so that members do not affect each other.
+
+        A member that has ended, or that has just failed, takes no step.
+        """
         assert self.trainer is not None
         self.trainer.accelerator.unscale_gradients()
         for number, member in enumerate(self.members.members):
+            if state.global_step >= member.steps.last:
+                self.trainable.drop_gradients(number)
+                continue
             clip_grad_norm_(self.trainable.weights_of(number), member.options.max_grad_norm)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -251,6 +294,14 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     callback.trainer = trainer
     return trainer
+
+
+def label_weight(labels: Tensor, class_weights: Tensor | None) -> float:
+    """Return the divisor of a mean loss: the number of counted labels, or the sum of the weights of their classes."""
+    labels = labels[labels != NOT_COUNTED]
+    if class_weights is None or labels.is_floating_point():
+        return float(labels.numel())
+    return class_weights[labels].sum().item()
 
 
 def _rate(options: TrainingOptions, steps: int, step: int) -> float:

@@ -5,10 +5,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 from adaptdock.errors import FileError, TakenError
+
+PARTIAL = ".partial"
+"""Suffix of a temporary file."""
 
 
 def write_atomically(path: Path, blob: bytes, replace: bool = True) -> None:
@@ -17,11 +22,21 @@ def write_atomically(path: Path, blob: bytes, replace: bool = True) -> None:
     After an error the old file is untouched and no temporary file remains. Without ``replace`` an existing file raises
     :class:`FileExistsError`.
     """
+    with atomic_file(path, replace) as stream:
+        stream.write(blob)
+
+
+@contextmanager
+def atomic_file(path: Path, replace: bool = True) -> Iterator[BinaryIO]:
+    """Yield a stream into a temporary file, which atomically becomes ``path`` when the block ends without an error.
+
+    Arguments and errors are those of :func:`write_atomically`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(blob)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).chmod(0o644)  # mkstemp creates a private file
@@ -31,6 +46,12 @@ def write_atomically(path: Path, blob: bytes, replace: bool = True) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_partial(path: Path) -> None:
+    """Remove the temporary files that killed processes left of a file; no other process may be writing it."""
+    for temporary in path.parent.glob(f".{escape(path.name)}.*{PARTIAL}"):
+        temporary.unlink(missing_ok=True)
 
 
 def _reserve(path: Path) -> None:
@@ -54,7 +75,7 @@ def atomic_folder(path: Path, replace: bool = True) -> Iterator[Path]:
     path = path.absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
     except OSError as error:
         raise FileError(path, f"the folder cannot be made: {error.strerror or error}") from error
     try:

@@ -26,7 +26,7 @@ def merged_changes(out: Outgoing) -> "list[WeightChange]":
         if not isinstance(part.method, Mergeable):
             names = " and ".join(entry.name for entry in out.parts)
             what = f"the method {part.name}" if len(out.parts) == 1 else f"an adapter of {names}"
-            raise refuse(what, "peft has none that computes the same, and it cannot be merged into one that peft has")
+            raise refuse(what, "peft has none that computes the same, and it cannot be merged into a method of peft")
         for site in part.method.sites(ports):
             port = site.port
             if port.kind != "linear" or site.source is not None:

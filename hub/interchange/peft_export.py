@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ROOT, WRAPPED = "base_model.model.", "base_model."
-"""Key prefixes: of adapters that wrap modules, and of those that change the input."""
+"""Key prefixes: of adapters that wrap modules, and of adapters that change the input."""
 
 
 def write_peft(out: Outgoing, folder: Path) -> list[str]:
@@ -59,7 +59,7 @@ def write_peft(out: Outgoing, folder: Path) -> list[str]:
 
 
 def _one_method(out: Outgoing) -> tuple[PeftInterchange, Mapping[str, Named]]:
-    """Return the only method of an adapter, with its parameters; or else one that stores the merged change.
+    """Return the only method of an adapter, with its parameters; or else a method for the merged change.
 
     Raises :class:`UsageError` for methods that peft lacks and that cannot be merged.
     """

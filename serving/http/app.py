@@ -65,7 +65,9 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     _handle_errors(app, service)
     app.add_middleware(RequestBodies, service=service)  # the last middleware added is the outermost
     app.add_middleware(RequestLimits, service=service)
-    app.add_middleware(Access, tokens=tokens or Tokens(), local=service.options.local)
+    app.add_middleware(
+        Access, tokens=tokens or Tokens(), local=service.options.local, open_metrics=service.options.open_metrics
+    )
     app.add_middleware(Framing)
     app.add_middleware(Envelope, metrics=service.metrics, leaving=lambda: service.status == "stopping")
     return app

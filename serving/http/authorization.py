@@ -12,6 +12,7 @@ from adaptdock.serving.errors import ForbiddenError
 from adaptdock.serving.http.access_tokens import Token, Tokens
 from adaptdock.serving.http.middleware import refuse
 
+METRICS = "/metrics"
 OPEN = ("/", "/label", "/healthz", "/readyz", "/health", "/openapi.json", "/favicon.ico")
 """Paths without authorization."""
 PAGE = "/page/"
@@ -27,8 +28,8 @@ class Access:
     here send a request (DNS rebinding). Such a request has a foreign Host or Origin header and is refused.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, local: bool) -> None:
-        self._app, self._tokens, self._local = app, tokens, local
+    def __init__(self, app: ASGIApp, tokens: Tokens, local: bool, open_metrics: bool = False) -> None:
+        self._app, self._tokens, self._local, self._open_metrics = app, tokens, local, open_metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on an allowed request; refuse any other with 401 or 403 before its body is read."""
@@ -40,6 +41,8 @@ class Access:
             await refuse(scope, send, 403, "without tokens this process answers this machine alone", "permission_error")
             return
         needed = scope_of(scope["method"], scope["path"])
+        if self._open_metrics and scope["path"] == METRICS:
+            needed = None
         if needed is None or not self._tokens.required:
             await self._app(scope, receive, send)
             return

@@ -1,17 +1,23 @@
 """Metrics: counters for Prometheus and for the list of adapters."""
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector, generate_latest
 
 from adaptdock.serving.catalog.catalog import Catalog
+from adaptdock.serving.scheduling.admission import QueueState
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BARE = "(backbone)"
 """The name of the backbone without adapters; no adapter can have it."""
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+GATEWAY = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
+"""Labels that the model server protocol of the Gateway API inference extension names."""
 
 
 @dataclass
@@ -62,6 +68,9 @@ class Metrics:
         self._refused = Counter("refused", "Requests refused under load, by limit", ["limit"], space, registry=of)
         self._shed = Counter("shed_inputs", "Inputs refused under load, by adapter", by, space, registry=of)
         self._http = Counter("http_responses", "Answers by status", ["status"], space, registry=of)
+        self._queue_length = Gauge("num_requests_waiting", "Inputs in the queue", (), space, registry=of)
+        self._running = Gauge("num_requests_running", "Inputs in computation", (), space, registry=of)
+        self._lora = Gauge("lora_requests_info", "Docked and awaited adapters; the time", GATEWAY, space, registry=of)
         self._tallies: dict[str, Tally] = {}
         self._names: set[str] = set()
         self._lock = threading.Lock()
@@ -138,16 +147,35 @@ class Metrics:
         ):
             series.remove_by_labels({"adapter": name})
 
-    def text(self, catalog: Catalog, waiting: int, refused_files: int = 0) -> bytes:
-        """Return all series in the text format of Prometheus."""
-        self._waiting.set(waiting)
+    def text(
+        self, catalog: Catalog, queue: QueueState, refused_files: int = 0, device_bytes: int | None = None
+    ) -> bytes:
+        """Return all series in the text format of Prometheus; ``device_bytes`` is the budget of docked adapters."""
+        self._waiting.set(queue.waiting.total() + queue.running.total())
+        self._queue_length.set(queue.waiting.total())
+        self._running.set(queue.running.total())
         self._refused_files.set(refused_files)
         self._resident.clear()
         self._version.clear()
         adapters = catalog.all()
         for name in [name for name in list(self._names) if name not in adapters and name != BARE]:
             self.forget(name)  # an input that was answered after its adapter was unloaded
+        docked: dict[str, int] = {}
         for name, served in adapters.items():
             self._version.labels(name).set(served.current.number)
-            self._resident.labels(name).set(sum(map(catalog.resident_bytes, served.versions.values())))
+            size = sum(map(catalog.resident_bytes, served.versions.values()))
+            self._resident.labels(name).set(size)
+            docked |= {name: size} if size else {}
+        self._lora.clear()  # a scraper takes the series with the latest value
+        awaited = sorted(filter(None, queue.waiting))
+        capacity = _capacity(len(adapters), docked, device_bytes)
+        self._lora.labels(capacity, ",".join(sorted(docked)), ",".join(awaited)).set(time.time())
         return generate_latest(self.registry)
+
+
+def _capacity(adapters: int, docked: Mapping[str, int], device_bytes: int | None) -> int:
+    """Return the number of adapters that may be docked at a time: all of them, or as many as fit into the budget."""
+    if device_bytes is None or not docked:
+        return adapters
+    mean = sum(docked.values()) / len(docked)
+    return max(len(docked), min(adapters, int(device_bytes / mean)))

@@ -31,7 +31,8 @@ def operator_routes(service: Service) -> APIRouter:
     async def metrics(request: Request) -> Response:
         """Return the metrics of all adapters in the text format of Prometheus."""
         require_all(request)
-        text = service.metrics.text(service.catalog, service.batcher.waiting, len(service.refused))
+        queue, budget = service.batcher.queue(), service.options.device_bytes
+        text = service.metrics.text(service.catalog, queue, len(service.refused), budget)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     probes: tuple[tuple[str, Callable[[Response], Awaitable[Health]]], ...] = (

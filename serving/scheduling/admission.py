@@ -35,6 +35,14 @@ class QueueObserver(Protocol):
         """Receive the seconds from the arrival of an input to its computation."""
 
 
+@dataclass(frozen=True)
+class QueueState:
+    """The number of inputs that wait, and of inputs in computation, by adapter; the backbone alone has no name."""
+
+    waiting: Counter[str]
+    running: Counter[str]
+
+
 @dataclass
 class Share:
     """The seconds of an accepted input in a backlog."""
@@ -60,6 +68,16 @@ class AdmissionControl:
     def waiting(self) -> int:
         """The number of inputs without an answer."""
         return self._waiting.total
+
+    def queue(self) -> "QueueState":
+        """Return the inputs without an answer by adapter."""
+        waiting: Counter[str] = Counter()
+        running: Counter[str] = Counter()
+        with self._lock:
+            for work in self._shares:
+                name = work.parts[-1].name if work.parts else ""
+                (running if work.started else waiting)[name] += 1
+        return QueueState(waiting, running)
 
     def admit(self, works: Sequence[Work]) -> None:
         """Count the inputs of a request, all or none; raise :class:`BusyError` if they would wait too long."""

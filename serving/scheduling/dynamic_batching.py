@@ -22,7 +22,7 @@ from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError, BudgetError
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.errors import LateError, StoppingError
-from adaptdock.serving.scheduling.admission import AdmissionControl, QueueObserver
+from adaptdock.serving.scheduling.admission import AdmissionControl, QueueObserver, QueueState
 from adaptdock.serving.scheduling.decode_scheduler import DecodeScheduler
 from adaptdock.serving.scheduling.device_health import DeviceHealth
 from adaptdock.serving.scheduling.encoding import Encoders
@@ -92,6 +92,10 @@ class Batcher:
     def waiting(self) -> int:
         """The number of inputs without an answer."""
         return self.admission.waiting
+
+    def queue(self) -> QueueState:
+        """Return the inputs without an answer by adapter."""
+        return self.admission.queue()
 
     def submit(self, works: Sequence[Work]) -> None:
         """Accept all inputs or none.

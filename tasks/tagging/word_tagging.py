@@ -20,6 +20,7 @@ from adaptdock.plugins.contracts import (
     Reading,
     Record,
 )
+from adaptdock.plugins.toolkit.classic_answers import most_frequent_tags
 from adaptdock.plugins.toolkit.division_learning import learn_division
 from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
 from adaptdock.plugins.toolkit.linear_fit import fit_classes
@@ -32,6 +33,8 @@ from adaptdock.tasks.tagging.sentence_columns import SPANS, marks_spans, token_c
 from adaptdock.tasks.tagging.tag_numbers import with_names
 
 NOT_COUNTED = -100
+UNLIKELY = 1e-3
+"""The probability of a tag that is not the most frequent one of a word."""
 LEAST = 1e-9
 """The probability of a tag below which its logarithm is not followed."""
 ENOUGH = 20
@@ -167,6 +170,20 @@ class Tagging(ColumnInspector):
     def fit_head(self, examples: FitExamples, strength: float | None) -> dict[str, Tensor] | None:
         """Return a logistic regression of the words' tags."""
         return fit_classes(examples, len(self.tags), strength)
+
+    def classic_answers(self, train: Sequence[Record], records: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
+        """Return the tag that each word has most often, and the nearest legal tags of the sentence."""
+        sentences = [(record["tokens"], record["tags"]) for record in train]
+        numbers = {tag: number for number, tag in enumerate(self.tags)}
+        answers = []
+        for tags in most_frequent_tags(sentences, [record["tokens"] for record in records]):
+            scores = torch.full((len(tags), len(numbers)), UNLIKELY)
+            for word, tag in enumerate(tags):
+                if tag in numbers:
+                    scores[word, numbers[tag]] = 1.0
+            names = [self.tags[number] for number in self.best(scores)]
+            answers.append({"tags": names, "words": [{"tag": name} for name in names]})
+        return {"the most frequent tag of each word": answers}
 
     def best(self, scores: Tensor) -> list[int]:
         """Return the number of the most probable tag of each word, from probabilities (words, tags)."""

@@ -1,8 +1,10 @@
 import json
 
 import pytest
+import torch
 import yaml
 
+from adaptdock.engine.training.members import Members
 from adaptdock.engine.training.run import Run
 from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.file import read_card, read_file
@@ -24,7 +26,7 @@ def sweep(adapt, model_folder, data):
 def test_a_sweep_keeps_the_best_adapter_its_settings_a_table_and_a_picture(sweep, adapt, tmp_path):
     ran = sweep(
         "--search", "learning_rate=1e-3,5e-2", "--search", "method=lora,prefix", "--search", "rank=2,4",
-        "--sampler", "grid", "-o", "best.safetensors", "--store", "float32", "--no-prune",
+        "--sampler", "grid", "-o", "best.safetensors", "--store", "float32", "--no-prune", "--together", 1,
     )  # fmt: skip
     assert ran.status == 0, ran.err
     document = json.loads((tmp_path / "sweep/trials.json").read_text())
@@ -54,6 +56,69 @@ def test_a_sweep_keeps_the_best_adapter_its_settings_a_table_and_a_picture(sweep
     trained = read_file(tmp_path / "again.safetensors")
     assert all(tensor.equal(trained.tensors[name]) for name, tensor in best.tensors.items())
     assert trained.card.metrics == best.card.metrics
+
+
+def test_trials_of_one_pass_end_as_they_do_alone(sweep, tmp_path):
+    search = "--search", "learning_rate=1e-3,5e-2", "--search", "method=lora,prefix", "--sampler", "grid"
+    trials, weights = {}, {}
+    for together in (1, 4):
+        folder = f"together-{together}"
+        ran = sweep(
+            *search, "--store", "float32", "--together", together, "--run-dir", folder, "-o", f"{folder}.safetensors",
+        )  # fmt: skip
+        assert ran.status == 0, ran.err
+        rows = json.loads((tmp_path / folder / "trials.json").read_text())["trials"]
+        trials[together] = {
+            (row["values"]["method"], row["values"]["learning_rate"]): (row["state"], row["score"], row["epochs"])
+            for row in rows
+        }
+        adapters = [read_file(tmp_path / folder / f"trial-{row['number']:04d}/best.safetensors") for row in rows]
+        assert not list((tmp_path / folder).glob("pass-*"))
+        weights[together] = {
+            (adapter.card.methods[0].name, adapter.card.training["options"]["learning_rate"]): adapter.tensors
+            for adapter in adapters
+        }
+    assert trials[1] == trials[4]
+    for key, alone in weights[1].items():
+        for name, tensor in alone.items():
+            torch.testing.assert_close(weights[4][key][name], tensor, atol=1e-5, rtol=0, msg=f"{key} {name}")
+
+
+def test_a_killed_sweep_continues_its_pass_with_the_same_bits(sweep, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    judged, calls = Members._judged, []
+
+    def killed(self, *arguments):
+        calls.append(self)
+        if len(calls) == 2:
+            raise Killed
+        return judged(self, *arguments)
+
+    search = "--search", "learning_rate=1e-3,5e-2", "--search", "seed=1,2", "--sampler", "grid", "--epochs", 3
+    straight = sweep(*search, "--run-dir", "straight", "-o", "straight.safetensors")
+    assert straight.status == 0, straight.err
+    with monkeypatch.context() as patch:
+        patch.setattr(Members, "_judged", killed)
+        with pytest.raises(Killed):
+            sweep(*search, "--study", "study.db", "-o", "resumed.safetensors")
+    resumed = sweep(*search, "--study", "study.db", "--run-dir", "later", "-o", "resumed.safetensors")
+    assert resumed.status == 0, resumed.err
+    assert not list((tmp_path / "later").glob("trial-*"))
+    for number in range(4):
+        first, second = (
+            read_file(tmp_path / folder / f"trial-{number:04d}/best.safetensors") for folder in ("straight", "sweep")
+        )
+        assert first.card.metrics == second.card.metrics
+        assert all(tensor.equal(second.tensors[name]) for name, tensor in first.tensors.items())
+
+
+def test_the_trials_in_a_pass_are_as_many_as_memory_allows_unless_told(sweep, monkeypatch):
+    monkeypatch.setattr("adaptdock.engine.training.memory.free_bytes", lambda device: 1)
+    ran = sweep("--search", "seed=1,2", "--sampler", "grid")
+    assert ran.status == 0, ran.err
+    assert "up to 1 trials train in one pass (--together): a batch keeps" in ran.err
 
 
 def test_an_untrained_best_trial_is_told_in_the_first_line(sweep):
@@ -92,7 +157,7 @@ def test_ctrl_c_ends_a_sweep_with_the_best_so_far_and_a_study_goes_on(sweep, tmp
         return whole(self, progress, resume)
 
     monkeypatch.setattr(Run, "__call__", third_is_interrupted)
-    search = ("--search", "seed=1,2,3,4", "--sampler", "grid", "--study", "study.db")
+    search = ("--search", "seed=1,2,3,4", "--sampler", "grid", "--study", "study.db", "--together", 1)
     ran = sweep(*search, "-o", "first.safetensors")
     assert ran.status == 130
     assert "Interrupted" in ran.err

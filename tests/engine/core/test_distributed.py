@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import tiny_language_model
+from models import tiny_tokenizer
 from safetensors.torch import load_file
+from torch.nn import functional
 
 from adaptdock.cli import main
+from adaptdock.cli.common.failures import describe
 from adaptdock.engine.core import distributed
 from adaptdock.engine.core.distributed import Ranks, placed, ranks
 from adaptdock.engine.training.run import identify
+from adaptdock.engine.training.trainer import label_weight
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import LoadOptions
 
@@ -41,6 +46,20 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+
+
+def uneven(folder: Path) -> Path:
+    """Write sentences with unequal numbers of words, 12 to train on: of the last step one process has none."""
+    sentences = [
+        "ada B-PER",
+        "bob B-PER runs O in O oslo B-LOC",
+        "the O rain O sings O in O rome B-LOC and O oslo B-LOC",
+    ]
+    folder.mkdir()
+    for split, repeats in (("train", 4), ("validation", 2)):
+        lines = [" ".join(s.split()[n : n + 2]) for s in sentences * repeats for n in range(0, len(s.split()) + 1, 2)]
+        (folder / f"{split}.conll").write_text("\n".join(lines))
+    return folder
 
 
 def arguments(model: Path, data: Path, output: str, *more: object) -> list[str]:
@@ -85,7 +104,8 @@ def apart(one: Path, other: Path) -> float:
     return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
-def test_two_processes_train_what_one_trains_with_batches_twice_as_large(tmp_path, model_folder, data, capsys):
+def test_two_processes_train_what_one_trains_with_batches_twice_as_large(tmp_path, model_folder, capsys):
+    data = uneven(tmp_path / "data")
     together = both(tmp_path, arguments(model_folder, data, "two.safetensors", "--batch-size", 5))
     assert [process.returncode for process in together] == [0, 0], together
     first, second = together
@@ -98,6 +118,44 @@ def test_two_processes_train_what_one_trains_with_batches_twice_as_large(tmp_pat
     assert main(alone) == 0
     assert apart(one, tmp_path / "two.safetensors") < 1e-5
     assert files(run) == files(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["prefix", "bottleneck", "decoder", "class weights"])
+def test_two_processes_train_any_method_as_one(tmp_path, model_folder, case):
+    data, more = uneven(tmp_path / "data"), ["--method", case]
+    if case == "class weights":
+        more = ["--class-weights", "balanced"]
+    if case == "decoder":
+        model_folder, more = tmp_path / "llama", []
+        tiny_language_model("llama").save_pretrained(model_folder)
+        tiny_tokenizer().save_pretrained(model_folder)
+    for output, rows in (("two", 5), ("one", 10)):
+        file, fixed = tmp_path / f"{output}.safetensors", ("--batch-size", rows, "--run-dir", tmp_path / output)
+        command = arguments(model_folder, data, str(file), *fixed, *more)
+        if case == "prefix":
+            start = command.index("--dropout")
+            del command[start : start + 2]
+        ended = both(tmp_path, command) if output == "two" else [main(command)]
+        assert all(not getattr(process, "returncode", process) for process in ended), ended
+    assert apart(tmp_path / "one.safetensors", tmp_path / "two.safetensors") < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("labels", "class_weights", "weight"),
+    [
+        (torch.tensor([[1, 2, -100], [0, -100, -100]]), None, 3.0),
+        (torch.tensor([1, 2, 2, -100]), torch.tensor([1.0, 2.0, 4.0]), 10.0),
+        (torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([3.0, 5.0]), 4.0),
+    ],
+)
+def test_a_mean_loss_is_over_the_labels_that_count_by_the_weights_of_their_classes(labels, class_weights, weight):
+    assert label_weight(labels, class_weights) == weight
+    if not labels.is_floating_point():  # what torch divides by
+        logits = torch.randn(*labels.shape, 3).reshape(-1, 3)
+        arguments = (logits, labels.flatten(), class_weights)
+        ratio = functional.cross_entropy(*arguments, reduction="sum") / functional.cross_entropy(*arguments)
+        assert ratio.item() == pytest.approx(weight, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -145,6 +203,22 @@ def test_a_run_is_resumed_by_as_many_processes_as_began_it(tmp_path):
         identify(tmp_path, several, resume=True)
 
 
+def test_one_process_of_accelerate_launch_says_how_to_start_two(monkeypatch):
+    assert distributed.launcher_note() == ""
+    launched = ["accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2", "-m"]
+    code = (
+        "from adaptdock.engine.core import distributed; print(distributed.ranks().count, distributed.launcher_note())"
+    )
+    command = [sys.executable, "-m", *launched[:-1], "--no_python", sys.executable, "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.startswith("1 accelerate launch has started one process")
+    assert "torchrun --nproc-per-node 2" in printed
+    monkeypatch.setenv(distributed.LAUNCHED, "default")
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.launcher_note() == ""
+
+
 # ---------------------------------------------------------------------------------------- refusals
 
 
@@ -176,6 +250,25 @@ def test_a_process_that_only_helps_leaves_wrong_arguments_to_the_first_one(two, 
     monkeypatch.setenv("RANK", "1")
     assert main(["train", "--task", "nonsense"]) == 2
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("where", ["after they have connected", "on another machine"])
+def test_an_error_that_the_first_process_may_not_have_is_told_with_the_number_of_the_process(
+    two, monkeypatch, capsys, where
+):
+    monkeypatch.setenv("RANK", "1")
+    if where == "on another machine":
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    else:
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert main(["train", "--task", "nonsense"]) == 2
+    assert capsys.readouterr().err.startswith("Error: process 1: unknown task 'nonsense'")
+
+
+def test_a_process_that_loses_another_says_so(two):
+    lost = RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:53407. Check the logs")
+    message, status = describe(lost)
+    assert (status, message.partition(":")[0]) == (1, "another process of this run has ended, and this one with it")
 
 
 # ----------------------------------------------------------------------------------------- devices

@@ -11,6 +11,8 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.few_labels import FOLDS, choose_by_folds
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.run_plan import RunPlan
+from adaptdock.engine.training.task_run import Result
 from adaptdock.engine.training.train import carry_out
 from adaptdock.plugins.contracts import Backbone
 
@@ -29,6 +31,12 @@ def texts(folder: Path, count: int = 24) -> str:
 def made(backbone: Backbone, file: str, **options: Any) -> Plan:
     given = {"epochs": 4, "batch_size": 8, "learning_rate": 1e-2, **options}
     return plan(backbone, "classification", "lora", Source(train=file), given)
+
+
+def carried_out(training_plan: Plan, folder: Path, **options: Any) -> Result:
+    """Train one task with everything that a run of few labels does."""
+    (result,) = carry_out(RunPlan.of(training_plan), folder, **options).values()
+    return result
 
 
 def test_few_records_are_all_trained_on_and_many_are_not(backbone: Backbone, tmp_path: Path) -> None:
@@ -61,7 +69,7 @@ def test_a_run_on_few_records_tells_what_the_folds_reach_and_takes_every_step(
     backbone: Backbone, tmp_path: Path
 ) -> None:
     seen: list[Progress] = []
-    result = carry_out(made(backbone, texts(tmp_path)), tmp_path / "run", progress=seen.append)
+    result = carried_out(made(backbone, texts(tmp_path)), tmp_path / "run", progress=seen.append)
     training, metrics = result.adapter.card.training, result.adapter.card.metrics
     assert training["folds"]["count"] == FOLDS
     assert training["splits"] == {"train": 24}
@@ -72,11 +80,16 @@ def test_a_run_on_few_records_tells_what_the_folds_reach_and_takes_every_step(
     assert result.shortfall == ""
     verdict = result.report(tmp_path / "run", made(backbone, texts(tmp_path)))
     assert "no overfitting" not in " ".join(verdict).lower()
+    page = " ".join((tmp_path / "run" / "report.html").read_text().split())
+    assert "on the folds of the training data" in page
+    assert "Measured on 24 records" in page
+    assert "answered by a run that was not trained on it" in page
+    assert f"accuracy {metrics['folds']['accuracy']:g}" in page
 
 
 def test_where_training_ruins_the_adapter_the_folds_choose_the_fitted_head(backbone: Backbone, tmp_path: Path) -> None:
     own = made(backbone, texts(tmp_path), learning_rate=1.0)
-    result = carry_out(own, tmp_path / "run")
+    result = carried_out(own, tmp_path / "run")
     assert result.adapter.card.training["folds"]["kept"] == "fitted head"
     assert result.adapter.card.metrics["folds"]["accuracy"] > 90
     assert not any(tensor.any() for name, tensor in result.adapter.tensors.items() if name.endswith("lora_b"))
@@ -84,31 +97,31 @@ def test_where_training_ruins_the_adapter_the_folds_choose_the_fitted_head(backb
 
 def test_without_a_fitted_head_the_folds_measure_the_adapter(backbone: Backbone, tmp_path: Path) -> None:
     own = made(backbone, texts(tmp_path), head_start="random", epochs=8)
-    result = carry_out(own, tmp_path / "run")
+    result = carried_out(own, tmp_path / "run")
     folds = result.adapter.card.training["folds"]
     assert folds["fitted_head"] is None
     assert folds["kept"] == "adapter"
     assert result.adapter.card.metrics["folds"]["accuracy"] == folds["adapter"] > 50
 
 
-def test_records_that_all_stand_in_one_group_have_no_folds(
+def test_records_of_fewer_groups_than_folds_have_no_folds(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = made(backbone, texts(tmp_path))
-    monkeypatch.setattr(type(own.task), "group", classmethod(lambda cls, record: "all"), raising=False)
+    monkeypatch.setattr(type(own.task), "group", classmethod(lambda cls, record: record["label"]), raising=False)
     assert choose_by_folds(own, tmp_path / "run", None) is None
 
 
 def test_a_run_that_was_interrupted_resumes_with_the_same_choice(backbone: Backbone, tmp_path: Path) -> None:
     own = made(backbone, texts(tmp_path))
-    alone = carry_out(own, tmp_path / "alone")
+    alone = carried_out(own, tmp_path / "alone")
 
     def interrupt(progress: Progress) -> None:
         if not progress.stage and progress.step >= 6:
             raise KeyboardInterrupt
 
-    cut = carry_out(made(backbone, texts(tmp_path), checkpoint_steps=3), tmp_path / "run", progress=interrupt)
+    cut = carried_out(made(backbone, texts(tmp_path), checkpoint_steps=3), tmp_path / "run", progress=interrupt)
     assert cut.ending == "interrupted"
-    again = carry_out(made(backbone, texts(tmp_path), checkpoint_steps=3), tmp_path / "run", resume=True)
+    again = carried_out(made(backbone, texts(tmp_path), checkpoint_steps=3), tmp_path / "run", resume=True)
     assert again.adapter.card.training["folds"] == alone.adapter.card.training["folds"]
     assert all(tensor.equal(alone.adapter.tensors[name]) for name, tensor in again.adapter.tensors.items())

@@ -68,7 +68,7 @@ def test_a_head_is_fitted_for_every_task_of_a_text(
     (single,) = run.members.tasks
     answer = single.fitted_answer()
     assert answer is not None
-    assert single.measured(answer, own.records["validation"])[f"eval_{type(own.task).metric}"] > 90
+    assert single.measured(answer, own.records["validation"]).metrics[type(own.task).metric] > 90
 
 
 def test_a_head_is_fitted_on_words_wherever_windows_end(backbone: Backbone, data: Path, tmp_path: Path) -> None:
@@ -78,7 +78,9 @@ def test_a_head_is_fitted_on_words_wherever_windows_end(backbone: Backbone, data
     (single,) = run.members.tasks
     answer = single.fitted_answer()
     assert answer is not None
-    assert single.measured(answer, own.records["validation"])["eval_f1"] > 85  # the words are told by their embeddings
+    assert (
+        single.measured(answer, own.records["validation"]).metrics["f1"] > 85
+    )  # the words are told by their embeddings
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,23 @@ def test_the_fitted_head_is_saved_where_training_is_no_better(backbone: Backbone
     assert result.adapter.card.training["best_epoch"] == 0
     assert not any(tensor.any() for name, tensor in result.adapter.tensors.items() if name.endswith("lora_b"))
     assert result.shortfall == ""
+
+
+def test_the_fitted_head_that_is_saved_has_seen_the_records_held_out_too(backbone: Backbone, tmp_path: Path) -> None:
+    file = topics(tmp_path, 240)
+    options = {"epochs": 1, "batch_size": 32, "learning_rate": 1.0, "seed": 3}
+    divided = plan(backbone, "classification", "lora", Source(train=file), options)
+    assert divided.held_out
+    result = train_plan(divided, tmp_path / "divided")
+    head = result.adapter.card.training["fitted_head"]
+    assert head["kept"]
+    assert head["validation"]["accuracy"] == result.adapter.card.metrics["validation"]["accuracy"]
+    whole = plan(backbone, "classification", "lora", Source(train=file, validation=file), options)
+    whole.records["train"] = [*divided.records["train"], *divided.records["validation"]]
+    assert not whole.held_out
+    expected = train_plan(whole, tmp_path / "whole").adapter
+    for name in ("head.weight", "head.bias"):
+        assert torch.allclose(result.adapter.tensors[name].float(), expected.tensors[name].float(), atol=2e-2)
 
 
 def test_the_trained_adapter_is_saved_where_it_is_better(backbone: Backbone, tmp_path: Path) -> None:

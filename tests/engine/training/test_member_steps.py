@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from adaptdock.engine.core.distributed import Ranks
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.training.member_steps import MemberSteps
+from adaptdock.engine.training.member_steps import JointBatches, MemberSteps
 from adaptdock.engine.training.plan import Plan, plan
 from adaptdock.engine.training.progress import Progress
 from adaptdock.engine.training.run import Run, planned_run, train_plan
@@ -113,3 +114,26 @@ def test_the_batches_of_a_member_go_through_its_data_once_an_epoch(backbone: Bac
     assert steps.batches(4) == []
     assert [steps.ends_epoch(step) for step in range(1, 7)] == [False, True, False, True, False, False]
     assert [steps.epoch(step) for step in (1, 4, 9)] == pytest.approx([0.5, 2, 2])
+
+
+def test_processes_have_the_units_of_one_and_equally_many_batches_in_a_step(backbone: Backbone, data: Path) -> None:
+    options = plan(backbone, "ner", "lora", Source(data=str(data)), {"epochs": 1, "batch_size": 2}).options
+    alone = MemberSteps(options.model_copy(update={"batch_size": 4}), lambda epoch: list(range(9)))
+    for step in range(3):
+        shares = [MemberSteps(options, lambda epoch: list(range(9))).batches(step, Ranks(n, n, 2, 2)) for n in range(2)]
+        assert len(shares[0]) == len(shares[1])
+        assert [[*first, *second] for first, second in zip(*shares, strict=True)] == alone.batches(step)
+    assert shares == [[[8]], [[]]]
+
+
+def test_a_process_without_a_unit_computes_one_that_adds_nothing(backbone: Backbone, data: Path, monkeypatch) -> None:
+    options = plan(backbone, "ner", "lora", Source(data=str(data)), {"epochs": 1, "batch_size": 2}).options
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    passes = JointBatches([(MemberSteps(options, lambda epoch: list(range(5))), "abcde")], 1)
+    assert [passes[number][:2] for number in range(len(passes))] == [
+        (["a", "b"], [1.0]),
+        (["c", "d"], [1.0]),
+        (["e"], [1.0]),
+        (["a"], [0.0]),
+    ]

@@ -19,6 +19,11 @@ from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone
 
 
+def question(answer: str | None = None) -> dict[str, Any]:
+    answers = [] if answer is None else [{"text": answer, "start": 0}]
+    return {"question": "What wrote Ada?", "context": "Bob ran. Ada wrote.", "answers": answers}
+
+
 @pytest.fixture
 def topics(tmp_path: Path) -> Source:
     rows = [{"text": f"{word} runs", "label": word} for _ in range(15) for word in ("ada", "bob")]
@@ -102,7 +107,8 @@ def test_a_method_whose_output_is_that_of_its_start_is_named_though_other_weight
         ("ner", {"labels": ("PER",)}, [{"tags": ["B-PER", "O"]}], "f1", 0.0),
         ("pos", {"labels": ("X", "Y")}, [{"tags": ["X", "Y", "X"]}, {"tags": ["X"]}], "accuracy", 75.0),
         ("regression", {"mean": 2.0}, [{"label": 1.0}, {"label": 3.0}], "pearson", 0.0),
-        ("qa", {}, [{"answers": []}, {"answers": [{"text": "Ada", "start": 0}]}], "f1", 50.0),
+        ("qa", {}, [question(), question("Ada wrote")], "f1", 50.0),
+        ("qa", {}, [question("Ada wrote"), question("wrote")], "f1", 83.33),
     ],
 )
 def test_a_task_knows_what_the_same_answer_to_every_input_reaches(
@@ -111,6 +117,17 @@ def test_a_task_knows_what_the_same_answer_to_every_input_reaches(
     baseline = make_task(task, options).baseline(records)
     assert baseline is not None
     assert baseline[metric] == value
+
+
+def test_the_sentence_most_like_the_question_is_named_where_an_adapter_is_no_better(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    rows = [{"question": "What did Ada write?", "context": "Bob ran. Ada did write.", "answers": ["Ada did write."]}]
+    file = tmp_path / "questions.jsonl"
+    file.write_text("".join(json.dumps({**row, "title": str(n)}) + "\n" for n, row in enumerate(rows * 24)))
+    result = train("qa", "lora", backbone, {"train": str(file), "test": str(file)}, tmp_path / "run", epochs=1)
+    assert result.shortfall.startswith("This adapter has learnt nothing of use: its f1 on the test data is ")
+    assert result.shortfall.endswith(", and no answer, or the sentence most like the question, reaches 100.00.")
 
 
 @pytest.mark.parametrize("task", ["clm", "embedding"])
@@ -122,7 +139,8 @@ def test_a_task_without_such_an_answer_has_none(task: str) -> None:
 def test_sixteen_texts_train_an_adapter(backbone: Backbone, tmp_path: Path, seed: int) -> None:
     rows = [{"text": f"{word} {more}", "label": word} for word in ("ada", "bob") for more in "abcdefgh"]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = train("sentiment", "lora", backbone, str(tmp_path / "data.jsonl"), tmp_path / "run", seed=seed)
+    folder = tmp_path / "run"
+    result = train("sentiment", "lora", backbone, str(tmp_path / "data.jsonl"), folder, seed=seed, head_start="random")
     assert result.shortfall == ""
     assert result.adapter.card.training["baseline"] == {"split": "train", "accuracy": 100.0, "same_answer": 50.0}
     assert all(tensor.any() for name, tensor in result.adapter.tensors.items() if name.endswith("lora_b"))

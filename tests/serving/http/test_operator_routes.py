@@ -1,10 +1,15 @@
 """What operators and their tools expect: probes, metrics, the description, and the routes of vLLM."""
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from served import TEXT, Client, labelled, serving, until
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from served import TEXT, Client, held, labelled, serving, until
 
 from adaptdock import __version__
 from adaptdock.hub.artefact.file import write_file
@@ -101,3 +106,93 @@ def test_the_routes_of_vllm_need_the_scope_admin(backbone: Backbone, folder: Pat
                 json={"lora_name": "red"},
                 headers={"authorization": f"Bearer {secret}"},
             )
+
+
+# ---------------------------------------------------------------------------------------- gateways
+
+
+@dataclass
+class Endpoint:
+    """What the endpoint picker of the Gateway API inference extension knows of a model server."""
+
+    waiting: int
+    running: int
+    capacity: int
+    running_adapters: set[str]
+    waiting_adapters: set[str]
+
+
+def scraped(text: str) -> Endpoint:
+    """Read an exposition as the endpoint picker does: of the series of a gauge, that with the latest timestamp.
+
+    Of the information on adapters the value is the timestamp.
+    """
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert all(families[f"adaptdock_{name}"].type == "gauge" for name in ("num_requests_waiting", "lora_requests_info"))
+    (waiting,), (running,) = (families[f"adaptdock_num_requests_{state}"].samples for state in ("waiting", "running"))
+    labels = max(families["adaptdock_lora_requests_info"].samples, key=lambda sample: sample.value).labels
+    names = [set(filter(None, map(str.strip, labels[f"{s}_lora_adapters"].split(",")))) for s in ("running", "waiting")]
+    return Endpoint(int(waiting.value), int(running.value), int(labels["max_lora"]), *names)
+
+
+def test_a_gateway_reads_the_queue_and_the_adapters_that_are_docked_or_awaited(client: Client) -> None:
+    began = time.time()
+    for name in ("red", "blue"):
+        client.ask(name, TEXT)
+    idle = scraped(client.get("/metrics").text)
+    assert (idle.waiting, idle.running, idle.waiting_adapters) == (0, 0, set())
+    assert {"red", "blue"} <= idle.running_adapters
+    assert idle.capacity == len(client.service.catalog.names)
+    with ThreadPoolExecutor() as pool:
+        with held(client):
+            first = pool.submit(client.ask, "red", TEXT)
+            until(lambda: scraped(client.get("/metrics").text).running == 1)
+            others = [pool.submit(client.ask, "blue", TEXT) for _ in range(2)]
+            until(lambda: client.service.batcher.waiting == 3)
+            busy = scraped(client.get("/metrics").text)
+        assert (busy.running, busy.waiting, busy.waiting_adapters) == (1, 2, {"blue"})
+        assert all(answer.result() for answer in [first, *others])
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    (info,) = (family for family in families if family.name == "adaptdock_lora_requests_info")
+    (sample,) = info.samples
+    assert began <= sample.value <= time.time()
+
+
+def test_the_number_of_adapters_that_fit_follows_from_the_budget(backbone: Backbone, folder: Path) -> None:
+    def docked(client: Client) -> dict[str, float]:
+        families = text_string_to_metric_families(client.get("/metrics").text)
+        samples = [s for family in families for s in family.samples if s.name == "adaptdock_resident_bytes"]
+        return {sample.labels["adapter"]: sample.value for sample in samples}
+
+    with serving(backbone, adapters=str(folder)) as client:
+        client.ask("red", TEXT)
+        size = int(docked(client)["red"])
+    with serving(backbone, adapters=str(folder), device_bytes=2 * size + size // 2) as client:
+        client.ask("red", TEXT)
+        endpoint = scraped(client.get("/metrics").text)
+        sizes = [size for size in docked(client).values() if size]
+    assert endpoint.capacity == min(3, int(2.5 * size * len(sizes) / sum(sizes)))
+    assert endpoint.running_adapters == {"red"} or len(sizes) > 1
+
+
+def test_metrics_are_open_only_where_this_was_asked_for(backbone: Backbone, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.txt"
+    new_token(file, "predict")
+    for is_open, status in ((False, 401), (True, 200)):
+        options = {"adapters": str(folder), "tokens": str(file), "open_metrics": is_open}
+        with serving(backbone, read_tokens(file), **options) as client:
+            assert client.get("/metrics").status_code == status
+            assert client.get("/v1/adapters").status_code == 401
+
+
+def test_the_manifest_for_kubernetes_names_metrics_that_there_are(client: Client) -> None:
+    manifest = (Path(__file__).parents[3] / "examples" / "serving" / "gateway.yaml").read_text()
+    documents = list(yaml.safe_load_all(manifest))
+    assert [document["kind"] for document in documents] == ["Deployment", "InferencePool", "Deployment"]
+    names = set(re.findall(r"adaptdock_[a-z_]+", manifest))
+    assert len(names) == 3
+    exposed = {family.name for family in text_string_to_metric_families(client.get("/metrics").text)}
+    assert names <= exposed
+    container = documents[0]["spec"]["template"]["spec"]["containers"][0]
+    probes = [container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")]
+    assert [client.get(path).status_code for path in probes] == [200, 200]

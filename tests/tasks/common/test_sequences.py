@@ -30,9 +30,24 @@ def records(*rows: tuple[str, Any]) -> list[dict[str, Any]]:
     return [{"where": f"a.csv:{number}", "text": text, "label": label} for number, (text, label) in enumerate(rows, 2)]
 
 
-def test_the_usual_names_are_the_same_task() -> None:
-    for name in ("sentiment", "spam", "topic", "intent"):
-        assert registry.load("task", name) is Classification
+KINDS = {
+    "sentiment": {"negative", "positive"},
+    "spam": {"ham", "spam"},
+    "intent": {"book_table", "play_music", "set_alarm", "weather"},
+    "topic": {"food", "sport", "travel", "weather"},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_usual_name_of_classification_has_a_sample_of_its_own_kind(name: str) -> None:
+    task = registry.load("task", name)
+    assert issubclass(task, Classification)
+    assert task.Options is Classification.Options
+    splits, _ = load_splits(Source(), task)
+    for records in splits.values():
+        assert {record["label"] for record in records} == KINDS[name]
+    texts = [record["text"] for records in splits.values() for record in records]
+    assert len(set(texts)) == len(texts)
 
 
 @pytest.mark.parametrize("task", [Classification, Pair, Regression])
