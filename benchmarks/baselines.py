@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from adaptdock.engine.training.plan import Plan
+from adaptdock.engine.training.planning.plan import Plan
 from adaptdock.plugins.contracts import Record
 
 Metrics = Mapping[str, Any]

@@ -55,8 +55,8 @@ from adaptdock.backbones.transformers.checkpoint import resolve
 from adaptdock.engine.core.batches import by_length, collate, collate_labels, length, shuffled_by_length
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source, load_splits
-from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run_plan import RunPlan
+from adaptdock.engine.training.planning.plan import Plan, plan
+from adaptdock.engine.training.planning.run_plan import RunPlan
 from adaptdock.engine.training.train import carry_out
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, LoadOptions, Record

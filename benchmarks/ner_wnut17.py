@@ -34,9 +34,9 @@ from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.hyperparameters import fast_precision, merge_options
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.loop.run import train_plan
+from adaptdock.engine.training.planning.hyperparameters import fast_precision, merge_options
+from adaptdock.engine.training.planning.plan import plan
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 from adaptdock.tasks.ner import NER, NEROptions

@@ -61,9 +61,9 @@ from adaptdock.backbones.transformers.checkpoint import Checkpoint, resolve
 from adaptdock.engine.core.batches import by_length, collate, collate_labels, length
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source, load_splits
-from adaptdock.engine.training.hyperparameters import DTYPES
-from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.loop.run import train_plan
+from adaptdock.engine.training.planning.hyperparameters import DTYPES
+from adaptdock.engine.training.planning.plan import Plan, plan
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions, Record, Writer
 from adaptdock.plugins.task_abilities import group

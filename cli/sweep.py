@@ -41,14 +41,14 @@ from adaptdock.engine.search.sweep import (
     Trial,
     ranked,
 )
-from adaptdock.engine.training.joint_run import EndedEarly, Training, train_together
-from adaptdock.engine.training.memory import members_that_fit
-from adaptdock.engine.training.plan import Plan
-from adaptdock.engine.training.progress import Progress
-from adaptdock.engine.training.run_folders import BEST, run_name
-from adaptdock.engine.training.run_plan import plan_run
-from adaptdock.engine.training.shared_data import SharedData
-from adaptdock.engine.training.task_run import Result
+from adaptdock.engine.training.loop.progress import Progress
+from adaptdock.engine.training.loop.run_folders import BEST, run_name
+from adaptdock.engine.training.members.memory import members_that_fit
+from adaptdock.engine.training.members.task_run import Result
+from adaptdock.engine.training.planning.plan import Plan
+from adaptdock.engine.training.planning.run_plan import plan_run
+from adaptdock.engine.training.planning.shared_data import SharedData
+from adaptdock.engine.training.repeats.joint_run import EndedEarly, Training, train_together
 from adaptdock.errors import AdaptError, UnknownNameError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.hub.artefact.locks import changing

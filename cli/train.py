@@ -39,12 +39,12 @@ from adaptdock.cli.training.summary import show_plan, show_results
 from adaptdock.cli.training.tasks_file import read_tasks
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.core.distributed import check_alone, launcher_note, placed, ranks
-from adaptdock.engine.training.cross_validation import FoldOptions
-from adaptdock.engine.training.hyperparameters import TrainingOptions, merge_options
-from adaptdock.engine.training.label_shares import CurveOptions
-from adaptdock.engine.training.plan import Plan
-from adaptdock.engine.training.run_plan import RunPlan, SharingOptions, plan_run
-from adaptdock.engine.training.task_run import Result
+from adaptdock.engine.training.members.task_run import Result
+from adaptdock.engine.training.planning.hyperparameters import TrainingOptions, merge_options
+from adaptdock.engine.training.planning.plan import Plan
+from adaptdock.engine.training.planning.run_plan import RunPlan, SharingOptions, plan_run
+from adaptdock.engine.training.repeats.cross_validation import FoldOptions
+from adaptdock.engine.training.repeats.label_shares import CurveOptions
 from adaptdock.engine.training.train import carry_out
 from adaptdock.errors import TakenError, UsageError
 from adaptdock.hub.artefact.file import write_file

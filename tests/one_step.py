@@ -5,7 +5,7 @@ from torch import Tensor
 
 from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.trainable import TaskStart, Trainable
+from adaptdock.engine.training.members.trainable import TaskStart, Trainable
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Feature
 

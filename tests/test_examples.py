@@ -19,9 +19,9 @@ from adaptdock.engine.conformance import Check, checks, tasks
 from adaptdock.engine.core.assembly import make_method, make_task
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.training.members import Members
-from adaptdock.engine.training.run import planned_run, run_of
-from adaptdock.engine.training.run_plan import SharingOptions, TaskSettings, plan_run
+from adaptdock.engine.training.loop.run import planned_run, run_of
+from adaptdock.engine.training.members.members import Members
+from adaptdock.engine.training.planning.run_plan import SharingOptions, TaskSettings, plan_run
 from adaptdock.errors import DataError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Feature, ForwardPass, LoadOptions, Reading, Record

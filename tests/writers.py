@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
-from adaptdock.engine.training.task_run import Result
+from adaptdock.engine.training.members.task_run import Result
 from adaptdock.engine.training.train import train
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile

@@ -3,7 +3,7 @@
 from adaptdock.cli.common.output import waiting
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.hyperparameters import with_precision
+from adaptdock.engine.training.planning.hyperparameters import with_precision
 from adaptdock.hub.artefact.card import Card
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 

@@ -7,9 +7,9 @@ from adaptdock.cli.common.output import note, say, show_table
 from adaptdock.cli.training.output_paths import LOG
 from adaptdock.cli.training.progress import watching
 from adaptdock.cli.training.settings import Settings
-from adaptdock.engine.training.cross_validation import Fold, cross_validate, summary
-from adaptdock.engine.training.plan import Plan
-from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.loop.progress import Progress
+from adaptdock.engine.training.planning.plan import Plan
+from adaptdock.engine.training.repeats.cross_validation import Fold, cross_validate, summary
 
 
 def try_folds(plan: Plan, settings: Settings, count: int, as_json: bool) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from adaptdock.cli.common.output import note, say, show_table
 from adaptdock.cli.training.output_paths import LOG
 from adaptdock.cli.training.progress import watching
 from adaptdock.cli.training.settings import Settings
-from adaptdock.engine.training.label_shares import FOLDS, label_curve
-from adaptdock.engine.training.plan import Plan
+from adaptdock.engine.training.planning.plan import Plan
+from adaptdock.engine.training.repeats.label_shares import FOLDS, label_curve
 
 
 def try_shares(plan: Plan, settings: Settings, shares: Sequence[float], as_json: bool) -> None:

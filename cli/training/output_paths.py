@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adaptdock.cli.training.settings import CONFIG, Settings
 from adaptdock.engine.evaluation.label_curve import FILE as LABEL_CURVE
-from adaptdock.engine.training.run_folders import BEST, owned_run
+from adaptdock.engine.training.loop.run_folders import BEST, owned_run
 from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.artefact.file import read_card, read_file
 from adaptdock.hub.artefact.locks import NAME as LOCK

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from adaptdock.cli.common.output import console, note
-from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.loop.progress import Progress
 from adaptdock.plugins.escapes import escaped
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adaptdock.cli.common.output import brief
-from adaptdock.engine.training.plan import Plan
+from adaptdock.engine.training.planning.plan import Plan
 
 
 def setting_lines(plan: Plan) -> dict[str, str]:

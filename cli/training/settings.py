@@ -10,9 +10,9 @@ from adaptdock.cli.common.flags import FieldFlags, load_options
 from adaptdock.cli.training.tasks_file import TaskTable
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.data.sources import Source, parse_columns
-from adaptdock.engine.training.hyperparameters import TrainingOptions, with_precision
-from adaptdock.engine.training.run_folders import run_name
-from adaptdock.engine.training.run_plan import SharingOptions, TaskSettings, completed
+from adaptdock.engine.training.loop.run_folders import run_name
+from adaptdock.engine.training.planning.hyperparameters import TrainingOptions, with_precision
+from adaptdock.engine.training.planning.run_plan import SharingOptions, TaskSettings, completed
 from adaptdock.errors import DataError, UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions

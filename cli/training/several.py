@@ -6,8 +6,8 @@ from typing import Any
 from adaptdock.cli.common.output import count, say, show_json, show_pairs, show_table
 from adaptdock.cli.training.setting_lines import setting_lines
 from adaptdock.cli.training.settings import Settings
-from adaptdock.engine.training.run_plan import RunPlan
-from adaptdock.engine.training.task_run import Result
+from adaptdock.engine.training.members.task_run import Result
+from adaptdock.engine.training.planning.run_plan import RunPlan
 
 ABSENT = "-"
 """What a table shows for a setting that a task does not have."""

@@ -9,10 +9,10 @@ from adaptdock.cli.common.records import first_records, show_records
 from adaptdock.cli.training.setting_lines import lines_of, setting_lines
 from adaptdock.cli.training.settings import Settings
 from adaptdock.cli.training.several import show_several_plans, show_several_results
-from adaptdock.engine.training.hyperparameters import merge_options
-from adaptdock.engine.training.plan import Plan
-from adaptdock.engine.training.run_plan import RunPlan
-from adaptdock.engine.training.task_run import Result
+from adaptdock.engine.training.members.task_run import Result
+from adaptdock.engine.training.planning.hyperparameters import merge_options
+from adaptdock.engine.training.planning.plan import Plan
+from adaptdock.engine.training.planning.run_plan import RunPlan
 from adaptdock.plugins import registry
 
 RECORDS = 3

@@ -10,8 +10,8 @@ from pydantic import Field
 from adaptdock.cli.common.config import read_tables
 from adaptdock.engine.core.assembly import make_task, validated
 from adaptdock.engine.data.sources import Source, parse_columns
-from adaptdock.engine.training.hyperparameters import TrainingOptions
-from adaptdock.engine.training.run_plan import PASS_OPTIONS, TaskSettings, check_names
+from adaptdock.engine.training.planning.hyperparameters import TrainingOptions
+from adaptdock.engine.training.planning.run_plan import PASS_OPTIONS, TaskSettings, check_names
 from adaptdock.errors import UnknownNameError, UsageError
 from adaptdock.plugins.contracts import Options
 

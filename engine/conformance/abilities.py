@@ -8,7 +8,7 @@ from adaptdock.engine.conformance.bench import SLACK, Bench
 from adaptdock.engine.conformance.check import NotAsked, expect
 from adaptdock.engine.core.assembly import Part
 from adaptdock.engine.core.open_ports import OpenPorts
-from adaptdock.engine.training.trainable import TaskStart, Trainable
+from adaptdock.engine.training.members.trainable import TaskStart, Trainable
 from adaptdock.hub.artefact.card import PluginEntry
 from adaptdock.plugins.contracts import ForwardPass, Mergeable, Penalised, Site, Stepped
 

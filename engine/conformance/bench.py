@@ -14,7 +14,7 @@ from adaptdock.engine.core.batches import reading as read_by
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.trainable import TaskStart, Trainable
+from adaptdock.engine.training.members.trainable import TaskStart, Trainable
 from adaptdock.hub.artefact.card import BackboneEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, Feature, Record, Task

@@ -1,1 +1,1 @@
-"""Plan, hyperparameters, loop, trainer, schedules, packing, caches."""
+"""Training: a task and its data become an adapter file."""

@@ -12,15 +12,15 @@ from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.folders import SPLITS
 from adaptdock.engine.data.objects import Table, table_of
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.training.few_labels import choose_by_folds
-from adaptdock.engine.training.hyperparameters import merge_options, with_precision
-from adaptdock.engine.training.plan import plan as make_plan
-from adaptdock.engine.training.progress import Progress
-from adaptdock.engine.training.run import planned_run
-from adaptdock.engine.training.run_folders import IDENTITY, fresh_folder, owned_by_first
-from adaptdock.engine.training.run_plan import RunPlan
-from adaptdock.engine.training.self_training import SelfTraining
-from adaptdock.engine.training.task_run import Result
+from adaptdock.engine.training.loop.progress import Progress
+from adaptdock.engine.training.loop.run import planned_run
+from adaptdock.engine.training.loop.run_folders import IDENTITY, fresh_folder, owned_by_first
+from adaptdock.engine.training.members.task_run import Result
+from adaptdock.engine.training.planning.hyperparameters import merge_options, with_precision
+from adaptdock.engine.training.planning.plan import plan as make_plan
+from adaptdock.engine.training.planning.run_plan import RunPlan
+from adaptdock.engine.training.repeats.few_labels import choose_by_folds
+from adaptdock.engine.training.repeats.self_training import SelfTraining
 from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.arguments import file_path, mapping, of_type, refusal

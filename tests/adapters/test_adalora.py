@@ -13,8 +13,8 @@ from builders import build_adapter
 from adaptdock.engine.core.assembly import assemble, make_method, make_task, method_entries
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.members.trainable import TaskStart, Trainable
 from adaptdock.engine.training.train import train
-from adaptdock.engine.training.trainable import TaskStart, Trainable
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone

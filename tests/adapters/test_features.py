@@ -14,9 +14,9 @@ from adaptdock.engine.core.assembly import assemble, make_task, method_entries
 from adaptdock.engine.core.batches import collate
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import train_plan
-from adaptdock.engine.training.state_cache import Cache
+from adaptdock.engine.training.loop.run import train_plan
+from adaptdock.engine.training.members.state_cache import Cache
+from adaptdock.engine.training.planning.plan import Plan, plan
 from adaptdock.errors import BackboneError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Batch, Feature

@@ -12,9 +12,9 @@ from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.merging.merge import merged_maps
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import train_plan
-from adaptdock.engine.training.trainable import TaskStart, Trainable
+from adaptdock.engine.training.loop.run import train_plan
+from adaptdock.engine.training.members.trainable import TaskStart, Trainable
+from adaptdock.engine.training.planning.plan import plan
 from adaptdock.plugins.contracts import Backbone
 
 

@@ -17,10 +17,10 @@ from adaptdock.engine.core.assembly import Assembly, entry, make_method, make_ta
 from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training import pretrained as reading
-from adaptdock.engine.training.plan import Plan, plan
-from adaptdock.engine.training.run import train_plan
-from adaptdock.engine.training.trainable import TaskStart, Trainable
+from adaptdock.engine.training.loop.run import train_plan
+from adaptdock.engine.training.members.trainable import TaskStart, Trainable
+from adaptdock.engine.training.planning import pretrained as reading
+from adaptdock.engine.training.planning.plan import Plan, plan
 from adaptdock.errors import FileError, MismatchError, UsageError
 from adaptdock.hub.artefact.card import BackboneEntry
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file

@@ -9,7 +9,7 @@ from builders import build_adapter
 
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.planning.plan import plan
 from adaptdock.errors import BackboneError, UsageError
 from adaptdock.plugins.contracts import Backbone
 

@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 
 from adaptdock.cli.training.progress import Watch
-from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.loop.progress import Progress
 from adaptdock.hub.artefact.file import read_card
 
 

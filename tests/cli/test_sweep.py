@@ -4,8 +4,8 @@ import pytest
 import torch
 import yaml
 
-from adaptdock.engine.training.members import Members
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.loop.run import Run
+from adaptdock.engine.training.members.members import Members
 from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.file import read_card, read_file
 
@@ -115,7 +115,7 @@ def test_a_killed_sweep_continues_its_pass_with_the_same_bits(sweep, tmp_path, m
 
 
 def test_the_trials_in_a_pass_are_as_many_as_memory_allows_unless_told(sweep, monkeypatch):
-    monkeypatch.setattr("adaptdock.engine.training.memory.free_bytes", lambda device: 1)
+    monkeypatch.setattr("adaptdock.engine.training.members.memory.free_bytes", lambda device: 1)
     ran = sweep("--search", "seed=1,2", "--sampler", "grid")
     assert ran.status == 0, ran.err
     assert "up to 1 trials train in one pass (--together): a batch keeps" in ran.err

@@ -113,7 +113,7 @@ def test_a_fault_of_a_task_in_the_report_does_not_lose_the_adapter(train, monkey
     def broken(*_):
         raise ValueError("no outcome")
 
-    monkeypatch.setattr("adaptdock.engine.training.task_run.write_page", broken)
+    monkeypatch.setattr("adaptdock.engine.training.members.task_run.write_page", broken)
     ran = train("-o", "a.safetensors", "--run-dir", "run")
     assert ran.status == 0, ran.err
     assert "report.html could not be written: ValueError: no outcome." in ran.out
@@ -188,7 +188,7 @@ def test_help_shows_the_options_of_the_chosen_method_and_task_in_sections_of_the
 
 
 def test_every_training_option_has_a_help_text(adapt):
-    from adaptdock.engine.training.hyperparameters import TrainingOptions
+    from adaptdock.engine.training.planning.hyperparameters import TrainingOptions
 
     text = adapt("train", "--help").out
     for name, info in TrainingOptions.model_fields.items():

@@ -45,7 +45,7 @@ from transformers import modeling_utils
 
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.hyperparameters import fast_precision
+from adaptdock.engine.training.planning.hyperparameters import fast_precision
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone, LoadOptions
 

@@ -20,8 +20,8 @@ from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.inference.continuous_batching import Steps, Text
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.generation import GenerationOptions
-from adaptdock.engine.training import pretrained
-from adaptdock.engine.training.trainable import TaskStart, Trainable
+from adaptdock.engine.training.members.trainable import TaskStart, Trainable
+from adaptdock.engine.training.planning import pretrained
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.plugins import registry

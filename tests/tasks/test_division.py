@@ -12,8 +12,8 @@ from models import tiny_tokenizer
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.loop.run import train_plan
+from adaptdock.engine.training.planning.plan import plan
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Reading
 from adaptdock.plugins.toolkit.windowing import split_words

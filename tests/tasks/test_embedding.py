@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import run_of, train_plan
+from adaptdock.engine.training.loop.run import run_of, train_plan
+from adaptdock.engine.training.planning.plan import plan
 from adaptdock.errors import DataError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Backbone

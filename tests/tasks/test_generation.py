@@ -17,7 +17,7 @@ from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.planning.plan import plan
 from adaptdock.errors import BackboneError, DataError, UsageError
 from adaptdock.plugins.contracts import Feature, Reading
 from adaptdock.tasks.generation import Generation, GenerationOptions

@@ -12,9 +12,9 @@ from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.core.batches import reading
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import train_plan
-from adaptdock.engine.training.task_run import Result
+from adaptdock.engine.training.loop.run import train_plan
+from adaptdock.engine.training.members.task_run import Result
+from adaptdock.engine.training.planning.plan import plan
 from adaptdock.errors import BackboneError, DataError, UsageError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone

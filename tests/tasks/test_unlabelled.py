@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.loop.run import train_plan
+from adaptdock.engine.training.planning.plan import plan
 from adaptdock.errors import BackboneError, DataError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone, Reading

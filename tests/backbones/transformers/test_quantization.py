@@ -18,7 +18,7 @@ from adaptdock.backbones.huggingface import HuggingFace, HuggingFaceBackbone
 from adaptdock.backbones.transformers import quantization
 from adaptdock.engine.core.batches import collate, collate_labels
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.trainable import TaskStart, Trainable
+from adaptdock.engine.training.members.trainable import TaskStart, Trainable
 from adaptdock.errors import BackboneError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Batch, Feature, LoadOptions

@@ -6,7 +6,7 @@ import pytest
 
 from adaptdock.cli.training import progress as module
 from adaptdock.cli.training.progress import Watch
-from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.loop.progress import Progress
 
 
 @pytest.fixture

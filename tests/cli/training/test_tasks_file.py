@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adaptdock.engine.training.run import Run
+from adaptdock.engine.training.loop.run import Run
 from adaptdock.hub.artefact.file import read_card, read_file
 
 

@@ -18,8 +18,8 @@ from adaptdock.cli import main
 from adaptdock.cli.common.failures import describe
 from adaptdock.engine.core import distributed
 from adaptdock.engine.core.distributed import Ranks, placed, ranks
-from adaptdock.engine.training.run import identify
-from adaptdock.engine.training.trainer import label_weight
+from adaptdock.engine.training.loop.run import identify
+from adaptdock.engine.training.loop.trainer import label_weight
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import LoadOptions
 

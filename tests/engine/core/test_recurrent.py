@@ -17,9 +17,9 @@ from adaptdock.engine.core.batches import collate
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.members.trainable import TaskStart, Trainable
+from adaptdock.engine.training.planning.plan import plan
 from adaptdock.engine.training.train import train as run
-from adaptdock.engine.training.trainable import TaskStart, Trainable
 from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Backbone, Batch, Feature, LoadOptions

@@ -18,10 +18,10 @@ from adaptdock.engine.data.augmentation import RATES, AugmentationSettings, Augm
 from adaptdock.engine.data.perturbations import swap, wordnet
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.back_translation import Translator, back_translated
-from adaptdock.engine.training.hyperparameters import TrainingOptions
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import train_plan
-from adaptdock.engine.training.shared_data import augmentation_settings
+from adaptdock.engine.training.loop.run import train_plan
+from adaptdock.engine.training.planning.hyperparameters import TrainingOptions
+from adaptdock.engine.training.planning.plan import plan
+from adaptdock.engine.training.planning.shared_data import augmentation_settings
 from adaptdock.errors import AdaptError, DataError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone, Record, Task

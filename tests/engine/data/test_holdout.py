@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.holdout import DUPLICATES, ONE_GROUP, hold_out
 from adaptdock.engine.data.sources import Source, load_splits
-from adaptdock.engine.training.cross_validation import divide
-from adaptdock.engine.training.plan import plan
+from adaptdock.engine.training.planning.plan import plan
+from adaptdock.engine.training.repeats.cross_validation import divide
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Backbone, Record, Task
 
@@ -121,7 +121,7 @@ def test_a_run_keeps_the_only_example_of_a_class_for_training_and_says_what_vali
 
 
 def test_a_fold_whose_training_part_lacks_a_label_is_trained_all_the_same(backbone: Backbone, tmp_path: Path) -> None:
-    from adaptdock.engine.training.run import train_plan
+    from adaptdock.engine.training.loop.run import train_plan
 
     rows = [{"text": text["text"], "label": text["label"]} for text in texts({"pos": 4, "neg": 4, "unsure": 1})]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

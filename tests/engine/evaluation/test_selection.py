@@ -9,10 +9,10 @@ import pytest
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.evaluation.selection import ENOUGH, Criterion, too_few
-from adaptdock.engine.training.hyperparameters import STEPS, lengthened, merge_options
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.progress import Progress
-from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.loop.progress import Progress
+from adaptdock.engine.training.loop.run import train_plan
+from adaptdock.engine.training.planning.hyperparameters import STEPS, lengthened, merge_options
+from adaptdock.engine.training.planning.plan import plan
 from adaptdock.plugins.contracts import Backbone
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from adaptdock.engine.data.objects import table_of
 from adaptdock.engine.data.sources import Source
-from adaptdock.engine.training.progress import Progress
+from adaptdock.engine.training.loop.progress import Progress
 from adaptdock.engine.training.train import train
 from adaptdock.errors import AdaptError, DataError, UsageError
 from adaptdock.plugins.contracts import Backbone

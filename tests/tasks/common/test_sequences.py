@@ -11,8 +11,8 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.loop.run import train_plan
+from adaptdock.engine.training.planning.plan import plan
 from adaptdock.errors import DataError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins import registry

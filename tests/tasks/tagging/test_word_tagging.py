@@ -8,8 +8,8 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from adaptdock.engine.data.sources import Reader, Source
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.training.plan import plan
-from adaptdock.engine.training.run import train_plan
+from adaptdock.engine.training.loop.run import train_plan
+from adaptdock.engine.training.planning.plan import plan
 from adaptdock.errors import DataError
 from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone

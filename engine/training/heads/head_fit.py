@@ -1,0 +1,129 @@
+"""The head before the adapter moves: fitted on what the backbone gives with the adapter at its start weights.
+
+Two heads are fitted. The classic answer, with the regularisation that cross-validation finds best, is what the trained
+adapter must beat. The start of training is regularised strongly: a head that fits its few examples perfectly has no
+gradient left to move an adapter (docs/few.md has the measurement).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptdock.engine.core.assembly import HEAD
+from adaptdock.engine.core.batches import NOT_COUNTED, by_length, collate, collate_labels, counts, length
+from adaptdock.engine.core.forward import for_head, mask_for, states
+from adaptdock.engine.core.open_ports import OpenPorts
+from adaptdock.engine.evaluation.measurement import Evaluation
+from adaptdock.engine.training.heads.adapter_shares import NAMES, SHARES, ShareChoice
+from adaptdock.engine.training.members.trainable import Acting, TrainedRows
+from adaptdock.engine.training.planning.plan import Plan
+from adaptdock.plugins.contracts import Feature, FitExamples, FittedHead, LinearHead, Record
+
+START_STRENGTH = 1.0
+"""Inverse regularisation (C) of the head that training starts from."""
+ROWS, TOKENS = 64, 8192
+RECORDS = 4_000
+"""Most training records whose vectors are computed, at even distances."""
+
+
+@dataclass(frozen=True)
+class FittedHeads:
+    """Tensors of the head as an adapter file names them: the classic answer, and the start of training."""
+
+    answer: dict[str, Tensor]
+    start: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FoldChoice:
+    """What folds of the training data say: the share of the trained change that is worth keeping.
+
+    ``choice`` has the deciding metric of each share over all records, each answered by a run that was not trained on
+    it; without a fitted head there is one share. ``evaluation`` is that of the chosen one on all ``records``.
+    ``classics`` is what a card says of classic answers to the same records.
+    """
+
+    count: int
+    choice: ShareChoice
+    records: Sequence[Record]
+    evaluation: Evaluation
+    classics: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All metrics that are numbers."""
+        return {key: value for key, value in self.evaluation.metrics.items() if not isinstance(value, dict)}
+
+    def described(self) -> dict[str, Any]:
+        """Return what a card says."""
+        of_share = {NAMES[share].replace(" ", "_"): self.choice.metrics.get(share) for share in SHARES}
+        return {"count": self.count, **of_share, "kept": self.choice.name}
+
+
+def fit_heads(plan: Plan, ports: OpenPorts, parts: Acting) -> FittedHeads | None:
+    """Return the fitted heads of a plan, whose adapter has the weights of ``parts``; None where labels allow no fit."""
+    task = plan.task
+    assert isinstance(task, FittedHead)
+    ports.acquire(plan.assembly.sites)
+    try:
+        examples = _examples(plan, ports, parts)
+    finally:
+        ports.release(plan.assembly.sites)
+    if examples is None:
+        return None
+    answer, start = task.fit_head(examples, None), task.fit_head(examples, START_STRENGTH)
+    if answer is None or start is None:
+        return None
+    return FittedHeads(*({f"{HEAD}.{name}": tensor for name, tensor in head.items()} for head in (answer, start)))
+
+
+def _examples(plan: Plan, ports: OpenPorts, parts: Acting) -> FitExamples | None:
+    """Return the vectors that the head reads, with their labels; those labelled -100 are left out.
+
+    They are of the records that were given: altered copies would stand in other folds than what they are copies of.
+    """
+    step = max(1.0, len(plan.given) / RECORDS)
+    records = [plan.given[int(place * step)] for place in range(int(len(plan.given) / step))]
+    features = [
+        (number, feature)
+        for number, record in enumerate(records)
+        for feature in plan.task.encode(record, plan.reading, True)
+        if counts(feature.labels)
+    ]
+    vectors, labels, groups = [], [], []
+    for batch in by_length([length(feature) for _, feature in features], ROWS, TOKENS):
+        batch_features = [features[number] for number in batch]
+        batch_vectors, targets, owners = _read(plan, ports, parts, batch_features)
+        vectors.append(batch_vectors)
+        labels.append(targets)
+        groups += owners
+    if not groups:
+        return None
+    return FitExamples(torch.cat(vectors), torch.cat(labels), groups, plan.class_weights(), plan.options.seed)
+
+
+@torch.no_grad()
+def _read(
+    plan: Plan, ports: OpenPorts, parts: Acting, numbered: Sequence[tuple[int, Feature]]
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Return the vectors (N, W) of windows, their labels, and the numbers of their records."""
+    backbone = plan.backbone
+    features = [feature for _, feature in numbered]
+    inputs = collate(backbone, features)
+    head = plan.assembly.head
+    mask = mask_for(head, inputs)
+    rows = TrainedRows(backbone, [parts], [0] * len(features), dropout=False)
+    hidden = for_head(backbone, head, states(backbone, ports, rows, inputs, head.reads), mask, {})
+    assert isinstance(head, LinearHead)
+    vectors = head.vectors(hidden, mask)  # type: ignore[arg-type]
+    labels = collate_labels(features, mask.device)
+    assert vectors is not None
+    owners = torch.tensor([number for number, _ in numbered])
+    if vectors.ndim == 3:
+        counted = labels != NOT_COUNTED
+        owners = owners.unsqueeze(1).expand(counted.shape)[counted.cpu()]
+        vectors, labels = vectors[:, -labels.shape[1] :][counted], labels[counted]
+    return vectors.float().cpu(), labels.cpu(), owners.tolist()

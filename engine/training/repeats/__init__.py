@@ -1,0 +1,1 @@
+"""Trainings that repeat a run: folds, shares of the labels, members of one pass, self-training."""
