@@ -9,7 +9,8 @@ such blocks, they act after each layer, whatever the placement.
 With ``stream`` they read the residual stream r. Sequential adapters read the sum: ``norm(out + r)`` if a layer norm
 follows it in the backbone (BERT), else ``out + r``. Parallel adapters read r itself. AdapterHub computes the adapters
 of Pfeiffer et al. and of He et al. in this way (Poth et al. 2023, arXiv:2311.11077). ``onto`` is from there too: the
-tensor that the adapter's output is added to, in place of ``out``.
+tensor that the adapter's output is added to, in place of ``out``. ``norm_before`` and ``norm_after`` give the adapter
+learned layer norms of its own, before the first linear layer and after the second, as in AdapterHub.
 """
 
 from collections.abc import Hashable, Mapping
@@ -30,6 +31,8 @@ from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 
 ENDS = {"pfeiffer": ("ffn_down",), "houlsby": ("attention_output", "ffn_down")}
 
+EPSILON = 1e-5
+"""The epsilon of the learned layer norms, torch's default."""
 RECURRENT, BLOCK = "recurrent", "block"
 """A role that only recurrent layers have, and the role of the port at the output of a whole layer."""
 
@@ -51,6 +54,10 @@ class BottleneckOptions(Options):
     """Width of the backbone divided by the width of the bottleneck."""
     width: int | None = Field(None, gt=0)
     """Width of the bottleneck, in place of a reduction factor."""
+    norm_before: bool = False
+    """Learn a layer norm before the first linear layer."""
+    norm_after: bool = False
+    """Learn a layer norm after the second linear layer."""
     activation: Activation = "relu"
     """Activation function between the two linear layers."""
     scale: float = Field(1.0, gt=0)
@@ -77,9 +84,10 @@ class Bottleneck(Method):
 
     @property
     def stack_key(self) -> Hashable:
-        """The activation, the input and the target of the addition, which cannot differ within one operation."""
+        """The activation, the input, the norms and the target of the addition, which are those of one operation."""
         options = self.options
-        return options.activation, options.parallel, options.stream, options.onto
+        norms = options.norm_before, options.norm_after
+        return options.activation, options.parallel, options.stream, options.onto, norms
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act at the last linear layers of attention and feed-forward blocks, or at recurrent layers."""
@@ -94,16 +102,38 @@ class Bottleneck(Method):
             return ports.residual(port).port
         return _block_start(ports, port) if self.options.parallel else None
 
+    def widths(self, site: Site) -> tuple[int, int]:
+        """Return the widths of the states that the bottleneck reads and adds to."""
+        outputs, beside = site.port.outputs, self.options.parallel and not self.options.stream
+        return (site.source or site.port).inputs if beside else outputs, outputs
+
+    def inner_width(self, site: Site) -> int:
+        """Return the width of the bottleneck."""
+        return self.options.width or max(1, int(site.port.outputs / self.options.reduction_factor))
+
     def parameters(self, site: Site) -> dict[str, Parameter]:
         """Declare two linear layers with biases; the second starts at zero."""
-        outputs, beside = site.port.outputs, self.options.parallel and not self.options.stream
-        inputs = (site.source or site.port).inputs if beside else outputs
-        width = self.options.width or max(1, int(outputs / self.options.reduction_factor))
+        (inputs, outputs), width = self.widths(site), self.inner_width(site)
         return {
             "down": Parameter((width, inputs), _normal),
             "down_bias": Parameter((width,)),
             "up": Parameter((outputs, width)),
             "up_bias": Parameter((outputs,)),
+            **self.own_norms(site),
+        }
+
+    def own_norms(self, site: Site) -> dict[str, Parameter]:
+        """Declare the layer norms of the options, with factor one and bias zero at the start."""
+        inputs, outputs = self.widths(site)
+        places = {
+            "before": inputs if self.options.norm_before else 0,
+            "after": outputs if self.options.norm_after else 0,
+        }
+        return {
+            f"{place}_{part}": Parameter((width,), start)
+            for place, width in places.items()
+            if width
+            for part, start in (("weight", _ones), ("bias", None))
         }
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
@@ -133,16 +163,20 @@ class Bottleneck(Method):
             read = normed = _normed(parameters, added)
         if forward_pass.training and options.dropout:
             read = functional.dropout(read, options.dropout)
+        if options.norm_before:
+            read = _own_norm(parameters, "before", read)
         inner = ACTIVATIONS[options.activation](linear(read, parameters["down"], parameters["down_bias"]))
         if options.onto != "output":
             target = added if options.onto == "sum" else normed
             out = torch.lerp(out, target, parameters["moves"].unsqueeze(-1).to(out.dtype))
+        if options.norm_after:
+            return out + _own_norm(parameters, "after", linear(inner, parameters["up"], parameters["up_bias"]))
         return linear(inner, parameters["up"], parameters["up_bias"], onto=out)
 
     @classmethod
-    def from_adapterhub(cls, source: AdapterHubSource[bottleneck.BottleneckOptions]) -> MethodWeights:
-        """Read AdapterHub's bottlenecks."""
-        return bottleneck.from_adapterhub(source)
+    def from_adapterhub(cls, source: AdapterHubSource[bottleneck.BottleneckOptions]) -> MethodWeights | None:
+        """Read AdapterHub's bottlenecks of two linear layers."""
+        return None if source.options.phm_layer else bottleneck.from_adapterhub(source)
 
     def to_adapterhub(self, target: AdapterHubTarget) -> AdapterHubMethod:
         """Write AdapterHub's bottlenecks."""
@@ -156,12 +190,21 @@ def _normed(parameters: Mapping[str, Tensor], added: Tensor) -> Tensor:
     return layer_norm(added, *(parameters[f"norm_{part}"] for part in ("weight", "bias", "epsilon")))
 
 
+def _own_norm(parameters: Mapping[str, Tensor], place: str, x: Tensor) -> Tensor:
+    epsilon = torch.full((1, 1), EPSILON, device=x.device)
+    return layer_norm(x, parameters[f"{place}_weight"], parameters[f"{place}_bias"], epsilon).to(x.dtype)
+
+
 def _block_start(ports: Ports, port: Port) -> Port:
     role = "query" if port.role == "attention_output" else "ffn_up"
     start = ports.find(role, port)
     if start is None:
         raise BackboneError(f"parallel bottleneck: no {role} port precedes {port.name} in this backbone")
     return start
+
+
+def _ones(tensor: Tensor, generator: torch.Generator) -> None:
+    tensor.fill_(1.0)
 
 
 def _normal(tensor: Tensor, generator: torch.Generator) -> None:

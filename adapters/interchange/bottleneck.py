@@ -1,6 +1,6 @@
 """Bottlenecks in the format of AdapterHub."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -18,7 +18,7 @@ from adaptdock.plugins.toolkit.interchange.adapterhub import (
     left_out,
     owned,
 )
-from adaptdock.plugins.toolkit.interchange.options import Real
+from adaptdock.plugins.toolkit.interchange.options import Count, Real
 from adaptdock.plugins.toolkit.interchange.ports import port_selection
 from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights, ModuleTensors, Named, contradiction, refuse
 
@@ -34,17 +34,12 @@ class BottleneckOptions(MethodOptions):
 
     SILENT: ClassVar[frozenset[str]] = (
         MethodOptions.SILENT
-        | {"adapter_residual_before_ln", "factorized_phm_W", "factorized_phm_rule", "hypercomplex_nonlinearity"}
-        | {"inv_adapter_reduction_factor", "learn_phm", "phm_bias", "phm_c_init", "phm_dim", "phm_init_range"}
-        | {"phm_rank", "shared_W_phm", "shared_phm_rule", "stochastic_depth"}
+        | {"hypercomplex_nonlinearity", "inv_adapter"}
+        | {"inv_adapter_reduction_factor", "learn_phm", "phm_c_init", "phm_init_range", "stochastic_depth"}
         | {"attention_type", "new_attention_norm"}  # of the first release, for what ln_before and ln_after say
     )
     ACTIVE: ClassVar[Mapping[str, str]] = {
-        "phm_layer": "a compacter's maps are sums of Kronecker products, and adaptdock has no such method",
-        "inv_adapter": "invertible adapters act on the embeddings, and adaptdock has no such method",
-        "invertible_adapter": "invertible adapters act on the embeddings, and adaptdock has no such method",
-        "ln_before": "it has its own layer norm before the bottleneck",
-        "ln_after": "it has its own layer norm after the bottleneck",
+        "invertible_adapter": "it is of the first release of the library; load and save it with a newer one",
     }
 
     mh_adapter: bool
@@ -57,6 +52,17 @@ class BottleneckOptions(MethodOptions):
     original_ln_before: bool = False
     original_ln_after: bool = True
     residual_before_ln: bool | Literal["post_add"] = True
+    ln_before: bool = False
+    ln_after: bool = False
+    adapter_residual_before_ln: bool = False
+    phm_layer: bool = False
+    phm_dim: Count = 4
+    phm_rank: Count = 1
+    phm_bias: bool = True
+    shared_phm_rule: bool = True
+    factorized_phm_rule: bool = False
+    shared_maps: bool = Field(False, alias="shared_W_phm")
+    factorized_maps: bool = Field(True, alias="factorized_phm_W")
 
     def width(self, layer: int, hidden: int) -> int | None:
         """Return the width in a layer; None if the configuration has no value for the layer."""
@@ -69,10 +75,23 @@ class BottleneckOptions(MethodOptions):
 # -------------------------------------------------------------------------------------------- import
 
 
-def from_adapterhub(source: AdapterHubSource[BottleneckOptions]) -> MethodWeights:
-    """Read bottlenecks; raise :class:`UsageError` for an option or a place that cannot be carried over."""
+Source = AdapterHubSource[BottleneckOptions]
+
+
+def from_adapterhub(
+    source: Source,
+    read: "Callable[[Source, Port, ModuleTensors], Named] | None" = None,
+    widen: "Callable[[dict[str, Named]], tuple[int, dict[str, Named]]] | None" = None,
+) -> MethodWeights:
+    """Read bottlenecks; raise :class:`UsageError` for an option or a place that cannot be carried over.
+
+    ``read`` takes the tensors of one bottleneck, and ``widen`` pads those of all places to the returned common width;
+    by default those of two linear layers.
+    """
     options, backbone = source.options, source.backbone
     options.check_carried("a bottleneck")
+    if options.ln_after and options.adapter_residual_before_ln and not options.is_parallel:
+        raise refuse("a bottleneck with adapter_residual_before_ln", "its norm replaces the states that it is added to")
     placed: dict[Port, ModuleTensors] = {}
     for module, group in owned(source, "adapters").items():
         port = source.model.block_end(module)
@@ -83,9 +102,9 @@ def from_adapterhub(source: AdapterHubSource[BottleneckOptions]) -> MethodWeight
         raise refuse("this bottleneck", "it has no tensors")
     modules = {port: group.module for port, group in placed.items()}
     check_places(source, _configured(source), modules, FLAGS)
-    maps = {port.name: _maps(source, port, group) for port, group in placed.items()}
-    width = max(named_tensors["down"].shape[0] for named_tensors in maps.values())
-    maps = {port: _widened(named_tensors, width) for port, named_tensors in maps.items()}
+    read, widen = read or _maps, widen or _equally_wide
+    norms = {port.name: _own_norms(source, port, group) for port, group in placed.items()}
+    width, maps = widen({port.name: read(source, port, group) | norms[port.name] for port, group in placed.items()})
     ports = list(placed)
     places = port_selection(backbone.ports, ports)
     values = {"width": width, **_wiring(options, backbone, ports[0]), **places, **_factor(options, maps)}
@@ -107,27 +126,35 @@ def _configured(source: AdapterHubSource[BottleneckOptions]) -> list[Port]:
     return [port for port in backbone.ports if port.kind == "linear" and port.role in roles]
 
 
-def _maps(source: AdapterHubSource[BottleneckOptions], port: Port, group: ModuleTensors) -> Named:
-    """Take the two maps of a bottleneck, (width, W) and (W, width); a learned scale is multiplied into the second."""
-    options, path = source.options, source.tensors.path
-    shape, layer = group.shape("adapter_down.0.weight"), source.model.layer(port)
-    width = options.width(layer, source.backbone.width)
+def configured_width(source: Source, port: Port, group: ModuleTensors) -> int:
+    """Return the width of a bottleneck; raise :class:`UsageError` if the configuration has none for its layer."""
+    layer = source.model.layer(port)
+    width = source.options.width(layer, source.backbone.width)
     if width is None:
         raise refuse(
             f"the bottleneck at {group.module}", f"its reduction_factor has no value for layer {layer} and no 'default'"
         )
+    return width
+
+
+def _maps(source: AdapterHubSource[BottleneckOptions], port: Port, group: ModuleTensors) -> Named:
+    """Take the two maps of a bottleneck, (width, W) and (W, width); a learned scale is multiplied into the second."""
+    options, path = source.options, source.tensors.path
+    first = first_layer(options.ln_before)
+    shape, layer = group.shape(f"{first}.weight"), source.model.layer(port)
+    width = configured_width(source, port, group)
     if shape != (width, port.outputs):
         raise contradiction(
             path,
             "reduction_factor",
             f"{options.reduction_factor} (a width of {width} in layer {layer})",
-            group.name("adapter_down.0.weight"),
+            group.name(f"{first}.weight"),
             f"has the shape {shape}, where ({width}, {port.outputs}) is expected",
         )
     reason = f"the bottleneck is {width} wide, the backbone {port.outputs}"
     maps = {
-        "down": group.take("adapter_down.0.weight"),
-        "down_bias": group.taken("adapter_down.0.bias", (width,), reason),
+        "down": group.take(f"{first}.weight"),
+        "down_bias": group.taken(f"{first}.bias", (width,), reason),
         "up": group.taken("adapter_up.weight", (port.outputs, width), reason),
         "up_bias": group.taken("adapter_up.bias", (port.outputs,), reason),
     }
@@ -141,15 +168,44 @@ def _maps(source: AdapterHubSource[BottleneckOptions], port: Port, group: Module
     return maps
 
 
+def first_layer(ln_before: bool) -> str:
+    """Return the name of the first linear layer, which follows the norm before it in one sequence of modules."""
+    return "adapter_down.1" if ln_before else "adapter_down.0"
+
+
+def _own_norms(source: Source, port: Port, group: ModuleTensors) -> Named:
+    """Take the layer norms of a bottleneck; that before it is stored twice.
+
+    Raises :class:`UsageError` for two different copies.
+    """
+    norms: Named = {}
+    for place in ("before", "after"):
+        if getattr(source.options, f"ln_{place}"):
+            for part in ("weight", "bias"):
+                name = f"adapter_norm_{place}.{part}"
+                norms[f"{place}_{part}"] = group.taken(name, (port.outputs,), f"ln_{place} is on")
+    if source.options.ln_before:
+        for part in ("weight", "bias"):
+            copy = f"adapter_down.0.{part}"
+            if copy in group and not group.take(copy).equal(norms[f"before_{part}"]):
+                raise refuse(group.name(copy), f"it differs from its copy adapter_norm_before.{part}")
+    return norms
+
+
+def _equally_wide(maps: dict[str, Named]) -> tuple[int, dict[str, Named]]:
+    width = max(port_maps["down"].shape[0] for port_maps in maps.values())
+    return width, {port: _widened(port_maps, width) for port, port_maps in maps.items()}
+
+
 def _widened(maps: Named, width: int) -> Named:
     missing = width - maps["down"].shape[0]
     if not missing:
         return maps
     return {
+        **maps,
         "down": functional.pad(maps["down"], (0, 0, 0, missing)),
         "down_bias": functional.pad(maps["down_bias"], (0, missing)),
         "up": functional.pad(maps["up"], (0, missing)),
-        "up_bias": maps["up_bias"],
     }
 
 
@@ -161,7 +217,8 @@ def _factor(options: BottleneckOptions, maps: dict[str, Named]) -> dict[str, Any
     if scale > 0:
         return {"scale": float(scale)}
     for port_maps in maps.values():
-        port_maps.update({name: port_maps[name] * float(scale) for name in ("up", "up_bias")})
+        last = ("up" if "up" in port_maps else "up_right", "up_bias")
+        port_maps.update({name: port_maps[name] * float(scale) for name in last})
     return {"scale": 1.0}
 
 
@@ -169,6 +226,8 @@ def _wiring(options: BottleneckOptions, backbone: Backbone, port: Port) -> dict[
     """Return options for the input and the addition of a bottleneck (``Adapter.pre_forward`` and ``post_forward``)."""
     values = {
         "activation": our_name(options.non_linearity, "the bottleneck"),
+        "norm_before": options.ln_before,
+        "norm_after": options.ln_after,
         "parallel": options.is_parallel,
         "dropout": options.dropout,
     }
@@ -202,19 +261,33 @@ def _follows(backbone: Backbone, port: Port) -> bool:
 # -------------------------------------------------------------------------------------------- export
 
 
-def to_adapterhub(options: Mapping[str, Any], target: AdapterHubTarget) -> AdapterHubMethod:
+PARTS = {
+    "down": "adapter_down.0.weight",
+    "down_bias": "adapter_down.0.bias",
+    "up": "adapter_up.weight",
+    "up_bias": "adapter_up.bias",
+}
+NORM_PARTS = {
+    f"{place}_{part}": f"adapter_norm_{place}.{part}" for place in ("before", "after") for part in ("weight", "bias")
+}
+"""Our names of the tensors -> those of the library."""
+
+
+def to_adapterhub(
+    options: Mapping[str, Any], target: AdapterHubTarget, parts: Mapping[str, str] = PARTS
+) -> AdapterHubMethod:
     """Write bottlenecks; raise :class:`UsageError` for wiring that AdapterHub has no options for."""
     ports = target.ports
     stored: Named = {}
+    first = first_layer(options["norm_before"])
+    names = {name: part.replace(first_layer(False), first) for name, part in parts.items()} | NORM_PARTS
     for port in ports:
-        maps, path = target.tensors[port.name], f"{target.model.block(port)}.adapters.{target.name}"
-        stored |= {
-            f"{path}.adapter_down.0.weight": maps["down"],
-            f"{path}.adapter_down.0.bias": maps["down_bias"],
-            f"{path}.adapter_up.weight": maps["up"],
-            f"{path}.adapter_up.bias": maps["up_bias"],
-        }
-    width = next(iter(target.tensors.values()))["down"].shape[0]
+        path = f"{target.model.block(port)}.adapters.{target.name}"
+        for name, tensor in target.tensors[port.name].items():
+            stored[f"{path}.{names[name]}"] = tensor
+            if name.startswith("before_"):  # the library has this norm under two names
+                stored[f"{path}.{first_layer(False)}.{name.removeprefix('before_')}"] = tensor
+    width = next(iter(target.tensors.values()))["down_bias"].shape[0]
     roles = {port.role for port in ports}
     candidates = [port for port in target.backbone.ports if port.kind == ports[0].kind and port.role in roles]
     config = {
@@ -232,7 +305,8 @@ def to_adapterhub(options: Mapping[str, Any], target: AdapterHubTarget) -> Adapt
 def _library_wiring(options: Mapping[str, Any], backbone: Backbone, ports: list[Port]) -> dict[str, Any]:
     """Return AdapterHub's options for the input and the addition of a bottleneck."""
     wired = {"original_ln_before": False, "original_ln_after": True, "is_parallel": options["parallel"]}
-    wired |= {"residual_before_ln": True, "ln_before": False, "ln_after": False, "adapter_residual_before_ln": False}
+    wired |= {"residual_before_ln": True, "adapter_residual_before_ln": False}
+    wired |= {"ln_before": options["norm_before"], "ln_after": options["norm_after"]}
     if options["parallel"]:
         if not options["stream"] and not all(_reads_stream(backbone, port) for port in ports):
             raise refuse("this parallel bottleneck", "AdapterHub's reads the residual stream (train with --stream)")

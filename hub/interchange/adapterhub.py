@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.hub.interchange.adapterhub_config import REFUSED, FolderOptions, single_methods
-from adaptdock.hub.interchange.adapterhub_heads import read_head
+from adaptdock.hub.interchange.adapterhub_heads import head_type, read_head
 from adaptdock.hub.interchange.adapterhub_places import OTHERWISE, Architecture
 from adaptdock.hub.interchange.incoming import Imported, Part, base_note, build, read_json, unknown_notes
 from adaptdock.hub.interchange.incoming_tensors import read_tensors
@@ -42,7 +42,7 @@ def read_adapterhub(
     notes = base_note(about.model_name, backbone)
     tensors = cache(partial(read_tensors, folder, WEIGHTS))  # read once, after a valid configuration
     parts = [
-        _part(config, place, about, path, tensors, backbone, notes, method)
+        _part(config, place, about, path, tensors, backbone, notes, method, head_type(folder))
         for config, place in single_methods(about, path)
     ]
     notes += unknown_notes(about.unknown, "AdapterHub")
@@ -74,6 +74,7 @@ def _part(
     backbone: Backbone,
     notes: list[str],
     method: str | None,
+    head: str | None,
 ) -> Part:
     """Return a part of the adapter as its method has read it; raise :class:`UsageError` if no method reads it."""
     kind = config.get("architecture")
@@ -86,7 +87,7 @@ def _part(
     for plugin, reader in candidates:
         options = reader.adapterhub_types[kind].parse(config, path, *place)
         source = AdapterHubSource(
-            options, tensors(), backbone, Architecture(backbone), about.name, about.version, sole, notes
+            options, tensors(), backbone, Architecture(backbone), about.name, about.version, sole, head, notes
         )
         weights = reader.from_adapterhub(source)
         if weights is not None:

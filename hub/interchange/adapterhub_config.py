@@ -11,6 +11,10 @@ from adaptdock.plugins.toolkit.interchange.tensors import refuse
 
 RENAMED = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 """Activation functions of configurations without a version, under their former names."""
+INVERTIBLE = ("inv_adapter", "inv_adapter_reduction_factor", "non_linearity")
+"""Options of an invertible adapter; the last is that of the bottlenecks, too."""
+PLACES = ("mh_adapter", "output_adapter", "cross_adapter")
+"""Options for bottlenecks at a place."""
 DEEPEST = 8
 """Largest depth of nested unions."""
 REFUSED = {
@@ -36,7 +40,9 @@ class FolderOptions(ForeignOptions):
 
 
 def single_methods(folder: FolderOptions, path: Path) -> Iterator[tuple[Mapping[str, Any], tuple[str, ...]]]:
-    """Yield the configuration of each method and its place in the file; a union has several methods.
+    """Yield the configuration of each method and its place in the file.
+
+    A union has several methods, and a bottleneck with an invertible adapter has two.
 
     Raises :class:`UsageError` for an architecture that is not a name.
     """
@@ -46,9 +52,19 @@ def single_methods(folder: FolderOptions, path: Path) -> Iterator[tuple[Mapping[
             raise refuse(f"the architecture {kind!r}", "it is not the name of a method")
         function = config.get("non_linearity")
         if folder.version is None and isinstance(function, str):
-            yield {**config, "non_linearity": RENAMED.get(function, function)}, place
-        else:
-            yield config, place
+            config = {**config, "non_linearity": RENAMED.get(function, function)}
+        for method in _divided(config):
+            yield method, place
+
+
+def _divided(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield a configuration, divided into the bottlenecks and the invertible adapter if it has one."""
+    if config.get("architecture") is not None or not config.get("inv_adapter"):
+        yield config
+        return
+    yield {"architecture": "invertible", **{name: config[name] for name in INVERTIBLE if name in config}}
+    if any(config.get(place) for place in PLACES):
+        yield {name: value for name, value in config.items() if name not in INVERTIBLE[:2]}
 
 
 def _single(

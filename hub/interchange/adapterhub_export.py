@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.hub.artefact.atomic import atomic_folder
+from adaptdock.hub.interchange.adapterhub_config import INVERTIBLE, PLACES
 from adaptdock.hub.interchange.adapterhub_heads_export import head_of
 from adaptdock.hub.interchange.adapterhub_places import BESIDE, IN_BLOCK, IN_LAYER, Architecture
 from adaptdock.hub.interchange.outgoing import Outgoing, Part
@@ -29,7 +30,7 @@ def write_adapterhub(out: Outgoing, folder: Path) -> list[str]:
     if out.backbone.architecture not in IN_BLOCK | IN_LAYER | BESIDE:
         raise refuse(f"an adapter for {out.backbone.architecture}", "AdapterHub has no such model that is known here")
     methods = [_method(out, part) for part in out.parts]
-    configs = [method.config for method in methods]
+    configs = _joined([method.config for method in methods])
     config = configs[0] if len(configs) == 1 else {"architecture": "union", "configs": configs}
     front = f"{getattr(out.backbone.model, 'base_model_prefix', '')}."
     tensors = {f"{front}{path}": tensor for method in methods for path, tensor in method.tensors.items()}
@@ -66,6 +67,25 @@ def _write(
     plain = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
     save_file(plain, folder / weights[0])
     torch.save(plain, folder / weights[1])
+
+
+def _joined(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the configurations with an invertible adapter as an option of the bottlenecks with its activation."""
+    joined = [config for config in configs if config.get("architecture") != "invertible"]
+    for config in configs:
+        if config.get("architecture") == "invertible":
+            options = {name: config[name] for name in INVERTIBLE}
+            bottlenecks = next((member for member in joined if _takes(member, options)), None)
+            if bottlenecks is None:
+                joined.append({**dict.fromkeys(PLACES, False), "reduction_factor": 1, **options})
+            else:
+                bottlenecks.update(options)
+    return joined
+
+
+def _takes(config: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Return whether a configuration of bottlenecks has the activation function of an invertible adapter."""
+    return "output_adapter" in config and config["non_linearity"] == options["non_linearity"]
 
 
 def _family(out: Outgoing) -> str:

@@ -20,6 +20,17 @@ VOCABULARY = ("causal_lm", "seq2seq_lm")
 KNOWN = (*SEQUENCE, *VOCABULARY, "tagging", "question_answering")
 
 
+def head_type(folder: Path) -> str | None:
+    """Return the type of the head in a folder, or None without a head."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    values = read_json(path)
+    if values.get("config") is None:  # a head of transformers, which read_head refuses
+        return None
+    return HeadOptions.parse(FolderOptions.parse(values, path).config, path, "config").head_type
+
+
 def read_head(folder: Path, backbone: Backbone, labels: tuple[str, ...]) -> tuple[Headed, list[str]]:
     """Return the head in a folder, and notes; without a head, the default head for the backbone."""
     path = folder / CONFIG

@@ -85,6 +85,8 @@ class AdapterHubSource(Generic[Foreign]):
     name: str | None = None
     version: str | None = None
     sole: bool = True
+    head_type: str | None = None
+    """The type of the head in the folder, if any."""
     notes: list[str] = field(default_factory=list)
     """Notes for the user."""
 
@@ -125,6 +127,18 @@ def owned(source: AdapterHubSource[MethodOptions], kind: str) -> dict[str, Modul
         if match is not None and name is not None and match["adapter"] != name:
             raise contradiction(tensors.path, "name", repr(name), tensor, f"is of an adapter {match['adapter']!r}")
     return tensors.modules(pattern)
+
+
+def whole_model(source: AdapterHubSource[MethodOptions], kind: str) -> ModuleTensors | None:
+    """Return the tensors named ``<kind>.<name>.*`` below the whole model, or None if there are none."""
+    tensors, name = source.tensors, source.name
+    modules = tensors.modules(re.compile(rf"(?P<module>(?:[^.]+\.)?{kind}\.[^.]+)\.(?P<part>.+)"))
+    for module, group in modules.items():
+        if name is not None and module.rpartition(".")[2] != name:
+            raise contradiction(
+                tensors.path, "name", repr(name), group.name(group.parts[0]), f"is of an adapter {module!r}"
+            )
+    return next(iter(modules.values()), None)
 
 
 def check_places(

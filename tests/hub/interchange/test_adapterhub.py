@@ -1,5 +1,7 @@
 """Adapters of AdapterHub give the logits that its library gave, and go back as they came."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from safetensors.torch import load_file
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.docking_trial import try_out
-from adaptdock.errors import FileError, UsageError
+from adaptdock.errors import AdaptError, FileError, UsageError
 from adaptdock.hub.interchange.conversion import export_adapter, import_adapter
 from adaptdock.hub.interchange.incoming import read_json
 from adaptdock.plugins.contracts import Backbone, LoadOptions
@@ -19,11 +21,9 @@ from adaptdock.plugins.contracts import Backbone, LoadOptions
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "adapterhub"
 LIMIT = 1e-5
 REFUSED = {
-    "ln_after": "ln_after",
     "gating": "gating",
-    "compacter": "phm_layer",
-    "inv": "inv_adapter",
     "plus": "original_ln_after",
+    "inv_gpt2": "inv_adapter in gpt2",
     "prompt": "prompt_tuning",
     "vera": "VeRA",
     "reft": "reft",
@@ -128,3 +128,67 @@ def test_an_adapter_of_another_architecture_or_none_at_all_is_refused(
         import_adapter(tmp_path / "none", backbones["bert"], "x")
     with pytest.raises(UsageError, match="no adapter of peft or AdapterHub"):
         import_adapter(tmp_path, backbones["bert"], "x")
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "value", "words"),
+    [
+        ("adapter_config.json", "inv_adapter", "glow", "inv_adapter glow"),
+        ("adapter_config.json", "inv_adapter", "real_nvp", "'nice' or 'glow'"),
+        ("adapter_config.json", "inv_adapter_reduction_factor", 4, "inv_adapter_reduction_factor 4"),
+        ("adapter_config.json", "non_linearity", "cubic", "cubic"),
+        ("head_config.json", "head_type", "causal_lm", "inv_adapter with the head causal_lm"),
+    ],
+)
+def test_an_invertible_adapter_that_would_compute_something_else_is_refused(
+    config: str, option: str, value: object, words: str, backbones: dict[str, Backbone], tmp_path: Path
+) -> None:
+    with pytest.raises(AdaptError, match=words):
+        import_adapter(changed("inv", config, {option: value}, tmp_path), backbones["bert"], "x")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"phm_dim": 8}, "phm_dim"),
+        ({"phm_dim": 3}, "phm_dim is 3"),
+        ({"phm_rank": 2}, "phm_rank 2"),
+        ({"phm_bias": False}, "phm_bias is False"),
+        ({"shared_phm_rule": False}, "phm_rule"),
+        ({"shared_W_phm": True}, "shared_W_phm"),
+        ({"scaling": "channel"}, "scaling 'channel'"),
+        ({"factorized_phm_W": False}, "W"),
+        ({"phm_layer": False}, "adapter_down.0.weight"),
+    ],
+)
+def test_a_compacter_whose_tensors_are_not_those_of_its_options_is_refused(
+    options: dict[str, Any], words: str, backbones: dict[str, Backbone], tmp_path: Path
+) -> None:
+    with pytest.raises(AdaptError, match=words):
+        import_adapter(changed("compacter", "adapter_config.json", options, tmp_path), backbones["bert"], "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("own_norms", {"ln_after": False}, "adapter_norm_after"),
+        ("own_norms", {"ln_before": False}, "adapter_down.0.weight"),
+        ("seqbn", {"ln_after": True}, "adapter_norm_after.weight"),
+        ("seqbn", {"ln_before": True}, "adapter_norm_before.weight"),
+        ("ln_after", {"adapter_residual_before_ln": True}, "adapter_residual_before_ln"),
+    ],
+)
+def test_a_bottleneck_whose_norms_are_not_those_of_its_options_is_refused(
+    name: str, options: dict[str, Any], words: str, backbones: dict[str, Backbone], tmp_path: Path
+) -> None:
+    with pytest.raises(AdaptError, match=words):
+        import_adapter(changed(name, "adapter_config.json", options, tmp_path), backbones["bert"], "x")
+
+
+def changed(name: str, config: str, options: dict[str, Any], folder: Path) -> Path:
+    """A copy of a case with other options."""
+    copy = shutil.copytree(FIXTURES / name, folder / name)
+    values = read_json(copy / config)
+    values["config"] |= options
+    (copy / config).write_text(json.dumps(values), "utf-8")
+    return copy
