@@ -135,6 +135,10 @@ def test_commands_on_a_file_print_escapes(
     check(adapt("combine", hostile, odd, "--weights", "1,1", "-o", f"c{FILE}.safetensors", *at))
     check(adapt("export", hostile, "--to", f"x{FILE}", *at))
     check(adapt("import", f"x{FILE}", "-o", f"i{FILE}.safetensors", *at))
+    (tmp_path / f"l{FILE}.txt").write_text(f"ada {EVIL}\nbob\n", "utf-8")
+    for more in ([], ["--json"]):
+        check(adapt("doctor", f"x{FILE}", *at, *more), words=bool(more))
+        check(adapt("label", f"l{FILE}.txt", "--adapter", hostile, *at, *more))
     run = ["train", "--task", "ner", *at, "--precision", "fp32", "--data", data, "--on", odd, "--epochs", 1]
     check(adapt(*run, "-o", f"t{FILE}.safetensors", "--run-dir", f"r{FILE}"))
     check(adapt(*run, "--dry-run", "--learning-rate", EVIL))
