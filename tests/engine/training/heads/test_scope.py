@@ -45,8 +45,9 @@ def run(dock: Dock, adapter: AdapterFile, **more: Any) -> AdapterFile:
     return with_distance(dock, adapter, task, settled, splits, evaluation, measure, dict)
 
 
-def test_an_adapter_that_scores_cannot_separate_measures_distances(backbone: Backbone, uncertain: AdapterFile) -> None:
-    dock = Dock(backbone)
+def test_an_adapter_that_scores_cannot_separate_measures_distances(
+    backbone: Backbone, dock: Dock, uncertain: AdapterFile
+) -> None:
     scoped = run(dock, uncertain)
     options = scoped.card.task.options
     assert -1 < options["nearest_class"]["reject_below"] < 1
@@ -65,9 +66,8 @@ def test_an_adapter_that_scores_cannot_separate_measures_distances(backbone: Bac
 
 
 def test_scores_stay_where_they_are_as_good_or_where_a_person_has_set_the_limit(
-    backbone: Backbone, uncertain: AdapterFile, monkeypatch: pytest.MonkeyPatch
+    dock: Dock, uncertain: AdapterFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dock = Dock(backbone)
     assert run(dock, uncertain, reject_below=0.3) is uncertain
     monkeypatch.setattr(type(make_task("classification", OPTIONS)), "separation", lambda *arguments: 75.0)
     assert run(dock, uncertain) is uncertain
