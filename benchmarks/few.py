@@ -1,13 +1,13 @@
 """Few labels: an adapter trained with no option but its task, beside the answers that anyone gets in one line.
 
     python benchmarks/few.py FOLDER [--sets sms_spam,banking77] [--sizes 4,8,32] [--draws 3] [--sides lr,adapt]
-        [--rows FILE]
+        [--rows FILE] [--part 2/8] [--device cuda]
 
 FOLDER holds the data sets by name; a set that is not named here is a folder with train.jsonl and test.jsonl, of texts
 with labels. ``--rows`` adds a line to a file after each side of a draw; the same command later does only what the file
-lacks. A size is the labelled texts of each class (the sentences, for words); ``all`` is
-everything. Each draw takes other records, the same for every side; the metric is measured on the same test records
-(``--tested``). Sides:
+lacks. ``--part 2/8`` does the second of eight parts, for several processes. A size is the labelled texts of each class
+(the sentences, for words); ``all`` is everything. Each draw takes other records, the same for every side; the metric is
+measured on the same test records (``--tested``). Sides:
 
     majority  the most frequent class, or the most frequent tag of each word
     tfidf     logistic regression on TF-IDF of words and pairs of words
@@ -236,8 +236,9 @@ def mean_vectors(case: Case, texts: Sequence[str]) -> Any:
     found = []
     for start in range(0, len(texts), 64):
         batch = tokenizer(list(texts[start : start + 64]), padding=True, truncation=True, return_tensors="pt")
+        batch = batch.to(case.backbone.device)
         states = model(**batch).last_hidden_state.float()
-        found.append(mean_state(states, batch["attention_mask"]).squeeze(1))
+        found.append(mean_state(states, batch["attention_mask"]).squeeze(1).cpu())
     return nn.functional.normalize(torch.cat(found), dim=-1).numpy()
 
 
@@ -250,7 +251,8 @@ def setfit(case: Case) -> float:
     alike = sum(count * (count - 1) // 2 for count in Counter(labels).values())
     unlike, most = len(labels) * (len(labels) - 1) // 2 - alike, case.setfit_steps
     transformer = models.Transformer(str(resolve("minilm").folder))
-    body = SentenceTransformer(modules=[transformer, models.Pooling(transformer.get_word_embedding_dimension())])
+    pooling = models.Pooling(transformer.get_word_embedding_dimension())
+    body = SentenceTransformer(modules=[transformer, pooling], device=str(case.backbone.device))
     from sklearn.linear_model import LogisticRegression
 
     model = SetFitModel(model_body=body, model_head=LogisticRegression(max_iter=1000))
@@ -292,7 +294,7 @@ class Tuned(nn.Module):
         return logits
 
     def loss(self, features: Sequence[Feature]) -> Tensor:
-        return self.task.loss(self(features), collate_labels(features, torch.device("cpu")), None)
+        return self.task.loss(self(features), collate_labels(features, self.backbone.device), None)
 
 
 def body_of(side: str) -> nn.Module:
@@ -308,7 +310,7 @@ def body_of(side: str) -> nn.Module:
 def fine_tuned(case: Case, side: str, records: Sequence[Record], rate: float, steps: int) -> Tuned:
     """Train with a linear schedule, batches grouped by length, at least five epochs."""
     torch.manual_seed(case.seed)
-    model = Tuned(case, body_of(side))
+    model = Tuned(case, body_of(side)).to(case.backbone.device)
     units = [f for record in records for f in case.made.task.encode(record, case.made.reading, labelled=True)]
     epochs = max(5, math.ceil(steps * BATCH / len(units)))
     total = epochs * math.ceil(len(units) / BATCH)
@@ -334,7 +336,7 @@ def scored(case: Case, model: Tuned, records: Sequence[Record]) -> float:
     digests: list[list[Any]] = [[None] * len(own) for own in encoded]
     for batch in by_length([length(encoded[row][window]) for row, window in windows], 32, 4096):
         features = [encoded[windows[number][0]][windows[number][1]] for number in batch]
-        for number, feature, logits in zip(batch, features, model(features), strict=True):
+        for number, feature, logits in zip(batch, features, model(features).cpu(), strict=True):
             row, window = windows[number]
             digests[row][window] = logits if model.pooled else logits[: length(feature)]
     rows = zip(records, encoded, digests, strict=True)
@@ -378,7 +380,8 @@ def cases(arguments: argparse.Namespace, backbone: Backbone) -> Iterator[tuple[s
     """Yield data set, size and case of each draw, all sets and sizes before the next draw."""
     sets = {name: SETS.get(name) or of_files(name) for name in arguments.sets.split(",")}
     records = {name: data_set.read(Path(arguments.folder)) for name, data_set in sets.items()}
-    for seed, size, name in product(range(arguments.draws), arguments.sizes.split(","), sets):
+    part, parts = (int(number) for number in arguments.part.split("/"))
+    for seed, size, name in list(product(range(arguments.draws), arguments.sizes.split(","), sets))[part - 1 :: parts]:
         train, test = records[name]
         test = Random(1).sample(test, min(arguments.tested, len(test)))
         with tempfile.TemporaryDirectory() as place:
@@ -445,10 +448,12 @@ def main() -> None:
         "--setfit-steps", type=int, default=-1, help="most steps of SetFit; -1: as many as its pairs give"
     )
     parser.add_argument("--rows", type=Path)
+    parser.add_argument("--part", default="1/1", help="K/N: every Nth draw of a set, from the Kth on")
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     print(machine(), flush=True)
     sides = arguments.sides.split(",")
-    backbone = load_backbone(arguments.backbone, LoadOptions(device="cpu", dtype=arguments.dtype))
+    backbone = load_backbone(arguments.backbone, LoadOptions(device=arguments.device, dtype=arguments.dtype))
     rows = rows_of(arguments.rows)
     done = {(row["set"], row["size"], row["draw"], row["side"]) for row in rows}
     for name, size, case in cases(arguments, backbone):

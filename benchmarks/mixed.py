@@ -1,12 +1,14 @@
 """One batch, many adapters: the time of a mixed batch over that of the bare backbone, beside PEFT, in one run.
 
     python benchmarks/mixed.py [--workloads minilm-8x16,...] [--adapters 1,4,8,32,128] [--rounds 15] [--fast int8]
+    python benchmarks/mixed.py --workloads FOLDER:8x64,FOLDER:8x64:decode --device cuda --dtype bfloat16
 
 Sides: the bare model as transformers runs it; this project with lora, bottleneck, prefix, and all three in
 turn; PEFT LoRA with ``adapter_names``; PEFT LoRA switched with ``set_adapter`` group by group. Every round
 runs every side once, in turn; a side's ratio is the median over the rounds of its time over the bare
 model's in the same round. Rows walk through the adapters from round to round, so that with more adapters
-than rows each round meets others. Operations are those that reach aten, views included, in one batch.
+than rows each round meets others. A workload that has no name is a backbone with rows and tokens; it reads the
+tokens, or writes after them with ``:decode``. Operations are those that reach aten, views included, in one batch.
 """
 
 import argparse
@@ -65,6 +67,15 @@ WORKLOADS = {
     "smollm2-prefill-8x64": Workload("smollm2", 8, 64),
     "smollm2-decode-8": Workload("smollm2", 8, 16, decode=True),
 }
+
+
+def workload(name: str) -> Workload:
+    """Return the workload of this name, or the one that is written ``BACKBONE:ROWSxTOKENS[:decode]``."""
+    if name in WORKLOADS:
+        return WORKLOADS[name]
+    backbone, shape, *rest = name.split(":")
+    rows, tokens = map(int, shape.split("x"))
+    return Workload(backbone, rows, tokens, decode=rest == ["decode"])
 
 
 class Counter(TorchDispatchMode):
@@ -174,10 +185,18 @@ def bare(backbone: HuggingFaceBackbone) -> Callable[[Workload, dict[str, Tensor]
     return run
 
 
-def measure(work: Workload, sides: dict[str, Any], adapters: int, rounds: int) -> dict[str, tuple[float, int, float]]:
+def wait(device: torch.device) -> None:
+    """Wait for what a GPU was given to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(
+    work: Workload, sides: dict[str, Any], adapters: int, rounds: int, device: torch.device
+) -> dict[str, tuple[float, int, float]]:
     """Return, for each side, the median ratio to the bare model, operations in a batch, and median seconds."""
     torch.manual_seed(0)
-    ids = torch.randint(100, 20_000, (work.rows, work.tokens))
+    ids = torch.randint(100, 20_000, (work.rows, work.tokens)).to(device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     walk = itertools.count(0, work.rows)
     times: dict[str, list[float]] = {side: [] for side in sides}
@@ -187,6 +206,7 @@ def measure(work: Workload, sides: dict[str, Any], adapters: int, rounds: int) -
         for side, run in sides.items():
             started = time.perf_counter()
             run(work, inputs, chosen)
+            wait(device)
             if number > 1:  # two rounds to warm up
                 times[side].append(time.perf_counter() - started)
     found = {}
@@ -200,7 +220,7 @@ def measure(work: Workload, sides: dict[str, Any], adapters: int, rounds: int) -
 
 def compare(name: str, adapters: Sequence[int], rounds: int, backbone: HuggingFaceBackbone) -> None:
     """Print a workload's table."""
-    work = WORKLOADS[name]
+    work = workload(name)
     print(f"\n**{name}**\n")
     print("| adapters | side | over bare | operations | ms |\n|---|---|---|---|---|")
     for count in adapters:
@@ -210,7 +230,7 @@ def compare(name: str, adapters: Sequence[int], rounds: int, backbone: HuggingFa
         sides: dict[str, Any] = {"bare": bare(backbone)} | {side: made.run for side, made in ours.items()}
         sides["PEFT adapter_names"] = Peft(backbone, count, switched=False, decode=work.decode).run
         sides["PEFT set_adapter"] = Peft(backbone, count, switched=True, decode=work.decode).run
-        for side, (ratio, operations, seconds) in measure(work, sides, count, rounds).items():
+        for side, (ratio, operations, seconds) in measure(work, sides, count, rounds, backbone.device).items():
             print(f"| {count} | {side} | {ratio:.2f} | {operations:,} | {1e3 * seconds:.1f} |", flush=True)
         for made in ours.values():
             made.close()
@@ -226,7 +246,7 @@ def fast(mode: str, rounds: int) -> None:
         work = WORKLOADS[name]
         sides: dict[str, Any] = {"bare": bare(exact), f"bare {mode}": bare(quick)}
         sides |= {side: Ours(quick, [side], 32).run for side in METHODS}
-        for side, (ratio, _, seconds) in measure(work, sides, 32, rounds).items():
+        for side, (ratio, _, seconds) in measure(work, sides, 32, rounds, quick.device).items():
             print(f"| {name} | {side} | {ratio:.2f} | {1e3 * seconds:.1f} |", flush=True)
     accuracy(exact, quick, mode)
 
@@ -255,6 +275,8 @@ def main() -> None:
     parser.add_argument("--adapters", default="1,4,8,32,128")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--fast", choices=["bf16", "int8"], help="measure this precision beside float32 as well")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -262,9 +284,10 @@ def main() -> None:
     counts = [int(count) for count in arguments.adapters.split(",")]
     loaded: dict[str, HuggingFaceBackbone] = {}
     for name in filter(None, arguments.workloads.split(",")):
-        source = WORKLOADS[name].backbone
+        source = workload(name).backbone
         if source not in loaded:
-            loaded[source] = load_backbone(source, LoadOptions())  # type: ignore[assignment]
+            options = LoadOptions(device=arguments.device, dtype=arguments.dtype)
+            loaded[source] = load_backbone(source, options)  # type: ignore[assignment]
         compare(name, counts, arguments.rounds, loaded[source])
     if arguments.fast:
         fast(arguments.fast, arguments.rounds)

@@ -16,6 +16,7 @@ from adaptdock.engine.core.assembly import make_methods, make_task, method_entri
 from adaptdock.engine.core.batches import form
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.evaluation.measurement import evaluate
+from adaptdock.engine.training.planning.probe_inputs import is_read
 from adaptdock.errors import BackboneError, DataError, PluginError, UsageError
 from adaptdock.hub.artefact.card import PluginEntry
 from adaptdock.plugins import registry
@@ -221,16 +222,8 @@ def _inputs(bench: Bench) -> list[Any]:
     for record in bench.raw:
         fields = {name: value for name, value in record.items() if name in bench.task.columns}
         texts = [value for value in fields.values() if isinstance(value, str)]
-        inputs.append(next((item for item in (fields, *texts) if _is_read(bench.task, item)), fields))
+        inputs.append(next((item for item in (fields, *texts) if is_read(bench.task, item)), fields))
     return inputs
-
-
-def _is_read(task: Task, item: Any) -> bool:
-    try:
-        task.read(item)
-    except DataError:
-        return False
-    return True
 
 
 def _saved(bench: Bench) -> None:

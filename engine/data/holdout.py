@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from random import Random
+from typing import NamedTuple
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record, Task
@@ -37,7 +38,7 @@ def hold_out(
     ``labeller`` is the task with its options, which knows the labels of a raw record; without it there are none.
     Raises :class:`DataError` where no part can be held out that leaves the task with usable data.
     """
-    together, groups = kept_together(records, task)
+    together, groups, one_group = kept_together(records, task)
     if len(groups) < 2:
         raise DataError(
             f"no validation data given, and {len(records)} training records on one input are too few to hold any out "
@@ -46,7 +47,7 @@ def hold_out(
     labels = [() if labeller is None else tuple(dict.fromkeys(labeller.labels(record))) for record in records]
     generator = Random(seed)
     refusal: DataError | None = None
-    notes = [ONE_GROUP] if one_group(records, task) else []
+    notes = [ONE_GROUP] if one_group else []
     attempts = [(together, notes), (groups, [*notes, DUPLICATES])] if len(together) < len(groups) else [(groups, notes)]
     for grouping, remarks in attempts:
         try:
@@ -61,23 +62,29 @@ def hold_out(
     raise refusal
 
 
-def kept_together(records: Sequence[Record], task: Task | type[Task]) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the record numbers of each set that stays together: by group or input, and by group alone.
+class KeptTogether(NamedTuple):
+    """The record numbers of each set that stays together: by group or input, and by group alone.
 
-    Where all records are of one group, the input alone keeps records together.
+    Where all records are of one group, such as the only article, both are by input alone.
     """
+
+    together: list[list[int]]
+    groups: list[list[int]]
+    one_group: bool
+
+
+def kept_together(records: Sequence[Record], task: Task | type[Task]) -> KeptTogether:
+    """Return the sets of records that a division keeps whole."""
     keys = [_keys(task, record) for record in records]
-    if one_group(records, task):
-        inputs = _connected([[value for name, value in of_record.items() if name == "input"] for of_record in keys])
-        return inputs, inputs
-    groups = _connected([[(name, key) for name, key in of_record.items() if name == "group"] for of_record in keys])
-    return _connected([list(of_record.items()) for of_record in keys]), groups
 
+    def by(*names: str) -> list[list[int]]:
+        return _connected([[item for item in of_record.items() if item[0] in names] for of_record in keys])
 
-def one_group(records: Sequence[Record], task: Task | type[Task]) -> bool:
-    """Return whether all records have one group, such as the only article, so that no group can be held out."""
-    groups = {group_of(task, record) for record in records}
-    return len(groups) == 1 and None not in groups
+    groups = by("group")
+    if len(groups) > 1:
+        return KeptTogether(by("group", "input"), groups, one_group=False)
+    inputs = by("input")
+    return KeptTogether(inputs, inputs, one_group=True)
 
 
 class UnusablePart(DataError):

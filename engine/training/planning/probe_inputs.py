@@ -63,7 +63,7 @@ def _input(task: Task, record: Record) -> Any:
     candidates: list[Any] = [asked] if len(asked) == len(kind.asks) else []
     candidates += [{name: value} for name, value in fields.items()]
     candidates.append(fields)
-    return next((_bare(item) for item in candidates if _is_read(task, item)), None)
+    return next((_bare(item) for item in candidates if is_read(task, item)), None)
 
 
 def _bare(item: Mapping[str, Any]) -> Any:
@@ -76,7 +76,8 @@ def _cut(value: Any) -> Any:
     return value[:WORDS] if isinstance(value, list) else value
 
 
-def _is_read(task: Task, item: Any) -> bool:
+def is_read(task: Task, item: Any) -> bool:
+    """Return whether the task accepts an input."""
     try:
         task.read(item)
     except DataError:

@@ -117,7 +117,7 @@ def _groups(plan: Plan, records: Sequence[Record], count: int) -> list[int]:
 
     Duplicates share a number unless that leaves fewer than ``count`` groups.
     """
-    together, groups = kept_together(records, plan.task)
+    together, groups, _ = kept_together(records, plan.task)
     grouping = together if len(together) >= count else groups
     number_of = {place: number for number, group in enumerate(grouping) for place in group}
     return [number_of[place] for place in range(len(records))]
