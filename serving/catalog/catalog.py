@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from adaptdock.engine.inference.residency import Residency, Tier
 from adaptdock.errors import (
@@ -24,6 +24,8 @@ from adaptdock.errors import (
 )
 from adaptdock.serving.catalog.version_store import Store, hash_of
 from adaptdock.serving.versions import VERSION, Selection, Served, Version, checked_name, parts_of
+
+Result = TypeVar("Result")
 
 
 class Catalog:
@@ -206,6 +208,12 @@ class Catalog:
                 "added", {"adapter": name, "version": version.number, "answers": version.number in served.split}
             )
             return version
+
+    def conditionally(self, check: Callable[[], None], change: Callable[[], Result]) -> Result:
+        """Make a change unless ``check`` raises; no other change is made between the two."""
+        with self._change:
+            check()
+            return change()
 
     def activate(self, name: str, number: int) -> None:
         """Make one version answer all inputs."""
