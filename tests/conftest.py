@@ -1,5 +1,13 @@
 """Fixtures that several rooms use: a tiny backbone, and adapters for it."""
 
+import os
+
+# Before numpy and scipy are imported, and for programs that tests start: where there are more threads than cores, those
+# of BLAS wait for each other actively, and a training run on tiny data takes three times the time.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# isort: split
+
 import gc
 from collections.abc import Iterator
 from pathlib import Path
