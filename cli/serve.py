@@ -26,6 +26,11 @@ VARIABLE = "ADAPTDOCK_SERVE_"
     "--new-token", metavar="SCOPES", help="Add a token to --tokens, show it once, and exit. Scopes: predict or admin."
 )
 @click.option("--token-name", metavar="NAME", help="Name of the new token in the file and in logs.")
+@click.option("--ray", "on_ray", is_flag=True, help="Serve with several replicas on Ray, which share the state.")
+@click.option("--replicas", type=click.IntRange(min=1), help="Replicas with --ray.  [default: 2]")
+@click.option(
+    "--ray-address", metavar="HOST:PORT", help="Running Ray cluster, or auto; default: a new one on this machine."
+)
 @click.option("--token-adapters", metavar="A,B-*", help="Adapters that the new token may use; * matches any text.")
 def command(
     config: Path | None,
@@ -33,6 +38,9 @@ def command(
     new_token: str | None,
     token_name: str | None,
     token_adapters: str | None,
+    on_ray: bool,
+    replicas: int | None,
+    ray_address: str | None,
     **values: Any,
 ) -> None:
     """Serve every adapter in a folder over HTTP, and load new files while serving.
@@ -46,9 +54,19 @@ def command(
     if token_name is not None or token_adapters is not None:
         raise UsageError("--token-name and --token-adapters are for a new token: add --new-token")
     options = validated(ServingOptions, SERVING.given(flags), "serving")
+    if not on_ray and (replicas is not None or ray_address is not None):
+        raise UsageError("--replicas and --ray-address are for a fleet on Ray: add --ray")
     _needs_server()
+    if on_ray:
+        _needs_ray()
     if check:
         _check(options, flags)
+        return
+    announce = _announce if sys.stderr.isatty() else None  # the log elsewhere has lines of JSON only
+    if on_ray:
+        from adaptdock.serving.ray import run
+
+        run(options, load_options(flags), replicas or 2, ray_address, announce)
         return
     from adaptdock.serving.http.process import serve
 
@@ -56,7 +74,7 @@ def command(
         options,
         load_options(flags),
         lambda: validated(ServingOptions, SERVING.given(decided(values, config)), "serving"),
-        _announce if sys.stderr.isatty() else None,  # the log elsewhere has lines of JSON only
+        announce,
     )
 
 
@@ -97,6 +115,13 @@ def _needs_server() -> None:
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
     if missing:
         raise UsageError(f"adapt serve needs {', '.join(missing)}: pip install 'adaptdock[serve]'")
+
+
+def _needs_ray() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("ray") is None or find_spec("ray.serve") is None:
+        raise UsageError("adapt serve --ray needs Ray Serve: pip install 'adaptdock[ray]'")
 
 
 def _check(options: ServingOptions, flags: Mapping[str, Any]) -> None:

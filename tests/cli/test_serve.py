@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import signal
@@ -75,6 +76,17 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(adapt, tmp_path
     assert found == {"port": "6", "queue": "5", "max_wait": "3", "dtype": "bfloat16"}
     (tmp_path / "s.yaml").write_text("prot: 1\n")
     adapt("serve", "--config", tmp_path / "s.yaml").failed(2, "'prot'", "did you mean port")
+
+
+def test_a_fleet_without_ray_says_how_to_install_it(adapt, folder, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
+    adapt("serve", "--adapters", folder, "--ray").failed(2, "needs Ray Serve: pip install 'adaptdock[ray]'")
+    adapt("serve", "--adapters", folder, "--replicas", 3).failed(2, "fleet on Ray: add --ray")
+    adapt("serve", "--adapters", folder, "--ray-address", "auto").failed(2, "fleet on Ray: add --ray")
+    adapt("serve", "--adapters", folder, "--shared", "--label-file", "x").failed(
+        2, "without shared (and without --ray)"
+    )
 
 
 # ------------------------------------------------------------------------------------ a real process
