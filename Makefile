@@ -36,7 +36,7 @@ test-slow: $(INSTALLED)  ## minutes: real training runs, killed and resumed
 	$(BIN)/pytest -m slow
 
 ray-test: $(INSTALLED)  ## a fleet of two replicas on Ray on this machine, one of them killed; needs pip install 'adaptdock[ray]'
-	$(BIN)/pytest -m ray tests/serving/test_ray.py
+	$(BIN)/pytest -m ray tests/serving/test_ray.py tests/cli/common/test_ray_labelling.py
 
 gpu-sim: $(INSTALLED)  ## every method, layout and architecture on simulated GPUs; needs g++, minutes
 	$(BIN)/pytest tests/gpu

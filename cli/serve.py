@@ -12,6 +12,7 @@ from adaptdock.cli.common.config import check_keys, read_config
 from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, field_flags, load_options
 from adaptdock.cli.common.output import note, say, show_pairs
 from adaptdock.engine.core.assembly import validated
+from adaptdock.engine.core.ray_cluster import require_ray
 from adaptdock.errors import UsageError
 from adaptdock.serving.configuration import ServingOptions
 
@@ -58,7 +59,7 @@ def command(
         raise UsageError("--replicas and --ray-address are for a fleet on Ray: add --ray")
     _needs_server()
     if on_ray:
-        _needs_ray()
+        require_ray("adapt serve --ray")
     if check:
         _check(options, flags)
         return
@@ -115,13 +116,6 @@ def _needs_server() -> None:
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
     if missing:
         raise UsageError(f"adapt serve needs {', '.join(missing)}: pip install 'adaptdock[serve]'")
-
-
-def _needs_ray() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("ray") is None or find_spec("ray.serve") is None:
-        raise UsageError("adapt serve --ray needs Ray Serve: pip install 'adaptdock[ray]'")
 
 
 def _check(options: ServingOptions, flags: Mapping[str, Any]) -> None:

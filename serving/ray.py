@@ -7,20 +7,18 @@ All share one state, so that a change by one of them is a change of all. On a cl
 """
 
 import asyncio
-import logging
 import signal
-import socket
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from adaptdock.engine.core.assembly import validated
+from adaptdock.engine.core.ray_cluster import connected, gpus_for
 from adaptdock.errors import AdaptError, UsageError
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.serving.configuration import ServingOptions
@@ -32,8 +30,6 @@ from adaptdock.serving.json_logs import lines_to_standard_error, log
 
 NAME = "adaptdock"
 ROUTER = "adaptdock.serving.ray_router.AffinityRouter"
-REACH_SECONDS = 3.0
-"""Timeout of the first connection to a cluster; Ray itself tries for minutes."""
 LOOK_SECONDS = 0.1
 
 
@@ -63,7 +59,7 @@ def fleet(options: ServingOptions, load: LoadOptions, replicas: int) -> serve.Ap
         num_replicas=replicas,
         max_ongoing_requests=options.connections,
         graceful_shutdown_timeout_s=options.drain + AFTER_DRAIN,
-        ray_actor_options={"num_gpus": _gpus(load, replicas)},
+        ray_actor_options={"num_gpus": gpus_for(load.device, replicas)},
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
     )
     @serve.ingress(build)
@@ -97,62 +93,23 @@ def run(
         read_tokens(Path(options.tokens).expanduser())
     with listen(options) as listening:
         port = listening.getsockname()[1]
-    application = fleet(options, load, _count(replicas))
-    _connect(address)
-    stopped = _stop_signals()  # after Ray, which sets handlers of its own
-    try:
-        serve.start(http_options={"host": options.host, "port": port})
+    with connected(address):
+        stopped = _stop_signals()  # after Ray, which sets handlers of its own
         try:
-            serve.run(application, name=NAME, route_prefix="/")
-        except RuntimeError:
-            raise AdaptError(f"the replicas did not start: {_reason()}") from None
-        log("fleet ready", replicas=replicas, host=options.host, port=port)
-        if announce is not None:
-            announce(f"http://{options.host}:{port}")
-        stopped.wait()
-    finally:
-        if address is None:
-            serve.shutdown()
-        else:
-            serve.delete(NAME)
-        ray.shutdown()
-
-
-def _connect(address: str | None) -> None:
-    if address is not None and address != "auto":
-        _reach(address)
-    try:
-        ray.init(
-            address=address or "local", include_dashboard=None if address else False, logging_level=logging.WARNING
-        )
-    except ConnectionError as error:
-        raise _unreachable(address, error) from None
-
-
-def _reach(address: str) -> None:
-    """Raise :class:`UsageError` if no process listens at the address of a cluster."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise UsageError(f"{address!r} is not the address of a Ray cluster: write HOST:PORT, ray://HOST:PORT or auto")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise _unreachable(address, error) from None
-
-
-def _unreachable(address: str | None, error: Exception) -> UsageError:
-    reason = str(getattr(error, "strerror", None) or error).split(". ")[0].rstrip(".")
-    return UsageError(
-        f"no Ray cluster answers at {address}: {reason}. Start one with ray start --head, or leave out --ray-address "
-        f"for replicas on this machine"
-    )
-
-
-def _gpus(load: LoadOptions, replicas: int) -> int:
-    """Return the GPUs of a replica: one if a GPU is wanted, or if the cluster has one for each replica."""
-    if load.device != "auto":
-        return int(load.device.startswith("cuda"))
-    return int(ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= replicas)
+            serve.start(http_options={"host": options.host, "port": port})
+            try:
+                serve.run(fleet(options, load, _count(replicas)), name=NAME, route_prefix="/")
+            except RuntimeError:
+                raise AdaptError(f"the replicas did not start: {_reason()}") from None
+            log("fleet ready", replicas=replicas, host=options.host, port=port)
+            if announce is not None:
+                announce(f"http://{options.host}:{port}")
+            stopped.wait()
+        finally:
+            if address is None:
+                serve.shutdown()
+            else:
+                serve.delete(NAME)
 
 
 def _count(replicas: Any) -> int:

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ import pytest
 from builders import build_adapter
 
 from adaptdock.cli.serve import decided
+from adaptdock.engine.core import ray_cluster
 from adaptdock.hub.artefact.file import write_file
 
 
@@ -79,9 +79,8 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(adapt, tmp_path
 
 
 def test_a_fleet_without_ray_says_how_to_install_it(adapt, folder, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
-    adapt("serve", "--adapters", folder, "--ray").failed(2, "needs Ray Serve: pip install 'adaptdock[ray]'")
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
+    adapt("serve", "--adapters", folder, "--ray").failed(2, "adapt serve --ray needs Ray: pip install 'adaptdock[ray]'")
     adapt("serve", "--adapters", folder, "--replicas", 3).failed(2, "fleet on Ray: add --ray")
     adapt("serve", "--adapters", folder, "--ray-address", "auto").failed(2, "fleet on Ray: add --ray")
     adapt("serve", "--adapters", folder, "--shared", "--label-file", "x").failed(

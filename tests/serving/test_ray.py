@@ -22,7 +22,7 @@ from adaptdock.plugins.contracts import Backbone
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'adaptdock[ray]'")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-from fleet import fleet, loads, replica_processes, zipf  # noqa: E402
+from ray_fleet import fleet, loads, replica_processes, zipf  # noqa: E402
 
 NAMES = [f"a{number:02}" for number in range(24)]
 RESIDENT = 8
