@@ -11,17 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from adaptdock.engine.inference.residency import Residency, Tier
-from adaptdock.errors import (
-    AdaptError,
-    UnknownNameError,
-    UsageError,
-)
+from adaptdock.errors import AdaptError, UnknownNameError, UsageError
 from adaptdock.serving.catalog.restoring import Restorer
 from adaptdock.serving.catalog.version_store import Store, hash_of, unlocated
 from adaptdock.serving.versions import VERSION, Selection, Served, Version, checked_name, parts_of
+
+Result = TypeVar("Result")
 
 
 class Catalog:
@@ -208,6 +206,12 @@ class Catalog:
                 "added", {"adapter": name, "version": version.number, "answers": version.number in served.split}
             )
             return version
+
+    def conditionally(self, check: Callable[[], None], change: Callable[[], Result]) -> Result:
+        """Make a change unless ``check`` raises; no other change is made between the two."""
+        with self.changing():
+            check()
+            return change()
 
     def activate(self, name: str, number: int) -> None:
         """Make one version answer all inputs."""

@@ -63,6 +63,15 @@ def test_a_change_that_one_process_has_acknowledged_holds_for_the_next_request_t
     second.refused(404, "unknown adapter 'new'", json={"adapter": "new", "inputs": ["ada"]})
 
 
+def test_a_condition_on_the_state_holds_for_the_changes_of_all_processes(pair: tuple[Client, Client]) -> None:
+    first, second = pair
+    etag = first.get("/v1/adapters/red").headers["etag"]
+    assert second.post("/v1/adapters/red/pin").status_code == 200
+    assert first.post("/v1/adapters/red/unpin", headers={"if-match": etag}).status_code == 412
+    etag = first.get("/v1/adapters/red").headers["etag"]
+    assert second.post("/v1/adapters/red/unpin", headers={"if-match": etag}).status_code == 200
+
+
 def test_the_files_of_a_folder_become_versions_once_and_all_processes_have_the_same_numbers(
     pair: tuple[Client, Client], backbone: Backbone, folder: Path
 ) -> None:
