@@ -346,10 +346,7 @@ class Catalog:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Keep other threads, and the other processes of a shared state, from changes until the block ends.
-
-        The block begins with the state as it is written. Raises :class:`LockedError` if another process takes too long.
-        """
+        """Exclude other changes until the block ends; raise :class:`LockedError` if another process takes too long."""
         with self._change:
             if self._inside:
                 yield

@@ -205,12 +205,10 @@ class Service:
         return self.store.read(path)
 
     def _warm(self) -> None:
-        """Dock the answering versions while there is room, and send a text through the bare backbone.
-
-        Of several processes each docks an adapter with its first request: the requests divide the adapters among them.
-        """
+        """Dock the answering versions while there is room, and send a text through the bare backbone."""
         limit, backbone = self.options.device_bytes, self.dock.backbone
-        for served in () if self.options.shared else self.catalog.all().values():
+        adapters = {} if self.options.shared else self.catalog.all()  # requests divide them among processes
+        for served in adapters.values():
             for number in served.split:
                 try:
                     if limit is None or self.residency.resident_bytes < limit // 2:
