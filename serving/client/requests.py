@@ -43,12 +43,12 @@ class Call(Generic[Result]):
     json: Mapping[str, Any] | None = None
     content: bytes | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    match: str | None = None
+    """The ETag of the state that may be changed."""
     adapter: str = ""
     """The one adapter that answers, if there is one: a fleet prefers a replica that holds it."""
     repeatable: bool = False
     """Whether the request changes nothing, so that it may be sent again after an unknown outcome."""
-    match: str | None = None
-    """The ETag of the state that may be changed."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments for ``httpx2``; raise :class:`UsageError` for a body that JSON cannot hold."""
