@@ -16,6 +16,7 @@ from served import TEXT, labelled
 
 from adaptdock import Client
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import Backbone
 
@@ -107,6 +108,21 @@ def test_a_change_by_one_replica_holds_for_the_next_request_to_any(url: str, fil
         assert {tuple(predicted["version"] for predicted in answer) for answer in answers} == {(2, 1)}
         assert client.rollback("a05").version == 1
         assert {label(client, "a05") for _ in range(4)} == {"La05"}
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray and its dependencies warn at their import
+def test_the_application_for_serve_run_has_the_flags_of_adapt_serve(tmp_path: Path) -> None:
+    from adaptdock.serving.ray import app
+
+    assert app({"adapters": str(tmp_path), "device-bytes": "9", "dtype": "bfloat16", "replicas": "3"}) is not None
+    for settings, problem in (
+        ({"adapters": "a", "replicas": 0}, "replicas is a whole number above 0"),
+        ({"adapters": "a", "prot": 1}, "prot"),
+        ({}, "adapters or state is needed"),
+        ({"adapters": "a", "label-file": "b"}, "one process"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            app(settings)
 
 
 def test_requests_for_an_adapter_go_to_a_replica_that_holds_it(url: str) -> None:
