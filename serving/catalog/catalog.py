@@ -398,17 +398,7 @@ class Catalog:
         """Return a copy of an adapter to change. :meth:`_commit` makes the change visible."""
         if known:
             self.served(name)
-        old = self._served.get(name) or self._gone.get(name) or Served(name)
-        return Served(
-            name,
-            dict(old.versions),
-            dict(old.split),
-            old.mirror,
-            list(old.earlier),
-            old.pinned,
-            old.next_number,
-            old.seen,
-        )
+        return (self._served.get(name) or self._gone.get(name) or Served(name)).copy()
 
     def _answers(self, served: Served, number: int) -> None:
         if list(served.split) != [number]:
