@@ -37,7 +37,12 @@ def connected(address: str | None) -> Iterator[None]:
             address=address or "local", include_dashboard=None if address else False, logging_level=logging.WARNING
         )
     except ConnectionError as error:
-        raise _unreachable(address, error) from None
+        if address is None or address == "auto":
+            raise _unreachable(address, error) from None
+        raise UsageError(
+            f"a process listens at {address}, but Ray cannot join a cluster there. Ray's lines above have the reason: "
+            f"another program or version of Ray, or a cluster whose token this process does not have"
+        ) from None
     try:
         yield
     finally:
