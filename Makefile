@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 # every test process, and every program that a test starts, would compile all modules anew without stored bytecode
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint types imports unit test-slow gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-mixed bench-swap soak bench-serving soak-serving docs reference site compatibility test-window clean
+.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-mixed bench-swap soak bench-serving soak-serving docs reference site compatibility test-window clean
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -36,6 +36,9 @@ unit: $(INSTALLED)
 
 test-slow: $(INSTALLED)  ## minutes: real training runs, killed and resumed
 	$(BIN)/pytest -m slow
+
+ray-test: $(INSTALLED)  ## a fleet of two replicas on Ray on this machine, one of them killed; needs pip install 'adaptdock[ray]'
+	$(BIN)/pytest -m ray tests/serving/test_ray.py tests/cli/common/test_ray_labelling.py
 
 gpu-sim: $(INSTALLED)  ## every method, layout and architecture on simulated GPUs; needs g++, minutes
 	$(BIN)/pytest tests/gpu

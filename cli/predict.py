@@ -14,6 +14,7 @@ from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, batch_si
 from adaptdock.cli.common.inputs import LAYOUTS, LINES, from_arguments, from_file, from_lines
 from adaptdock.cli.common.labelling import check_file_output, is_folder, label, labelling_flags
 from adaptdock.cli.common.output import answer_line, console, note, to_json
+from adaptdock.cli.common.ray_labelling import label_on_ray
 from adaptdock.cli.common.streaming import Arriving, arrives, lines, take
 from adaptdock.engine.data.prediction_files import FORMS, PLAIN_FORMS, check_form, encoded, form_of
 from adaptdock.engine.data.sources import Input, Reader, Source, parse_columns
@@ -108,7 +109,7 @@ def command(words: tuple[str, ...], source: str | None, layout: str, **values: A
     terminal is answered when it arrives.
     """
     if is_folder(values["output"]):
-        label(words, source, layout, values)
+        (label_on_ray if values["on_ray"] else label)(words, source, layout, values)
         return
     check_file_output(values)
     values["output"] = Path(values["output"]) if values["output"] else None

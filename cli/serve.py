@@ -12,6 +12,7 @@ from adaptdock.cli.common.config import check_keys, read_config
 from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, field_flags, load_options
 from adaptdock.cli.common.output import note, say, show_pairs
 from adaptdock.engine.core.assembly import validated
+from adaptdock.engine.core.ray_cluster import require_ray
 from adaptdock.errors import UsageError
 from adaptdock.serving.configuration import ServingOptions
 
@@ -26,6 +27,11 @@ VARIABLE = "ADAPTDOCK_SERVE_"
     "--new-token", metavar="SCOPES", help="Add a token to --tokens, show it once, and exit. Scopes: predict or admin."
 )
 @click.option("--token-name", metavar="NAME", help="Name of the new token in the file and in logs.")
+@click.option("--ray", "on_ray", is_flag=True, help="Serve with several replicas on Ray, which share the state.")
+@click.option("--replicas", type=click.IntRange(min=1), help="Replicas with --ray.  [default: 2]")
+@click.option(
+    "--ray-address", metavar="HOST:PORT", help="Running Ray cluster, or auto; default: a new one on this machine."
+)
 @click.option("--token-adapters", metavar="A,B-*", help="Adapters that the new token may use; * matches any text.")
 def command(
     config: Path | None,
@@ -33,6 +39,9 @@ def command(
     new_token: str | None,
     token_name: str | None,
     token_adapters: str | None,
+    on_ray: bool,
+    replicas: int | None,
+    ray_address: str | None,
     **values: Any,
 ) -> None:
     """Serve every adapter in a folder over HTTP, and load new files while serving.
@@ -46,9 +55,19 @@ def command(
     if token_name is not None or token_adapters is not None:
         raise UsageError("--token-name and --token-adapters are for a new token: add --new-token")
     options = validated(ServingOptions, SERVING.given(flags), "serving")
+    if not on_ray and (replicas is not None or ray_address is not None):
+        raise UsageError("--replicas and --ray-address are for a fleet on Ray: add --ray")
     _needs_server()
+    if on_ray:
+        require_ray("adapt serve --ray")
     if check:
         _check(options, flags)
+        return
+    announce = _announce if sys.stderr.isatty() else None  # the log elsewhere has lines of JSON only
+    if on_ray:
+        from adaptdock.serving.ray import run
+
+        run(options, load_options(flags), replicas or 2, ray_address, announce)
         return
     from adaptdock.serving.http.process import serve
 
@@ -56,7 +75,7 @@ def command(
         options,
         load_options(flags),
         lambda: validated(ServingOptions, SERVING.given(decided(values, config)), "serving"),
-        _announce if sys.stderr.isatty() else None,  # the log elsewhere has lines of JSON only
+        announce,
     )
 
 

@@ -51,7 +51,7 @@ from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins import registry
 
 METHOD, EXAMPLE_TASK = registry.DEFAULT_METHOD, registry.EXAMPLE_TASK
-WITH_RESUME = {"resume", "output", "overwrite", "as_json", "allow_untrained"}
+WITH_RESUME = {"resume", "output", "overwrite", "as_json", "allow_untrained", "batch_size"}
 NOT_IN_CONFIG = {"config", "resume", "dry_run", "verbose", "as_json", "help"}
 DRY = {"dry_run", "verbose"}
 """Flags without a value, which are False unless they are given."""
@@ -227,6 +227,8 @@ def _resume(values: dict[str, Any]) -> int:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in surplus)
         raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
     settings = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
+    if values.get("batch_size") is not None:  # with another number of processes; the run checks the product
+        settings = settings.with_batch_size(values["batch_size"])
     _check_shared(settings)
     with run_folder(settings.run_dir):
         if ranks().first:

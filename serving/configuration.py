@@ -48,6 +48,8 @@ class ServingOptions(Options):
     """Serve links in the folder to files outside of it, too; otherwise they are refused."""
     state: str | None = None
     """Folder for versions, aliases and splits, which survive a restart; default: a hidden folder among the adapters."""
+    shared: bool = False
+    """Share the state folder with other processes that also share it; a change by one of them is a change of all."""
     host: str = "127.0.0.1"
     """Address to listen on; an address other than this machine's own needs tokens."""
     port: int = Field(8000, ge=0, le=65535)
@@ -130,6 +132,12 @@ class ServingOptions(Options):
     def _state_has_a_place(self) -> Self:
         if self.adapters is None and self.state is None:
             raise ValueError("adapters or state is needed: a folder to watch, or a folder for uploaded adapters")
+        return self
+
+    @model_validator(mode="after")
+    def _one_process_writes_labels(self) -> Self:
+        if self.shared and self.label_file is not None:
+            raise ValueError("label_file is written by one process: serve it without shared (and without --ray)")
         return self
 
     def changes(self, later: Self) -> tuple[dict[str, Any], list[str]]:

@@ -41,6 +41,14 @@ class JsonLines(logging.Formatter):
         return json_text(entry, default=str)
 
 
+def lines_to_standard_error() -> None:
+    """Write the log of this package to standard error from now on, and leave other logs as they are."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    LOGGER.handlers, LOGGER.propagate = [handler], False
+    LOGGER.setLevel(logging.INFO)
+
+
 @contextmanager
 def to_standard_error() -> Iterator[None]:
     """Write the logs of this process to standard error while the context is open, those of libraries included.

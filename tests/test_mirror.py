@@ -83,6 +83,7 @@ TESTED_BY = {
     "serving.http.*": "serving/http/test_operator_routes",
     "serving.scheduling.decode_scheduler": "serving/http/test_openai_routes",
     "serving.scheduling.dynamic_batching": "serving/http/test_predict_routes",
+    "serving.ray_router": "serving/test_ray",
     "serving.versions": "serving/catalog/test_version_store",
     "tasks.intent": "tasks/common/test_sequences",
     "tasks.labels.class_metrics": "tasks/labels/test_out_of_scope",

@@ -32,7 +32,7 @@ from adaptdock.plugins.files import SUFFIX
 
 if TYPE_CHECKING:
     from adaptdock.engine.inference.dock import Dock
-    from adaptdock.engine.inference.labelling import LabellingCounts, LabellingInput
+    from adaptdock.engine.inference.labelling import Labelling, LabellingCounts, LabellingInput
 
 SECTION = "Many files"
 PAUSE = 10.0
@@ -86,10 +86,29 @@ def labelling_flags() -> list[Flag]:
             metavar="BYTES",
             help="Memory for adapters; those unused the longest make room.",
         ),
+        Flag(["--ray", "on_ray"], section=SECTION, is_flag=True, help="Divide the work among workers on Ray."),
+        Flag(
+            ["--workers"],
+            section=SECTION,
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Workers with --ray, each with its own backbone; default: the processor cores of the cluster.",
+        ),
+        Flag(
+            ["--ray-address"],
+            section=SECTION,
+            metavar="HOST:PORT",
+            help="Running Ray cluster, or auto; default: a new one on this machine.",
+        ),
     ]
 
 
-FLAGS = ("adapter_column", "adapters", "text_column", "shard", "answer_prefix", "adapter_bytes")
+SPELLED = {"on_ray": "--ray"}
+"""Options whose parameter has another name."""
+FLAGS = (
+    *("adapter_column", "adapters", "text_column", "shard", "answer_prefix", "adapter_bytes"),
+    *("on_ray", "workers", "ray_address"),
+)
 """Options without a default that are for an output folder alone."""
 
 
@@ -100,7 +119,7 @@ def is_folder(output: str | None) -> bool:
 
 def check_file_output(values: Mapping[str, Any]) -> None:
     """Raise :class:`UsageError` for options of a folder of parts where the output is not one."""
-    names = [f"--{name.replace('_', '-')}" for name in FLAGS if values[name]]
+    names = [SPELLED.get(name, f"--{name.replace('_', '-')}") for name in FLAGS if values[name]]
     if names:
         raise UsageError(
             f"{' and '.join(names)} can only be used with an output folder: end its name with a slash, such as "
@@ -110,15 +129,44 @@ def check_file_output(values: Mapping[str, Any]) -> None:
 
 def label(words: Sequence[str], source: str | None, layout: str, values: Mapping[str, Any]) -> None:
     """Label the rows of files into a folder; raise :class:`DataError` if rows were rejected."""
-    _check(words, source, layout, values)
+    check_labelling(words, source, layout, values)
+    if values["workers"] or values["ray_address"]:
+        raise UsageError("--workers and --ray-address are for labelling on Ray: add --ray")
+    output, progress = Path(values["output"]), Progress()
+    shard, shards = _shard(values["shard"])
+    labelling = prepared(words, source, layout, values, (shard, shards), progress)
+    progress.notes = lambda: labelling.adapters.notes
+    with changing(output / f"shard-{shard + 1}-of-{shards}", seconds=0.0):
+        progress.total = labelling.check()
+        if progress.total:
+            labelling.adapters.open()
+        progress.since = time.monotonic()
+        counts = labelling.run()
+    progress.show(counts)
+    finish(counts, output)
+
+
+def prepared(
+    words: Sequence[str],
+    source: str | None,
+    layout: str,
+    values: Mapping[str, Any],
+    shard: tuple[int, int],
+    progress: "Callable[[LabellingCounts], None]",
+    say: Callable[[str], None] = note,
+) -> "Labelling":
+    """Return the labelling of a shard; ``shard`` is its number from 0 and the number of shards.
+
+    ``say`` prints the guesses about the inputs. Raises the errors of options and inputs that cannot be used.
+    """
     from adaptdock.engine.inference.labelling import Labelling, LabellingPlan
     from adaptdock.engine.inference.parts import Parts
     from adaptdock.engine.inference.row_adapters import RowAdapters
 
     output = Path(values["output"])
-    adapters = _adapters(words, values)
+    adapters = _adapters(words, values, say)
     reading = Source(columns=_columns(values), encoding=values["encoding"] or "utf-8")
-    inputs = _inputs(str(source), layout, reading, adapters.fields, output)
+    inputs = _inputs(str(source), layout, reading, adapters.fields, output, say)
     row_adapters = RowAdapters(
         partial(_open_dock, adapters.card, values),
         adapters.files,
@@ -129,7 +177,6 @@ def label(words: Sequence[str], source: str | None, layout: str, values: Mapping
         not values["no_probes"],
         values["adapter_bytes"],
     )
-    shard, shards = _shard(values["shard"])
     column = values["adapter_column"]
     plan = LabellingPlan(
         _settings(values, layout),
@@ -138,26 +185,17 @@ def label(words: Sequence[str], source: str | None, layout: str, values: Mapping
         adapter_column=column,
         columns=[*(name for name in reading.columns.values() if not is_number(name)), *([column] if column else [])],
         prefix=values["answer_prefix"],
-        shard=shard,
-        shards=shards,
+        shard=shard[0],
+        shards=shard[1],
         overwrite=values["overwrite"],
     )
-    progress = _Progress(lambda: row_adapters.notes)
-    labelling = Labelling(inputs, Parts(output), row_adapters, plan, progress)
-    with changing(output / f"shard-{shard + 1}-of-{shards}", seconds=0.0):
-        progress.total = labelling.check()
-        if progress.total:
-            row_adapters.open()
-        progress.since = time.monotonic()
-        counts = labelling.run()
-    progress.show(counts)
-    _finish(counts, output)
+    return Labelling(inputs, Parts(output), row_adapters, plan, progress)
 
 
 # --------------------------------------------------------------------------------------------- options
 
 
-def _check(words: Sequence[str], source: str | None, layout: str, values: Mapping[str, Any]) -> None:
+def check_labelling(words: Sequence[str], source: str | None, layout: str, values: Mapping[str, Any]) -> None:
     """Raise :class:`UsageError` for options that do not go together, before anything is read."""
     names = [f"--{name.replace('as_', '')}" for name in WITHOUT if values[name]]
     if names:
@@ -240,7 +278,7 @@ class _Adapters:
         return accepted
 
 
-def _adapters(words: Sequence[str], values: Mapping[str, Any]) -> _Adapters:
+def _adapters(words: Sequence[str], values: Mapping[str, Any], report: Callable[[str], None]) -> _Adapters:
     if words:
         path = located(words[0], values["yes"])
         card = read_card(path)
@@ -259,7 +297,7 @@ def _adapters(words: Sequence[str], values: Mapping[str, Any]) -> _Adapters:
         try:
             cards[name] = read_card(path)
         except FileError as error:
-            note(f"{error} Its rows are rejected.")
+            report(f"{error} Its rows are rejected.")
     if not cards:
         raise UsageError(origin)
     return _Adapters(files, None, _leading(cards, values["backbone"]), frozenset(c.task.name for c in cards.values()))
@@ -293,7 +331,12 @@ def _open_dock(card: Card, values: Mapping[str, Any]) -> "Dock":
 
 
 def _inputs(
-    source: str, layout: str, reading: Source, fields: Mapping[str, Sequence[str]], output: Path
+    source: str,
+    layout: str,
+    reading: Source,
+    fields: Mapping[str, Sequence[str]],
+    output: Path,
+    report: Callable[[str], None],
 ) -> "list[LabellingInput]":
     """Return the files that a pattern, a folder, a comma-separated list or a path names, in a fixed order."""
     from adaptdock.engine.inference.labelling import LabellingInput
@@ -313,7 +356,7 @@ def _inputs(
 
     def say(line: str) -> None:
         if line not in said:
-            note(line)
+            report(line)
         said.add(line)
 
     texts = Texts(reading.encoding)
@@ -350,16 +393,17 @@ def _root(source: str, paths: Sequence[Path]) -> Path:
 
 
 @dataclass
-class _Progress:
+class Progress:
     """Prints rows, rate and time left every few seconds, and the notes of the readers once."""
 
-    notes: Callable[[], list[str]]
+    notes: Callable[[], list[str]] = list
     total: int = 0
     since: float = field(default_factory=time.monotonic)
     _shown: float = field(default_factory=time.monotonic)
     _said: set[str] = field(default_factory=set)
 
     def __call__(self, counts: "LabellingCounts") -> None:
+        """Print new notes, and after :data:`PAUSE` a line of progress."""
         for line in self.notes():
             if line not in self._said:
                 note(line)
@@ -385,7 +429,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _finish(counts: "LabellingCounts", output: Path) -> None:
+def finish(counts: "LabellingCounts", output: Path) -> None:
     """Print the number of answers, and raise :class:`DataError` if a row has no answer."""
     earlier = f"; {count(counts.skipped)} parts were complete before" if counts.skipped else ""
     note(f"{count(counts.rows - counts.rejected)} rows answered in {count(counts.parts)} parts in {output}{earlier}")

@@ -68,6 +68,14 @@ class Settings:
         """The adapter file of each task: the output itself for a single task."""
         return {name: self.output / f"{name}.safetensors" if self.several else self.output for name in self.tasks}
 
+    def with_batch_size(self, size: str) -> "Settings":
+        """Return the settings with another batch size of one process; raise :class:`UsageError` for no number."""
+        tasks = {}
+        for name, entry in self.tasks.items():
+            options = validated(TrainingOptions, {"batch_size": size}, "training")
+            tasks[name] = replace(entry, training={**entry.training, "batch_size": options.batch_size})
+        return replace(self, tasks=tasks)
+
     def write(self) -> None:
         """Write the settings to the run's folder, with absolute paths."""
         content = {

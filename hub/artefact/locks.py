@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from adaptdock.errors import FileError, LockedError
 
@@ -30,16 +31,17 @@ if sys.platform == "win32":
     FAR = 2**30
     """Offset of the locked byte: far behind the text, which other processes can still read."""
 
-    def _lock(descriptor: int) -> None:
-        os.lseek(descriptor, FAR, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        os.lseek(descriptor, 0, os.SEEK_SET)
+    def _lock(descriptor: int, shared: bool = False) -> None:
+        if not shared:  # Windows has no shared lock here: processes that share a folder go unprotected
+            os.lseek(descriptor, FAR, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            os.lseek(descriptor, 0, os.SEEK_SET)
 
 else:
     import fcntl
 
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _lock(descriptor: int, shared: bool = False) -> None:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 @dataclass
@@ -69,6 +71,37 @@ def owned(folder: Path, new: bool = False) -> Iterator[None]:
         yield
     finally:
         release(lock)
+
+
+class SharedLock:
+    """A share of a folder for as long as the object is not released; no process can own the folder meanwhile.
+
+    The lock's file stays after the release: other processes may hold their share of it. Raises :class:`LockedError` for
+    a folder that a process owns, :class:`FileError` if the folder is not writable.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        file = folder.resolve() / NAME
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = _taken(file, shared=True)
+        except OSError as error:
+            raise FileError(folder, f"nothing can be written there: {error.strerror or error}") from None
+        if descriptor is None:
+            raise LockedError(folder, *_holder(file))
+        self._descriptor: int | None = descriptor
+
+    def release(self) -> None:
+        """Release the share. A second call does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 @contextmanager
@@ -141,7 +174,7 @@ def _created(folder: Path, new: bool) -> list[Path]:
     return missing
 
 
-def _taken(file: Path) -> int | None:
+def _taken(file: Path, shared: bool = False) -> int | None:
     """Return the descriptor of a freshly locked file, or None if another process has the lock."""
     while True:
         try:
@@ -149,7 +182,7 @@ def _taken(file: Path) -> int | None:
         except FileNotFoundError:
             return None  # another process has just removed the folder in release()
         try:
-            _lock(descriptor)
+            _lock(descriptor, shared)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 os.close(descriptor)
@@ -158,6 +191,8 @@ def _taken(file: Path) -> int | None:
                 raise
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), file.stat()):
+                if shared and not writable:
+                    return descriptor
                 if writable:
                     os.ftruncate(descriptor, 0)
                     os.write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())

@@ -14,15 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adaptdock.engine.inference.residency import Residency, Tier
-from adaptdock.errors import (
-    AdaptError,
-    FileError,
-    MismatchError,
-    TrustError,
-    UnknownNameError,
-    UsageError,
-)
-from adaptdock.serving.catalog.version_store import Store, hash_of
+from adaptdock.errors import AdaptError, UnknownNameError, UsageError
+from adaptdock.serving.catalog.restoring import Restorer
+from adaptdock.serving.catalog.version_store import Store, hash_of, unlocated
 from adaptdock.serving.versions import VERSION, Selection, Served, Version, checked_name, parts_of
 
 Result = TypeVar("Result")
@@ -52,7 +46,10 @@ class Catalog:
         self._aliases: dict[str, str] = {}
         self._gone: dict[str, Served] = {}  # unloaded, but their file is still in the folder: `seen` has its hash
         self._leaving: set[Version] = set()
+        self._records: dict[str, dict[str, Any]] = {}
+        self._restorer = Restorer(residency, store, notify)
         self._change = threading.RLock()
+        self._inside = False  # whether a change is in progress; guarded by `_change`
         self._lock = threading.Lock()
 
     # ------------------------------------------------------------------------------------- asking
@@ -183,10 +180,10 @@ class Catalog:
         failed write. After an error nothing has changed.
         """
         checked_name(name)
-        with self._change:
+        with self.changing():
             if name in self._aliases:
                 raise UsageError(f"{name!r} is an alias, so no adapter can have that name; delete the alias first")
-            with _unlocated(name, source):
+            with unlocated(name, source):
                 sha256 = self._store.keep(source, self.largest)
             served = self._copy(name)
             served.seen = sha256 if of_folder else served.seen
@@ -194,6 +191,7 @@ class Catalog:
             try:
                 if version is None:
                     version = self._verified(name, served.next_number, sha256)
+                    self.residency.know(version.key, version.path)  # an earlier adapter may have had this number
                     served.next_number += 1
                     served.versions[version.number] = version
                 # A new file in the folder must not end a split that a client has set up.
@@ -211,13 +209,13 @@ class Catalog:
 
     def conditionally(self, check: Callable[[], None], change: Callable[[], Result]) -> Result:
         """Make a change unless ``check`` raises; no other change is made between the two."""
-        with self._change:
+        with self.changing():
             check()
             return change()
 
     def activate(self, name: str, number: int) -> None:
         """Make one version answer all inputs."""
-        with self._change:
+        with self.changing():
             served = self._copy(name, known=True)
             self._bring(self._version(served, number))
             self._answers(served, number)
@@ -226,7 +224,7 @@ class Catalog:
 
     def split(self, name: str, weights: Mapping[int, float], mirror: int | None) -> None:
         """Divide the inputs among versions by weight; ``mirror`` is a version that receives shadow traffic."""
-        with self._change:
+        with self.changing():
             served = self._copy(name, known=True)
             if not weights or not all(0 <= weight < float("inf") for weight in weights.values()):
                 raise UsageError("a split gives at least one version a weight, and none a negative one")
@@ -246,7 +244,7 @@ class Catalog:
 
     def rollback(self, name: str) -> int:
         """Reactivate the previous version and return its number; raise :class:`UsageError` without one."""
-        with self._change:
+        with self.changing():
             served = self._copy(name, known=True)
             if not served.earlier:
                 raise UsageError(f"the adapter {name!r} has no earlier version to go back to")
@@ -259,7 +257,7 @@ class Catalog:
 
     def pin(self, name: str, pinned: bool) -> None:
         """Keep the answering versions docked, or make them evictable again."""
-        with self._change:
+        with self.changing():
             served = self._copy(name, known=True)
             served.pinned = pinned
             self._commit(served)
@@ -271,7 +269,7 @@ class Catalog:
         A file of that name in the folder counts as seen, so that the adapter comes back only after the file changes.
         With ``forget_file`` the file itself is gone, so that its record is deleted as well.
         """
-        with self._change:
+        with self.changing():
             if forget_file and name in self._gone:
                 self._store.write_adapter(name, None)
                 del self._gone[name]
@@ -292,7 +290,7 @@ class Catalog:
 
         An adapter is removed if a revoked version answers: no other version takes over without a request.
         """
-        with self._change:
+        with self.changing():
             for name, served in self.all().items():
                 versions = [version for version in served.versions.values() if version.sha256 in reasons]
                 for version in versions:
@@ -314,7 +312,7 @@ class Catalog:
 
     def set_alias(self, alias: str, target: str) -> None:
         """Point an alias at an adapter or at a version of it."""
-        with self._change:
+        with self.changing():
             checked_name(alias)
             if alias in self._served:
                 raise UsageError(f"{alias!r} is an adapter; an alias needs a name of its own")
@@ -328,7 +326,7 @@ class Catalog:
 
     def delete_alias(self, alias: str) -> None:
         """Delete an alias; raise :class:`UnknownNameError` for an unknown alias."""
-        with self._change:
+        with self.changing():
             if alias not in self._aliases:
                 raise UnknownNameError("alias", alias, self._aliases)
             self._store.write_alias(alias, None)
@@ -337,54 +335,61 @@ class Catalog:
 
     def restore(self) -> None:
         """Continue from the last written state. Unusable versions are skipped and reported to ``notify``."""
-        with self._change:
-            for name, record in self._store.adapters().items():
-                served = self._restored(name, record)
-                with self._lock:
-                    (self._served if served.split else self._gone)[name] = served
-                for number in served.split if served.pinned else ():
-                    self._pin(served.versions[number], True)
-            self._aliases = self._store.aliases()
+        with self.changing():
             self._store.sweep(self._used())
 
-    def _restored(self, name: str, record: Mapping[str, Any]) -> Served:
-        served = Served(name, next_number=record["next_number"], seen=record["seen"], pinned=record["pinned"])
-        distrusted = set()
-        for number, sha256 in record["versions"].items():
-            try:
-                version = self._known(name, int(number), sha256)
-            except AdaptError as error:
-                self._notify("refused", {"adapter": name, "version": int(number), "reason": str(error)})
-                distrusted |= {int(number)} if isinstance(error, TrustError) else set()
-                continue
-            served.versions[version.number] = version
-            self.residency.know(version.key, version.path)
-        split = {int(number): weight for number, weight in record["split"].items()}
-        served.split = {number: weight for number, weight in split.items() if number in served.versions}
-        if not served.split and distrusted & split.keys():
-            served.versions.clear()  # as in withdraw: no other version takes over from a distrusted version
-        if not served.split and served.versions:
-            served.split = {max(served.versions): 1.0}
-        served.mirror = record["mirror"] if record["mirror"] in served.versions else None
-        served.earlier = [number for number in record["earlier"] if number in served.versions]
-        if not served.split:
-            served.seen = "" if record["versions"] else served.seen
-        return served
+    def follow(self) -> None:
+        """Take over what other processes have changed in a shared state."""
+        if self._store.behind:
+            with self.changing():
+                return
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Exclude other changes until the block ends; raise :class:`LockedError` if another process takes too long."""
+        with self._change:
+            if self._inside:
+                yield
+                return
+            with self._store.changing():
+                self._inside = True
+                try:
+                    if self._store.follow():
+                        self._take_over()
+                    yield
+                finally:
+                    self._inside = False
+
+    def _take_over(self) -> None:
+        """Make the written state the state of this process."""
+        records = self._store.adapters()
+        for name in [name for name in (*self._served, *self._gone) if name not in records]:
+            self._replace(name, None)
+        for name, record in records.items():
+            before = self._served.get(name) or self._gone.get(name)
+            if self._records.get(name) != record and (before is None or before.record() != record):
+                self._replace(name, self._restorer.served(name, record, before))
+        self._records, self._aliases = records, self._store.aliases()
+
+    def _replace(self, name: str, served: Served | None) -> None:
+        """Make an adapter visible as it was written, or remove it, and unload versions out of use."""
+        with self._lock:
+            before = self._served.pop(name, None) or self._gone.pop(name, None)
+            if served is not None:
+                (self._served if served.split else self._gone)[name] = served
+        versions = [] if served is None else list(served.versions.values())
+        for version in versions:
+            self._pin(version, served is not None and served.pinned and version.number in served.split)
+        self._leave([version for version in (before.versions.values() if before else ()) if version not in versions])
+        if before is not None and before.split and not versions:
+            self._notify("removed", {"adapter": name})
 
     # ------------------------------------------------------------------------------------- inside
-
-    def _known(self, name: str, number: int, sha256: str) -> Version:
-        """Return a version from its card after a check of the hash. Docking repeats the check."""
-        path, dock = self._store.path(sha256), self.residency.dock
-        card = self._store.card(sha256)
-        if card.backbone.fingerprint != dock.backbone.fingerprint:
-            raise MismatchError(f"the adapter {name!r} was trained on {card.backbone.id!r}, which is not served here")
-        return Version(name, number, sha256, path, card, dock.assembled(card))
 
     def _verified(self, name: str, number: int, sha256: str) -> Version:
         """Return a version after a check of its whole content: hash, card, backbone, shapes, numbers."""
         path, dock = self._store.path(sha256), self.residency.dock
-        with _unlocated(name, path):
+        with unlocated(name, path):
             adapter = self._store.read(path)
         prepared = dock.prepare(adapter)
         return Version(name, number, sha256, path, prepared.card, prepared.assembly)
@@ -410,10 +415,6 @@ class Catalog:
 
     def _bring(self, version: Version) -> None:
         """Dock a version before it answers, so that no request waits for the load."""
-        try:
-            self.residency.tier(version.key)
-        except UnknownNameError:
-            self.residency.know(version.key, version.path)
         with self.residency.present([version.key]):
             return
 
@@ -462,8 +463,10 @@ class Catalog:
             if version not in self._leaving:
                 return  # another thread has unloaded it already
             self._leaving.discard(version)
-        with suppress(UnknownNameError):  # never docked
-            self.residency.forget(version.key)
+            served = self._served.get(version.name)
+        if served is None or version.number not in served.versions:  # a later adapter may have this number
+            with suppress(UnknownNameError):  # never docked
+                self.residency.forget(version.key)
         self._discard(version.sha256)
         self._notify("undocked", {"adapter": version.name, "version": version.number})
 
@@ -476,21 +479,10 @@ class Catalog:
         self._discard(sha256)
 
     def _discard(self, sha256: str) -> None:
-        with self._change:
+        with self.changing():
             if sha256 not in self._used():
-                self._store.path(sha256).unlink(missing_ok=True)
+                self._store.discard(sha256)
 
     def _used(self) -> set[str]:
         served = [version for adapter in list(self._served.values()) for version in adapter.versions.values()]
         return {version.sha256 for version in (*served, *self._leaving)}
-
-
-@contextmanager
-def _unlocated(name: str, file: Path | bytes) -> Iterator[None]:
-    """Name the adapter instead of the path in a file error: clients must not learn paths of this machine."""
-    try:
-        yield
-    except FileError as error:
-        if error.path != str(file):  # another file, such as the trust policy
-            raise
-        raise FileError(f"the file of {name!r}", error.problem) from None

@@ -61,10 +61,9 @@ class Watcher:
     def _take(self, name: str, mark: Mark) -> None:
         try:
             path = self.file(name)
-            if self._catalog.unchanged(name, path):
-                self._accept(name, mark)
-                return
-            self._audit.act(FOLDER, "add", [name], lambda: self._catalog.add(name, path, of_folder=True))
+            with self._catalog.changing():  # another process of a shared state may look at the same file
+                if not self._catalog.unchanged(name, path):
+                    self._audit.act(FOLDER, "add", [name], lambda: self._catalog.add(name, path, of_folder=True))
             self._accept(name, mark)
         except AdaptError as error:
             log("refused", adapter=name, reason=str(error))

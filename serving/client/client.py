@@ -31,6 +31,7 @@ from adaptdock.serving.client.requests import (
     writing,
 )
 from adaptdock.serving.client.responses import AnswerError as AnswerError
+from adaptdock.serving.client.responses import GatewayError as GatewayError
 from adaptdock.serving.client.responses import OverloadedError as OverloadedError
 from adaptdock.serving.client.responses import Pieces, problem_of
 from adaptdock.serving.client.responses import RequestError as RequestError
@@ -44,7 +45,8 @@ class Client:
     """A blocking client. Thread-safe, and usable as a context manager.
 
     ``url`` is the address of the process. ``token`` is the access token (default: ``ADAPTDOCK_TOKEN``). ``timeout`` is
-    in seconds without a byte from the process. A request refused by an overloaded process is retried ``retries`` times.
+    in seconds without a byte from the process. A request refused by an overloaded process is retried ``retries`` times,
+    and so is a request that changes nothing if a gateway answers in place of a process that has ended.
 
     Every method raises :class:`RequestError`, :class:`OverloadedError` or :class:`AnswerError` with the process's own
     message, and :class:`UnreachableError` without an answer; all are :class:`AdaptError`. Arguments of a wrong
@@ -155,8 +157,8 @@ class Client:
                 answer = self._http.request(**call.arguments())
             try:
                 return read(call, answer)
-            except OverloadedError as error:
-                if not left:
+            except (OverloadedError, GatewayError) as error:
+                if not left or (isinstance(error, GatewayError) and not call.repeatable):
                     raise
                 left -= 1
                 time.sleep(pause(error))
@@ -274,8 +276,8 @@ class AsyncClient:
                 answer = await self._http.request(**call.arguments())
             try:
                 return read(call, answer)
-            except OverloadedError as error:
-                if not left:
+            except (OverloadedError, GatewayError) as error:
+                if not left or (isinstance(error, GatewayError) and not call.repeatable):
                     raise
                 left -= 1
                 await asyncio.sleep(pause(error))

@@ -16,7 +16,7 @@ from adaptdock.errors import FileError, UsageError
 from adaptdock.plugins.arguments import checked_number, file_path, of_type
 from adaptdock.plugins.regular import read_regular
 from adaptdock.plugins.sequences import listed, text
-from adaptdock.serving.client.responses import OverloadedError, UnreachableError, problem_of
+from adaptdock.serving.client.responses import GatewayError, OverloadedError, UnreachableError, problem_of
 from adaptdock.serving.schemas import AdapterDetail, Adapters, Changed, PredictAnswer, Predicted
 
 Result = TypeVar("Result")
@@ -29,6 +29,8 @@ NAME, ACTIVATE = "the name of an adapter", "activate is True or False"
 LONGEST_PAUSE = 30.0
 """Longest pause before a retry, in seconds."""
 BINARY = "application/octet-stream"
+AFFINITY = "serve_multiplexed_model_id"
+"""Header of Ray Serve with the adapter of a request; a single process does not read it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Call(Generic[Result]):
     params: Mapping[str, Any] = field(default_factory=dict)
     match: str | None = None
     """The ETag of the state that may be changed."""
+    adapter: str = ""
+    """The one adapter that answers, if there is one: a fleet prefers a replica that holds it."""
+    repeatable: bool = False
+    """Whether the request changes nothing, so that it may be sent again after an unknown outcome."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments for ``httpx2``; raise :class:`UsageError` for a body that JSON cannot hold."""
@@ -51,7 +57,10 @@ class Call(Generic[Result]):
         if self.content is not None:
             arguments |= {"content": self.content, "headers": headers | {"content-type": BINARY}}
         elif self.json is not None:
-            arguments |= {"content": _encoded(self.json), "headers": headers | {"content-type": "application/json"}}
+            headers |= {"content-type": "application/json"}
+            if self.adapter and self.adapter.isascii() and self.adapter.isprintable():
+                headers[AFFINITY] = self.adapter
+            arguments |= {"content": _encoded(self.json), "headers": headers}
         elif headers:
             arguments |= {"headers": headers}
         return arguments
@@ -71,31 +80,33 @@ def predicting(
     body: dict[str, Any] = {"adapter": adapters, "inputs": listed(inputs, "inputs", TEXTS)}
     body |= {} if timeout is None else {"timeout": checked_number(timeout, "the timeout, in seconds,", whole=False)}
     body |= {"render": True} if render else {}
-    return Call("POST", "v1/predict", _predictions, body)
+    only = adapters if isinstance(adapters, str) else ""
+    return Call("POST", "v1/predict", _predictions, body, adapter=only, repeatable=True)
 
 
 def embedding(adapter: str, texts: Sequence[str]) -> Call[list[list[float]]]:
     """Request a vector for each text; raise :class:`UsageError` for anything but a list of texts."""
     items = [text(item, f"text {number}") for number, item in enumerate(listed(texts, "texts", TEXTS))]
-    return Call("POST", "v1/embeddings", _vectors, {"model": text(adapter, NAME), "input": items})
+    body = {"model": text(adapter, NAME), "input": items}
+    return Call("POST", "v1/embeddings", _vectors, body, adapter=adapter, repeatable=True)
 
 
 def writing(adapter: str, prompt: Asked, wishes: Mapping[str, Any]) -> Call[str]:
     """Request the continuation of a text, or the answer to a conversation."""
     body = {"model": text(adapter, NAME), **wishes}
-    if isinstance(prompt, str):
-        return Call("POST", "v1/completions", _text, {**body, "prompt": prompt})
-    return Call("POST", "v1/chat/completions", _text, {**body, "messages": listed(prompt, "messages", MESSAGES)})
+    path = "v1/completions" if isinstance(prompt, str) else "v1/chat/completions"
+    body |= {"prompt": prompt} if isinstance(prompt, str) else {"messages": listed(prompt, "messages", MESSAGES)}
+    return Call("POST", path, _text, body, adapter=adapter, repeatable=True)
 
 
 def adapters_of() -> Call[Adapters]:
     """Request the list of served adapters."""
-    return Call("GET", "v1/adapters", Adapters.model_validate)
+    return Call("GET", "v1/adapters", Adapters.model_validate, repeatable=True)
 
 
 def adapter_of(name: str) -> Call[AdapterDetail]:
     """Request an adapter with its card."""
-    return Call("GET", _place(name), AdapterDetail.model_validate)
+    return Call("GET", _place(name), AdapterDetail.model_validate, repeatable=True)
 
 
 def loading(name: str, version: int | None, activate: bool, match: str | None = None) -> Call[Changed]:
@@ -183,7 +194,7 @@ def piece(choice: Mapping[str, Any]) -> str | None:
     return content
 
 
-def pause(error: OverloadedError) -> float:
+def pause(error: OverloadedError | GatewayError) -> float:
     """Return the seconds before a retry."""
     return min(1.0 if error.seconds is None else error.seconds, LONGEST_PAUSE)
 

@@ -34,6 +34,10 @@ class OverloadedError(AnswerError):
     """An overloaded, starting or stopping process; a retry of the same request may succeed."""
 
 
+class GatewayError(AnswerError):
+    """A server error of a gateway instead of an answer: the process behind it may have ended in the middle."""
+
+
 class UnreachableError(AdaptError):
     """A process without an answer, or with an incomplete answer."""
 
@@ -47,10 +51,13 @@ def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> AnswerEr
     said = said if isinstance(said, dict) else {}
     problem = said.get("error")
     problem = problem if isinstance(problem, dict) else {}
-    if not problem:
+    foreign = not problem
+    if foreign:
         problem = {"message": f"the answer is {status} and does not come from a serving process: {body[:200]!r}"}
     if status in OVERLOADED:
         kind: type[AnswerError] = OverloadedError
+    elif foreign and status >= 500:
+        kind = GatewayError
     else:
         kind = RequestError if 400 <= status < 500 and status != 408 else AnswerError
     return kind(status, problem, str(said.get("request_id") or ""), _seconds(headers.get("retry-after")))

@@ -15,6 +15,7 @@ from adaptdock.serving.http.access_tokens import Tokens
 from adaptdock.serving.http.authorization import Access, without_hidden
 from adaptdock.serving.http.catalog_routes import catalog_routes
 from adaptdock.serving.http.description import describe_tokens
+from adaptdock.serving.http.following import Following
 from adaptdock.serving.http.framing import Framing
 from adaptdock.serving.http.label_routes import label_routes
 from adaptdock.serving.http.middleware import Envelope, explained, phrase
@@ -63,6 +64,8 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     if tokens is not None and tokens.required:
         describe_tokens(app)
     _handle_errors(app, service)
+    if service.options.shared:
+        app.add_middleware(Following, service=service)
     app.add_middleware(RequestBodies, service=service)  # the last middleware added is the outermost
     app.add_middleware(RequestLimits, service=service)
     app.add_middleware(

@@ -59,6 +59,7 @@ class Metrics:
         self._mirrored = Counter("mirrored", "Inputs that a second version heard", by, space, registry=of)
         self._differed = Counter("mirrored_differently", "Those answered differently", by, space, registry=of)
         self._resident = Gauge("resident_bytes", "Bytes of docked weights", by, space, registry=of)
+        self._loads = Counter("loads", "Adapters read from their files to be docked", (), space, registry=of)
         self._version = Gauge("version", "The version that answers", by, space, registry=of)
         self._rows = Histogram("batch_rows", "Rows of a batch", (), space, registry=of, buckets=ROWS)
         self._tokens = Counter("tokens", "Tokens that were computed", (), space, registry=of)
@@ -108,6 +109,10 @@ class Metrics:
             self._names.add(name)
         if differed:
             self._differed.labels(name).inc()
+
+    def loaded(self) -> None:
+        """Count an adapter that is read from its file to be docked."""
+        self._loads.inc()
 
     def batch(self, rows: int, tokens: int, seconds: float) -> None:
         """Count a batch and its time in seconds."""

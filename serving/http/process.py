@@ -18,7 +18,7 @@ import uvicorn
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import UsageError
-from adaptdock.hub.artefact.locks import owned
+from adaptdock.hub.artefact.locks import SharedLock, owned
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http.access_tokens import Tokens, read_tokens
@@ -116,15 +116,15 @@ def _serve(
     read: Callable[[], ServingOptions] | None,
     announce: Callable[[str], None] | None,
 ) -> None:
-    sys.setswitchinterval(SWITCH_SECONDS)
     tokens = read_tokens(Path(options.tokens).expanduser()) if options.tokens else Tokens()
     hang_up = HangUp(tokens, options, read)
     hang_up.install()
     listening = listen(options)
-    with listening, owned(options.state_folder):  # before the backbone, which takes long to load
-        backbone = load_backbone(options.backbone, load)
-        options = within_file_limit(sized_for_device(options, backbone.device))
-        service = hang_up.service = Service(Dock(backbone), options)
+    folder = options.state_folder
+    # before the backbone, which takes long to load
+    with listening, SharedLock(folder) if options.shared else owned(folder):
+        service = hang_up.service = open_service(within_file_limit(options), load)
+        options = service.options
         config = uvicorn.Config(
             make_app(service, tokens),
             http=timed_protocol(options.receive_timeout, Connections(options.connections)),
@@ -144,6 +144,13 @@ def _serve(
         gc.collect()
         gc.freeze()  # startup objects live on: a full collection over them would stall all requests
         asyncio.run(Server(config, service).serve(sockets=[listening]))
+
+
+def open_service(options: ServingOptions, load: LoadOptions) -> Service:
+    """Load the backbone and return its service, sized for the device."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    backbone = load_backbone(options.backbone, load)
+    return Service(Dock(backbone), sized_for_device(options, backbone.device))
 
 
 def within_file_limit(options: ServingOptions) -> ServingOptions:

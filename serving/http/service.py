@@ -18,6 +18,7 @@ from adaptdock.engine.core.batches import collate, length
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.registry.admission import refusal
 from adaptdock.plugins.contracts import Feature, Task
 from adaptdock.serving.catalog.audit_log import TRUST, Actor, AuditLog
@@ -50,6 +51,8 @@ from adaptdock.serving.versions import Selection
 Result = TypeVar("Result")
 Status = Literal["ok", "starting", "stopping", "broken"]
 WARM_TEXT = "The first text is the slowest."
+FOLLOW_SECONDS = 5.0
+"""Longest wait of a request for the change of another process; then the versions before the change answer."""
 GRACE = 2.0
 """Seconds for a batch or a change in progress after the drain time."""
 
@@ -90,8 +93,8 @@ class Service:
         self.metrics = Metrics(
             {"version": __version__, **versions, "backbone": dock.backbone.id, "device": str(dock.backbone.device)}
         )
-        self.store = Store(options.state_folder, options.requirements)
-        self.residency = Residency(dock, options.device_bytes, options.host_bytes, self.store.read, options.probes)
+        self.store = Store(options.state_folder, options.requirements, options.shared)
+        self.residency = Residency(dock, options.device_bytes, options.host_bytes, self._read, options.probes)
         self._loader = Loader()
         self.catalog = Catalog(
             self.residency, self.store, options.keep_versions, self._changed, options.max_upload, self._loader.submit
@@ -161,6 +164,7 @@ class Service:
             await asyncio.sleep(self.options.watch)
             try:
                 await asyncio.to_thread(trim.look, self.batcher.waiting)
+                await self.follow()
                 await asyncio.wrap_future(self._loader.submit(self._withdraw))
                 if self.watcher is not None:
                     await asyncio.wrap_future(self._loader.submit(self.watcher.look))
@@ -187,17 +191,24 @@ class Service:
             self.audit.act(TRUST, "withdraw", names, partial(self.catalog.withdraw, reasons))
 
     def _restore(self) -> None:
-        self.catalog.restore()
-        if self.watcher is not None:
-            self.watcher.look(first=True)
+        with self.catalog.changing():  # of several processes one reads a new folder, and the others follow
+            self.catalog.restore()
+            if self.watcher is not None:
+                self.watcher.look(first=True)
         self.catalog.incomplete = None
         if self.options.warm_up:
             self._warm()
 
+    def _read(self, path: Path) -> AdapterFile:
+        """Read the file of an adapter that is about to be docked."""
+        self.metrics.loaded()
+        return self.store.read(path)
+
     def _warm(self) -> None:
         """Dock the answering versions while there is room, and send a text through the bare backbone."""
         limit, backbone = self.options.device_bytes, self.dock.backbone
-        for served in self.catalog.all().values():
+        adapters = {} if self.options.shared else self.catalog.all()  # requests divide them among processes
+        for served in adapters.values():
             for number in served.split:
                 try:
                     if limit is None or self.residency.resident_bytes < limit // 2:
@@ -220,6 +231,13 @@ class Service:
             hidden[0].cpu()  # waits for the device
             seconds = time.perf_counter() - started
         self.batcher.admission.batch(rows * length(feature), seconds, full=True, texts=False)
+
+    async def follow(self) -> None:
+        """Take over what other processes have changed in a shared state, and wait :data:`FOLLOW_SECONDS` at most."""
+        if self._ready and self.store.behind:
+            following = asyncio.wrap_future(self._loader.submit(self.catalog.follow))
+            following.add_done_callback(_followed)
+            await asyncio.wait([following], timeout=FOLLOW_SECONDS)
 
     def leave(self) -> None:
         """Report that the process is not ready, and close each connection after its next answer."""
@@ -449,6 +467,11 @@ class Service:
 def _label(work: Work) -> str:
     """Return the name of the adapter that answers, for counters."""
     return work.parts[-1].name if work.parts else BARE
+
+
+def _followed(future: "asyncio.Future[None]") -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log_error("following failed", error)
 
 
 def _seen(future: "asyncio.Future[Any]") -> None:

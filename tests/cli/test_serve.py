@@ -13,6 +13,7 @@ import pytest
 from builders import build_adapter
 
 from adaptdock.cli.serve import decided
+from adaptdock.engine.core import ray_cluster
 from adaptdock.hub.artefact.file import write_file
 
 
@@ -75,6 +76,16 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(adapt, tmp_path
     assert found == {"port": "6", "queue": "5", "max_wait": "3", "dtype": "bfloat16"}
     (tmp_path / "s.yaml").write_text("prot: 1\n")
     adapt("serve", "--config", tmp_path / "s.yaml").failed(2, "'prot'", "did you mean port")
+
+
+def test_a_fleet_without_ray_says_how_to_install_it(adapt, folder, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
+    adapt("serve", "--adapters", folder, "--ray").failed(2, "adapt serve --ray needs Ray: pip install 'adaptdock[ray]'")
+    adapt("serve", "--adapters", folder, "--replicas", 3).failed(2, "fleet on Ray: add --ray")
+    adapt("serve", "--adapters", folder, "--ray-address", "auto").failed(2, "fleet on Ray: add --ray")
+    adapt("serve", "--adapters", folder, "--shared", "--label-file", "x").failed(
+        2, "without shared (and without --ray)"
+    )
 
 
 # ------------------------------------------------------------------------------------ a real process

@@ -18,6 +18,9 @@ from adaptdock.engine.training.planning.plan import Plan
 from adaptdock.engine.training.planning.run_plan import RunPlan
 from adaptdock.errors import AdaptError, UsageError
 
+BATCH = "batch size of all processes"
+"""Name of a part of a run's identity."""
+
 
 class Run:
     """One or more members in one folder; a call trains them and returns a result for each task."""
@@ -86,8 +89,8 @@ class Run:
     def _settle(self, resume: bool) -> None:
         """Write the identity of the run into its folder, or compare it with the identity of the resumed run."""
         if ranks().first:
-            several = {"number of processes": str(ranks().count)} if ranks().count > 1 else {}
-            identify(self.folder, {**self.members.identity(), **several}, resume)
+            batch = self.members.options.batch_size * ranks().count
+            identify(self.folder, {**self.members.identity(), BATCH: str(batch)}, resume)
             if not resume:
                 shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
         shared(None)
@@ -146,9 +149,23 @@ def identify(folder: Path, identity: Mapping[str, str], resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     before = json.loads(file.read_text()) if resume and file.exists() else identity
     changed = sorted(key for key in {**before, **identity} if before.get(key) != identity.get(key))
+    if BATCH in changed and BATCH in before:
+        raise UsageError(_another_batch(folder, int(before[BATCH])))
     if changed:
         raise UsageError(
             f"the run in {folder} was begun with other {' and '.join(changed)}; start a new run, or resume it with "
             f"unchanged settings and data"
         )
     file.write_text(json.dumps(identity, indent=2) + "\n")
+
+
+def _another_batch(folder: Path, batch: int) -> str:
+    """Return which batch size continues a run whose batches have ``batch`` examples in all processes together."""
+    count = ranks().count
+    size, rest = divmod(batch, count)
+    advice = (
+        f"{count} processes cannot divide that: start a number of processes that divides {batch}"
+        if rest
+        else f"continue it with --batch-size {size} in {'this process' if count == 1 else f'each of {count} processes'}"
+    )
+    return f"the run in {folder} was begun with batches of {batch} in all processes together; {advice}"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adaptdock.engine.core.assembly import Assembly, entry, make_methods, make_task, put_together
 from adaptdock.engine.core.batches import counts, length, reading
+from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.data.sources import NOT_GIVEN, Source
 from adaptdock.engine.evaluation.selection import LAST_KEPT, Criterion, too_few
 from adaptdock.engine.training.heads.fittable_heads import fits
@@ -91,13 +92,18 @@ class Plan:
         return not self.undivided and any(line.startswith(NOT_GIVEN) for line in self.notes)
 
     def identity(self) -> dict[str, str]:
-        """Return fingerprints of everything that a resumed run must find unchanged."""
+        """Return fingerprints of everything that a resumed run must find unchanged.
+
+        Of the batch size it is that of all processes together.
+        """
+        training = self.options.model_dump(mode="json", exclude={*PLACES, *REPORTING, "probe_data"})
+        training["batch_size"] *= ranks().count
         parts = {
             "data": {split: list(map(_without_place, records)) for split, records in self.records.items()},
             "backbone": self.backbone.fingerprint,
             "methods": [method.model_dump(mode="json") for method in self.methods],
             "task options": self.task.options.model_dump(mode="json"),
-            "training options": self.options.model_dump(mode="json", exclude={*PLACES, *REPORTING, "probe_data"}),
+            "training options": training,
         }
         if self.unlabelled:
             parts["unlabelled texts"] = list(map(_without_place, self.unlabelled))

@@ -1,6 +1,7 @@
 """Several processes that train one adapter: what one process would train, written once."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,14 +19,15 @@ from adaptdock.cli import main
 from adaptdock.cli.common.failures import describe
 from adaptdock.engine.core import distributed
 from adaptdock.engine.core.distributed import Ranks, placed, ranks
-from adaptdock.engine.training.loop.run import identify
+from adaptdock.engine.training.loop import trainer
+from adaptdock.engine.training.loop.run import BATCH, identify
 from adaptdock.engine.training.loop.trainer import label_weight
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import LoadOptions
 
 BROKEN_LOSS = """
 from adaptdock.engine.core import distributed
-from adaptdock.engine.training import trainable
+from adaptdock.engine.training.members import trainable
 forward = trainable.Trainable.forward
 def broken(self, *arguments, **named):
     found = forward(self, *arguments, **named)
@@ -166,20 +168,24 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path, model_folde
     assert not (tmp_path / "two.safetensors").exists()
 
 
+STOP = """
+from adaptdock.engine.training.loop import trainer
+step = trainer.AdapterTrainer.training_step
+def stopping(self, *arguments):
+    if self.state.global_step == 4:
+        raise KeyboardInterrupt
+    return step(self, *arguments)
+trainer.AdapterTrainer.training_step = stopping
+"""
+
+
 @pytest.mark.slow
 def test_torchrun_resumes_what_was_interrupted_and_ends_where_it_would_have(tmp_path, model_folder, data):
-    stop = (
-        "from adaptdock.engine.training import trainer\n"
-        "step = trainer.AdapterTrainer.training_step\n"
-        "def stopping(self, *arguments):\n"
-        "    if self.state.global_step == 4: raise KeyboardInterrupt\n"
-        "    return step(self, *arguments)\n"
-        "trainer.AdapterTrainer.training_step = stopping\n"
-    )
     command = arguments(model_folder, data, "whole.safetensors", "--batch-size", 5, "--run-dir", "whole")
     assert [process.returncode for process in both(tmp_path, command)] == [0, 0]
     command = arguments(model_folder, data, "part.safetensors", "--batch-size", 5, "--run-dir", "part")
-    assert [process.returncode for process in both(tmp_path, command, stop)] == [130, 130]
+    assert [process.returncode for process in both(tmp_path, command, STOP)] == [130, 130]
+    shutil.copytree(tmp_path / "part", tmp_path / "fewer")
     resume = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", sys.executable, "-c", RUN]
     done = subprocess.run(
         [sys.executable, *resume, "train", "--resume", "part"],
@@ -190,17 +196,50 @@ def test_torchrun_resumes_what_was_interrupted_and_ends_where_it_would_have(tmp_
     )
     assert done.returncode == 0, done.stderr
     assert apart(tmp_path / "whole.safetensors", tmp_path / "part.safetensors") < 1e-5
+    one = tmp_path / "one.safetensors"
+    assert main(["train", "--resume", str(tmp_path / "fewer"), "--batch-size", "10", "-o", str(one)]) == 0
+    assert apart(tmp_path / "whole.safetensors", one) < 1e-5
 
 
-def test_a_run_is_resumed_by_as_many_processes_as_began_it(tmp_path):
-    several, alone = {"data": "a", "number of processes": "2"}, {"data": "a"}
-    identify(tmp_path, several, resume=False)
-    identify(tmp_path, several, resume=True)
-    with pytest.raises(UsageError, match="begun with other number of processes"):
-        identify(tmp_path, alone, resume=True)
-    identify(tmp_path, alone, resume=False)
-    with pytest.raises(UsageError, match="begun with other number of processes"):
-        identify(tmp_path, several, resume=True)
+def test_one_process_continues_what_two_began_with_batches_twice_as_large(
+    tmp_path, model_folder, data, capsys, monkeypatch
+):
+    command = arguments(model_folder, data, str(tmp_path / "a.safetensors"), "--run-dir", str(tmp_path / "run"))
+    step = trainer.AdapterTrainer.training_step
+
+    def stopping(self, *arguments):
+        if self.state.global_step == 1:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer.AdapterTrainer, "training_step", stopping)
+        assert main([*command, "--batch-size", "10"]) == 130
+    resume = ["train", "--resume", str(tmp_path / "run")]
+    assert main([*resume, "--batch-size", "5"]) == 2
+    assert "begun with batches of 10 in all processes together" in capsys.readouterr().err
+    assert main([*resume, "--batch-size", "none"]) == 2
+    assert main([*resume, "--rank", "4"]) == 2
+    assert main(resume) == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "advice"),
+    [
+        (1, "continue it with --batch-size 12 in this process"),
+        (3, "continue it with --batch-size 4 in each of 3 processes"),
+        (5, "5 processes cannot divide that: start a number of processes that divides 12"),
+    ],
+)
+def test_a_run_is_resumed_with_the_batch_of_all_processes_together(tmp_path, monkeypatch, count, advice):
+    begun = {"data": "a", BATCH: "12"}
+    identify(tmp_path, begun, resume=False)
+    identify(tmp_path, begun, resume=True)
+    monkeypatch.setattr("adaptdock.engine.training.loop.run.ranks", lambda: Ranks(count=count))
+    with pytest.raises(UsageError, match=advice):
+        identify(tmp_path, {"data": "a", BATCH: "15"}, resume=True)
+    with pytest.raises(UsageError, match="begun with other data"):
+        identify(tmp_path, {"data": "b", BATCH: "12"}, resume=True)
 
 
 def test_one_process_of_accelerate_launch_says_how_to_start_two(monkeypatch):

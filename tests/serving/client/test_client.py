@@ -23,10 +23,12 @@ from adaptdock.serving.client.client import (
     AnswerError,
     AsyncClient,
     Client,
+    GatewayError,
     OverloadedError,
     RequestError,
     UnreachableError,
 )
+from adaptdock.serving.client.requests import AFFINITY, embedding, predicting, writing
 from adaptdock.serving.http.access_tokens import new_token
 
 TURNS = [{"role": "user", "content": "the cat sat"}]
@@ -333,9 +335,41 @@ def test_a_process_that_is_busy_is_asked_again_and_then_its_words_are_told(answe
 def test_an_answer_that_is_none_of_a_process_is_told(
     answers: Answers, other: tuple[int, dict[str, str], bytes]
 ) -> None:
-    with Client(answers(other), timeout=2) as client, pytest.raises(AdaptError) as raised:
+    with Client(answers(other), timeout=2, retries=0) as client, pytest.raises(AdaptError) as raised:
         client.adapters()
     assert "127.0.0.1" in str(raised.value) or "does not come from a serving process" in str(raised.value)
+
+
+GATEWAY = (500, {}, b"The actor died unexpectedly before finishing this task.")
+PREDICTED = {"predictions": [{"adapter": "a", "version": 1, "prediction": {}}]}
+
+
+def test_a_process_that_ends_behind_a_gateway_is_asked_again_unless_the_request_changes_something(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaptdock.serving.client.client.pause", lambda error: 0.0)
+    whole = (200, {}, json.dumps(PREDICTED).encode())
+    with Client(answers(GATEWAY, (502, {}, b""), whole)) as client:
+        assert client.predict("a", ["b"])[0].version == 1
+    with Client(answers(GATEWAY, whole), retries=0) as client, pytest.raises(GatewayError, match="The actor died"):
+        client.predict("a", ["b"])
+    with Client(answers(GATEWAY, whole)) as client, pytest.raises(GatewayError, match="The actor died"):
+        client.rollback("a")
+    with Client(answers((500, {}, BUSY[2]), whole)) as client, pytest.raises(AnswerError, match="too much waits"):
+        client.predict("a", ["b"])  # the process itself has failed, and would again
+
+    async def ask(url: str) -> int:
+        async with AsyncClient(url) as client:
+            return (await client.predict("a", ["b"]))[0].version
+
+    assert asyncio.run(ask(answers(GATEWAY, whole))) == 1
+
+
+@pytest.mark.parametrize(("name", "header"), [("ner", "ner"), ("ner@2", "ner@2"), ("ä", None), ("a\nb", None)])
+def test_a_request_for_one_adapter_names_it_in_a_header_for_a_fleet(name: str, header: str | None) -> None:
+    for call in (predicting(name, ["a"], None), embedding(name, ["a"]), writing(name, "a", {})):
+        assert call.arguments()["headers"].get(AFFINITY) == header
+    assert AFFINITY not in predicting(["a", "b"], ["a", "b"], None).arguments()["headers"]
 
 
 def events(*texts: str, end: bytes = b"data: [DONE]\n\n") -> Given:
