@@ -5,6 +5,8 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from adaptdock.plugins.toolkit.blas_threads import one_blas_thread
+
 MOST = 2_000
 """Most training texts of a bag of words; with more of them its regression takes minutes."""
 STRENGTHS = (1.0, 10.0, 100.0)
@@ -12,6 +14,7 @@ STRENGTHS = (1.0, 10.0, 100.0)
 FOLDS = 3
 
 
+@one_blas_thread()
 def bag_of_words(texts: Sequence[str], labels: Sequence[str], asked: Sequence[str]) -> list[dict[str, float]] | None:
     """Return the probability of each label for each asked text: logistic regression on TF-IDF of words and word pairs.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.plugins.contracts import FitExamples
+from adaptdock.plugins.toolkit.blas_threads import one_blas_thread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +58,7 @@ class _Scale:
         return {"weight": torch.from_numpy(weight).float(), "bias": torch.from_numpy(bias).float()}
 
 
+@one_blas_thread()
 def fit_classes(examples: FitExamples, classes: int, strength: float | None = None) -> dict[str, Tensor] | None:
     """Return weight (classes, W) and bias (classes) of a multinomial logistic regression.
 
@@ -110,6 +112,7 @@ def fit_sets(examples: FitExamples, strength: float | None = None) -> dict[str, 
     return {name: torch.stack([single[name] for single in maps]) for name in ("weight", "bias")}
 
 
+@one_blas_thread()
 def fit_numbers(examples: FitExamples, strength: float | None = None) -> dict[str, Tensor] | None:
     """Return weight (1, W) and bias (1) of a ridge regression of the labels (N).
 
