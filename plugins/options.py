@@ -34,6 +34,12 @@ class Options(BaseModel):
         return split
 
 
+FEWEST_STEPS = 50
+"""Fewest optimiser steps of a run without explicit epochs, unless a recipe has another number: few-sample training with
+the usual three epochs stops before it has converged (Zhang et al. 2021, arXiv:2006.05987; Mosbach et al. 2021,
+arXiv:2006.04884)."""
+
+
 class Recipe(Options):
     """Training defaults of a task for one method; each is an option of ``adapt train``."""
 
@@ -45,6 +51,11 @@ class Recipe(Options):
     """Windows in a batch."""
     target_steps: int = Field(0, ge=0)
     """Steps that small data gets where the epochs give fewer, as far as ten epochs go; 0 where epochs is given."""
+    min_steps: int = Field(FEWEST_STEPS, ge=0)
+    """Fewest steps of a run: small data gets more epochs than in the recipe; 0 with an explicit epochs."""
+    few_labels_rate: float = Field(0.5, gt=0, le=1)
+    """Learning rate of a run on few labels without validation data, as a share of the rate of the recipe; a chosen
+    learning_rate does not change."""
     backbone_dropout: bool = False
     """Use the dropout of the backbone: slower steps, later overfitting."""
     method_options: dict[str, Any] = {}

@@ -544,9 +544,9 @@ def test_few_steps_and_little_validation_data_are_told(train, conll, tmp_path):
 
 def test_few_labels_are_all_trained_on_and_folds_say_what_to_expect(train, conll, tmp_path):
     few = conll(tmp_path / "few.conll", repeats=3)
-    planned = train("--train", few, "--dry-run", "--verbose")
+    planned = train("--train", few, "--few-labels-rate", 0.5, "--dry-run", "--verbose")
     assert "few labels: all 12 records are trained on" in planned.err
-    assert "few labels: learning rate 0.00025 in place of 0.0005" in planned.err
+    assert "few labels: learning rate 0.00025 in place of 0.0005 (--few-labels-rate)" in planned.err
     assert [line.split()[-1] for line in planned.out.splitlines() if line.startswith(("hold out", "head start"))] == [
         "auto",
         "fitted",

@@ -33,13 +33,6 @@ REPORTING = ("report_to",)
 """Options without an effect on the trained weights; a resumed run may change them."""
 STORES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
-
-STEPS = 50
-"""Fewest optimiser steps of a run without explicit epochs: few-sample training with the usual three epochs stops
-before it has converged (Zhang et al. 2021, arXiv:2006.05987; Mosbach et al. 2021, arXiv:2006.04884). With MiniLM and
-lora 24 sentences of ner reach an F1 of 0.0 on validation in 30 steps, and 17.1 in 50."""
-
-
 MOST_EPOCHS = 10
 """Epochs up to which a run is lengthened for :attr:`Recipe.target_steps`."""
 
@@ -58,8 +51,6 @@ class TrainingOptions(Recipe):
     after which the head is fitted. For pairs a record has one class."""
     seed: int = 0
     """Seed of the initial weights, the order of the data and dropout."""
-    min_steps: int = Field(STEPS, ge=0)
-    """Fewest steps of a run: small data gets more epochs than in the recipe; 0 with an explicit epochs."""
     optimizer: Literal["adamw", "adamw_8bit", "adafactor", "sgd", "lion"] = "adamw"
     """Optimiser; adamw_8bit and lion come from bitsandbytes."""
     weight_decay: float = Field(0.01, ge=0)
@@ -188,23 +179,22 @@ def with_precision(load: LoadOptions, precision: str = "auto") -> LoadOptions:
     return load.model_copy(update={"dtype": DTYPES[precision]})
 
 
-def lengthened(options: TrainingOptions, units: int) -> tuple[TrainingOptions, list[str]]:
+def lengthened(options: TrainingOptions, units: int, recipe: Recipe) -> tuple[TrainingOptions, list[str]]:
     """Return options with enough epochs for the minimum of steps, and notes on few steps.
 
-    ``units`` is the number of units in an epoch.
+    ``units`` is the number of units in an epoch; ``recipe`` is that of the task for the method.
     """
     per_epoch = options.steps_of(units)
     steps = per_epoch * options.epochs
-    if not options.min_steps and steps < STEPS:
+    if not options.min_steps and steps < recipe.min_steps:
         return options, [
             f"{steps} training steps in {options.epochs} epochs are few. Without --epochs "
-            f"there would be {math.ceil(STEPS / per_epoch)} epochs"
+            f"there would be {_epochs(recipe, per_epoch)} epochs"
         ]
-    aimed = min(math.ceil(options.target_steps / per_epoch), MOST_EPOCHS)
-    epochs = max(math.ceil(options.min_steps / per_epoch), aimed)
-    if epochs <= options.epochs:
+    epochs = _epochs(options, per_epoch)
+    if epochs == options.epochs:
         return options, []
-    fewest = options.min_steps if epochs > aimed else per_epoch * epochs
+    fewest = options.min_steps if per_epoch * (epochs - 1) < options.min_steps else per_epoch * epochs
     note = (
         f"little training data: {epochs} epochs in place of {options.epochs}, so that there are {fewest} "
         f"training steps (--min-steps, --target-steps, --epochs)"
@@ -212,16 +202,21 @@ def lengthened(options: TrainingOptions, units: int) -> tuple[TrainingOptions, l
     return options.model_copy(update={"epochs": epochs}), [note]
 
 
-def slowed(options: TrainingOptions, task: str, method: str) -> tuple[TrainingOptions, list[str]]:
-    """Return options for few labels, with half the rate of the task's recipe, and a note; a rate that was chosen stays.
+def _epochs(recipe: Recipe, per_epoch: int) -> int:
+    """Return the epochs of a recipe on data with so many steps in an epoch."""
+    aimed = min(math.ceil(recipe.target_steps / per_epoch), MOST_EPOCHS)
+    return max(recipe.epochs, math.ceil(recipe.min_steps / per_epoch), aimed)
 
-    At the recipe's rate 16 texts moved the adapter past what they can tell (docs/few.md).
+
+def slowed(options: TrainingOptions, recipe: Recipe) -> tuple[TrainingOptions, list[str]]:
+    """Return options for few labels, with a share of the recipe's rate, and a note; a rate that was chosen stays.
+
+    At the full rate 16 texts moved the adapter past what they can tell (docs/few.md).
     """
-    recipe = merge_options(task, method, {}).learning_rate
-    if options.head_start == "random" or options.learning_rate != recipe:
+    rate = recipe.learning_rate * options.few_labels_rate
+    if options.head_start == "random" or options.learning_rate != recipe.learning_rate or rate == recipe.learning_rate:
         return options, []
-    rate = recipe / 2
-    note = f"few labels: learning rate {rate:g} in place of {recipe:g} (--learning-rate)"
+    note = f"few labels: learning rate {rate:g} in place of {recipe.learning_rate:g} (--few-labels-rate)"
     return options.model_copy(update={"learning_rate": rate}), [note]
 
 

@@ -193,9 +193,10 @@ def settle(plan: Plan, method: str, units: int, instead: str = LAST_KEPT) -> Non
     ``instead`` says what chooses the epoch where validation data is too few. Raises :class:`UsageError` for layers that
     would never learn.
     """
-    plan.options, notes = lengthened(plan.options, units)
+    recipe = merge_options(plan.task_name, method, {})
+    plan.options, notes = lengthened(plan.options, units, recipe)
     if plan.undivided:
-        plan.options, slower = slowed(plan.options, plan.task_name, method)
+        plan.options, slower = slowed(plan.options, recipe)
         notes += slower
     else:
         notes += too_few(plan.task, plan.records["validation"], instead)

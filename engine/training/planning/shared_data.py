@@ -107,15 +107,16 @@ def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tu
     held_out = any(line.startswith(NOT_GIVEN) for line in notes)
     if not held_out or not isinstance(task, FittedHead) or ranks().count > 1:
         return raw, notes
-    support = task.support(task.clean(raw["validation"], "validation").records)
-    if support >= ENOUGH:
+    records = task.clean(raw["validation"], "validation").records
+    answers = task.support(records)
+    if min(len(records), answers) >= ENOUGH:  # the words of a sentence are not independent answers
         return raw, notes
     whole = [*raw["train"], *raw["validation"]]
     start = next(number for number, line in enumerate(notes) if line.startswith(NOT_GIVEN))
     note = (
         f"few labels: all {len(whole)} records are trained on, and runs on folds of them say what to expect"
-        f"{uncalibrated(task)}. A tenth of them has {support} answers, and fewer than {ENOUGH} cannot tell epochs "
-        f"apart (--hold-out)"
+        f"{uncalibrated(task)}. A tenth of them has {answers} answers in {len(records)} records, and fewer than "
+        f"{ENOUGH} of either cannot tell epochs apart (--hold-out)"
     )
     others = {split: records for split, records in raw.items() if split not in ("train", "validation")}
     return {"train": whole, **others}, [*notes[:start], note]

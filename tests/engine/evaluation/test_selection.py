@@ -11,7 +11,7 @@ from adaptdock.engine.data.sources import Source
 from adaptdock.engine.evaluation.selection import ENOUGH, Criterion, too_few
 from adaptdock.engine.training.loop.progress import Progress
 from adaptdock.engine.training.loop.run import train_plan
-from adaptdock.engine.training.planning.hyperparameters import STEPS, lengthened, merge_options
+from adaptdock.engine.training.planning.hyperparameters import lengthened, merge_options, slowed
 from adaptdock.engine.training.planning.plan import plan
 from adaptdock.plugins.contracts import Backbone
 
@@ -93,24 +93,56 @@ def test_a_run_with_little_validation_data_keeps_the_last_epoch_and_says_so(
 
 def test_little_data_gets_more_epochs_unless_their_number_is_chosen() -> None:
     recipe = merge_options("classification", "lora", {})
-    longer, notes = lengthened(recipe, 14)
-    assert longer.epochs == STEPS
-    assert notes[0].startswith(f"little training data: {STEPS} epochs in place of {recipe.epochs}")
-    assert lengthened(recipe, 16 * STEPS) == (recipe, [])
+    longer, notes = lengthened(recipe, 14, recipe)
+    assert longer.epochs == 50
+    assert notes[0].startswith(f"little training data: 50 epochs in place of {recipe.epochs}")
+    assert lengthened(recipe, 16 * 50, recipe) == (recipe, [])
     chosen = merge_options("classification", "lora", {"epochs": 2})
-    assert lengthened(chosen, 14)[0].epochs == 2
-    assert lengthened(chosen, 14)[1][0].startswith("2 training steps in 2 epochs are few")
+    assert lengthened(chosen, 14, recipe)[0].epochs == 2
+    assert lengthened(chosen, 14, recipe)[1][0].startswith("2 training steps in 2 epochs are few")
     again = merge_options("classification", "lora", chosen.model_dump(exclude={"method_options"}))
-    assert lengthened(again, 14)[0].epochs == 2
+    assert lengthened(again, 14, recipe)[0].epochs == 2
     stored = merge_options("classification", "lora", longer.model_dump(exclude={"method_options"}))
-    assert lengthened(stored, 14)[0].epochs == STEPS
+    assert lengthened(stored, 14, recipe)[0].epochs == 50
 
 
-@pytest.mark.parametrize(("units", "epochs"), [(14, 50), (300, 10), (1500, 7), (3394, 3)])
-def test_taggers_get_six_hundred_steps_as_far_as_ten_epochs_go(units: int, epochs: int) -> None:
-    assert lengthened(merge_options("ner", "lora", {}), units)[0].epochs == epochs
-    assert lengthened(merge_options("ner", "lora", {"target_steps": 0}), units)[0].epochs == (50 if units == 14 else 3)
-    assert lengthened(merge_options("ner", "lora", {"epochs": 2}), units)[0].epochs == 2
+@pytest.mark.parametrize("task", ["ner", "pos", "chunking"])
+@pytest.mark.parametrize(
+    ("units", "epochs", "untargeted"), [(14, 200, 200), (100, 29, 29), (318, 10, 10), (1500, 7, 3), (3394, 3, 3)]
+)
+def test_taggers_get_two_hundred_steps_and_six_hundred_as_far_as_ten_epochs_go(
+    task: str, units: int, epochs: int, untargeted: int
+) -> None:
+    recipe = merge_options(task, "lora", {})
+    assert lengthened(recipe, units, recipe)[0].epochs == epochs
+    assert lengthened(merge_options(task, "lora", {"target_steps": 0}), units, recipe)[0].epochs == untargeted
+    assert lengthened(merge_options(task, "lora", {"epochs": 2}), units, recipe)[0].epochs == 2
+
+
+def test_the_note_on_few_chosen_epochs_names_the_epochs_that_follow_its_advice() -> None:
+    recipe = merge_options("ner", "lora", {})
+    for units in (14, 100, 318):
+        (note,) = lengthened(merge_options("ner", "lora", {"epochs": 2}), units, recipe)[1]
+        assert f"there would be {lengthened(recipe, units, recipe)[0].epochs} epochs" in note
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "rate"),
+    [
+        ("classification", {}, 5e-4),
+        ("classification", {"few_labels_rate": 1.0}, 1e-3),
+        ("classification", {"learning_rate": 4e-4}, 4e-4),
+        ("pos", {}, 5e-4),
+        ("pos", {"few_labels_rate": 0.5}, 2.5e-4),
+    ],
+)
+def test_few_texts_get_half_the_rate_of_the_recipe_and_few_tagged_sentences_all_of_it(
+    task: str, options: dict[str, float], rate: float
+) -> None:
+    recipe = merge_options(task, "lora", {})
+    slower, notes = slowed(merge_options(task, "lora", options), recipe)
+    assert slower.learning_rate == rate
+    assert bool(notes) == (rate < recipe.learning_rate and "learning_rate" not in options)
 
 
 def test_patience_does_not_count_before_the_fewest_steps_are_taken(

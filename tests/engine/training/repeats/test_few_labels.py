@@ -49,6 +49,23 @@ def test_few_records_are_all_trained_on_and_many_are_not(backbone: Backbone, tmp
     assert len(many.records["validation"]) == 20
 
 
+@pytest.mark.parametrize(("count", "undivided"), [(40, True), (199, True), (200, False)])
+def test_few_sentences_of_many_words_are_few_labels(
+    backbone: Backbone, tmp_path: Path, count: int, undivided: bool
+) -> None:
+    file = tmp_path / "words.conll"
+    sentences = [
+        "".join(f"{word}{n}\t{tag}\n" for word, tag in [("ada", "N"), ("sings", "V")] * 15) for n in range(count)
+    ]
+    file.write_text("\n".join(sentences))
+    tagged = plan(backbone, "pos", "lora", Source(train=str(file)), {"epochs": 1})
+    assert tagged.undivided == undivided
+    assert len(tagged.records["train"]) == (count if undivided else 180)
+    if undivided:
+        tenth = count // 10
+        assert any(f"{30 * tenth} answers in {tenth} records" in note for note in tagged.notes)
+
+
 @pytest.mark.parametrize("options", [{"hold_out": "always"}, {"unlabelled": "more"}])
 def test_a_part_is_held_out_where_that_is_asked_for(
     backbone: Backbone, tmp_path: Path, options: dict[str, str]
