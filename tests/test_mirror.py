@@ -61,6 +61,7 @@ TESTED_BY = {
     "engine.training.heads.fittable_heads": "engine/training/heads/test_head_fit",
     "engine.training.members.validation": "engine/training/members/test_shared_layers",
     "engine.training.members.memory": "engine/search/test_sweep",
+    "engine.training.repeats.complete_runs": "engine/training/repeats/test_self_training",
     "engine.training.loop.run_folders": "engine/training/loop/test_run",
     "hub.interchange.adapterhub_*": "hub/interchange/test_adapterhub",
     "hub.interchange.*": "hub/interchange/test_peft",
