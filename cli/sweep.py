@@ -295,6 +295,9 @@ class Trials:
 
             if trainings:
                 results = train_together(trainings, proposals.folder, hear, proposals.resumed)
+                shutil.rmtree(
+                    proposals.folder, ignore_errors=True
+                )  # Ctrl-C ends a sweep, and its trials are not resumed
                 outcomes |= {numbers[label]: self._outcome(trainings[label], results[label]) for label in trainings}
         return outcomes
 

@@ -54,20 +54,18 @@ def train_together(
     number ends by itself. ``progress`` is called as in :class:`Run`, with the numbers of all trainings.
     Raises what :class:`Run` raises, besides.
     """
-    dock = Dock(next(iter(trainings.values())).plan.backbone)
-    tasks = [
-        TaskRun(entry.plan, dock, entry.folder, entry.name, try_folds=entry.try_folds, label=label)
-        for label, entry in trainings.items()
-    ]
-    members = Members(dock, [Member([task], number) for number, task in enumerate(tasks)], judge=judge, spared=True)
-    for task in tasks:
-        task.folder.mkdir(parents=True, exist_ok=True)
-    results = Run(members, folder)(progress, resume)
+    run = run_together(trainings, folder, judge)
+    results = run(progress, resume)
     if all(result.ending != "interrupted" for result in results):
         shutil.rmtree(folder, ignore_errors=True)
-    remaining = iter(results)
+    return outcomes_of(run, results)
+
+
+def outcomes_of(run: Run, results: Sequence[Result]) -> dict[str, Result | AdaptError]:
+    """Return the result of each training of a pass by its label, or its error, from the ``results`` of the run."""
+    members, remaining = run.members, iter(results)
     outcomes: dict[str, Result | AdaptError] = {}
-    for task in tasks:
+    for task in members.tasks:
         if task.label in members.failures:
             rate = task.plan.options.learning_rate
             outcomes[task.label] = AdaptError(
@@ -78,6 +76,19 @@ def train_together(
         else:
             outcomes[task.label] = next(remaining)
     return outcomes
+
+
+def run_together(trainings: Mapping[str, Training], folder: Path, judge: Judge | None = None) -> Run:
+    """Return the run of trainings in one pass, whose checkpoints are in ``folder``."""
+    dock = Dock(next(iter(trainings.values())).plan.backbone)
+    tasks = [
+        TaskRun(entry.plan, dock, entry.folder, entry.name, try_folds=entry.try_folds, label=label)
+        for label, entry in trainings.items()
+    ]
+    for task in tasks:
+        task.folder.mkdir(parents=True, exist_ok=True)
+    members = [Member([task], number) for number, task in enumerate(tasks)]
+    return Run(Members(dock, members, judge=judge, spared=True), folder)
 
 
 def train_in_passes(
