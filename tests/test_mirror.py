@@ -56,7 +56,6 @@ TESTED_BY = {
     "engine.evaluation.head_vectors": "engine/evaluation/test_frozen_checks",
     "engine.inference.prediction": "engine/inference/test_dock",
     "engine.inference.window_lengths": "cli/test_data",
-    "engine.search.pruning": "engine/search/test_sweep",
     "engine.search.sweep_report": "cli/test_sweep",
     "engine.training.heads.fittable_heads": "engine/training/heads/test_head_fit",
     "engine.training.members.validation": "engine/training/members/test_shared_layers",
