@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export TOKENIZERS_PARALLELISM := false
+# every test process, and every program that a test starts, would compile all modules anew without stored bytecode
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint types imports unit test-slow gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-mixed bench-swap soak bench-serving soak-serving docs reference site compatibility test-window clean
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "verify": ("adaptdock.cli.verify", "Check installed adapters, and golden probes."),
     "remove": ("adaptdock.cli.remove", "Remove installed adapters."),
     "publish": ("adaptdock.cli.publish", "Add an adapter to a registry, sign it, build a wheel."),
+    "refresh": ("adaptdock.cli.refresh", "Sign the state of a registry against old copies."),
     "yank": ("adaptdock.cli.yank", "Withdraw a published version from a registry."),
     "revoke": ("adaptdock.cli.revoke", "Withdraw all adapters that a key has signed from a registry."),
     "key": ("adaptdock.cli.key", "Create and show signing keys."),

@@ -7,6 +7,7 @@ import click
 
 from adaptdock.cli.common.flags import Flag, SectionedCommand
 from adaptdock.cli.common.output import count, note, show_json, show_pairs
+from adaptdock.cli.common.registry_options import note_unsigned
 from adaptdock.hub.registry.publishing import Published, build_wheel, publish, push
 
 CARD, OUT = "Card", "Where to"
@@ -84,5 +85,6 @@ def _show(published: Published, registry: Path, wheel: Path | None, address: str
         "hub": address,
     }
     show_pairs({name: value for name, value in pairs.items() if value})
+    note_unsigned(registry)
     if not entry.key:
         note("it is not signed: adapt key new NAME creates a key, --sign NAME signs with it")

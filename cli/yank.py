@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from adaptdock.cli.common.output import note
-from adaptdock.cli.common.registry_options import name_and_version
+from adaptdock.cli.common.registry_options import name_and_version, note_unsigned
 from adaptdock.errors import UsageError
 from adaptdock.hub.registry.withdrawal import yank
 
@@ -34,4 +34,5 @@ def command(name: str, registry: Path, reason: str) -> None:
     if version is None:
         raise UsageError(f"{name!r}: write NAME@VERSION, as one version is withdrawn at a time")
     entry = yank(registry, bare, version, reason)
+    note_unsigned(registry)
     note(f"{entry.label} (sha256 {entry.sha256}) is withdrawn from {registry}: {reason}")

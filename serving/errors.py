@@ -69,6 +69,18 @@ class ForbiddenError(AdaptError):
         )
 
 
+class ChangedError(AdaptError):
+    """A change under a condition that the state does not meet. Attribute: ``etag`` of the state, None without one."""
+
+    def __init__(self, name: str, etag: str | None) -> None:
+        self.etag = etag
+        now = "it is not served" if etag is None else f"its ETag is {etag}"
+        super().__init__(
+            f"nothing was changed: {name[:150]!r} is not in the state that the condition of the request names, {now}; "
+            f"read it again, and repeat the change if it is still right"
+        )
+
+
 class LimitError(AdaptError):
     """A request over a limit of this process."""
 

@@ -106,6 +106,8 @@ class AdapterState(Answer):
     mirror: int | None
     """The version that gets shadow traffic: the same inputs, without answering."""
     pinned: bool
+    etag: str
+    """Identifies this state without its counters. A change with ``If-Match: ETAG`` is made only in this state."""
     probes: str = ""
     """The golden probes that were checked before the version was docked; "no probes" for a version without them."""
     counters: Counters
@@ -180,6 +182,10 @@ class Changed(Answer):
     adapter: str
     version: int
     """The version that answers now."""
+    etag: str = ""
+    """The ETag of the state after the change."""
+    warnings: list[str] = []
+    """What clients notice of the new answers: another task, labels that are gone, new labels."""
 
 
 class Health(Answer):

@@ -1,7 +1,7 @@
 """Versions: a version of an adapter, a served adapter with its versions, and the versions selected for an input."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,10 @@ class Served:
             "next_number": self.next_number,
             "seen": self.seen,
         }
+
+    def copy(self) -> "Served":
+        """Return a copy that can be changed without effect on this one; the versions are the same."""
+        return replace(self, versions=dict(self.versions), split=dict(self.split), earlier=list(self.earlier))
 
     @property
     def current(self) -> Version:

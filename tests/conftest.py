@@ -1,5 +1,14 @@
 """Fixtures that several rooms use: a tiny backbone, and adapters for it."""
 
+import os
+
+# Before numpy and scipy are imported, and for programs that tests start: where there are more threads than cores, those
+# of BLAS wait for each other actively, and a training run on tiny data takes three times the time.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# isort: split
+
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +26,17 @@ from adaptdock.plugins.contracts import Backbone, LoadOptions
 torch.set_num_threads(1)
 settings.register_profile("any machine", deadline=None)  # a first call may import, and the machine be busy
 settings.load_profile("any machine")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what all tests import from garbage collection.
+
+    accelerate starts a full collection in every training run, which takes half a second over the modules of torch and
+    transformers and finds nothing in them.
+    """
+    gc.collect()
+    gc.freeze()
+
 
 NAMES = ["ada", "bob", "eve", "joe"]
 WORDS = ["runs", "in", "the", "rain", "and", "sings"]

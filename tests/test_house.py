@@ -1,8 +1,10 @@
 """The house: no circle of imports, names that say what a value is, a test for every module."""
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 VAGUE_NAMES = 2
@@ -18,6 +20,12 @@ def script(name: str) -> ModuleType:
     return module
 
 
+@cache
+def measures() -> dict[str, Any]:
+    """The measures of the whole tree, which take seconds."""
+    return script("measures").measures(ROOT)
+
+
 def test_a_circle_of_imports_is_found() -> None:
     graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}
     assert script("measures").circles(graph) == [["a", "b", "c"]]
@@ -31,7 +39,7 @@ def test_no_modules_import_each_other() -> None:
 
 
 def test_vague_names_do_not_become_more() -> None:
-    assert 0 < script("measures").measures(ROOT)["vague names"] <= VAGUE_NAMES
+    assert 0 < measures()["vague names"] <= VAGUE_NAMES
 
 
 def test_prose_that_is_not_plain_is_found_outside_fenced_code_only(tmp_path: Path) -> None:
@@ -45,4 +53,4 @@ def test_prose_that_is_not_plain_is_found_outside_fenced_code_only(tmp_path: Pat
 
 
 def test_no_function_is_longer_than_60_lines() -> None:
-    assert script("measures").measures(ROOT)["functions over 60 lines"] == 0
+    assert measures()["functions over 60 lines"] == 0

@@ -9,9 +9,11 @@ import click
 from adaptdock.cli.common.output import note
 from adaptdock.errors import UsageError
 from adaptdock.hub.registry.index import Entry
-from adaptdock.hub.registry.sources import Sources, open_source, usual
+from adaptdock.hub.registry.signed_state import is_signed
+from adaptdock.hub.registry.sources import Sources
 from adaptdock.hub.registry.store import Rules
 from adaptdock.hub.registry.trust import read_policy
+from adaptdock.hub.registry.verified import open_source, usual
 
 COLUMNS = ("name", "version", "task", "method", "backbone", "languages", "licence", "publisher", "kB")
 
@@ -45,6 +47,12 @@ def rules(policy: Path | None, allow_downgrade: bool, allow_lookalike: bool) -> 
 def ask(names: Sequence[str]) -> Sources:
     """Return the sources with these names; by default the configured sources."""
     return Sources([open_source(name) for name in names or usual()])
+
+
+def note_unsigned(registry: Path) -> None:
+    """Say that the signed state of a registry does not cover the change that was just made."""
+    if is_signed(registry):
+        note(f"the signed state does not cover this change yet: adapt refresh --registry {registry} --sign KEY")
 
 
 def say_notes(sources: Sources) -> None:

@@ -5,7 +5,6 @@ access is by https only, redirects included.
 """
 
 import hashlib
-import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from adaptdock import plugins
-from adaptdock.errors import FileError, SourceError, UsageError
+from adaptdock.errors import FileError, SourceError
 from adaptdock.hub.artefact import directories
 from adaptdock.hub.artefact.atomic import write_atomically
 from adaptdock.hub.artefact.strict_json import LIMIT, parse, read
@@ -30,11 +28,13 @@ if TYPE_CHECKING:
 INDEX = "registry.json"
 REDIRECTS, SECONDS, CHUNK = 5, 30, 2**20
 HUB, WHEELS = "hf:", "wheels:"
-VARIABLE = "ADAPTDOCK_SOURCES"
 
 
 class Source(ABC):
     """A source of published adapters."""
+
+    note = ""
+    """A remark for the user about the last index, empty if there is none."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -51,6 +51,17 @@ class Source(ABC):
     @abstractmethod
     def content(self, entry: Entry) -> Iterator[bytes]:
         """Yield the file of an entry in parts; raise :class:`SourceError` or :class:`FileError`."""
+
+    def beside(self, file: str, limit: int) -> Iterator[bytes]:
+        """Yield a file of the registry by its path beside the index, at most about ``limit`` bytes.
+
+        Raises :class:`AbsentError` if there is none, and :class:`SourceError` or :class:`FileError` otherwise.
+        """
+        raise AbsentError(self.name, f"it has no {file}: {self.name} has no signed state")
+
+
+class AbsentError(SourceError):
+    """A file that a source does not have."""
 
 
 class Folder(Source):
@@ -81,12 +92,16 @@ class Folder(Source):
             raise SourceError(self.name, f"{entry.label}: {entry.file!r} leads out of the folder {root}")
         yield from _parts(path)
 
+    def beside(self, file: str, limit: int) -> Iterator[bytes]:
+        """Read a file in the folder of the index."""
+        path = self.path.parent / file
+        if not path.exists():
+            raise AbsentError(self.name, f"there is no {path}")
+        yield from _parts(path)
+
 
 class Address(Source):
     """An index at an https address. The last index is cached, and used while the network is down."""
-
-    note = ""
-    """A remark for the user about the last index, empty if there is none."""
 
     def index(self) -> Index:
         """Fetch the index; raise :class:`SourceError` if it is unreachable and not cached."""
@@ -106,6 +121,10 @@ class Address(Source):
         """Fetch a file, relative to the address of the index."""
         yield from _fetched(urljoin(self.name, entry.file), entry.size)
 
+    def beside(self, file: str, limit: int) -> Iterator[bytes]:
+        """Fetch a file, relative to the address of the index."""
+        yield from _fetched(urljoin(self.name, file), limit)
+
 
 class Hub(Source):
     """A repository of the Hugging Face hub with an index in it: ``hf:OWNER/NAME``."""
@@ -121,12 +140,18 @@ class Hub(Source):
         else:
             yield from _parts(self._file(entry.file))
 
+    def beside(self, file: str, limit: int) -> Iterator[bytes]:
+        """Fetch a file of the repository."""
+        yield from _parts(self._file(file))
+
     def _file(self, name: str) -> Path:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
         try:
             return Path(hf_hub_download(self.name.removeprefix(HUB), name))
+        except EntryNotFoundError:
+            raise AbsentError(self.name, f"it has no {name}") from None
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             raise SourceError(self.name, f"{name} cannot be fetched: {str(error).splitlines()[0]}") from error
 
@@ -148,28 +173,6 @@ class Wheels(Source):
         """Read a file in its wheel."""
         wheel, _, member = entry.file.partition("/")
         yield wheels.member(self.path / wheel, member)
-
-
-def usual() -> list[str]:
-    """Return the default sources: ``ADAPTDOCK_SOURCES`` (comma-separated), or the project's own index."""
-    variable = os.environ.get(VARIABLE)
-    return variable.split(",") if variable else [str(Path(plugins.__file__).parents[1] / INDEX)]
-
-
-def open_source(name: str) -> Source:
-    """Return the source with this name; raise :class:`UsageError` for an invalid name."""
-    if name.startswith(HUB):
-        return Hub(name)
-    if name.startswith(WHEELS):
-        return Wheels(name)
-    if name.startswith("https://"):
-        return Address(name)
-    if "://" in name:
-        raise UsageError(
-            f"the source {name!r} cannot be used: a source is a folder, a registry.json, an address that begins with "
-            f"https://, hf:OWNER/NAME or wheels:FOLDER"
-        )
-    return Folder(name)
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ class Sources:
                 if len(self.sources) == 1:
                     raise
                 self.notes.append(f"set aside: {error}")
-            if isinstance(source, Address) and source.note:
+            if source.note:
                 self.notes.append(source.note)
         return indices
 
@@ -268,7 +271,8 @@ def _fetched(url: str, limit: int) -> Iterator[bytes]:
     try:
         with _followed(url) as answer:
             if answer.status_code != requests.codes.ok:
-                raise SourceError(url, f"the server answered {answer.status_code} {answer.reason}")
+                kind = AbsentError if answer.status_code == requests.codes.not_found else SourceError
+                raise kind(url, f"the server answered {answer.status_code} {answer.reason}")
             size = 0
             for part in answer.iter_content(CHUNK):
                 yield part

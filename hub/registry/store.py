@@ -23,8 +23,9 @@ from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry.index import Entry, lookalike, unknown
 from adaptdock.hub.registry.newest import newest_installed, remember
 from adaptdock.hub.registry.seen import refuse_older
-from adaptdock.hub.registry.sources import Offer, Sources, fetched, open_source
+from adaptdock.hub.registry.sources import Offer, Sources, fetched
 from adaptdock.hub.registry.trust import Policy, judge, read_policy, trusted
+from adaptdock.hub.registry.verified import open_source
 from adaptdock.plugins.regular import read_regular
 
 RECORD = "record.json"

@@ -10,6 +10,7 @@ import json
 import os
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,6 +20,9 @@ from adaptdock.hub.artefact.atomic import write_atomically
 from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry.index import Entry, Revocation
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 DOMAIN = b"adaptdock registry entry, version 1\0"  # keeps a signature from being valid for other data
 ALGORITHM = "ed25519:"
@@ -77,7 +81,7 @@ def public_key(name: str) -> str:
     """Return the public key of a private key, as ``ed25519:`` and base64."""
     from cryptography.hazmat.primitives import serialization
 
-    raw = _private(name).public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    raw = private_key(name).public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     return ALGORITHM + base64.b64encode(raw).decode()
 
 
@@ -89,17 +93,18 @@ def key_names() -> list[str]:
 def sign(entry: Entry, key: str) -> Entry:
     """Return an entry signed with the private key of that name."""
     keyed = entry.model_copy(update={"key": public_key(key), "signature": ""})
-    signature = base64.b64encode(_private(key).sign(_signed(keyed))).decode()
+    signature = base64.b64encode(private_key(key).sign(_signed(keyed))).decode()
     return keyed.model_copy(update={"signature": signature})
 
 
-def _private(name: str):  # type: ignore[no-untyped-def]
+def private_key(name: str) -> "Ed25519PrivateKey":
+    """Return the private key of that name; raise :class:`UnknownNameError` with the names on this machine."""
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     path = _key_file(name)
     if not path.exists():
         raise UnknownNameError("key", name, key_names(), "Make one by adapt key new NAME.")
-    return load_pem_private_key(path.read_bytes(), password=None)
+    return load_pem_private_key(path.read_bytes(), password=None)  # type: ignore[return-value]
 
 
 def _keys() -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from adaptdock.engine.inference.residency import Residency, Tier
 from adaptdock.errors import (
@@ -24,6 +24,8 @@ from adaptdock.errors import (
 )
 from adaptdock.serving.catalog.version_store import Store, hash_of
 from adaptdock.serving.versions import VERSION, Selection, Served, Version, checked_name, parts_of
+
+Result = TypeVar("Result")
 
 
 class Catalog:
@@ -207,6 +209,12 @@ class Catalog:
             )
             return version
 
+    def conditionally(self, check: Callable[[], None], change: Callable[[], Result]) -> Result:
+        """Make a change unless ``check`` raises; no other change is made between the two."""
+        with self._change:
+            check()
+            return change()
+
     def activate(self, name: str, number: int) -> None:
         """Make one version answer all inputs."""
         with self._change:
@@ -385,17 +393,7 @@ class Catalog:
         """Return a copy of an adapter to change. :meth:`_commit` makes the change visible."""
         if known:
             self.served(name)
-        old = self._served.get(name) or self._gone.get(name) or Served(name)
-        return Served(
-            name,
-            dict(old.versions),
-            dict(old.split),
-            old.mirror,
-            list(old.earlier),
-            old.pinned,
-            old.next_number,
-            old.seen,
-        )
+        return (self._served.get(name) or self._gone.get(name) or Served(name)).copy()
 
     def _answers(self, served: Served, number: int) -> None:
         if list(served.split) != [number]:

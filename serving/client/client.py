@@ -48,7 +48,8 @@ class Client:
 
     Every method raises :class:`RequestError`, :class:`OverloadedError` or :class:`AnswerError` with the process's own
     message, and :class:`UnreachableError` without an answer; all are :class:`AdaptError`. Arguments of a wrong
-    type raise :class:`UsageError` before anything is sent.
+    type raise :class:`UsageError` before anything is sent. A change with ``match``, the ``etag`` of an adapter, is
+    refused (:class:`RequestError` of status 412) if another client has changed the adapter since then.
 
     >>> from adaptdock import Client
     >>> with Client(url) as client:  # such as "http://127.0.0.1:8000"
@@ -99,33 +100,35 @@ class Client:
         """Return an adapter with its card."""
         return self._ask(adapter_of(name))
 
-    def load(self, name: str, version: int | None = None, activate: bool = True) -> Changed:
+    def load(self, name: str, version: int | None = None, activate: bool = True, match: str | None = None) -> Changed:
         """Activate a kept version; without ``version``, read the adapter's file in the watched folder again."""
-        return self._ask(loading(name, version, activate))
+        return self._ask(loading(name, version, activate, match))
 
-    def push(self, name: str, file: Path | str | bytes, activate: bool = True) -> Changed:
+    def push(self, name: str, file: Path | str | bytes, activate: bool = True, match: str | None = None) -> Changed:
         """Send an adapter file (or its content) as a new version. The process verifies the file before any change."""
-        return self._ask(pushing(name, file, activate))
+        return self._ask(pushing(name, file, activate, match))
 
-    def unload(self, name: str) -> None:
+    def unload(self, name: str, match: str | None = None) -> None:
         """Unload an adapter. In-flight requests still get their answers."""
-        self._ask(removing(name))
+        self._ask(removing(name, match=match))
 
-    def rollback(self, name: str) -> Changed:
+    def rollback(self, name: str, match: str | None = None) -> Changed:
         """Reactivate the previous version."""
-        return self._ask(changing(name, "rollback"))
+        return self._ask(changing(name, "rollback", match))
 
-    def pin(self, name: str) -> Changed:
+    def pin(self, name: str, match: str | None = None) -> Changed:
         """Keep an adapter docked, even if it is rarely used."""
-        return self._ask(changing(name, "pin"))
+        return self._ask(changing(name, "pin", match))
 
-    def unpin(self, name: str) -> Changed:
+    def unpin(self, name: str, match: str | None = None) -> Changed:
         """Make an adapter evictable again."""
-        return self._ask(changing(name, "unpin"))
+        return self._ask(changing(name, "unpin", match))
 
-    def split(self, name: str, weights: Mapping[int, float], mirror: int | None = None) -> Changed:
+    def split(
+        self, name: str, weights: Mapping[int, float], mirror: int | None = None, match: str | None = None
+    ) -> Changed:
         """Divide the inputs among versions by weight; ``mirror`` is a version that gets them as shadow traffic."""
-        return self._ask(splitting(name, weights, mirror))
+        return self._ask(splitting(name, weights, mirror, match))
 
     def set_alias(self, alias: str, target: str) -> None:
         """Point an alias at an adapter or at a version of it (``name@2``)."""
@@ -212,33 +215,39 @@ class AsyncClient:
         """Return an adapter with its card."""
         return await self._ask(adapter_of(name))
 
-    async def load(self, name: str, version: int | None = None, activate: bool = True) -> Changed:
+    async def load(
+        self, name: str, version: int | None = None, activate: bool = True, match: str | None = None
+    ) -> Changed:
         """Activate a kept version; without ``version``, read the adapter's file in the watched folder again."""
-        return await self._ask(loading(name, version, activate))
+        return await self._ask(loading(name, version, activate, match))
 
-    async def push(self, name: str, file: Path | str | bytes, activate: bool = True) -> Changed:
+    async def push(
+        self, name: str, file: Path | str | bytes, activate: bool = True, match: str | None = None
+    ) -> Changed:
         """Send an adapter file (or its content) as a new version. The process verifies the file before any change."""
         return await self._ask(await asyncio.to_thread(pushing, name, file, activate))
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str, match: str | None = None) -> None:
         """Unload an adapter. In-flight requests still get their answers."""
-        await self._ask(removing(name))
+        await self._ask(removing(name, match=match))
 
-    async def rollback(self, name: str) -> Changed:
+    async def rollback(self, name: str, match: str | None = None) -> Changed:
         """Reactivate the previous version."""
-        return await self._ask(changing(name, "rollback"))
+        return await self._ask(changing(name, "rollback", match))
 
-    async def pin(self, name: str) -> Changed:
+    async def pin(self, name: str, match: str | None = None) -> Changed:
         """Keep an adapter docked, even if it is rarely used."""
-        return await self._ask(changing(name, "pin"))
+        return await self._ask(changing(name, "pin", match))
 
-    async def unpin(self, name: str) -> Changed:
+    async def unpin(self, name: str, match: str | None = None) -> Changed:
         """Make an adapter evictable again."""
-        return await self._ask(changing(name, "unpin"))
+        return await self._ask(changing(name, "unpin", match))
 
-    async def split(self, name: str, weights: Mapping[int, float], mirror: int | None = None) -> Changed:
+    async def split(
+        self, name: str, weights: Mapping[int, float], mirror: int | None = None, match: str | None = None
+    ) -> Changed:
         """Divide the inputs among versions by weight; ``mirror`` is a version that gets them as shadow traffic."""
-        return await self._ask(splitting(name, weights, mirror))
+        return await self._ask(splitting(name, weights, mirror, match))
 
     async def set_alias(self, alias: str, target: str) -> None:
         """Point an alias at an adapter or at a version of it (``name@2``)."""

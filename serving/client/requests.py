@@ -41,14 +41,19 @@ class Call(Generic[Result]):
     json: Mapping[str, Any] | None = None
     content: bytes | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    match: str | None = None
+    """The ETag of the state that may be changed."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments for ``httpx2``; raise :class:`UsageError` for a body that JSON cannot hold."""
         arguments: dict[str, Any] = {"method": self.method, "url": self.path, "params": self.params}
+        headers = {} if self.match is None else {"if-match": text(self.match, "the ETag of an adapter")}
         if self.content is not None:
-            arguments |= {"content": self.content, "headers": {"content-type": BINARY}}
+            arguments |= {"content": self.content, "headers": headers | {"content-type": BINARY}}
         elif self.json is not None:
-            arguments |= {"content": _encoded(self.json), "headers": {"content-type": "application/json"}}
+            arguments |= {"content": _encoded(self.json), "headers": headers | {"content-type": "application/json"}}
+        elif headers:
+            arguments |= {"headers": headers}
         return arguments
 
 
@@ -93,25 +98,25 @@ def adapter_of(name: str) -> Call[AdapterDetail]:
     return Call("GET", _place(name), AdapterDetail.model_validate)
 
 
-def loading(name: str, version: int | None, activate: bool) -> Call[Changed]:
+def loading(name: str, version: int | None, activate: bool, match: str | None = None) -> Call[Changed]:
     """Request that a kept version, or the file in the watched folder, is served."""
     body: dict[str, Any] = {"activate": of_type(activate, bool, ACTIVATE)}
     body |= {} if version is None else {"version": checked_number(version, "a version", 1)}
-    return Call("PUT", _place(name), Changed.model_validate, body)
+    return Call("PUT", _place(name), Changed.model_validate, body, match=match)
 
 
-def pushing(name: str, file: Path | str | bytes, activate: bool) -> Call[Changed]:
+def pushing(name: str, file: Path | str | bytes, activate: bool, match: str | None = None) -> Call[Changed]:
     """Send an adapter file; raise :class:`FileError` for an unreadable file."""
     params = {"activate": of_type(activate, bool, ACTIVATE)}
-    return Call("PUT", f"{_place(name)}/file", Changed.model_validate, content=_content(file), params=params)
+    return Call("PUT", f"{_place(name)}/file", Changed.model_validate, None, _content(file), params, match)
 
 
-def changing(name: str, change: str) -> Call[Changed]:
+def changing(name: str, change: str, match: str | None = None) -> Call[Changed]:
     """Request a change without a body, such as ``rollback`` or ``pin``."""
-    return Call("POST", f"{_place(name)}/{change}", Changed.model_validate)
+    return Call("POST", f"{_place(name)}/{change}", Changed.model_validate, match=match)
 
 
-def splitting(name: str, weights: Mapping[int, float], mirror: int | None) -> Call[Changed]:
+def splitting(name: str, weights: Mapping[int, float], mirror: int | None, match: str | None = None) -> Call[Changed]:
     """Request a split of the inputs among versions."""
     of_type(weights, Mapping, "the weights are a mapping from versions to shares, such as {1: 0.9, 2: 0.1}")
     shares = {
@@ -119,7 +124,7 @@ def splitting(name: str, weights: Mapping[int, float], mirror: int | None) -> Ca
         for version, weight in weights.items()
     }
     body = {"weights": shares, "mirror": None if mirror is None else checked_number(mirror, "the mirror's version", 1)}
-    return Call("PUT", f"{_place(name)}/split", Changed.model_validate, body)
+    return Call("PUT", f"{_place(name)}/split", Changed.model_validate, body, match=match)
 
 
 def aliasing(alias: str, target: str) -> Call[None]:
@@ -127,9 +132,9 @@ def aliasing(alias: str, target: str) -> Call[None]:
     return Call("PUT", _place(alias, "aliases"), _nothing, {"target": text(target, "the target of an alias")})
 
 
-def removing(name: str, among: str = "adapters") -> Call[None]:
+def removing(name: str, among: str = "adapters", match: str | None = None) -> Call[None]:
     """Request the unloading of an adapter, or the deletion of an alias."""
-    return Call("DELETE", _place(name, among), _nothing)
+    return Call("DELETE", _place(name, among), _nothing, match=match)
 
 
 def settings(url: str, token: str | None, timeout: float) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Request, Response
 
 from adaptdock.errors import UsageError
+from adaptdock.hub.artefact.card import Card
+from adaptdock.serving.answer_changes import answer_changes
 from adaptdock.serving.http.authorization import covered, require
 from adaptdock.serving.http.openai_routes import abilities
+from adaptdock.serving.http.preconditions import etag_of, preconditions
 from adaptdock.serving.http.predict_routes import ERRORS
 from adaptdock.serving.http.request_bodies import BINARY
 from adaptdock.serving.http.service import Service
@@ -18,6 +21,7 @@ from adaptdock.serving.schemas import (
     Changed,
     Counters,
     LoadRequest,
+    Refusal,
     RefusedFile,
     SplitRequest,
     VersionState,
@@ -35,10 +39,12 @@ def catalog_routes(service: Service) -> APIRouter:
         require(request, service.catalog, *request.path_params.values())
 
     router = APIRouter(tags=["adapters"], responses=ERRORS, dependencies=[Depends(allow)])  # type: ignore[arg-type]
+    changes = APIRouter(dependencies=[Depends(preconditions)], responses={412: {"model": Refusal}})
     _add_listing(router, service)
-    _add_version_changes(router, service)
-    _add_residency_and_shares(router, service)
-    _add_aliases(router, service)
+    _add_version_changes(changes, service)
+    _add_residency_and_shares(changes, service)
+    _add_aliases(changes, service)
+    router.include_router(changes)
     return router
 
 
@@ -60,9 +66,10 @@ def _add_listing(router: APIRouter, service: Service) -> None:
         return Adapters(backbone=service.dock.backbone.id, adapters=states, aliases=aliases, refused=refused)
 
     @router.get("/v1/adapters/{name}")
-    async def adapter(name: Name) -> AdapterDetail:
-        """Return an adapter with its card."""
+    async def adapter(name: Name, response: Response) -> AdapterDetail:
+        """Return an adapter with its card. The header ETag identifies its state without the counters."""
         served = catalog.served(name)
+        response.headers["etag"] = etag_of(service.public_state(name))
         return AdapterDetail(**state(service, served), card=served.current.card.model_dump(mode="json"))
 
 
@@ -71,8 +78,9 @@ def _add_version_changes(router: APIRouter, service: Service) -> None:
     catalog, administer = service.catalog, service.administer
 
     @router.put("/v1/adapters/{name}")
-    async def load(name: Name, body: LoadRequest, request: Request) -> Changed:
+    async def load(name: Name, body: LoadRequest, request: Request, response: Response) -> Changed:
         """Activate a kept version, or read the adapter's file in the watched folder again."""
+        before = _card(service, name)
         if body.version is not None:
             if body.activate:
                 await administer(request, "activate", [name], catalog.activate, name, body.version)
@@ -83,13 +91,14 @@ def _add_version_changes(router: APIRouter, service: Service) -> None:
         else:
             path = service.watcher.file(name)
             await administer(request, "add", [name], catalog.add, name, path, body.activate, True)
-        return _changed(service, name)
+        return _changed(service, response, name, before)
 
     @router.put("/v1/adapters/{name}/file", openapi_extra=FILE_BODY)
-    async def send(name: Name, request: Request, activate: bool = True) -> Changed:
+    async def send(name: Name, request: Request, response: Response, activate: bool = True) -> Changed:
         """Add the adapter file in the body as a new version. The file is verified before any change."""
+        before = _card(service, name)
         await administer(request, "add", [name], catalog.add, name, await request.body(), activate)
-        return _changed(service, name)
+        return _changed(service, response, name, before)
 
     @router.delete("/v1/adapters/{name}", status_code=204)
     async def unload(name: Name, request: Request) -> None:
@@ -97,10 +106,11 @@ def _add_version_changes(router: APIRouter, service: Service) -> None:
         await administer(request, "remove", [name], catalog.remove, name)
 
     @router.post("/v1/adapters/{name}/rollback")
-    async def rollback(name: Name, request: Request) -> Changed:
+    async def rollback(name: Name, request: Request, response: Response) -> Changed:
         """Reactivate the previous version."""
+        before = _card(service, name)
         await administer(request, "rollback", [name], catalog.rollback, name)
-        return _changed(service, name)
+        return _changed(service, response, name, before)
 
 
 def _add_residency_and_shares(router: APIRouter, service: Service) -> None:
@@ -108,22 +118,22 @@ def _add_residency_and_shares(router: APIRouter, service: Service) -> None:
     catalog, administer = service.catalog, service.administer
 
     @router.post("/v1/adapters/{name}/pin")
-    async def pin(name: Name, request: Request) -> Changed:
+    async def pin(name: Name, request: Request, response: Response) -> Changed:
         """Keep an adapter docked, even if it is rarely used."""
         await administer(request, "pin", [name], catalog.pin, name, True)
-        return _changed(service, name)
+        return _changed(service, response, name)
 
     @router.post("/v1/adapters/{name}/unpin")
-    async def unpin(name: Name, request: Request) -> Changed:
+    async def unpin(name: Name, request: Request, response: Response) -> Changed:
         """Make an adapter evictable again."""
         await administer(request, "unpin", [name], catalog.pin, name, False)
-        return _changed(service, name)
+        return _changed(service, response, name)
 
     @router.put("/v1/adapters/{name}/split")
-    async def split(name: Name, body: SplitRequest, request: Request) -> Changed:
+    async def split(name: Name, body: SplitRequest, request: Request, response: Response) -> Changed:
         """Divide the inputs among versions by weight, and optionally send them to another version as shadow traffic."""
         await administer(request, "split", [name], catalog.split, name, body.weights, body.mirror)
-        return _changed(service, name)
+        return _changed(service, response, name)
 
 
 def _add_aliases(router: APIRouter, service: Service) -> None:
@@ -157,6 +167,7 @@ def state(service: Service, served: Served) -> dict[str, Any]:
         "versions": [_version(service, served, version) for version in served.versions.values()],
         "mirror": served.mirror,
         "pinned": served.pinned,
+        "etag": etag_of(service.public_state(served.name)),
         "probes": current.card.proof,
         "counters": Counters(
             requests=tally.requests,
@@ -178,5 +189,16 @@ def _version(service: Service, served: Served, version: Version) -> VersionState
     )
 
 
-def _changed(service: Service, name: str) -> Changed:
-    return Changed(adapter=name, version=service.catalog.served(name).current.number)
+def _card(service: Service, name: str) -> Card | None:
+    """Return the card of the answering version, or None for an unknown name."""
+    served = service.catalog.all().get(name)
+    return None if served is None else served.current.card
+
+
+def _changed(service: Service, response: Response, name: str, before: Card | None = None) -> Changed:
+    """Return the new state; ``before`` is the card of the version that answered before."""
+    current, etag = service.catalog.served(name).current, etag_of(service.public_state(name))
+    cards = [card.model_dump(mode="json") for card in (before, current.card) if card is not None]
+    response.headers["etag"] = etag
+    warnings = answer_changes(*cards) if len(cards) == 2 else []
+    return Changed(adapter=name, version=current.number, etag=etag, warnings=warnings)

@@ -26,6 +26,7 @@ from adaptdock.errors import (
 from adaptdock.serving.errors import (
     BrokenError,
     BusyError,
+    ChangedError,
     DeviceError,
     ForbiddenError,
     LateError,
@@ -53,6 +54,7 @@ PROBES = ("/healthz", "/readyz", "/health", "/metrics")
 STATUS: tuple[tuple[type[AdaptError], int, str], ...] = (
     (UnknownNameError, 404, "not_found_error"),
     (ForbiddenError, 403, "permission_error"),
+    (ChangedError, 412, "conflict_error"),
     (BusyError, 429, "rate_limit_error"),
     (LateError, 504, "timeout_error"),
     (SlowChangeError, 504, "timeout_error"),
@@ -76,6 +78,7 @@ CODES: dict[type[AdaptError], str] = {
     StoppingError: "stopping",
     BrokenError: "broken",
     DeviceError: "broken",
+    ChangedError: "changed",
 }
 RETRY_SECONDS: dict[type[AdaptError], int] = {StartingError: 1}
 LATER_SECONDS = 5

@@ -39,6 +39,7 @@ from adaptdock.serving.errors import (
 from adaptdock.serving.http.authorization import require
 from adaptdock.serving.http.loop_lag import LoopLag
 from adaptdock.serving.http.metrics import BARE, Metrics
+from adaptdock.serving.http.preconditions import Preconditions, preconditions
 from adaptdock.serving.json_logs import log, log_error
 from adaptdock.serving.memory import MemoryTrim
 from adaptdock.serving.scheduling.dynamic_batching import Batcher
@@ -267,10 +268,25 @@ class Service:
     async def administer(
         self, request: Request, action: str, names: Sequence[str], change: Callable[..., Result], *arguments: Any
     ) -> Result:
-        """Run a change as :meth:`loading` does, for a request, and record it in the audit log."""
+        """Run a change as :meth:`loading` does, for a request, and record it in the audit log.
+
+        Raises :class:`ChangedError` if the first name is not in the state that the request makes a condition.
+        """
         address = None if request.client is None else request.client.host
         actor = Actor("http", getattr(request.state, "token", None), address, request.state.request_id)
-        return await self.loading(self.audit.act, actor, action, names, partial(change, *arguments))
+        bound = partial(change, *arguments)
+        condition = preconditions(request)
+        if condition:
+            bound = partial(self.catalog.conditionally, partial(self._check, condition, names[0]), bound)
+        return await self.loading(self.audit.act, actor, action, names, bound)
+
+    def _check(self, condition: Preconditions, name: str) -> None:
+        condition.check(name, self.public_state(name))
+
+    def public_state(self, name: str) -> dict[str, Any] | str | None:
+        """Return what operators change of an adapter or alias, as JSON; None for an unknown name."""
+        state = self._state(name)
+        return {key: state[key] for key in state if key != "seen"} if isinstance(state, dict) else state
 
     def configure(self, changed: Mapping[str, Any]) -> None:
         """Change options while requests are answered."""

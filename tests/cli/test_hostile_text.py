@@ -173,6 +173,8 @@ def test_commands_on_a_registry_print_escapes(adapt: Any, hostile: Path, tmp_pat
     check(adapt("remove", EVIL))
     check(adapt("yank", "a@1", "--registry", f"registry{FILE}", "--reason", EVIL))
     check(adapt("revoke", EVIL, "--registry", f"registry{FILE}", "--reason", EVIL))
+    check(adapt("refresh", "--registry", f"registry{FILE}", "--sign", EVIL))
+    check(adapt("trust", "root", EVIL, f"registry{FILE}/registry.json"))
     check(adapt("info", "a", "--source", f"registry{FILE}"))
     check(adapt("remove", "a"), words=False)
     index = json.loads((tmp_path / "registry0" / "registry.json").read_text())

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,24 +19,52 @@ BAD = {
     "outdated": "class Plugin:\n    api_version = 99\n",
 }
 RUN = """
-import json, sys
+import contextlib, io, json, sys
 from adaptdock.cli import main
-status = main(sys.argv[2:])
-watched = sys.argv[1].split(",")
-print(json.dumps([status, [name for name in sys.modules if name.split(".")[0] in watched]]), file=sys.stderr)
+from adaptdock.plugins import registry
+watched, commands = sys.argv[1].split(","), json.loads(sys.argv[2])
+reports, before = [], set()
+for folder, arguments in commands:
+    if folder not in sys.path:
+        sys.path.append(folder)
+        registry.refresh()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        status = main(arguments)
+    imported = [name for name in set(sys.modules) - before if name.split(".")[0] in watched]
+    before = set(sys.modules)
+    reports.append([status, imported, printed.getvalue()])
+print(json.dumps(reports))
 """
+LIST = [["--help"], ["plugins"], ["plugins", "--json"], ["list"], ["plugin", "--help"]]
+"""Commands that import no plugin and no torch: a process for each."""
+HELP = ["train", "--task", "ner", "--method", "lora", "--help"]
+DRY_RUN = ["train", "--task", "ner", "--dry-run"]
+REFUSED = {"raises": "RuntimeError: broken on import", "outdated": "built for version 99"}
+CHECK = ["plugin", "check", "outdated"]
+Report = tuple[int, list[str], str]
+"""Exit status, watched modules that the command imported, printed text."""
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with distributions that import torch, and with some that cannot be imported."""
+    folder = tmp_path_factory.mktemp("site")
     for number in range(COUNT):
         group = GROUPS[number % len(GROUPS)]
-        put(tmp_path, f"heavy{number}", group, "import torch\nimport transformers\n" + CLASS)
+        put(folder, f"heavy{number}", group, "import torch\nimport transformers\n" + CLASS)
     for name, code in BAD.items():
-        put(tmp_path, name, "adapters", code)
-        put(tmp_path, f"{name}task", "tasks", code)
-    return tmp_path
+        put(folder, name, "adapters", code)
+        put(folder, f"{name}task", "tasks", code)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a backbone family whose import hangs."""
+    folder = tmp_path_factory.mktemp("loom")
+    put(folder, "loom", "backbones", BAD["hangs"])
+    return folder
 
 
 def put(site: Path, name: str, group: str, code: str) -> None:
@@ -46,11 +75,11 @@ def put(site: Path, name: str, group: str, code: str) -> None:
     (site / f"{name}_plugin.py").write_text(code)
 
 
-def run(site: Path, *arguments: str, watched: str = "torch,transformers") -> tuple[int, list[str], str]:
-    """Run ``adapt`` and return its status, the watched modules that it imported, and what it printed."""
-    modules = [file.stem for file in site.glob("*_plugin.py")]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, ",".join([*modules, *watched.split(",")]), *arguments],
+def run(site: Path, *commands: tuple[Path, list[str]], watched: str) -> list[Report]:
+    """Run commands of ``adapt`` one after another in a new process; each adds its folder to those with plugins."""
+    modules = [file.stem for folder in {folder for folder, _ in commands} for file in folder.glob("*_plugin.py")]
+    process = subprocess.run(
+        [sys.executable, "-c", RUN, ",".join([*modules, *watched.split(",")]), json.dumps(commands, default=str)],
         env={**os.environ, "PYTHONPATH": str(site)},
         cwd=site,
         capture_output=True,
@@ -58,13 +87,26 @@ def run(site: Path, *arguments: str, watched: str = "torch,transformers") -> tup
         check=True,
         timeout=120,
     )
-    status, imported = json.loads(done.stderr.splitlines()[-1])
-    return status, imported, done.stdout + done.stderr
+    return [(status, imported, printed) for status, imported, printed in json.loads(process.stdout.splitlines()[-1])]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["plugins", "--json"], ["list"], ["plugin", "--help"]])
+def chosen(name: str) -> list[list[str]]:
+    return [["train", *arguments, "--dry-run"] for arguments in (["--method", name], ["--task", f"{name}task"])]
+
+
+@pytest.fixture(scope="module")
+def reports(site: Path, loom: Path) -> Callable[..., Report]:
+    """Look up what a command that imports torch did, in one process for all, which imports torch once."""
+    commands = [(site, command) for command in (HELP, DRY_RUN, *chosen("raises"), *chosen("outdated"), CHECK)]
+    commands.append((loom, DRY_RUN))
+    outcomes = run(site, *commands, watched="nothing")
+    by_command = {(folder, *command): report for (folder, command), report in zip(commands, outcomes, strict=True)}
+    return lambda folder, command: by_command[folder, *command]
+
+
+@pytest.mark.parametrize("arguments", LIST)
 def test_what_is_listed_is_not_imported_and_neither_is_torch(site: Path, arguments: list[str]) -> None:
-    status, imported, printed = run(site, *arguments)
+    [(status, imported, printed)] = run(site, (site, arguments), watched="torch,transformers")
     assert status == 0
     assert imported == []
     if arguments == ["plugins"]:
@@ -72,31 +114,33 @@ def test_what_is_listed_is_not_imported_and_neither_is_torch(site: Path, argumen
             assert name in printed
 
 
-def test_other_methods_and_tasks_work_beside_them(site: Path) -> None:
-    status, imported, printed = run(site, "train", "--task", "ner", "--method", "lora", "--help", watched="nothing")
+def test_other_methods_and_tasks_work_beside_them(site: Path, reports: Callable[..., Report]) -> None:
+    status, imported, printed = reports(site, HELP)
     assert (status, imported) == (0, [])
     assert "--rank" in printed
     assert "raises" in printed, "it can be chosen"
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"), [("raises", "RuntimeError: broken on import"), ("outdated", "built for version 99")]
-)
-def test_one_that_is_chosen_is_refused_with_its_reason(site: Path, name: str, reason: str) -> None:
-    for arguments in (["--method", name], ["--task", f"{name}task"]):
-        status, _, printed = run(site, "train", *arguments, "--dry-run")
+@pytest.mark.parametrize(("name", "reason"), REFUSED.items())
+def test_one_that_is_chosen_is_refused_with_its_reason(
+    site: Path, reports: Callable[..., Report], name: str, reason: str
+) -> None:
+    for command in chosen(name):
+        status, _, printed = reports(site, command)
         assert status == 1
         assert reason in printed
-        assert f"{name}" in printed.splitlines()[-2]
+        assert name in printed.splitlines()[-1]
 
 
-def test_a_backbone_that_is_an_alias_waits_for_no_family_that_hangs(site: Path) -> None:
-    put(site, "loom", "backbones", BAD["hangs"])
-    status, imported, _ = run(site, "train", "--task", "ner", "--dry-run", watched="nothing")
-    assert (status, imported) == (0, [])
+def test_a_backbone_that_is_an_alias_waits_for_no_family_that_hangs(
+    site: Path, loom: Path, reports: Callable[..., Report]
+) -> None:
+    for folder in (site, loom):
+        status, imported, _ = reports(folder, DRY_RUN)
+        assert (status, imported) == (0, [])
 
 
-def test_one_that_does_not_work_is_found_by_its_check(site: Path) -> None:
-    status, _, printed = run(site, "plugin", "check", "outdated")
+def test_one_that_does_not_work_is_found_by_its_check(site: Path, reports: Callable[..., Report]) -> None:
+    status, _, printed = reports(site, CHECK)
     assert status == 1
     assert "built for version 99" in printed

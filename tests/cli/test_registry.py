@@ -168,6 +168,28 @@ def test_a_publisher_withdraws_a_version_or_all_of_a_key(adapt, measured, tmp_pa
     assert (tmp_path / "registry" / "registry.json").read_bytes() == index
 
 
+def test_a_registry_signs_its_state_and_people_trust_its_root(adapt, measured, tmp_path):
+    for name in ("vault", "online"):
+        adapt("key", "new", name)
+    assert "signed state" not in adapt("publish", measured, *CARD).err
+    adapt("refresh", "--sign", "online").failed(2, "no root yet", "--root-key NAME")
+    ran = adapt("refresh", "--sign", "online", "--root-key", "vault", "--days", 7)
+    assert "state 1 of registry, valid until" in ran.out
+    assert "registry/metadata/1.root.json (version 1" in ran.out
+    root = tmp_path / "registry" / "metadata" / "1.root.json"
+    assert "root 1 of registry is trusted" in adapt("trust", "root", "registry", root).err
+    assert adapt("install", "places").status == 0
+    assert "does not cover this change yet: adapt refresh" in adapt("yank", "places@1", "--reason", "wrong").err
+    adapt("update", "places").failed(1, "registry is refused", "not valid")
+    adapt("refresh", "--sign", "online")
+    assert "wrong" in adapt("info", "places").out
+    assert "trusted root" in adapt("trust", "list").out
+    assert json.loads(adapt("trust", "list", "--json").out)["roots"] == [str(tmp_path / "registry" / "registry.json")]
+    adapt("trust", "root", "registry").failed(2, "give the FILE of a root, or --remove")
+    assert adapt("trust", "root", "registry", "--remove").err == "registry is used without its signed state\n"
+    adapt("trust", "root", "registry", "--remove").failed(2, "unknown source with a trusted root")
+
+
 def test_an_older_index_is_refused_once_a_newer_was_seen(adapt, measured, tmp_path):
     adapt("key", "new", "acme")
     for name in ("places", "towns"):

@@ -72,6 +72,36 @@ def test_a_file_that_is_sent_is_served_and_the_next_is_a_version(adapt, process,
     adapt("predict", "--url", process, "ada").failed(2, "--adapter NAME is needed", "colours, people")
 
 
+def test_other_labels_and_another_task_are_named_before_a_file_is_sent(adapt, process, backbone, tmp_path):
+    for name, task, labels in (("a", "ner", ("RED", "BLUE")), ("b", "ner", ("RED", "GREEN")), ("c", "pos", ("X",))):
+        write_file(tmp_path / f"{name}.safetensors", certain(backbone, task, labels))
+    assert adapt("push", "a.safetensors", "--to", process, "--name", "hues").err == ""
+    ran = adapt("push", "b.safetensors", "--to", process, "--name", "hues")
+    assert ran.err.splitlines() == [
+        "Warning: hues: labels that answers no longer have: BLUE.",
+        "Warning: hues: new labels: GREEN.",
+    ]
+    assert ran.out == "hues: version 2 answers\n"
+    ran = adapt("push", "c.safetensors", "--to", process, "--name", "hues", "--replacing", 2)
+    assert (ran.out, ran.err) == ("hues: version 3 answers\n", "Warning: hues: the task is pos, and was ner.\n")
+    assert adapt("push", "a.safetensors", "--to", process, "--name", "hues", "--no-activate").err == ""
+
+
+def test_a_version_that_someone_else_has_replaced_is_not_replaced_again(adapt, process, backbone, tmp_path):
+    for name in ("ONE", "TWO", "THREE"):
+        write_file(tmp_path / f"{name}.safetensors", certain(backbone, "ner", (name,)))
+    push = ("--to", process, "--name", "turns", "--yes")
+    adapt("push", "ONE.safetensors", *push, "--replacing", 1).failed(
+        2, "'turns' is not served", "leave --replacing out"
+    )
+    adapt("push", "ONE.safetensors", *push)
+    adapt("push", "TWO.safetensors", *push, "--replacing", 1)
+    adapt("push", "THREE.safetensors", *push, "--replacing", 1).failed(
+        2, "version 2 of 'turns' answers", "--replacing 2"
+    )
+    assert adapt("push", "THREE.safetensors", *push, "--replacing", 2).out == "turns: version 3 answers\n"
+
+
 def test_what_is_no_adapter_and_what_the_process_refuses_are_told(adapt, process, backbone, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"nothing of the kind")
     adapt("push", "bad.safetensors", "--to", process).failed(1, "bad.safetensors", "not an adapter file")

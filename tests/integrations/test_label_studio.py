@@ -1,6 +1,7 @@
 """The ML backend of examples/integrations/label-studio, judged by Label Studio's own library where it is installed."""
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture(scope="module")
-def dock(backbone: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Dock:
-    dock, folder = Dock(backbone), tmp_path_factory.mktemp("runs")
+def dock(backbone: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dock]:
+    folder = tmp_path_factory.mktemp("runs")
     classes = [{"text": f"{word} runs", "label": label} for word, label in [("ada", "a"), ("bob", "b")] * 6]
     few = {"backbone": backbone, "learning_rate": 1e-2}
-    dock.load(train("ner", data=data, folder=folder / "ner", epochs=4, **few).file, "ner")
-    dock.load(train("classification", data=classes, folder=folder / "classes", epochs=1, **few).file, "classes")
-    return dock
+    with Dock(backbone) as dock:  # other tests use the backbone too
+        dock.load(train("ner", data=data, folder=folder / "ner", epochs=4, **few).file, "ner")
+        dock.load(train("classification", data=classes, folder=folder / "classes", epochs=1, **few).file, "classes")
+        yield dock
 
 
 def test_predictions_are_what_the_labelling_interface_takes(module: Any, dock: Dock) -> None:

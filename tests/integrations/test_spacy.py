@@ -1,6 +1,8 @@
 """The component of examples/integrations/spacy in pipelines of the real spaCy."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ TEXTS = ["ada met bob in oslo", "rome saw eva lind", "nothing here at all"]
 
 
 @pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch, backbone: Any) -> None:
+def _registered(monkeypatch: pytest.MonkeyPatch, backbone: Any) -> Iterator[None]:
     """Register the component from its source, on the tiny backbone."""
     monkeypatch.syspath_prepend(str(SOURCE))
     component = importlib.import_module("adaptdock_spacy.component")
-    monkeypatch.setattr(component, "shared_dock", lambda *_: Dock(backbone))
+    with ExitStack() as docks:
+        monkeypatch.setattr(component, "shared_dock", lambda *_: docks.enter_context(Dock(backbone)))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +42,8 @@ def test_documents_have_what_the_adapters_predict(backbone: Any, adapters: dict[
     nlp = spacy.blank("en")
     for name, file in adapters.items():
         nlp.add_pipe("adaptdock", name=name, config={"adapter": str(file)})
-    dock = Dock(backbone)
-    predictions = {name: dock.predict(dock.load(file), TEXTS) for name, file in adapters.items()}
+    with Dock(backbone) as dock:
+        predictions = {name: dock.predict(dock.load(file), TEXTS) for name, file in adapters.items()}
     docs = list(nlp.pipe(TEXTS))
     entities = [[(e["text"], e["label"], e["start"]) for e in p["entities"]] for p in predictions["ner"]]
     assert any(entities)

@@ -226,7 +226,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "t5", "bart"])
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("t5", marks=pytest.mark.slow), "bart"])
 def test_four_summaries_are_learnt_by_heart_and_written(architecture: str, tmp_path: Path) -> None:
     backbone = writing_backbone(architecture)
     beams, epochs = (2 if architecture == "bart" else 1), (160 if architecture == "t5" else 60)

@@ -15,7 +15,8 @@ from adaptdock.hub.artefact.file import read_card, write_file
 from adaptdock.hub.registry import store
 from adaptdock.hub.registry.installed import find, installed, locate
 from adaptdock.hub.registry.publishing import build_wheel
-from adaptdock.hub.registry.sources import Sources, open_source
+from adaptdock.hub.registry.sources import Sources
+from adaptdock.hub.registry.verified import open_source
 from adaptdock.plugins import registry as plugins
 from adaptdock.plugins.contracts import Backbone
 

@@ -19,9 +19,10 @@ from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.hub.registry import store, trust
 from adaptdock.hub.registry.index import Entry, Revocation
 from adaptdock.hub.registry.publishing import build_wheel
-from adaptdock.hub.registry.sources import Address, Sources, fetched, open_source, usual
+from adaptdock.hub.registry.sources import Address, Sources, fetched
 from adaptdock.hub.registry.store import Rules, install, install_locked, installed, remove, verify, write_lock
 from adaptdock.hub.registry.trust import Policy, new_key, revoke, sign
+from adaptdock.hub.registry.verified import open_source, usual
 
 Change = Callable[..., None]
 

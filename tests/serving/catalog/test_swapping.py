@@ -100,9 +100,13 @@ def test_a_poisoned_file_is_refused_and_the_running_version_stays(
 
 
 def test_a_version_is_sent_rolled_back_and_chosen_again(client: Client, backbone: Backbone, tmp_path: Path) -> None:
-    assert send(client, "red", labelled(backbone, "SECOND"), tmp_path).json() == {"adapter": "red", "version": 2}
+    etag = client.get("/v1/adapters/red").headers["etag"]
+    answer = send(client, "red", labelled(backbone, "SECOND"), tmp_path)
+    warnings = ["labels that answers no longer have: RED", "new labels: SECOND"]
+    assert answer.json() == {"adapter": "red", "version": 2, "etag": answer.headers["etag"], "warnings": warnings}
+    assert answer.headers["etag"] == client.get("/v1/adapters/red").headers["etag"] != etag
     assert client.label("red") == "SECOND"
-    assert client.post("/v1/adapters/red/rollback").json() == {"adapter": "red", "version": 1}
+    assert client.post("/v1/adapters/red/rollback").json()["version"] == 1
     assert client.label("red") == "RED"
     client.refused(422, "no earlier version", path="/v1/adapters/red/rollback")
     assert put(client, "/v1/adapters/red", {"version": 2})["version"] == 2

@@ -134,6 +134,37 @@ def test_versions_are_sent_gone_back_to_shared_and_unloaded(client: Client, writ
     assert client.load("people").version == 1
 
 
+def test_of_two_operators_the_second_does_not_undo_the_change_of_the_first(
+    client: Client, writer: Backbone, tmp_path: Path
+) -> None:
+    for name in ("ONE", "TWO"):
+        write_file(tmp_path / f"{name}.safetensors", certain(writer, "ner", (name,)))
+    assert client.push("both", tmp_path / "ONE.safetensors").warnings == []
+    seen = client.adapter("both").etag
+    client.predict("both", ["ada"])
+    assert client.adapter("both").etag == seen, "answers are no change"
+    sent = client.push("both", tmp_path / "TWO.safetensors", match=seen)
+    assert sent.warnings == ["labels that answers no longer have: ONE", "new labels: TWO"]
+    assert sent.etag == client.adapter("both").etag != seen
+    stale: list[Callable[[], object]] = [
+        lambda: client.push("both", tmp_path / "ONE.safetensors", match=seen),
+        lambda: client.load("both", version=1, match=seen),
+        lambda: client.rollback("both", match=seen),
+        lambda: client.pin("both", match=seen),
+        lambda: client.unpin("both", match=seen),
+        lambda: client.split("both", {1: 1, 2: 1}, match=seen),
+        lambda: client.unload("both", match=seen),
+    ]
+    for change in stale:
+        with pytest.raises(RequestError, match=f"nothing was changed: 'both'.* its ETag is {sent.etag}") as raised:
+            change()
+        assert raised.value.status == 412
+    assert client.adapter("both").etag == sent.etag
+    client.unload("both", match=sent.etag)
+    with pytest.raises(RequestError, match="it is not served"):
+        client.push("both", tmp_path / "ONE.safetensors", match=sent.etag)
+
+
 def test_errors_are_those_of_the_process_with_what_it_says_of_them(client: Client, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="unknown adapter 'topik': did you mean topic") as raised:
         client.predict("topik", ["a"])

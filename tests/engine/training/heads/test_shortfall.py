@@ -135,7 +135,7 @@ def test_a_task_without_such_an_answer_has_none(task: str) -> None:
     assert make_task(task, {}).baseline([]) is None
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_sixteen_texts_train_an_adapter(backbone: Backbone, tmp_path: Path, seed: int) -> None:
     rows = [{"text": f"{word} {more}", "label": word} for word in ("ada", "bob") for more in "abcdefgh"]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -179,7 +179,6 @@ def test_the_loss_of_a_shared_adapter_is_the_mean_over_rows(
 def test_own_adapters_learn_and_each_keeps_its_own_best_epoch(
     backbone: Backbone, data: Path, topics: Path, tmp_path: Path
 ) -> None:
-    hooks = [dict(module._forward_hooks) for module in backbone.model.modules()]
     options = {"epochs": 4, "patience": 0, "head_start": "random"}  # a fitted head may be better than every epoch
     results = make_run(backbone, data, topics, tmp_path, "passes", **options)()
     assert not same(acting(results[0]), acting(results[1]))
@@ -190,7 +189,7 @@ def test_own_adapters_learn_and_each_keeps_its_own_best_epoch(
         assert result.adapter.card.training["best_epoch"] == 1 + worths.index(max(worths)), name
         assert losses[-1] < losses[0]
         assert [entry for entry in result.history if "loss" in entry]
-    assert [dict(module._forward_hooks) for module in backbone.model.modules()] == hooks
+    assert not any(module._forward_hooks for module in backbone.model.modules())
 
 
 def test_an_epoch_draws_tasks_by_their_shares(backbone: Backbone, data: Path, topics: Path, tmp_path: Path) -> None:
