@@ -47,7 +47,7 @@ class HalfOfOthers:
 class SuccessiveHalving:
     """Ends, after epochs 1, 2, 4, 8, ..., each trial that is not in the better half of all trials up to there.
 
-    The comparison has every trial that reached the rung, also those that ended there, as in Optuna's pruner of this
+    The comparison has every trial that reached the rung, also the trials that it ended, as in Optuna's pruner of this
     name. Optuna judges a trial when it reports, so in a pass the first to report would always continue.
     """
 
