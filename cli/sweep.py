@@ -21,7 +21,7 @@ from adaptdock.cli.common.flags import (
     peek,
 )
 from adaptdock.cli.common.output import note, say, show_json, show_metrics, show_pairs, show_table
-from adaptdock.cli.train import NOT_IN_CONFIG, choose, what_flags
+from adaptdock.cli.train import CURVE, FOLDING, NOT_IN_CONFIG, choose, what_flags
 from adaptdock.cli.training.output_paths import LOG, begin, check_places, run_folder
 from adaptdock.cli.training.progress import watching
 from adaptdock.cli.training.settings import CONFIG as RUN_CONFIG
@@ -60,7 +60,7 @@ SEARCH = "Search"
 SEARCHING = field_flags(SearchOptions, "search", SEARCH)
 OWN = {"search", *SEARCHING.fields}
 NOT_IN_BEST = {*OWN, *NOT_IN_CONFIG, "output", "overwrite", "run_dir"}
-NOT_IN_SWEEP = {"tasks", "resume", "dry_run", "verbose", "folds", "folds_only"}
+NOT_IN_SWEEP = {"tasks", "resume", "dry_run", "verbose", *FOLDING.fields, *CURVE.fields}
 FIXED = {"precision"}
 """The backbone is loaded once, for all trials."""
 HELP = """Search settings: train an adapter many times, and keep the adapter with the best validation metric.
@@ -295,6 +295,9 @@ class Trials:
 
             if trainings:
                 results = train_together(trainings, proposals.folder, hear, proposals.resumed)
+                shutil.rmtree(
+                    proposals.folder, ignore_errors=True
+                )  # Ctrl-C ends a sweep, and its trials are not resumed
                 outcomes |= {numbers[label]: self._outcome(trainings[label], results[label]) for label in trainings}
         return outcomes
 

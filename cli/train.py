@@ -45,6 +45,7 @@ from adaptdock.engine.training.planning.plan import Plan
 from adaptdock.engine.training.planning.run_plan import RunPlan, SharingOptions, plan_run
 from adaptdock.engine.training.repeats.cross_validation import FoldOptions
 from adaptdock.engine.training.repeats.label_shares import CurveOptions
+from adaptdock.engine.training.repeats.seeds import SeedOptions
 from adaptdock.engine.training.train import carry_out
 from adaptdock.errors import TakenError, UsageError
 from adaptdock.hub.artefact.file import write_file
@@ -57,6 +58,7 @@ DRY = {"dry_run", "verbose"}
 """Flags without a value, which are False unless they are given."""
 FOLDING = field_flags(FoldOptions, "folds", DATA)
 CURVE = field_flags(CurveOptions, "curve", DATA)
+SEEDING = field_flags(SeedOptions, "seeds", "Training")
 SHARING = field_flags(SharingOptions, "sharing", "Several tasks")
 HELP = """Train an adapter on a frozen backbone and save it as one file.
 
@@ -79,6 +81,7 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
         *choice.method.flags,
         *choice.task.flags,
         *choice.training.flags,
+        *(() if choice.tables else SEEDING.flags),
         *LOADING.flags,
         *_output_flags(bool(choice.tables)),
     ]
@@ -112,7 +115,8 @@ def choose(arguments: Sequence[str], method: str | None = None) -> Chosen:
     sharing = SHARING if tables else FieldFlags("sharing", (), {})
     training = field_flags(TrainingOptions, "training", "Training", sharing.fields, recipe.model_dump())
     # The flags of adapt train keep their names; a method's or task's flag of the same name gets a prefix.
-    fixed = [*(several_flags() if tables else what_flags()), *sharing.flags, *LOADING.flags, *training.flags]
+    of_tasks = [*sharing.flags, *LOADING.flags, *training.flags, *SEEDING.flags]
+    fixed = [*(several_flags() if tables else what_flags()), *of_tasks]
     reserved = {flag.name for flag in [*fixed, *_output_flags(bool(tables))] if flag.name}
     method_flags = field_flags(
         registry.load("method", method).Options, "method", f"Method {method}", reserved, recipe.method_options
@@ -185,10 +189,15 @@ def _train(values: dict[str, Any], choice: Chosen) -> int:
     values = {name: choice.config.get(name) if value in (None, ()) else value for name, value in values.items()}
     folding = validated(FoldOptions, FOLDING.given(values), "folds")
     curve = validated(CurveOptions, CURVE.given(values), "curve").curve
+    seeding = validated(SeedOptions, SEEDING.given(values), "seeds")
+    unlabelled = choice.training.given(values).get("unlabelled")
+    seeding.check({"--folds": folding.folds, "--curve": curve, "--unlabelled": unlabelled})
+    if seeding.seeds:
+        check_alone("adapt train --seeds")
     if folding.folds or curve:
         check_alone("adapt train --folds" if folding.folds else "adapt train --curve")
     placed(load_options(values))  # before a precision is chosen for the device
-    settings = decide(values, choice)
+    settings = replace(decide(values, choice), seeds=seeding.seeds)
     _check_shared(settings)
     if values["dry_run"]:
         show_plan(_plan(settings), settings, values["as_json"], values["verbose"])
@@ -271,7 +280,7 @@ def _run(
     # check_places() has refused any output file but the resumed run's own.
     owned = {name for name, file in settings.files.items() if resume and file.exists()}
     with watching(settings.run_dir / LOG) if ranks().first else nullcontext() as watch:
-        results = carry_out(run_plan, settings.run_dir, watch, resume)
+        results = carry_out(run_plan, settings.run_dir, watch, resume, settings.seeds)
     interrupted = any(result.ending == "interrupted" for result in results.values())
     if not ranks().first:  # the first process alone writes and prints
         return 130 if interrupted else 0

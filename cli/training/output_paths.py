@@ -75,6 +75,7 @@ def begin(settings: Settings) -> None:
             folder / "curve",
             *folder.glob("round-*"),
             *folder.glob("fold-*"),
+            *folder.glob("seed-*"),
         ):
             shutil.rmtree(leftover, ignore_errors=True)
     settings.write()

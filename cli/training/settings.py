@@ -13,6 +13,7 @@ from adaptdock.engine.data.sources import Source, parse_columns
 from adaptdock.engine.training.loop.run_folders import run_name
 from adaptdock.engine.training.planning.hyperparameters import TrainingOptions, with_precision
 from adaptdock.engine.training.planning.run_plan import SharingOptions, TaskSettings, completed
+from adaptdock.engine.training.repeats.seeds import SeedOptions
 from adaptdock.errors import DataError, UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import LoadOptions
@@ -52,6 +53,8 @@ class Settings:
     overwrite: bool = False
     automatic: bool = False
     """Whether the run's folder has a generated name, which may get a number at its end."""
+    seeds: int | None = None
+    """The number of seeds of ``--seeds``."""
 
     @property
     def several(self) -> bool:
@@ -85,6 +88,7 @@ class Settings:
             "load": self.load.model_dump(mode="json"),
             "output": str(self.output.absolute()),
             "overwrite": self.overwrite,
+            "seeds": self.seeds,
         }
         (self.run_dir / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -145,6 +149,7 @@ def recall(folder: Path, output: str | None, overwrite: bool) -> Settings:
             output=Path(output or content["output"]),
             run_dir=folder,
             overwrite=overwrite or content["overwrite"],
+            seeds=validated(SeedOptions, {"seeds": content.get("seeds")}, str(path)).seeds,
         )
     except OSError as error:
         raise DataError(

@@ -6,6 +6,7 @@ from typing import Any
 
 from adaptdock.cli.common.output import count, say, show_json, show_metrics, show_pairs
 from adaptdock.cli.common.records import first_records, show_records
+from adaptdock.cli.training.seeds import show_seeds
 from adaptdock.cli.training.setting_lines import lines_of, setting_lines
 from adaptdock.cli.training.settings import Settings
 from adaptdock.cli.training.several import show_several_plans, show_several_results
@@ -25,16 +26,16 @@ def show_plan(run_plan: RunPlan, settings: Settings, as_json: bool, verbose: boo
     ``verbose`` prints every setting.
     """
     if as_json:
-        show_json(run_plan.summary())
+        show_json(run_plan.summary() | ({"seeds": settings.seeds} if settings.seeds else {}))
         return
     if run_plan.several:
         show_several_plans(run_plan, verbose)
         return
     for name, plan in run_plan.plans.items():
-        _show_single_plan(plan, settings.tasks[name].method, verbose)
+        _show_single_plan(plan, settings.tasks[name].method, verbose, settings.seeds)
 
 
-def _show_single_plan(plan: Plan, method: str, verbose: bool) -> None:
+def _show_single_plan(plan: Plan, method: str, verbose: bool, seeds: int | None) -> None:
     summary = plan.summary()
     tokens = summary["tokens_per_window"]
     show_pairs(
@@ -48,6 +49,7 @@ def _show_single_plan(plan: Plan, method: str, verbose: bool) -> None:
             "ports": f"{len(summary['ports'])}: {_ports(summary['ports'])}",
             **{split: _counts(counts) for split, counts in summary["data"].items()},
             **_added(summary),
+            **({"seeds": f"{seeds}, from {plan.options.seed} upwards"} if seeds else {}),
             "windows": f"{count(summary['windows'])} to train on; tokens: median {tokens['median']}, "
             f"longest {tokens['longest']}, limit {tokens['limit']}",
             **(setting_lines(plan) if verbose else _differing(plan, method)),
@@ -100,6 +102,8 @@ def _show_single_result(plan: Plan, result: Result, output: Path, folder: Path, 
     if result.shortfall:
         say(result.shortfall)
         say()
+    if "seeds" in result.adapter.card.training:
+        show_seeds(result.adapter.card.training["seeds"], type(plan.task).metric)
     if metrics:
         show_metrics(metrics)
         say()
@@ -132,7 +136,7 @@ def _document(
         "epochs": result.epochs,
         "seconds": result.seconds,
         "metrics": result.adapter.card.metrics,
-        **{key: value for key, value in result.adapter.card.training.items() if key == "self_training"},
+        **{key: value for key, value in result.adapter.card.training.items() if key in ("self_training", "seeds")},
         "trained_parameters": summary["trained_parameters"],
         "share_of_backbone": summary["share_of_backbone"],
         "verdict": list(verdict),

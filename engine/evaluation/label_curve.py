@@ -7,9 +7,10 @@ arXiv:1712.00409). A line through the logarithms is fitted for each fold; the sp
 import json
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from adaptdock.engine.evaluation.intervals import half_width
 
 FILE = "label_curve.json"
 BEST = 100.0
@@ -50,7 +51,7 @@ class LabelCurve:
         rows = []
         for values in self._by_share():
             mean = statistics.fmean(point.value for point in values)
-            half = _half_width([point.value for point in values])
+            half = half_width([point.value for point in values])
             rows.append((statistics.fmean(point.records for point in values), mean, mean - half, mean + half))
         return rows
 
@@ -69,7 +70,7 @@ class LabelCurve:
             )
             now, then = (math.exp(intercept + slope * math.log(number)) for number in (self.records, 2 * self.records))
             gains.append(then - now if self.lower_is_better else now - then)
-        gain, half = statistics.fmean(gains), _half_width(gains)
+        gain, half = statistics.fmean(gains), half_width(gains)
         return Forecast(gain, gain - half, gain + half)
 
     def verdict(self) -> str:
@@ -106,12 +107,3 @@ def read_label_curve(folder: Path) -> LabelCurve | None:
     document = json.loads((folder / FILE).read_text())
     points = tuple(LabelPoint(**point) for point in document["points"])
     return LabelCurve(document["metric"], document["lower_is_better"], document["records"], points)
-
-
-def _half_width(values: Sequence[float]) -> float:
-    """Return half of the 95 % interval of a mean, by Student's t; infinite for one value."""
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return math.inf
-    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))

@@ -37,7 +37,8 @@ def write_report(
     )
     better = card.training.get("classic", {}).get("better")
     verdict = judge(points, best, card.training["ending"], task.lower_is_better, decisive, shortfall)
-    verdict = [better, *verdict] if better else verdict
+    of_seeds = card.training.get("seeds", {}).get("verdict")
+    verdict = [sentence for sentence in (of_seeds, better) if sentence] + verdict
     report = {
         "shortfall": shortfall or None,
         "metrics": card.metrics,

@@ -1,5 +1,9 @@
-"""Pruning: the median rule (Golovin et al. 2017, Vizier), also among trials that train in the same pass."""
+"""Pruning: the median rule (Golovin et al. 2017, Vizier) and asynchronous successive halving (Li et al. 2020, ASHA).
 
+Both also compare trials that train in the same pass.
+"""
+
+import math
 from typing import Any
 
 import numpy as np
@@ -38,3 +42,31 @@ class HalfOfOthers:
             return False
         median = np.nanmedian(np.array(values, dtype=float))
         return bool(np.nanmin(reached) > median if least else np.nanmax(reached) < median)
+
+
+class SuccessiveHalving:
+    """Ends, after epochs 1, 2, 4, 8, ..., each trial that is not in the better half of all trials up to there.
+
+    The comparison has every trial that reached the rung, also the trials that it ended, as in Optuna's pruner of this
+    name. Optuna judges a trial when it reports, so in a pass the first to report would always continue.
+    """
+
+    def prune(self, study: Any, trial: Any) -> bool:
+        """Return whether a frozen trial of an Optuna study ends after its newest report."""
+        epoch = trial.last_step
+        if epoch is None or not _is_rung(epoch):
+            return False
+        value = trial.intermediate_values[epoch]
+        if math.isnan(value):
+            return True
+        trials = study.get_trials(deepcopy=False)
+        values = [entry.intermediate_values[epoch] for entry in trials if epoch in entry.intermediate_values]
+        least = study.direction.name == "MINIMIZE"
+        ranking = sorted((number for number in values if not math.isnan(number)), reverse=not least)
+        last = ranking[max(1, len(ranking) // 2) - 1]
+        return bool(value > last if least else value < last)
+
+
+def _is_rung(epoch: int) -> bool:
+    """Return whether a number of epochs is a power of two."""
+    return epoch > 0 and epoch & (epoch - 1) == 0

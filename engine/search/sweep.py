@@ -5,12 +5,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from adaptdock.engine.search.pruning import PRUNED, HalfOfOthers
+from adaptdock.engine.search.pruning import PRUNED, HalfOfOthers, SuccessiveHalving
 from adaptdock.errors import AdaptError, DataError, UsageError
 from adaptdock.plugins.contracts import Options
 
@@ -32,10 +32,18 @@ class SearchOptions(Options):
     """Propose settings close to the best trials (tpe), at random, or every combination (grid)."""
     prune: bool = True
     """End a trial early if it is worse than half of the others after as many epochs."""
+    halving: bool = False
+    """In place of this rule, end the worse half of the trials after 1, 2, 4, 8, ... epochs (successive halving)."""
     together: int | None = Field(None, gt=0)
     """Trials that train in one pass, each as if alone; by default as many as memory allows, at most 8."""
     study: str | None = None
     """Database (FILE.db) for the trials; a sweep with the same FILE.db continues from its trials."""
+
+    @model_validator(mode="after")
+    def _halving_prunes(self) -> Self:
+        if self.halving and not self.prune:
+            raise ValueError("halving ends trials early, and no-prune ends none: give one of them")
+        return self
 
 
 @dataclass(frozen=True)
@@ -243,7 +251,8 @@ class Sweep:
         grid = space.grid(method) if options.sampler == "grid" else []
         self.trials = min(options.trials or math.inf, len(grid)) if grid else options.trials or TRIALS
         self._optuna = optuna
-        self._study = self._open(Path(options.study) if options.study else None, identity)
+        pruner = SuccessiveHalving() if options.halving else HalfOfOthers()
+        self._study = self._open(Path(options.study) if options.study else None, identity, pruner)
         self._killed = self._unfinished()
         sampler_seed = seed + len(self._study.get_trials(deepcopy=False))  # a continued sweep must not repeat its draws
         samplers = optuna.samplers
@@ -253,13 +262,13 @@ class Sweep:
             self._study.sampler = samplers.RandomSampler(seed=sampler_seed)
         self._enqueue(grid)
 
-    def _open(self, file: Path | None, identity: str) -> Any:
+    def _open(self, file: Path | None, identity: str, pruner: SuccessiveHalving | HalfOfOthers) -> Any:
         optuna = self._optuna
         try:
             study = optuna.create_study(
                 storage=f"sqlite:///{file.absolute()}" if file else None,
                 study_name="adaptdock",
-                pruner=HalfOfOthers(),
+                pruner=pruner,
                 direction="minimize" if self.lower_is_better else "maximize",
                 load_if_exists=True,
             )

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.folders import SPLITS
@@ -20,6 +21,7 @@ from adaptdock.engine.training.planning.hyperparameters import merge_options, wi
 from adaptdock.engine.training.planning.plan import plan as make_plan
 from adaptdock.engine.training.planning.run_plan import RunPlan
 from adaptdock.engine.training.repeats.few_labels import choose_by_folds
+from adaptdock.engine.training.repeats.seeds import SeedOptions, train_seeds
 from adaptdock.engine.training.repeats.self_training import SelfTraining
 from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
@@ -42,6 +44,7 @@ def train(
     columns: Mapping[str, str | int] | None = None,
     progress: Callable[[Progress], None] | None = None,
     resume: bool = False,
+    seeds: int | None = None,
     **options: Any,
 ) -> Result:
     """Train an adapter; the result's ``file`` is complete, and its ``adapter`` can be docked.
@@ -55,7 +58,9 @@ def train(
     ``train``, ``validation`` and ``test``. None trains on the task's sample. ``columns`` says which column holds a
     field of the task (``{"tags": "ner"}``), like ``--columns``. ``progress`` is called with a :class:`Progress` after
     each validation and at each logged loss. With ``resume`` the run in ``folder`` continues from its last checkpoint:
-    the data must have the same content.
+    the data must have the same content. With ``seeds`` that many runs, which differ in the seed alone, train in one
+    pass; the card's ``training["seeds"]`` has the spread of each metric, and the file is that of the best run on
+    validation data. Their progress has the metrics by seed (``seed-0``).
 
     Returns a :class:`Result`: ``file`` with its ``size`` in bytes, ``adapter``, ``epochs``, ``seconds``, ``history``.
     Raises :class:`UnknownNameError` for a plugin that does not exist, :class:`UsageError` for options and arguments
@@ -80,13 +85,19 @@ def train(
         raise UsageError(refusal(progress, "progress is a function that takes a Progress"))
     if of_type(resume, bool, "resume is True or False") and (place is None or not (place / IDENTITY).is_file()):
         raise UsageError(f"resume=True needs the folder of a run that has begun; found folder={folder!r}")
+    seeds = _seeds(seeds, options)
     precision = merge_options(task, method, options).precision  # wrong options are refused before anything is loaded
     if isinstance(backbone, str | Path):
         backbone = load_backbone(str(backbone), with_precision(LoadOptions(), precision))
     of_type(backbone, Backbone, "the backbone is a name, a path or a loaded backbone (dock.backbone)")
     plan = make_plan(backbone, task, method, source, options, method_options, task_options)
-    results = carry_out(RunPlan.of(plan), place or fresh_folder(task, method), progress, resume)
-    return results[task]
+    return carry_out(RunPlan.of(plan), place or fresh_folder(task, method), progress, resume, seeds)[task]
+
+
+def _seeds(seeds: Any, options: Mapping[str, Any]) -> int | None:
+    seed_options = validated(SeedOptions, {"seeds": seeds}, "seeds")
+    seed_options.check({"--unlabelled": options.get("unlabelled")})
+    return seed_options.seeds
 
 
 def _columns(columns: Any) -> dict[str, str]:
@@ -140,8 +151,9 @@ def carry_out(
     folder: Path,
     progress: Callable[[Progress], None] | None = None,
     resume: bool = False,
+    seeds: int | None = None,
 ) -> dict[str, Result]:
-    """Train what a plan says: in one run, or in several where there are texts without labels or few labels.
+    """Train what a plan says: in one run, or in several where there are ``seeds``, unlabelled texts or few labels.
 
     Returns a result for each task by its name. Raises :class:`LockedError` where another run works in the folder.
     """
@@ -152,6 +164,8 @@ def carry_out(
     with owned_by_first(folder):
         if unlabelled:  # RunPlan.check() has refused several tasks
             return {name: SelfTraining(plan, folder, name)(progress, resume) for name, plan in plans.items()}
+        if seeds:  # SeedOptions and RunPlan.check() have refused several tasks
+            return {name: train_seeds(plan, seeds, folder, name, progress, resume) for name, plan in plans.items()}
         try_folds = {
             name: partial(choose_by_folds, plan, run_plan.folder(folder, name), _staged(progress, name, run_plan))
             for name, plan in plans.items()

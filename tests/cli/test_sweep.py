@@ -220,3 +220,24 @@ def test_help_shows_the_flags_of_every_method_that_is_searched(adapt):
 
 def test_without_arguments_it_says_what_is_missing(adapt) -> None:
     adapt("sweep").failed(2, "--search is missing")
+
+
+def test_halving_ends_trials_after_one_and_two_epochs(adapt, model_folder, data, conll, tmp_path):
+    common = ["--task", "ner", "--backbone", model_folder, "--precision", "fp32", "--epochs", 3, "--run-dir", "sweep"]
+    splits = ["--train", data / "train.conll", "--validation", conll(tmp_path / "validation.conll", 8)]
+    ran = adapt(
+        "sweep", *common, *splits, "--search", "learning_rate=1e-9,1e-4,1e-2,5e-2", "--sampler", "grid",
+        "--together", 4, "--halving", "--warmup", 0, "-o", "best.safetensors",
+    )  # fmt: skip
+    assert ran.status == 0, ran.err
+    trials = json.loads((tmp_path / "sweep/trials.json").read_text())["trials"]
+    pruned = [trial for trial in trials if trial["state"] == "pruned"]
+    assert pruned
+    assert {trial["epochs"] for trial in pruned} <= {1.0, 2.0}
+    assert max(trial["score"] for trial in pruned) <= max(trial["score"] for trial in trials if trial not in pruned)
+
+
+def test_halving_without_pruning_is_refused(sweep):
+    sweep("--search", "rank=2,4", "--halving", "--no-prune").failed(
+        2, "halving ends trials early, and no-prune ends none"
+    )

@@ -65,6 +65,8 @@ class Plan:
     """Number of training records from each augmentation and from self-training."""
     unlabelled: list[Record] = field(default_factory=list)
     """Records for self-training to label."""
+    division_seed: int = 0
+    """Seed of the division into splits and folds; runs with several seeds have the data of the first."""
 
     @property
     def reading(self) -> Reading:
@@ -241,7 +243,7 @@ def draft(
     if not fits(assembly):
         training = training.model_copy(update={"head_start": "random"})
     parts = backbone, read.task, task, entries, on, assembly, training, source, dict(read.records)
-    training_plan = Plan(*parts, [], list(read.notes), read.added, read.unlabelled)
+    training_plan = Plan(*parts, [], list(read.notes), read.added, read.unlabelled, training.seed)
     make = partial(make_units, training_plan)
     training_plan.units = shared.units(read, training_plan.reading, training.packing, make)
     if not training_plan.units:

@@ -66,7 +66,7 @@ def divide(plan: Plan, count: int) -> list[Plan]:
     """
     records = plan.given
     if plan.held_out:
-        raw, _ = load_splits(plan.source, type(plan.task), plan.options.seed)
+        raw, _ = load_splits(plan.source, type(plan.task), plan.division_seed)
         records = plan.task.clean([*raw["train"], *raw["validation"]], "train").records
     return [
         planned(plan, [records[number] for number in train], [records[number] for number in held])
@@ -98,7 +98,7 @@ def _numbers(plan: Plan, records: Sequence[Record], count: int) -> list[tuple[li
     if labels is not None and max(Counter(labels).values()) < count:
         labels = None  # no label has a record for each fold
     kinds = (KFold, GroupKFold) if labels is None else (StratifiedKFold, StratifiedGroupKFold)
-    splitter = kinds[not alone](count, shuffle=True, random_state=plan.options.seed)
+    splitter = kinds[not alone](count, shuffle=True, random_state=plan.division_seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of labels with fewer records than folds
         return [(list(train), list(held)) for train, held in splitter.split(records, labels, None if alone else groups)]

@@ -79,7 +79,7 @@ def label_curve(
 
 def _order(plan: Plan, records: Sequence[Record]) -> list[int]:
     """Return an order of records whose beginnings have similar shares of each label."""
-    generator = torch.Generator().manual_seed(plan.options.seed)
+    generator = torch.Generator().manual_seed(plan.division_seed)
     shuffled = torch.randperm(len(records), generator=generator).tolist()
     labels = labels_of(plan, records)
     if labels is None:

@@ -6,7 +6,6 @@ wrong label is not kept because it was learnt before (Yarowsky 1995; Lee 2013, "
 validation wins, among equals the earliest; with too little validation data, the last round.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -21,13 +20,11 @@ from adaptdock.engine.training.loop.run import identify, train_plan
 from adaptdock.engine.training.loop.run_folders import BEST
 from adaptdock.engine.training.members.task_run import Result
 from adaptdock.engine.training.planning.plan import Plan, make_units
-from adaptdock.errors import FileError
-from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
+from adaptdock.engine.training.repeats.complete_runs import read_complete, report_complete
+from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.plugins.contracts import PseudoLabelling, Record
 
 PSEUDO = "self-training"
-LOG = "log.jsonl"
-"""The last file of a round's report: if it exists, the round is complete."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +80,11 @@ class SelfTraining:
         self, number: int, added: Sequence[Record], progress: Callable[[Progress], None] | None, resume: bool
     ) -> Result:
         plan, folder = self._with(added), self.folder / f"round-{number}"
-        result = _ended(folder) if resume else None
+        result = read_complete(folder) if resume else None
         if result is None:
             result = train_plan(plan, folder, self.name, progress, resume=resume and folder.exists())
             if result.ending != "interrupted":
-                _report(folder, plan, result)
+                report_complete(folder, plan, result)
         labels = plan.task.describe(added) if added else {}
         self.rounds.append(Round(number, len(added), labels, dict(result.adapter.card.metrics)))
         return result
@@ -138,27 +135,3 @@ def pseudo_labelled(
     assert isinstance(task, PseudoLabelling)  # checked by the plan
     labelled = (task.pseudo(item.record, item.windows, item.digests) for item in encoded if item.windows)
     return [pair[0] for pair in labelled if pair is not None and pair[1] > confidence]
-
-
-def _ended(folder: Path) -> Result | None:
-    """Return the result of a complete round from its files, or None."""
-    if not (folder / LOG).exists():
-        return None
-    adapter = read_file(folder / BEST)
-    training = adapter.card.training
-    return Result(
-        adapter=adapter,
-        file=folder / BEST,
-        size=(folder / BEST).stat().st_size,
-        epochs=training["epochs_run"],
-        seconds=training["seconds"],
-        history=[json.loads(line) for line in (folder / LOG).read_text().splitlines()],
-        ending=training["ending"],
-    )
-
-
-def _report(folder: Path, plan: Plan, result: Result) -> None:
-    try:
-        result.report(folder, plan)
-    except OSError as error:
-        raise FileError(folder, f"the report of a round could not be written: {error.strerror or error}") from None

@@ -6,14 +6,18 @@ from string import ascii_lowercase
 from typing import Any
 
 import pytest
+import torch
 
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.loop.progress import Progress
 from adaptdock.engine.training.members.task_run import Result
 from adaptdock.engine.training.planning.plan import Plan, plan
 from adaptdock.engine.training.planning.run_plan import RunPlan
-from adaptdock.engine.training.repeats.few_labels import FOLDS, choose_by_folds
+from adaptdock.engine.training.repeats import joint_run
+from adaptdock.engine.training.repeats.few_labels import FOLDS, PLACE, choose_by_folds
 from adaptdock.engine.training.train import carry_out
+from adaptdock.errors import AdaptError
+from adaptdock.hub.artefact.file import read_file
 from adaptdock.plugins.contracts import Backbone
 
 
@@ -93,7 +97,7 @@ def test_a_run_on_few_records_tells_what_the_folds_reach_and_takes_every_step(
     assert training["best_epoch"] == (0 if training["folds"]["kept"] == "fitted head" else result.epochs)
     assert metrics.keys() == {"folds"}
     assert metrics["folds"]["accuracy"] == max(training["folds"]["adapter"], training["folds"]["fitted_head"]) > 90
-    assert {progress.stage for progress in seen} >= {f"fold {number} of {FOLDS}" for number in range(1, FOLDS + 1)}
+    assert {progress.stage for progress in seen} == {"", "fold 1, fold 2, fold 3, fold 4 of 4"}
     assert result.shortfall == ""
     verdict = result.report(tmp_path / "run", made(backbone, texts(tmp_path)))
     assert "no overfitting" not in " ".join(verdict).lower()
@@ -102,6 +106,37 @@ def test_a_run_on_few_records_tells_what_the_folds_reach_and_takes_every_step(
     assert "Measured on 24 records" in page
     assert "answered by a run that was not trained on it" in page
     assert f"accuracy {metrics['folds']['accuracy']:g}" in page
+
+
+@pytest.mark.parametrize("head_start", ["random", pytest.param("fitted", marks=pytest.mark.slow)])
+def test_folds_in_one_pass_choose_and_weigh_as_folds_one_after_the_other(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head_start: str
+) -> None:
+    own = made(backbone, texts(tmp_path, 16), epochs=2, store="float32", head_start=head_start)
+    together = choose_by_folds(own, tmp_path / "together", None)
+    monkeypatch.setattr(joint_run, "MOST", 1)
+    stages: list[str] = []
+    alone = choose_by_folds(own, tmp_path / "alone", lambda now: stages.append(now.stage))
+    assert set(stages) == {f"fold {number} of {FOLDS}" for number in range(1, FOLDS + 1)}
+    assert together is not None
+    assert alone is not None
+    assert together.choice == alone.choice
+    assert together.metrics == alone.metrics
+    for number in range(1, FOLDS + 1):
+        first, second = (
+            read_file(tmp_path / run / PLACE / str(number) / "best.safetensors") for run in ("together", "alone")
+        )
+        for name, tensor in first.tensors.items():
+            # The head is fitted on the trained vectors: L-BFGS ends within a part of a weight.
+            part = 1e-5 if head_start == "fitted" and name.startswith("head.") else 0
+            torch.testing.assert_close(tensor, second.tensors[name], atol=1e-5, rtol=part, msg=name)
+    assert not (tmp_path / "together" / PLACE / "pass").exists()
+
+
+def test_a_fold_whose_loss_is_not_a_number_is_named(backbone: Backbone, tmp_path: Path) -> None:
+    own = made(backbone, texts(tmp_path, 16), epochs=2, learning_rate=1e38, head_start="random")
+    with pytest.raises(AdaptError, match=r"fold 1: the loss became nan in step 2; a smaller learning rate than 1e\+38"):
+        choose_by_folds(own, tmp_path / "run", None)
 
 
 def test_where_training_ruins_the_adapter_the_folds_choose_the_fitted_head(backbone: Backbone, tmp_path: Path) -> None:

@@ -84,3 +84,35 @@ def test_a_killed_pass_is_resumed_with_the_same_bits(backbone: Backbone, data: P
     assert str(resumed["c"]) == str(straight["c"])
     for name, tensor in straight["a"].adapter.tensors.items():
         assert torch.equal(resumed["a"].adapter.tensors[name], tensor), name
+
+
+EIGHT = ("lora", "bottleneck", "prefix", "ia3", "dora", "bitfit", "prompt", "lokr")
+
+
+def test_a_killed_pass_of_eight_members_is_resumed_with_the_same_bits(
+    backbone: Backbone, data: Path, tmp_path: Path
+) -> None:
+    """The members differ in method, seed, rate and batch size; the process ends between two checkpoints."""
+
+    def run(folder: Path, last_step: int = 0, resume: bool = False) -> dict[str, Any]:
+        def heard(progress: Progress) -> None:
+            if last_step and progress.step >= last_step:
+                raise Killed
+
+        entries = {}
+        for number, method in enumerate(EIGHT):
+            options = {"epochs": 1, "batch_size": 10 + number, "seed": number, "learning_rate": 1e-3 * (number + 1)}
+            fixed = {"store": "float32", "head_start": "random", "probe_data": "none", "checkpoint_steps": 2}
+            entries[method] = Training(
+                plan(backbone, "ner", method, Source(data=str(data)), {**options, **fixed}), folder / method
+            )
+        return train_together(entries, folder / "pass", resume=resume, progress=heard)
+
+    straight = run(tmp_path / "straight")
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", last_step=3)
+    assert (tmp_path / "killed/pass/checkpoints/checkpoint-2").is_dir()
+    resumed = run(tmp_path / "killed", resume=True)
+    for method in EIGHT:
+        for name, tensor in straight[method].adapter.tensors.items():
+            assert torch.equal(resumed[method].adapter.tensors[name], tensor), f"{method}: {name}"
