@@ -6,7 +6,6 @@ from string import ascii_lowercase
 from typing import Any
 
 import pytest
-import torch
 
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.training.loop.progress import Progress
@@ -112,7 +111,8 @@ def test_a_run_on_few_records_tells_what_the_folds_reach_and_takes_every_step(
 def test_folds_in_one_pass_choose_and_weigh_as_folds_one_after_the_other(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head_start: str
 ) -> None:
-    own = made(backbone, texts(tmp_path, 16), epochs=2, store="float32", head_start=head_start)
+    # Adam turns the rounding of a gradient near zero into steps of the size of the rate: the rate is that of a recipe.
+    own = made(backbone, texts(tmp_path, 16), epochs=2, learning_rate=1e-3, store="float32", head_start=head_start)
     together = choose_by_folds(own, tmp_path / "together", None)
     monkeypatch.setattr(joint_run, "MOST", 1)
     stages: list[str] = []
@@ -129,7 +129,8 @@ def test_folds_in_one_pass_choose_and_weigh_as_folds_one_after_the_other(
         for name, tensor in first.tensors.items():
             # The head is fitted on the trained vectors: L-BFGS ends within a part of a weight.
             part = 1e-5 if head_start == "fitted" and name.startswith("head.") else 0
-            torch.testing.assert_close(tensor, second.tensors[name], atol=1e-5, rtol=part, msg=name)
+            difference = (tensor - second.tensors[name]).abs() - part * tensor.abs()
+            assert difference.max() <= 1e-5, name
     assert not (tmp_path / "together" / PLACE / "pass").exists()
 
 
