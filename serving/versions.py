@@ -61,6 +61,10 @@ class Served:
             "seen": self.seen,
         }
 
+    def public_record(self) -> dict[str, Any]:
+        """Return the part of :meth:`record` that operators change."""
+        return {key: value for key, value in self.record().items() if key != "seen"}
+
     def copy(self) -> "Served":
         """Return a copy that can be changed without effect on this one; the versions are the same."""
         return replace(self, versions=dict(self.versions), split=dict(self.split), earlier=list(self.earlier))

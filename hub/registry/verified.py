@@ -143,7 +143,7 @@ def trust_root(name: str, file: Path) -> int:
 
 
 def distrust_root(name: str) -> None:
-    """Use a source without its signed state again; raise :class:`UnknownNameError` if it has no trusted root."""
+    """Use a source without its signed state again; raise :class:`UnknownNameError` without a trusted root of it."""
     source = named(name)
     path = _root_file(source)
     if not path.exists():

@@ -69,8 +69,9 @@ def _add_listing(router: APIRouter, service: Service) -> None:
     async def adapter(name: Name, response: Response) -> AdapterDetail:
         """Return an adapter with its card. The header ETag identifies its state without the counters."""
         served = catalog.served(name)
-        response.headers["etag"] = etag_of(service.public_state(name))
-        return AdapterDetail(**state(service, served), card=served.current.card.model_dump(mode="json"))
+        detail = AdapterDetail(**state(service, served), card=served.current.card.model_dump(mode="json"))
+        response.headers["etag"] = detail.etag
+        return detail
 
 
 def _add_version_changes(router: APIRouter, service: Service) -> None:
@@ -167,7 +168,7 @@ def state(service: Service, served: Served) -> dict[str, Any]:
         "versions": [_version(service, served, version) for version in served.versions.values()],
         "mirror": served.mirror,
         "pinned": served.pinned,
-        "etag": etag_of(service.public_state(served.name)),
+        "etag": etag_of(served.public_record()),
         "probes": current.card.proof,
         "counters": Counters(
             requests=tally.requests,
@@ -197,7 +198,8 @@ def _card(service: Service, name: str) -> Card | None:
 
 def _changed(service: Service, response: Response, name: str, before: Card | None = None) -> Changed:
     """Return the new state; ``before`` is the card of the version that answered before."""
-    current, etag = service.catalog.served(name).current, etag_of(service.public_state(name))
+    served = service.catalog.served(name)
+    current, etag = served.current, etag_of(served.public_record())
     cards = [card.model_dump(mode="json") for card in (before, current.card) if card is not None]
     response.headers["etag"] = etag
     warnings = answer_changes(*cards) if len(cards) == 2 else []

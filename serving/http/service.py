@@ -303,8 +303,8 @@ class Service:
 
     def public_state(self, name: str) -> dict[str, Any] | str | None:
         """Return what operators change of an adapter or alias, as JSON; None for an unknown name."""
-        state = self._state(name)
-        return {key: state[key] for key in state if key != "seen"} if isinstance(state, dict) else state
+        served = self.catalog.all().get(name)
+        return self.catalog.aliases.get(name) if served is None else served.public_record()
 
     def configure(self, changed: Mapping[str, Any]) -> None:
         """Change options while requests are answered."""

@@ -63,7 +63,7 @@ def _without_probes(plan: Plan) -> Plan:
 def _trained(
     trainings: Mapping[str, Training], folder: Path, progress: Callable[[Progress], None] | None
 ) -> Sequence[TaskRun]:
-    """Train folds in one pass; raise :class:`AdaptError` for a fold whose loss is no longer a number."""
+    """Train folds in one pass; raise :class:`AdaptError` for a fold whose loss stops being a number."""
     run = run_together(trainings, folder)
     results = run(_staged(progress, f"{', '.join(trainings)} of {FOLDS}"))
     for label, outcome in outcomes_of(run, results).items():

@@ -89,7 +89,7 @@ def _of_seed(progress: Callable[[Progress], None] | None, seed: int) -> Callable
 
 
 def _saved(plan: Plan, results: Mapping[int, Result], folder: Path) -> Result:
-    """Store the result of the chosen seed in the run's folder; an interrupted run has no spread."""
+    """Store the result of the chosen seed in the run's folder, with the spread unless the run was interrupted."""
     interrupted = any(result.ending == "interrupted" for result in results.values())
     seed, reason = _choice(plan, results)
     result, seconds = results[seed], max(result.seconds for result in results.values())
