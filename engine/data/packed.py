@@ -48,7 +48,7 @@ def opened(path: Path, say: Callable[[str], None] | None = None) -> Iterator[io.
 
 
 def data_suffix(path: Path) -> str:
-    """Return the suffix of a data file in lower case; of a packed one that of its content."""
+    """Return the suffix of a data file in lower case; of a packed file the suffix of its content."""
     suffix = path.suffix.lower()
     if suffix == ".gz":
         return Path(path.stem).suffix.lower()

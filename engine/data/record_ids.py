@@ -20,5 +20,5 @@ def repeated_ids(split: str, records: Sequence[Record]) -> list[str]:
 
 
 def _id(record: Record) -> Sequence[str]:
-    """Return the id of a record as a text, behind a mark that tells an empty one from none."""
+    """Return the id of a record as a text, behind a mark, as an empty id differs from none."""
     return () if record.get("id") is None else ("id", str(record["id"]))

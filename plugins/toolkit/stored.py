@@ -38,8 +38,8 @@ class Form(Generic[Item]):
 def stored(items: Iterable[Item], form: Form[Item] | None = None) -> Sequence[Item]:
     """Return items as a list, or as a sequence in a temporary file if they are large.
 
-    Each reading of an item in a file returns a new object. Raises :class:`AdaptError` where there is no room for the
-    file.
+    Each reading of an item in a file returns a new object. Raises :class:`AdaptError` where the disk
+    is full.
     """
     storing = Storing(form)
     storing.extend(items)
@@ -81,7 +81,7 @@ class Storing(Generic[Item]):
         return self._list if self._file is None else self._file
 
     def extend(self, items: Iterable[Item]) -> None:
-        """Add items; raises :class:`AdaptError` where there is no room for the file."""
+        """Add items; raises :class:`AdaptError` where the disk is full."""
         iterator = iter(items)
         while self._file is None:
             length = max(1, min(len(self._list), LARGEST_PART))
@@ -157,7 +157,7 @@ class StoredSequence(_Compared[Item]):
         weakref.finalize(self, self._file.close)
 
     def extend(self, items: Iterable[Item]) -> None:
-        """Add items at the end; raises :class:`AdaptError` where there is no room for the file."""
+        """Add items at the end; raises :class:`AdaptError` where the disk is full."""
         for item in items:
             written = _written(item, self._form)
             if written is None:

@@ -1,4 +1,4 @@
-"""The different labels of raw records: one reading tells what is wrong with them, and which records to change."""
+"""The different labels of raw records: one reading shows their faults, and which records to change."""
 
 import math
 from collections import Counter
@@ -10,7 +10,7 @@ from adaptdock.plugins.contracts import Record
 from adaptdock.tasks.labels.class_labels import CHOICES, is_missing
 
 LISTS = "a list"
-"""Stands for all labels that are lists or objects."""
+"""The label under which all lists and objects are counted."""
 
 
 @dataclass(frozen=True)

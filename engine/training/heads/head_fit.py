@@ -104,11 +104,11 @@ def _checkable(read: LabelledVectors) -> LabelledVectors:
 def _vectors(plan: Plan, ports: OpenPorts, parts: Acting) -> LabelledVectors | None:
     """Return the vectors that the head reads, with their labels; those labelled -100 are left out.
 
-    They are of the records that were given: altered copies would stand in other folds than what they are copies of.
+    They are of the records that were given: altered copies would be in other folds than what they are copies of.
     """
-    given = plan.given
-    step = max(1.0, len(given) / RECORDS)
-    records = [given[int(place * step)] for place in range(int(len(given) / step))]
+    labelled = plan.given
+    step = max(1.0, len(labelled) / RECORDS)
+    records = [labelled[int(place * step)] for place in range(int(len(labelled) / step))]
     features = [
         (number, feature)
         for number, record in enumerate(records)
