@@ -14,16 +14,27 @@ LISTS = ("data", "rows", "records", "examples", "items", "instances")
 
 
 def split_parts(document: Any) -> dict[str, str]:
-    """Return split -> key of a document whose keys are all names of splits; else nothing."""
+    """Return split -> key of a document whose keys are names of splits; else nothing.
+
+    Beside training data that is a list of rows, other keys may hold what describes the data.
+    """
     if not isinstance(document, Mapping) or not document:
         return {}
-    parts = {}
+    parts: dict[str, str] = {}
+    further = 0
     for key, content in document.items():
         split = next((split for split, names in SPLITS.items() if plain(key) in names), None)
-        if split is None or split in parts or not isinstance(content, list | Mapping):
+        if split is None:
+            further += 1
+        elif split in parts or not isinstance(content, list | Mapping):
             return {}
-        parts[split] = key
-    return parts
+        else:
+            parts[split] = key
+    return parts if not further or _has_rows(document.get(parts.get("train", ""))) else {}
+
+
+def _has_rows(content: Any) -> bool:
+    return isinstance(content, list) and bool(content) and isinstance(content[0], Mapping | list)
 
 
 def document_rows(document: Any, name: str, split: str, known: Collection[str], say: Say) -> Iterator[Row]:
@@ -36,7 +47,8 @@ def document_rows(document: Any, name: str, split: str, known: Collection[str], 
     if parts:
         if split not in parts:
             raise DataError(f"{name}: it has the splits {', '.join(parts.values())}, and no {split} data")
-        say(f"{name}: {split} is read from its part {parts[split]!r}")
+        unread = ", ".join(repr(key) for key in document if key not in parts.values())
+        say(f"{name}: {split} is read from its part {parts[split]!r}{f'; {unread}: not read' if unread else ''}")
         yield from _rows(document[parts[split]], f"{name}[{parts[split]}]", known, say)
     else:
         yield from _rows(document, name, known, say)

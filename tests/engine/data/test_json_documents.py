@@ -85,3 +85,11 @@ def test_one_sentence_is_not_taken_for_columns(tmp_path: Path) -> None:
 def test_another_shape_is_refused(tmp_path: Path, document: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(tmp_path / "a.json", document)
+
+
+def test_what_describes_the_data_beside_its_splits_is_not_read_and_named(tmp_path: Path) -> None:
+    document = {"meta": {"version": 1}, "licence": "CC0", "train": OBJECTS, "test": OBJECTS[:1]}
+    assert read(tmp_path / "a.json", document) == {"train": ROWS, "test": ROWS[:1]}
+    reader = Reader(Classification, Source(data=str(tmp_path / "a.json")))
+    reader.splits()
+    assert any("test is read from its part 'test'; 'meta', 'licence': not read" in line for line in reader.notes())
