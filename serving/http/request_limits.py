@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adaptdock.serving.http.access_tokens import Token
 from adaptdock.serving.http.middleware import PROBES, refuse
 from adaptdock.serving.http.service import Service
+
+COMPUTED = ("/v1/predict", "/v1/embeddings")
+"""Paths whose bodies are inputs for batches."""
 
 
 @dataclass
@@ -46,7 +50,8 @@ class RequestLimits:
             return
         token: Token | None = scope["state"].get("access")
         client = "" if token is None else token.name
-        refusal = self._excess(client) or (None if token is None else self._excess_of(token))
+        refusal = self._excess(client) or self._excess_of_size(client, scope)
+        refusal = refusal or (None if token is None else self._excess_of(token))
         if refusal is not None:
             reason, message, seconds = refusal
             self._service.metrics.refused(reason)
@@ -73,6 +78,17 @@ class RequestLimits:
         if total < limit or running[client] < share:
             return None
         return "connections", f"{total} requests are being answered already", self._service.batcher.patience(client)
+
+    def _excess_of_size(self, client: str, scope: Scope) -> tuple[str, str, int] | None:
+        """Return why a large request is refused before its body is read."""
+        size = Headers(scope=scope).get("content-length", "")
+        if scope["path"] not in COMPUTED or not size.isdecimal():
+            return None
+        wait = self._service.batcher.admission.wait_of_large(client, int(size))
+        if not wait:
+            return None
+        message = f"the inputs would wait about {wait:.1f} s for earlier ones"
+        return "time", message, self._service.batcher.patience(client)
 
     def _excess_of(self, token: Token) -> tuple[str, str, int] | None:
         """Return which limit of its own a token has reached."""
