@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from adaptdock.plugins.annotations import AnnotatedText, LabelledSpan
 from adaptdock.plugins.contracts import Cleaned, Record
 from adaptdock.plugins.toolkit.marked_words import mark_words
+from adaptdock.plugins.toolkit.stored import in_sequence, stored
 from adaptdock.plugins.toolkit.word_division import Division
 
 MARKS, WORDS = "marks", "words"
@@ -25,21 +26,23 @@ def tagged_words(records: Iterable[Record], split: str, division: Division | Non
 
     The text of a record and the places of its words stay with it, so that entities have their offsets in the text.
     """
-    tagged: list[Record] = []
     cutting: list[str] = []
     overlapping: list[str] = []
     invisible: list[str] = []
-    for record in records:
+
+    def tagged(record: Record) -> Record:
         if MARKS not in record:
-            tagged.append(record)
-            continue
+            return record
         text, where = record["text"], str(record.get("where", split))
         words = mark_words(text, record[MARKS], division or Division(), record.get(WORDS))
-        cutting += _described(words.cutting, text, where)
-        overlapping += _described(words.overlapping, text, where)
-        invisible += _described(words.invisible, text, where)
+        cutting.extend(_described(words.cutting, text, where))
+        overlapping.extend(_described(words.overlapping, text, where))
+        invisible.extend(_described(words.invisible, text, where))
         rest = {name: value for name, value in record.items() if name not in (MARKS, WORDS)}
-        tagged.append(rest | {"tokens": words.tokens, "tags": words.tags, "spans": words.spans})
+        return rest | {"tokens": words.tokens, "tags": words.tags, "spans": words.spans}
+
+    raw = in_sequence(records)
+    tagged_records = stored(map(tagged, raw)) if any(MARKS in record for record in raw) else raw
     notes = []
     for spans, what in (
         (cutting, "begin or end within a word, which is divided there"),
@@ -49,7 +52,7 @@ def tagged_words(records: Iterable[Record], split: str, division: Division | Non
         if spans:
             more = f" and {len(spans) - SHOWN} more" if len(spans) > SHOWN else ""
             notes.append(f"{split}: {len(spans)} spans {what}: {', '.join(spans[:SHOWN])}{more}")
-    return Cleaned(tagged, notes)
+    return Cleaned(tagged_records, notes)
 
 
 def _described(spans: Sequence[LabelledSpan], text: str, where: str) -> list[str]:

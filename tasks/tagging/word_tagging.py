@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from sys import intern
 from typing import Any, Self
 
 import torch
@@ -24,6 +25,7 @@ from adaptdock.plugins.toolkit.classic_answers import most_frequent_tags
 from adaptdock.plugins.toolkit.division_learning import learn_division
 from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
 from adaptdock.plugins.toolkit.linear_fit import fit_classes
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.plugins.toolkit.windowing import align, joined, split_words
 from adaptdock.plugins.toolkit.word_division import Division, divide
 from adaptdock.tasks.common.occlusion import with_word
@@ -104,7 +106,7 @@ class Tagging(ColumnInspector):
         # A kind alone, from --division, has default rules: the others are learnt from the data.
         if division is None or division == Division(kind=division.kind):
             kind = None if division is None else division.kind
-            division = learn_division([record["tokens"] for record in records], kind)
+            division = learn_division(stored(record["tokens"] for record in records), kind)
         return type(self)(self.options.model_copy(update={"labels": tuple(labels), "division": division}))
 
     def notes(self) -> list[str]:
@@ -173,7 +175,7 @@ class Tagging(ColumnInspector):
 
     def classic_answers(self, train: Sequence[Record], records: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
         """Return the tag that each word has most often, and the nearest legal tags of the sentence."""
-        sentences = [(record["tokens"], record["tags"]) for record in train]
+        sentences = ((record["tokens"], record["tags"]) for record in train)
         numbers = {tag: number for number, tag in enumerate(self.tags)}
         answers = []
         for tags in most_frequent_tags(sentences, [record["tokens"] for record in records]):
@@ -265,16 +267,25 @@ def read_sentences(records: Iterable[Record], split: str) -> Cleaned:
     A text is divided at spaces, unless it is a printed list. Raises :class:`DataError` if tokens and tags differ in
     number, and for a table with one row per word.
     """
-    raw_records = list(records)
-    sentences = [_sentence(record, split) for record in raw_records]
-    texts = [record for record in raw_records if isinstance(record["tokens"], str)]
-    if len(texts) >= ENOUGH and all(len(sentence["tokens"]) == 1 for sentence in sentences):
+    texts = printed = 0
+    single = True
+
+    def sentence(record: Record) -> Record:
+        nonlocal texts, printed, single
+        if isinstance(record["tokens"], str):
+            texts += 1
+            printed += printed_list(record["tokens"]) is not None
+        divided = _sentence(record, split)
+        single = single and len(divided["tokens"]) == 1
+        return divided
+
+    sentences = stored(map(sentence, records))
+    if texts >= ENOUGH and single:
         raise DataError(
-            f"{raw_records[0].get('where', split)}: each row has one word, so no word has a sentence around it: a row "
+            f"{sentences[0].get('where', split)}: each row has one word, so no word has a sentence around it: a row "
             f"of a table has to hold all tokens and tags of a sentence. One word per line, with an empty line after "
             f"each sentence, is read from a file with the suffix .conll."
         )
-    printed = sum(printed_list(str(record["tokens"])) is not None for record in texts)
     notes = [f"{split}: tokens of {printed} records are printed lists, and were read as lists"] if printed else []
     tagged, gaps = counted_sentences(sentences, split)
     return Cleaned(tagged, [*notes, *gaps])
@@ -283,7 +294,7 @@ def read_sentences(records: Iterable[Record], split: str) -> Cleaned:
 def _sentence(record: Record, split: str) -> Record:
     where = str(record.get("where", split))
     tokens = strings(record["tokens"], "tokens", where)
-    tags = tags_with_gaps(strings(tags_with_gaps(record["tags"]), "tags", where))
+    tags = [intern(str(tag)) for tag in tags_with_gaps(strings(tags_with_gaps(record["tags"]), "tags", where))]
     if len(tokens) != len(tags):
         raise DataError(f"{where}: {len(tokens)} tokens but {len(tags)} tags")
     return {**record, "tokens": tokens, "tags": tags}
