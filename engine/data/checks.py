@@ -18,7 +18,7 @@ LONGEST_SHOWN = 200
 ALIKE = 0.85
 """Ratio of difflib from which two names of labels may be the same one misspelt."""
 RARE = 0.1
-"""A label is taken as misspelt if it has at most this share of the records of the one that it is like."""
+"""A label is taken as misspelt if it has at most this share of the records of the label that it is like."""
 COMPARED = 300
 """So many labels are compared with each other."""
 
