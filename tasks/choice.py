@@ -42,7 +42,7 @@ class ChoiceOptions(PooledOptions):
     """Options of ``choice``."""
 
     answer_form: AnswerForm = "auto"
-    """Form of the answers: the text of a choice, a letter, or a number from 0 or 1; auto is the one that fits all."""
+    """Form of the answers: the text of a choice, a letter, or a number from 0 or 1; auto finds the form of all answers."""
 
 
 class Choice(Task):
@@ -106,7 +106,7 @@ class Choice(Task):
         return self
 
     def check(self, records: Sequence[Record], split: str) -> None:
-        """Accept all records: each question has choices of its own."""
+        """Accept all records: each question has its choices."""
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count questions, by their number of choices, and those with a context."""
@@ -161,7 +161,7 @@ class Choice(Task):
         """Return the choice with its index, and the probability of each choice."""
         shares = candidate_scores(len(record["choices"]), features, digests).softmax(-1)
         best = int(shares.argmax())
-        asked = {name: record[name] for name in ("question", "context", "choices") if name in record}
+        asked: dict[str, Any] = {name: record[name] for name in ("question", "context", "choices") if name in record}
         return {
             **asked,
             "answer": record["choices"][best],

@@ -153,9 +153,9 @@ class MultilabelTokens(WordTask):
 
         ``logits`` (R, T, classes), ``labels`` (R, T classes).
         """
-        targets = labels.unflatten(1, (-1, logits.shape[2])).to(logits.dtype)
+        targets = labels.reshape(logits.shape).to(logits.dtype)
         counted = targets != NOT_COUNTED
-        losses = functional.binary_cross_entropy_with_logits(logits, targets.clamp(min=0), reduction="none")
+        losses: Tensor = functional.binary_cross_entropy_with_logits(logits, targets.clamp(min=0), reduction="none")
         return (losses * counted).sum() / counted[..., 0].sum()
 
     def probabilities(self, words: int, features: Sequence[Feature], digests: Sequence[Tensor]) -> Tensor:

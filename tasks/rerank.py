@@ -85,7 +85,7 @@ class Rerank(Task):
             )
             if not queries:
                 raise DataError(
-                    f"train: no query has both relevant and irrelevant candidates, so there is no order to learn: "
+                    f"train: no query has both relevant and irrelevant candidates, so nothing can be learnt: "
                     f"{_places(useless)}"
                 )
         elif without:
@@ -99,7 +99,7 @@ class Rerank(Task):
         return self
 
     def check(self, records: Sequence[Record], split: str) -> None:
-        """Accept all records: there are no classes to compare."""
+        """Accept all records: no labels have to be known."""
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count queries, candidates, and relevant candidates."""

@@ -249,7 +249,7 @@ class Spans(WordTask):
         ``logits`` (R, N, K, C); ``labels`` (R, 1 + 3 S) has the number of words, and three numbers for each span.
         """
         rows, most, lengths, _ = logits.shape
-        words, spans = labels[:, 0], labels[:, 1:].unflatten(1, (-1, 3))  # (R), (R, S, 3)
+        words, spans = labels[:, 0], labels[:, 1:].reshape(rows, labels.shape[1] // 3, 3)  # (R), (R, S, 3)
         row = torch.arange(rows, device=logits.device).unsqueeze(1).expand(spans.shape[:2])
         is_span = (spans[..., 0] >= 0).to(logits.dtype)
         targets = torch.zeros_like(logits)
@@ -384,7 +384,7 @@ class Spans(WordTask):
         return 200 * right / (expected + predicted) if right else 0.0
 
     def outcome(self, record: Record, prediction: Mapping[str, Any]) -> Outcome:
-        """Compare whole spans; those that overlap are shown in layers."""
+        """Compare whole spans; overlapping spans are shown in layers."""
         text, _ = text_of(record)
         expected = [(extent.label, extent.start, extent.end) for extent in sorted(_in_text(record))]
         spans = prediction["spans"]
@@ -439,7 +439,7 @@ def _overlapping(extents: Iterable[Extent]) -> set[Extent]:
     return {
         extent
         for extent in ordered
-        if any(other != extent and extent.start < other.end and other.start < extent.end for other in ordered)
+        if any(second != extent and extent.start < second.end and second.start < extent.end for second in ordered)
     }
 
 

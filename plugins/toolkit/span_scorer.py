@@ -10,12 +10,13 @@ Letters of shapes: R rows, T positions, W the width of the states, N words, K le
 
 import math
 from collections.abc import Hashable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.plugins.contracts import Head, Parameter, WithRowInputs
+from adaptdock.plugins.contracts import Head, Parameter
 from adaptdock.plugins.toolkit.batched_linear import linear
 
 ABSENT = -1
@@ -51,15 +52,16 @@ class SpanScorer(Head):
             "bias": Parameter((self.classes,), _rare),
         }
 
-    def apply(self, parameters: Mapping[str, Tensor], hidden: WithRowInputs, mask: Tensor) -> Tensor:
-        """Return logits (R, N, K, C), with N of the longest row."""
+    def apply(self, parameters: Mapping[str, Tensor], hidden: Any, mask: Tensor) -> Tensor:
+        """Return logits (R, N, K, C), with N of the longest row; ``hidden`` is :class:`WithRowInputs`."""
         firsts, lasts = hidden.inputs["firsts"], hidden.inputs["lasts"]
         lengths = parameters["length"].shape[1]
         begin = linear(_at(hidden.hidden, firsts), parameters["first"], parameters["hidden_bias"])  # (R, N, D)
         end = linear(_at(hidden.hidden, lasts), parameters["last"])
         ends = functional.pad(end, (0, 0, 0, lengths - 1)).unfold(1, lengths, 1).transpose(2, 3)  # (R, N, K, D)
         inner = functional.gelu(begin.unsqueeze(2) + ends + parameters["length"].unsqueeze(1))
-        scores = linear(inner.flatten(1, 2), parameters["weight"], parameters["bias"]).unflatten(1, inner.shape[1:3])
+        flat: Tensor = linear(inner.flatten(1, 2), parameters["weight"], parameters["bias"])  # (R, N K, C)
+        scores = flat.reshape(*inner.shape[:3], -1)
         words = functional.pad((lasts != ABSENT).int(), (0, lengths - 1)).unfold(1, lengths, 1)  # (R, N, K)
         return scores * words.unsqueeze(-1).to(scores.dtype)
 
@@ -68,8 +70,8 @@ class SpanScorer(Head):
 
         A row has no more words than positions, so its shape does not depend on other rows of the batch.
         """
-        own = logits[:length, : self.lengths, : self.classes]
-        return functional.pad(own, (0, 0, 0, 0, 0, length - len(own)))
+        scores = logits[:length, : self.lengths, : self.classes]
+        return functional.pad(scores, (0, 0, 0, 0, 0, length - len(scores)))
 
 
 def _at(states: Tensor, positions: Tensor) -> Tensor:

@@ -27,9 +27,9 @@ def kind_of_overlap(extents: Sequence[Extent]) -> Overlap:
 
 
 def without_overlaps(extents: Sequence[Extent], allowed: Overlap) -> list[int]:
-    """Return the numbers of the spans that remain, in their order, if each excludes later ones that overlap with it.
+    """Return the numbers of the remaining spans, in their order, if each excludes later spans that overlap with it.
 
-    With ``nested`` a span excludes only those that cross it.
+    With ``nested`` a span excludes only spans that cross it.
     """
     remaining: list[int] = []
     taken: set[int] = set()
@@ -38,17 +38,17 @@ def without_overlaps(extents: Sequence[Extent], allowed: Overlap) -> list[int]:
             fits = taken.isdisjoint(range(extent.start, extent.end))
             taken.update(range(extent.start, extent.end) if fits else ())
         else:
-            fits = allowed == "any" or not any(_cross(extent, extents[other]) for other in remaining)
+            fits = allowed == "any" or not any(_cross(extent, extents[earlier]) for earlier in remaining)
         if fits:
             remaining.append(number)
     return remaining
 
 
 def layers(extents: Sequence[Extent]) -> list[list[int]]:
-    """Return the numbers of spans in layers without overlaps, the longest spans in the first one that has room."""
+    """Return the numbers of spans in layers without overlaps, the longest spans in the first layer with room."""
     divided: list[list[int]] = []
     for number in sorted(range(len(extents)), key=lambda number: extents[number].start - extents[number].end):
-        candidates = (layer for layer in divided if _has_room(extents[number], [extents[other] for other in layer]))
+        candidates = (layer for layer in divided if _has_room(extents[number], [extents[place] for place in layer]))
         layer = next(candidates, None)
         if layer is None:
             divided.append([number])
@@ -58,9 +58,9 @@ def layers(extents: Sequence[Extent]) -> list[list[int]]:
 
 
 def bracketed(text: str, extents: Sequence[Extent]) -> str:
-    """Return a text with its spans in brackets: ``[mayor of [Porto|LOC]|ROLE]``; one that crosses another comes behind.
+    """Return a text with its spans in brackets: ``[mayor of [Porto|LOC]|ROLE]``; crossing spans come behind.
 
-    Such a span is written as ``(text|label)``.
+    A span that crosses another is written as ``(text|label)``.
     """
     ordered = sorted(extents, key=lambda extent: (extent.start - extent.end, extent.start))
     inside = [ordered[number] for number in without_overlaps(ordered, "nested")]
@@ -98,5 +98,5 @@ def _cross(first: Extent, second: Extent) -> bool:
     return _meet(first, second) and not is_inside and not is_around
 
 
-def _has_room(extent: Extent, others: Sequence[Extent]) -> bool:
-    return not any(_meet(extent, other) for other in others)
+def _has_room(extent: Extent, layer: Sequence[Extent]) -> bool:
+    return not any(_meet(extent, neighbour) for neighbour in layer)

@@ -124,7 +124,8 @@ def right_choices(
 
 def _listed(value: Any, where: str) -> Choices:
     """Return choices from any of the forms; raise :class:`DataError` for another form, and for empty texts."""
-    parts, keys = value, []
+    parts: Any = value
+    keys: Sequence[Any] = []
     if isinstance(value, Mapping):
         parts = next((value[name] for name in TEXTS if isinstance(value.get(name), list | tuple)), None)
         keys = next((value[name] for name in KEYS if isinstance(value.get(name), list | tuple)), [])

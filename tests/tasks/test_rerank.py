@@ -111,7 +111,7 @@ def test_queries_without_an_order_teach_nothing_and_count_as_zero_elsewhere() ->
     records, notes = clean(*rows)
     assert len(records) == 2
     assert "1 queries have no relevant candidate, and count as 0: a:2" in notes[0]
-    with pytest.raises(DataError, match="no order to learn"):
+    with pytest.raises(DataError, match="nothing can be learnt"):
         clean(rows[1], split="train")
 
 

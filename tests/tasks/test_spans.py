@@ -232,3 +232,9 @@ def test_the_sample_is_learnt_saved_and_used(backbone: Backbone, dock: Dock, tmp
     answer = dock.predict(adapter, ["The mayor of Porto spoke."])[0]
     assert answer["text"] == "The mayor of Porto spoke."
     assert result.adapter.card.probes is not None
+
+
+def test_a_batch_without_any_labelled_span_has_a_loss() -> None:
+    logits = torch.zeros(2, 4, 3, 2)
+    loss = fitted().loss(logits, torch.tensor([[4], [3]]), None)
+    torch.testing.assert_close(loss, torch.tensor(2.0).log() * 2 * (4 + 3 + 2 + 3 + 2 + 1) / 7)
