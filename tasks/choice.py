@@ -20,6 +20,7 @@ from adaptdock.tasks.common.candidates import (
     CandidateBatch,
     candidate_scores,
     candidate_windows,
+    check_count,
     fields_of,
     label_windows,
 )
@@ -42,7 +43,7 @@ class ChoiceOptions(PooledOptions):
     """Options of ``choice``."""
 
     answer_form: AnswerForm = "auto"
-    """Form of the answers: the text of a choice, a letter, or a number from 0 or 1; auto finds the form of all answers."""
+    """Form of the answers: the text of a choice, a letter, or a number from 0 or 1; auto finds the form of all."""
 
 
 class Choice(Task):
@@ -137,7 +138,9 @@ class Choice(Task):
                 f'{{"question": "What is red?", "choices": ["a tomato", "grass"]}}; found {type(item).__name__}'
             )
         fields = fields_of(item, self.columns)
-        return _content(fields, choices_of(fields, "an input"), "an input")
+        choices = choices_of(fields, "an input")
+        check_count(len(choices.texts), "choices")
+        return _content(fields, choices, "an input")
 
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
         """Tokenise the question with each choice; a context comes behind both."""

@@ -20,6 +20,7 @@ from adaptdock.tasks.common.candidates import (
     CandidateBatch,
     candidate_scores,
     candidate_windows,
+    check_count,
     fields_of,
     label_windows,
 )
@@ -135,6 +136,7 @@ class Rerank(Task):
             candidates = labelled_candidates(fields, "an input")
         else:
             candidates = read_candidates(fields.get("candidates"), "an input")
+        check_count(len(candidates), "candidates")
         return {"query": query, "candidates": candidates}
 
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:

@@ -85,7 +85,7 @@ def windows(text: str, second: str | None, reading: Reading) -> list[Feature]:
     """
     cut = 0
     if second is not None:
-        text, cut = _halved(text, reading)
+        text, cut = halved(text, reading)
     features = _features(_tokenised(text, second, reading), reading)
     features[0].cut = cut
     return features
@@ -97,7 +97,7 @@ def located_windows(first: str, second: str, reading: Reading, overlap: int) -> 
     ``alignment`` of a feature has the span of each position, or None for a token outside the second text. Successive
     windows share ``overlap`` tokens of it, at most half of a window's.
     """
-    first, cut = _halved(first, reading)
+    first, cut = halved(first, reading)
     encoding = _tokenised(first, second, reading, overlap)
     features = _features(encoding, reading)
     for number, feature in enumerate(features):
@@ -107,7 +107,7 @@ def located_windows(first: str, second: str, reading: Reading, overlap: int) -> 
     return features
 
 
-def _halved(text: str, reading: Reading) -> tuple[str, int]:
+def halved(text: str, reading: Reading) -> tuple[str, int]:
     """Return a text cut to at most half a window, and the number of cut tokens."""
     half = reading.max_length // 2
     encoding = reading.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -11,17 +11,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Feature, Reading
-from adaptdock.plugins.toolkit.windowing import windows
+from adaptdock.plugins.toolkit.windowing import halved, windows
+
+MOST = 1000
+"""Most candidates of an input of ``predict``."""
 
 
 def candidate_windows(pairs: Sequence[tuple[str, str]], reading: Reading) -> list[Feature]:
-    """Return the windows of pairs of texts, one pair for each candidate; ``alignment`` is the candidate's number."""
-    features = []
+    """Return the windows of pairs of texts, one pair for each candidate; ``alignment`` is the candidate's number.
+
+    A first text of several pairs is cut to half of a window once, so that a long query is tokenised once.
+    """
+    features: list[Feature] = []
+    cuts: dict[str, tuple[str, int]] = {}
     for number, (first, second) in enumerate(pairs):
-        for feature in windows(first, second, reading):
+        is_new = first not in cuts
+        text, cut = cuts.setdefault(first, halved(first, reading)) if is_new else cuts[first]
+        of_pair = windows(text, second, reading)
+        for feature in of_pair:
             feature.alignment = number
-            features.append(feature)
+        if is_new:
+            of_pair[0].cut = cut
+        features += of_pair
     return features
 
 
@@ -74,6 +87,12 @@ class CandidateBatch:
         targets = (self.relevance > 0).to(self.scores.dtype)
         losses = functional.binary_cross_entropy_with_logits(self.scores, targets, reduction="none")
         return (losses * self.first).sum() / self.first.sum()
+
+
+def check_count(count: int, name: str) -> None:
+    """Raise :class:`DataError` for an input with more candidates than are read, each in a window with the question."""
+    if count > MOST:
+        raise DataError(f"an input has at most {MOST:,} {name}; found {count:,}")
 
 
 def fields_of(item: Mapping[str, Any], columns: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:

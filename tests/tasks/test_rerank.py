@@ -195,3 +195,23 @@ def test_the_sample_is_learnt_and_candidates_are_sorted(
     assert scores == sorted(scores, reverse=True)
     assert {candidate["index"]: candidate.get("id") for candidate in answer["candidates"]} == {0: 7, 1: None}
     assert result.adapter.card.probes is not None
+
+
+def test_a_query_of_many_candidates_is_tokenised_once_and_an_input_has_a_limit() -> None:
+    task = make()
+    record = task.read({"query": "who ran " * 20, "candidates": ["ada", "bob"]})
+    features = task.encode(record, READING, labelled=False)
+    assert [feature.cut > 0 for feature in features] == [True, False]
+    assert all(len(feature.inputs["input_ids"]) <= READING.max_length for feature in features)
+    with pytest.raises(DataError, match="at most 1,000 candidates; found 1,001"):
+        task.read({"query": "who", "candidates": ["a"] * 1001})
+
+
+def test_candidates_of_a_prediction_need_not_be_in_one_batch(backbone: Backbone, dock: Dock, tmp_path: Path) -> None:
+    made = plan(backbone, "rerank", "lora", Source(), {"epochs": 1, "min_steps": 0})
+    adapter = dock.dock(train_plan(made, tmp_path).adapter)
+    rows: list[int] = []
+    run = dock.run
+    dock.run = lambda of_rows, *rest, **more: (rows.append(len(of_rows)), run(of_rows, *rest, **more))[1]  # type: ignore
+    dock.predict(adapter, [{"query": "who", "candidates": [f"ada {n}" for n in range(20)]}], batch_size=8)
+    assert max(rows) <= 8
