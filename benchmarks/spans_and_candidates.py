@@ -67,6 +67,7 @@ def write(folder: Path, splits: dict[str, Sequence[Row]]) -> Source:
 def trained(backbone: Backbone, task: str, source: Source, arguments: argparse.Namespace, **options: Any) -> Any:
     """Train with the recipe, and return the plan, the adapter, the metrics on the test data and the seconds."""
     settings = {"epochs": arguments.epochs, "patience": 0, "max_length": arguments.max_length}
+    settings |= {"learning_rate": arguments.rate} if arguments.rate else {}
     made = plan(backbone, task, "lora", source, settings, task_options=options)
     with tempfile.TemporaryDirectory() as runs:
         started = time.perf_counter()
@@ -279,6 +280,7 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--negatives", type=int, default=3)
+    parser.add_argument("--rate", type=float, help="learning rate; that of the recipe unless given")
     parser.add_argument("--max-length", type=int, default=256)
     arguments = parser.parse_args()
     transformers_logging.set_verbosity_error()

@@ -151,11 +151,18 @@ class Spans(WordTask):
             scheme = self.options.scheme
             if scheme == "auto":
                 scheme = detect_scheme([record["tags"] for record in read])
+            repaired = 0
             for record in read:
-                tags, _ = to_bio(record["tags"], scheme, str(record.get("where", split)))
+                tags, mended = to_bio(record["tags"], scheme, str(record.get("where", split)))
+                repaired += mended
                 records[record["number"]]["tokens"] = record["tokens"]
                 ranges[record["number"]].update((first, end, label) for label, first, end in entity_spans(tags))
             notes += [*sentences.notes, *remarks]
+            notes += [f"{split}: tags of {column} read as {scheme.upper()}"] if scheme != "bio" else []
+            if repaired:
+                notes.append(
+                    f"{split}: {repaired} tags of {column} repaired that no {scheme.upper()} sequence can have"
+                )
         rest = [{name: value for name, value in record.items() if name != INNER} for record in records]
         return Cleaned([{**row, RANGES: sorted(spans)} for row, spans in zip(rest, ranges, strict=True)], notes)
 
@@ -267,11 +274,11 @@ class Spans(WordTask):
         window: SpanWindow = feature.alignment
         count = len(window.words)
         probabilities = logits[:count].float().sigmoid()
+        likely = probabilities >= RARE
         rows = []
-        for place, more, label in (probabilities >= RARE).nonzero().tolist():
+        for (place, more, label), share in zip(likely.nonzero().tolist(), probabilities[likely].tolist(), strict=True):
             if place + more < count and (place, more) not in window.elsewhere:
-                first, end = window.words[place], window.words[place + more] + 1
-                rows.append([first, end, label, probabilities[place, more, label].item()])
+                rows.append([window.words[place], window.words[place + more] + 1, label, share])
         return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
 
     def scored(self, digests: Sequence[Tensor]) -> list[Scored]:

@@ -238,3 +238,13 @@ def test_a_batch_without_any_labelled_span_has_a_loss() -> None:
     logits = torch.zeros(2, 4, 3, 2)
     loss = fitted().loss(logits, torch.tensor([[4], [3]]), None)
     torch.testing.assert_close(loss, torch.tensor(2.0).log() * 2 * (4 + 3 + 2 + 3 + 2 + 1) / 7)
+
+
+def test_tags_of_another_scheme_and_repaired_ones_are_said() -> None:
+    row = {"where": "a:1", "tokens": TOKENS, "ranges": ["O", "S-A", "B-B", "E-B", "I-A"]}
+    cleaned = make().clean([row], "train")
+    assert cleaned.records[0]["ranges"] == [(1, 2, "A"), (2, 4, "B"), (4, 5, "A")]
+    assert cleaned.notes == [
+        "train: tags of ranges read as BIOES",
+        "train: 1 tags of ranges repaired that no BIOES sequence can have",
+    ]
