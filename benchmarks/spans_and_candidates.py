@@ -52,7 +52,8 @@ from adaptdock.plugins.toolkit.windowing import windows
 
 RELATIONS = ("nsubj", "obj", "obl", "nmod")
 CANDIDATES = 10
-VALIDATED = 300
+VALIDATED, RANKED = 300, 50
+"""Records to validate on; queries, which have several windows each."""
 
 Row = dict[str, Any]
 
@@ -248,7 +249,8 @@ def rerank(folder: Path, place: Path, backbone: Backbone, arguments: argparse.Na
                 candidates = [paragraphs[place] for place in best]
                 relevance = [int(text == paragraph["context"]) for text in candidates]
                 splits[split].append({"query": question["question"], "candidates": candidates, "relevance": relevance})
-    splits["train"] = splits["train"][: arguments.train]
+    for split, most in (("train", arguments.train), ("validation", RANKED), ("test", arguments.tested)):
+        splits[split] = Random(0).sample(splits[split], min(most, len(splits[split])))
     made, _, metrics, seconds = trained(
         backbone, "rerank", write(place, splits), arguments, negatives=arguments.negatives
     )
