@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 # every test process, and every program that a test starts, would compile all modules anew without stored bytecode
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-mixed bench-swap soak bench-serving soak-serving docs reference site compatibility test-window clean
+.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-reading bench-exports bench-mixed bench-swap soak bench-serving soak-serving docs reference site compatibility test-window clean
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -81,6 +81,12 @@ bench-tasks: $(INSTALLED)  ## every task beside a trivial baseline and full fine
 
 bench-few: $(INSTALLED)  ## few labels beside simple answers, SetFit, PEFT and full fine-tuning; hours; DATA=folder of the data sets
 	$(BIN)/python benchmarks/few.py $(DATA)
+
+bench-reading: $(INSTALLED)  ## records/s and memory of reading a million texts, beside datasets alone
+	$(BIN)/python benchmarks/reading.py
+
+bench-exports: $(INSTALLED)  ## from an export of an annotation tool to an answer, in seconds; WNUT17=folder of the data set
+	$(BIN)/python benchmarks/exports.py $(WNUT17)
 
 bench-mixed: $(INSTALLED)  ## mixed batches beside PEFT; half an hour or more
 	$(BIN)/python benchmarks/mixed.py

@@ -95,7 +95,7 @@ def _report(reader: Reader, task: Task, values: Mapping[str, Any]) -> dict[str, 
     raw = reader.splits()
     problems: list[Problem] = []
     notes = reader.notes()
-    records: dict[str, list[Record]] = {}
+    records: dict[str, Sequence[Record]] = {}
     for split, raw_records in raw.items():
         try:
             cleaned = task.clean(raw_records, split)
@@ -118,7 +118,7 @@ def _report(reader: Reader, task: Task, values: Mapping[str, Any]) -> dict[str, 
     return {**report, "problems": [problem.describe() for problem in problems]}
 
 
-def _fitted(task: Task, records: Mapping[str, list[Record]], problems: list[Problem], notes: list[str]) -> Task:
+def _fitted(task: Task, records: Mapping[str, Sequence[Record]], problems: list[Problem], notes: list[str]) -> Task:
     """Return the task with what it learns from the training data, or as it is where it can learn nothing."""
     if "train" not in records:
         return task

@@ -69,9 +69,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Records in the form of the task, and notes on the changes, with counts."""
+    """Records in the form of the task, and notes on the changes, with counts.
 
-    records: list[Record]
+    Large data is a sequence in a file (``stored`` of the toolkit), each reading of which gives new records.
+    """
+
+    records: Sequence[Record]
     notes: list[str] = field(default_factory=list)
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from sys import intern
 from typing import Any, Self
 
 import torch
@@ -18,10 +19,11 @@ from torch.nn import functional
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import AnnotatedText, AnswerKind, Cleaned, Decision, FitExamples, Head, Outcome, Record
-from adaptdock.plugins.toolkit.classic_answers import bag_of_words
+from adaptdock.plugins.toolkit.classic_answers import MOST, bag_of_words
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead, VectorLength
 from adaptdock.plugins.toolkit.linear_fit import fit_classes, fit_sets
 from adaptdock.plugins.toolkit.nearest_class import FURTHEST, NearestClassHead, class_centres
+from adaptdock.plugins.toolkit.stored import in_sequence, stored
 from adaptdock.tasks.common.occlusion import joined_texts, without_word, words_of_texts
 from adaptdock.tasks.common.outcomes import label_outcome, label_set_outcome
 from adaptdock.tasks.common.sequences import TEXT, SequenceTask, mean
@@ -45,6 +47,7 @@ from adaptdock.tasks.labels.class_metrics import (
     score_sets,
 )
 from adaptdock.tasks.labels.label_lists import check_lists
+from adaptdock.tasks.labels.label_survey import LabelSurvey
 from adaptdock.tasks.labels.out_of_scope import (
     OUT_OF_SCOPE_NAME,
     best_threshold,
@@ -127,13 +130,10 @@ class Classification(SequenceTask):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check texts and labels; note uneven classes, and values that suggest a wrong column."""
-        annotated, unlabelled = annotated_labels(records, split, self.options.multi_label)
-        labelled, uncounted = labelled_records(annotated, split, self.options.labels)
-        unlabelled += uncounted
+        labelled, survey, unlabelled = self._labelled(in_sequence(records), split)
         if not self.options.multi_label:
-            labelled, scope = scoped(labelled, split, self.options.out_of_scope)
-            unlabelled += scope
-            check_missing(in_scope(labelled), split)
+            if survey.missing:
+                check_missing(in_scope(labelled), split)
         elif split == "train" and not self.options.labels:
             unlabelled += check_lists(labelled, self.options.label_separator, split)
         cleaned = super().clean(labelled, split)
@@ -148,10 +148,25 @@ class Classification(SequenceTask):
         if self.options.multi_label:
             cleaned.notes.extend(count_printed(labelled, split))
             return cleaned
-        cleaned.notes.extend(label_notes(in_scope(labelled), in_scope(cleaned.records), split))
+        cleaned.notes.extend(label_notes(survey.counts, counts, split))
         if split == "train" and not self.options.labels:
-            cleaned.notes.extend(check_number_of_classes(cleaned.records))
+            cleaned.notes.extend(check_number_of_classes(counts))
         return cleaned
+
+    def _labelled(self, records: Sequence[Record], split: str) -> tuple[Sequence[Record], LabelSurvey, list[str]]:
+        """Return raw records with a label or out of scope, the survey of their labels, and notes on the others."""
+        survey, several = LabelSurvey.of(records), self.options.multi_label
+        notes: list[str] = []
+        if survey.annotated:
+            records, notes = annotated_labels(records, split, several)
+            survey = LabelSurvey.of(records)
+        counted, uncounted = labelled_records(records, survey, split, self.options.labels)
+        if counted is not records:
+            survey = LabelSurvey.of(counted)
+        labelled, scope = (counted, []) if several else scoped(counted, survey, split, self.options.out_of_scope)
+        if labelled is not counted:
+            survey = LabelSurvey.of(labelled)
+        return labelled, survey, [*notes, *uncounted, *scope]
 
     def _checked(self, record: Record) -> Record:
         if not is_out_of_scope(record):
@@ -161,7 +176,7 @@ class Classification(SequenceTask):
     def label(self, value: Any, where: str) -> Any:
         """Return a name, or a sorted list of names for several labels; numbers and truth values become text."""
         if not self.options.multi_label:
-            return class_name(value, where, self.options.labels)
+            return intern(class_name(value, where, self.options.labels))
         parts = divided(value, self.options.label_separator, where)
         return sorted({class_name(part, where, self.options.labels) for part in parts if part != ""})
 
@@ -222,7 +237,7 @@ class Classification(SequenceTask):
         shown = counts.most_common()
         if len(shown) > NAMED:
             shown = [shown[0], shown[-1]]
-        outside = len(records) - len(in_scope(records))
+        outside = sum(map(is_out_of_scope, records))
         described = {"texts": len(records), "labels": len(counts), "by label": dict(shown)}
         return described | ({OUT_OF_SCOPE_NAME: outside} if outside else {})
 
@@ -445,7 +460,9 @@ class Classification(SequenceTask):
         """Return the classes that a bag of the words gives; nothing for several labels."""
         if self.options.multi_label:
             return {}
-        labelled = [record for record in train if record["label"] in self.options.labels]
+        labelled = stored(record for record in train if record["label"] in self.options.labels)
+        if len(labelled) > MOST:
+            return {}
         texts, asked = ([joined_texts(record) for record in part] for part in (labelled, records))
         scores = bag_of_words(texts, [record["label"] for record in labelled], asked)
         if scores is None:

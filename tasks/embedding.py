@@ -24,7 +24,9 @@ from torch.nn import functional
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
 from adaptdock.plugins.toolkit.heads import EmbeddingHead
+from adaptdock.plugins.toolkit.stored import in_sequence
 from adaptdock.tasks.labels.class_labels import class_name
+from adaptdock.tasks.labels.label_survey import LabelSurvey
 from adaptdock.tasks.labels.uncounted import labelled_records
 
 ANCHOR, POSITIVE, NEGATIVE = range(3)
@@ -87,7 +89,8 @@ class Embedding(Task):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check pairs, give texts that belong together the same number, and pair texts with labels."""
-        labelled, uncounted = labelled_records(list(records), split, ())
+        raw = in_sequence(records)
+        labelled, uncounted = labelled_records(raw, LabelSurvey.of(raw), split, ())
         checked = [_checked(record) for record in labelled]
         complete = [record for record in checked if all(record[name] for name in TEXTS if name in record)]
         if not complete:

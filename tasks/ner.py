@@ -8,6 +8,7 @@ I- follows a B- or I- of its type; Viterbi's algorithm).
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from sys import intern
 from typing import Any, Literal, Self
 
 import torch
@@ -24,6 +25,7 @@ from adaptdock.plugins.contracts import (
     Recipe,
     Record,
 )
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.tasks.common.outcomes import entity_outcome
 from adaptdock.tasks.labels.uncounted import UNTAGGED, counted, counted_pairs
 from adaptdock.tasks.tagging.divided_words import text_of
@@ -130,12 +132,16 @@ class NER(Tagging):
         records, read = as_written(sentences.records, split, plain_types=self.options.scheme == "io")
         scheme = self.options.scheme
         if scheme == "auto":
-            scheme = detect_scheme([counted(record["tags"]) for record in records])
-        converted, repaired = [], 0
-        for record in records:
+            scheme = detect_scheme(counted(record["tags"]) for record in records)
+        repaired = 0
+
+        def in_bio(record: Record) -> Record:
+            nonlocal repaired
             tags, mended = to_bio(record["tags"], scheme, str(record.get("where", split)))
             repaired += mended
-            converted.append({**record, "tags": tags})
+            return {**record, "tags": list(map(intern, tags))}
+
+        converted = stored(map(in_bio, records))
         notes = [*marked.notes, *sentences.notes, *read]
         notes += [f"{split}: tags read as {scheme.upper()}"] if scheme != "bio" else []
         if repaired:

@@ -1,6 +1,5 @@
 """A serving process in this one, around a tiny backbone."""
 
-import asyncio
 import socket
 import threading
 import time
@@ -103,7 +102,7 @@ def listening(client: Client, seconds: float = 0.5, connections: Connections | N
     server = uvicorn.Server(config)
     with socket.socket() as at:
         at.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[at])), daemon=True)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)
         thread.start()
         try:
             until(lambda: server.started)

@@ -20,7 +20,7 @@ WIDTH = 100
 
 
 def by_backbone(
-    records: Mapping[str, list[Record]], task: Task, values: Mapping[str, Any], problems: list[Problem]
+    records: Mapping[str, Sequence[Record]], task: Task, values: Mapping[str, Any], problems: list[Problem]
 ) -> dict[str, Any]:
     """Return the parts of a report that need a backbone, and add to ``problems``."""
     from adaptdock.cli.common.backbone import loaded
@@ -35,7 +35,7 @@ def by_backbone(
 
 
 def _windows(
-    records: Mapping[str, list[Record]], task: Task, backbone: Backbone, reads: Reading, problems: list[Problem]
+    records: Mapping[str, Sequence[Record]], task: Task, backbone: Backbone, reads: Reading, problems: list[Problem]
 ) -> dict[str, dict[str, Any]]:
     """Compare the records of each split with the window of a backbone."""
     from adaptdock.engine.inference.window_lengths import window_lengths
@@ -64,7 +64,7 @@ def _windows(
 
 
 def _scripts(
-    records: Mapping[str, list[Record]], task: Task, backbone: Backbone, problems: list[Problem]
+    records: Mapping[str, Sequence[Record]], task: Task, backbone: Backbone, problems: list[Problem]
 ) -> dict[str, str]:
     """Return how the tokenizer divides the words of each script."""
     from adaptdock.engine.evaluation.script_coverage import script_coverage
@@ -80,7 +80,7 @@ def _scripts(
 
 
 def _frozen(
-    records: Mapping[str, list[Record]],
+    records: Mapping[str, Sequence[Record]],
     task: Task,
     backbone: Backbone,
     values: Mapping[str, Any],

@@ -19,9 +19,9 @@ class LabelledData:
 
     source: Source
     split: str
-    records: list[Record]
+    records: Sequence[Record]
     notes: list[str]
-    training: list[Record] | None
+    training: Sequence[Record] | None
     """None unless the data is that of the adapter's training, and has a training split."""
 
 

@@ -35,7 +35,7 @@ class Bench:
     backbone: Backbone
     task_name: str
     task: Task
-    raw: list[Record]
+    raw: Sequence[Record]
     """The shortest records of the sample, before cleaning."""
 
     @classmethod
@@ -47,7 +47,7 @@ class Bench:
         return cls(backbone, task_name, task, shortest)
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> Sequence[Record]:
         """The records, cleaned by the task."""
         return self.task.clean(self.raw, "train").records
 
@@ -156,7 +156,7 @@ class Bench:
         return trained, float(self.task.loss(padded, collate_labels(features, torch.device("cpu")), None))
 
 
-def fitted(task_name: str) -> tuple[Task, dict[str, list[Record]]]:
+def fitted(task_name: str) -> tuple[Task, dict[str, Sequence[Record]]]:
     """Return a task fitted on its sample data, and the sample's cleaned splits."""
     blank = make_task(task_name, {})
     raw, _ = load_splits(Source(), type(blank))

@@ -149,11 +149,11 @@ def shuffled_by_length(lengths: Sequence[int], rows: int, seed: int) -> list[int
     Indices are shuffled, sorted by length within pools of 50 batches, and the batches shuffled.
     """
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(lengths), generator=generator).tolist()
+    order = torch.randperm(len(lengths), generator=generator)
     pool = 50 * rows
     batches = []
     for start in range(0, len(order), pool):
-        part = sorted(order[start : start + pool], key=lambda index: -lengths[index])
+        part = sorted(order[start : start + pool].tolist(), key=lambda index: -lengths[index])
         batches += [part[offset : offset + rows] for offset in range(0, len(part), rows)]
     complete = [batch for batch in batches if len(batch) == rows]
     incomplete = [batch for batch in batches if len(batch) < rows]

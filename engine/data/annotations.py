@@ -42,6 +42,8 @@ class AnnotatedFile:
         if not texts:
             raise DataError(f"{self.export.path}: read as {self.tool.title}, but there is no text in it")
         texts = confirmed_texts(texts, say)
+        if self.tool.writes_empty_lists and not any(text.spans or text.labels for text in texts):
+            raise DataError(f"{self.export.path}: read as {self.tool.title}, but none of its texts has been annotated")
         records, left_out = [], []
         for text in texts:
             record = reader.annotated(text)

@@ -1,13 +1,20 @@
 """Checks of data: what looks like a mistake in cleaned records, counted, with places. Nothing here is refused."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import combinations
 
+import numpy as np
+
+from adaptdock.engine.data.hashes import NOTHING, Hashes, hash_of, hashes_of, repeated
 from adaptdock.plugins.contracts import Record, Task
 
 SHOWN = 5
+LONGEST_SHOWN = 200
+"""Characters of a text that are shown with a problem."""
 ALIKE = 0.85
 """Ratio of difflib from which two names of labels may be the same one misspelt."""
 RARE = 0.1
@@ -18,11 +25,12 @@ COMPARED = 300
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that looks wrong: what it is, how often, and the first places."""
+    """Something that looks wrong: what it is, how often, and the first places, each with its text if there is one."""
 
     what: str
     count: int
     places: tuple[str, ...]
+    texts: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Return the problem as one sentence."""
@@ -33,10 +41,14 @@ class Problem:
 def check(splits: Mapping[str, Sequence[Record]], task: Task) -> list[Problem]:
     """Return what looks wrong in cleaned records, within splits and between them."""
     problems: list[Problem] = []
+    texts: dict[str, Hashes] = {}
     for split, records in splits.items():
-        for find in (_duplicates, _single, _misspelt):
-            problems += find(records, task, split)
-    return [*problems, *_leaks(splits, task)]
+        survey = _Survey(records, task)
+        texts[split] = survey.texts
+        problems += _duplicates(survey, split)
+        problems += _single(survey, split)
+        problems += _misspelt(survey, split)
+    return [*problems, *_leaks(splits, texts, task)]
 
 
 def text_of(record: Record, task: Task) -> tuple[str, ...]:
@@ -55,65 +67,76 @@ def answers_of(record: Record, task: Task) -> str:
     return repr([record.get(name) for name in fields])
 
 
-def _duplicates(records: Sequence[Record], task: Task, split: str) -> Iterator[Problem]:
+class _Survey:
+    """What one reading of the records of a split tells: hashes of texts and answers, and examples of labels.
+
+    ``examples`` counts the records with a label, and ``first`` has the place of its first one; tags of words count by
+    their type (B-PER and I-PER are PER).
+    """
+
+    def __init__(self, records: Sequence[Record], task: Task) -> None:
+        self.records, self.task = records, task
+        self.examples: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+        texts, answers = array("Q"), array("Q")
+        for record in records:
+            texts.append(hash_of(text_of(record, task)))
+            answers.append(hash_of([answers_of(record, task)]))
+            for label in {label_type(str(label)) for label in task.labels(record)} - {""}:
+                self.examples[label] += 1
+                self.first.setdefault(label, str(record.get("where", "?")))
+        self.texts, self.answers = hashes_of(texts), hashes_of(answers)
+
+
+def _duplicates(survey: _Survey, split: str) -> Iterator[Problem]:
     """Yield texts that occur more than once: with the same answer, and with different ones."""
-    groups: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        text = text_of(record, task)
-        if any(text):
-            groups.setdefault(text, []).append(record)
-    repeated = [group for group in groups.values() if len(group) > 1]
-    differing = [group for group in repeated if len({answers_of(record, task) for record in group}) > 1]
-    extra = sum(len(group) - 1 for group in repeated)
-    if extra:
-        places = tuple(_places(group) for group in repeated[:SHOWN])
-        yield Problem(f"{split}: {extra} of {len(records)} records repeat the text of another", extra, places)
-    if differing:
-        places = tuple(_places(group) for group in differing[:SHOWN])
-        yield Problem(f"{split}: {len(differing)} texts have more than one label", len(differing), places)
+    alike = repeated(survey.texts)
+    if not len(alike):
+        return
+    rows = np.flatnonzero(np.isin(survey.texts, alike))
+    extra, total = len(rows) - len(alike), len(survey.records)
+    examples = _examples_of(survey, alike[:SHOWN])
+    yield Problem(f"{split}: {extra} of {total} records repeat the text of another", extra, *examples)
+    answers = np.unique(np.stack([survey.texts[rows], survey.answers[rows]]), axis=1)
+    differing = alike[np.isin(alike, repeated(answers[0]))]
+    if len(differing):
+        examples = _examples_of(survey, differing[:SHOWN])
+        yield Problem(f"{split}: {len(differing)} texts have more than one label", len(differing), *examples)
 
 
-def _leaks(splits: Mapping[str, Sequence[Record]], task: Task) -> Iterator[Problem]:
+def _leaks(splits: Mapping[str, Sequence[Record]], texts: Mapping[str, Hashes], task: Task) -> Iterator[Problem]:
     """Yield texts that two splits have in common."""
-    texts = {split: {text_of(record, task): record for record in records} for split, records in splits.items()}
-    for first, second in combinations(texts, 2):
-        common = [text for text in texts[second] if text in texts[first] and any(text)]
-        if common:
-            places = tuple(_places([texts[first][text], texts[second][text]]) for text in common[:SHOWN])
-            yield Problem(f"{len(common)} texts of {second} are in {first} too", len(common), places)
+    for first, second in combinations(splits, 2):
+        values, places_of_first = np.unique(texts[second], return_index=True)
+        is_common = np.isin(values, texts[first]) & (values != NOTHING)
+        common = values[is_common][np.argsort(places_of_first[is_common])]
+        if len(common):
+            last = [_last_records(splits[split], texts[split], common[:SHOWN]) for split in (first, second)]
+            places = tuple(_joined([_place(record) for record in pair]) for pair in zip(*last, strict=True))
+            shown = tuple(_shown(record, task) for record in last[1])
+            yield Problem(f"{len(common)} texts of {second} are in {first} too", len(common), places, shown)
 
 
-def _single(records: Sequence[Record], task: Task, split: str) -> Iterator[Problem]:
+def _single(survey: _Survey, split: str) -> Iterator[Problem]:
     """Yield labels of which there is one example."""
-    examples = _examples(records, task)
-    single = [label for label, places in examples.items() if len(places) == 1]
-    if single and len(examples) > 1:
-        shown = tuple(f"{label!r} at {examples[label][0]}" for label in single[:SHOWN])
+    single = [label for label in survey.first if survey.examples[label] == 1]
+    if single and len(survey.first) > 1:
+        shown = tuple(f"{label!r} at {survey.first[label]}" for label in single[:SHOWN])
         yield Problem(f"{split}: {len(single)} labels have one example only", len(single), shown)
 
 
-def _misspelt(records: Sequence[Record], task: Task, split: str) -> Iterator[Problem]:
+def _misspelt(survey: _Survey, split: str) -> Iterator[Problem]:
     """Yield pairs of labels of which the rare one looks like the frequent one misspelt."""
-    examples = _examples(records, task)
-    frequent = sorted(examples, key=lambda label: -len(examples[label]))[:COMPARED]
+    count = survey.examples
+    frequent = sorted(survey.first, key=lambda label: -count[label])[:COMPARED]
     pairs = [
         (rare, usual)
         for usual, rare in combinations(frequent, 2)
-        if len(examples[rare]) <= max(1, RARE * len(examples[usual])) < len(examples[usual]) and _alike(rare, usual)
+        if count[rare] <= max(1, RARE * count[usual]) < count[usual] and _alike(rare, usual)
     ]
     if pairs:
-        shown = tuple(f"{rare!r} for {usual!r} at {examples[rare][0]}" for rare, usual in pairs[:SHOWN])
+        shown = tuple(f"{rare!r} for {usual!r} at {survey.first[rare]}" for rare, usual in pairs[:SHOWN])
         yield Problem(f"{split}: {len(pairs)} labels may be misspelt", len(pairs), shown)
-
-
-def _examples(records: Sequence[Record], task: Task) -> dict[str, list[str]]:
-    """Return label -> the places of its examples; tags of words count by their type (B-PER and I-PER are PER)."""
-    examples: dict[str, list[str]] = {}
-    for record in records:
-        labels = {label_type(str(label)) for label in task.labels(record)}
-        for label in labels - {""}:
-            examples.setdefault(label, []).append(str(record.get("where", "?")))
-    return examples
 
 
 def label_type(label: str) -> str:
@@ -134,6 +157,28 @@ def _alike(first: str, second: str) -> bool:
     return digits[0] == digits[1] and shortest > 3 and matcher.quick_ratio() >= ALIKE and matcher.ratio() >= ALIKE
 
 
-def _places(records: Iterable[Record]) -> str:
-    places = [str(record.get("where", "?")) for record in records]
-    return " and ".join(places[:2]) + (f" and {len(places) - 2} more" if len(places) > 2 else "")
+def _examples_of(survey: _Survey, wanted: Hashes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the places and the texts of the records with each of these hashes of their text."""
+    numbers = [np.flatnonzero(survey.texts == value) for value in wanted]
+    pairs = [[survey.records[number] for number in some[:2]] for some in numbers]
+    places = [_joined(list(map(_place, pair)), len(some)) for pair, some in zip(pairs, numbers, strict=True)]
+    return tuple(places), tuple(_shown(pair[0], survey.task) for pair in pairs)
+
+
+def _last_records(records: Sequence[Record], hashes: Hashes, wanted: Hashes) -> list[Record]:
+    """Return the last record with each of these hashes."""
+    return [records[np.flatnonzero(hashes == value)[-1]] for value in wanted]
+
+
+def _shown(record: Record, task: Task) -> str:
+    """Return the text of a record for a person; a long one is cut."""
+    text = " ".join(text_of(record, task))
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def _place(record: Record) -> str:
+    return str(record.get("where", "?"))
+
+
+def _joined(places: Sequence[str], count: int = 0) -> str:
+    return " and ".join(places) + (f" and {count - 2} more" if count > 2 else "")

@@ -1,6 +1,6 @@
 """Folders of texts by class: a folder per class with a text per file, or a file per class with a text per line."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from adaptdock.engine.data.folders import NAMES
 from adaptdock.engine.data.tables import plain
 from adaptdock.engine.data.text_files import Texts
 from adaptdock.plugins.contracts import ClassLabelled, Record, Task
+from adaptdock.plugins.toolkit.stored import stored
 
 TEXTS = (".txt", ".text", "")
 """Suffixes of texts; the files of 20 newsgroups have none."""
@@ -46,7 +47,7 @@ class ClassFolder:
 
 def class_records(
     folder: Path, task: type[Task], known: Collection[str], split: str, texts: Texts, notes: list[str]
-) -> list[Record]:
+) -> Sequence[Record]:
     """Return the records of a folder with texts by class, and add how it was read to ``notes``; none of any other."""
     reader: Any = task
     classes = class_folder(folder, known, 2 if split == "train" else 1) if isinstance(reader, ClassLabelled) else None
@@ -54,7 +55,7 @@ def class_records(
         return []
     notes += classes.notes(folder)
     text, label = task.texts[0], reader.class_field
-    return [{"where": place, text: value, label: name} for place, value, name in classes.rows(texts)]
+    return stored({"where": place, text: value, label: name} for place, value, name in classes.rows(texts))
 
 
 def class_folder(folder: Path, known: Collection[str], fewest: int = 2) -> ClassFolder | None:

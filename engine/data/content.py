@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from adaptdock.engine.data.packed import opened
 from adaptdock.engine.data.text_files import Texts
 from adaptdock.errors import DataError
 
@@ -19,7 +20,7 @@ def layout_of_content(path: Path, texts: Texts, usual: str) -> str | None:
     ``usual`` is the format of its suffix: a file of one object is JSON lines or a document as it says.
     """
     try:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             if stream.read(len(PARQUET)) == PARQUET:
                 return "parquet"
         head = [line for _, line in islice(texts.lines(path), LOOKED_AT) if line.strip()]

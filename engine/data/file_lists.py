@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from adaptdock.engine.data.formats import FORMATS
+from adaptdock.engine.data.packed import data_suffix
 
 
 def file_list(name: str) -> list[Path]:
@@ -17,5 +18,5 @@ def file_list(name: str) -> list[Path]:
         root = Path(pattern.anchor or ".")
         return sorted(file for file in root.glob(str(pattern.relative_to(pattern.anchor))) if file.is_file())
     files = [Path(part.strip()) for part in name.split(",")]
-    has_format = all(file.suffix.lower() in FORMATS and file.is_file() for file in files)
+    has_format = all(data_suffix(file) in FORMATS and file.is_file() for file in files)
     return files if len(files) > 1 and has_format else []

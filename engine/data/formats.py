@@ -7,6 +7,7 @@ give a sentence as one row, whose columns are lists.
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,11 @@ def parallel(paths: Sequence[Path], names: Sequence[str], texts: Texts) -> Itera
 
     Raises :class:`DataError` where one has more lines than another.
     """
-    columns = [[line for _, line in texts.lines(path)] for path in paths]
-    if len({len(column) for column in columns}) > 1:
-        sizes = ", ".join(f"{path} has {len(column)}" for path, column in zip(paths, columns, strict=True))
-        raise DataError(f"parallel files have a line for each other's lines, but {sizes}")
-    for number, cells in enumerate(zip(*columns, strict=True), 1):
-        yield dict(zip(names, cells, strict=True)), f"{paths[0]}:{number}"
+    for number, lines in enumerate(zip_longest(*map(texts.lines, paths)), 1):
+        if None in lines:
+            sizes = ", ".join(f"{path} has {sum(1 for _ in texts.lines(path))}" for path in paths)
+            raise DataError(f"parallel files have a line for each other's lines, but {sizes}")
+        yield {name: line for name, (_, line) in zip(names, lines, strict=True)}, f"{paths[0]}:{number}"
 
 
 # ------------------------------------------------------------------------------------------ words
@@ -81,11 +81,10 @@ def parallel(paths: Sequence[Path], names: Sequence[str], texts: Texts) -> Itera
 
 def _sentences(path: Path, texts: Texts, say: Say) -> Iterator[list[tuple[int, list[str]]]]:
     """Yield sentences as lists of (line number, cells); comments and document marks are left out."""
-    lines = list(texts.lines(path))
-    width = _width(line for _, line in lines)
+    width = _width(line for _, line in texts.lines(path))
     sentence: list[tuple[int, list[str]]] = []
     divided = []
-    for number, line in lines:
+    for number, line in texts.lines(path):
         cells = _cells(line)
         if not line.strip():
             if sentence:
@@ -287,18 +286,36 @@ def _document(path: Path, texts: Texts) -> Iterator[Row]:
 
 
 def parquet(path: Path) -> Iterator[Row]:
-    """Yield the rows of a Parquet file."""
+    """Yield the rows of a Parquet file, which are read part by part."""
     import datasets
-    from pyarrow.parquet import read_schema
+    from pyarrow.parquet import ParquetFile
 
     try:
-        check_columns(read_schema(path).names, path)
-        loaded = datasets.Dataset.from_parquet(str(path))
+        file = ParquetFile(path)
+        check_columns(file.schema_arrow.names, path)
+        has_features = b"huggingface" in (file.schema_arrow.metadata or {})
+        features = datasets.Features.from_arrow_schema(file.schema_arrow) if has_features else {}
+        if any(map(datasets.features.features.require_decoding, features.values())):  # images, audio
+            return of_dataset(datasets.Dataset.from_parquet(str(path)), str(path))
+        return _class_names_in(_readable(file, path), features, str(path))
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{path}: not a Parquet file that can be read: {first_cause(error)}") from error
-    return of_dataset(loaded, str(path))
+        raise _unreadable(path, error) from error
+
+
+def _readable(file: Any, path: Path) -> Iterator[Mapping[str, list[Any]]]:
+    """Yield batches of columns; raise :class:`DataError` where the file is damaged."""
+    try:
+        for batch in file.iter_batches(AT_ONCE):
+            yield batch.to_pydict()
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: BaseException) -> DataError:
+    """Return the error of a Parquet file that the library cannot read."""
+    return DataError(f"{path}: not a Parquet file that can be read: {first_cause(error)}")
 
 
 def check_columns(names: Sequence[str], path: Path) -> None:
@@ -325,15 +342,22 @@ def of_dataset(table: Any, name: str) -> Iterator[Row]:
 
     Raises :class:`DataError` for a number that is not a class.
     """
+    return _class_names_in(table.iter(AT_ONCE), table.features, name)
+
+
+def _class_names_in(
+    batches: Iterable[Mapping[str, Sequence[Any]]], features: Mapping[str, Any], name: str
+) -> Iterator[Row]:
+    """Yield the rows of batches of columns, with the names of classes in place of their numbers."""
     import datasets
 
     classes: dict[str, Any] = {}
-    for column, feature in table.features.items():
+    for column, feature in features.items():
         inner = getattr(feature, "feature", feature)
         if isinstance(inner, datasets.ClassLabel):
             classes[column] = inner
     number = 0
-    for batch in table.iter(AT_ONCE):
+    for batch in batches:
         for values in zip(*batch.values(), strict=True):
             place = f"{name}:{number}"
             row = dict(zip(batch, values, strict=True))

@@ -6,14 +6,18 @@ the metric must not count a memorised training record as validation.
 """
 
 import math
+from array import array
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
+from adaptdock.engine.data.groups import Groups, connected
+from adaptdock.engine.data.hashes import Hashes, hash_of, hashes_of
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record, Task
 from adaptdock.plugins.task_abilities import group as group_of
+from adaptdock.plugins.toolkit.stored import picked
 
 SHARES = (0.1, 0.1, 0.1, 0.2, 0.3, 0.5)
 """Shares of the training data that are tried in turn, each with another draw, until the task can use both parts."""
@@ -32,7 +36,7 @@ Labels = tuple[Hashable, ...]
 
 def hold_out(
     records: Sequence[Record], seed: int, task: type[Task], labeller: Task | None = None
-) -> tuple[dict[str, list[Record]], list[str]]:
+) -> tuple[dict[str, Sequence[Record]], list[str]]:
     """Return training and validation records in their order, and notes on labels that validation lacks.
 
     ``labeller`` is the task with its options, which knows the labels of a raw record; without it there are none.
@@ -44,7 +48,7 @@ def hold_out(
             f"no validation data given, and {len(records)} training records on one input are too few to hold any out "
             f"for it. Name the data with --train and --validation, or add examples"
         )
-    labels = [() if labeller is None else tuple(dict.fromkeys(labeller.labels(record))) for record in records]
+    labels = _labels(records, labeller)
     generator = Random(seed)
     refusal: DataError | None = None
     notes = [ONE_GROUP] if one_group else []
@@ -68,23 +72,26 @@ class KeptTogether(NamedTuple):
     Where all records are of one group, such as the only article, both are by input alone.
     """
 
-    together: list[list[int]]
-    groups: list[list[int]]
+    together: Groups
+    groups: Groups
     one_group: bool
 
 
 def kept_together(records: Sequence[Record], task: Task | type[Task]) -> KeptTogether:
     """Return the sets of records that a division keeps whole."""
-    keys = [_keys(task, record) for record in records]
-
-    def by(*names: str) -> list[list[int]]:
-        return _connected([[item for item in of_record.items() if item[0] in names] for of_record in keys])
-
-    groups = by("group")
+    of_group, of_input = _keys(task, records)
+    groups = connected(of_group)
     if len(groups) > 1:
-        return KeptTogether(by("group", "input"), groups, one_group=False)
-    inputs = by("input")
+        return KeptTogether(connected(of_group, of_input), groups, one_group=False)
+    inputs = connected(of_input)
     return KeptTogether(inputs, inputs, one_group=True)
+
+
+def _labels(records: Sequence[Record], labeller: Task | None) -> Sequence[Labels]:
+    """Return the labels of each record; equal ones are one object, so that a record takes 8 bytes."""
+    distinct: dict[Labels, Labels] = {}
+    labels = (() if labeller is None else tuple(dict.fromkeys(labeller.labels(record))) for record in records)
+    return [distinct.setdefault(record_labels, record_labels) for record_labels in labels]
 
 
 class UnusablePart(DataError):
@@ -93,11 +100,11 @@ class UnusablePart(DataError):
 
 def _divided(
     records: Sequence[Record],
-    groups: Sequence[list[int]],
+    groups: Groups,
     labels: Sequence[Labels],
     generator: Random,
     labeller: Task | None,
-) -> tuple[dict[str, list[Record]], set[int]]:
+) -> tuple[dict[str, Sequence[Record]], set[int]]:
     """Return training and validation records in their order, and the numbers of the latter.
 
     Raises :class:`DataError` where none can be held out, :class:`UnusablePart` where the task cannot use the parts.
@@ -111,8 +118,8 @@ def _divided(
                 f"is the only example of a label. Name the data with --train and --validation, or add examples"
             )
         splits = {
-            "train": [record for number, record in enumerate(records) if number not in held],
-            "validation": [record for number, record in enumerate(records) if number in held],
+            "train": picked(records, array("q", (number for number in range(len(records)) if number not in held))),
+            "validation": picked(records, array("q", sorted(held))),
         }
         try:
             if labeller is not None:
@@ -127,29 +134,14 @@ def _divided(
     )
 
 
-def _keys(task: Task | type[Task], record: Record) -> dict[str, Hashable]:
-    """Return the keys of a record, its group and its input; records with an equal key stay together."""
-    keys = {"group": group_of(task, record), "input": _input(task, record) or None}
-    return {name: key for name, key in keys.items() if key is not None}
-
-
-def _connected(keys: Sequence[Sequence[Hashable]]) -> list[list[int]]:
-    """Return sets of record numbers: the components of the graph that links records with an equal key."""
-    first: dict[Hashable, int] = {}
-    parents = list(range(len(keys)))
-
-    def root(number: int) -> int:
-        while parents[number] != number:
-            parents[number] = number = parents[parents[number]]
-        return number
-
-    for number, of_record in enumerate(keys):
-        for key in of_record:
-            parents[root(number)] = root(first.setdefault(key, number))
-    groups: dict[int, list[int]] = {}
-    for number in range(len(keys)):
-        groups.setdefault(root(number), []).append(number)
-    return list(groups.values())
+def _keys(task: Task | type[Task], records: Sequence[Record]) -> tuple[Hashes, Hashes]:
+    """Return hashes of the group and of the input of each record; records with an equal one stay together."""
+    of_group, of_input = array("Q"), array("Q")
+    for record in records:
+        group = group_of(task, record)
+        of_group.append(0 if group is None else hash_of(("group", str(group))))
+        of_input.append(hash_of([_input(task, record)]))
+    return hashes_of(of_group), hashes_of(of_input)
 
 
 def _input(task: Task | type[Task], record: Record) -> str:
@@ -159,16 +151,16 @@ def _input(task: Task | type[Task], record: Record) -> str:
     return "\0".join(" ".join(value.split()) for value in values).casefold()
 
 
-def _drawn(groups: Sequence[list[int]], labels: Sequence[Labels], size: int, generator: Random) -> set[int]:
+def _drawn(groups: Groups, labels: Sequence[Labels], size: int, generator: Random) -> set[int]:
     """Return the numbers of the held-out records: by label in proportion, then any that leave each label an example."""
     remaining = Counter(label for record_labels in labels for label in record_labels)
-    order = generator.sample(groups, len(groups))
+    order = generator.sample(range(len(groups)), len(groups))
     quotas = _quotas(labels, remaining, size, generator)
     held: set[int] = set()
     held_counts: Counter[Hashable] = Counter()
     largest = MOST * size
     for limits, most in ((quotas, largest), (remaining.copy(), largest), (remaining.copy(), len(labels) - 1)):
-        for group in order if most == largest or not held else ():
+        for group in map(groups.__getitem__, order) if most == largest or not held else ():
             if len(held) >= size:
                 break
             if len(held) + len(group) > most:
@@ -196,7 +188,7 @@ def _quotas(labels: Sequence[Labels], counts: Counter[Hashable], size: int, gene
     return quotas
 
 
-def _try_out(labeller: Task, splits: dict[str, list[Record]]) -> None:
+def _try_out(labeller: Task, splits: Mapping[str, Sequence[Record]]) -> None:
     """Raise :class:`DataError` where the task cannot use one of the parts."""
     validation = labeller.clean(splits["validation"], "validation").records
     labeller.fit(labeller.clean(splits["train"], "train").records).check(validation, "validation")

@@ -1,16 +1,24 @@
 """Ids of records, which should be different within a split."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 
+from adaptdock.engine.data.hashes import hash_of, hashes_of, repeated
 from adaptdock.plugins.contracts import Record
 
 
-def repeated_ids(split: str, records: Iterable[Record]) -> list[str]:
+def repeated_ids(split: str, records: Sequence[Record]) -> list[str]:
     """Return a note on ids that more than one record of a split has; all records are kept."""
-    counts = Counter(str(record["id"]) for record in records if record.get("id") is not None)
-    twice = [name for name, count in counts.items() if count > 1]
-    if not twice:
+    twice = repeated(hashes_of(hash_of(_id(record)) for record in records))
+    if not len(twice):
         return []
-    places = [str(record["where"]) for record in records if str(record.get("id")) == twice[0]]
-    return [f"{split}: {len(twice)} ids occur more than once, such as {twice[0]!r} at {' and '.join(places[:3])}"]
+    first = int(twice[0])
+    alike = [record for record in records if hash_of(_id(record)) == first]
+    places = [str(record["where"]) for record in alike[:3]]
+    return [
+        f"{split}: {len(twice)} ids occur more than once, such as {str(alike[0]['id'])!r} at {' and '.join(places)}"
+    ]
+
+
+def _id(record: Record) -> Sequence[str]:
+    """Return the id of a record as a text, behind a mark, as an empty id differs from none."""
+    return () if record.get("id") is None else ("id", str(record["id"]))

@@ -1,8 +1,8 @@
 """Data: records of a task from files, folders and hub data sets, divided into splits."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from adaptdock.engine.data.formats import CONLLU, FORMATS, json_splits, of_datas
 from adaptdock.engine.data.holdout import hold_out
 from adaptdock.engine.data.hub_names import hub_dataset
 from adaptdock.engine.data.objects import Table
+from adaptdock.engine.data.packed import data_suffix
 from adaptdock.engine.data.record_ids import repeated_ids
 from adaptdock.engine.data.spans.reading import IN_MEMORY, NAMES, Export
 from adaptdock.engine.data.tables import Row, header_of, plain
 from adaptdock.engine.data.text_files import Texts
 from adaptdock.errors import DataError, UnknownNameError
 from adaptdock.plugins.contracts import Annotatable, ColumnInspector, Record, Task
+from adaptdock.plugins.toolkit.stored import stored
 
 NOT_GIVEN = "no validation data given"
 DOCUMENTS = (".txt", ".text", ".md")
@@ -33,6 +35,8 @@ ROW_FORMATS = (*TABLES, "json", "jsonl")
 """Formats in whose rows annotation tools write."""
 LOOKED_AT = 1000
 """Lines of a tab-separated file that tell whether it is a table or words line by line."""
+COMPARED = 20_000
+"""Sentences of which the values tell the columns of words and tags."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ class Source:
 
 def load_splits(
     source: Source, task: type[Task], seed: int = 0, labeller: Task | None = None
-) -> tuple[dict[str, list[Record]], list[str]]:
-    """Return the records of each split, and notes on what was decided.
+) -> tuple[dict[str, Sequence[Record]], list[str]]:
+    """Return the records of each split, and notes on what was decided. Large splits are in temporary files.
 
     ``labeller`` is the task with its options: the last training example of a label that it knows is never held out.
     Raises :class:`DataError` naming file and line for whatever cannot be read.
@@ -119,7 +123,7 @@ class Reader:
         """Return what was decided while reading."""
         return list(dict.fromkeys([*self._notes, *self.texts.notes()]))
 
-    def splits(self) -> dict[str, list[Record]]:
+    def splits(self) -> dict[str, Sequence[Record]]:
         """Return the records of each split that the source has.
 
         Raises :class:`DataError` where one is empty, and naming file and line for whatever cannot be read.
@@ -145,7 +149,7 @@ class Reader:
             raise DataError(f"the {empty} split is empty")
         return splits
 
-    def file(self, name: str | Path | Table, split: str = "train") -> list[Record]:
+    def file(self, name: str | Path | Table, split: str = "train") -> Sequence[Record]:
         """Return the records of one file or table, or of several files that belong together line by line.
 
         Of a JSON document with splits by name, those of ``split``.
@@ -165,7 +169,7 @@ class Reader:
         several = file_list(str(name))
         if several:
             self._notes.append(f"{name}: {len(several)} files, one after the other: {', '.join(map(str, several))}")
-            return [record for file in several for record in self.file(file, split)]
+            return stored(chain.from_iterable(self.file(file, split) for file in several))
         if not path.is_file():
             parts = [Path(part.strip()) for part in str(name).split(",")]
             missing = next((part for part in parts if not part.is_file()), None)
@@ -175,14 +179,14 @@ class Reader:
         layout = self.layout(path, self.task.layout)
         return self._records(*self._rows(path, layout, self.task.columns, split), str(path), layout)
 
-    def _classes(self, folder: Path, split: str) -> list[Record]:
+    def _classes(self, folder: Path, split: str) -> Sequence[Record]:
         """Return the records of a folder that has a file or a folder for each class; none of any other folder."""
         records = class_records(folder, self.task, self._known(self.task.columns), split, self.texts, self._notes)
         if records:
             self.files.append(FileRead(str(folder), "texts by class"))
         return records
 
-    def table(self, table: Table) -> list[Record]:
+    def table(self, table: Table) -> Sequence[Record]:
         """Return the records of a table in memory."""
         if self._learns_from_annotations:
             export = Export(Path(table.name), IN_MEMORY, self.texts, table.numbered, self._named)
@@ -204,7 +208,7 @@ class Reader:
         tool_name = layout if layout in NAMES else None
         if not path.exists() or (layout is not None and tool_name is None and layout not in ROW_FORMATS):
             return None
-        usual = FORMATS.get(path.suffix.lower(), "") if path.is_file() else ""
+        usual = FORMATS.get(data_suffix(path), "") if path.is_file() else ""
         rows_as = usual if layout is None or tool_name is not None else layout
         if path.is_file() and rows_as not in TABLES:
             rows_as = layout_of_content(path, self.texts, usual) or rows_as
@@ -315,7 +319,7 @@ class Reader:
 
     def _by_content(self, path: Path, default: str) -> str:
         """Return the format that a suffix tells, or a default, unless the content is surely JSON or Parquet."""
-        usual = FORMATS.get(path.suffix.lower(), default)
+        usual = FORMATS.get(data_suffix(path), default)
         if usual in ("json", "parquet", "text") or not path.is_file():
             return usual
         layout = layout_of_content(path, self.texts, usual) or usual
@@ -361,8 +365,8 @@ class Reader:
         file_rows = rows(path, layout, self.texts, self._notes.append, numbered, self._known(fields), split)
         if layout != "conll":
             return file_rows, self._columns(fields, layout=layout)
-        sentences = list(file_rows)
-        columns = self._columns(fields, located(self.task, (row for row, _ in sentences)))
+        sentences = stored(file_rows)
+        columns = self._columns(fields, located(self.task, (row for row, _ in sentences[:COMPARED])))
         if sentences:
             self._note_numbers(path, sentences[0], columns)
         return sentences, columns
@@ -377,7 +381,7 @@ class Reader:
             listing = ", ".join(f"{field} from column {position(column, width)}" for field, column in in_use.items())
             self._notes.append(f"{path}: {width} columns, of which the first is 0: {listing} (--columns names others)")
 
-    def folder(self, folder: Path) -> dict[str, list[Record]]:
+    def folder(self, folder: Path) -> dict[str, Sequence[Record]]:
         """Return the records of the splits that a folder's files are named after, or that it was saved with.
 
         Where the task reads whole documents, a folder without such names is training data as a whole.
@@ -393,12 +397,12 @@ class Reader:
         if "train" in splits:
             return splits
         splits = {
-            split: [record for file in files for record in self.file(file)]
-            for split, files in split_files(folder).items()
+            split: stored(chain.from_iterable(map(self.file, files))) for split, files in split_files(folder).items()
         }
         files = [file for file in sorted(folder.iterdir()) if file.is_file()]
         if not splits and self.task.layout == "document":
-            documents = [record for file in files if file.suffix.lower() in DOCUMENTS for record in self.file(file)]
+            texts = (self.file(file) for file in files if file.suffix.lower() in DOCUMENTS)
+            documents = stored(chain.from_iterable(texts))
             splits |= {"train": documents} if documents else {}
         if not splits and (records := self._classes(folder, "train")):
             splits["train"] = records
@@ -410,11 +414,11 @@ class Reader:
             )
         return splits
 
-    def hub(self, name: str) -> dict[str, list[Record]]:
+    def hub(self, name: str) -> dict[str, Sequence[Record]]:
         """Return the records of a hub data set's splits."""
         return self._tables(named_splits(hub_dataset(name), name), name)
 
-    def _tables(self, splits: Iterable[tuple[str, Any]], name: str) -> dict[str, list[Record]]:
+    def _tables(self, splits: Iterable[tuple[str, Any]], name: str) -> dict[str, Sequence[Record]]:
         """Return the records of the data sets of a library, one a split."""
         tables = {split: (of_dataset(table, f"{name}[{split}]"), f"{name}[{split}]") for split, table in splits}
         return {
@@ -431,13 +435,15 @@ class Reader:
         accepted = [self.source.columns.get(name, self.task.columns[name][0]) for name in fields]
         return parallel(paths, accepted, self.texts)
 
-    def _records(self, entries: Iterable[Row], columns: Columns, name: str, layout: str) -> list[Record]:
-        records = []
-        for row, place in with_labels(confirmed_rows(entries, columns.say), columns):
-            records.append(self._record(row, place, columns))
-            if len(records) == 1:
+    def _records(self, entries: Iterable[Row], columns: Columns, name: str, layout: str) -> Sequence[Record]:
+        return stored(self._each_record(entries, columns, name, layout))
+
+    def _each_record(self, entries: Iterable[Row], columns: Columns, name: str, layout: str) -> Iterator[Record]:
+        for number, (row, place) in enumerate(with_labels(confirmed_rows(entries, columns.say), columns)):
+            record = self._record(row, place, columns)
+            if not number:
                 self.files.append(FileRead(name, layout, columns.of(row, place)))
-        return records
+            yield record
 
     def _record(self, row: Mapping[str, Any], place: str, columns: Columns) -> Record:
         record: Record = {"where": place}

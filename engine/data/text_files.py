@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from adaptdock.engine.data.packed import opened
 from adaptdock.errors import DataError
 
 AUTO = "auto"
@@ -17,8 +18,8 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 BINARY = {
-    b"PK\x03\x04": "a ZIP archive, as the .xlsx files of Excel are: save the table as CSV, or unpack it",
-    b"\x1f\x8b": "compressed by gzip: unpack it first",
+    b"PK\x03\x04": "a ZIP archive in another one: unpack it",
+    b"\x1f\x8b": "compressed twice by gzip: unpack it",
     b"PAR1": "a Parquet file: read it with --format parquet",
 }
 LOOKED_AT = 4096
@@ -52,7 +53,7 @@ class Texts:
 
         Raises :class:`DataError` where the rest of the file cannot be divided into lines.
         """
-        with path.open("rb") as stream:
+        with opened(path, self.marked.append) as stream:
             encoding = self._encoding(stream, path)
             if "\n".encode(encoding) != b"\n":
                 yield from self._wide(stream, encoding, path)
@@ -67,7 +68,7 @@ class Texts:
 
     def whole(self, path: Path) -> str:
         """Return a file as one text, its line breaks as they are; raise :class:`DataError` if it cannot be decoded."""
-        with path.open("rb") as stream:
+        with opened(path, self.marked.append) as stream:
             encoding = self._encoding(stream, path)
             return self._decoded(stream.read(), encoding, str(path))
 

@@ -11,9 +11,10 @@ from torch.nn import functional
 from adaptdock.engine.core.docked_adapters import DockedAdapters
 from adaptdock.engine.data.checks import answers_of, text_of
 from adaptdock.engine.evaluation.head_vectors import HeadReader
-from adaptdock.engine.evaluation.label_errors import groups_of, out_of_fold, suspects
+from adaptdock.engine.evaluation.label_errors import LabelError, LabelledVectors, groups_of, label_errors
 from adaptdock.engine.inference.text_vectors import text_vectors
-from adaptdock.plugins.contracts import FitExamples, Record, Task
+from adaptdock.plugins.contracts import Record, Task
+from adaptdock.plugins.toolkit.stored import joined
 
 RECORDS = 20_000
 """Most records that are compared, at even distances."""
@@ -21,18 +22,6 @@ NEAR = 0.97
 """Cosine of two vectors from which texts are nearly the same."""
 BLOCK = 1024
 """Rows of the matrix of cosines that are in memory together."""
-
-
-@dataclass(frozen=True)
-class LabelError:
-    """A label that may be wrong: its place and text, and both classes with their probabilities by the other records."""
-
-    place: str
-    text: str
-    label: str
-    suggestion: str
-    label_probability: float
-    suggestion_probability: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ def check_frozen(
 ) -> FrozenFindings:
     """Check the cleaned records of all splits together; ``task`` is fitted."""
     findings = FrozenFindings()
-    records = [record for part in splits.values() for record in part]
+    records = joined(*splits.values())
     if len(records) > RECORDS:
         step = len(records) / RECORDS
         findings.notes.append(f"{RECORDS} of {len(records)} records are checked for label errors and near duplicates")
@@ -108,34 +97,13 @@ def near_duplicates(vectors: Tensor, records: Sequence[Record], task: Task) -> l
 
 
 def _label_errors(reader: HeadReader, records: Sequence[Record], seed: int, notes: list[str]) -> list[LabelError]:
-    """Return the labels that may be wrong; a record's first window speaks for it."""
-    task = reader.task
+    """Return the labels that may be wrong, or none and a note."""
     if not reader.vectors:
         return []
-    texts = groups_of([text_of(record, task) for record in records])
-    groups = [texts[number] for number, _, _ in reader.sources]
-    examples = FitExamples(*reader.examples(), groups, seed=seed)
-    names = task.class_names
-    probabilities = out_of_fold(task, examples, len(names))
-    if probabilities is None:
+    errors = label_errors(reader.task, LabelledVectors(records, *reader.examples(), reader.sources), seed)
+    if errors is None:
         notes.append("labels are not checked for errors: too few records for folds")
-        return []
-    errors: dict[tuple[str, str, int], LabelError] = {}
-    for suspect in suspects(probabilities, examples.labels.numpy()):
-        number, feature, position = reader.sources[suspect.number]
-        place, text = _place(records[number]), task.labelled_part(records[number], feature, position)
-        errors.setdefault(
-            (place, text, position),
-            LabelError(
-                place,
-                text,
-                names[suspect.label],
-                names[suspect.suggestion],
-                suspect.label_probability,
-                suspect.suggestion_probability,
-            ),
-        )
-    return list(errors.values())
+    return errors or []
 
 
 def _labels(record: Record, task: Task) -> Any:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from adaptdock.plugins.contracts import FitExamples, FittedHead
+from adaptdock.engine.data.checks import text_of
+from adaptdock.plugins.contracts import Feature, FitExamples, FittedHead, LabelChecked, Record, Task
 
 FOLDS = 5
 STRENGTH = 10.0
@@ -85,6 +87,55 @@ def out_of_fold(task: FittedHead, examples: FitExamples, classes: int) -> Array 
         logits = examples.vectors[held_out] @ head["weight"].T + head["bias"]
         probabilities[held_out] = logits.double().softmax(-1).numpy()
     return probabilities
+
+
+@dataclass(frozen=True)
+class LabelError:
+    """A label that may be wrong: its place and text, and both classes with their probabilities by the other records."""
+
+    place: str
+    text: str
+    label: str
+    suggestion: str
+    label_probability: float
+    suggestion_probability: float
+
+
+@dataclass(frozen=True)
+class LabelledVectors:
+    """The vectors (N, W) that a linear head reads, their classes (N), and the record, window and position of each.
+
+    The numbers of records are those in ``records``.
+    """
+
+    records: Sequence[Record]
+    vectors: Tensor
+    labels: Tensor
+    sources: Sequence[tuple[int, Feature, int]]
+
+
+def label_errors(task: Task, read: LabelledVectors, seed: int) -> list[LabelError] | None:
+    """Return the labels that may be wrong, the most suspect first; None where there are too few records for folds.
+
+    A record's first window speaks for it. The task is fitted, :class:`LabelChecked` and :class:`FittedHead`.
+    """
+    assert isinstance(task, LabelChecked)
+    assert isinstance(task, FittedHead)
+    texts = groups_of([text_of(record, task) for record in read.records])
+    groups = [texts[number] for number, _, _ in read.sources]
+    names = task.class_names
+    probabilities = out_of_fold(task, FitExamples(read.vectors, read.labels, groups, seed=seed), len(names))
+    if probabilities is None:
+        return None
+    errors: dict[tuple[str, str, int], LabelError] = {}
+    for suspect in suspects(probabilities, read.labels.numpy()):
+        number, feature, position = read.sources[suspect.number]
+        record = read.records[number]
+        place, text = str(record.get("where", "?")), task.labelled_part(record, feature, position)
+        classes = names[suspect.label], names[suspect.suggestion]
+        error = LabelError(place, text, *classes, suspect.label_probability, suspect.suggestion_probability)
+        errors.setdefault((place, text, position), error)
+    return list(errors.values())
 
 
 def groups_of(texts: Sequence[Any]) -> list[int]:

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from adaptdock.plugins.toolkit.blas_threads import one_blas_thread
 
@@ -44,7 +44,7 @@ def bag_of_words(texts: Sequence[str], labels: Sequence[str], asked: Sequence[st
 
 
 def most_frequent_tags(
-    sentences: Sequence[tuple[Sequence[str], Sequence[str]]], asked: Sequence[Sequence[str]]
+    sentences: Iterable[tuple[Sequence[str], Sequence[str]]], asked: Iterable[Sequence[str]]
 ) -> list[list[str]]:
     """Return for each word its most frequent tag in tagged sentences; for an unknown word that of all words."""
     seen: Mapping[str, Counter[str]] = defaultdict(Counter)

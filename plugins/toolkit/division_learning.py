@@ -12,6 +12,7 @@ from unicodedata import is_normalized
 
 import regex
 
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.plugins.toolkit.visible_characters import CHARACTER, CLUSTER, Form
 from adaptdock.plugins.toolkit.word_division import LETTER, RUNS, Division, Kind, pattern, shown
 
@@ -39,7 +40,7 @@ def learn_division(sentences: Sentences, kind: Kind | None = None) -> Division:
     form = _form(sentences)
     joiners = "".join(joiner for joiner in JOINERS if any(joiner in token for token in _all(sentences)))
     base = Division(form=form, joiners=joiners)
-    read = [[shown(token, base) for token in tokens] for tokens in sentences]
+    read = stored([shown(token, base) for token in tokens] for tokens in sentences)
     kind = kind or ("spaces" if _at_spaces(read) else "words")
     if kind != "words":
         return Division(kind=kind, form=form, joiners=joiners)

@@ -1,6 +1,5 @@
 """The server process: limits, signals, and uvicorn around the application."""
 
-import asyncio
 import gc
 import os
 import signal
@@ -24,6 +23,7 @@ from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.http.access_tokens import Tokens, read_tokens
 from adaptdock.serving.http.app import make_app
 from adaptdock.serving.http.connections import Connections
+from adaptdock.serving.http.load_shedding import LoadShedding
 from adaptdock.serving.http.reloading import HangUp
 from adaptdock.serving.http.service import Service
 from adaptdock.serving.http.timed_protocol import timed_protocol
@@ -127,7 +127,10 @@ def _serve(
         options = service.options
         config = uvicorn.Config(
             make_app(service, tokens),
-            http=timed_protocol(options.receive_timeout, Connections(options.connections)),
+            http=timed_protocol(
+                options.receive_timeout, Connections(options.connections), LoadShedding(service, tokens)
+            ),
+            loop="asyncio",  # uvloop accepts one connection a round, so under a flood clients wait outside of any queue
             ws="none",
             backlog=ACCEPTED_AT_ONCE,
             log_config=None,
@@ -135,7 +138,6 @@ def _serve(
             server_header=False,
             timeout_keep_alive=int(max(1, options.receive_timeout)),
             timeout_graceful_shutdown=int(options.drain) + 1,
-            h11_max_incomplete_event_size=64 * 1024,
         )
         host, port = listening.getsockname()[:2]
         log("listening", host=host, port=port)
@@ -143,7 +145,7 @@ def _serve(
             announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         gc.collect()
         gc.freeze()  # startup objects live on: a full collection over them would stall all requests
-        asyncio.run(Server(config, service).serve(sockets=[listening]))
+        Server(config, service).run(sockets=[listening])
 
 
 def open_service(options: ServingOptions, load: LoadOptions) -> Service:

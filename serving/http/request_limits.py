@@ -5,15 +5,18 @@ A client is a token; without tokens all requests are of one client.
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adaptdock.serving.http.access_tokens import Token
 from adaptdock.serving.http.middleware import PROBES, refuse
 from adaptdock.serving.http.service import Service
+
+COMPUTED = ("/v1/predict", "/v1/embeddings")
+"""Paths whose bodies are inputs for batches."""
 
 
 @dataclass
@@ -38,7 +41,6 @@ class RequestLimits:
 
     def __init__(self, app: ASGIApp, service: Service, clock: Callable[[], float] = time.monotonic) -> None:
         self._app, self._service, self._clock = app, service, clock
-        self._running: Counter[str] = Counter()
         self._buckets: dict[str, Bucket] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +50,8 @@ class RequestLimits:
             return
         token: Token | None = scope["state"].get("access")
         client = "" if token is None else token.name
-        refusal = self._excess(client) or (None if token is None else self._excess_of(token))
+        refusal = self._excess(client) or self._excess_of_size(client, scope)
+        refusal = refusal or (None if token is None else self._excess_of(token))
         if refusal is not None:
             reason, message, seconds = refusal
             self._service.metrics.refused(reason)
@@ -56,28 +59,40 @@ class RequestLimits:
             text = f"{message}: try again in {seconds} s"
             await refuse(scope, send, 429, text, "rate_limit_error", code="busy", headers=headers)
             return
-        self._running[client] += 1
+        running = self._service.lag.requests
+        running[client] += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._running[client] -= 1
-            if not self._running[client]:
-                del self._running[client]
+            running[client] -= 1
+            if not running[client]:
+                del running[client]
 
     def _excess(self, client: str) -> tuple[str, str, int] | None:
         """Return why there is no room for another request of a client: reason, message, and seconds to wait."""
-        limit, total = self._service.options.connections, self._running.total()
-        clients = len(self._running.keys() | {client})
-        share = limit // clients
-        if self._service.lag.excessive(total) and self._running[client] >= total // clients:
+        running = self._service.lag.requests
+        limit, total = self._service.options.connections, running.total()
+        share = limit // len(running.keys() | {client})
+        if self._service.lag.sheds(client):
             return "lag", f"{total} requests are being read or answered already", self._service.batcher.patience(client)
-        if total < limit or self._running[client] < share:
+        if total < limit or running[client] < share:
             return None
         return "connections", f"{total} requests are being answered already", self._service.batcher.patience(client)
 
+    def _excess_of_size(self, client: str, scope: Scope) -> tuple[str, str, int] | None:
+        """Return why a large request is refused before its body is read."""
+        size = Headers(scope=scope).get("content-length", "")
+        if scope["path"] not in COMPUTED or not size.isdecimal():
+            return None
+        wait = self._service.batcher.admission.wait_of_large(client, int(size))
+        if not wait:
+            return None
+        message = f"the inputs would wait about {wait:.1f} s for earlier ones"
+        return "time", message, self._service.batcher.patience(client)
+
     def _excess_of(self, token: Token) -> tuple[str, str, int] | None:
         """Return which limit of its own a token has reached."""
-        running = self._running[token.name]
+        running = self._service.lag.requests[token.name]
         if token.concurrent is not None and running >= token.concurrent:
             message = f"{running} requests of the token {token.name} are being answered already, which is its limit"
             return "concurrent", message, self._service.batcher.patience(token.name)

@@ -1,35 +1,55 @@
-"""HTTP/1.1 with a timeout for request heads, and with the process's open connections tracked."""
+"""HTTP/1.1 with limits of time and size for request heads, and with the process's open connections tracked."""
 
 import asyncio
 import sys
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from adaptdock.serving.http.connections import IDLE_SECONDS, Connections
+from adaptdock.serving.http.raw_responses import raw_refusal
+from adaptdock.serving.schemas import Problem
+
+HEAD_BYTES = 64 * 1024
+"""Upper limit of a request head that is not complete after the data received so far."""
 
 
-def timed_protocol(seconds: float, connections: Connections | None = None) -> type[H11Protocol]:
+class Shedding(Protocol):
+    """Refuses requests that nobody has time to read."""
+
+    def refusal(self, data: bytes) -> bytes | None:
+        """Return the response with which the request that begins with ``data`` is refused unread, or None."""
+
+
+def timed_protocol(
+    seconds: float,
+    connections: Connections | None = None,
+    shedding: Shedding | None = None,
+) -> type[HttpToolsProtocol]:
     """Return an HTTP/1.1 protocol that closes a connection whose request head is incomplete after ``seconds``.
 
-    ``connections`` tracks the open connections of the process.
+    ``connections`` tracks the open connections of the process. ``shedding`` sees the first bytes of each request.
     """
     tracked = Connections(sys.maxsize) if connections is None else connections
 
     class BoundProtocol(TimedProtocol):  # uvicorn takes a class and sets no values of its own on the instances
         head_seconds = seconds
         tracked_connections = tracked
+        load_shedding = shedding
 
     return BoundProtocol
 
 
-class TimedProtocol(H11Protocol):
+class TimedProtocol(HttpToolsProtocol):
     """HTTP/1.1 with a timeout for request heads, for the seconds and connections of a subclass."""
 
     head_seconds: ClassVar[float]
     tracked_connections: ClassVar[Connections]
+    load_shedding: ClassVar[Shedding | None]
     _timer: asyncio.TimerHandle | None = None
     _silence: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    """Bytes received since the last request, as long as its successor's head is incomplete."""
 
     def connection_made(self, transport: Any) -> None:
         """Wait for the head of the first request."""
@@ -39,9 +59,27 @@ class TimedProtocol(H11Protocol):
         self._listen()
 
     def data_received(self, data: bytes) -> None:
-        """Read data; a complete head stops the timer."""
+        """Read data; a complete head stops the timer, and one that is too long ends the connection."""
+        if self.load_shedding is not None and self._reads_head and not self._head_bytes:
+            response = self.load_shedding.refusal(data)
+            if response is not None:
+                self.transport.write(response)
+                self.transport.close()
+                return
         super().data_received(data)
+        if self._reads_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self.transport.close()
+        else:
+            self._head_bytes = 0
         self._wait_for_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP as JSON, with the reason of the parser, and close the connection."""
+        message = f"the request is not valid HTTP/1.1: {sys.exception() or msg}"
+        self.transport.write(raw_refusal(400, Problem(message=message, type="invalid_request_error")))
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """Mark the connection as idle, unless the next pipelined request has begun."""
@@ -58,8 +96,12 @@ class TimedProtocol(H11Protocol):
         if self._silence is not None:
             self._silence.cancel()
 
+    @property
+    def _reads_head(self) -> bool:
+        return self.cycle is None or bool(self.cycle.response_complete)
+
     def _wait_for_head(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
+        if not self._reads_head:
             self.tracked_connections.busy(self.transport)
             self._forget_timer()
         elif self._timer is None:
@@ -78,7 +120,7 @@ class TimedProtocol(H11Protocol):
 
     def _give_up(self) -> None:
         self._timer = None
-        if self.cycle is None or self.cycle.response_complete:
+        if self._reads_head:
             self.transport.close()
 
     def _forget_timer(self) -> None:

@@ -24,6 +24,8 @@ from adaptdock.serving.scheduling.measured_rates import Rates
 
 LONGEST_PAUSE = 60
 """Largest Retry-After, in seconds."""
+LARGE = 4096
+"""Bytes from which a request is refused unread if its client waits for too much already."""
 FRAMING = 2
 """Tokens around a text, such as its start and end."""
 
@@ -89,6 +91,16 @@ class AdmissionControl:
                 share.backlog.add(work.client, work.name, share.seconds)
                 self._waiting.add(work.client, work.name)
                 self._shares[work] = share
+
+    def wait_of_large(self, client: str, size: int) -> float:
+        """Return the seconds that a request of ``size`` bytes would wait, if it is large and they are too many; else 0.
+
+        To read a large request takes the event loop long, and unread its adapters are not known: so it counts behind
+        everything that its client waits for.
+        """
+        with self._lock:
+            wait = self._rates.delay * self._batches.drained(client)
+            return wait if size >= LARGE and wait > self.options.queue_seconds else 0.0
 
     def patience(self, client: str = "") -> int:
         """Return the seconds after which a refused client may try again, from 1 to :data:`LONGEST_PAUSE`."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, ColumnInspector, Feature, Reading, Recipe, Record
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.plugins.toolkit.windowing import windows
 
 RECIPES = {
@@ -59,10 +60,9 @@ class SequenceTask(ColumnInspector):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check texts and labels; note empty texts, and texts that suggest a wrong column."""
-        checked = [self._checked(record) for record in records]
-        empty = [str(record.get("where", split)) for record in checked if not record["text"].strip()]
-        notes = [f"{split}: {len(empty)} texts are empty, such as {empty[0]}"] if empty else []
-        return Cleaned(checked, [*notes, *_odd_texts(checked, split)])
+        texts = _TextSurvey()
+        checked = stored(texts.counted(self._checked(record), split) for record in records)
+        return Cleaned(checked, texts.notes(split))
 
     def _checked(self, record: Record) -> Record:
         where = str(record.get("where", "a record"))
@@ -109,17 +109,38 @@ class SequenceTask(ColumnInspector):
         return features
 
 
-def _odd_texts(records: Sequence[Record], split: str) -> list[str]:
-    """Return a note if all texts are numbers, or all are the same: probably the wrong column."""
-    texts = [record["text"].strip() for record in records]
-    if len(texts) < ENOUGH:
-        return []
-    way_out = "if this is not the column of the text, --columns text=COLUMN names it"
-    if all(NUMBER.fullmatch(text) for text in texts):
-        return [f"{split}: each text is a number, such as {texts[0]!r}: {way_out}"]
-    if len(set(texts)) == 1:
-        return [f"{split}: all {len(texts)} texts are the same, {texts[0][:60]!r}: {way_out}"]
-    return []
+class _TextSurvey:
+    """What the texts of a split have in common, counted while they are read."""
+
+    def __init__(self) -> None:
+        self.total = self.empty = 0
+        self.first, self.first_empty = "", ""
+        self.all_numbers = self.all_same = True
+
+    def counted(self, record: Record, split: str) -> Record:
+        """Return a record, and count its text."""
+        text = record["text"].strip()
+        if not self.total:
+            self.first = text
+        self.total += 1
+        if not text:
+            self.empty += 1
+            self.first_empty = self.first_empty or str(record.get("where", split))
+        self.all_numbers = self.all_numbers and NUMBER.fullmatch(text) is not None
+        self.all_same = self.all_same and text == self.first
+        return record
+
+    def notes(self, split: str) -> list[str]:
+        """Return notes on empty texts, and if all are numbers, or all are the same: probably the wrong column."""
+        notes = [f"{split}: {self.empty} texts are empty, such as {self.first_empty}"] if self.empty else []
+        way_out = "if this is not the column of the text, --columns text=COLUMN names it"
+        if self.total < ENOUGH:
+            return notes
+        if self.all_numbers:
+            return [*notes, f"{split}: each text is a number, such as {self.first!r}: {way_out}"]
+        if self.all_same:
+            return [*notes, f"{split}: all {self.total} texts are the same, {self.first[:60]!r}: {way_out}"]
+        return notes
 
 
 def mean(digests: Sequence[Tensor]) -> Tensor:

@@ -3,11 +3,12 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.tasks.labels.printed_lists import printed_list
 
 WHOLE = re.compile(r"([+-]?\d+)\.0+")
@@ -45,20 +46,13 @@ SEVERAL = "texts with several labels are for the task classification with --mult
 SPANS = "spans of characters, as doccano and other annotation tools write them, are for the task ner"
 
 
-def annotated_labels(records: Iterable[Record], split: str, several: bool) -> tuple[list[Record], list[str]]:
+def annotated_labels(records: Sequence[Record], split: str, several: bool) -> tuple[Sequence[Record], list[str]]:
     """Return records in which the list of an annotation tool has become the label, and notes on those left out.
 
     Where a text has ``several`` labels the list is the label; else one without a name is left out.
     """
-    labelled: list[Record] = []
-    empty: list[str] = []
-    for record in records:
-        if CHOICES not in record:
-            labelled.append(record)
-        elif several or record[CHOICES]:
-            labelled.append(with_label(record, several))
-        else:
-            empty.append(str(record.get("where", split)))
+    empty = [str(record.get("where", split)) for record in records if not several and record.get(CHOICES) == []]
+    labelled = stored(with_label(record, several) for record in records if several or record.get(CHOICES) != [])
     if not empty:
         return labelled, []
     return labelled, [f"{split}: {len(empty)} texts have been annotated with no label and are left out: {empty[0]}"]
@@ -82,31 +76,32 @@ def is_missing(value: Any) -> bool:
 
 def check_missing(records: Sequence[Record], split: str) -> None:
     """Raise :class:`DataError` with the number of records without a label and the place of the first."""
-    missing = [record for record in records if is_missing(record.get("label"))]
+    missing = sum(is_missing(record.get("label")) for record in records)
     if missing:
-        value = missing[0].get("label")
+        first = next(record for record in records if is_missing(record.get("label")))
+        value = first.get("label")
         problem = "the label is missing" if value is None else f"a label is a name or a number, found {value!r:.60}"
         raise DataError(
-            f"{missing[0].get('where', split)}: {problem}; {len(missing)} of {len(records)} records of {split} have "
+            f"{first.get('where', split)}: {problem}; {missing} of {len(records)} records of {split} have "
             f"none. Give them a label, or leave them out of the file; if they belong to no class, --out-of-scope NAME "
             f"keeps them out of the training and measures them."
         )
 
 
-def label_notes(raw: Sequence[Record], cleaned: Sequence[Record], split: str) -> list[str]:
-    """Return notes on changed labels, and on labels that look like a mistake."""
-    changed = [
-        (str(before["label"]).strip(), after["label"])
-        for before, after in zip(raw, cleaned, strict=True)
-        if str(before["label"]).strip() != after["label"]
-    ]
+def label_notes(raw: Mapping[tuple[type, Any], int], counts: Mapping[str, int], split: str) -> list[str]:
+    """Return notes on changed labels, and on labels that look like a mistake.
+
+    ``raw`` counts the labels as they are in the data, by type and value, and ``counts`` the classes read from them.
+    """
+    written = {key: str(key[1]).strip() for key in raw if not is_missing(key[1])}
+    read = {text: class_name(text, split, list(counts)) for text in written.values()}
+    changed = {key: text for key, text in written.items() if read[text] != text}
     notes = []
     if changed:
+        first, total = next(iter(changed.values())), sum(raw[key] for key in changed)
         notes.append(
-            f"{split}: {len(changed)} labels are whole numbers with a fraction, such as {changed[0][0]!r}, "
-            f"read as {changed[0][1]!r}"
+            f"{split}: {total} labels are whole numbers with a fraction, such as {first!r}, read as {read[first]!r}"
         )
-    counts = Counter(record["label"] for record in cleaned)
     notes += [
         f"{split}: {name!r} is taken as a class, of {counts[name]} records, not as a missing label"
         for name in counts
@@ -122,14 +117,14 @@ def label_notes(raw: Sequence[Record], cleaned: Sequence[Record], split: str) ->
     return notes
 
 
-def check_number_of_classes(records: Sequence[Record]) -> list[str]:
+def check_number_of_classes(counts: Counter[str]) -> list[str]:
     """Return a note for many classes; raise :class:`DataError` where nearly every record has its own class."""
-    counts = Counter(record["label"] for record in records)
-    if len(records) < ENOUGH or len(counts) < MANY * len(records):
+    records = counts.total()
+    if records < ENOUGH or len(counts) < MANY * records:
         return []
     some = ", ".join(repr(name[:60]) for name in list(counts)[:SHOWN])
-    problem = f"{len(counts)} different labels in {len(records)} training records, such as {some}"
-    if len(counts) < NEARLY_ALL * len(records):
+    problem = f"{len(counts)} different labels in {records} training records, such as {some}"
+    if len(counts) < NEARLY_ALL * records:
         return [f"{problem}: if this is not the column of the label, --columns label=COLUMN names it"]
     way_out = "--task regression learns numbers; " if all(map(_is_number, counts)) else ""
     raise DataError(

@@ -66,14 +66,10 @@ def calibration_error(gold: Sequence[str], predictions: Sequence[Mapping[str, An
 
     Texts out of scope are left out.
     """
-    pairs = [pair for pair in zip(gold, predictions, strict=True) if pair[0] != OUT_OF_SCOPE]
-    if not pairs:
-        return 0.0
-    bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
-    for want, prediction in pairs:
-        score = prediction["score"]
-        best = next(iter(prediction["scores"]))
-        bins[min(BINS - 1, int(score * BINS))].append((score, want == best))
-    # Sums instead of means weight each bin by its size.
-    gaps = [abs(sum(score for score, _ in part) - sum(right for _, right in part)) for part in bins]
-    return percent(sum(gaps) / len(pairs))
+    gaps, count = [0.0] * BINS, 0
+    for want, prediction in zip(gold, predictions, strict=True):
+        if want != OUT_OF_SCOPE:
+            score, best = prediction["score"], next(iter(prediction["scores"]))
+            gaps[min(BINS - 1, int(score * BINS))] += score - (want == best)  # sums weight each bin by its size
+            count += 1
+    return percent(sum(map(abs, gaps)) / count) if count else 0.0

@@ -15,9 +15,9 @@ def check_lists(records: Iterable[Record], separator: str, split: str) -> list[s
 
     They are if every part of such a label stands alone, or in a list of other labels, too.
     """
-    labels = [
+    labels = (
         (label, str(record.get("where", split))) for record in records if isinstance(label := record["label"], str)
-    ]
+    )
     plain = {label: where for label, where in labels if printed_list(label) is None}
     if any(separator in label for label in plain):
         return []

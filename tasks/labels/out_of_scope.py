@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adaptdock.plugins.contracts import Record
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.tasks.labels.class_labels import is_missing
 from adaptdock.tasks.labels.class_metrics import percent
+from adaptdock.tasks.labels.label_survey import LabelSurvey
 
 OUT_OF_SCOPE_NAME = "out of scope"
 FLAG = "out_of_scope"
@@ -22,34 +24,36 @@ def is_out_of_scope(record: Record, name: str = "") -> bool:
     return bool(name) and (is_missing(record.get("label")) or str(record.get("label")).strip() == name)
 
 
-def in_scope(records: Sequence[Record]) -> list[Record]:
+def in_scope(records: Sequence[Record]) -> Sequence[Record]:
     """Return the cleaned records that have a class."""
-    return [record for record in records if not is_out_of_scope(record)]
+    if not any(map(is_out_of_scope, records)):
+        return records
+    return stored(record for record in records if not is_out_of_scope(record))
 
 
-def scoped(records: Sequence[Record], split: str, name: str) -> tuple[list[Record], list[str]]:
+def scoped(records: Sequence[Record], survey: LabelSurvey, split: str, name: str) -> tuple[Sequence[Record], list[str]]:
     """Return raw records with those out of scope marked, and a note on them; training data loses them.
 
     Their label is ``name``, or missing where others have a label. Without a name, only null in validation and test
-    data is out of scope.
+    data is out of scope. ``survey`` is that of the records.
     """
-    has_labels = any(not is_missing(record.get("label")) for record in records)
-    if name:
-        outside = [record for record in records if is_out_of_scope(record, name)]
-        outside = [record for record in outside if has_labels or not is_missing(record.get("label"))]
-    else:
-        outside = [record for record in records if split != "train" and has_labels and record.get("label") is None]
-    if not outside:
-        return list(records), []
-    places = [str(record.get("where", split)) for record in outside]
+    has_labels = survey.missing < survey.total
+
+    def is_outside(record: Record) -> bool:
+        if name:
+            return is_out_of_scope(record, name) and (has_labels or not is_missing(record.get("label")))
+        return split != "train" and has_labels and record.get("label") is None
+
+    if not any(is_outside({"label": label}) for label in survey):
+        return records, []
+    places = [str(record.get("where", split)) for record in records if is_outside(record)]
     shown = ", ".join(places[:SHOWN]) + (", ..." if len(places) > SHOWN else "")
     why = f"the label {name!r} or none" if name else "no label (null)"
-    numbers = {id(record) for record in outside}
     if split == "train":
-        note = f"{split}: {len(outside)} texts are out of scope ({why}) and are not trained on: {shown}"
-        return [record for record in records if id(record) not in numbers], [note]
-    marked = [{**record, "label": None, FLAG: True} if id(record) in numbers else record for record in records]
-    return marked, [f"{split}: {len(outside)} texts are out of scope ({why}): {shown}"]
+        note = f"{split}: {len(places)} texts are out of scope ({why}) and are not trained on: {shown}"
+        return stored(record for record in records if not is_outside(record)), [note]
+    marked = stored({**record, "label": None, FLAG: True} if is_outside(record) else record for record in records)
+    return marked, [f"{split}: {len(places)} texts are out of scope ({why}): {shown}"]
 
 
 def best_threshold(scores: Sequence[float], outside: Sequence[bool], lowest: float = 0.0) -> float:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from adaptdock.plugins.contracts import Record
+from adaptdock.plugins.toolkit.stored import stored
+from adaptdock.tasks.labels.label_survey import LabelSurvey
 from adaptdock.tasks.labels.printed_lists import printed_list
 
 UNTAGGED = "-100"
@@ -41,11 +43,11 @@ def counted_pairs(gold: Sequence[str], predicted: Sequence[str]) -> tuple[list[s
     return [want for want, _ in pairs], [got for _, got in pairs]
 
 
-def counted_sentences(records: Sequence[Record], split: str) -> tuple[list[Record], list[str]]:
+def counted_sentences(records: Sequence[Record], split: str) -> tuple[Sequence[Record], list[str]]:
     """Return the sentences with a tag that counts, and notes on the words and sentences without one."""
-    gaps = [record for record in records if UNTAGGED in record["tags"]]
+    gaps = stored(record for record in records if UNTAGGED in record["tags"])
     if not gaps:
-        return list(records), []
+        return records, []
     words = sum(record["tags"].count(UNTAGGED) for record in gaps)
     notes = [
         f"{split}: {words} words are not tagged (-1, -100 or null) and have no say in loss and metrics: {_some(gaps)}"
@@ -53,31 +55,34 @@ def counted_sentences(records: Sequence[Record], split: str) -> tuple[list[Recor
     empty = [record for record in gaps if not counted(record["tags"])]
     if empty:
         notes.append(f"{split}: {len(empty)} sentences have no tagged word and are left out: {_some(empty)}")
-    return [record for record in records if not record["tags"] or counted(record["tags"])], notes
+    return stored(record for record in records if not record["tags"] or counted(record["tags"])), notes
 
 
-def labelled_records(records: Sequence[Record], split: str, classes: Sequence[str]) -> tuple[list[Record], list[str]]:
-    """Return the records whose label is not -1 or -100, and notes on the others.
+def labelled_records(
+    records: Sequence[Record], survey: LabelSurvey, split: str, classes: Sequence[str]
+) -> tuple[Sequence[Record], list[str]]:
+    """Return the records whose label is not -1 or -100, and notes on the others; ``survey`` is that of the records.
 
     -1 is a class where ``classes`` has it, beside other negative numbers, and beside 0 and 1 alone (polarity).
     """
-    uncounted = _uncounted([record.get("label") for record in records], classes)
-    left_out = [record for record in records if _number(record.get("label")) in uncounted]
-    if not left_out:
-        negative = [record for record in records if _number(record.get("label")) == "-1"]
+    labels = list(survey)
+    uncounted = _uncounted(labels, classes)
+    names = sorted({_number(label) for label in labels} & uncounted)
+    if not names:
+        negative = sum(count for (_, label), count in survey.counts.items() if _number(label) == "-1")
         if not negative or classes:
-            return list(records), []
-        names = sorted({_number(record.get("label")) for record in records} - {"-1"})
-        return list(records), [
-            f"{split}: -1 is taken as a class, of {len(negative)} records (--labels {','.join(names)} leaves them out)"
+            return records, []
+        names = sorted({_number(label) for label in labels} - {"-1"})
+        return records, [
+            f"{split}: -1 is taken as a class, of {negative} records (--labels {','.join(names)} leaves them out)"
         ]
-    names = sorted({_number(record["label"]) for record in left_out})
+    left_out = [str(record.get("where", "a record")) for record in records if _number(record.get("label")) in uncounted]
     way_out = "" if classes else "; --labels with all classes, -1 too, makes it a class"
     note = (
         f"{split}: {len(left_out)} records are not labelled ({' or '.join(names)}) and are left out{way_out}: "
-        f"{_some(left_out)}"
+        f"{_shortened(left_out)}"
     )
-    return [record for record in records if _number(record.get("label")) not in uncounted], [note]
+    return stored(record for record in records if _number(record.get("label")) not in uncounted), [note]
 
 
 def _uncounted(labels: Sequence[Any], classes: Sequence[str]) -> set[str]:
@@ -101,5 +106,8 @@ def _number(value: Any) -> str:
 
 
 def _some(records: Sequence[Record]) -> str:
-    places = [str(record.get("where", "a record")) for record in records]
+    return _shortened([str(record.get("where", "a record")) for record in records[: SHOWN + 1]])
+
+
+def _shortened(places: Sequence[str]) -> str:
     return ", ".join(places[:SHOWN]) + (", ..." if len(places) > SHOWN else "")

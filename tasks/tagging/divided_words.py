@@ -6,6 +6,7 @@ from typing import Any
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import ColumnInspector, LabelledSpan, Options, Record
 from adaptdock.plugins.toolkit.division_learning import learn_division
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.plugins.toolkit.windowing import joined, split_words
 from adaptdock.plugins.toolkit.word_division import Division, divide
 from adaptdock.tasks.common.occlusion import with_word
@@ -41,7 +42,7 @@ class WordTask(ColumnInspector):
         # A kind alone, from --division, has default rules: the others are learnt from the data.
         if division is None or division == Division(kind=division.kind):
             kind = None if division is None else division.kind
-            division = learn_division([record["tokens"] for record in records], kind)
+            division = learn_division(stored(record["tokens"] for record in records), kind)
         return division
 
     def notes(self) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from adaptdock.plugins.annotations import AnnotatedText, LabelledSpan
 from adaptdock.plugins.contracts import Cleaned, Record
 from adaptdock.plugins.toolkit.marked_words import mark_words, ranges_of_words
+from adaptdock.plugins.toolkit.stored import in_sequence, stored
 from adaptdock.plugins.toolkit.word_division import Division
 
 MARKS, WORDS = "marks", "words"
@@ -28,17 +29,19 @@ def tagged_words(records: Iterable[Record], split: str, division: Division | Non
 
     The text of a record and the places of its words stay with it, so that entities have their offsets in the text.
     """
-    tagged: list[Record] = []
     described: dict[str, list[str]] = {CUTTING: [], OVERLAPPING: [], INVISIBLE: []}
-    for record in records:
+
+    def tagged(record: Record) -> Record:
         if MARKS not in record:
-            tagged.append(record)
-            continue
+            return record
         words = mark_words(record["text"], record[MARKS], division or Division(), record.get(WORDS))
         kinds = {CUTTING: words.cutting, OVERLAPPING: words.overlapping, INVISIBLE: words.invisible}
         _describe(described, kinds, record, split)
-        tagged.append(_rest(record) | {"tokens": words.tokens, "tags": words.tags, "spans": words.spans})
-    return Cleaned(tagged, _notes(described, split))
+        return _rest(record) | {"tokens": words.tokens, "tags": words.tags, "spans": words.spans}
+
+    raw = in_sequence(records)
+    tagged_records = stored(map(tagged, raw)) if any(MARKS in record for record in raw) else raw
+    return Cleaned(tagged_records, _notes(described, split))
 
 
 def ranged_words(records: Iterable[Record], split: str, division: Division | None) -> Cleaned:

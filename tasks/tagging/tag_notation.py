@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.tasks.labels.uncounted import counted
 
 OUTSIDE = "O"
@@ -19,7 +20,7 @@ FOR_OUTSIDE = ("_", "-", "*")
 SHOWN = 8
 
 
-def as_written(records: Sequence[Record], split: str, plain_types: bool) -> tuple[list[Record], list[str]]:
+def as_written(records: Sequence[Record], split: str, plain_types: bool) -> tuple[Sequence[Record], list[str]]:
     """Return records with tags in the notation of the schemes (O, B-PER), and notes on converted tags.
 
     ``plain_types``: tags are names of types (IO), such as b-cell. Raises :class:`DataError` for tags without a meaning
@@ -37,9 +38,9 @@ def as_written(records: Sequence[Record], split: str, plain_types: bool) -> tupl
         notes.append(
             f"{split}: {changed.total()} tags are not written as B-TYPE or O and were read so: {shown}{way_out}"
         )
-        records = [{**record, "tags": [meanings.get(tag, tag) for tag in record["tags"]]} for record in records]
+        records = stored({**record, "tags": [meanings.get(tag, tag) for tag in record["tags"]]} for record in records)
     _check(records, split)
-    return list(records), notes
+    return records, notes
 
 
 def is_tag(tag: str) -> bool:

@@ -5,23 +5,24 @@ from typing import Any
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
+from adaptdock.plugins.toolkit.stored import in_sequence, stored
 from adaptdock.tasks.labels.printed_lists import printed_list
 from adaptdock.tasks.labels.uncounted import UNTAGGED, is_gap
 
 
-def with_names(records: Iterable[Record], names: Sequence[str], split: str) -> list[Record]:
+def with_names(records: Iterable[Record], names: Sequence[str], split: str) -> Sequence[Record]:
     """Return records in which the numbers of tags have become names; all as they are where no names are given.
 
     Raises :class:`DataError` for a number without a name.
     """
     if not names:
-        return list(records)
-    return [
+        return in_sequence(records)
+    return stored(
         {**record, "tags": _named(record["tags"], names, str(record.get("where", split)))}
         if "tags" in record
         else record
         for record in records
-    ]
+    )
 
 
 def _named(tags: Any, names: Sequence[str], where: str) -> Any:

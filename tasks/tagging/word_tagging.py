@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from sys import intern
 from typing import Any, Self
 
 import torch
@@ -14,6 +15,7 @@ from adaptdock.plugins.contracts import Cleaned, Decision, Feature, FitExamples,
 from adaptdock.plugins.toolkit.classic_answers import most_frequent_tags
 from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
 from adaptdock.plugins.toolkit.linear_fit import fit_classes
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.plugins.toolkit.windowing import align
 from adaptdock.tasks.labels.printed_lists import printed_list
 from adaptdock.tasks.labels.uncounted import counted, counted_sentences, tags_with_gaps
@@ -120,7 +122,7 @@ class Tagging(WordTask):
 
     def classic_answers(self, train: Sequence[Record], records: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
         """Return the tag that each word has most often, and the nearest legal tags of the sentence."""
-        sentences = [(record["tokens"], record["tags"]) for record in train]
+        sentences = ((record["tokens"], record["tags"]) for record in train)
         numbers = {tag: number for number, tag in enumerate(self.tags)}
         answers = []
         for tags in most_frequent_tags(sentences, [record["tokens"] for record in records]):
@@ -200,16 +202,25 @@ def read_sentences(records: Iterable[Record], split: str) -> Cleaned:
     A text is divided at spaces, unless it is a printed list. Raises :class:`DataError` if tokens and tags differ in
     number, and for a table with one row per word.
     """
-    raw_records = list(records)
-    sentences = [_sentence(record, split) for record in raw_records]
-    texts = [record for record in raw_records if isinstance(record["tokens"], str)]
-    if len(texts) >= ENOUGH and all(len(sentence["tokens"]) == 1 for sentence in sentences):
+    texts = printed = 0
+    single = True
+
+    def sentence(record: Record) -> Record:
+        nonlocal texts, printed, single
+        if isinstance(record["tokens"], str):
+            texts += 1
+            printed += printed_list(record["tokens"]) is not None
+        divided = _sentence(record, split)
+        single = single and len(divided["tokens"]) == 1
+        return divided
+
+    sentences = stored(map(sentence, records))
+    if texts >= ENOUGH and single:
         raise DataError(
-            f"{raw_records[0].get('where', split)}: each row has one word, so no word has a sentence around it: a row "
+            f"{sentences[0].get('where', split)}: each row has one word, so no word has a sentence around it: a row "
             f"of a table has to hold all tokens and tags of a sentence. One word per line, with an empty line after "
             f"each sentence, is read from a file with the suffix .conll."
         )
-    printed = sum(printed_list(str(record["tokens"])) is not None for record in texts)
     notes = [f"{split}: tokens of {printed} records are printed lists, and were read as lists"] if printed else []
     tagged, gaps = counted_sentences(sentences, split)
     return Cleaned(tagged, [*notes, *gaps])
@@ -218,7 +229,7 @@ def read_sentences(records: Iterable[Record], split: str) -> Cleaned:
 def _sentence(record: Record, split: str) -> Record:
     where = str(record.get("where", split))
     tokens = strings(record["tokens"], "tokens", where)
-    tags = tags_with_gaps(strings(tags_with_gaps(record["tags"]), "tags", where))
+    tags = [intern(str(tag)) for tag in tags_with_gaps(strings(tags_with_gaps(record["tags"]), "tags", where))]
     if len(tokens) != len(tags):
         raise DataError(f"{where}: {len(tokens)} tokens but {len(tags)} tags")
     return {**record, "tokens": tokens, "tags": tags}

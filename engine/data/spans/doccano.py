@@ -19,6 +19,7 @@ class Doccano(RowTool):
 
     name = "doccano"
     title = "doccano's export"
+    writes_empty_lists = True
 
     def recognises(self, row: Any) -> bool:
         """Tell a row with spans or names of classes under doccano's names."""
@@ -29,6 +30,12 @@ class Doccano(RowTool):
             is_object = is_spans(entities) and isinstance(entities[0], Mapping) and "start_offset" in entities[0]
             return is_object or isinstance(row.get("cats"), list)
         return any(_is_labels(unprinted(row.get(name))) for name in LABELS)
+
+    def is_blank(self, row: Any) -> bool:
+        """Return whether a row has a text, and an empty list where doccano writes its labels."""
+        if not isinstance(row, Mapping) or text_column(row) is None or has_tags(row):
+            return False
+        return any(unprinted(row.get(name)) == [] for name in (ENTITIES, *LABELS))
 
     def read(self, row: Any, place: str, findings: Findings) -> Iterator[AnnotatedText]:
         """Yield the text of a row; a row without a list has not been annotated."""

@@ -1,7 +1,7 @@
 """Reading annotated texts: which tool a file is of, told by its content, and its texts."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -83,9 +83,13 @@ class Export:
         except DataError:  # it is no such format, which is for the usual reader to say
             return None
         kinds = (LabelStudio, MarkedText) if self.preferred else ROW_TOOLS  # others have columns of their own
-        return next(
-            (tool for tool in (kind(self.preferred) for kind in kinds) if any(map(tool.recognises, head))), None
-        )
+        recognised = (tool for tool in (kind(self.preferred) for kind in kinds) if any(map(tool.recognises, head)))
+        return next(recognised, None) or self._unannotated(head)
+
+    def _unannotated(self, head: Sequence[Any]) -> RowTool | None:
+        """Return doccano, which alone writes empty lists, for rows that nobody has annotated yet."""
+        tool = Doccano()
+        return tool if head and not self.preferred and all(map(tool.is_blank, head)) else None
 
     def read(self, tool: FileTool | RowTool, say: Say) -> list[AnnotatedText]:
         """Return the texts, their spans in characters; ``say`` hears what they were read as, and what was odd.

@@ -21,6 +21,8 @@ class RowTool(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     """What a person is told the file was read as."""
+    writes_empty_lists: ClassVar[bool] = False
+    """Whether a text that nobody has annotated has an empty list, as one without any span does."""
 
     def __init__(self, preferred: Collection[str] = ()) -> None:
         self.preferred = tuple(preferred)
@@ -56,6 +58,7 @@ class FileTool(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    writes_empty_lists: ClassVar[bool] = False
 
     @abstractmethod
     def recognises(self, path: Path, texts: Texts) -> bool:

@@ -36,23 +36,20 @@ class Calibration:
 
 def calibration(outcomes: Iterable[Outcome]) -> Calibration | None:
     """Return the calibration of outcomes; None for fewer than 20 scores."""
-    scores = [score for outcome in outcomes for score in outcome.scores]
-    if len(scores) < FEWEST:
+    counts, sums, rights = [0] * BINS, [0.0] * BINS, [0] * BINS
+    for score, right in (score for outcome in outcomes for score in outcome.scores):
+        number = min(BINS - 1, int(score * BINS))
+        counts[number] += 1
+        sums[number] += score
+        rights[number] += right
+    total = sum(counts)
+    if total < FEWEST:
         return None
-    parts: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
-    for score, right in scores:
-        parts[min(BINS - 1, int(score * BINS))].append((score, right))
     bins = tuple(
-        Bin(
-            number / BINS,
-            (number + 1) / BINS,
-            len(part),
-            sum(score for score, _ in part) / len(part),
-            sum(right for _, right in part) / len(part),
-        )
-        for number, part in enumerate(parts)
-        if part
+        Bin(number / BINS, (number + 1) / BINS, count, sums[number] / count, rights[number] / count)
+        for number, count in enumerate(counts)
+        if count
     )
-    error = sum(abs(part.score - part.right) * part.count for part in bins) / len(scores)
-    excess = sum((part.score - part.right) * part.count for part in bins) / len(scores)
-    return Calibration(bins, len(scores), error, excess)
+    error = sum(abs(part.score - part.right) * part.count for part in bins) / total
+    excess = sum((part.score - part.right) * part.count for part in bins) / total
+    return Calibration(bins, total, error, excess)

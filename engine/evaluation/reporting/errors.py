@@ -44,8 +44,8 @@ def worst_errors(
     records: Sequence[Record], outcomes: Sequence[Outcome], hues: Mapping[str, int], limit: int = SHOWN
 ) -> list[DrawnError]:
     """Return the records with the greatest errors, the worst first."""
-    wrong = [number for number, outcome in enumerate(outcomes) if outcome.error > 0]
-    worst = sorted(wrong, key=lambda number: -outcomes[number].error)[:limit]
+    wrong = {number: outcome.error for number, outcome in enumerate(outcomes) if outcome.error > 0}
+    worst = sorted(wrong, key=lambda number: -wrong[number])[:limit]
     return [drawn(records[number], outcomes[number], hues) for number in worst]
 
 

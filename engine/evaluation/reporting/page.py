@@ -11,6 +11,7 @@ import numpy as np
 
 from adaptdock.engine.data.checks import Problem, label_type
 from adaptdock.engine.evaluation.label_curve import LabelCurve
+from adaptdock.engine.evaluation.label_errors import LabelError
 from adaptdock.engine.evaluation.measurement import Evaluation
 from adaptdock.engine.evaluation.reporting import charts
 from adaptdock.engine.evaluation.reporting.advice import Facts, LabelFigures, advice
@@ -21,8 +22,9 @@ from adaptdock.engine.evaluation.reporting.slices import slices
 from adaptdock.engine.evaluation.resampling import Metric, interval
 from adaptdock.hub.artefact.atomic import write_atomically
 from adaptdock.hub.artefact.card import Card
-from adaptdock.plugins.contracts import Outcome, Record, Task
+from adaptdock.plugins.contracts import Mark, Outcome, Passage, Record, Task
 from adaptdock.plugins.task_abilities import outcome
+from adaptdock.plugins.toolkit.stored import Form, stored
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 NAME = "report.html"
 """The file in a run's folder."""
+LABEL_ERRORS = 20
+"""Most labels that may be wrong on the page."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -39,7 +43,8 @@ class Subject:
 
     ``training`` are the records that the adapter was trained on, if they are known. ``points`` are the validations of
     a run (:func:`validations`), ``notes`` how the data was read, and ``problems`` the faults found in it.
-    ``label_curve`` is that of ``--curve``.
+    ``label_curve`` is that of ``--curve``. ``label_errors`` are labels of the training data that may be wrong, among
+    those of ``labels_checked`` records.
     """
 
     card: Card
@@ -54,6 +59,8 @@ class Subject:
     notes: Sequence[str] = ()
     problems: Sequence[Problem] = field(default_factory=list)
     label_curve: LabelCurve | None = None
+    label_errors: Sequence[LabelError] = ()
+    labels_checked: int = 0
 
 
 def write_page(path: Path, subject: Subject) -> None:
@@ -90,8 +97,8 @@ def content(subject: Subject) -> dict[str, Any]:
     task, evaluation = subject.task, subject.evaluation
     metric = Metric(task, subject.records, evaluation.scored)
     bounds = interval(metric, np.arange(len(subject.records)))
-    compared = list(zip(subject.records, evaluation.predictions, strict=False))  # only the first answers are written
-    outcomes = [outcome(task, record, prediction) for record, prediction in compared]
+    compared = zip(subject.records, evaluation.predictions, strict=False)  # only the first answers are written
+    outcomes = stored((outcome(task, record, prediction) for record, prediction in compared), OUTCOME)
     tables = _tables(evaluation.metrics)
     matrix, reliability = confusion(outcomes), calibration(outcomes)
     parts = slices(metric, subject.records, task, subject.training, by_label=not tables)
@@ -132,9 +139,26 @@ def content(subject: Subject) -> dict[str, Any]:
         "errors": worst_errors(subject.records, outcomes, hue_of_labels(outcomes)),
         "wrong": sum(outcome.error > 0 for outcome in outcomes),
         "compared": len(outcomes),
-        "problems": [problem.describe() for problem in subject.problems],
+        "label_errors": subject.label_errors[:LABEL_ERRORS],
         "chart": {"width": charts.WIDTH, "height": charts.HEIGHT, "left": charts.LEFT, "bottom": charts.BOTTOM},
     }
+
+
+OUTCOME: Form[Outcome] = Form(
+    lambda outcome: (
+        *(outcome.error, outcome.pairs, outcome.scores, outcome.values),
+        [
+            (passage.title, passage.text, [(mark.start, mark.end, mark.label, mark.wrong) for mark in passage.marks])
+            for passage in outcome.passages
+        ],
+    ),
+    lambda row: Outcome(
+        row[0],
+        tuple(Passage(title, text, tuple(Mark(*mark) for mark in marks)) for title, text, marks in row[4]),
+        *row[1:4],
+    ),
+)
+"""The outcome of a record in a file."""
 
 
 def _scatter(outcomes: Sequence[Outcome]) -> charts.Chart | None:

@@ -1,6 +1,7 @@
 """Slices: the metric on parts of the data, by length of the text, unseen words and label."""
 
 import string
+from array import array
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -42,11 +43,16 @@ def slices(
     metric: Metric, records: Sequence[Record], task: Task, training: Sequence[Record] | None, by_label: bool
 ) -> list[Slice]:
     """Return the slices of measured records; those by unseen words need the training records."""
-    words = [words_of(record, task) for record in records]
-    groups = [*_by_length([len(text) for text in words])]
+    vocabulary = None if training is None else {word for record in training for word in words_of(record, task)}
+    lengths, unseen = array("q"), array("d")
+    for record in records:
+        words = words_of(record, task)
+        lengths.append(len(words))
+        if vocabulary is not None:
+            unseen.append(_unseen(words, vocabulary))
+    groups = [*_by_length(lengths)]
     if training is not None:
-        vocabulary = {word for record in training for word in words_of(record, task)}
-        groups += _by_unseen([_unseen(text, vocabulary) for text in words])
+        groups += _by_unseen(unseen)
     if by_label:
         groups += _by_label(records, task)
     return [_slice(metric, kind, name, numbers) for kind, name, numbers in groups]

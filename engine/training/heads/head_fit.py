@@ -16,25 +16,34 @@ from adaptdock.engine.core.assembly import HEAD
 from adaptdock.engine.core.batches import NOT_COUNTED, by_length, collate, collate_labels, counts, length
 from adaptdock.engine.core.forward import for_head, mask_for, states
 from adaptdock.engine.core.open_ports import OpenPorts
+from adaptdock.engine.evaluation.label_errors import LabelledVectors
 from adaptdock.engine.evaluation.measurement import Evaluation
 from adaptdock.engine.training.heads.adapter_shares import NAMES, SHARES, ShareChoice
+from adaptdock.engine.training.heads.shortfall import spread
 from adaptdock.engine.training.members.trainable import Acting, TrainedRows
 from adaptdock.engine.training.planning.plan import Plan
-from adaptdock.plugins.contracts import Feature, FitExamples, FittedHead, LinearHead, Record
+from adaptdock.plugins.contracts import Feature, FitExamples, FittedHead, LabelChecked, LinearHead, Record
 
 START_STRENGTH = 1.0
 """Inverse regularisation (C) of the head that training starts from."""
 ROWS, TOKENS = 64, 8192
+CHECKED = 10_000
+"""Most vectors whose labels are checked for errors."""
 RECORDS = 4_000
 """Most training records whose vectors are computed, at even distances."""
 
 
 @dataclass(frozen=True)
 class FittedHeads:
-    """Tensors of the head as an adapter file names them: the classic answer, and the start of training."""
+    """Tensors of the head as an adapter file names them: the classic answer, and the start of training.
+
+    ``read`` are some of the vectors that the head was fitted on, by which labels can be checked; None for a task
+    without one class for each text or word.
+    """
 
     answer: dict[str, Tensor]
     start: dict[str, Tensor]
+    read: LabelledVectors | None = None
 
 
 @dataclass(frozen=True)
@@ -69,47 +78,58 @@ def fit_heads(plan: Plan, ports: OpenPorts, parts: Acting) -> FittedHeads | None
     assert isinstance(task, FittedHead)
     ports.acquire(plan.assembly.sites)
     try:
-        examples = _examples(plan, ports, parts)
+        read = _vectors(plan, ports, parts)
     finally:
         ports.release(plan.assembly.sites)
-    if examples is None:
+    if read is None:
         return None
+    owners = [number for number, _, _ in read.sources]
+    examples = FitExamples(read.vectors, read.labels, owners, plan.class_weights(), plan.options.seed)
     answer, start = task.fit_head(examples, None), task.fit_head(examples, START_STRENGTH)
     if answer is None or start is None:
         return None
-    return FittedHeads(*({f"{HEAD}.{name}": tensor for name, tensor in head.items()} for head in (answer, start)))
+    answer, start = ({f"{HEAD}.{name}": tensor for name, tensor in head.items()} for head in (answer, start))
+    is_checkable = isinstance(task, LabelChecked) and bool(task.class_names)
+    return FittedHeads(answer, start, _checkable(read) if is_checkable else None)
 
 
-def _examples(plan: Plan, ports: OpenPorts, parts: Acting) -> FitExamples | None:
+def _checkable(read: LabelledVectors) -> LabelledVectors:
+    """Return at most :data:`CHECKED` vectors, at even distances, so that little memory is in use during training."""
+    rows = spread(range(len(read.sources)), CHECKED)
+    return LabelledVectors(
+        read.records, read.vectors[rows].clone(), read.labels[rows].long(), [read.sources[row] for row in rows]
+    )
+
+
+def _vectors(plan: Plan, ports: OpenPorts, parts: Acting) -> LabelledVectors | None:
     """Return the vectors that the head reads, with their labels; those labelled -100 are left out.
 
-    They are of the records that were given: altered copies would stand in other folds than what they are copies of.
+    They are of the records that were given: altered copies would be in other folds than what they are copies of.
     """
-    step = max(1.0, len(plan.given) / RECORDS)
-    records = [plan.given[int(place * step)] for place in range(int(len(plan.given) / step))]
+    labelled = plan.given
+    step = max(1.0, len(labelled) / RECORDS)
+    records = [labelled[int(place * step)] for place in range(int(len(labelled) / step))]
     features = [
         (number, feature)
         for number, record in enumerate(records)
         for feature in plan.task.encode(record, plan.reading, True)
         if counts(feature.labels)
     ]
-    vectors, labels, groups = [], [], []
+    vectors, labels, sources = [], [], []
     for batch in by_length([length(feature) for _, feature in features], ROWS, TOKENS):
         batch_features = [features[number] for number in batch]
-        batch_vectors, targets, owners = _read(plan, ports, parts, batch_features)
+        batch_vectors, targets, places = _read(plan, ports, parts, batch_features)
         vectors.append(batch_vectors)
         labels.append(targets)
-        groups += owners
-    if not groups:
-        return None
-    return FitExamples(torch.cat(vectors), torch.cat(labels), groups, plan.class_weights(), plan.options.seed)
+        sources += places
+    return LabelledVectors(records, torch.cat(vectors), torch.cat(labels), sources) if sources else None
 
 
 @torch.no_grad()
 def _read(
     plan: Plan, ports: OpenPorts, parts: Acting, numbered: Sequence[tuple[int, Feature]]
-) -> tuple[Tensor, Tensor, list[int]]:
-    """Return the vectors (N, W) of windows, their labels, and the numbers of their records."""
+) -> tuple[Tensor, Tensor, list[tuple[int, Feature, int]]]:
+    """Return the vectors (N, W) of windows, their labels, and the record, window and position of each."""
     backbone = plan.backbone
     features = [feature for _, feature in numbered]
     inputs = collate(backbone, features)
@@ -121,9 +141,9 @@ def _read(
     vectors = head.vectors(hidden, mask)  # type: ignore[arg-type]
     labels = collate_labels(features, mask.device)
     assert vectors is not None
-    owners = torch.tensor([number for number, _ in numbered])
+    places = [(*window, 0) for window in numbered]
     if vectors.ndim == 3:
         counted = labels != NOT_COUNTED
-        owners = owners.unsqueeze(1).expand(counted.shape)[counted.cpu()]
+        places = [(*numbered[row], position) for row, position in counted.nonzero().tolist()]
         vectors, labels = vectors[:, -labels.shape[1] :][counted], labels[counted]
-    return vectors.float().cpu(), labels.cpu(), owners.tolist()
+    return vectors.float().cpu(), labels.cpu(), places

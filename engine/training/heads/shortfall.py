@@ -1,7 +1,7 @@
 """Shortfalls of a trained adapter: weights that have not moved, or a metric no better than a constant answer's."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from adaptdock.engine.evaluation.selection import ENOUGH
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.pipeline import compute, temporarily_docked
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.plugins.contracts import Record
 
 if TYPE_CHECKING:
     from adaptdock.engine.training.planning.plan import Plan
+
+Item = TypeVar("Item")
 
 SAMPLE = 200
 """Most training records that are measured if validation and test data are too small."""
@@ -104,7 +105,7 @@ def no_better(plan: "Plan", comparison: Mapping[str, Any]) -> str:
     )
 
 
-def spread(records: Sequence[Record], count: int) -> list[Record]:
-    """Return at most ``count`` records, at even distances."""
-    step = max(1, len(records) / count)
-    return [records[int(number * step)] for number in range(min(count, len(records)))]
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Return at most ``count`` items, at even distances."""
+    step = max(1, len(items) / count)
+    return [items[int(number * step)] for number in range(min(count, len(items)))]

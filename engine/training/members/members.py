@@ -1,6 +1,7 @@
 """The members of a run: each has its own adapter, options, optimiser, schedule, batches, epochs and ending."""
 
 import math
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
@@ -19,19 +20,17 @@ from adaptdock.engine.training.loop.progress import Ending, Judge, Progress, Val
 from adaptdock.engine.training.loop.schedules import Distances, frozen_until
 from adaptdock.engine.training.members.member_dropout import Draw
 from adaptdock.engine.training.members.member_steps import JointBatches, MemberSteps
+from adaptdock.engine.training.members.numbered_units import NumberedUnits, Unit
 from adaptdock.engine.training.members.state_cache import Cache
 from adaptdock.engine.training.members.task_run import HeadFits, Result, TaskRun
 from adaptdock.engine.training.members.trainable import TaskStart, Trainable
 from adaptdock.engine.training.members.validation import validate
 from adaptdock.engine.training.planning.hyperparameters import TrainingOptions
 from adaptdock.engine.training.planning.task_sampling import drawn
-from adaptdock.plugins.contracts import Feature
 
 History = Sequence[Mapping[str, Any]]
 ENDED, FAILED = "ended", "failed"
 """Marks in a history: the judge has ended this task; its loss is not a number."""
-Unit = tuple[int, list[Feature]]
-"""The number of a task in the run, and windows that are drawn together."""
 
 
 class Member:
@@ -46,7 +45,7 @@ class Member:
         self.options: TrainingOptions = tasks[0].plan.options
         self._sizes = [len(task.units) for task in tasks]
         self._counts = list(counts or self._sizes)
-        self.units: list[Unit] = [(first + n, unit) for n, task in enumerate(tasks) for unit in task.units]
+        self.units = NumberedUnits({first + n: task.units for n, task in enumerate(tasks)})
         self._lengths = [length for task in tasks for length in task.lengths()]
         self.steps = MemberSteps(self.options, self.draw)
 
@@ -55,23 +54,25 @@ class Member:
         """The numbers of its tasks in the run."""
         return range(self.first, self.first + len(self.tasks))
 
-    def draw(self, epoch: int) -> list[int]:
+    def draw(self, epoch: int) -> Sequence[int]:
         """Return the positions of an epoch's units in training order; the order depends on seed and epoch alone.
 
         No unit repeats before all units of its task have been drawn, also over several epochs.
         """
-        options, places = self.options, list(range(len(self.units)))
+        options = self.options
+        places: Sequence[int] = range(len(self.units))
         if len(self.tasks) > 1 or self._counts != self._sizes:
-            places, start = [], 0
+            drawn_places, start = array("q"), 0
             for number, (size, count) in enumerate(zip(self._sizes, self._counts, strict=True)):
                 seed = options.seed * 100_003 + 7919 * number
-                places += [start + place for place in drawn(size, count, epoch * count, seed)]
+                drawn_places.extend(start + place for place in drawn(size, count, epoch * count, seed))
                 start += size
+            places = drawn_places
         rows, seed = options.batch_size * ranks().count, options.seed * 100_003 + epoch
         if options.learn_from == "pairs":
             return paired_order([unit[0].labels for _, unit in self.units], rows, seed)
         lengths = [self._lengths[place] for place in places]
-        return [places[number] for number in shuffled(lengths, rows, seed, options.group_by_length)]
+        return array("q", (places[number] for number in shuffled(lengths, rows, seed, options.group_by_length)))
 
     def distances(self, trainable: Trainable, number: int) -> Mapping[nn.Parameter, int]:
         """Return the distance from the top for each parameter of this member, whose number in the run is ``number``."""

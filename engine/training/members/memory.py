@@ -1,6 +1,7 @@
 """Memory of a training: what a pass keeps for its backward pass, and what the device has free."""
 
 from collections.abc import Sequence
+from heapq import nlargest
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ def activation_bytes(plan: Plan) -> int:
     """
     dock = Dock(plan.backbone)
     trainable = Trainable(plan.backbone, dock.ports, [[TaskStart(plan.assembly)]])
-    longest = sorted(plan.units, key=lambda unit: max(map(length, unit)))[-plan.options.batch_size :]
+    longest = nlargest(plan.options.batch_size, plan.units, key=lambda unit: max(map(length, unit)))
     features = [feature for unit in longest for feature in unit]
     weights = {tensor.untyped_storage().data_ptr() for tensor in _weights(plan, trainable)}
     sizes: dict[int, int] = {}

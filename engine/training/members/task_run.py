@@ -17,6 +17,7 @@ from adaptdock.engine.core.batches import length
 from adaptdock.engine.core.distributed import ranks, shared
 from adaptdock.engine.data.checks import check
 from adaptdock.engine.evaluation.label_curve import read_label_curve
+from adaptdock.engine.evaluation.label_errors import LabelledVectors, label_errors
 from adaptdock.engine.evaluation.measurement import Evaluation, evaluate
 from adaptdock.engine.evaluation.report import validations, write_report
 from adaptdock.engine.evaluation.reporting.page import NAME as PAGE
@@ -38,6 +39,7 @@ from adaptdock.engine.training.planning.probe_inputs import probe_inputs
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.plugins.contracts import Calibrated, Feature, Record, Writer
+from adaptdock.plugins.toolkit.stored import joined
 
 HeadFits = dict[Hashable, FittedHeads | None]
 """Fitted heads by the data, method and options that decide them."""
@@ -71,6 +73,8 @@ class Result:
     ending: Ending = "complete"
     measured: Measured | None = None
     """What was measured last, with the best weights; the test data if there is any."""
+    read: LabelledVectors | None = None
+    """Vectors of the frozen backbone by which the labels of the training data are checked for the page."""
 
     @property
     def shortfall(self) -> str:
@@ -113,6 +117,8 @@ class Result:
             verdict=verdict,
             notes=[*plan.notes, *([ON_TRAINING_DATA] if measured.split == "train" else [])],
             problems=check({**plan.records, "train": plan.given}, plan.task),
+            label_errors=[] if self.read is None else label_errors(plan.task, self.read, plan.options.seed) or [],
+            labels_checked=0 if self.read is None else len(self.read.records),
         )
 
 
@@ -387,7 +393,7 @@ class TaskRun:
             return {}
         if isinstance(task, Calibrated) and task.settle(held_out, evaluation.digests).options != task.options:
             return {}
-        records = [*self.plan.given, *held_out]
+        records = joined(self.plan.given, held_out)
         plan = replace(self.plan, records={**self.plan.records, "train": records}, added={})
         heads = fit_heads(plan, self.dock.ports, Acting(plan.assembly, self._start))
         return {} if heads is None else self.stored(heads.answer)
@@ -488,4 +494,6 @@ class TaskRun:
         size = self._store(self.best)
         # shared() also waits for the first process, so that every process can read the complete file.
         size = size if ending == "interrupted" else shared(size)
-        return Result(self.best, self.file, size, epochs, seconds, [dict(entry) for entry in history], ending, measured)
+        read = None if self.heads is None else self.heads.read
+        entries = [dict(entry) for entry in history]
+        return Result(self.best, self.file, size, epochs, seconds, entries, ending, measured, read)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from adaptdock.engine.training.planning.hyperparameters import (
     slowed,
 )
 from adaptdock.engine.training.planning.packing import begun, pack
-from adaptdock.engine.training.planning.shared_data import SharedData
+from adaptdock.engine.training.planning.shared_data import SharedData, Units
 from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry
@@ -43,6 +43,13 @@ from adaptdock.plugins.contracts import (
     WindowSampling,
 )
 from adaptdock.plugins.task_abilities import class_weights
+from adaptdock.plugins.toolkit.stored import Form, stored
+
+TRAINED_UNIT: Form[list[Feature]] = Form(
+    lambda unit: [(feature.inputs, feature.labels, feature.cut, feature.row_inputs) for feature in unit],
+    lambda rows: [Feature(inputs, labels, None, cut, row_inputs) for inputs, labels, cut, row_inputs in rows],
+)
+"""The features of a unit in a file, without their alignment, which prediction alone needs."""
 
 
 @dataclass
@@ -57,9 +64,8 @@ class Plan:
     assembly: Assembly
     options: TrainingOptions
     source: Source
-    records: dict[str, list[Record]]
-    units: list[list[Feature]]
-    """Units of sampling for batches: single windows, or all windows of a record if the loss compares them."""
+    records: dict[str, Sequence[Record]]
+    units: Units
     notes: list[str]
     added: dict[str, int] = field(default_factory=dict)
     """Number of training records from each augmentation and from self-training."""
@@ -74,9 +80,10 @@ class Plan:
         return reading(self.backbone, self.options.max_length, self.assembly.positions)
 
     @property
-    def given(self) -> list[Record]:
+    def given(self) -> Sequence[Record]:
         """The training records without added records."""
-        return self.records["train"][: len(self.records["train"]) - sum(self.added.values())]
+        records, added = self.records["train"], sum(self.added.values())
+        return records[: len(records) - added] if added else records
 
     @property
     def criterion(self) -> Criterion:
@@ -101,18 +108,15 @@ class Plan:
         training = self.options.model_dump(mode="json", exclude={*PLACES, *REPORTING, "probe_data"})
         training["batch_size"] *= ranks().count
         parts = {
-            "data": {split: list(map(_without_place, records)) for split, records in self.records.items()},
             "backbone": self.backbone.fingerprint,
             "methods": [method.model_dump(mode="json") for method in self.methods],
             "task options": self.task.options.model_dump(mode="json"),
             "training options": training,
         }
+        fingerprints = {name: hashlib.sha256(_json(part)).hexdigest() for name, part in parts.items()}
+        fingerprints["data"] = _fingerprint(self.records)
         if self.unlabelled:
-            parts["unlabelled texts"] = list(map(_without_place, self.unlabelled))
-        fingerprints = {
-            name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()
-            for name, part in parts.items()
-        }
+            fingerprints["unlabelled texts"] = _fingerprint({"unlabelled": self.unlabelled})
         members = pretrained.fingerprint(self.assembly)
         return fingerprints if members is None else {**fingerprints, "members": members}
 
@@ -161,8 +165,21 @@ class Plan:
         }
 
 
-def _without_place(record: Record) -> Record:
-    return {key: value for key, value in record.items() if key != "where"}
+def _fingerprint(splits: Mapping[str, Sequence[Record]]) -> str:
+    """Return the SHA-256 of records without their places, as one JSON object that is never in memory as a whole."""
+    digest = hashlib.sha256()
+    for number, (split, records) in enumerate(sorted(splits.items())):
+        digest.update((b", " if number else b"{") + _json(split) + b": [")
+        for place, record in enumerate(records):
+            content = _json({key: value for key, value in record.items() if key != "where"})
+            digest.update(b", " + content if place else content)
+        digest.update(b"]")
+    digest.update(b"}")
+    return digest.hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, default=str).encode()
 
 
 def _numel(parameter: Tensor) -> int:
@@ -272,18 +289,26 @@ def _learning(plan: Plan) -> tuple[TrainingOptions, list[str]]:
     return options.model_copy(update={"learn_from": "labels"}), [note] if pairs and plan.undivided else []
 
 
-def make_units(plan: Plan) -> list[list[Feature]]:
+def make_units(plan: Plan) -> Units:
     """Return the units of sampling; windows without a labelled token are left out, as they have no loss."""
-    units = []
+    if plan.options.cache:  # which finds the states of a feature by its identity
+        return list(_units(plan))
+    if not plan.options.packing:
+        return stored(_units(plan), TRAINED_UNIT)
+    examples = [feature for unit in _units(plan) for feature in unit]
+    return [[window] for window in pack(plan.backbone, plan.assembly, examples, plan.reading.max_length)]
+
+
+def _units(plan: Plan) -> Iterator[list[Feature]]:
+    reading = plan.reading
     for record in plan.records["train"]:
-        windows = [window for window in plan.task.encode(record, plan.reading, True) if counts(window.labels)]
+        windows = [window for window in plan.task.encode(record, reading, True) if counts(window.labels)]
         if isinstance(plan.task, WindowSampling):
             windows = plan.task.sampled_windows(windows)
-        units += [windows] if windows and plan.task.together else [[feature] for feature in windows]
-    if not plan.options.packing:
-        return units
-    examples = [feature for unit in units for feature in unit]
-    return [[window] for window in pack(plan.backbone, plan.assembly, examples, plan.reading.max_length)]
+        if windows and plan.task.together:
+            yield windows
+        else:
+            yield from ([feature] for feature in windows)
 
 
 def _packed(made: Plan) -> list[str]:
@@ -294,7 +319,7 @@ def _packed(made: Plan) -> list[str]:
     return [f"{examples} training examples packed into {len(made.units)} windows"]
 
 
-def _cut(units: Sequence[Sequence[Feature]]) -> list[str]:
+def _cut(units: Units) -> list[str]:
     cut = [feature.cut for unit in units for feature in unit if feature.cut]
     if not cut:
         return []

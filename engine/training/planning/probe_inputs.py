@@ -27,7 +27,7 @@ def probe_inputs(task: Task, origin: Literal["sample", "validation"], source: So
     return list(islice(_spread(long_enough), CANDIDATES))
 
 
-def _records(task: Task, origin: Literal["sample", "validation"], source: Source, seed: int) -> list[Record]:
+def _records(task: Task, origin: Literal["sample", "validation"], source: Source, seed: int) -> Sequence[Record]:
     """Return raw records, which still have the names of the fields that :meth:`Task.read` knows."""
     kind = type(task)
     if origin == "validation":

@@ -15,7 +15,10 @@ from adaptdock.engine.inference.back_translation import back_translated
 from adaptdock.engine.training.planning.hyperparameters import TrainingOptions
 from adaptdock.errors import DataError, UsageError
 from adaptdock.plugins.contracts import Backbone, Feature, FittedHead, PseudoLabelling, Reading, Record, Task
+from adaptdock.plugins.toolkit.stored import joined
 
+Units = Sequence[list[Feature]]
+"""Units of sampling for batches: single windows, or all windows of a record if the loss compares them."""
 OPTIONS = {
     *("seed", "hold_out", "max_length", "unlabelled", "augment", "augment_copies", "augment_language", "synonyms"),
     "back_translation",
@@ -27,7 +30,7 @@ OPTIONS = {
 class ReadData:
     """The cleaned records of each split, with augmented copies, and the task that was fitted to them."""
 
-    records: Mapping[str, list[Record]]
+    records: Mapping[str, Sequence[Record]]
     task: Task
     notes: Sequence[str]
     added: dict[str, int]
@@ -39,7 +42,7 @@ class SharedData:
     """Data of earlier plans on one backbone, which later plans of the same data use again."""
 
     _read: dict[str, tuple[Source, ReadData]] = field(default_factory=dict)
-    _units: dict[tuple[int, int], tuple[ReadData, list[list[Feature]]]] = field(default_factory=dict)
+    _units: dict[tuple[int, int], tuple[ReadData, Units]] = field(default_factory=dict)
 
     def read(
         self, backbone: Backbone, blank: Task, name: str, source: Source, training: TrainingOptions, may_undivide: bool
@@ -55,9 +58,7 @@ class SharedData:
             earlier = self._read[key] = source, _read(backbone, blank, name, source, training, may_undivide)
         return earlier[1]
 
-    def units(
-        self, read: ReadData, reading: Reading, packing: bool, make: Callable[[], list[list[Feature]]]
-    ) -> list[list[Feature]]:
+    def units(self, read: ReadData, reading: Reading, packing: bool, make: Callable[[], Units]) -> Units:
         """Return the units of sampling of a plan; packed windows depend on its adapter too, so it shares none."""
         if packing:
             return make()
@@ -80,14 +81,14 @@ def _read(
         fitted.check(records[split], split)
     unlabelled = _unlabelled(training, source, fitted, name, notes)
     augmented = augment(records["train"], fitted, augmentation_settings(training, backbone))
-    records["train"] = [*records["train"], *augmented.records]
+    records["train"] = joined(records["train"], augmented.records)
     notes += augmented.notes
     return ReadData(records, fitted, notes, augmented.added, unlabelled)
 
 
-def _cleaned(raw: Mapping[str, Sequence[Record]], task: Task, notes: list[str]) -> dict[str, list[Record]]:
+def _cleaned(raw: Mapping[str, Sequence[Record]], task: Task, notes: list[str]) -> dict[str, Sequence[Record]]:
     """Return the cleaned records of each split, and add to ``notes``; raise :class:`DataError` without labels."""
-    records: dict[str, list[Record]] = {}
+    records: dict[str, Sequence[Record]] = {}
     for split, raw_records in raw.items():
         cleaned = task.clean(raw_records, split)
         notes += cleaned.notes
@@ -102,7 +103,9 @@ def _cleaned(raw: Mapping[str, Sequence[Record]], task: Task, notes: list[str]) 
     return records
 
 
-def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tuple[dict[str, list[Record]], list[str]]:
+def _undivided(
+    raw: dict[str, Sequence[Record]], notes: list[str], task: Task
+) -> tuple[dict[str, Sequence[Record]], list[str]]:
     """Return the splits with held-out records put back, where those are too few to choose an epoch by."""
     held_out = any(line.startswith(NOT_GIVEN) for line in notes)
     if not held_out or not isinstance(task, FittedHead) or ranks().count > 1:
@@ -111,7 +114,7 @@ def _undivided(raw: dict[str, list[Record]], notes: list[str], task: Task) -> tu
     answers = task.support(records)
     if min(len(records), answers) >= ENOUGH:  # the words of a sentence are not independent answers
         return raw, notes
-    whole = [*raw["train"], *raw["validation"]]
+    whole = joined(raw["train"], raw["validation"])
     start = next(number for number, line in enumerate(notes) if line.startswith(NOT_GIVEN))
     note = (
         f"few labels: all {len(whole)} records are trained on, and runs on folds of them say what to expect"

@@ -23,6 +23,7 @@ from adaptdock.engine.training.repeats.joint_run import Training, train_in_passe
 from adaptdock.errors import AdaptError, DataError
 from adaptdock.plugins.contracts import Options, Record
 from adaptdock.plugins.task_abilities import class_weights
+from adaptdock.plugins.toolkit.stored import joined, picked
 
 FOLDS = "folds.json"
 
@@ -67,17 +68,16 @@ def divide(plan: Plan, count: int) -> list[Plan]:
     records = plan.given
     if plan.held_out:
         raw, _ = load_splits(plan.source, type(plan.task), plan.division_seed)
-        records = plan.task.clean([*raw["train"], *raw["validation"]], "train").records
+        records = plan.task.clean(joined(raw["train"], raw["validation"]), "train").records
     return [
-        planned(plan, [records[number] for number in train], [records[number] for number in held])
-        for train, held in _numbers(plan, records, count)
+        planned(plan, picked(records, train), picked(records, held)) for train, held in _numbers(plan, records, count)
     ]
 
 
 def planned(plan: Plan, train_records: Sequence[Record], held_out: Sequence[Record]) -> Plan:
     """Return a plan that trains on records, and altered copies of them, and validates on others."""
     augmented = augment(train_records, plan.task, augmentation_settings(plan.options, plan.backbone))
-    fold_records = {"train": [*train_records, *augmented.records], "validation": list(held_out)}
+    fold_records = {"train": joined(train_records, augmented.records), "validation": held_out}
     silent = plan.options.model_copy(update={"report_to": ()})  # a tracker would mix the curves of folds and run
     fold_plan = replace(plan, records=fold_records, options=silent, added=augmented.added, units=[])
     fold_plan.units = make_units(fold_plan)

@@ -17,6 +17,7 @@ from adaptdock.engine.training.planning.plan import Plan
 from adaptdock.engine.training.repeats.cross_validation import divide, labels_of, planned
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Options, Record
+from adaptdock.plugins.toolkit.stored import picked
 
 FOLDS = 4
 FEWEST = 2
@@ -58,7 +59,7 @@ def label_curve(
             count = round(len(records) * share / 100)
             if count < FEWEST:
                 raise DataError(f"{share:g} % of the {len(records)} records of a fold is too few to train on")
-            part = [records[place] for place in order[:count]]
+            part = picked(records, order[:count])
             share_plan = planned(fold_plan, part, fold_plan.records["validation"])
             result = train_plan(
                 share_plan, folder / "curve" / f"fold-{number}-{share:g}", progress=progress(number, share)

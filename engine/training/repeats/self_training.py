@@ -23,6 +23,7 @@ from adaptdock.engine.training.planning.plan import Plan, make_units
 from adaptdock.engine.training.repeats.complete_runs import read_complete, report_complete
 from adaptdock.hub.artefact.file import AdapterFile, write_file
 from adaptdock.plugins.contracts import PseudoLabelling, Record
+from adaptdock.plugins.toolkit.stored import joined
 
 PSEUDO = "self-training"
 
@@ -93,7 +94,7 @@ class SelfTraining:
         """Return the plan of a round, with pseudo-labelled texts added to the training data."""
         if not added:
             return replace(self.plan, unlabelled=[])
-        records = {**self.plan.records, "train": [*self.plan.records["train"], *added]}
+        records = {**self.plan.records, "train": joined(self.plan.records["train"], added)}
         round_plan = replace(self.plan, records=records, added={**self.plan.added, PSEUDO: len(added)}, unlabelled=[])
         round_plan.units = make_units(round_plan)
         return round_plan

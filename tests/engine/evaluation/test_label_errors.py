@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from adaptdock.engine.core.assembly import make_task
-from adaptdock.engine.evaluation.label_errors import groups_of, out_of_fold, suspects
-from adaptdock.plugins.contracts import FitExamples
+from adaptdock.engine.evaluation.label_errors import LabelledVectors, groups_of, label_errors, out_of_fold, suspects
+from adaptdock.plugins.contracts import Feature, FitExamples
 
 
 def off_diagonal(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -50,3 +50,19 @@ def test_an_altered_label_is_found_by_the_other_folds_and_its_copy_does_not_hide
     assert probabilities is not None
     np.testing.assert_allclose(probabilities.sum(1), 1)
     assert {suspect.number for suspect in suspects(probabilities, altered.numpy())} == {0, 1}
+
+
+def test_a_wrong_label_is_named_with_its_place_and_what_the_other_records_say() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([number % 2 for number in range(40)])
+    vectors = torch.randn(40, 8, generator=generator) / 4 + (2 * labels[:, None] - 1)
+    records = [{"where": f"a.csv:{number}", "text": f"text {number}"} for number in range(40)]
+    labels[7] = 0
+    sources = [(number, Feature({}), 0) for number in range(40)]
+    task = make_task("classification", {"labels": ("left", "right")})
+    errors = label_errors(task, LabelledVectors(records, vectors, labels, sources), seed=0)
+    assert errors is not None
+    (error,) = errors
+    assert (error.place, error.text, error.label, error.suggestion) == ("a.csv:7", "text 7", "left", "right")
+    assert error.label_probability < 0.5 < error.suggestion_probability
+    assert label_errors(task, LabelledVectors(records[:1], vectors[:1], labels[:1], sources[:1]), seed=0) is None

@@ -169,6 +169,28 @@ def test_batches_that_are_not_half_full_are_not_measured(client: Client, admissi
     assert admission._rates.batches.time(100) == 1
 
 
+def test_a_large_request_is_refused_unread_if_its_client_waits_for_too_much(
+    client: Client, admission: AdmissionControl
+) -> None:
+    assert admission.wait_of_large("greedy", 4096) == 0
+    admission.admit([work(client, sender="greedy")])  # at least 1.02 s, of 0.5 s that an input may wait
+    assert admission.wait_of_large("greedy", 4096) >= 1.02
+    assert admission.wait_of_large("greedy", 4095) == 0
+    assert admission.wait_of_large("modest", 4096) == 0
+
+
+def test_the_body_of_a_large_request_is_not_read_while_its_client_waits_for_too_much(client: Client) -> None:
+    client.service.batcher.admission.batch(10_000, 1000.0, full=True, texts=False)  # 10 tokens per second
+    with held(client):
+        thread = threading.Thread(target=client.post, args=("/v1/predict",), kwargs={"json": ASKED})
+        thread.start()
+        until(lambda: client.service.batcher.waiting == 1)
+        headers = {"content-type": "application/json"}
+        assert client.refused(429, "would wait about", content=b"no JSON" * 1000, headers=headers)["code"] == "busy"
+        client.refused(400, content=b"no JSON", headers=headers)
+    thread.join()
+
+
 def test_until_a_speed_is_measured_only_numbers_limit_the_queue(client: Client, backbone: Backbone) -> None:
     options = ServingOptions(adapters="a", queue=3)
     admission = AdmissionControl(backbone, options)

@@ -323,3 +323,20 @@ def test_predictions_in_label_studio_are_read_where_nobody_has_annotated_any_tex
     )
     records, _ = read(write(tmp_path / "b.jsonl", predicted, studio({"result": RESULT[:1]})))
     assert [entities(record) for record in records] == [SPANS[:1]]
+
+
+@pytest.mark.parametrize("row", [{"label": []}, {"labels": []}, {"entities": [], "relations": []}])
+def test_an_export_that_nobody_has_annotated_is_recognised(tmp_path: Path, row: dict[str, Any]) -> None:
+    path = tmp_path / "all.jsonl"
+    path.write_text("".join(json.dumps({"id": number, "text": TEXT, **row}) + "\n" for number in range(3)))
+    for task in (NER, Classification):
+        with pytest.raises(DataError, match="read as doccano's export, but none of its texts has been annotated"):
+            load_splits(Source(data=str(path)), task)
+    asked = Reader(NER, Source()).inputs(path, "jsonl")
+    assert [item.value["text"] for item in asked] == [TEXT] * 3
+
+
+def test_empty_lists_in_some_rows_do_not_make_a_table_an_export(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "labels": []}\n{"text": "b", "labels": [3, 5]}\n')
+    records = Reader(Classification, Source(data=str(tmp_path / "a.jsonl"))).splits()["train"]
+    assert [record["label"] for record in records] == [[], [3, 5]]

@@ -10,6 +10,7 @@ from builders import build_adapter
 
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.checks import Problem
+from adaptdock.engine.evaluation.label_errors import LabelError
 from adaptdock.engine.evaluation.measurement import Evaluation
 from adaptdock.engine.evaluation.reporting.page import TEMPLATES, Subject, render, write_page
 from adaptdock.plugins.contracts import Backbone
@@ -99,6 +100,20 @@ def test_a_text_of_the_data_is_never_markup(backbone: Backbone) -> None:
     assert page.text.count(EVIL) > 50
     for _, attributes in page.elements:
         assert not any(name.startswith("on") for name in attributes)
+
+
+def test_repeated_texts_and_labels_that_may_be_wrong_are_listed_with_their_places(backbone: Backbone) -> None:
+    repeated = Problem("train: 9 of 40 records repeat the text of another", 9, ("a:1 and a:2",), (EVIL,))
+    error = LabelError("a.csv:7", f"lost card {EVIL}", "card_arrival", EVIL, 0.014, 0.961)
+    page = Page(
+        render(subject(backbone, ("x", "y"), problems=[repeated], label_errors=[error] * 25, labels_checked=40))
+    )
+    assert page.open == []
+    for part in (f"“{EVIL}”", "a:1 and a:2", "and more", "25 labels in 40 training records", "a.csv:7", "lost card"):
+        assert part in page.text, part
+    assert page.text.count("card_arrival") == 20
+    assert ("td", "96") in page.texts
+    assert page.count("script") == 0
 
 
 def test_the_page_loads_nothing(backbone: Backbone) -> None:
