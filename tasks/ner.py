@@ -28,11 +28,12 @@ from adaptdock.plugins.contracts import (
 from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.tasks.common.outcomes import entity_outcome
 from adaptdock.tasks.labels.uncounted import UNTAGGED, counted, counted_pairs
+from adaptdock.tasks.tagging.divided_words import text_of
 from adaptdock.tasks.tagging.marked_texts import MARKS, marked_record, tagged_words
 from adaptdock.tasks.tagging.sentence_columns import entity_column
 from adaptdock.tasks.tagging.tag_notation import NO_TYPES, as_written
 from adaptdock.tasks.tagging.tag_numbers import with_names
-from adaptdock.tasks.tagging.word_tagging import Tagging, TaggingOptions, read_sentences, text_of
+from adaptdock.tasks.tagging.word_tagging import Tagging, TaggingOptions, read_sentences
 
 Scheme = Literal["auto", "bio", "iob1", "bioes", "ioe", "io"]
 STARTS, ENDS, INSIDE = "BSU", "ESLU", "IEML"

@@ -15,9 +15,10 @@ from adaptdock.plugins.contracts import AnnotatedText, AnswerKind, Cleaned, Feat
 from adaptdock.tasks.common.outcomes import word_outcome
 from adaptdock.tasks.labels.uncounted import counted, counted_pairs
 from adaptdock.tasks.ner import RECIPES
+from adaptdock.tasks.tagging.divided_words import text_of
 from adaptdock.tasks.tagging.sentence_columns import word_class_column
 from adaptdock.tasks.tagging.tag_numbers import with_names
-from adaptdock.tasks.tagging.word_tagging import Tagging, TaggingOptions, read_sentences, text_of
+from adaptdock.tasks.tagging.word_tagging import Tagging, TaggingOptions, read_sentences
 
 
 class POSOptions(TaggingOptions):

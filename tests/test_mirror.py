@@ -90,6 +90,8 @@ TESTED_BY = {
     "tasks.labels.class_metrics": "tasks/labels/test_out_of_scope",
     "tasks.labels.label_survey": "tasks/labels/test_uncounted",
     "tasks.labels.label_lists": "tasks/labels/test_class_labels",
+    "tasks.ranking.candidate_formats": "tasks/test_rerank",
+    "tasks.reading.choice_formats": "tasks/test_choice",
     "tasks.sentiment": "tasks/common/test_sequences",
     "tasks.spam": "tasks/common/test_sequences",
     "tasks.tagging.*": "tasks/test_ner",

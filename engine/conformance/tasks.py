@@ -220,7 +220,7 @@ def _inputs(bench: Bench) -> list[Any]:
     """Return the records as inputs of a user: whole objects, or only their texts."""
     inputs: list[Any] = []
     for record in bench.raw:
-        fields = {name: value for name, value in record.items() if name in bench.task.columns}
+        fields = {name: value for name, value in record.items() if name in (*bench.task.columns, *bench.task.asks)}
         texts = [value for value in fields.values() if isinstance(value, str)]
         inputs.append(next((item for item in (fields, *texts) if is_read(bench.task, item)), fields))
     return inputs

@@ -86,7 +86,7 @@ def compute(
         )
         for row, record in zip(rows, records, strict=True)
     ]
-    for batch in _batches(rows, encoded, batch_size):
+    for batch in _batches(rows, encoded, batch_size, labelled):
         windows = [encoded[number].windows[place] for number, place in batch]
         logits = dock.run([rows[number] for number, _ in batch], windows)
         if on_batch is not None:
@@ -113,7 +113,7 @@ def compute_together(
     of_adapters = [
         [EncodedRecord(row[-1].assembly.task, item.record, item.windows) for item in encoded] for row in rows
     ]
-    for batch in _batches([first] * len(records), encoded, batch_size):
+    for batch in _batches([first] * len(records), encoded, batch_size, labelled=True):
         windows = [encoded[number].windows[place] for number, place in batch]
         logits = dock.run([row for row in rows for _ in batch], windows * len(rows), repeats=True)
         for place_of_row, (of_adapter, hook) in enumerate(zip(of_adapters, on_batch, strict=True)):
@@ -124,12 +124,14 @@ def compute_together(
     return of_adapters
 
 
-def _batches(rows: Sequence[Row], encoded: Sequence[EncodedRecord], batch_size: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield batches of (record, window); windows that the loss compares with each other stay in one batch."""
+def _batches(
+    rows: Sequence[Row], encoded: Sequence[EncodedRecord], batch_size: int, labelled: bool
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield batches of (record, window); if ``labelled``, windows that the loss compares stay in one batch."""
     units: list[list[tuple[int, int]]] = []
     for number, item in enumerate(encoded):
         places = [(number, place) for place in range(len(item.windows))]
-        units += [places] if places and item.task.together else [[place] for place in places]
+        units += [places] if places and labelled and item.task.together else [[place] for place in places]
     wide = any(row[-1].assembly.head.over != "hidden" for row in rows)
     lengths = [sum(length(encoded[number].windows[place]) for number, place in unit) for unit in units]
     for batch in by_length(lengths, batch_size, TOKENS_PER_VOCABULARY_BATCH if wide else TOKENS_PER_BATCH):

@@ -1,4 +1,4 @@
-"""Words with a tag each, from a text in which spans of characters are marked.
+"""Words with a tag each, or with ranges, from a text in which spans of characters are marked.
 
 The extent of a marked span is kept to the character: a word that it cuts is divided there.
 """
@@ -11,6 +11,20 @@ from adaptdock.plugins.toolkit.visible_characters import visible
 from adaptdock.plugins.toolkit.word_division import Division, Span, divide
 
 OUTSIDE = "O"
+
+
+@dataclass
+class RangedWords:
+    """The words of a text with their places, the range of words of each marked span, and the spans that did not fit."""
+
+    tokens: list[str] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    ranges: list[tuple[LabelledSpan, int, int]] = field(default_factory=list)
+    """A marked span, its first word, and the word behind its last one."""
+    cutting: list[LabelledSpan] = field(default_factory=list)
+    """They begin or end within a word."""
+    invisible: list[LabelledSpan] = field(default_factory=list)
+    """They have no visible character, and no range."""
 
 
 @dataclass
@@ -35,29 +49,39 @@ def mark_words(
 
     ``words`` are the places of words that are divided already; else ``division`` tells. Offsets count code points.
     """
-    marked = MarkedWords()
-    apart = _apart(marks, marked.overlapping)
+    overlapping: list[LabelledSpan] = []
+    ranged = ranges_of_words(text, _apart(marks, overlapping), division, words)
+    tags = [OUTSIDE] * len(ranged.tokens)
+    for mark, first, end in ranged.ranges:
+        tags[first:end] = [f"B-{mark.label}", *[f"I-{mark.label}"] * (end - first - 1)]
+    return MarkedWords(ranged.tokens, ranged.spans, tags, ranged.cutting, overlapping, ranged.invisible)
+
+
+def ranges_of_words(
+    text: str, marks: Sequence[LabelledSpan], division: Division, words: Sequence[Span] | None = None
+) -> RangedWords:
+    """Return the words of a text with the ranges of its marked spans, which may overlap; arguments as above."""
+    ranged = RangedWords()
     if words is None:
         whole = divide(text, division)
     else:
         whole = [((start, end), _seen(text[start:end], division)) for start, end in words]
-    bounds = sorted({bound for mark in apart for bound in (mark.start, mark.end)})
+    bounds = sorted({bound for mark in marks for bound in (mark.start, mark.end)})
     for (start, end), token in whole:
         cuts = [bound for bound in bounds if start < bound < end]
         for first, last in zip([start, *cuts], [*cuts, end], strict=True):
             part = _seen(text[first:last], division) if cuts else token
             if part.strip():
-                marked.tokens.append(part)
-                marked.spans.append((first, last))
-        marked.cutting += [mark for mark in apart if {mark.start, mark.end} & set(cuts) and mark not in marked.cutting]
-    marked.tags = [OUTSIDE] * len(marked.tokens)
-    for mark in apart:
-        inside = [number for number, (start, end) in enumerate(marked.spans) if mark.start <= start and end <= mark.end]
-        for number in inside:
-            marked.tags[number] = f"{'B' if number == inside[0] else 'I'}-{mark.label}"
-        if not inside:
-            marked.invisible.append(mark)
-    return marked
+                ranged.tokens.append(part)
+                ranged.spans.append((first, last))
+        ranged.cutting += [mark for mark in marks if {mark.start, mark.end} & set(cuts) and mark not in ranged.cutting]
+    for mark in marks:
+        inside = [number for number, (start, end) in enumerate(ranged.spans) if mark.start <= start and end <= mark.end]
+        if inside:
+            ranged.ranges.append((mark, inside[0], inside[-1] + 1))
+        else:
+            ranged.invisible.append(mark)
+    return ranged
 
 
 def _apart(marks: Sequence[LabelledSpan], overlapping: list[LabelledSpan]) -> list[LabelledSpan]:

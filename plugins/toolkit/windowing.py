@@ -57,6 +57,27 @@ def align(text: str, words: Sequence[Span], reading: Reading) -> list[Feature]:
     return features
 
 
+def word_windows(text: str, words: Sequence[Span], reading: Reading) -> list[Feature]:
+    """Tokenise a text in windows with their whole words, for spans of words.
+
+    ``alignment`` of a feature is a list of (word, position of its first token, position of its last token). A word that
+    the border of a window cuts is left out there; a word without tokens is in no window.
+    """
+    if not words:
+        return []
+    encoding = _tokenised(text, None, reading, words=words)
+    starts = [start for start, _ in words]
+    features = _features(encoding, reading)
+    for number, (feature, offsets) in enumerate(zip(features, encoding["offset_mapping"], strict=True)):
+        extents = sorted(_extents(offsets, words, starts).items())
+        if extents and number > 0 and offsets[extents[0][1][0]][0] > words[extents[0][0]][0]:
+            del extents[0]
+        if extents and number < len(features) - 1 and offsets[extents[-1][1][1]][1] < words[extents[-1][0]][1]:
+            del extents[-1]
+        feature.alignment = [(word, first, last) for word, (first, last) in extents]
+    return features
+
+
 def windows(text: str, second: str | None, reading: Reading) -> list[Feature]:
     """Tokenise a text, or a pair, in overlapping windows; each window has the whole first text of a pair.
 
@@ -64,7 +85,7 @@ def windows(text: str, second: str | None, reading: Reading) -> list[Feature]:
     """
     cut = 0
     if second is not None:
-        text, cut = _halved(text, reading)
+        text, cut = halved(text, reading)
     features = _features(_tokenised(text, second, reading), reading)
     features[0].cut = cut
     return features
@@ -76,7 +97,7 @@ def located_windows(first: str, second: str, reading: Reading, overlap: int) -> 
     ``alignment`` of a feature has the span of each position, or None for a token outside the second text. Successive
     windows share ``overlap`` tokens of it, at most half of a window's.
     """
-    first, cut = _halved(first, reading)
+    first, cut = halved(first, reading)
     encoding = _tokenised(first, second, reading, overlap)
     features = _features(encoding, reading)
     for number, feature in enumerate(features):
@@ -86,7 +107,7 @@ def located_windows(first: str, second: str, reading: Reading, overlap: int) -> 
     return features
 
 
-def _halved(text: str, reading: Reading) -> tuple[str, int]:
+def halved(text: str, reading: Reading) -> tuple[str, int]:
     """Return a text cut to at most half a window, and the number of cut tokens."""
     half = reading.max_length // 2
     encoding = reading.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -1,9 +1,11 @@
 """Outcomes of predictions for reports: labels of texts, entities, tags of words."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from adaptdock.plugins.contracts import Mark, Outcome, Passage, Record
+from adaptdock.tasks.common.overlaps import Extent, layers
 
 NONE = "(none)"
 """The label in a confusion matrix of an answer that is expected or predicted on one side only."""
@@ -86,6 +88,21 @@ def entity_outcome(
     )
     certainty = tuple((score, entity in right) for entity, score in zip(predicted, scores, strict=True))
     return Outcome(error, passages, tuple(pairs), certainty)
+
+
+def layered_entity_outcome(
+    text: str, expected: Sequence[Entity], predicted: Sequence[Entity], scores: Sequence[float]
+) -> Outcome:
+    """Return the outcome of a text with spans that may overlap: each side has a passage for each layer of spans."""
+    outcome = entity_outcome(text, expected, predicted, scores)
+    passages = []
+    for passage in outcome.passages:
+        extents = [Extent(mark.start, mark.end, mark.label) for mark in passage.marks]
+        divided = layers(extents) or [[]]
+        for number, layer in enumerate(divided, 1):
+            title = passage.title if number == 1 else f"{passage.title}, layer {number}"
+            passages.append(Passage(title, text, tuple(passage.marks[place] for place in sorted(layer))))
+    return replace(outcome, passages=tuple(passages))
 
 
 def _marks(entities: Sequence[Entity], right: set[Entity]) -> tuple[Mark, ...]:

@@ -1,16 +1,19 @@
-"""Texts with marked spans, as annotation tools export them, as sentences of words with a tag each."""
+"""Texts with marked spans, as annotation tools export them, as sentences of words with a tag each, or with ranges."""
 
 from collections.abc import Iterable, Sequence
 
 from adaptdock.plugins.annotations import AnnotatedText, LabelledSpan
 from adaptdock.plugins.contracts import Cleaned, Record
-from adaptdock.plugins.toolkit.marked_words import mark_words
+from adaptdock.plugins.toolkit.marked_words import mark_words, ranges_of_words
 from adaptdock.plugins.toolkit.stored import in_sequence, stored
 from adaptdock.plugins.toolkit.word_division import Division
 
 MARKS, WORDS = "marks", "words"
 """The fields of a raw record with marked spans, and with the places of the words that a tool has divided."""
 SHOWN = 5
+CUTTING = "begin or end within a word, which is divided there"
+OVERLAPPING = "overlap others, of which the longest is kept, and are left out"
+INVISIBLE = "have no visible character and are left out"
 
 
 def marked_record(text: AnnotatedText) -> Record | None:
@@ -26,39 +29,54 @@ def tagged_words(records: Iterable[Record], split: str, division: Division | Non
 
     The text of a record and the places of its words stay with it, so that entities have their offsets in the text.
     """
-    cutting: list[str] = []
-    overlapping: list[str] = []
-    invisible: list[str] = []
+    described: dict[str, list[str]] = {CUTTING: [], OVERLAPPING: [], INVISIBLE: []}
 
     def tagged(record: Record) -> Record:
         if MARKS not in record:
             return record
-        text, where = record["text"], str(record.get("where", split))
-        words = mark_words(text, record[MARKS], division or Division(), record.get(WORDS))
-        cutting.extend(_described(words.cutting, text, where))
-        overlapping.extend(_described(words.overlapping, text, where))
-        invisible.extend(_described(words.invisible, text, where))
-        rest = {name: value for name, value in record.items() if name not in (MARKS, WORDS)}
-        return rest | {"tokens": words.tokens, "tags": words.tags, "spans": words.spans}
+        words = mark_words(record["text"], record[MARKS], division or Division(), record.get(WORDS))
+        kinds = {CUTTING: words.cutting, OVERLAPPING: words.overlapping, INVISIBLE: words.invisible}
+        _describe(described, kinds, record, split)
+        return _rest(record) | {"tokens": words.tokens, "tags": words.tags, "spans": words.spans}
 
     raw = in_sequence(records)
     tagged_records = stored(map(tagged, raw)) if any(MARKS in record for record in raw) else raw
-    notes = []
-    for spans, what in (
-        (cutting, "begin or end within a word, which is divided there"),
-        (overlapping, "overlap others, of which the longest is kept, and are left out"),
-        (invisible, "have no visible character and are left out"),
-    ):
-        if spans:
-            more = f" and {len(spans) - SHOWN} more" if len(spans) > SHOWN else ""
-            notes.append(f"{split}: {len(spans)} spans {what}: {', '.join(spans[:SHOWN])}{more}")
-    return Cleaned(tagged_records, notes)
+    return Cleaned(tagged_records, _notes(described, split))
 
 
-def _described(spans: Sequence[LabelledSpan], text: str, where: str) -> list[str]:
-    """Return each span with a little of the text around it, and its place."""
-    return [
-        f"{text[span.start : span.end]!r:.40} ({span.label}) in {text[max(0, span.start - 8) : span.end + 8]!r:.60} at "
-        f"{where}"
-        for span in spans
-    ]
+def ranged_words(records: Iterable[Record], split: str, division: Division | None) -> Cleaned:
+    """Return records in which marked spans, which may overlap, have become ``ranges`` of words with a label."""
+    ranged: list[Record] = []
+    described: dict[str, list[str]] = {CUTTING: [], INVISIBLE: []}
+    for record in records:
+        words = ranges_of_words(record["text"], record[MARKS], division or Division(), record.get(WORDS))
+        _describe(described, {CUTTING: words.cutting, INVISIBLE: words.invisible}, record, split)
+        ranges = sorted({(first, end, mark.label) for mark, first, end in words.ranges})
+        ranged.append(_rest(record) | {"tokens": words.tokens, "ranges": ranges, "spans": words.spans})
+    return Cleaned(ranged, _notes(described, split))
+
+
+def _rest(record: Record) -> Record:
+    return {name: value for name, value in record.items() if name not in (MARKS, WORDS)}
+
+
+def _describe(
+    described: dict[str, list[str]], kinds: dict[str, list[LabelledSpan]], record: Record, split: str
+) -> None:
+    """Add each span with a little of the text around it, and its place."""
+    text, where = record["text"], str(record.get("where", split))
+    for kind, spans in kinds.items():
+        described[kind] += [
+            f"{text[span.start : span.end]!r:.40} ({span.label}) in "
+            f"{text[max(0, span.start - 8) : span.end + 8]!r:.60} at {where}"
+            for span in spans
+        ]
+
+
+def _notes(described: dict[str, list[str]], split: str) -> list[str]:
+    return [f"{split}: {len(spans)} spans {kind}: {_some(spans)}" for kind, spans in described.items() if spans]
+
+
+def _some(spans: Sequence[str]) -> str:
+    more = f" and {len(spans) - SHOWN} more" if len(spans) > SHOWN else ""
+    return f"{', '.join(spans[:SHOWN])}{more}"

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from sys import intern
 from typing import Any, Self
 
@@ -11,27 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import (
-    Cleaned,
-    ColumnInspector,
-    Decision,
-    Feature,
-    FitExamples,
-    LabelledSpan,
-    Reading,
-    Record,
-)
+from adaptdock.plugins.contracts import Cleaned, Decision, Feature, FitExamples, Reading, Record
 from adaptdock.plugins.toolkit.classic_answers import most_frequent_tags
-from adaptdock.plugins.toolkit.division_learning import learn_division
 from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
 from adaptdock.plugins.toolkit.linear_fit import fit_classes
 from adaptdock.plugins.toolkit.stored import stored
-from adaptdock.plugins.toolkit.windowing import align, joined, split_words
-from adaptdock.plugins.toolkit.word_division import Division, divide
-from adaptdock.tasks.common.occlusion import with_word
+from adaptdock.plugins.toolkit.windowing import align
 from adaptdock.tasks.labels.printed_lists import printed_list
 from adaptdock.tasks.labels.uncounted import counted, counted_sentences, tags_with_gaps
-from adaptdock.tasks.tagging.sentence_columns import SPANS, marks_spans, token_column
+from adaptdock.tasks.tagging.divided_words import WordOptions, WordTask, strings
+from adaptdock.tasks.tagging.sentence_columns import token_column
 from adaptdock.tasks.tagging.tag_numbers import with_names
 
 NOT_COUNTED = -100
@@ -43,27 +32,20 @@ ENOUGH = 20
 """Fewest rows of a table for an error that each row has one word."""
 
 
-class TaggingOptions(LayeredOptions):
+class TaggingOptions(LayeredOptions, WordOptions):
     """Options of all tasks that tag words."""
 
     labels: tuple[str, ...] = ()
     """Tags; learnt from the training data unless given."""
     tag_names: tuple[str, ...] = ()
     """Names of tags that the data has as numbers, for 0, 1 and so on: O,B-PER,I-PER."""
-    division: Division | None = None
-    """Division of a text into words: spaces, words or characters; learnt from the training data unless given."""
 
 
-class Tagging(ColumnInspector):
-    """A task with a tag for each word, which is labelled at one of its tokens (see :func:`align`).
-
-    An adapter without a division is from a release that divided texts by :func:`split_words`, which is still used for
-    such adapters.
-    """
+class Tagging(WordTask):
+    """A task with a tag for each word, which is labelled at one of its tokens (see :func:`align`)."""
 
     options: TaggingOptions
     words = ("tokens", "tags")
-    keeps_words = True
 
     @property
     @abstractmethod
@@ -87,11 +69,6 @@ class Tagging(ColumnInspector):
         located = {"tokens": tokens, "tags": tags}
         return {field: column for field, column in located.items() if column is not None}
 
-    @classmethod
-    def explain(cls, row: Mapping[str, Any]) -> str:
-        """Explain a text with marked spans of characters, which is not read."""
-        return SPANS if any(map(marks_spans, row.values())) else ""
-
     @abstractmethod
     def tagged(self, tags: Sequence[str]) -> list[tuple[str, int, int]]:
         """Return (label, first word, end) of each answer in a sequence of tags; the end is exclusive."""
@@ -102,16 +79,8 @@ class Tagging(ColumnInspector):
 
     def learnt(self, records: Sequence[Record], labels: Sequence[str]) -> Self:
         """Return this task with its labels, and with the division of the training records into words."""
-        division = self.options.division
-        # A kind alone, from --division, has default rules: the others are learnt from the data.
-        if division is None or division == Division(kind=division.kind):
-            kind = None if division is None else division.kind
-            division = learn_division(stored(record["tokens"] for record in records), kind)
-        return type(self)(self.options.model_copy(update={"labels": tuple(labels), "division": division}))
-
-    def notes(self) -> list[str]:
-        """Return notes on an unusual division of texts into words."""
-        return [] if self.options.division is None else self.options.division.notes()
+        learnt = {"labels": tuple(labels), "division": self.learnt_division(records)}
+        return type(self)(self.options.model_copy(update=learnt))
 
     def labels(self, record: Record) -> list[str]:
         """Return the tags of the words, each once."""
@@ -128,34 +97,12 @@ class Tagging(ColumnInspector):
         """Return a linear layer from each hidden state to the tags."""
         return TokenHead(len(self.tags), self.options.hidden_layers, self.options.norms)
 
-    def read(self, item: Any) -> Record:
-        """Read a text, or an object with ``tokens`` or ``text``."""
-        if isinstance(item, Mapping) and "tokens" in item and not (_has_objects(item["tokens"]) and "text" in item):
-            return {"tokens": strings(item["tokens"], "tokens", "an input")}
-        text = item.get("text") if isinstance(item, Mapping) else item
-        if not isinstance(text, str):
-            raise DataError(
-                f"words are tagged in a text, or an object with 'text' or 'tokens'; found {type(item).__name__}"
-            )
-        if self.options.division is None:
-            spans = split_words(text)
-            return {"text": text, "spans": spans, "tokens": [text[start:end] for start, end in spans]}
-        words = divide(text, self.options.division)
-        return {"text": text, "spans": [span for span, _ in words], "tokens": [word for _, word in words]}
-
-    def words_of(self, prediction: Mapping[str, Any]) -> tuple[LabelledSpan, ...]:
-        """Return the places of the words of a prediction and their tokens; texts are divided as by :meth:`read`."""
-        tokens = prediction.get("tokens")
-        record = self.read(prediction["text"] if tokens is None else {"tokens": tokens})
-        words = zip(text_of(record)[1], record["tokens"], strict=True)
-        return tuple(LabelledSpan(start, end, stated=token) for (start, end), token in words)
-
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
         """Tokenise the sentence in overlapping windows; each word is labelled in one window.
 
         The words of a text are joined by single spaces, as in training.
         """
-        text, spans = text_of(record) if self.options.division is None else joined(record["tokens"])
+        text, spans = self.read_text(record)
         features = align(text, spans, reading)
         if labelled:
             numbers = {tag: number for number, tag in enumerate(self.tags)}
@@ -222,18 +169,6 @@ class Tagging(ColumnInspector):
         greatest = self.scores(len(record["tokens"]), features, digests)[words].topk(2, dim=-1).values
         return (greatest[:, 0] - greatest[:, 1]).min().item()
 
-    def explained_text(self, record: Record) -> str:
-        """Return the text, or the words joined by spaces."""
-        return text_of(record)[0]
-
-    def word_spans(self, record: Record) -> list[tuple[int, int]]:
-        """Return the spans of the words in the text of :func:`text_of`."""
-        return text_of(record)[1]
-
-    def occluded(self, record: Record, word: int, filler: str) -> Record:
-        """Return the sentence with a filler in the place of a word."""
-        return with_word(record, word, filler)
-
     def decisions(self, record: Record, features: Sequence[Feature], digests: Sequence[Tensor]) -> list[Decision]:
         """Return the predicted entities, or words with a tag."""
         spans = self.word_spans(record)
@@ -298,42 +233,3 @@ def _sentence(record: Record, split: str) -> Record:
     if len(tokens) != len(tags):
         raise DataError(f"{where}: {len(tokens)} tokens but {len(tags)} tags")
     return {**record, "tokens": tokens, "tags": tags}
-
-
-def strings(value: Any, name: str, where: str) -> list[str]:
-    """Return a list of texts, or the parts of a text between spaces; raise :class:`DataError` for anything else."""
-    if isinstance(value, str):
-        parts = printed_list(value)
-        if parts is None or (name == "tokens" and not all(isinstance(part, str) for part in parts)):
-            return value.split()
-        value = parts
-    if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
-        expected = f"{name} are a list of texts, or one text divided by spaces"
-        raise DataError(f"{where}: {expected}; found {value!r:.60}{_instead(value, name)}")
-    return list(value)
-
-
-def _has_objects(tokens: Any) -> bool:
-    """Return whether tokens are objects with offsets in a text (Prodigy); such a text is divided again."""
-    return isinstance(tokens, list | tuple) and any(isinstance(token, Mapping) for token in tokens)
-
-
-def _instead(value: Any, name: str) -> str:
-    """Return a sentence on a list without texts, and the way out."""
-    if marks_spans(value):
-        return f". {SPANS}"
-    if not isinstance(value, list | tuple):
-        return ""
-    if any(isinstance(part, int | float) for part in value):
-        return (
-            f". The {name} are numbers, and the file does not say what they stand for: --tag-names O,B-PER,I-PER gives "
-            f"the names of 0, 1, 2; or write the names in their place, or save the data set with ClassLabel, as Parquet"
-        )
-    return f". Some {name} are missing: fill them in, or leave such records out" if None in value else ""
-
-
-def text_of(record: Record) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text of a record and the spans of its words; words without a text are joined by spaces."""
-    if "spans" in record:
-        return record["text"], record["spans"]
-    return joined(record["tokens"])

@@ -27,17 +27,17 @@ TASKS = {name: registry.load("task", name) for name in registry.names("task")}
 @pytest.mark.parametrize(
     ("ability", "tasks"),
     [
-        (Calibrated, CLASSES | {"qa"}),
+        (Calibrated, CLASSES | {"qa", "spans"}),
         (PseudoLabelling, CLASSES | TAGS),
         (Weighted, CLASSES | TAGS),
         (Scoped, CLASSES),
-        (Labelling, CLASSES | TAGS),
+        (Labelling, CLASSES | TAGS | {"spans"}),
         (LabelChecked, CLASSES | TAGS),
-        (Grouped, {"qa", "embedding", "summarization", "translation"}),
+        (Grouped, {"qa", "embedding", "rerank", "summarization", "translation"}),
         (Reported, set(TASKS) - {"embedding"}),
         (Summable, set(TASKS) - {"embedding"}),
-        (Occludable, CLASSES | TAGS),
-        (WindowSampling, {"qa"}),
+        (Occludable, CLASSES | TAGS | {"spans"}),
+        (WindowSampling, {"qa", "rerank"}),
     ],
 )
 def test_our_tasks_have_the_abilities_whose_methods_they_have(ability: type, tasks: set[str]) -> None:

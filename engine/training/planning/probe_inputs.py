@@ -58,7 +58,7 @@ def _input(task: Task, record: Record) -> Any:
     if isinstance(task, Probed):
         return task.probe(record)
     kind = type(task)
-    fields = {name: _cut(value) for name, value in record.items() if name in kind.columns}
+    fields = {name: _cut(value) for name, value in record.items() if name in (*kind.columns, *kind.asks)}
     asked = {name: fields[name] for name in kind.asks if name in fields}
     candidates: list[Any] = [asked] if len(asked) == len(kind.asks) else []
     candidates += [{name: value} for name, value in fields.items()]

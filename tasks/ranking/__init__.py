@@ -1,0 +1,1 @@
+"""Ranking: the forms in which data has queries with candidates, and the metrics of rankings."""
