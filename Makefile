@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 # every test process, and every program that a test starts, would compile all modules anew without stored bytecode
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-reading bench-exports bench-mixed bench-swap soak bench-serving soak-serving docs reference site compatibility test-window clean
+.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-reading bench-exports bench-mixed bench-swap soak bench-serving soak-serving docs reference site published compatibility test-window clean
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -113,6 +113,9 @@ site: $(VENV)/site-installed  ## the documentation site, in build/site
 	$(BIN)/python scripts/link_rooms.py
 	$(BIN)/python scripts/site_pages.py
 	$(BIN)/zensical build --strict --clean
+
+published: $(INSTALLED)  ## train, measure and publish an adapter of registry.json anew; NAME=english-names DATA=folder of the data sets
+	$(BIN)/python scripts/published.py $(NAME) --data $(DATA)
 
 compatibility: $(INSTALLED)  ## every text model type of transformers with every method, into docs/compatibility.md; ten minutes
 	$(BIN)/python scripts/compatibility.py

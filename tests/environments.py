@@ -23,6 +23,7 @@ class Environment:
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "VIRTUAL_ENV": str(self.folder),
             "ADAPTDOCK_HOME": str(self.folder / "home"),
+            "ADAPTDOCK_SOURCES": str(self.folder),  # without the adapters of the package's own index
             "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it the other way round: isolation is off
             "PIP_NO_DEPS": "1",
             "PIP_QUIET": "1",

@@ -127,6 +127,7 @@ def test_the_wheel_built_from_the_source_distribution_is_complete(tmp_path: Path
     assert {"adaptdock/registry.json", "adaptdock/py.typed", "adaptdock/tasks/samples/ner/train.conll"} <= names
     published = json.loads((ROOT / "registry.json").read_text())["adapters"]
     assert {f"adaptdock/{entry['file']}" for entry in published} <= names
+    assert wheel.stat().st_size < 6_000_000
     assert {f"adaptdock/serving/page/{name}" for name in ("route.py", "index.html", "page.js", "page.css")} <= names
     assert not [name for name in names if name.startswith("tests")]
 

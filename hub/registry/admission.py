@@ -4,7 +4,7 @@ Adapters are recognized by content: a copy of a refused file is refused too.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,11 @@ from adaptdock.errors import FileError, TrustError
 from adaptdock.hub.artefact.file import AdapterFile, read_file
 from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry import store
+from adaptdock.hub.registry.included import carried, own_index
+from adaptdock.hub.registry.index import Entry, Revocation
 from adaptdock.hub.registry.installed import locate
 from adaptdock.hub.registry.trust import Policy, judge, policy_file, read_policy, trust_file, trusted
+from adaptdock.hub.registry.verified import own_source
 
 Stamp = Mapping[Path, tuple[int, int, int] | None]
 
@@ -35,10 +38,13 @@ NONE = Requirements()
 
 @dataclass(frozen=True)
 class _Known:
-    """Reasons of refused contents by their SHA-256, the expected SHA-256 of each installed file, signed contents."""
+    """Reasons of refused contents by their SHA-256, and signed contents.
+
+    ``installed`` has the expected SHA-256 of each installed or included file, and the way out if the file has another.
+    """
 
     refused: Mapping[str, str]
-    installed: Mapping[Path, str]
+    installed: Mapping[Path, tuple[str, str]]
     signed: frozenset[str]
     signed_only: bool
 
@@ -60,7 +66,7 @@ def read_adapter(name: str | Path, requirements: Requirements = NONE) -> Adapter
 def admit(path: Path, content: bytes, requirements: Requirements = NONE) -> None:
     """Raise :class:`TrustError` if the content of an adapter file may not be used now."""
     current, path = _current(), path.resolve()
-    expected = current.installed.get(path)
+    expected, way_out = current.installed.get(path, (None, ""))
     if expected is None and path.is_relative_to(store.root().resolve()):
         raise TrustError(
             f"{path} is refused: it is in the folder of the installed adapters without a record that can be read. "
@@ -70,7 +76,7 @@ def admit(path: Path, content: bytes, requirements: Requirements = NONE) -> None
     if expected not in (None, sha256):
         raise TrustError(
             f"{path} is refused: it was changed since it was installed (its sha256 is {sha256}, not {expected}). "
-            f"Remove it by adapt remove, and install it again."
+            f"{way_out}"
         )
     reason = refusal(sha256, requirements)
     if reason:
@@ -102,7 +108,7 @@ def refusal(sha256: str, requirements: Requirements = NONE) -> str:
 
 def _current() -> _Known:
     global _known
-    files = (trust_file(), policy_file(), *store.record_files())
+    files = (trust_file(), policy_file(), Path(own_source()), *store.record_files())
     stamp = {file: _stamp(file) for file in files}
     if _known is None or _known[0] != stamp:
         _known = stamp, _read()
@@ -117,24 +123,52 @@ def _read() -> _Known:
         if revocation.sha256
     }
     contents, signed = {}, set()
+    for present in (*_included(policy), *_installed(policy)):
+        entry = present.entry
+        contents[present.path.resolve()] = entry.sha256, present.if_changed
+        try:
+            judge(entry, present.policy, trust, present.revoked)
+        except TrustError as error:
+            reasons[entry.sha256] = f"{str(error).rstrip('.')}. {present.if_refused}".rstrip()
+        try:
+            judge(entry, Policy(signed_only=True), trust, present.revoked)
+        except TrustError:
+            continue
+        signed.add(entry.sha256)
+    return _Known(reasons, contents, frozenset(signed), policy.signed_only)
+
+
+@dataclass(frozen=True)
+class _Present:
+    """An adapter on this machine: the policy and revocations for it, and the ways out if it is refused or changed."""
+
+    entry: Entry
+    path: Path
+    policy: Policy
+    revoked: list[Revocation]
+    if_refused: str
+    if_changed: str
+
+
+def _installed(policy: Policy) -> Iterator[_Present]:
+    if_changed = "Remove it by adapt remove, and install it again."
     for file in store.record_files():
         try:
             record = store.read_record(file)
         except FileError:
             continue  # find() and verify() report a damaged record
-        entry = record.entry
-        contents[record.path.resolve()] = entry.sha256
-        try:
-            judge(entry, policy, trust, [])
-        except TrustError as error:
-            way_out = f"adapt verify {entry.name} shows its state, adapt remove {entry.name} removes it."
-            reasons[entry.sha256] = f"{str(error).rstrip('.')}. {way_out}"
-        try:
-            judge(entry, Policy(signed_only=True), trust, [])
-        except TrustError:
-            continue
-        signed.add(entry.sha256)
-    return _Known(reasons, contents, frozenset(signed), policy.signed_only)
+        name = record.entry.name
+        if_refused = f"adapt verify {name} shows its state, adapt remove {name} removes it."
+        yield _Present(record.entry, record.path, policy, [], if_refused, if_changed)
+
+
+def _included(policy: Policy) -> Iterator[_Present]:
+    """Yield what the package carries. :func:`refusal` checks by content whether it has to be signed."""
+    unsigned = policy.model_copy(update={"signed_only": False})
+    if_changed = "Install the Python package adaptdock again."
+    revoked = own_index().revoked
+    for entry, path in carried():
+        yield _Present(entry, path, unsigned, revoked, "", if_changed)
 
 
 def _locked(file: Path) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Adapters by name: installed from a registry, or carried by installed distributions."""
+"""Adapters by name: installed from a registry, carried by installed distributions, or included in this package."""
 
 import os
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ def installed() -> list[Installed]:
     A broken entry point yields no adapters; :func:`registry.state` has the reason.
     """
     from adaptdock.hub.registry import store  # slow to import, and not needed for a path
+    from adaptdock.hub.registry.included import included
 
     adapters = {
         record.path: Installed(record.entry.name, record.path, record.source, record.entry.version)
@@ -42,6 +43,10 @@ def installed() -> list[Installed]:
         if registry.state(plugin, check=True).usable:
             for path in adapter_files(registry.load_plugin(plugin)):
                 adapters.setdefault(path, Installed(path.stem, path, plugin.distribution, plugin.version))
+    names = {adapter.name for adapter in adapters.values()}  # an installed adapter replaces an included one
+    for entry, path in included():
+        if entry.name not in names:
+            adapters[path] = Installed(entry.name, path, registry.OWN, entry.version)
     return sorted(adapters.values(), key=lambda adapter: (adapter.name, adapter.source, adapter.path))
 
 

@@ -177,7 +177,12 @@ def _root_file(source: Source) -> Path:
 def usual() -> list[str]:
     """Return the default sources: ``ADAPTDOCK_SOURCES`` (comma-separated), or the project's own index."""
     variable = os.environ.get(VARIABLE)
-    return variable.split(",") if variable else [str(Path(plugins.__file__).parents[1] / INDEX)]
+    return variable.split(",") if variable else [own_source()]
+
+
+def own_source() -> str:
+    """Return the name of the project's own index, which this package carries."""
+    return str(Path(plugins.__file__).parents[1] / INDEX)
 
 
 def open_source(name: str) -> Source:

@@ -39,6 +39,7 @@ def failures(ran) -> dict[str, str]:
 def _alone(monkeypatch, tmp_path):
     """Let each test have nothing installed, and import the plugin of its own distribution."""
     monkeypatch.setenv("ADAPTDOCK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ADAPTDOCK_SOURCES", str(tmp_path))  # without the adapters of the package's own index
     yield
     for name in [name for name in sys.modules if name.startswith("acme_")]:
         del sys.modules[name]

@@ -29,6 +29,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: Backbone)
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("ADAPTDOCK_SOURCES", str(site))  # without the adapters of the package's own index
 
     def make(name: str, *adapters: str, value: str | None = None) -> Path:
         package = name.replace("-", "_")
