@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 # every test process, and every program that a test starts, would compile all modules anew without stored bytecode
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-reading bench-exports bench-mixed bench-swap soak bench-serving soak-serving docs reference site published compatibility test-window clean
+.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-reading bench-exports bench-mixed bench-swap soak bench-serving soak-serving docs reference site published compatibility test-window clean bench-lengths bench-floor
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -90,6 +90,12 @@ bench-exports: $(INSTALLED)  ## from an export of an annotation tool to an answe
 
 bench-mixed: $(INSTALLED)  ## mixed batches beside PEFT; half an hour or more
 	$(BIN)/python benchmarks/mixed.py
+
+bench-lengths: $(INSTALLED)  ## batches of mixed lengths beside padded ones and beside equal lengths; minutes
+	$(BIN)/python benchmarks/lengths.py
+
+bench-floor: $(INSTALLED)  ## a base in ONNX Runtime and OpenVINO beside mixed batches; needs them from pip: LIB=folder of pip install --target
+	PYTHONPATH=$(LIB) $(BIN)/python benchmarks/floor.py
 
 bench-swap: $(INSTALLED)  ## from file, from memory, resident bytes, beside PEFT
 	$(BIN)/python benchmarks/swap.py

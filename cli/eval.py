@@ -6,10 +6,11 @@ from typing import Any
 import click
 
 from adaptdock.cli.common.backbone import open_dock
-from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, batch_size_option, load_options
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, batch_size_option
 from adaptdock.cli.common.labelled_data import LabelledData, labelled_data_flags, labelled_source, read_labelled
 from adaptdock.cli.common.output import note, say, show_json, show_metrics
 from adaptdock.cli.common.parameters import ADAPTER
+from adaptdock.cli.common.precision import precision_flag, prediction_options
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.checks import check
 from adaptdock.engine.evaluation.bootstrap import intervals
@@ -49,7 +50,7 @@ def command(
     that --split names; a file is measured in full. --test names a file, too. With neither option, the sample data of
     the task is used.
     """
-    options = load_options(values)
+    options = prediction_options(values)
     source = labelled_source(values)
     _check_report(report, values["overwrite"])
     adapter = read_adapter(file)
@@ -78,6 +79,7 @@ command.params += [
     *labelled_data_flags(),
     Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
     *LOADING.flags,
+    precision_flag(),
 ]
 
 

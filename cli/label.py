@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from adaptdock.cli.common.backbone import open_dock
-from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, batch_size_option, data_flags, load_options
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, batch_size_option, data_flags
 from adaptdock.cli.common.inputs import LAYOUTS, from_file
 from adaptdock.cli.common.output import note, show_json, show_table
 from adaptdock.cli.common.parameters import ADAPTER
+from adaptdock.cli.common.precision import precision_flag, prediction_options
 from adaptdock.engine.core.assembly import make_task
 from adaptdock.engine.data.drafts import (
     BY_ADAPTER,
@@ -93,7 +94,7 @@ def command(file: Path | None, confirmed: Path | None, **values: Any) -> None:
         items = _distinct(from_file(file, values["layout"], lambda: _reader(task, values)))
         if not items:
             raise DataError(f"{file}: there are no texts in it")
-        dock = open_dock(adapter.card, values["backbone"], load_options(values))
+        dock = open_dock(adapter.card, values["backbone"], prediction_options(values))
         try:
             proposals = propose(
                 dock,
@@ -127,6 +128,7 @@ command.params += [
     Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
     *(flag for flag in data_flags({}) if flag.name in ("columns", "encoding")),
     *LOADING.flags,
+    precision_flag(),
 ]
 
 

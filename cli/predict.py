@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adaptdock.cli.common.auto_install import located
-from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, batch_size_option, data_flags, load_options
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, batch_size_option, data_flags
 from adaptdock.cli.common.inputs import LAYOUTS, LINES, from_arguments, from_file, from_lines
 from adaptdock.cli.common.labelling import check_file_output, is_folder, label, labelling_flags
 from adaptdock.cli.common.output import answer_line, console, note, to_json
+from adaptdock.cli.common.precision import NAME, precision_flag, prediction_options
 from adaptdock.cli.common.ray_labelling import label_on_ray
 from adaptdock.cli.common.streaming import Arriving, arrives, lines, take
 from adaptdock.engine.data.prediction_files import FORMS, PLAIN_FORMS, check_form, encoded, form_of
@@ -141,6 +142,7 @@ command.params += [
     Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
     *(flag for flag in data_flags({}) if flag.name in ("columns", "encoding")),
     *LOADING.flags,
+    precision_flag(),
     *labelling_flags(),
 ]
 
@@ -152,7 +154,7 @@ def _check(words: tuple[str, ...], url: str | None, values: dict[str, Any]) -> N
         if not words:
             raise UsageError("the FILE of an adapter is missing. See adapt predict --help.")
         return
-    loading = [name for name in ("backbone", *LOADING.fields) if values[name] is not None]
+    loading = [name for name in ("backbone", *LOADING.fields, NAME) if values[name] is not None]
     reading = [name for name in ("require_signed", "locked", "no_probes") if values[name]]
     if loading or reading:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in (*loading, *reading))
@@ -249,7 +251,7 @@ def _by_file(file: Path, values: dict[str, Any]) -> Answering:
     """Return predictions of an adapter file; its backbone is loaded at the first input."""
     from adaptdock.hub.registry.admission import Requirements, read_adapter
 
-    options = load_options(values)
+    options = prediction_options(values)
     adapter = read_adapter(file, Requirements(values["require_signed"], values["locked"]))
 
     @cache

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from adaptdock.cli.common.config import check_keys, read_config
-from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, field_flags, load_options
+from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, field_flags
 from adaptdock.cli.common.output import note, say, show_pairs
+from adaptdock.cli.common.precision import NAME, precision_flag, prediction_options
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.core.ray_cluster import require_ray
 from adaptdock.errors import UsageError
@@ -63,17 +64,19 @@ def command(
     if check:
         _check(options, flags)
         return
-    announce = _announce if sys.stderr.isatty() else None  # the log elsewhere has lines of JSON only
+    # the log elsewhere has lines of JSON only
+    announce, tell = (_announce, note) if sys.stderr.isatty() else (None, _log_precision)
+    load = prediction_options(flags, tell)
     if on_ray:
         from adaptdock.serving.ray import run
 
-        run(options, load_options(flags), replicas or 2, ray_address, announce)
+        run(options, load, replicas or 2, ray_address, announce)
         return
     from adaptdock.serving.http.process import serve
 
     serve(
         options,
-        load_options(flags),
+        load,
         lambda: validated(ServingOptions, SERVING.given(decided(values, config)), "serving"),
         announce,
     )
@@ -83,12 +86,19 @@ def _announce(address: str) -> None:
     note(f"Serving at {address} (Ctrl-C ends)")
 
 
-command.params += [*SERVING.flags, *LOADING.flags]
+def _log_precision(sentence: str) -> None:
+    from adaptdock.serving.json_logs import log, to_standard_error
+
+    with to_standard_error():
+        log("precision", reason=sentence)
+
+
+command.params += [*SERVING.flags, *LOADING.flags, precision_flag()]
 
 
 def decided(values: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
     """Return the value of each flag: from the command line, else the environment, else the file."""
-    names = [*SERVING.fields, *LOADING.fields]
+    names = [*SERVING.fields, *LOADING.fields, NAME]
     settings: dict[str, Any] = {}
     if config is not None:
         settings = read_config(config)
@@ -121,7 +131,7 @@ def _needs_server() -> None:
 def _check(options: ServingOptions, flags: Mapping[str, Any]) -> None:
     from adaptdock.serving.http.preflight import check
 
-    result = check(options, load_options(flags))
+    result = check(options, prediction_options(flags))
     show_pairs(result.summary)
     if result.refused:
         raise UsageError(f"{len(result.refused)} adapters cannot be served: {'; '.join(result.refused)}")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adaptdock.cli.common.auto_install import located
-from adaptdock.cli.common.flags import LOADING, Flag, load_options
+from adaptdock.cli.common.flags import LOADING, Flag
 from adaptdock.cli.common.output import count, note
+from adaptdock.cli.common.precision import NAME, prediction_options
 from adaptdock.engine.data.chunks import LAYOUTS, row_file
 from adaptdock.engine.data.columns import is_number
 from adaptdock.engine.data.file_lists import file_list
@@ -238,7 +239,7 @@ def _columns(values: Mapping[str, Any]) -> dict[str, str]:
 
 def _settings(values: Mapping[str, Any], layout: str) -> dict[str, Any]:
     """Return the options that decide answers and ranges; the device is not among them."""
-    loading = {name: values[name] for name in LOADING.fields if name != "device"}
+    loading = {name: values[name] for name in (*LOADING.fields, NAME) if name != "device"}
     settings = {
         "--columns": ",".join(f"{name}={column}" for name, column in sorted(_columns(values).items())) or None,
         "--adapter-column": values["adapter_column"],
@@ -324,7 +325,7 @@ def _leading(cards: Mapping[str, Card], backbone: str | None) -> Card:
 def _open_dock(card: Card, values: Mapping[str, Any]) -> "Dock":
     from adaptdock.cli.common.backbone import open_dock
 
-    return open_dock(card, values["backbone"], load_options(dict(values)))
+    return open_dock(card, values["backbone"], prediction_options(values))
 
 
 # ---------------------------------------------------------------------------------------------- inputs

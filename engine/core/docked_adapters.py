@@ -12,9 +12,11 @@ from torch import Tensor
 from adaptdock.engine.core.assembly import HEAD, Assembly, assemble, make_task
 from adaptdock.engine.core.batches import collate, collate_row_inputs, length_read, reading, same_features
 from adaptdock.engine.core.forward import for_head, mask_for, routed_lm_head, shared_states, states
+from adaptdock.engine.core.gathered_cache import GatheredCache
+from adaptdock.engine.core.length_groups import length_groups
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.core.rows import Docked, MixedRows, arranged, places
-from adaptdock.engine.core.slots import Gathered, Slot, Stack, Stacks, Tensors
+from adaptdock.engine.core.slots import Slot, Stack, Stacks, Tensors
 from adaptdock.errors import MismatchError, UnknownNameError, UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.hub.artefact.file import AdapterFile
@@ -99,7 +101,7 @@ class DockedAdapters:
         self.backbone = backbone
         self.ports = OpenPorts(backbone)
         self._residents: dict[str, Resident] = {}
-        self._stacks = Stacks()
+        self._stacks, self._gathered = Stacks(), GatheredCache()
         self._devices = {port.name: backbone.placement(port) for port in backbone.ports} | {HEAD: backbone.device}
         self._assemblies: dict[str, Assembly] = {}
         self._lock = threading.RLock()
@@ -280,6 +282,7 @@ class DockedAdapters:
 
     def _free(self, resident: Resident) -> None:
         self.ports.release(resident.assembly.sites)
+        self._gathered.forget([part.slot for part in resident.adapter.parts] + [resident.head])
 
     def _resident(self, name: str) -> Resident:
         try:
@@ -326,7 +329,9 @@ class DockedAdapters:
     def mixed(self, rows: Sequence[Row]) -> MixedRows:
         """Lay a batch out by port."""
         compiled = self.backbone.model._compiled_call_impl is not None
-        mixed_rows = MixedRows([_parts(row) for row in _rows(rows, bare=True)], self.backbone.dtype, whole=compiled)
+        mixed_rows = MixedRows(
+            [_parts(row) for row in _rows(rows, bare=True)], self.backbone.dtype, compiled, self._gathered.gathered
+        )
         if compiled:
             mixed_rows.gather()
         return mixed_rows
@@ -356,22 +361,31 @@ class DockedAdapters:
         if not rows:
             return []
         order = self.order(rows)
-        rows, features = [rows[number] for number in order], [features[number] for number in order]
+        answers: dict[int, Tensor] = {}
+        for group in length_groups(self.backbone, [features[number] for number in order]):
+            numbers = [order[place] for place in group]
+            logits = self._passed(
+                [rows[number] for number in numbers], [features[number] for number in numbers], repeats
+            )
+            answers.update(zip(numbers, logits, strict=True))
+        return [answers[number] for number in range(len(rows))]
+
+    def _passed(self, rows: Sequence[Row], features: Sequence[Feature], repeats: bool) -> list[Tensor]:
+        """Send rows through the backbone together, and return the logits of each on the CPU."""
         answers: dict[int, Tensor] = {}
         for numbers, hidden, inputs in self._halves(rows, features, repeats):
             for members in _by_head(rows, numbers):
                 indices = [numbers.index(number) for number in members]
                 head = rows[members[0]][-1].assembly.head
                 mask = mask_for(head, inputs)[indices]
-                weights = Gathered([rows[number][-1].head for number in members], torch.float32).at(HEAD)
+                weights = self._gathered.gathered([rows[number][-1].head for number in members], torch.float32).at(HEAD)
                 row_inputs = collate_row_inputs(head, [features[number] for number in members], mask.device)
                 with routed_lm_head(self.ports, head, self.mixed([rows[number] for number in members]), hidden):
                     head_input = for_head(self.backbone, head, hidden[indices], mask, row_inputs)
                 answers.update(zip(members, head.apply(weights, head_input, mask), strict=True))
         heads = [row[-1].assembly.head for row in rows]
         return [
-            heads[place].trim(answers[place], length_read(heads[place], features[place])).cpu()
-            for place in places(order)
+            head.trim(answers[number], length_read(head, features[number])).cpu() for number, head in enumerate(heads)
         ]
 
     def _halves(

@@ -1,6 +1,6 @@
 """Rows: the adapters that act on each row of a batch, laid out by port."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,6 +64,8 @@ class Docked:
 
 Parts = Sequence[Sequence[Docked]]
 """The adapters of a row, from bottom to top, each as the parts of its methods."""
+Gather = Callable[[Sequence[Slot], torch.dtype], Gathered]
+"""Gathers the slots of rows, in a precision."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,16 @@ class MixedRows:
     :func:`arranged` sorts rows to keep spans short.
     """
 
-    def __init__(self, rows: Sequence[Parts], dtype: torch.dtype, whole: bool = False) -> None:
+    def __init__(
+        self, rows: Sequence[Parts], dtype: torch.dtype, whole: bool = False, gather: Gather = Gathered
+    ) -> None:
         """Lay out the parts of each row's adapters by port.
 
         ``whole`` makes every method run on all rows, so that a compiled graph does not depend on the spans.
+        ``gather`` returns the gathered weights of slots.
         """
         self.count = len(rows)
-        self._rows, self._dtype, self._whole = rows, dtype, whole
+        self._rows, self._dtype, self._whole, self._gather = rows, dtype, whole, gather
         self._actions: dict[Side, dict[str, list[Action]]] = {"output": {}, "input": {}, "front": {}}
         self._gathered: list[Gathered] = []
         self._repeated: dict[int, MixedRows] = {1: self}
@@ -126,7 +131,7 @@ class MixedRows:
         """Return these rows, each ``copies`` times in succession."""
         if copies not in self._repeated:
             rows = [row for row in self._rows for _ in range(copies)]
-            self._repeated[copies] = MixedRows(rows, self._dtype, self._whole)
+            self._repeated[copies] = MixedRows(rows, self._dtype, self._whole, self._gather)
         return self._repeated[copies]
 
     def _add_level(self, level: Sequence[Sequence[Docked]]) -> None:
@@ -141,7 +146,7 @@ class MixedRows:
             slots = [stack.identity] * self.count
             for row, part in members:
                 slots[row] = part.slot
-            gathered, sample = Gathered(slots if span is None else slots[span], self._dtype), members[0][1]
+            gathered, sample = self._gather(slots if span is None else slots[span], self._dtype), members[0][1]
             self._gathered.append(gathered)
             for name, site in sites.items():
                 action = GatheredAction(sample.method, site, gathered, span)
@@ -159,8 +164,17 @@ class MixedRows:
 
 
 def arranged(rows: Sequence[Parts]) -> list[int]:
-    """Return an order in which rows with the same methods are neighbours, so that spans are short."""
-    kinds = [[[part.slot.stack.number for part in parts] for parts in adapters] for adapters in rows]
+    """Return an order in which rows with the same methods are neighbours, so that spans are short.
+
+    Rows of the same adapters are in the same order in every batch, so that their stacked weights can be used again.
+    """
+    kinds = [
+        (
+            [[part.slot.stack.number for part in parts] for parts in adapters],
+            [[part.slot.number for part in parts] for parts in adapters],
+        )
+        for adapters in rows
+    ]
     return sorted(range(len(rows)), key=kinds.__getitem__)
 
 

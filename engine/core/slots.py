@@ -6,6 +6,7 @@ version of the adapter whatever is docked or undocked meanwhile. The slots of a 
 stacked page by page: one operation for all ports of a page, for any number of adapters.
 """
 
+import itertools
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,10 +99,15 @@ class Stack:
 
 
 class Slot:
-    """The packed weights of one method or head of one adapter; ``pages`` are parts of its flat tensors."""
+    """The packed weights of one method or head of one adapter; ``pages`` are parts of its flat tensors.
+
+    ``number`` belongs to this slot alone, and to no later slot of the process.
+    """
+
+    _numbers = itertools.count()
 
     def __init__(self, stack: Stack, flats: Sequence[Tensor]) -> None:
-        self.stack, self.flats = stack, tuple(flats)
+        self.stack, self.flats, self.number = stack, tuple(flats), next(Slot._numbers)
         self.pages = [
             part
             for flat, home in zip(self.flats, stack.homes, strict=True)
@@ -170,10 +176,15 @@ class Gathered:
     """
 
     def __init__(self, slots: Sequence[Slot], dtype: torch.dtype) -> None:
-        self._slots, self.dtype, self._stack = slots, dtype, slots[0].stack
-        self._uniform = all(slot is slots[0] for slot in slots)
+        self.dtype, self._stack = dtype, slots[0].stack
+        self.slots = tuple(slots[:1] if all(slot is slots[0] for slot in slots) else slots)
         self._pages: dict[int, dict[str, dict[str, Tensor]]] = {}
         self._kept, self._keeps_all = 0, False
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all pages when they are stacked."""
+        return len(self.slots) * sum(sum(sizes) for sizes in self._stack.sizes.values()) * self.dtype.itemsize
 
     def at(self, place: str) -> dict[str, Tensor]:
         """Return each parameter at a place, (R or 1, ...)."""
@@ -191,8 +202,7 @@ class Gathered:
             self.at(page.shapes[0][0])
 
     def _stacked(self, number: int) -> dict[str, dict[str, Tensor]]:
-        pages = self._slots[:1] if self._uniform else self._slots
-        stacked = torch.cat([slot.pages[number] for slot in pages]).view(len(pages), -1)
+        stacked = torch.cat([slot.pages[number] for slot in self.slots]).view(len(self.slots), -1)
         self._kept += stacked.numel()
         if not self._keeps_all and self._kept > KEPT_ELEMENTS:  # a page that is asked for again is stacked again
             self._pages.clear()

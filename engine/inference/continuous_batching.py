@@ -13,11 +13,12 @@ from torch import Tensor
 
 from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
 from adaptdock.engine.core.forward import in_front
+from adaptdock.engine.core.length_groups import length_groups
 from adaptdock.engine.core.position_layouts import layouts, next_tokens
 from adaptdock.engine.core.rows import MixedRows, moves
 from adaptdock.engine.inference.generation import GenerationOptions, lay_out
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import Batch, Continuation
+from adaptdock.plugins.contracts import Batch, Continuation, Feature
 
 
 @dataclass(eq=False)
@@ -80,8 +81,8 @@ class Steps:
     def join(self, texts: Sequence[Text]) -> None:
         """Read the prompts of new texts, generate their first token, and add them to the running texts.
 
-        Raises :class:`UsageError` for a prompt without room, and :class:`BackboneError` for a backbone that does not
-        write in steps.
+        Prompts of similar length are read together. Raises :class:`UsageError` for a prompt without room, and
+        :class:`BackboneError` for a backbone that does not write in steps.
         """
         if (
             not self._backbone.writes_in_steps
@@ -90,6 +91,20 @@ class Steps:
         room = self._backbone.max_length - max(
             text.search.max_new_tokens + sum(part.assembly.positions for part in text.row) for text in texts
         )
+        groups = length_groups(self._backbone, [Feature({"input_ids": list(text.prompt)}) for text in texts])
+        joining = [self._begun([texts[number] for number in group], room) for group in groups]
+        for unfinished, continuation in joining:  # after all passes: an error in one leaves the running texts alone
+            if not unfinished:
+                continue
+            if self._continuation is None:
+                self._continuation = continuation
+            else:
+                self._continuation.join(continuation)
+            self.texts += unfinished
+            self._mixed = None
+
+    def _begun(self, texts: Sequence[Text], room: int) -> tuple[list[Text], Continuation]:
+        """Read prompts, generate their first token, and return the unfinished texts with their state."""
         inputs = lay_out(self._dock, [text.prompt for text in texts], room)
         mixed = self._dock.mixed([text.row for text in texts])
         prompts = in_front(self._backbone, mixed, inputs)
@@ -99,16 +114,9 @@ class Steps:
             logits, continuation = self._backbone.begin(batch)
         self._write(texts, logits)
         unfinished = [number for number, text in enumerate(texts) if not text.done]
-        if not unfinished:
-            return
-        if len(unfinished) < len(texts):
+        if unfinished and len(unfinished) < len(texts):
             continuation.keep(unfinished)
-        if self._continuation is None:
-            self._continuation = continuation
-        else:
-            self._continuation.join(continuation)
-        self.texts += [texts[number] for number in unfinished]
-        self._mixed = None
+        return [texts[number] for number in unfinished], continuation
 
     @torch.inference_mode()
     def step(self) -> list[Text]:

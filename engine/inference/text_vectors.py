@@ -1,6 +1,6 @@
 """Vectors of texts: the mean of the last hidden states, with or without an adapter."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from adaptdock.engine.core.batches import by_length, collate, length
 from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
+from adaptdock.engine.core.length_groups import length_groups
 from adaptdock.engine.inference.pipeline import TOKENS_PER_BATCH
 from adaptdock.plugins.contracts import Feature, Record, Task
 from adaptdock.plugins.toolkit.heads import mean_state
@@ -37,14 +38,21 @@ def text_vectors(
         (number, feature) for number, record in enumerate(records) for feature in task.encode(record, reading, labelled)
     ]
     vectors = torch.zeros(len(records), dock.backbone.width)
-    for batch in by_length([length(feature) for _, feature in windows], batch_size, TOKENS_PER_BATCH):
-        inputs = collate(dock.backbone, [_encoder_inputs(windows[place][1]) for place in batch])
+    features = [_encoder_inputs(feature) for _, feature in windows]
+    for batch in _batches(dock, features, batch_size):
+        inputs = collate(dock.backbone, [features[place] for place in batch])
         states = dock.hidden([row] * len(batch), inputs)
         if on_batch is not None:
             on_batch([windows[place] for place in batch], states, inputs)
         means = mean_state(states.float(), inputs["attention_mask"]).squeeze(1).cpu()
         vectors.index_add_(0, torch.tensor([windows[place][0] for place in batch]), means)
     return functional.normalize(vectors, dim=-1)
+
+
+def _batches(dock: DockedAdapters, features: Sequence[Feature], batch_size: int) -> Iterator[list[int]]:
+    for batch in by_length([length(feature) for feature in features], batch_size, TOKENS_PER_BATCH):
+        for group in length_groups(dock.backbone, [features[place] for place in batch]):
+            yield [batch[number] for number in group]
 
 
 def _encoder_inputs(feature: Feature) -> Feature:

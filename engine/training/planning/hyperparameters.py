@@ -158,16 +158,21 @@ def fast_precision(device: str) -> str:
     return "fp32"
 
 
+def target_device(load: LoadOptions) -> str:
+    """Return the device that load options mean, such as ``cpu`` or ``cuda:1``."""
+    if load.device != "auto" and not load.device_map:
+        return load.device
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator.type if accelerator is not None else "cpu"
+
+
 def with_precision(load: LoadOptions, precision: str = "auto") -> LoadOptions:
     """Return load options whose dtype is that of a training precision.
 
     ``auto`` keeps an explicit dtype, and leaves the dtype of quantised weights to their library. Raises
     :class:`UsageError` if dtype and precision contradict each other, and for fp16 on a CPU.
     """
-    device = load.device
-    if device == "auto" or load.device_map:
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        device = accelerator.type if accelerator is not None else "cpu"
+    device = target_device(load)
     if precision == "fp16" and device == "cpu":
         raise UsageError("--precision fp16 needs a GPU: on a CPU fp16 is slow and inexact. Use bf16, fp32 or auto.")
     if precision == "auto":
