@@ -72,7 +72,7 @@ def from_peft(source: PeftSource[LoraOptions]) -> MethodWeights:
     finder, modules = Finder(backbone.ports, "LoRA"), tensors.modules(TUNED)
     embedded = next((module for module, group in modules.items() if "lora_embedding_A" in group), None)
     if embedded is not None:
-        raise refuse(f"LoRA at {embedded}", "the embeddings are no linear map, and no port")
+        raise refuse(f"LoRA at {embedded}", "the embeddings are not a linear map, and not a port")
     factors: dict[Port, Factors] = {}
     for module, port in place(source, modules, finder).items():
         update = _factors(options, modules[module], port, tensors.path)

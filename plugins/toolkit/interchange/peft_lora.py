@@ -11,7 +11,7 @@ from adaptdock.plugins.toolkit.interchange.tensors import refuse
 CHANGING = {
     "use_qalora": "it pools what goes into A by groups",
     "layer_replication": "it repeats layers of the model",
-    "target_parameters": "it acts on parameters that are no linear maps",
+    "target_parameters": "it acts on parameters that are not linear maps",
     "trainable_token_indices": "it replaces embeddings of single tokens",
     "use_bdlora": "its factors are stored as blocks",
     "arrow_config": "it routes each token among several adapters",
