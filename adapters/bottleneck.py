@@ -10,7 +10,12 @@ With ``stream`` they read the residual stream r. Sequential adapters read the su
 follows it in the backbone (BERT), else ``out + r``. Parallel adapters read r itself. AdapterHub computes the adapters
 of Pfeiffer et al. and of He et al. in this way (Poth et al. 2023, arXiv:2311.11077). ``onto`` is from there too: the
 tensor that the adapter's output is added to, in place of ``out``. ``norm_before`` and ``norm_after`` give the adapter
-learned layer norms of its own, before the first linear layer and after the second, as in AdapterHub.
+learned layer norms of its own, before the first linear layer and after the second, as in AdapterHub; with ``norm_sum``
+the second one takes the sum, ``norm(out + update)``, so an untrained adapter is not the identity.
+
+With ``behind`` the adapter reads and changes the output of the layer norm after the residual sum (Adapter+, Steitz and
+Roth 2024, arXiv:2406.06820, in AdapterHub). With ``text_gate`` its output is weighed by a gate for each text (UniPELT,
+Mao et al. 2022, arXiv:2110.07577).
 """
 
 from collections.abc import Hashable, Mapping
@@ -24,6 +29,7 @@ from torch.nn import functional
 from adaptdock.adapters.interchange import bottleneck
 from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Port, Ports, Site
+from adaptdock.plugins.toolkit import text_gates
 from adaptdock.plugins.toolkit.activations import ACTIVATIONS, Activation
 from adaptdock.plugins.toolkit.batched_linear import layer_norm, linear
 from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
@@ -50,6 +56,10 @@ class BottleneckOptions(Options):
     """Read the residual sum of the block; if parallel, the residual stream alone."""
     onto: Literal["output", "sum", "norm"] = "output"
     """Target of the addition: the output, its sum with the residual stream, or the norm of that sum."""
+    behind: bool = False
+    """Act behind the layer norm that follows the residual sum, not before the sum."""
+    text_gate: bool = False
+    """Weigh the adapter's output by a gate that is computed from each text."""
     reduction_factor: float = Field(16.0, ge=1)
     """Width of the backbone divided by the width of the bottleneck."""
     width: int | None = Field(None, gt=0)
@@ -58,6 +68,8 @@ class BottleneckOptions(Options):
     """Learn a layer norm before the first linear layer."""
     norm_after: bool = False
     """Learn a layer norm after the second linear layer."""
+    norm_sum: bool = False
+    """Apply the second norm to the sum of the target and the adapter's output."""
     activation: Activation = "relu"
     """Activation function between the two linear layers."""
     scale: float = Field(1.0, gt=0)
@@ -69,8 +81,12 @@ class BottleneckOptions(Options):
 
     @model_validator(mode="after")
     def _onto_what_is_read(self) -> Self:
-        if self.onto != "output" and (self.parallel or not self.stream):
+        if self.behind and (self.parallel or self.stream or self.onto == "norm"):
+            raise ValueError("behind the norm, an adapter reads the norm: leave parallel, stream and onto norm out")
+        if self.onto != "output" and (self.parallel or not self.stream) and not self.behind:
             raise ValueError("onto is for adapters that read the sum: give stream, and leave parallel out")
+        if self.norm_sum and (self.parallel or not self.norm_after):
+            raise ValueError("norm_sum is for sequential adapters with a second norm: give norm_after")
         return self
 
 
@@ -86,8 +102,9 @@ class Bottleneck(Method):
     def stack_key(self) -> Hashable:
         """The activation, the input, the norms and the target of the addition, which are those of one operation."""
         options = self.options
-        norms = options.norm_before, options.norm_after
-        return options.activation, options.parallel, options.stream, options.onto, norms
+        norms = options.norm_before, options.norm_after, options.norm_sum
+        places = options.parallel, options.stream, options.behind, options.onto
+        return options.activation, options.text_gate, *places, *norms
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act at the last linear layers of attention and feed-forward blocks, or at recurrent layers."""
@@ -95,6 +112,8 @@ class Bottleneck(Method):
             return tuple(Site(port) for port in ports.select("hidden", (BLOCK,), self.options.layers))
         roles = self.options.roles or ENDS[self.options.placement]
         ends = ports.select("linear", roles, self.options.layers)
+        if self.options.behind:
+            return tuple(Site(bottleneck.norm_behind(ports, port)) for port in ends)
         return tuple(Site(port, self._source(ports, port)) for port in ends)
 
     def _source(self, ports: Ports, port: Port) -> Port | None:
@@ -119,17 +138,18 @@ class Bottleneck(Method):
             "down_bias": Parameter((width,)),
             "up": Parameter((outputs, width)),
             "up_bias": Parameter((outputs,)),
-            **self.own_norms(site),
+            **self.beside_layers(site),
         }
 
-    def own_norms(self, site: Site) -> dict[str, Parameter]:
-        """Declare the layer norms of the options, with factor one and bias zero at the start."""
+    def beside_layers(self, site: Site) -> dict[str, Parameter]:
+        """Declare the gate of the options, and their layer norms with factor one and bias zero at the start."""
         inputs, outputs = self.widths(site)
+        gates = text_gates.declared(1, inputs) if self.options.text_gate else {}
         places = {
             "before": inputs if self.options.norm_before else 0,
             "after": outputs if self.options.norm_after else 0,
         }
-        return {
+        return gates | {
             f"{place}_{part}": Parameter((width,), start)
             for place, width in places.items()
             if width
@@ -140,15 +160,13 @@ class Bottleneck(Method):
         """Fold the scale into the second layer; add the frozen layer norm, and ``moves`` for a moved target."""
         options, like = self.options, parameters["up_bias"]
         folded = {**parameters, **{name: parameters[name] * options.scale for name in ("up", "up_bias")}}
-        if options.onto != "output":
+        if options.onto != "output" or options.norm_sum:
             folded["moves"] = like.new_ones(1)  # zero, by padding, in rows without an adapter
-        norm = backbone.ports.residual(site.port).norm if self._sums else None
-        if norm is not None:
-            weight, bias, epsilon = backbone.norm(norm)
-            folded |= {"norm_weight": weight.to(like), "norm_bias": bias.to(like)}
-            folded["norm_epsilon"] = like.new_full((1,), epsilon, dtype=torch.float32)
-        elif options.onto == "norm":
-            raise BackboneError(f"onto norm: in {backbone.architecture!r} no layer norm follows {site.port.name}")
+        if self._sums:
+            norm = frozen_norm_of(site.port, backbone, like)
+            if options.onto == "norm" and not norm:
+                raise BackboneError(f"onto norm: in {backbone.architecture!r} no layer norm follows {site.port.name}")
+            folded |= norm
         return folded
 
     @property
@@ -160,18 +178,23 @@ class Bottleneck(Method):
         options, read = self.options, x if self.options.parallel else out
         if self._sums:
             added = out + x
-            read = normed = _normed(parameters, added)
+            read = normed = frozen_norm(parameters, added)
+        gate = text_gates.gates(parameters, read, forward_pass) if options.text_gate else None
         if forward_pass.training and options.dropout:
             read = functional.dropout(read, options.dropout)
         if options.norm_before:
             read = _own_norm(parameters, "before", read)
         inner = ACTIVATIONS[options.activation](linear(read, parameters["down"], parameters["down_bias"]))
         if options.onto != "output":
-            target = added if options.onto == "sum" else normed
-            out = torch.lerp(out, target, parameters["moves"].unsqueeze(-1).to(out.dtype))
-        if options.norm_after:
-            return out + _own_norm(parameters, "after", linear(inner, parameters["up"], parameters["up_bias"]))
-        return linear(inner, parameters["up"], parameters["up_bias"], onto=out)
+            target = x if options.behind else added if options.onto == "sum" else normed
+            out = _moved(parameters, out, target)
+        if gate is None and not options.norm_after:
+            return linear(inner, parameters["up"], parameters["up_bias"], onto=out)
+        update = linear(inner, parameters["up"], parameters["up_bias"])
+        update = update if gate is None else update * gate
+        if options.norm_sum:
+            return _moved(parameters, out, _own_norm(parameters, "after", out + update))
+        return out + (_own_norm(parameters, "after", update) if options.norm_after else update)
 
     @classmethod
     def from_adapterhub(cls, source: AdapterHubSource[bottleneck.BottleneckOptions]) -> MethodWeights | None:
@@ -183,7 +206,22 @@ class Bottleneck(Method):
         return bottleneck.to_adapterhub(self.options.model_dump(), target)
 
 
-def _normed(parameters: Mapping[str, Tensor], added: Tensor) -> Tensor:
+def _moved(parameters: Mapping[str, Tensor], out: Tensor, target: Tensor) -> Tensor:
+    """Return the target in rows with an adapter, and ``out`` in all others."""
+    return torch.lerp(out, target, parameters["moves"].unsqueeze(-1).to(out.dtype))
+
+
+def frozen_norm_of(port: Port, backbone: Backbone, like: Tensor) -> dict[str, Tensor]:
+    """Return the frozen layer norm after the residual sum of the block that ends at a port; empty if none follows."""
+    norm = backbone.ports.residual(port).norm
+    if norm is None:
+        return {}
+    weight, bias, epsilon = backbone.norm(norm)
+    size = like.new_full((1,), epsilon, dtype=torch.float32)
+    return {"norm_weight": weight.to(like), "norm_bias": bias.to(like), "norm_epsilon": size}
+
+
+def frozen_norm(parameters: Mapping[str, Tensor], added: Tensor) -> Tensor:
     """Return the frozen layer norm of a sum, or the sum if no norm follows it."""
     if "norm_weight" not in parameters:
         return added

@@ -61,7 +61,7 @@ class Compacter(Bottleneck):
             )
         parts = -(-self.inner_width(site) // options.dimension)
         first = _layer(options, "down", inputs // options.dimension, parts)
-        return {**first, **_layer(options, "up", parts, outputs // options.dimension), **self.own_norms(site)}
+        return {**first, **_layer(options, "up", parts, outputs // options.dimension), **self.beside_layers(site)}
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         """Compute the two maps, and fold them as a bottleneck's."""

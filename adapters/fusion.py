@@ -6,6 +6,9 @@ small and normal, the value V (W, W) as the identity. They and the head are trai
 not include the residual h, as in the authors' code; in the softmax h is common to all members, so it changes nothing.
 
 Stored is the difference of V from the identity, so weight decay pulls V there; the paper has a term in the loss for it.
+Members with ``stream`` read the residual sum, as those of AdapterHub do: z_n is computed from ``norm(h + r)``. With
+``query_reads`` the query reads the same states instead of h, and with ``query_bias`` it has a bias.
+
 Query, key and value have W * W weights each at every site, far more than the members; a small ``attention_width``
 without ``value`` has few. An untrained fusion is not the identity: it mixes its members evenly.
 
@@ -24,6 +27,8 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional
 
+from adaptdock.adapters.bottleneck import frozen_norm, frozen_norm_of
+from adaptdock.adapters.interchange import fusion
 from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import (
@@ -39,10 +44,14 @@ from adaptdock.plugins.contracts import (
 )
 from adaptdock.plugins.toolkit.activations import ACTIVATIONS
 from adaptdock.plugins.toolkit.batched_linear import linear
+from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubSource
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 
 MEMBER = "bottleneck"
-ALIKE = ("activation", "parallel", "placement", "roles", "stream", "onto")
+ALIKE = ("activation", "parallel", "stream", "placement", "roles", "onto")
 """Options that must be equal in all members."""
+UNMIXED = ("norm_before", "norm_after", "text_gate", "behind")
+"""Options of members that fusion does not compute."""
 STD = 0.02  # of BERT's own weights, as in the authors' code
 
 
@@ -55,6 +64,10 @@ class FusionOptions(Options):
     """Width of query and key; 0 is the width of the backbone, as in the paper."""
     value: bool = True
     """Learn a value layer on the members' outputs, as in the paper."""
+    query_reads: bool = False
+    """Query the attention with the states that the members read, instead of the output of the port."""
+    query_bias: bool = False
+    """Learn a bias of the query."""
     adopted: dict[str, dict[str, Any]] = {}
     """In a card: the options of each member, by its name."""
 
@@ -69,7 +82,8 @@ class Fusion(Composite):
 
     Options = FusionOptions
     options: FusionOptions
-    grows = {"down": 0, "down_bias": 0, "score": 0, "up": 1, "member": 1}
+    grows = {"down": 0, "down_bias": 0, "score": 0, "score_shift": 0, "up": 1, "member": 1}
+    adapterhub_fusion = fusion.FusionOptions
 
     def __init__(self, options: FusionOptions, weights: Sequence[Mapping[str, Tensor]] = ()) -> None:
         super().__init__(options)
@@ -81,7 +95,8 @@ class Fusion(Composite):
     @property
     def stack_key(self) -> Hashable:
         """The members' activation and input, which cannot differ within one operation."""
-        return tuple(getattr(member.options, name) for member in self._members[:1] for name in ALIKE[:2])
+        shared = tuple(getattr(member.options, name) for member in self._members[:1] for name in ALIKE[:3])
+        return *shared, self.options.query_reads, self.options.query_bias
 
     @property
     def wants(self) -> tuple[Path, ...]:
@@ -130,6 +145,8 @@ class Fusion(Composite):
             "query": Parameter((narrow, width), _normal),
             "key": Parameter((narrow, width), _normal),
         }
+        if self.options.query_bias:
+            declared["query_bias"] = Parameter((narrow,))
         return declared | ({"value_change": Parameter((width, width))} if self.options.value else {})
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
@@ -149,18 +166,36 @@ class Fusion(Composite):
             "up_bias": bias + weights["value_change"] @ bias if self.options.value else bias,
             "member": functional.one_hot(owner, len(widths)).mT,  # (M, U)
         }
-        return {name: tensor.to(parameters["up"]) for name, tensor in folded.items()}
+        if self.options.query_bias:
+            folded["score_shift"] = (weights["key"] @ up).mT @ weights["query_bias"]  # (U)
+            folded["score_bias_shift"] = (weights["key"] @ bias).mT @ weights["query_bias"]  # (M)
+        folded = {name: tensor.to(parameters["up"]) for name, tensor in folded.items()}
+        if self._members[0].options.stream:
+            folded |= frozen_norm_of(site.port, backbone, parameters["up"])
+        return folded
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
         """Add the members' weighted outputs: (R, T, W) -> units (R, T, U), shares (R, T, M) -> (R, T, W)."""
         options = self._members[0].options
-        read = x if options.parallel else out
+        read = x if options.parallel else frozen_norm(parameters, out + x) if options.stream else out
+        query = read if self.options.query_reads else out
         units = ACTIVATIONS[options.activation](linear(read, parameters["down"], parameters["down_bias"]))
-        scores = linear(out, parameters["score_bias"])
-        scores = linear(units * linear(out, parameters["score"]), parameters["member"], onto=scores)
+        scores = linear(query, parameters["score_bias"], parameters.get("score_bias_shift"))
+        weighted = units * linear(query, parameters["score"], parameters.get("score_shift"))
+        scores = linear(weighted, parameters["member"], onto=scores)
         shares = functional.softmax(scores, dim=-1, dtype=torch.float32).to(out.dtype)
         mixed = units * linear(shares, parameters["member"].mT)
         return linear(shares, parameters["up_bias"], onto=linear(mixed, parameters["up"], onto=out))
+
+    @classmethod
+    def fuse_adapterhub(
+        cls, members: Mapping[str, tuple[str, MethodWeights]], source: AdapterHubSource[fusion.FusionOptions]
+    ) -> MethodWeights:
+        """Read AdapterHub's fusion layers over bottlenecks; raise :class:`UsageError` for members that differ."""
+        bottlenecks = {name: fusion.member(MEMBER, name, *of) for name, of in members.items()}
+        weights = fusion.from_adapterhub(bottlenecks, source)
+        cls(cls.Options.model_validate(weights.options))  # checks that the members go together
+        return weights
 
     def _widths(self, site: Site) -> list[int]:
         return [member.parameters(site)["down"].shape[0] for member in self._members]
@@ -208,10 +243,14 @@ def _check_number(members: Sequence[Any]) -> None:
 
 def _check_alike(names: Mapping[str, Any], members: Sequence[Any]) -> None:
     for name, member in zip(names, members, strict=True):
-        if member.options.stream or member.options.onto != "output":
+        options = member.options
+        if options.onto != "output" or (options.stream and options.parallel):
             raise UsageError(
-                f"fusion: the member {name!r} reads the residual stream, which fusion does not; leave it out"
+                f"fusion: the member {name!r} reads or changes the residual stream, which fusion does not; leave it out"
             )
+        unmixed = next((option for option in UNMIXED if getattr(options, option)), None)
+        if unmixed is not None:
+            raise UsageError(f"fusion: the member {name!r} has {unmixed}, which fusion does not compute; leave it out")
     for (left_name, left), (right_name, right) in pairwise(zip(names, members, strict=True)):
         for option in ALIKE:
             left_value, right_value = getattr(left.options, option), getattr(right.options, option)

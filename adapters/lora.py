@@ -107,8 +107,9 @@ class LoRA(LowRank):
 
     @classmethod
     def from_peft(cls, source: PeftSource[peft_lora.LoraOptions]) -> MethodWeights | None:
-        """Read PEFT's LoRA without DoRA's lengths."""
-        return low_rank.from_peft(source) if not source.options.use_dora else None
+        """Read PEFT's LoRA without DoRA's lengths and without invocation tokens."""
+        options = source.options
+        return None if options.use_dora or options.alora_invocation_tokens else low_rank.from_peft(source)
 
     def to_peft(self, target: PeftTarget) -> PeftAdapter:
         """Write PEFT's LoRA."""
@@ -130,9 +131,10 @@ class LoRA(LowRank):
 
     @classmethod
     def from_adapterhub(cls, source: AdapterHubSource[adapterhub_lora.LoraOptions]) -> MethodWeights | None:
-        """Read AdapterHub's LoRA that adds, without DoRA's lengths."""
+        """Read AdapterHub's LoRA that adds, without DoRA's lengths and without gates."""
         options = source.options
-        return low_rank.from_adapterhub(source) if options.composition_mode == "add" and not options.use_dora else None
+        plain = options.composition_mode == "add" and not options.use_dora and not options.use_gating
+        return low_rank.from_adapterhub(source) if plain else None
 
     def to_adapterhub(self, target: AdapterHubTarget) -> AdapterHubMethod:
         """Write AdapterHub's LoRA."""

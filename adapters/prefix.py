@@ -5,21 +5,29 @@
 LLaMA-Adapter, Zhang et al. 2023, arXiv:2303.16199, here within a single softmax). With ``gate`` off g is fixed at one,
 as in the paper, where an untrained prefix is not the identity. With ``move`` the positions of a text are counted as if
 the prefix were tokens before it, as with a prefix in the KV cache (the authors' code, and peft).
+
+With ``text_gates`` keys and values are multiplied by gates that are computed from each text, as in UniPELT (Mao et al.
+2022, arXiv:2110.07577). A gate reads the input of the attention's queries.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from adaptdock.adapters.interchange import prefix
-from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Prepended, Site
+from adaptdock.errors import BackboneError
+from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Port, Ports, Prepended, Site
+from adaptdock.plugins.toolkit import text_gates
 from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
 from adaptdock.plugins.toolkit.interchange.peft import PeftAdapter, PeftSource, PeftTarget, VirtualOptions
 from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 from adaptdock.plugins.toolkit.learning_rates import Rates
 
+QUERIES = {"attention": "query", "cross_attention": "cross_query"}
+"""Role of an attention port -> the role of the linear layer of its queries."""
+LEARNED = ("prefix_key", "prefix_value")
 CLOSED = 1e-3  # a gate of zero would have no finite gradient
 
 
@@ -30,6 +38,8 @@ class PrefixOptions(Options):
     """Number of learned positions in each attention."""
     gate: bool = True
     """Learn a gate for the attention to each position, closed at the start."""
+    text_gates: int = Field(0, ge=0, le=2)
+    """Gates computed from each text: 1 for keys and values together, 2 for one each."""
     move: bool = False
     """Count positions as if the prefix were tokens of the text."""
     learning_rate_factor: float = Field(10.0, gt=0)
@@ -54,6 +64,11 @@ class Prefix(Method):
     adapterhub_types = {"prefix_tuning": prefix.PrefixOptions}
 
     @property
+    def stack_key(self) -> Hashable:
+        """The number of gates computed from a text."""
+        return self.options.text_gates
+
+    @property
     def positions(self) -> int:
         """The length with ``move``, else 0."""
         return self.options.length if self.options.move else 0
@@ -65,7 +80,8 @@ class Prefix(Method):
 
     def sites(self, ports: Ports) -> tuple[Site, ...]:
         """Act at the attention ports."""
-        return tuple(Site(port) for port in ports.select("attention", self.options.roles, self.options.layers))
+        selected = ports.select("attention", self.options.roles, self.options.layers)
+        return tuple(Site(port, _queries(ports, port) if self.options.text_gates else None) for port in selected)
 
     def parameters(self, site: Site) -> dict[str, Parameter]:
         """Declare keys, values (heads, length, head width) and gates (length)."""
@@ -74,7 +90,11 @@ class Prefix(Method):
             "prefix_key": Parameter((port.heads, length, port.key_width), _normal),
             "prefix_value": Parameter((port.heads, length, port.value_width), _normal),
         }
-        return declared | {"prefix_gate": Parameter((length,), _closed)} if self.options.gate else declared
+        if self.options.gate:
+            declared["prefix_gate"] = Parameter((length,), _closed)
+        if site.source is not None:
+            declared |= text_gates.declared(self.options.text_gates, site.source.inputs)
+        return declared
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         """Add open gates, one, if none are learned."""
@@ -83,7 +103,12 @@ class Prefix(Method):
     def prepend(self, parameters: Mapping[str, Tensor], forward_pass: ForwardPass) -> Prepended:
         """Return keys and values, with the logarithm of the squared gates as bias (minus infinity at padding)."""
         bias = 2 * parameters["prefix_gate"].float().abs().log()
-        return Prepended(parameters["prefix_key"], parameters["prefix_value"], bias)
+        key, value = (parameters[name] for name in LEARNED)
+        if self.options.text_gates:
+            assert forward_pass.read is not None
+            gates = text_gates.gates(parameters, forward_pass.read.to(key.dtype), forward_pass).unsqueeze(-1)
+            key, value = key * gates[:, :, :1], value * gates[:, :, -1:]
+        return Prepended(key, value, bias)
 
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
         """Return a small network that computes all keys and values, as in section 4.3 of the paper.
@@ -92,7 +117,9 @@ class Prefix(Method):
         """
         if self.options.reparameterise:
             return _Network(start, self.options, generator)
-        return Rates(start, dict.fromkeys(start, self.options.learning_rate_factor))
+        gates = (text_gates.WEIGHT, text_gates.BIAS)
+        names = [name for name in start if not name.endswith(gates)]
+        return Rates(start, dict.fromkeys(names, self.options.learning_rate_factor))
 
     @classmethod
     def from_peft(cls, source: PeftSource[VirtualOptions]) -> MethodWeights:
@@ -116,8 +143,8 @@ class Prefix(Method):
 class _Network(nn.Module):
     def __init__(self, start: Mapping[str, Tensor], options: PrefixOptions, generator: torch.Generator) -> None:
         super().__init__()
-        self.shapes = {name: tensor.shape for name, tensor in start.items() if not name.endswith("gate")}
-        self.gate_names = [name for name in start if name.endswith("gate")]
+        self.shapes = {name: tensor.shape for name, tensor in start.items() if name.endswith(LEARNED)}
+        self.gate_names = [name for name in start if not name.endswith(LEARNED)]
         self.gates = nn.ParameterList([start[name].clone() for name in self.gate_names])
         total = sum(shape[0] * shape[2] for shape in self.shapes.values())
         self.table = nn.Parameter(torch.empty(options.length, options.hidden).normal_(generator=generator))
@@ -137,6 +164,14 @@ class _Network(nn.Module):
             for (name, shape), part in zip(self.shapes.items(), flat.split(sizes, dim=1), strict=True)
         }
         return folded | dict(zip(self.gate_names, self.gates, strict=True))
+
+
+def _queries(ports: Ports, port: Port) -> Port:
+    """Return the linear layer of an attention's queries; raise :class:`BackboneError` if there is none."""
+    queries = ports.find(QUERIES.get(port.role, ""), port)
+    if queries is None:
+        raise BackboneError(f"prefix with text_gates: no linear layer makes the queries of {port.name}")
+    return queries
 
 
 def _normal(tensor: Tensor, generator: torch.Generator) -> None:

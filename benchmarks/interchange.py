@@ -19,10 +19,12 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hub" / "interchange")]
+sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("", "hub/interchange", "adapters")]
 
 import peft_adapters as library
 import test_adapterhub as hub
+import test_adapterhub_setup as setups
+import test_alora as invoked
 import torch
 from logits import difference, ours
 from peft import PeftModel
@@ -97,13 +99,45 @@ def of_adapterhub(folder: Path) -> Iterator[Row]:
         except UsageError as error:
             yield what, str(error), "refused", "-"
             continue
-        recorded = load_file(source / "reference.safetensors")
-        inputs = {key[3:]: tensor for key, tensor in recorded.items() if key.startswith("in.")}
-        export_adapter(found.file, backbone, folder / f"{name}-back", "adapterhub")
+        inputs, wanted = hub.recorded(source)
+        there = _judged(difference(ours(backbone, found.file, inputs), wanted, inputs))
+        try:
+            export_adapter(found.file, backbone, folder / f"{name}-back", "adapterhub")
+        except UsageError:
+            yield what, "-", there, "refused"
+            continue
         again = import_adapter(folder / f"{name}-back", backbone, name)
-        both = [ours(backbone, file, inputs) for file in (found.file, again.file)]
-        there, back = (_e(difference(got, recorded["out.logits"], inputs)) for got in both)
-        yield what, "-", there, back
+        yield what, "-", there, _judged(difference(ours(backbone, again.file, inputs), wanted, inputs))
+
+
+def of_setups(folder: Path) -> Iterator[Row]:
+    """Yield the recorded stacks and fusions of AdapterHub, in folders of several parts."""
+    backbone = load_backbone(str(hub.FIXTURES / "base_bert"), LoadOptions(device="cpu"))
+    for source in sorted(setups.FOLDERS.iterdir()):
+        what = f"{read_json(source / 'adapter_setup.json')['adapter_setup']['type']} ({source.name}), bert"
+        try:
+            imported = import_adapter(source, backbone, source.name)
+        except UsageError as error:
+            yield what, str(error), "refused", "-"
+            continue
+        inputs, wanted = hub.recorded(source)
+        yield what, "-", _judged(difference(ours(backbone, imported.file, inputs), wanted, inputs)), "-"
+
+
+def of_invoked(folder: Path) -> Iterator[Row]:
+    """Yield aLoRA of peft, on texts that have the invocation, twice, and not at all."""
+    for architecture, module in (("llama", "q_proj"), ("gpt2", "c_attn")):
+        case = invoked.case(architecture, module)
+        base = library.base_model(folder, architecture, case.task)
+        source = library.adapter_folder(case, base, folder / f"{architecture}-invoked")
+        backbone = load_backbone(str(base), LoadOptions(device="cpu"))
+        wanted = loaded(source, base, case.task, invoked.INPUTS)
+        imported = import_adapter(source, backbone, "invoked")
+        there = _judged(difference(ours(backbone, imported.file, invoked.INPUTS), wanted, invoked.INPUTS))
+        export_adapter(imported.file, backbone, folder / f"{architecture}-out", "peft")
+        again = loaded(folder / f"{architecture}-out", base, case.task, invoked.INPUTS)
+        back = _judged(difference(list(again), wanted, invoked.INPUTS))
+        yield f"Lora, {architecture}, {case.task}", f"alora_invocation_tokens {invoked.INVOCATION}", there, back
 
 
 def of_references(root: Path, folder: Path) -> Iterator[Row]:
@@ -162,7 +196,12 @@ def main() -> None:
     parser.add_argument("--references", type=Path)
     root: Path | None = parser.parse_args().references
     warnings.simplefilter("ignore")
-    tables: dict[str, Callable[[Path], Iterator[Row]]] = {"peft": of_peft, "AdapterHub": of_adapterhub}
+    tables: dict[str, Callable[[Path], Iterator[Row]]] = {
+        "peft": of_peft,
+        "aLoRA of peft": of_invoked,
+        "AdapterHub": of_adapterhub,
+        "setups of AdapterHub": of_setups,
+    }
     if root is not None:
         tables = {"recorded": partial(of_references, root), "real": partial(of_real, root)}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""``adapt export``: an adapter file in the format of peft or AdapterHub."""
+"""``adapt export``: an adapter file in the format of peft, AdapterHub or llama.cpp (GGUF)."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from adaptdock.hub.artefact.atomic import atomic_folder
 from adaptdock.hub.interchange.conversion import FORMATS, export_adapter
 from adaptdock.hub.registry.admission import read_adapter
 
-MARK = "adapter_config.json"
+MARKS = ("adapter_config.json", "adapter.gguf")
 
 
 @click.command("export", cls=SectionedCommand)
@@ -35,10 +35,10 @@ MARK = "adapter_config.json"
 def command(
     file: Path, folder: Path, form: str, without_head: bool, overwrite: bool, as_json: bool, **values: Any
 ) -> None:
-    """Export the adapter in FILE to a folder that peft or AdapterHub loads.
+    """Export the adapter in FILE to a folder that peft, AdapterHub or llama.cpp (gguf) loads.
 
-    Servers such as vLLM and TGI load a LoRA in the format of peft. An adapter that the other library cannot compute
-    is refused with the reason.
+    Servers such as vLLM, SGLang and TGI load a LoRA in the format of peft; remarks say what they need for it. An
+    adapter that the other library cannot compute is refused with the reason.
     """
     adapter = read_adapter(file)
     _check_folder(folder, overwrite)
@@ -68,7 +68,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UsageError(f"{folder} exists already: give another --to, or --overwrite to replace it")
-    if not (folder / MARK).is_file():
+    if not any((folder / mark).is_file() for mark in MARKS):
         raise UsageError(
-            f"{folder} holds no exported adapter ({MARK} is missing), so it is not replaced: give another --to"
+            f"{folder} holds no exported adapter ({' or '.join(MARKS)}), so it is not replaced: give another --to"
         )

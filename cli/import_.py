@@ -5,21 +5,20 @@ from typing import Any
 
 import click
 
+from adaptdock.cli.common.conversions import Choices, check_folder, import_all, import_one
 from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
 from adaptdock.cli.common.output import count, note, show_json, show_pairs
 from adaptdock.engine.core.loading import load_backbone
-from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.inference.docking_trial import compare, try_out
 from adaptdock.errors import UsageError
-from adaptdock.hub.artefact.file import write_file
-from adaptdock.hub.interchange.conversion import import_adapter, library_result
+from adaptdock.hub.interchange.conversion import foreign_folders
 from adaptdock.hub.interchange.incoming import Imported
-from adaptdock.plugins.contracts import Backbone
 
 
 @click.command("import", cls=SectionedCommand)
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--output", "-o", cls=Flag, type=click.Path(path_type=Path), required=True, help="The adapter file.")
+@click.option(
+    "--output", "-o", cls=Flag, type=click.Path(path_type=Path), required=True, help="The adapter file, or a folder."
+)
 @click.option("--name", cls=Flag, help="Name of the adapter.", shown="default: name of the output file")
 @click.option("--labels", cls=Flag, metavar="A,B,...", default="", help="Class names, in the order of the head.")
 @click.option("--method", cls=Flag, help="Method that reads the adapter.", shown="default: the first that can")
@@ -48,19 +47,25 @@ def command(
 ) -> None:
     """Import the adapter in the folder SOURCE, saved by peft or AdapterHub, as one adapter file.
 
+    If SOURCE has no adapter itself but folders with adapters, all of them are imported into the folder --output, with
+    a table; the exit status is 1 if one of them is refused.
+
     --backbone has to be the model that the adapter was trained on. The folder does not have its weights, so only
     shapes can be compared. The imported adapter computes the logits of the other library; an adapter that cannot is
     refused with the reason. An adapter of peft that no method reads by itself is converted by the peft library, and
     then always compared: a change of full rank makes a file as large as the changed layers.
     """
-    called = name or output.stem
-    _check_output(output, overwrite, called)
-    backbone = load_backbone(values["backbone"], load_options(values))
     names = tuple(part.strip() for part in labels.split(",") if part.strip())
-    imported = import_adapter(source, backbone, called, names, method)
-    _check_size(imported, largest)
-    difference = _compared(source, backbone, imported, check)
-    size = write_file(output, imported.file, overwrite)
+    choices = Choices(name or output.stem, names, method, check, largest, overwrite)
+    folders = foreign_folders(source)
+    if folders:
+        check_folder(output, name)
+        loaded = load_backbone(values["backbone"], load_options(values))
+        import_all(folders, output, loaded, choices, as_json)
+        return
+    _check_output(output, overwrite, choices.name)
+    backbone = load_backbone(values["backbone"], load_options(values))
+    imported, size, difference = import_one(source, output, backbone, choices)
     for line in imported.notes:
         note(line)
     _show(output, size, imported, difference, as_json)
@@ -79,26 +84,6 @@ def _check_output(output: Path, overwrite: bool, name: str) -> None:
         raise UsageError(f"{output} exists already: give another --output, or --overwrite to replace it")
     if "+" in name or not 0 < len(name) <= 200:
         raise UsageError(f"the name {name!r} cannot be used: --name has 1 to 200 characters and no '+'")
-
-
-def _check_size(imported: Imported, largest: float) -> None:
-    """Raise :class:`UsageError` for an adapter file of more megabytes than were asked for."""
-    megabytes = sum(tensor.nbytes for tensor in imported.file.tensors.values()) / 1e6
-    if megabytes > largest:
-        raise UsageError(
-            f"the adapter file would have {megabytes:.3g} MB, because changes of full rank are stored in full. "
-            f"--largest {1.01 * megabytes:.3g} writes it"
-        )
-
-
-def _compared(source: Path, backbone: Backbone, imported: Imported, check: bool) -> float | None:
-    """Try the adapter on a small batch; return the largest difference from the other library, if compared."""
-    dock = Dock(backbone)
-    try_out(dock, imported.file)
-    reference = imported.reference
-    if reference is None and check:
-        reference = library_result(source, backbone)
-    return None if reference is None else compare(dock, imported.file, reference)
 
 
 def _show(output: Path, size: int, imported: Imported, difference: float | None, as_json: bool) -> None:

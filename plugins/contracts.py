@@ -24,7 +24,9 @@ from adaptdock.plugins.forward_pass import ForwardPass as ForwardPass
 from adaptdock.plugins.forward_pass import Layout as Layout
 from adaptdock.plugins.forward_pass import Positions as Positions
 from adaptdock.plugins.loaded_models import AdoptsModels as AdoptsModels
+from adaptdock.plugins.method_abilities import AdapterHubFusion as AdapterHubFusion
 from adaptdock.plugins.method_abilities import AdapterHubInterchange as AdapterHubInterchange
+from adaptdock.plugins.method_abilities import Invoked as Invoked
 from adaptdock.plugins.method_abilities import Mergeable as Mergeable
 from adaptdock.plugins.method_abilities import PeftInterchange as PeftInterchange
 from adaptdock.plugins.method_abilities import Penalised as Penalised

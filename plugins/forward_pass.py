@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 class Positions(NamedTuple):
-    """The position tensors of one half of the model, each (R, T); see :class:`ForwardPass`."""
+    """The position tensors of one half of the model, each (R, T), and the prompts (R, S); see :class:`ForwardPass`."""
 
     mask: "Tensor"
     positions: "Tensor"
     token_ids: "Tensor | None" = None
+    prompt_ids: "Tensor | None" = None
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: tensors have no single truth value
@@ -59,6 +60,8 @@ class ForwardPass:
     length: int | None = None
     """The number T of positions at the port, if known; the layout must have the same number."""
     device: "torch.device | None" = None
+    read: "Tensor | None" = None
+    """At an attention site with a source, the input (R, T, W) of that port."""
 
     @classmethod
     def of(
@@ -93,6 +96,12 @@ class ForwardPass:
         return None if token_ids is None else self._seen(token_ids)
 
     @property
+    def prompt_ids(self) -> "Tensor | None":
+        """In a step of generation, the tokens (R, S) of the prompts that were read before; otherwise None."""
+        prompt_ids = self._values.prompt_ids
+        return None if prompt_ids is None else self._of_rows(prompt_ids)
+
+    @property
     def _values(self) -> Positions:
         if self.layout is None:
             raise AdaptError("this backbone does not provide the positions of the batch")
@@ -104,6 +113,9 @@ class ForwardPass:
                 f"{self.length} positions pass the port, and the batch is laid out in {values.shape[1]}: the known "
                 f"positions do not belong to this port"
             )
+        return self._of_rows(values)
+
+    def _of_rows(self, values: "Tensor") -> "Tensor":
         repeated = values.repeat_interleave(self.copies, dim=0) if self.copies > 1 else values
         part = repeated if self.span is None else repeated[self.span]
         return part if self.device is None else part.to(self.device)

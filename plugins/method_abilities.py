@@ -82,6 +82,15 @@ class Penalised(Protocol):
 
 
 @runtime_checkable
+class Invoked(Protocol):
+    """A method that acts only in texts with certain tokens; trials of an adapter put them into their texts."""
+
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        """The ids of these tokens, in their order."""
+
+
+@runtime_checkable
 class PeftInterchange(Protocol):
     """A method with a counterpart in PEFT.
 
@@ -116,6 +125,23 @@ class AdapterHubInterchange(Protocol):
 
     def to_adapterhub(self, target: "AdapterHubTarget") -> "AdapterHubMethod":
         """Return configuration and tensors; raise :class:`UsageError` for options without a counterpart."""
+
+
+@runtime_checkable
+class AdapterHubFusion(Protocol):
+    """A method that mixes adapters as AdapterHub's fusion layers do."""
+
+    adapterhub_fusion: "ClassVar[type[MethodOptions]]"
+    """The model that validates the configuration of a fusion layer."""
+
+    @classmethod
+    def fuse_adapterhub(
+        cls, members: "Mapping[str, tuple[str, MethodWeights]]", source: "AdapterHubSource[Any]"
+    ) -> "MethodWeights":
+        """Return options and parameters for ``members``, each with the name of its method.
+
+        ``source`` has the configuration and the tensors of the fusion layers.
+        """
 
 
 @runtime_checkable

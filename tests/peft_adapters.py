@@ -107,6 +107,31 @@ def lycoris(kind: str, architecture: str, task: str, **options: Any) -> Case:
     return Case(architecture, task, config, {"r": 4, **options}, kind.lower())
 
 
+def tuner(kind: str, architecture: str, task: str, **options: Any) -> Case:
+    return Case(architecture, task, PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)], options, kind.lower())
+
+
+Q = {"target_modules": ["query"]}
+Q_PROJ = {"target_modules": ["q_proj"]}
+VERA: list[tuple[str, str, dict[str, Any]]] = [
+    ("bert", "SEQ_CLS", {"target_modules": ["query", "output.dense"]}),
+    ("distilbert", "TOKEN_CLS", {"target_modules": ["q_lin", "lin1"], "save_projection": False}),
+    ("gpt2", "CAUSAL_LM", {"target_modules": ["c_attn", "mlp.c_proj"]}),
+    ("llama", "CAUSAL_LM", {"target_modules": ["q_proj", "up_proj"], "projection_prng_key": 3}),
+    ("bert", "TOKEN_CLS", {**Q, "layers_to_transform": [1]}),
+]
+OFT: list[tuple[str, str, dict[str, Any]]] = [
+    ("bert", "SEQ_CLS", {"target_modules": ["query", "output.dense"], "oft_block_size": 8}),
+    ("bert", "SEQ_CLS", {**Q, "oft_block_size": 16, "use_cayley_neumann": False}),
+    ("bert", "SEQ_CLS", {**Q, "block_share": True, "coft": True, "oft_block_size": 8, "eps": 0.5}),
+    ("llama", "CAUSAL_LM", {**Q_PROJ, "oft_block_size": 8, "num_cayley_neumann_terms": 3}),
+    ("bert", "SEQ_CLS", {**Q, "r": 4, "oft_block_size": 0}),
+]
+BOFT: list[tuple[str, str, dict[str, Any]]] = [
+    ("bert", "SEQ_CLS", {"target_modules": ["query", "value"]}),
+    ("llama", "CAUSAL_LM", {"target_modules": ["q_proj", "down_proj"], "boft_block_size": 8}),
+    ("bert", "TOKEN_CLS", {**Q, "boft_block_size": 0, "boft_block_num": 4}),
+]
 PATTERNS = {"rank_pattern": {"query": 2}, "alpha_pattern": {"value": 3, "layer.1.attention.self.query": 5}}
 CASES = [
     lora("bert", "SEQ_CLS"),
@@ -214,6 +239,9 @@ CASES = [
     lycoris("LOKR", "bert", "SEQ_CLS", target_modules=["query"], alpha_pattern={"layer.1.attention.self.query": 5}),
     lycoris("LOKR", "bert", "TOKEN_CLS", target_modules=["query"], r=1, decompose_both=True, decompose_factor=4),
     lycoris("LOKR", "llama", "CAUSAL_LM", target_modules=["q_proj", "up_proj"], r=2, decompose_factor=3),
+    *(tuner("VERA", architecture, task, r=4, **options) for architecture, task, options in VERA),
+    *(tuner("OFT", architecture, task, **options) for architecture, task, options in OFT),
+    *(tuner("BOFT", architecture, task, **options) for architecture, task, options in BOFT),
 ]
 
 
@@ -244,8 +272,6 @@ def case(kind: str, architecture: str, task: str, method: str, typed: bool = Tru
     return Case(architecture, task, PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)], options, method, typed=typed)
 
 
-Q = {"target_modules": ["query"]}
-Q_PROJ = {"target_modules": ["q_proj"]}
 OPTIONS = [
     case("LORA", "llama", "CAUSAL_LM", "embedding-lora,lora", target_modules=["q_proj", "lm_head"]),
     case("LORA", "llama", "CAUSAL_LM", "embedding-lora,lora", **Q_PROJ, modules_to_save=["lm_head", "embed_tokens"]),
@@ -263,13 +289,14 @@ OPTIONS = [
     case("LOHA", "bert", "TOKEN_CLS", "full", typed=False, target_modules=["query", "classifier"]),
     case("HIRA", "bert", "FEATURE_EXTRACTION", "full", **Q),
     case("LOKR", "t5", "SEQ_2_SEQ_LM", "lokr", target_modules=["q", "v"], decompose_both=True, decompose_factor=4),
-    case("OFT", "bert", "SEQ_CLS", "full", **Q, block_share=True, coft=True, oft_block_size=8),
-    case("VERA", "distilbert", "SEQ_CLS", "lora", target_modules=["q_lin", "lin1"], save_projection=False, r=4),
+    case("OFT", "bert", "SEQ_CLS", "full", target_modules=["query", "output.dense"], r=4, oft_block_size=0),
+    case("OFT", "bert", "SEQ_CLS", "full", **Q, bias="oft_only"),
+    case("VERA", "distilbert", "SEQ_CLS", "bitfit,lora", target_modules=["q_lin"], bias="vera_only", r=4),
+    case("BOFT", "bert", "SEQ_CLS", "full", typed=False, target_modules=["query", "classifier"]),
 ]
 
 
 REFUSED = [
-    case("LORA", "llama", "CAUSAL_LM", "", **Q_PROJ, alora_invocation_tokens=[7, 8]),
     case("LORA", "llama", "CAUSAL_LM", "", **Q_PROJ, layer_replication=[[0, 2], [0, 2]]),
     case("LORA", "llama", "CAUSAL_LM", "", **Q_PROJ, init_lora_weights="pissa_niter_4"),
     case("LORA", "gpt2", "CAUSAL_LM", "", target_modules=["c_attn"], modules_to_save=["wpe"]),

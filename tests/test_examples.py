@@ -49,14 +49,14 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     installed = (*registry._installed(), *found)
     monkeypatch.setattr(registry, "_installed", lambda: installed)
     yield
-    examples = ("adaptdock_vera", "adaptdock_keyphrase", "adaptdock_relation")
+    examples = ("adaptdock_road", "adaptdock_keyphrase", "adaptdock_relation")
     for name in [name for name in sys.modules if name.startswith(examples)]:
         del sys.modules[name]
 
 
 def test_the_method_takes_fewer_than_80_lines_and_nothing_else() -> None:
-    files = [file for file in (EXAMPLES / "vera" / "src").rglob("*.py") if file.name != "__init__.py"]
-    assert [file.name for file in files] == ["vera.py"]
+    files = [file for file in (EXAMPLES / "road" / "src").rglob("*.py") if file.name != "__init__.py"]
+    assert [file.name for file in files] == ["road.py"]
     assert len(files[0].read_text().splitlines()) < 80
 
 
@@ -86,22 +86,21 @@ def test_a_check_that_fails_says_so_to_pytest() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of peft
-def test_vera_computes_what_peft_does(backbone: Backbone, tmp_path: Path) -> None:
-    from peft import VeraConfig, get_peft_model
+def test_road_computes_what_peft_does(backbone: Backbone, tmp_path: Path) -> None:
+    from peft import RoadConfig, get_peft_model
 
-    method = make_method("vera", {"rank": 6, "roles": ["query"]})
+    method = make_method("road", {"group_size": 8, "roles": ["query"]})
     model = load_backbone(str(tiny_bert(tmp_path / "model")), LoadOptions(device="cpu")).model
-    config = VeraConfig(r=6, target_modules=["query"], projection_prng_key=0, d_initial=0.1)
+    config = RoadConfig(target_modules=["query"], group_size=8)
     theirs = get_peft_model(model, config).base_model.model.encoder.layer[0].attention.self.query
     with torch.no_grad():
-        theirs.vera_lambda_b["default"].normal_()
-        theirs.vera_lambda_d["default"].normal_()
+        theirs.road_theta["default"].normal_()
+        theirs.road_alpha["default"].normal_()
     (site, *_) = method.sites(backbone.ports)
-    learnt = {"d": theirs.vera_lambda_d["default"].detach(), "b": theirs.vera_lambda_b["default"].detach()}
-    sys.modules[type(method).__module__].matrices = lambda *_: (
-        theirs.vera_A["default"].detach(),
-        theirs.vera_B["default"].detach(),
-    )
+    learnt = {
+        "angle": theirs.road_theta["default"].detach(),
+        "scale_change": theirs.road_alpha["default"].detach() - 1,
+    }
     x = torch.randn(2, 5, 32)
     bare = theirs.base_layer(x)
     folded = {name: tensor.unsqueeze(0) for name, tensor in method.fold(site, learnt, backbone).items()}
@@ -227,17 +226,17 @@ def test_the_examples_are_installed_from_wheels_and_used(
     plugins = json.loads(wheels.run("adapt plugins --json", tmp_path).stdout)
     theirs = {(row["kind"], row["name"]): row["distribution"] for row in plugins if row["distribution"] != "adaptdock"}
     assert theirs == {
-        ("method", "vera"): "adaptdock-vera",
+        ("method", "road"): "adaptdock-road",
         ("task", "keyphrase"): "adaptdock-keyphrase",
         ("task", "relation"): "adaptdock-relation",
         ("files", "topics"): "adaptdock-topics",
     }
     training = f"--backbone {model_folder} --precision fp32 --epochs 1"
-    wheels.run(f"adapt train --task keyphrase --method vera {training} -o both.safetensors", tmp_path)
+    wheels.run(f"adapt train --task keyphrase --method road {training} -o both.safetensors", tmp_path)
     card = json.loads(wheels.run("adapt inspect both.safetensors --json", tmp_path).stdout)["card"]
     assert [card["task"]["distribution"], card["methods"][0]["distribution"]] == [
         "adaptdock-keyphrase",
-        "adaptdock-vera",
+        "adaptdock-road",
     ]
     answer = json.loads(wheels.run("adapt predict both.safetensors --json 'Wind farms need storage.'", tmp_path).stdout)
     assert answer["text"] == "Wind farms need storage."
@@ -252,6 +251,6 @@ def test_the_examples_are_installed_from_wheels_and_used(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vera", "keyphrase", "relation", "topics"])
+@pytest.mark.parametrize("name", ["road", "keyphrase", "relation", "topics"])
 def test_an_installed_example_passes_adapt_plugin_check(wheels: Environment, tmp_path: Path, name: str) -> None:
     assert " 0 failed" in wheels.run(f"adapt plugin check {name}", tmp_path).stderr

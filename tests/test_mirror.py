@@ -11,14 +11,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TESTED_BY = {
+    "adapters.boft": "hub/interchange/test_peft",
+    "adapters.gated_lora": "hub/interchange/test_adapterhub",
     "adapters.interchange.*": "hub/interchange/test_peft",
+    "adapters.oft": "hub/interchange/test_peft",
     "adapters.prefix": "plugins/test_conformance",
+    "adapters.unipelt": "hub/interchange/test_adapterhub",
+    "adapters.vera": "hub/interchange/test_peft",
     "backbones.recurrent.*": "backbones/test_elmo",
     "backbones.transformers.*": "backbones/test_huggingface",
     "cli.common.auto_install": "cli/test_registry",
     "cli.common.backbone": "cli/test_predict",
     "cli.common.completion": "cli/test_completion",
     "cli.common.config": "cli/test_train",
+    "cli.common.conversions": "cli/test_interchange",
     "cli.common.data_checks": "cli/test_data",
     "cli.common.labelled_data": "cli/test_eval",
     "cli.common.library_warnings": "cli/test_app",
@@ -75,6 +81,7 @@ TESTED_BY = {
     "plugins.toolkit.interchange.*": "plugins/toolkit/test_interchange",
     "plugins.toolkit.learning_rates": "plugins/test_conformance",
     "plugins.toolkit.lowrank": "adapters/test_dora",
+    "plugins.toolkit.text_gates": "hub/interchange/test_adapterhub",
     "plugins.toolkit.marked_words": "test_examples",
     "plugins.sequences": "engine/inference/test_arguments",
     "plugins.*": "plugins/test_contracts",

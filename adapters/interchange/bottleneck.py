@@ -7,9 +7,10 @@ from pydantic import Field
 from torch.nn import functional
 
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import Backbone, Port
+from adaptdock.plugins.contracts import Backbone, Port, Ports
 from adaptdock.plugins.toolkit.interchange.activations import foreign_name, our_name
 from adaptdock.plugins.toolkit.interchange.adapterhub import (
+    GATED,
     AdapterHubMethod,
     AdapterHubSource,
     AdapterHubTarget,
@@ -90,8 +91,6 @@ def from_adapterhub(
     """
     options, backbone = source.options, source.backbone
     options.check_carried("a bottleneck")
-    if options.ln_after and options.adapter_residual_before_ln and not options.is_parallel:
-        raise refuse("a bottleneck with adapter_residual_before_ln", "its norm replaces the states that it is added to")
     placed: dict[Port, ModuleTensors] = {}
     for module, group in owned(source, "adapters").items():
         port = source.model.block_end(module)
@@ -103,12 +102,28 @@ def from_adapterhub(
     modules = {port: group.module for port, group in placed.items()}
     check_places(source, _configured(source), modules, FLAGS)
     read, widen = read or _maps, widen or _equally_wide
-    norms = {port.name: _own_norms(source, port, group) for port, group in placed.items()}
-    width, maps = widen({port.name: read(source, port, group) | norms[port.name] for port, group in placed.items()})
+    beside = {port.name: _beside_layers(source, port, group) for port, group in placed.items()}
+    width, maps = widen({port.name: read(source, port, group) | beside[port.name] for port, group in placed.items()})
     ports = list(placed)
     places = port_selection(backbone.ports, ports)
     values = {"width": width, **_wiring(options, backbone, ports[0]), **places, **_factor(options, maps)}
-    return MethodWeights(values, maps)
+    if options.use_gating:
+        source.notes.append(GATED)
+    if not values["behind"]:
+        return MethodWeights(values, maps)
+    return MethodWeights(values, {norm_behind(backbone.ports, port).name: maps[port.name] for port in ports})
+
+
+def norm_behind(ports: Ports, port: Port) -> Port:
+    """Return the port at the layer norm after the residual sum of a block that ends at ``port``.
+
+    Raises :class:`BackboneError` if no layer norm follows.
+    """
+    path = ports.residual(port).norm
+    norm = next((norm for norm in ports if norm.kind == "norm" and norm.module == path), None)
+    if norm is None:
+        raise BackboneError(f"behind: in {ports.architecture!r} no layer norm follows {port.name}")
+    return norm
 
 
 def _configured(source: AdapterHubSource[BottleneckOptions]) -> list[Port]:
@@ -173,12 +188,17 @@ def first_layer(ln_before: bool) -> str:
     return "adapter_down.1" if ln_before else "adapter_down.0"
 
 
-def _own_norms(source: Source, port: Port, group: ModuleTensors) -> Named:
-    """Take the layer norms of a bottleneck; that before it is stored twice.
+def _beside_layers(source: Source, port: Port, group: ModuleTensors) -> Named:
+    """Take the gate and the layer norms of a bottleneck; the norm before it is stored twice.
 
     Raises :class:`UsageError` for two different copies.
     """
     norms: Named = {}
+    if source.options.use_gating:
+        norms = {
+            "gate_weight": group.taken("gate.weight", (1, port.outputs), "use_gating is on"),
+            "gate_bias": group.taken("gate.bias", (1,), "use_gating is on"),
+        }
     for place in ("before", "after"):
         if getattr(source.options, f"ln_{place}"):
             for part in ("weight", "bias"):
@@ -228,8 +248,11 @@ def _wiring(options: BottleneckOptions, backbone: Backbone, port: Port) -> dict[
         "activation": our_name(options.non_linearity, "the bottleneck"),
         "norm_before": options.ln_before,
         "norm_after": options.ln_after,
+        "norm_sum": options.ln_after and options.adapter_residual_before_ln and not options.is_parallel,
         "parallel": options.is_parallel,
         "dropout": options.dropout,
+        "text_gate": bool(options.use_gating),
+        "behind": False,
     }
     after, before = options.original_ln_after, options.original_ln_before
     if options.is_parallel:
@@ -243,9 +266,16 @@ def _wiring(options: BottleneckOptions, backbone: Backbone, port: Port) -> dict[
         raise refuse(
             "residual_before_ln post_add", "there is no layer norm before the bottleneck, so it has no meaning"
         )
+    if not after and normed:
+        if residual is True or not before:
+            raise refuse(
+                "a bottleneck with original_ln_after off",
+                "without original_ln_before, or with residual_before_ln true, the residual stream ends there",
+            )
+        return {**values, "behind": True, "onto": "sum" if residual == "post_add" else "output"}
     if not after:
-        if normed or onto != "sum":
-            raise refuse("a bottleneck with original_ln_after off", "the backbone always adds and norms")
+        if onto != "sum":
+            raise refuse("a bottleneck with original_ln_after off", "the residual stream ends there")
         onto = "output"  # the backbone itself adds the sum
     return {**values, "stream": before, "onto": onto}
 
@@ -270,6 +300,7 @@ PARTS = {
 NORM_PARTS = {
     f"{place}_{part}": f"adapter_norm_{place}.{part}" for place in ("before", "after") for part in ("weight", "bias")
 }
+GATE_PARTS = {"gate_weight": "gate.weight", "gate_bias": "gate.bias"}
 """Our names of the tensors -> those of the library."""
 
 
@@ -277,13 +308,14 @@ def to_adapterhub(
     options: Mapping[str, Any], target: AdapterHubTarget, parts: Mapping[str, str] = PARTS
 ) -> AdapterHubMethod:
     """Write bottlenecks; raise :class:`UsageError` for wiring that AdapterHub has no options for."""
-    ports = target.ports
+    places = _ends(target) if options["behind"] else dict(zip(target.ports, target.ports, strict=True))
+    ports = list(places)
     stored: Named = {}
     first = first_layer(options["norm_before"])
-    names = {name: part.replace(first_layer(False), first) for name, part in parts.items()} | NORM_PARTS
-    for port in ports:
+    names = {name: part.replace(first_layer(False), first) for name, part in parts.items()} | NORM_PARTS | GATE_PARTS
+    for port, acting in places.items():
         path = f"{target.model.block(port)}.adapters.{target.name}"
-        for name, tensor in target.tensors[port.name].items():
+        for name, tensor in target.tensors[acting.name].items():
             stored[f"{path}.{names[name]}"] = tensor
             if name.startswith("before_"):  # the library has this norm under two names
                 stored[f"{path}.{first_layer(False)}.{name.removeprefix('before_')}"] = tensor
@@ -302,11 +334,23 @@ def to_adapterhub(
     return AdapterHubMethod(config, stored)
 
 
+def _ends(target: AdapterHubTarget) -> dict[Port, Port]:
+    """Return the last linear layer of each block whose layer norm has a bottleneck, with the port of the norm."""
+    ports = target.backbone.ports
+    norms = {port.module: port for port in target.ports}
+    ends = [port for port in ports if port.kind == "linear" and port.role in FLAGS]
+    return {end: norms[path] for end in ends if (path := ports.residual(end).norm) in norms}
+
+
 def _library_wiring(options: Mapping[str, Any], backbone: Backbone, ports: list[Port]) -> dict[str, Any]:
     """Return AdapterHub's options for the input and the addition of a bottleneck."""
     wired = {"original_ln_before": False, "original_ln_after": True, "is_parallel": options["parallel"]}
-    wired |= {"residual_before_ln": True, "adapter_residual_before_ln": False}
+    wired |= {"residual_before_ln": True, "adapter_residual_before_ln": options["norm_sum"]}
     wired |= {"ln_before": options["norm_before"], "ln_after": options["norm_after"]}
+    wired |= {"use_gating": options["text_gate"]}
+    if options["behind"]:
+        onto = {"output": False, "sum": "post_add"}[options["onto"]]
+        return {**wired, "original_ln_before": True, "original_ln_after": False, "residual_before_ln": onto}
     if options["parallel"]:
         if not options["stream"] and not all(_reads_stream(backbone, port) for port in ports):
             raise refuse("this parallel bottleneck", "AdapterHub's reads the residual stream (train with --stream)")

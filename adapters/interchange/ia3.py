@@ -128,6 +128,8 @@ def from_adapterhub(source: AdapterHubSource[adapterhub.LoraOptions]) -> MethodW
     options = source.options
     placed = adapterhub.read_places(source)
     alpha = adapterhub.read_alpha(source)
+    if options.use_gating:
+        raise refuse("(IA)^3 with gates", "a gate weighs the whole factor, so an output would be divided by it")
     if options.r != 1 or options.use_dora:
         raise refuse("LoRA that scales", f"the library has it with r 1 and without DoRA; here r is {options.r}")
     tensors: dict[str, Named] = {}

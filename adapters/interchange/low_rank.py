@@ -17,6 +17,7 @@ from torch.nn import functional
 from adaptdock.plugins.contracts import Backbone, Port, Ports
 from adaptdock.plugins.toolkit.interchange import adapterhub_lora as adapterhub
 from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
+from adaptdock.plugins.toolkit.interchange.adapterhub import whole_model as adapterhub_whole_model
 from adaptdock.plugins.toolkit.interchange.changes import WeightChange
 from adaptdock.plugins.toolkit.interchange.peft import (
     HeadUpdate,
@@ -71,7 +72,7 @@ def from_peft(source: PeftSource[LoraOptions]) -> MethodWeights:
     finder, modules = Finder(backbone.ports, "LoRA"), tensors.modules(TUNED)
     embedded = next((module for module, group in modules.items() if "lora_embedding_A" in group), None)
     if embedded is not None:
-        raise refuse(f"LoRA at {embedded}", "the embeddings are no linear map, and no port")
+        raise refuse(f"LoRA at {embedded}", "the embeddings are not a linear map, and not a port")
     factors: dict[Port, Factors] = {}
     for module, port in place(source, modules, finder).items():
         update = _factors(options, modules[module], port, tensors.path)
@@ -80,6 +81,23 @@ def from_peft(source: PeftSource[LoraOptions]) -> MethodWeights:
         else:
             factors[port] = update
     return _weights(options, factors, _biases(source, factors, finder), backbone)
+
+
+def invoked_from_peft(source: PeftSource[LoraOptions]) -> MethodWeights:
+    """Read LoRA with invocation tokens (aLoRA), which PEFT has at linear layers of the body, without biases."""
+    options = source.options
+    for option, active in (
+        ("use_dora", options.use_dora),
+        ("lora_bias", options.lora_bias),
+        (f"bias {options.bias!r}", options.bias != "none"),
+    ):
+        if active:
+            raise refuse(f"LoRA with alora_invocation_tokens and {option}", "the method has neither biases nor lengths")
+    weights = from_peft(source)
+    if source.changes:
+        raise refuse(f"LoRA with alora_invocation_tokens at {next(iter(source.changes))}", "it is in the head")
+    values = {name: value for name, value in weights.options.items() if name != "bias"}
+    return MethodWeights({**values, "invocation": tuple(options.alora_invocation_tokens or ())}, weights.tensors)
 
 
 def _factors(options: LoraOptions, group: ModuleTensors, port: Port | None, path: Path) -> Factors:
@@ -249,6 +267,12 @@ def to_peft(options: Mapping[str, Any], target: PeftTarget) -> PeftAdapter:
     return PeftAdapter(config, stored)
 
 
+def invoked_to_peft(options: Mapping[str, Any], target: PeftTarget) -> PeftAdapter:
+    """Write LoRA with invocation tokens (aLoRA)."""
+    written = to_peft({**options, "bias": False}, target)
+    return PeftAdapter({**written.config, "alora_invocation_tokens": [*options["invocation"]] or None}, written.tensors)
+
+
 def _bias_options(
     options: Mapping[str, Any], target: PeftTarget, paths: Mapping[Port, str], stored: Named, through_b: bool
 ) -> dict[str, Any]:
@@ -292,9 +316,15 @@ def _update(path: str, update: HeadUpdate, config: Mapping[str, Any], stored: Na
 def from_adapterhub(source: AdapterHubSource[adapterhub.LoraOptions]) -> MethodWeights:
     """Read LoRA or DoRA; raise :class:`UsageError` for an option or a place that cannot be carried over."""
     options, backbone = source.options, source.backbone
+    if options.use_gating:
+        raise refuse("DoRA with gates", "the lengths of its rows are those of an update that is always the same")
     placed = adapterhub.read_places(source)
     alpha = adapterhub.read_alpha(source)
-    factors = {port: _adapterhub_factors(options, port, group, source.tensors.path) for port, group in placed.items()}
+    if options.vera:
+        factors = _shared_factors(source, placed)
+    else:
+        path = source.tensors.path
+        factors = {port: adapterhub_factors(options, port, group, path) for port, group in placed.items()}
     rank = max(down.shape[0] for down, _ in factors.values())
     scaling = alpha / options.r
     positive = scaling if scaling > 0 else 1.0  # our scale must be positive: B gets the sign
@@ -308,7 +338,34 @@ def from_adapterhub(source: AdapterHubSource[adapterhub.LoraOptions]) -> MethodW
     return MethodWeights(values | port_selection(backbone.ports, list(placed)), pairs)
 
 
-def _adapterhub_factors(
+def _shared_factors(
+    source: AdapterHubSource[adapterhub.LoraOptions], placed: Mapping[Port, ModuleTensors]
+) -> dict[Port, tuple[Tensor, Tensor]]:
+    """Return A and B of AdapterHub's VeRA, which has full matrices D and B' around the shared factors.
+
+    Its update ``B' B D A`` is LoRA with the factors A and ``B' B D``.
+    """
+    options, rank = source.options, source.options.r
+    if options.use_dora or options.use_gating:
+        raise refuse("VeRA with DoRA or gates", "here its factors are multiplied out, and become LoRA")
+    shared = adapterhub_whole_model(source, "shared_parameters")
+    if shared is None:
+        raise contradiction(source.tensors.path, "vera_d", options.vera_d, "shared_parameters", "is missing")
+    factors = {}
+    down, up = shared.take("lora_A").float(), shared.take("lora_B").float()
+    for port, group in placed.items():
+        if adapterhub.is_fused(port):
+            raise refuse(f"VeRA at {port.module}", "it is a fused map")
+        if tuple(down.shape) != (rank, port.inputs) or tuple(up.shape) != (port.outputs, rank):
+            shapes = f"{tuple(up.shape)} and {tuple(down.shape)}"
+            raise refuse(f"VeRA at {port.module}", f"its shared factors are {shapes}, and the rank is {rank}")
+        inner = group.taken("vera_D", (rank, rank), f"the rank is {rank}").float()
+        outer = group.taken("vera_B", (port.outputs, port.outputs), "it has a row for each output").float()
+        factors[port] = (down.clone(), outer @ up @ inner)
+    return factors
+
+
+def adapterhub_factors(
     options: adapterhub.LoraOptions, port: Port, group: ModuleTensors, path: Path
 ) -> tuple[Tensor, Tensor]:
     """Return A and B. A fused QKV map has separate factors for query, key and value, side by side."""

@@ -5,7 +5,7 @@ AdapterHub has a pool of such rows for each attention kind, of which each layer 
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from adaptdock.plugins.contracts import Backbone, Port
 from adaptdock.plugins.toolkit.activations import ACTIVATIONS
 from adaptdock.plugins.toolkit.interchange.activations import our_name
 from adaptdock.plugins.toolkit.interchange.adapterhub import (
+    GATED,
     AdapterHubMethod,
     AdapterHubSource,
     AdapterHubTarget,
@@ -25,20 +26,20 @@ from adaptdock.plugins.toolkit.interchange.adapterhub import (
 from adaptdock.plugins.toolkit.interchange.options import Count
 from adaptdock.plugins.toolkit.interchange.peft import PeftAdapter, PeftSource, PeftTarget, VirtualOptions
 from adaptdock.plugins.toolkit.interchange.peft_virtual import TABLE, read_table
-from adaptdock.plugins.toolkit.interchange.ports import config_of
+from adaptdock.plugins.toolkit.interchange.ports import config_of, ends
 from adaptdock.plugins.toolkit.interchange.tensors import ForeignTensors, MethodWeights, Named, contradiction, refuse
 
 PARTS = "prefix_key", "prefix_value"
 RELATIVE = "relative_attention_num_buckets"
 """An option of models with relative positions."""
+GATES = re.compile(r"(?P<module>.+)\.prefix_tuning\.prefix_gates\.[^.]+\.(?P<part>weight|bias)")
 POOLED = re.compile(r"(?:.*\.)?prefix_tunings\.(?P<adapter>[^.]+)\.(?P<place>\w+)\.(?P<part>(?:wte|control_trans).*)")
 
 
 class PrefixOptions(MethodOptions):
     """AdapterHub's options of prefix tuning."""
 
-    SILENT: ClassVar[frozenset[str]] = MethodOptions.SILENT | {"shared_gating"}
-
+    shared_gating: bool = True
     encoder_prefix: bool = True
     cross_prefix: bool = True
     flat: bool = False
@@ -66,6 +67,23 @@ def _table_of(ports: Sequence[Port], tensors: Mapping[str, Named]) -> Tensor:
 
 def _is_gated(options: Mapping[str, Any], tensors: Mapping[str, Named]) -> bool:
     return options["gate"] and any((parameters["prefix_gate"].abs() != 1).any() for parameters in tensors.values())
+
+
+def _gates(source: AdapterHubSource[PrefixOptions], ports: Sequence[Port]) -> dict[str, Named]:
+    """Take the gate of each port: weight (1 or 2, W) and bias (1 or 2)."""
+    count = 1 if source.options.shared_gating else 2
+    groups = source.tensors.modules(GATES)
+    gates: dict[str, Named] = {}
+    for port in ports:
+        group = next((groups[module] for module in groups if ends(module, port.module)), None)
+        if group is None:
+            raise contradiction(source.tensors.path, "use_gating", True, f"{port.module}.prefix_gates", "is missing")
+        reason = f"shared_gating is {source.options.shared_gating}"
+        gates[port.name] = {
+            "gate_weight": group.taken("weight", (count, source.backbone.width), reason),
+            "gate_bias": group.taken("bias", (count,), reason),
+        }
+    return gates
 
 
 # --------------------------------------------------------------------------------------------- PEFT
@@ -101,6 +119,8 @@ def to_peft(options: Mapping[str, Any], target: PeftTarget) -> PeftAdapter:
     """Write a prefix; raise :class:`UsageError` for one that PEFT's cannot equal."""
     if _is_gated(options, target.tensors):
         raise refuse("a gated prefix", "peft's prefix has no gates (train with --no-gate)")
+    if options["text_gates"]:
+        raise refuse("a prefix with gates of a text", "peft's prefix has none (train with --text-gates 0)")
     if not options["move"]:
         raise refuse("a prefix that leaves positions alone", "peft's moves the text behind it (train with --move)")
     ports = [target.port(name) for name in target.tensors]
@@ -141,12 +161,20 @@ def from_adapterhub(source: AdapterHubSource[PrefixOptions]) -> MethodWeights:
             raise contradiction(tensors.path, "leave_out", sorted(without), next(iter(pool.values()))[0], "is there")
         table = _table(options, pool, tensors, len(ports) * 2 * ports[0].heads * ports[0].key_width)
         pairs |= _pairs(table, ports, options.prefix_length)
+        if options.use_gating:
+            for name, gate in _gates(source, ports).items():
+                pairs[name] |= gate
     if source.model.masks_prefixes:
         source.notes.append(
             "the prefix acts as with AdapterHub's eager attention. Under sdpa, the library's default, it masks the "
             "prefix otherwise: an adapter that was trained so has other logits there"
         )
-    return MethodWeights({"length": options.prefix_length, "gate": False, "roles": tuple(pairs)}, pairs)
+    if options.use_gating:
+        source.notes.append(GATED)
+    gates = 0 if not options.use_gating else 1 if options.shared_gating else 2
+    return MethodWeights(
+        {"length": options.prefix_length, "gate": False, "text_gates": gates, "roles": tuple(pairs)}, pairs
+    )
 
 
 def _pools(tensors: ForeignTensors, name: str | None) -> dict[str, dict[str, list[str]]]:
@@ -254,9 +282,14 @@ def to_adapterhub(options: Mapping[str, Any], target: AdapterHubTarget) -> Adapt
         "non_linearity": "tanh",
         "bottleneck_size": 512,
         "dropout": 0.0,
-        "use_gating": False,
-        "shared_gating": True,
+        "use_gating": options["text_gates"] > 0,
+        "shared_gating": options["text_gates"] < 2,
     }
     front = f"prefix_tuning.prefix_tunings.{target.name}"
     tables = {place: _table_of(ports, target.tensors).flatten() for place, ports in placed.items()}
-    return AdapterHubMethod(config, {f"{front}.{place}.control_trans": table for place, table in tables.items()})
+    stored = {f"{front}.{place}.control_trans": table for place, table in tables.items()}
+    if options["text_gates"]:
+        for port in target.ports:
+            path = f"{port.module}.prefix_tuning.prefix_gates.{target.name}"
+            stored |= {f"{path}.{part}": target.tensors[port.name][f"gate_{part}"] for part in ("weight", "bias")}
+    return AdapterHubMethod(config, stored)

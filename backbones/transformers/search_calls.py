@@ -36,7 +36,7 @@ def reported(
 
 
 def _hook(half: str, handler: CallHandler, prompts: Tensor | None, shift: Tensor | None) -> Any:
-    thread = get_ident()
+    thread, read = get_ident(), dict[str, Tensor | None]()
 
     def before(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if get_ident() != thread:
@@ -45,7 +45,12 @@ def _hook(half: str, handler: CallHandler, prompts: Tensor | None, shift: Tensor
         main_input = _main_input(call)
         cache = call.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
-        handler(half, Layout(main_input.shape[0], partial(_positions, call, main_input.shape[1], past, prompts, shift)))
+        if not past:
+            token_ids = call.get("input_ids")
+            read["prompts"] = prompts if token_ids is None else token_ids
+        earlier = read.get("prompts") if past else None
+        compute = partial(_positions, call, main_input.shape[1], past, prompts, shift, earlier)
+        handler(half, Layout(main_input.shape[0], compute))
 
     return before
 
@@ -57,16 +62,26 @@ def _main_input(call: Mapping[str, Any]) -> Tensor:
 
 
 def _positions(
-    call: Mapping[str, Any], length: int, past: int, prompts: Tensor | None, shift: Tensor | None
+    call: Mapping[str, Any],
+    length: int,
+    past: int,
+    prompts: Tensor | None,
+    shift: Tensor | None,
+    earlier: Tensor | None,
 ) -> Positions:
-    """Return the positions that a call of ``length`` tokens reads, after ``past`` tokens in its cache."""
+    """Return the positions that a call of ``length`` tokens reads, after ``past`` tokens in its cache.
+
+    ``earlier`` (R, S) are the tokens that the first call read.
+    """
     token_ids, mask, main_input = call.get("input_ids"), call.get("attention_mask"), _main_input(call)
     rows = main_input.shape[0]
     if token_ids is None and prompts is not None:
         token_ids = prompts.repeat_interleave(rows // len(prompts), dim=0)
+    if earlier is not None:  # the beams of a row follow each other
+        earlier = earlier.repeat_interleave(rows // len(earlier), dim=0)
     if mask is None or mask.ndim != 2:
         mask = torch.ones(rows, past + length, dtype=torch.long, device=main_input.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     if shift is not None:
         positions = positions + shift.to(mask.device).repeat_interleave(rows // len(shift)).unsqueeze(1)
-    return Positions(mask[:, -length:], (positions * mask)[:, -length:], token_ids)
+    return Positions(mask[:, -length:], (positions * mask)[:, -length:], token_ids, earlier)

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -66,6 +66,14 @@ class _Pass:
         if like is None:
             return ForwardPass(rows, action.dropout, layout, copies, span)
         return ForwardPass(rows, action.dropout, layout, copies, span, like.shape[1], like.device)
+
+    def attention_pass(self, port: Port, action: Action, rows: int) -> ForwardPass:
+        """Return the forward pass at an attention port, with the input of the port that the site reads."""
+        source = action.site.source
+        if source is None:
+            return self.forward_pass(port, action, rows)
+        states = self.as_rows(source, self.inputs[source.name])[1]
+        return replace(self.forward_pass(port, action, rows, states), read=states)
 
     def as_rows(self, port: Port, tensor: Tensor) -> tuple[Rows, Tensor]:
         """Return the rows of a tensor and the tensor as (R, T, W), whatever its leading dimensions.
@@ -212,7 +220,8 @@ class OpenPorts:
             return []
         actions = batch.rows.repeated(rows // batch.rows.count).at(port)
         return [
-            action.method.prepend(action.parameters(None), batch.forward_pass(port, action, rows)) for action in actions
+            action.method.prepend(action.parameters(None), batch.attention_pass(port, action, rows))
+            for action in actions
         ]
 
 

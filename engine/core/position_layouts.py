@@ -35,12 +35,18 @@ def texts(inputs: Mapping[str, Tensor]) -> Layout:
     return Layout(inputs["attention_mask"].shape[0], lambda: _read(Batch(inputs)))
 
 
-def next_tokens(tokens: Tensor, numbers: Sequence[int]) -> dict[str, Layout]:
-    """Return the layouts of a generation step, which reads one token per row (R) at these positions."""
+def next_tokens(tokens: Tensor, numbers: Sequence[int], prompts: Sequence[Sequence[int]]) -> dict[str, Layout]:
+    """Return the layouts of a generation step, which reads one token per row (R) at these positions.
+
+    ``prompts`` are the tokens of each row that were read before the first step.
+    """
 
     def compute() -> Positions:
         positions = torch.tensor(numbers, device=tokens.device).unsqueeze(1)
-        return Positions(torch.ones_like(positions), positions, tokens.unsqueeze(1))
+        longest = max(map(len, prompts))
+        filled = [[*[-1] * (longest - len(prompt)), *prompt] for prompt in prompts]
+        prompt_ids = torch.tensor(filled, device=tokens.device)
+        return Positions(torch.ones_like(positions), positions, tokens.unsqueeze(1), prompt_ids)
 
     return dict.fromkeys((ENCODER, EMBEDDINGS), Layout(len(tokens), compute))
 

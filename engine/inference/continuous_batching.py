@@ -126,7 +126,9 @@ class Steps:
         if self._mixed is None:
             self._mixed = self._dock.mixed([text.row for text in self.texts])
         last_tokens = torch.tensor([text.tokens[-1] for text in self.texts], device=self._backbone.device)
-        laid_out = next_tokens(last_tokens, [text.position for text in self.texts])
+        laid_out = next_tokens(
+            last_tokens, [text.position for text in self.texts], [text.prompt for text in self.texts]
+        )
         with self._dock.ports.routed(self._mixed, {1}, laid_out):
             logits = self._continuation.append(last_tokens)
         self._write(self.texts, logits)

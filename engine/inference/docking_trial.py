@@ -8,7 +8,7 @@ from adaptdock.engine.core.forward import routed_lm_head
 from adaptdock.errors import MismatchError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.interchange.reference import Reference
-from adaptdock.plugins.contracts import Feature
+from adaptdock.plugins.contracts import Feature, Invoked
 
 TOKENS = ((5, 6, 7), (8, 5, 9))
 EXACT = {torch.float32: 1e-4, torch.float64: 1e-4}
@@ -32,7 +32,9 @@ def try_out(dock: DockedAdapters, adapter: AdapterFile) -> None:
 def effect(dock: DockedAdapters, adapter: AdapterFile) -> float:
     """Return the largest change of a hidden state, or of a logit at the LM head, by an adapter on a small batch."""
     name, backbone = dock.dock(adapter), dock.backbone
-    ids = torch.tensor(TOKENS, device=backbone.device)
+    methods = [part.method for part in dock.assembly(name).parts]
+    invocation = [token for method in methods if isinstance(method, Invoked) for token in method.invocation]
+    ids = torch.tensor([[*tokens, *invocation, tokens[0]] for tokens in TOKENS], device=backbone.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     results = []
     try:

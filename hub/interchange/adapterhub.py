@@ -33,6 +33,16 @@ def read_adapterhub(
     folder: Path, backbone: Backbone, name: str, labels: tuple[str, ...] = (), method: str | None = None
 ) -> Imported:
     """Read an adapter of AdapterHub for its backbone; see :func:`read_peft`."""
+    about, parts, notes = read_methods(folder, backbone, head_type(folder), method)
+    head, head_notes = read_head(folder, backbone, labels)
+    file = build(backbone, name, parts, head, origin(about))
+    return Imported(file, list(dict.fromkeys(notes + head_notes)))
+
+
+def read_methods(
+    folder: Path, backbone: Backbone, head: str | None, method: str | None = None
+) -> tuple[FolderOptions, list[Part], list[str]]:
+    """Return the configuration of a folder, the methods in it, and notes; ``head`` is the type of the head, if any."""
     path = folder / CONFIG
     about = FolderOptions.parse(read_json(path), path)
     if about.model_type not in (None, backbone.architecture):
@@ -42,27 +52,29 @@ def read_adapterhub(
     notes = base_note(about.model_name, backbone)
     tensors = cache(partial(read_tensors, folder, WEIGHTS))  # read once, after a valid configuration
     parts = [
-        _part(config, place, about, path, tensors, backbone, notes, method, head_type(folder))
+        _part(config, place, about, path, tensors, backbone, notes, method, head)
         for config, place in single_methods(about, path)
     ]
     notes += unknown_notes(about.unknown, "AdapterHub")
     if tensors().unused:
         raise refuse(f"the tensor {next(iter(tensors().unused))!r}", "no option in the configuration explains it")
-    head, head_notes = read_head(folder, backbone, labels)
-    notes += head_notes
     if backbone.architecture in OTHERWISE:
         notes.append(
             f"the library's own {backbone.architecture} has other hidden states than that of transformers, with no "
             f"adapter at all: logits differ from the library's by as much"
         )
-    origin = {
+    return about, parts, notes
+
+
+def origin(about: FolderOptions) -> dict[str, Any]:
+    """Return what a configuration says of its adapter, for the card."""
+    values = {
         "library": "adapters",
         "version": about.version,
         "class": about.model_class,
         "base_model": about.model_name,
     }
-    file = build(backbone, name, parts, head, {key: value for key, value in origin.items() if value})
-    return Imported(file, notes)
+    return {key: value for key, value in values.items() if value}
 
 
 def _part(

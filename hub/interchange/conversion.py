@@ -6,6 +6,8 @@ from adaptdock.errors import FileError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.interchange.adapterhub import is_adapterhub, read_adapterhub
 from adaptdock.hub.interchange.adapterhub_export import write_adapterhub
+from adaptdock.hub.interchange.adapterhub_setup import FUSION, is_setup, read_setup
+from adaptdock.hub.interchange.gguf_export import write_gguf
 from adaptdock.hub.interchange.incoming import Imported
 from adaptdock.hub.interchange.outgoing import Outgoing
 from adaptdock.hub.interchange.peft import is_peft, library_reference, read_peft
@@ -14,10 +16,10 @@ from adaptdock.hub.interchange.reference import Reference
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.toolkit.interchange.tensors import refuse
 
-CONFIG, FUSION = "adapter_config.json", "adapter_fusion_config.json"
+CONFIG = "adapter_config.json"
 SHOWN = 5
 """Largest number of folders in a message."""
-FORMATS = {"peft": write_peft, "adapterhub": write_adapterhub}
+FORMATS = {"peft": write_peft, "adapterhub": write_adapterhub, "gguf": write_gguf}
 
 
 def import_adapter(
@@ -29,6 +31,10 @@ def import_adapter(
     without an adapter or with damage, and :class:`UsageError` with the reason for an unsupported adapter.
     """
     check_foreign(folder)
+    if is_setup(folder):
+        if method is not None:
+            raise UsageError(f"{folder} is a setup of several adapters, each with its own method; leave --method out")
+        return read_setup(folder, backbone, name, labels)
     read = read_peft if is_peft(folder) else read_adapterhub
     return read(folder, backbone, name, labels, method)
 
@@ -37,8 +43,16 @@ def check_foreign(folder: Path) -> None:
     """Raise :class:`FileError` or :class:`UsageError` for a path that is not a folder with an adapter of a library."""
     if not folder.is_dir():
         raise FileError(folder, "there is no such folder; an adapter of peft or AdapterHub is one")
-    if not is_peft(folder) and not is_adapterhub(folder):
+    if not is_setup(folder) and not is_peft(folder) and not is_adapterhub(folder):
         raise _no_adapter(folder)
+
+
+def foreign_folders(folder: Path) -> list[Path]:
+    """Return the folders of adapters inside a folder that is not an adapter itself, by name."""
+    if not folder.is_dir() or is_setup(folder) or (folder / CONFIG).exists():
+        return []
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [path for path in inside if (path / CONFIG).is_file() or is_setup(path)]
 
 
 def library_result(folder: Path, backbone: Backbone) -> Reference:
@@ -56,7 +70,7 @@ def _no_adapter(folder: Path) -> UsageError:
     if (folder / FUSION).is_file():
         return refuse(
             f"the AdapterFusion in {folder}",
-            "it combines several adapters, whose files are elsewhere. Import each of them, and train the fusion here",
+            "it combines several adapters, whose files are elsewhere. Save them together with save_adapter_setup",
         )
     if (folder / CONFIG).is_file():
         return UsageError(f"{folder} holds no adapter of peft or AdapterHub: its {CONFIG} is neither's")

@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from adaptdock.errors import FileError
 from adaptdock.hub.artefact import strict_json
-from adaptdock.hub.artefact.card import BackboneEntry, Card, PluginEntry, Preprocessing
+from adaptdock.hub.artefact.card import BackboneEntry, BaseEntry, Card, PluginEntry, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.interchange.reference import Reference
 from adaptdock.plugins import registry
@@ -103,15 +103,21 @@ def plugin_entry(kind: registry.Kind, name: str, options: Mapping[str, Any]) -> 
 
 
 def build(
-    backbone: Backbone, name: str, parts: Sequence[Part], head: Headed, origin: Mapping[str, Any], description: str = ""
+    backbone: Backbone,
+    name: str,
+    parts: Sequence[Part],
+    head: Headed,
+    origin: Mapping[str, Any],
+    description: str = "",
+    lower: Sequence[tuple[str, Sequence[Part]]] = (),
 ) -> AdapterFile:
-    """Build an adapter file in memory from methods and head, in the precision of their tensors."""
-    tensors = {
-        f"{port}.{parameter}": tensor.contiguous()
-        for part in parts
-        for port, parameters in part.weights.tensors.items()
-        for parameter, tensor in parameters.items()
-    }
+    """Build an adapter file in memory from methods and head, in the precision of their tensors.
+
+    ``lower`` are the adapters below in a stack, lowest first, with their names.
+    """
+    tensors = _tensors(parts, "")
+    for depth, (_, lower_parts) in enumerate(lower):
+        tensors |= _tensors(lower_parts, f"on.{depth}.")
     tensors |= {f"head.{parameter}": tensor.contiguous() for parameter, tensor in head.tensors.items()}
     huge = next((key for key, tensor in tensors.items() if not tensor.isfinite().all()), None)
     if huge is not None:
@@ -119,7 +125,11 @@ def build(
     card = Card(
         name=name,
         task=plugin_entry("task", head.task, head.options),
-        methods=[plugin_entry("method", part.method, part.weights.options) for part in parts],
+        on=[
+            BaseEntry(name=lower_name, methods=_entries(lower_parts), reads=_reads(head))
+            for lower_name, lower_parts in lower
+        ],
+        methods=_entries(parts),
         backbone=BackboneEntry(
             id=backbone.id,
             revision=backbone.revision,
@@ -137,3 +147,23 @@ def build(
         description=description,
     )
     return AdapterFile(card, tensors)
+
+
+def _tensors(parts: Sequence[Part], prefix: str) -> Named:
+    return {
+        f"{prefix}{port}.{parameter}": tensor.contiguous()
+        for part in parts
+        for port, parameters in part.weights.tensors.items()
+        for parameter, tensor in parameters.items()
+    }
+
+
+def _entries(parts: Sequence[Part]) -> list[PluginEntry]:
+    return [plugin_entry("method", part.method, part.weights.options) for part in parts]
+
+
+def _reads(head: Headed) -> Literal["encoder", "decoder"]:
+    """Return the half of the model that a head reads."""
+    plugin = registry.load("task", head.task)
+    reads: Literal["encoder", "decoder"] = plugin(plugin.Options.model_validate(head.options)).head().reads
+    return reads

@@ -4,12 +4,13 @@ from typing import Any
 
 from adaptdock.errors import UsageError
 from adaptdock.plugins import registry
-from adaptdock.plugins.contracts import AdapterHubInterchange, PeftInterchange, WeightInterchange
+from adaptdock.plugins.contracts import AdapterHubFusion, AdapterHubInterchange, PeftInterchange, WeightInterchange
 
-Ability = type[PeftInterchange] | type[AdapterHubInterchange] | type[WeightInterchange]
+Ability = type[PeftInterchange] | type[AdapterHubInterchange] | type[AdapterHubFusion] | type[WeightInterchange]
 LIBRARIES: dict[Ability, str] = {
     PeftInterchange: "peft",
     AdapterHubInterchange: "AdapterHub",
+    AdapterHubFusion: "AdapterHub's fusion",
     WeightInterchange: "changes of weights",
 }
 

@@ -15,7 +15,7 @@ from adaptdock.hub.interchange import effective_weights, head_layouts
 from adaptdock.hub.interchange.incoming import Headed, Part
 from adaptdock.hub.interchange.method_walk import readers
 from adaptdock.hub.interchange.peft_heads import check_unused, guessed_kind, is_head, read_head
-from adaptdock.hub.interchange.peft_library import attach, base_model, check_fixed, silent
+from adaptdock.hub.interchange.peft_library import attach, base_model, check_fixed, check_known, silent
 from adaptdock.hub.interchange.reference import Reference, reference
 from adaptdock.plugins.contracts import Backbone, Port, WeightInterchange
 from adaptdock.plugins.toolkit.interchange.peft import IMPLIED, PeftOptions, PeftSource
@@ -46,6 +46,8 @@ def convert(
     place in an adapter file.
     """
     notes: list[str] = []
+    check_known(values)
+    check_fixed(values)
     kind, classes, tuned = put_on(values, path, tensors, backbone, notes)
     expected = result_of(tuned, kind)
     changes, rest = _read(base_model(backbone, kind, classes), tuned.get_base_model(), backbone)
@@ -65,7 +67,7 @@ def put_on(
     values: Mapping[str, Any], path: Path, tensors: Named, backbone: Backbone, notes: list[str]
 ) -> "tuple[str, int, Any]":
     """Return the task type, the number of classes of a saved head, and the library's model with the adapter."""
-    check_fixed(values)
+    check_known(values)
     options = PeftOptions.parse(values, path.with_name("adapter_config.json"))
     stored = ForeignTensors(path, tensors)
     kind = options.task_type or guessed_kind(options, backbone, stored, _prefixes(tensors), notes)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from adaptdock.hub.artefact.atomic import atomic_folder
 from adaptdock.hub.interchange import head_layouts
 from adaptdock.hub.interchange.head_layouts import CLASSES
+from adaptdock.hub.interchange.lora_servers import serving_notes
 from adaptdock.hub.interchange.merged_changes import merged_changes
 from adaptdock.hub.interchange.method_walk import readers
 from adaptdock.hub.interchange.outgoing import Outgoing, refuse_head
 from adaptdock.plugins.contracts import PeftInterchange, WeightInterchange
 from adaptdock.plugins.toolkit import heads
-from adaptdock.plugins.toolkit.interchange.peft import HeadUpdate, PeftTarget
+from adaptdock.plugins.toolkit.interchange.peft import HeadUpdate, PeftAdapter, PeftTarget
 from adaptdock.plugins.toolkit.interchange.tensors import Named, refuse
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def write_peft(out: Outgoing, folder: Path) -> list[str]:
 
     The folder is written atomically.
     """
-    method, parameters = _one_method(out)
+    method, parameters = _one_method(out, merged=False)
     kind = _task_type(out)
     skeleton = _skeleton(out, kind)
     front = _front(out, skeleton)
@@ -54,16 +55,25 @@ def write_peft(out: Outgoing, folder: Path) -> list[str]:
     root = WRAPPED if adapter.prompt_learning else ROOT
     tensors = {f"{root}{name}": tensor for name, tensor in tensors.items()}
     tensors |= {f"{'' if adapter.prompt_learning else ROOT}{name}": tensor for name, tensor in adapter.tensors.items()}
+    tensors |= adapter.shared
     _write(folder, config, tensors, _readme(out, kind))
-    return out.notes
+    return [*out.notes, *serving_notes(config, tensors)]
 
 
-def _one_method(out: Outgoing) -> tuple[PeftInterchange, Mapping[str, Named]]:
+def peft_adapter(out: Outgoing, merged: bool) -> PeftAdapter:
+    """Return the methods of an adapter in the format of peft, without its head; ``merged`` asks for LoRA of them."""
+    method, parameters = _one_method(out, merged)
+    kind = _task_type(out)
+    skeleton = _skeleton(out, kind)
+    return method.to_peft(PeftTarget(out.backbone, parameters, kind, skeleton, _front(out, skeleton)))
+
+
+def _one_method(out: Outgoing, merged: bool) -> tuple[PeftInterchange, Mapping[str, Named]]:
     """Return the only method of an adapter, with its parameters; or else a method for the merged change.
 
     Raises :class:`UsageError` for methods that peft lacks and that cannot be merged.
     """
-    if len(out.parts) == 1 and isinstance(out.parts[0].method, PeftInterchange):
+    if not merged and len(out.parts) == 1 and isinstance(out.parts[0].method, PeftInterchange):
         return out.parts[0].method, out.parts[0].tensors
     changes = merged_changes(out)
     exchanged = {plugin.name for plugin, _ in readers(PeftInterchange, None)}

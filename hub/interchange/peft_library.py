@@ -62,7 +62,15 @@ def silent() -> Iterator[None]:
 
 
 def check_fixed(values: Mapping[str, Any]) -> None:
-    """Raise :class:`UsageError` for an effect that is not a fixed change of weights, or an unknown option."""
+    """Raise :class:`UsageError` for an effect that is not a fixed change of weights."""
+    kind = str(values.get("peft_type"))
+    for option, why in CHANGING.items():
+        if values.get(option):
+            raise refuse(f"{kind} with {option}", why)
+
+
+def check_known(values: Mapping[str, Any]) -> None:
+    """Raise :class:`UsageError` for a type or an option that the installed library cannot put on a model exactly."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     kind = str(values.get("peft_type"))
@@ -71,9 +79,6 @@ def check_fixed(values: Mapping[str, Any]) -> None:
     config = PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
     if config is None:
         raise refuse(f"the PEFT type {kind}", "the installed peft does not know it. Install a newer peft")
-    for option, why in CHANGING.items():
-        if values.get(option):
-            raise refuse(f"{kind} with {option}", why)
     start = values.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(STARTS):
         raise refuse(

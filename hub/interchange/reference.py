@@ -1,5 +1,6 @@
 """What the other library computes on a small batch, to compare an import with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +19,21 @@ class Reference:
     logits: "Tensor"
 
 
-def probe_inputs(model: "nn.Module", padded: bool) -> "dict[str, Tensor]":
-    """Return random tokens for a model of transformers, padded on the right if asked; for a decoder, answers too."""
+def probe_inputs(model: "nn.Module", padded: bool, front: Sequence[int] = ()) -> "dict[str, Tensor]":
+    """Return random tokens for a model of transformers, padded on the right if asked; for a decoder, answers too.
+
+    ``front`` are the first tokens of each text.
+    """
     import torch
 
     config: Any = model.config
     words = int(config.get_text_config().vocab_size)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(min(FIRST, words - 1), words, (ROWS, LENGTH), generator=generator)
+    tokens = torch.cat([torch.tensor(front, dtype=torch.long).expand(ROWS, -1), tokens], dim=1)
     mask = torch.ones_like(tokens)
     for row in range(1, ROWS if padded else 1):
-        mask[row, LENGTH - 2 * row :] = 0
+        mask[row, len(front) + LENGTH - 2 * row :] = 0
     padding = getattr(config, "pad_token_id", None) or 0
     inputs = {"input_ids": torch.where(mask.bool(), tokens, padding), "attention_mask": mask}
     if config.is_encoder_decoder:
@@ -43,9 +48,11 @@ def reference(model: "nn.Module", kind: str, padded: bool = True) -> Reference:
     """
     import torch
 
-    inputs = probe_inputs(model, padded)
+    configs = list(getattr(model, "peft_config", {}).values())
+    invocation = [token for config in configs for token in getattr(config, "alora_invocation_tokens", None) or ()]
+    inputs = probe_inputs(model, padded, invocation)
     tasks: dict[str, Any] = {}
-    if any(config.peft_type == "MULTITASK_PROMPT_TUNING" for config in getattr(model, "peft_config", {}).values()):
+    if any(config.peft_type == "MULTITASK_PROMPT_TUNING" for config in configs):
         tasks["task_ids"] = torch.zeros(ROWS, dtype=torch.long)
     with torch.no_grad():
         output = model(**inputs, **tasks)

@@ -50,7 +50,7 @@ def test_the_method_that_reads_an_adapter_can_be_named(adapt: Adapt, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["gating"], 2, "gating"),
+        (["inv_gpt2"], 2, "an adapter for gpt2"),
         (["nothing"], 1, "no such folder"),
         (["seqbn", "--labels", "a,b"], 2, "3 classes"),
     ],
@@ -100,7 +100,9 @@ def test_texts_need_a_tokenizer_and_the_error_says_so(adapt: Adapt) -> None:
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning", "ignore::UserWarning")
 def test_an_import_through_the_library_is_compared_and_a_large_file_is_asked_for(adapt: Adapt, tmp_path: Path) -> None:
     base = base_model(tmp_path, "bert", "SEQ_CLS")
-    folder = adapter_folder(case("OFT", "bert", "SEQ_CLS", "", target_modules=["query"]), base, tmp_path / "oft")
+    folder = adapter_folder(
+        case("OFT", "bert", "SEQ_CLS", "", target_modules=["query"], bias="oft_only"), base, tmp_path / "oft"
+    )
     refused = adapt("import", folder, "--backbone", base, "-o", "oft.safetensors", "--largest", "0.001")
     refused.failed(2, "0.0131 MB", "--largest")
     assert not (tmp_path / "oft.safetensors").exists()
@@ -116,3 +118,28 @@ def test_an_import_through_the_library_is_compared_and_a_large_file_is_asked_for
     assert "compared" in checked.out
     hub = adapt("import", FIXTURES / "lora", "--backbone", BASE, "-o", "hub.safetensors", "--check")
     hub.failed(2, "only adapters of peft can be compared")
+
+
+def test_a_folder_of_adapters_is_imported_with_a_table(adapt: Adapt, tmp_path: Path) -> None:
+    for name in ("lora", "unipelt", "reft"):
+        shutil.copytree(FIXTURES / name, tmp_path / "all" / name)
+    shutil.copytree(FIXTURES.parent / "adapterhub_setups" / "stack", tmp_path / "all" / "stack")
+    (tmp_path / "all" / "notes").mkdir()
+    done = adapt("import", "all", "--backbone", BASE, "-o", "files")
+    assert done.status == 1
+    assert [line.split()[0] for line in done.out.splitlines()[1:]] == ["lora", "reft", "stack", "unipelt"]
+    assert "bottleneck and gated-lora and prefix" in done.out
+    assert "reft: the architecture reft" in done.err
+    assert "1 of 4 adapters are refused" in done.err
+    assert sorted(path.name for path in (tmp_path / "files").iterdir()) == [
+        f"{name}.safetensors" for name in ("lora", "stack", "unipelt")
+    ]
+    again = adapt("import", "all", "--backbone", BASE, "-o", "files", "--json")
+    rows = json.loads(again.out)["adapters"]
+    assert (again.status, [row["result"] for row in rows]) == (1, ["refused"] * 4)
+    assert "--overwrite" in rows[0]["error"]
+    shutil.rmtree(tmp_path / "all" / "reft")
+    assert adapt("import", "all", "--backbone", BASE, "-o", "files", "--overwrite").status == 0
+    adapt("import", "all", "--backbone", BASE, "-o", "files", "--name", "x").failed(2, "--name names one adapter")
+    (tmp_path / "file").write_text("")
+    adapt("import", "all", "--backbone", BASE, "-o", "file").failed(2, "--output names a folder")

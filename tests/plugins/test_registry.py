@@ -55,6 +55,7 @@ def test_a_broken_plugin_is_named_and_breaks_nothing_else(site: Path) -> None:
     with pytest.raises(PluginError, match=r"'broken' of acme-broken 1\.2 cannot be imported.*ZeroDivisionError"):
         registry.load("method", "broken")
     built_in = {"bottleneck", "dora", "features", "full", "fusion", "ia3", "lora", "mam", "prefix", "prompt"}
+    built_in |= {"alora", "boft", "gated-lora", "oft", "unipelt", "vera"}
     built_in |= {"adalora", "bitfit", "compacter", "embedding-lora", "invertible", "loha", "lokr", "loreft", "norms"}
     assert {plugin.name for plugin, _ in registry.usable("method")} == built_in
     assert not registry.state(registry.find("method", "exits"), check=True).usable

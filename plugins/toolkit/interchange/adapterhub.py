@@ -10,6 +10,12 @@ from adaptdock.plugins.ports import Port
 from adaptdock.plugins.toolkit.interchange.options import ForeignOptions, Index, Rate
 from adaptdock.plugins.toolkit.interchange.tensors import ForeignTensors, ModuleTensors, Named, contradiction, refuse
 
+GATED = (
+    "the gates are means over the positions of a text. In the library they are means over all positions of a batch, so "
+    "texts with padding have other logits there"
+)
+"""The note for adapters with gates that are computed from a text."""
+
 
 class MethodOptions(ForeignOptions):
     """Options common to several methods."""
@@ -29,8 +35,6 @@ class MethodOptions(ForeignOptions):
 
     def check_carried(self, what: str) -> None:
         """Raise :class:`UsageError` for an option that changes the computation in an unsupported way."""
-        if self.use_gating:
-            raise refuse("gating", "its gate is a mean over all positions of a batch, padding included")
         for option, why in self.ACTIVE.items():
             if self.value(option):
                 raise refuse(f"{what} with {option}", why)

@@ -43,6 +43,11 @@ class LoraOptions(MethodOptions):
     vera_b: Real | None = None
 
     @property
+    def vera(self) -> bool:
+        """Whether all layers share their factors (VeRA)."""
+        return self.vera_d is not None or self.vera_b is not None
+
+    @property
     def thirds(self) -> list[int]:
         """The indices of the adapted maps (query, key, value), by their order in a fused map."""
         return [number for number, name in enumerate("qkv") if name in self.attn_matrices]
@@ -51,8 +56,6 @@ class LoraOptions(MethodOptions):
 def read_places(source: AdapterHubSource[LoraOptions]) -> dict[Port, ModuleTensors]:
     """Return the tensors at each port; raise :class:`UsageError` if the configuration has other places."""
     source.options.check_carried("LoRA")
-    if source.options.vera_d is not None or source.options.vera_b is not None:
-        raise refuse("VeRA", "adaptdock has no such method")
     finder = Finder(source.backbone.ports, "LoRA")
     placed: dict[Port, ModuleTensors] = {}
     for module, group in owned(source, "loras").items():

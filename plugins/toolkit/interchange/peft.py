@@ -231,12 +231,14 @@ class PeftTarget:
 class PeftAdapter:
     """A method in the format of PEFT: configuration, and tensors by the paths in the base model.
 
-    ``prompt_learning`` is PEFT's term for adapters that change the input and wrap no modules.
+    ``prompt_learning`` is PEFT's term for adapters that change the input and wrap no modules. ``shared`` tensors
+    belong to no module, and have their full names.
     """
 
     config: dict[str, Any]
     tensors: Named
     prompt_learning: bool = False
+    shared: Named = field(default_factory=dict)
 
 
 def whole_number(number: float) -> float:

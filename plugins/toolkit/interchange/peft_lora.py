@@ -10,9 +10,8 @@ from adaptdock.plugins.toolkit.interchange.tensors import refuse
 
 CHANGING = {
     "use_qalora": "it pools what goes into A by groups",
-    "alora_invocation_tokens": "it acts only behind certain tokens",
     "layer_replication": "it repeats layers of the model",
-    "target_parameters": "it acts on parameters that are no linear maps",
+    "target_parameters": "it acts on parameters that are not linear maps",
     "trainable_token_indices": "it replaces embeddings of single tokens",
     "use_bdlora": "its factors are stored as blocks",
     "arrow_config": "it routes each token among several adapters",
@@ -42,14 +41,35 @@ Layers = Annotated[str, AfterValidator(_checked_layers)]
 """A name or expression before the number of a layer."""
 
 
-class PatternOptions(TunerOptions):
-    """Options of types with a rank and an alpha that can differ by module, in selected layers."""
+class LayerOptions(TunerOptions):
+    """Options of types that can act in selected layers."""
+
+    layers_to_transform: list[Index] | Index | None = None
+    layers_pattern: list[Layers] | Layers | None = None
+
+    def _targeted(self, targets: list[str] | str, module: str) -> bool:
+        if not selects(targets, module):
+            return False
+        wanted = self.layers_to_transform
+        if isinstance(targets, str) or module in targets or wanted is None or wanted == []:
+            return True
+        number = self._layer(module)
+        return number is not None and number in map(str, wanted if isinstance(wanted, list) else [wanted])
+
+    def _layer(self, module: str) -> str | None:
+        """Return the layer number in a path, or None."""
+        names = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
+        expressions = [_layer_pattern(name) for name in names or () if name] or [ANY_LAYER]
+        match = next(filter(None, (compiled(expression).match(module) for expression in expressions)), None)
+        return None if match is None else match["number"]
+
+
+class PatternOptions(LayerOptions):
+    """Options of types with a rank and an alpha that can differ by module."""
 
     r: Count = 8
     rank_pattern: dict[Ending, Count] | None = None
     alpha_pattern: dict[Ending, Real] | None = None
-    layers_to_transform: list[Index] | Index | None = None
-    layers_pattern: list[Layers] | Layers | None = None
 
     @property
     def common_alpha(self) -> float:
@@ -71,22 +91,6 @@ class PatternOptions(TunerOptions):
                 return float(value)
         return default
 
-    def _targeted(self, targets: list[str] | str, module: str) -> bool:
-        if not selects(targets, module):
-            return False
-        wanted = self.layers_to_transform
-        if isinstance(targets, str) or module in targets or wanted is None or wanted == []:
-            return True
-        number = self._layer(module)
-        return number is not None and number in map(str, wanted if isinstance(wanted, list) else [wanted])
-
-    def _layer(self, module: str) -> str | None:
-        """Return the layer number in a path, or None."""
-        names = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
-        expressions = [_layer_pattern(name) for name in names or () if name] or [ANY_LAYER]
-        match = next(filter(None, (compiled(expression).match(module) for expression in expressions)), None)
-        return None if match is None else match["number"]
-
 
 class LoraOptions(PatternOptions):
     """Options of LoRA and DoRA."""
@@ -105,6 +109,7 @@ class LoraOptions(PatternOptions):
     lora_bias: bool | None = False
     bias: str = Field("none", pattern="^(none|all|lora_only)$")
     init_lora_weights: bool | str | None = True
+    alora_invocation_tokens: list[Index] | None = None
 
     @property
     def common_alpha(self) -> float:

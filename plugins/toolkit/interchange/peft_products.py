@@ -1,4 +1,4 @@
-"""PEFT's configuration and tensors of LoHa and LoKr, whose updates are products of factors."""
+"""PEFT's configuration of LoHa and LoKr, and the tensors of types that keep some at each adapted layer."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,14 @@ from typing import ClassVar
 
 from adaptdock.plugins.ports import Port
 from adaptdock.plugins.toolkit.interchange.options import Rate, Real
-from adaptdock.plugins.toolkit.interchange.peft import PeftAdapter, PeftOptions, PeftSource, PeftTarget, place
+from adaptdock.plugins.toolkit.interchange.peft import (
+    PeftAdapter,
+    PeftOptions,
+    PeftSource,
+    PeftTarget,
+    TunerOptions,
+    place,
+)
 from adaptdock.plugins.toolkit.interchange.peft_lora import PatternOptions
 from adaptdock.plugins.toolkit.interchange.ports import Finder
 from adaptdock.plugins.toolkit.interchange.tensors import ModuleTensors, Named, refuse
@@ -34,7 +41,7 @@ class ProductOptions(PatternOptions):
         return self.alpha
 
 
-def read_places(source: PeftSource[ProductOptions], prefix: str, owner: str) -> dict[Port, ModuleTensors]:
+def read_places(source: PeftSource[TunerOptions], prefix: str, owner: str) -> dict[Port, ModuleTensors]:
     """Return the tensors at each port; raise :class:`UsageError` for tensors at a head or at another place."""
     finder = Finder(source.backbone.ports, owner)
     pattern = re.compile(rf"(?P<module>.+)\.(?P<part>{prefix}\w+)")
@@ -42,18 +49,23 @@ def read_places(source: PeftSource[ProductOptions], prefix: str, owner: str) -> 
     placed: dict[Port, ModuleTensors] = {}
     for module, port in place(source, modules, finder).items():
         if port is None:
-            raise refuse(f"{owner} at {module}", "it is in the head, which has no factors here")
+            raise refuse(f"{owner} at {module}", "it is in the head, where the method does not act")
         placed[port] = modules[module]
     return placed
 
 
-def write_places(target: PeftTarget, kind: str, parts: Mapping[str, str], values: Mapping[str, object]) -> PeftAdapter:
-    """Write the parameters at each port under PEFT's names; ``parts`` maps ours to theirs."""
+def write_places(
+    target: PeftTarget, kind: str, parts: Mapping[str, str], values: Mapping[str, object], convolutions: bool = False
+) -> PeftAdapter:
+    """Write the parameters at each port under PEFT's names; ``parts`` maps ours to theirs.
+
+    ``convolutions``: whether PEFT has this type at layers that store (inputs, outputs), too.
+    """
     stored: Named = {}
     paths: list[str] = []
     for name, parameters in target.tensors.items():
         path = target.path(target.port(name))
-        if target.is_conv(path):
+        if target.is_conv(path) and not convolutions:
             raise refuse(f"{kind} at {path}", "peft has it at linear layers that store (outputs, inputs) only")
         paths.append(path)
         stored |= {f"{path}.{parts[part]}": tensor for part, tensor in parameters.items()}

@@ -22,6 +22,7 @@ from adaptdock.plugins.contracts import Backbone, LoadOptions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:peft"),  # BOFT without CUDA, VeRA without its matrices
     pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning"),
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*Found missing adapter keys.*:UserWarning"),
@@ -119,7 +120,7 @@ def changed(folder: Path, **changes: Any) -> None:
         ({"peft_type": "LOHA"}, "LOHA"),
         ({"peft_type": ["LORA"]}, "PEFT type"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
-        ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens"),
+        ({"alora_invocation_tokens": [5], "lora_bias": True}, "alora_invocation_tokens and lora_bias"),
         ({"trainable_token_indices": [5]}, "it has no tensor .*trainable_token"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
         ({"task_type": "QUESTION_ANS"}, "qa_outputs"),

@@ -1,0 +1,1 @@
+"""RoAd, a method for adaptdock."""

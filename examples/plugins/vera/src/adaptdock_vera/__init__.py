@@ -1,1 +1,0 @@
-"""VeRA, a method for adaptdock."""
