@@ -188,8 +188,8 @@ def check(dock: DockedAdapters, adapter: AdapterFile, prepared: Prepared) -> Non
     change = changed_response(dock, adapter, prepared)
     if change is not None:
         raise ProbeError(
-            f"the adapter {adapter.card.name!r} is refused: {change}. {REASON} To use it anyway: --no-probes (in Python "
-            f"probes=False)."
+            f"the adapter {adapter.card.name!r} is refused: {change}. {REASON} To use it anyway: --no-probes (in "
+            f"Python probes=False)."
         )
     (outcome,) = ask(dock, [prepared])
     if outcome is None or outcome.good:

@@ -8,7 +8,7 @@ of unit variance (weights: of unit length per output).
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -51,10 +51,8 @@ def responses(assembly: Assembly, tensors: Mapping[str, Tensor], backbone: Backb
                 continue
         head = {name: weights[f"{HEAD}.{name}"] for name in assembly.head.parameters(assembly.width)}
         if head and assembly.head.over == "hidden" and not assembly.head.row_inputs:
-            try:
+            with suppress(Exception):  # as above
                 entries[HEAD] = _summary([_of_head(assembly.head, head, assembly.width)])
-            except Exception:  # as above
-                pass
     return entries
 
 
@@ -148,8 +146,8 @@ def _summary(parts: Sequence[Tensor]) -> list[float]:
         numbers = part.double().flatten()
         root = math.sqrt(max(1, len(numbers)))
         summary.append(float(numbers.norm()) / root)
-        for number in range(PROJECTIONS):
-            summary.append(float(numbers @ _fixed((len(numbers),), 2 + number).double()) / root)
+        directions = (_fixed((len(numbers),), 2 + number).double() for number in range(PROJECTIONS))
+        summary += [float(numbers @ direction) / root for direction in directions]
     return summary
 
 

@@ -1,8 +1,8 @@
 """The adapter file, format 1: one safetensors file whose header carries the card.
 
-Header metadata: ``format``, ``format_version``, ``card`` (JSON), ``probes`` and ``responses`` (JSON) if the card has any,
-and ``sha256`` of all the rest. Golden probes are not in the card's JSON, so that older releases can read the card; nor
-are responses in the probes' JSON.
+Header metadata: ``format``, ``format_version``, ``card`` (JSON), ``probes`` and ``responses`` (JSON) if the card has
+any, and ``sha256`` of all the rest. Golden probes are not in the card's JSON, so that older releases can read the card;
+nor are responses in the probes' JSON.
 """
 
 import hashlib
