@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 # every test process, and every program that a test starts, would compile all modules anew without stored bytecode
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-reading bench-exports bench-mixed bench-swap soak bench-serving soak-serving docs reference site published compatibility test-window clean bench-lengths bench-floor
+.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-reading bench-exports bench-mixed bench-swap soak bench-serving soak-serving docs reference site published compatibility test-window clean bench-lengths bench-floor bench-probes
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -108,6 +108,9 @@ bench-serving: $(INSTALLED)  ## requests a second and latency beside pipelines a
 
 soak-serving: $(INSTALLED)  ## 1,000 swaps during 100,000 requests over HTTP
 	$(BIN)/python benchmarks/serving_soak.py
+
+bench-probes: $(INSTALLED)  ## golden probes: faults that they catch, and false alarms; half an hour
+	$(BIN)/python benchmarks/probes.py
 
 docs: $(INSTALLED)  ## write the measured tables of docs/mixed.md
 	ADAPTDOCK_WRITE_DOCS=1 $(BIN)/pytest -q tests/engine/core/test_matrix.py

@@ -106,7 +106,7 @@ class Dock(DockedAdapters):
         """
         prepared = self.prepare(adapter)
         if not prepared.sha256 or prepared.sha256 not in self._proved:
-            check(self, prepared)
+            check(self, adapter, prepared)
             self._proved.add(prepared.sha256)
         return prepared
 

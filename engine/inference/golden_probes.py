@@ -1,7 +1,8 @@
 """Golden probes: a few inputs with the answers of an adapter when it was saved, compared again when it is docked.
 
 A damaged, mixed up or wrongly converted adapter can have a valid file: right names, shapes and checksum. Its answers
-reveal the fault. An answer is a sample of the logits, at places spread by the golden ratio over all windows.
+reveal the fault. An answer is a sample of the logits, at places spread by the golden ratio over all windows. Beside the
+answers, which depend on the backbone and its precision, are the responses of each port, which do not.
 """
 
 import math
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from adaptdock.engine.core.docked_adapters import DockedAdapters, Prepared, Row
 from adaptdock.engine.inference.pipeline import temporarily_docked
+from adaptdock.engine.inference.port_responses import TOLERANCE, Change, largest_change, responses, rounded
 from adaptdock.engine.inference.prediction import logits_of
 from adaptdock.errors import AdaptError, DataError, ProbeError, UsageError
 from adaptdock.hub.artefact.card import MOST_PROBES, MOST_VALUES, Card, Probe, Probes
@@ -35,6 +37,7 @@ Largest difference measured on MiniLM, of 44 adapters of 8 tasks and 6 methods r
 float32, 0.024 in bfloat16, 0.29 in int8, 0.83 in nf4; the medians are 0.008, 0.05 and 0.18 in the last three."""
 LEAST_SPREAD, LEAST_SCALE = 0.02, 1e-4
 """Answers that are almost equal have a spread of at least this share of their size, and of at least this number."""
+REASON = "Its weights were damaged, mixed up or converted wrongly: fetch or train it again."
 SHOWN_LETTERS, SHOWN_VALUES = 60, 6
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -82,14 +85,18 @@ def recorded(
             probes.append(Probe(input=item, size=len(answer), values=values))
             if len(probes) == MOST_PROBES:
                 break
-    card = adapter.card.model_copy(update={"probes": _fitting(probes, origin, precision(dock.backbone))})
+        at_ports = rounded(responses(row[-1].assembly, adapter.tensors, dock.backbone))
+    fitting = _fitting(probes, origin, precision(dock.backbone), at_ports)
+    card = adapter.card.model_copy(update={"probes": fitting})
     return replace(adapter, card=card)
 
 
-def _fitting(probes: list[Probe], origin: Literal["sample", "validation"], of: str) -> Probes | None:
+def _fitting(
+    probes: list[Probe], origin: Literal["sample", "validation"], of: str, at_ports: dict[str, list[float]]
+) -> Probes | None:
     for count in range(len(probes), 0, -1):
         try:
-            return Probes(origin=origin, precision=of, probes=probes[:count])
+            return Probes(origin=origin, precision=of, probes=probes[:count], responses=at_ports)
         except ValidationError:
             continue
     return None
@@ -167,9 +174,24 @@ def ask(dock: DockedAdapters, adapters: Sequence[Prepared]) -> list[Outcome | No
     ]
 
 
-def check(dock: DockedAdapters, adapter: Prepared) -> None:
-    """Raise :class:`ProbeError` unless an adapter answers its golden probes as it did when it was saved."""
-    (outcome,) = ask(dock, [adapter])
+def changed_response(dock: DockedAdapters, adapter: AdapterFile, prepared: Prepared) -> Change | None:
+    """Return the largest change of a response since an adapter was saved, if it is more than arithmetic explains."""
+    stored = {} if adapter.card.probes is None else adapter.card.probes.responses
+    if not stored:
+        return None
+    change = largest_change(stored, responses(prepared.assembly, adapter.tensors, dock.backbone))
+    return change if change is not None and change.difference > TOLERANCE else None
+
+
+def check(dock: DockedAdapters, adapter: AdapterFile, prepared: Prepared) -> None:
+    """Raise :class:`ProbeError` unless an adapter responds and answers as it did when it was saved."""
+    change = changed_response(dock, adapter, prepared)
+    if change is not None:
+        raise ProbeError(
+            f"the adapter {adapter.card.name!r} is refused: {change}. {REASON} To use it anyway: --no-probes (in "
+            f"Python probes=False)."
+        )
+    (outcome,) = ask(dock, [prepared])
     if outcome is None or outcome.good:
         return
     worst, used = outcome.worst, precision(dock.backbone)
@@ -182,9 +204,8 @@ def check(dock: DockedAdapters, adapter: Prepared) -> None:
     )
     raise ProbeError(
         f"the adapter {adapter.card.name!r} is refused: to its golden probe {_shown(worst.probe.input)} it answers "
-        f"{_numbers(worst.values)}, and it answered {_numbers(worst.probe.values)} when it was saved. {amount} Its "
-        f"weights were damaged, mixed up or converted wrongly: fetch or train it again. To use it anyway: --no-probes "
-        f"(in Python probes=False)."
+        f"{_numbers(worst.values)}, and it answered {_numbers(worst.probe.values)} when it was saved. {amount} "
+        f"{REASON} To use it anyway: --no-probes (in Python probes=False)."
     )
 
 

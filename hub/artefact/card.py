@@ -63,18 +63,27 @@ class Probe(_Entry):
 
 
 class Probes(_Entry):
-    """The golden probes of an adapter, the precision of the backbone that answered, and where the inputs come from."""
+    """The golden probes of an adapter, the precision of the backbone that answered, and where the inputs come from.
+
+    ``responses`` have, by place, numbers that describe what a method or the head computes from fixed numbers; see
+    :mod:`adaptdock.engine.inference.port_responses`. In the file they have an entry of their own.
+    """
 
     origin: Literal["sample", "validation"]
     precision: str
     probes: list[Probe] = Field(min_length=1, max_length=MOST_PROBES)
+    responses: dict[str, list[FiniteFloat]] = {}
 
     @model_validator(mode="after")
     def _are_short(self) -> Self:
-        size = len(self.model_dump_json().encode())
+        size = len(self.to_json().encode())
         if size > PROBES_LIMIT:
             raise ValueError(f"the golden probes have {size:,} bytes; at most {PROBES_LIMIT:,} are read")
         return self
+
+    def to_json(self) -> str:
+        """Return all but the responses as JSON, which releases without responses read too."""
+        return self.model_dump_json(exclude={"responses"})
 
     def __str__(self) -> str:
         texts = "the task's sample" if self.origin == "sample" else "the validation data"
@@ -85,7 +94,7 @@ class Card(_Entry):
     """The card of an adapter. ``methods`` are applied to the ports in this order.
 
     ``on`` are the adapters below, lowest first. The file holds their weights too: the tensors of the first have names
-    that begin with ``on.0.``. ``probes`` have an entry of their own in the header of the file.
+    that begin with ``on.0.``. ``probes`` have entries of their own in the header of the file.
     """
 
     name: str = Field(min_length=1, max_length=200)

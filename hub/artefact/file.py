@@ -1,7 +1,8 @@
 """The adapter file, format 1: one safetensors file whose header carries the card.
 
-Header metadata: ``format``, ``format_version``, ``card`` (JSON), ``probes`` (JSON) if the card has any, and ``sha256``
-of all the rest. The golden probes are not in the card's JSON, so that older releases can read the card.
+Header metadata: ``format``, ``format_version``, ``card`` (JSON), ``probes`` and ``responses`` (JSON) if the card has
+any, and ``sha256`` of all the rest. Golden probes are not in the card's JSON, so that older releases can read the card;
+nor are responses in the probes' JSON.
 """
 
 import hashlib
@@ -161,7 +162,12 @@ def _encoded(head: Mapping[str, Any], data: bytes) -> bytes:
 
 def _card_metadata(card: Card) -> dict[str, str]:
     metadata = {"card": card.model_dump_json(exclude={"probes"})}
-    return metadata if card.probes is None else {**metadata, "probes": card.probes.model_dump_json()}
+    if card.probes is None:
+        return metadata
+    metadata["probes"] = card.probes.to_json()
+    if card.probes.responses:
+        metadata["responses"] = json.dumps(card.probes.responses, separators=(",", ":"))
+    return metadata
 
 
 def _written(path: Path, blob: bytes, replace: bool) -> Path:
@@ -236,7 +242,8 @@ def _header(path: object, head: Mapping[str, Any], data_size: int) -> Header:
                 end = max(end, int(entry["data_offsets"][1]))
         card = Card.model_validate_json(metadata["card"])
         if "probes" in metadata:
-            card = card.model_copy(update={"probes": Probes.model_validate_json(metadata["probes"])})
+            probes = {**json.loads(metadata["probes"]), "responses": json.loads(metadata.get("responses", "{}"))}
+            card = card.model_copy(update={"probes": Probes.model_validate(probes)})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

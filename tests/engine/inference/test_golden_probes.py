@@ -42,11 +42,15 @@ def half(model_folder: Path) -> Backbone:
 
 
 def probed(backbone: Backbone, method: str = "lora", task: str = "ner", seed: int = 0) -> AdapterFile:
-    """Return an adapter that acts strongly, as a trained one does, with its probes."""
+    """Return an adapter that acts strongly, as a trained one does, with its probes but without responses."""
     made = build_adapter(backbone, method, METHODS.get(method), labels=("A", "B", "C"), task=task, seed=seed)
     for name, tensor in made.tensors.items():
         tensor.mul_(1 if name.startswith("head.") else STRENGTH)
-    return recorded(Dock(backbone), made, TEXTS, "sample")
+    adapter = recorded(Dock(backbone), made, TEXTS, "sample")
+    assert adapter.card.probes is not None
+    assert adapter.card.probes.responses
+    answers = adapter.card.probes.model_copy(update={"responses": {}})
+    return replace(adapter, card=adapter.card.model_copy(update={"probes": answers}))
 
 
 def only(change: Callable[[str, Tensor], Tensor], head: bool) -> Callable[[AdapterFile, AdapterFile], AdapterFile]:
