@@ -33,14 +33,16 @@ def read(path: Path) -> tuple[list[tuple[str, str]], list[str]]:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.csv.gz", gzip.compress(CSV)),
+        ("a.csv.gz", gzip.compress(CSV, mtime=0)),
         (
             "a.gz",
-            gzip.compress(b'{"text": "a good day", "label": "praise"}\n{"text": "a bad day", "label": "complaint"}\n'),
+            gzip.compress(
+                b'{"text": "a good day", "label": "praise"}\n{"text": "a bad day", "label": "complaint"}\n', mtime=0
+            ),
         ),
         ("a.zip", archive(**{"reviews.csv": CSV})),
         ("a.zip", archive(**{"reviews.csv": CSV, "README.md": b"text", "__MACOSX/._reviews.csv": b""})),
-        ("a.csv", gzip.compress(CSV)),
+        ("a.csv", gzip.compress(CSV, mtime=0)),
     ],
 )
 def test_a_packed_file_is_read_as_its_content(tmp_path: Path, name: str, content: bytes) -> None:
@@ -49,7 +51,7 @@ def test_a_packed_file_is_read_as_its_content(tmp_path: Path, name: str, content
 
 
 def test_places_are_lines_of_the_content(tmp_path: Path) -> None:
-    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(CSV + b"only one cell\n"))
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(CSV + b"only one cell\n", mtime=0))
     with pytest.raises(DataError, match=r"a\.csv\.gz:4: 1 columns, the header has 2"):
         read(tmp_path / "a.csv.gz")
 
@@ -57,11 +59,11 @@ def test_places_are_lines_of_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv.gz", gzip.compress(CSV * 100)[:-30], "cannot be unpacked, and is damaged or incomplete"),
+        ("a.csv.gz", gzip.compress(CSV * 100, mtime=0)[:-30], "cannot be unpacked, and is damaged or incomplete"),
         ("a.zip", archive(**{"a.csv": CSV, "b.csv": CSV}), r"a ZIP archive with 2 data files \(a\.csv, b\.csv\)"),
         ("a.zip", archive(**{"LICENSE": b"text"}), r"a ZIP archive with 0 data files \(none\)"),
         ("a.zip", archive(**{"a.csv": CSV})[:-20], "cannot be unpacked"),
-        ("a.csv.gz", gzip.compress(gzip.compress(CSV)), "compressed twice by gzip"),
+        ("a.csv.gz", gzip.compress(gzip.compress(CSV, mtime=0), mtime=0), "compressed twice by gzip"),
     ],
 )
 def test_what_cannot_be_unpacked_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -57,7 +57,7 @@ def test_the_advice_for_lines_that_are_not_utf_8_works_with_a_mark_too(tmp_path:
     ("content", "message"),
     [
         (b"PK\x03\x04\x14\x00", "cannot be unpacked, and is damaged"),
-        (gzip.compress(gzip.compress(b"text,label\n", mtime=0)), "compressed twice by gzip"),
+        (gzip.compress(gzip.compress(b"text,label\n", mtime=0), mtime=0), "compressed twice by gzip"),
         (b"PAR1\x15\x04", "not a Parquet file that can be read"),
         (bytes(range(256)), "not a text file: it has NUL bytes"),
     ],
