@@ -291,7 +291,7 @@ OPTIONS = [
     case("LOKR", "t5", "SEQ_2_SEQ_LM", "lokr", target_modules=["q", "v"], decompose_both=True, decompose_factor=4),
     case("OFT", "bert", "SEQ_CLS", "full", target_modules=["query", "output.dense"], r=4, oft_block_size=0),
     case("OFT", "bert", "SEQ_CLS", "full", **Q, bias="oft_only"),
-    case("VERA", "distilbert", "SEQ_CLS", "bitfit,lora", target_modules=["q_lin"], bias="vera_only", r=4),
+    case("VERA", "distilbert", "SEQ_CLS", "lora", target_modules=["q_lin"], bias="vera_only", r=4),
     case("BOFT", "bert", "SEQ_CLS", "full", typed=False, target_modules=["query", "classifier"]),
 ]
 

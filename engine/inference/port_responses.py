@@ -9,7 +9,7 @@ of unit variance (weights: of unit length per output).
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -109,6 +109,8 @@ def _at(method: Method, site: Site, parameters: Mapping[str, Tensor], width: int
     """Return the change that a method makes at a site, or the keys, values and embeddings that it adds."""
     port, forward_pass = site.port, _forward_pass(site.port)
     if port.kind == "attention":
+        if site.source is not None:
+            forward_pass = replace(forward_pass, read=_fixed((1, POSITIONS, site.source.inputs)))
         prefix = method.prepend(parameters, forward_pass)
         (filled,) = prefix.bias.isfinite().nonzero(as_tuple=True)[1:]
         return [prefix.key[:, :, filled], prefix.value[:, :, filled], prefix.bias[:, filled].exp()]

@@ -63,10 +63,13 @@ class Choices(NamedTuple):
 
 
 def choices_of(record: Mapping[str, Any], where: str) -> Choices:
-    """Return the choices of a record; raise :class:`DataError` for fewer than two, and for one without a text."""
+    """Return the choices of a record, of a text its lines.
+
+    Raises :class:`DataError` for fewer than two, and for one without a text.
+    """
     value, question = record.get("choices"), record.get("question")
     if isinstance(value, str):
-        value = printed(value) or value
+        value = printed(value) or [line.strip() for line in value.splitlines() if line.strip()]
     if value is None and isinstance(question, Mapping):
         value = question.get("choices")
     if value is None:

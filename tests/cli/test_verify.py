@@ -54,7 +54,7 @@ def test_a_broken_adapter_is_refused_by_predict_and_told_by_verify(
     adapt(*predict).failed(1, "is refused", "when it was saved", "--no-probes")
     assert adapt(*predict, "--no-probes").status == 0
     checked = adapt("serve", "--check", "--adapters", broken.parent, "--backbone", model_folder, "--port", "0")
-    checked.failed(2, "1 adapters cannot be served", "golden probe")
+    checked.failed(2, "1 adapters cannot be served", "its response to fixed numbers at head")
 
 
 def test_inspect_shows_the_probes_or_that_there_are_none(adapt: Any, probed: Path, adapter: Path) -> None:

@@ -51,7 +51,7 @@ HEADS: dict[str, tuple[dict[str, Any], Any]] = {
     "regression": ({}, TEXT),
 }
 ENCODER_HEADS: dict[str, tuple[dict[str, Any], Any]] = {"mlm": ({}, TEXT)}
-READ_WEIGHTS = ("dora", "bottleneck in the stream")
+READ_WEIGHTS = ("dora", "boft", "bottleneck in the stream")
 """What reads frozen weights, which is refused where they wait in host memory."""
 TOKENS = [[5, 9, 11, 14, 20, 6], [7, 8, 30], [12, 13, 14, 15], [9, 9]]
 FEATURES = [Feature({"input_ids": ids, "attention_mask": [1] * len(ids)}, [0] * len(ids)) for ids in TOKENS]

@@ -16,7 +16,7 @@ CHECKS = Path(__file__).with_name("checks.py")
 CHEAP = ("second:bert", "two:llama", "offloaded:bert")
 ARCHITECTURES = ("bert", "llama", "gpt2", "t5")
 LAYOUTS = ("first", "second", "two", "offloaded")
-READ_WEIGHTS = ("dora", "bottleneck in the stream")
+READ_WEIGHTS = ("dora", "boft", "bottleneck in the stream")
 """What reads frozen weights: it can't, where they wait in host memory."""
 LIMIT = 1e-4
 

@@ -144,7 +144,7 @@ def test_a_change_at_a_place_without_a_port_is_refused_with_the_reason(
 def test_an_untrained_adapter_is_refused_with_the_reason(
     tmp_path: Path, bases: Path, backbones: dict[Path, Backbone]
 ) -> None:
-    untrained = case("OFT", "bert", "SEQ_CLS", "", target_modules=["query"])
+    untrained = case("MISS", "bert", "SEQ_CLS", "", target_modules=["query"], r=8)
     base = base_model(bases, "bert", "SEQ_CLS")
     get_peft_model(load(base, "SEQ_CLS"), untrained.config(task_type="SEQ_CLS", **untrained.options)).save_pretrained(
         tmp_path

@@ -65,7 +65,8 @@ def test_an_adapter_is_listed_with_the_fields_that_its_inputs_have(client: Clien
 @pytest.mark.parametrize("name", registry.names("task"))
 def test_every_task_reads_the_fields_that_it_asks_for(name: str) -> None:
     task = make_task(name, {})
-    assert task.read("a text" if len(task.asks) == 1 else dict.fromkeys(task.asks, "a text"))
+    text = "a text\nof two lines"  # a list has a line for each of its parts
+    assert task.read(text if len(task.asks) == 1 else dict.fromkeys(task.asks, text))
 
 
 def test_predictions_come_as_text_for_a_person_where_that_is_wanted(client: Client) -> None:
