@@ -67,6 +67,7 @@ class Batcher:
         self._arrived: deque[Work] = deque()
         self._queues: FairQueues[Window] = FairQueues(lambda window: window.cost, QUANTUM)
         self._ready: deque[list[Window]] = deque()
+        self._late: deque[list[Window]] = deque()
         self._cut_in = False
         self._condition = threading.Condition()
         self._stopping = self._abandoned = False
@@ -160,7 +161,7 @@ class Batcher:
         Returns None after the last input.
         """
         with self._taking:
-            if self._ready:
+            if self._ready or self._late:
                 self._admit_others()
             elif self._gather():
                 budget = max(BATCHES_AT_ONCE * self.options.batch_tokens, self.options.write_tokens)
@@ -169,19 +170,24 @@ class Batcher:
                 return None
             started = time.perf_counter()
             self._decoder.turn()
-            batch = self._ready.popleft() if self._ready else []
+            batch = self._next_batch()
             return [window for window in batch if not self._dropped(window.work)], started
 
     def _admit_others(self) -> None:
-        """Put clients (or else adapters) without a ready batch ahead of the ready batches, with every other batch."""
+        """Let clients (or else adapters) without a ready batch have every other batch."""
         self._enter()
-        self._cut_in = not self._cut_in  # every other batch, or the ready batches would starve
-        if self._cut_in and self._queues:
+        self._cut_in = not self._cut_in
+        if self._cut_in and self._queues and not self._late:
             works = [window.work for batch in self._ready for window in batch]
             tokens, clients = self.options.batch_tokens, {work.client for work in works}
             late = self._queues.take(tokens, without_clients=clients)
             late = late or self._queues.take(tokens, without={(work.client, work.name) for work in works})
-            self._ready.extendleft(reversed(self._batches(late)))
+            self._late.extend(self._batches(late))
+
+    def _next_batch(self) -> list[Window]:
+        """Return a batch of the others at their turn, else a ready one: neither starves, however many both have."""
+        turns = (self._late, self._ready) if self._cut_in else (self._ready, self._late)
+        return next((batches.popleft() for batches in turns if batches), [])
 
     def _gather(self) -> bool:
         """Wait for work, then up to ``max_wait`` for more; return False after the last input."""

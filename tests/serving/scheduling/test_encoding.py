@@ -1,6 +1,7 @@
 """What a request may cost: it is encoded beside the batches, its cost is counted, and too large a one is refused."""
 
 import gc
+import math
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from adaptdock.serving.configuration import ServingOptions
 from adaptdock.serving.errors import LimitError
 from adaptdock.serving.http.openai_schemas import ChatRequest
 from adaptdock.serving.scheduling import encoding
+from adaptdock.serving.scheduling.dynamic_batching import Batcher, Window
 from adaptdock.serving.scheduling.encoding import measured
 from adaptdock.serving.scheduling.fairness import FairQueues
 from adaptdock.serving.scheduling.inference_request import Work
@@ -178,6 +180,23 @@ def test_a_newcomer_is_computed_before_what_another_adapter_has_ready(backbone: 
             thread.join()
         client.service.dock.run = before  # type: ignore[method-assign]
     assert computed[:4] == [{"bottleneck"}, {"lora"}, {"prefix"}, {"lora"}]
+
+
+def test_ready_batches_have_every_other_turn_however_many_batches_the_others_have(
+    backbone: Backbone, folder: Path
+) -> None:
+    with serving(backbone, adapters=str(folder)) as client:
+        batcher = Batcher(client.service.residency, ServingOptions(adapters=str(folder), batch_tokens=64, batch_rows=1))
+
+        def window(name: str) -> Window:
+            work = Work(name, [client.service.catalog.served(name).current], "x", math.inf, size=1)
+            return Window(work, 0, length=8, cost=8)
+
+        batcher._ready.extend([window("red")] for _ in range(3))
+        for _ in range(40):
+            batcher._queues.put("green", window("green"))
+        taken = [batcher._taken() for _ in range(6)]
+    assert [batch[0].work.name for batch, _ in filter(None, taken)] == ["green", "red"] * 3
 
 
 # --------------------------------------------------------------------------- what is said of what is wrong
