@@ -90,7 +90,6 @@ TESTED_BY = {
     "serving.http.authorization": "serving/http/test_access_tokens",
     "serving.http.*": "serving/http/test_operator_routes",
     "serving.scheduling.decode_scheduler": "serving/http/test_openai_routes",
-    "serving.scheduling.dynamic_batching": "serving/http/test_predict_routes",
     "serving.ray_router": "serving/test_ray",
     "serving.versions": "serving/catalog/test_version_store",
     "tasks.intent": "tasks/common/test_sequences",
