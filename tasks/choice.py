@@ -127,8 +127,7 @@ class Choice(Task):
 
     def head(self) -> SequenceHead:
         """Return a linear layer from the pooled hidden states to one score."""
-        options = self.options
-        return SequenceHead(1, options.pooling, options.hidden_layers, options.reads_prompt, norms=options.norms)
+        return self.options.score_head()
 
     def read(self, item: Any) -> Record:
         """Read an object with ``question`` and ``choices``, and perhaps ``context``."""

@@ -82,8 +82,7 @@ class Regression(SequenceTask):
 
     def head(self) -> SequenceHead:
         """Return a linear layer from the pooled hidden states to one number."""
-        options = self.options
-        return SequenceHead(1, options.pooling, options.hidden_layers, options.reads_prompt, norms=options.norms)
+        return self.options.score_head()
 
     def target(self, record: Record) -> float:
         """Return the standardised target."""

@@ -120,8 +120,7 @@ class Rerank(Task):
 
     def head(self) -> SequenceHead:
         """Return a linear layer from the pooled hidden states to one score."""
-        options = self.options
-        return SequenceHead(1, options.pooling, options.hidden_layers, options.reads_prompt, norms=options.norms)
+        return self.options.score_head()
 
     def read(self, item: Any) -> Record:
         """Read an object with ``query`` and ``candidates``: texts, or objects with ``text``."""

@@ -97,9 +97,14 @@ def held(client: Client) -> Iterator[None]:
 @contextmanager
 def listening(client: Client, seconds: float = 0.5, connections: Connections | None = None) -> Iterator[int]:
     """Serve the client's service, which it begins and ends, at a port of this machine."""
-    app = make_app(client.service, Tokens())
-    config = uvicorn.Config(app, http=timed_protocol(seconds, connections), lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
+    with running(make_app(client.service, Tokens()), timed_protocol(seconds, connections)) as port:
+        yield port
+
+
+@contextmanager
+def running(app: Any, protocol: Any) -> Iterator[int]:
+    """Serve an ASGI application by an HTTP protocol of uvicorn, at a port of this machine."""
+    server = uvicorn.Server(uvicorn.Config(app, http=protocol, lifespan="off", log_config=None))
     with socket.socket() as at:
         at.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)

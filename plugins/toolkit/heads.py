@@ -35,6 +35,10 @@ class PooledOptions(LayeredOptions):
     reads_prompt: int = Field(0, ge=0)
     """Positions of the adapter's own prompt that the head reads like tokens of the text."""
 
+    def score_head(self) -> "SequenceHead":
+        """Return a head of these options with one score."""
+        return SequenceHead(1, self.pooling, self.hidden_layers, self.reads_prompt, norms=self.norms)
+
 
 class VocabularyOptions(LayeredOptions):
     """Options of tasks with an LM head, for imported adapters with an LM head of their own."""

@@ -81,8 +81,10 @@ class RequestLimits:
 
     def _excess_of_size(self, client: str, scope: Scope) -> tuple[str, str, int] | None:
         """Return why a large request is refused before its body is read."""
+        if scope["path"] not in COMPUTED:
+            return None
         size = Headers(scope=scope).get("content-length", "")
-        if scope["path"] not in COMPUTED or not size.isdecimal():
+        if not size.isdecimal():
             return None
         wait = self._service.batcher.admission.wait_of_large(client, int(size))
         if not wait:

@@ -2,14 +2,11 @@
 
 import json
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-import uvicorn
-from served import until
+from served import running
 
 from adaptdock.serving.http.timed_protocol import HEAD_BYTES, timed_protocol
 
@@ -26,20 +23,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body"})
 
 
-@contextmanager
-def listening(shedding: Refusing | None = None) -> Iterator[int]:
-    config = uvicorn.Config(app, http=timed_protocol(10, shedding=shedding), lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    with socket.socket() as at:
-        at.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)
-        thread.start()
-        try:
-            until(lambda: server.started)
-            yield at.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join(20)
+def listening(shedding: Refusing | None = None) -> AbstractContextManager[int]:
+    return running(app, timed_protocol(10, shedding=shedding))
 
 
 def answer(port: int, *parts: bytes) -> bytes:
