@@ -15,5 +15,4 @@ def cache() -> Path:
 
 
 def _folder(variable: str, usual: str) -> Path:
-    folder = os.environ.get(variable)
-    return Path(folder).expanduser() if folder else Path.home() / usual / "adaptdock"
+    return Path(os.environ.get(variable) or f"~/{usual}/adaptdock").expanduser()

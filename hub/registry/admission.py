@@ -78,7 +78,7 @@ def admit(path: Path, content: bytes, requirements: Requirements = NONE) -> None
             f"{path} is refused: it was changed since it was installed (its sha256 is {sha256}, not {expected}). "
             f"{way_out}"
         )
-    reason = refusal(sha256, requirements)
+    reason = _refusal(current, sha256, requirements)
     if reason:
         raise TrustError(f"{path}: {reason}")
 
@@ -88,7 +88,10 @@ def refusal(sha256: str, requirements: Requirements = NONE) -> str:
 
     Cheap while no file of trust, records or lock changes. Raises :class:`FileError` for such a file that is damaged.
     """
-    current = _current()
+    return _refusal(_current(), sha256, requirements)
+
+
+def _refusal(current: _Known, sha256: str, requirements: Requirements) -> str:
     if sha256 in current.refused:
         return current.refused[sha256]
     if (requirements.signed or (current.signed_only and not requirements.publishing)) and sha256 not in current.signed:
