@@ -31,6 +31,10 @@ CHECKED = 10_000
 """Most vectors whose labels are checked for errors."""
 RECORDS = 4_000
 """Most training records whose vectors are computed, at even distances."""
+SHARE = 500
+"""Records at a time, from the whole of the data: once there are :data:`VECTORS`, no more are read."""
+VECTORS = 20_000
+"""Enough vectors: of records with many labelled words, a part of :data:`RECORDS` gives them."""
 
 
 @dataclass(frozen=True)
@@ -106,22 +110,25 @@ def _vectors(plan: Plan, ports: OpenPorts, parts: Acting) -> LabelledVectors | N
 
     They are of the records that were given: altered copies would be in other folds than what they are copies of.
     """
-    labelled = plan.given
-    step = max(1.0, len(labelled) / RECORDS)
-    records = [labelled[int(place * step)] for place in range(int(len(labelled) / step))]
-    features = [
-        (number, feature)
-        for number, record in enumerate(records)
-        for feature in plan.task.encode(record, plan.reading, True)
-        if counts(feature.labels)
-    ]
-    vectors, labels, sources = [], [], []
-    for batch in by_length([length(feature) for _, feature in features], ROWS, TOKENS):
-        batch_features = [features[number] for number in batch]
-        batch_vectors, targets, places = _read(plan, ports, parts, batch_features)
-        vectors.append(batch_vectors)
-        labels.append(targets)
-        sources += places
+    records = spread(plan.given, RECORDS)
+    shares = -(-len(records) // SHARE)
+    vectors: list[Tensor] = []
+    labels: list[Tensor] = []
+    sources: list[tuple[int, Feature, int]] = []
+    for first in range(shares):
+        if len(sources) >= VECTORS:
+            break
+        features = [
+            (number, feature)
+            for number in range(first, len(records), shares)
+            for feature in plan.task.encode(records[number], plan.reading, True)
+            if counts(feature.labels)
+        ]
+        for batch in by_length([length(feature) for _, feature in features], ROWS, TOKENS):
+            batch_vectors, targets, places = _read(plan, ports, parts, [features[number] for number in batch])
+            vectors.append(batch_vectors)
+            labels.append(targets)
+            sources += places
     return LabelledVectors(records, torch.cat(vectors), torch.cat(labels), sources) if sources else None
 
 

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from adaptdock.engine.data.sources import Source
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.heads import head_fit
 from adaptdock.engine.training.heads.head_fit import fit_heads
 from adaptdock.engine.training.loop.run import run_of, train_plan
 from adaptdock.engine.training.planning.plan import Plan, plan
@@ -151,3 +152,19 @@ def test_a_fit_gives_the_same_head_each_time(backbone: Backbone, tmp_path: Path)
     assert one is not None
     assert other is not None
     assert all(torch.equal(tensor, other.answer[name]) for name, tensor in one.answer.items())
+
+
+def test_records_with_many_words_are_read_until_there_are_enough_vectors(
+    backbone: Backbone, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = plan(backbone, "ner", "lora", Source(data=str(data)), {"epochs": 1})
+    members = run_of(own, tmp_path / "run").members
+    monkeypatch.setattr(head_fit, "SHARE", len(own.given) // 3)
+    monkeypatch.setattr(head_fit, "VECTORS", 1)
+    fitted = fit_heads(own, members.dock.ports, members.trainable().acting[0])
+    assert fitted is not None
+    assert fitted.read is not None
+    read = sorted({number for number, _, _ in fitted.read.sources})
+    assert read[0] == 0
+    assert read[-1] >= len(own.given) - 4  # from the whole of the data
+    assert len(own.given) // 4 <= len(read) <= len(own.given) // 2
