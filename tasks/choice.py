@@ -6,7 +6,7 @@ is long; a choice then has the score of its best window.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Outcome, Passage, Reading, Record, Task
 from adaptdock.plugins.toolkit.bm25 import BM25
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.tasks.common.candidates import (
     CandidateBatch,
     candidate_scores,
@@ -24,17 +25,18 @@ from adaptdock.tasks.common.candidates import (
     fields_of,
     label_windows,
 )
+from adaptdock.tasks.common.examples import Examples
 from adaptdock.tasks.common.sequences import RECIPES
 from adaptdock.tasks.reading.choice_formats import (
     COLUMNS,
+    QUESTIONS_READ,
     AnswerForm,
-    Choices,
+    Question,
     choices_of,
     question_of,
     right_choices,
 )
 
-SHOWN = 5
 QUESTIONS = 4
 """Questions in a batch of a recipe; each has several windows."""
 
@@ -83,23 +85,17 @@ class Choice(Task):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check questions and choices, and find the right choices; note the form of the answers."""
-        rows = [(record, str(record.get("where", split))) for record in records]
-        read = [(record, where, choices_of(record, where)) for record, where in rows]
-        known = [row for row in read if not row[2].is_unknown(row[0].get("answer"))]
-        unknown = [where for record, where, choices in read if choices.is_unknown(record.get("answer"))]
+        unknown = Examples()
+        known = stored(_answered(records, split, unknown), QUESTIONS_READ)
         if not known:
-            raise DataError(f"{unknown[0] if unknown else split}: the answer is missing, as in all records of {split}")
-        notes = [f"{split}: {len(unknown)} questions have no answer and are left out: {_some(unknown)}"] * bool(unknown)
-        numbers, note = right_choices(
-            [record["answer"] for record, _, _ in known],
-            [choices for _, _, choices in known],
-            [where for _, where, _ in known],
-            self.options.answer_form,
+            where = unknown.first[0] if unknown else split
+            raise DataError(f"{where}: the answer is missing, as in all records of {split}")
+        notes = [f"{split}: {unknown.count} questions have no answer and are left out: {unknown}"] * bool(unknown)
+        numbers, note = right_choices(known, self.options.answer_form)
+        cleaned = stored(
+            {**_content(row), "answer": number, "unit": unit}
+            for unit, (row, number) in enumerate(zip(known, numbers, strict=True))
         )
-        cleaned = [
-            {**_content(record, choices, where), "answer": number, "unit": unit}
-            for unit, ((record, where, choices), number) in enumerate(zip(known, numbers, strict=True))
-        ]
         return Cleaned(cleaned, [*notes, *([f"{split}: {note}"] if note else [])])
 
     def fit(self, records: Sequence[Record]) -> Self:
@@ -139,7 +135,7 @@ class Choice(Task):
         fields = fields_of(item, self.columns)
         choices = choices_of(fields, "an input")
         check_count(len(choices.texts), "choices")
-        return _content(fields, choices, "an input")
+        return _content(Question(fields, "an input", choices))
 
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
         """Tokenise the question with each choice; a context comes behind both."""
@@ -224,8 +220,9 @@ class Choice(Task):
 # ------------------------------------------------------------------------------------------ helpers
 
 
-def _content(record: Mapping[str, Any], choices: Choices, where: str) -> Record:
+def _content(row: Question) -> Record:
     """Return a record with its texts alone, and its place and number."""
+    record, where, choices = row
     content: Record = {name: record[name] for name in ("where", "id", "copy", "document") if name in record}
     content |= {"question": question_of(record, where), "choices": choices.texts}
     context = record.get("context")
@@ -236,9 +233,16 @@ def _content(record: Mapping[str, Any], choices: Choices, where: str) -> Record:
     return content
 
 
+def _answered(records: Iterable[Record], split: str, unknown: Examples) -> Iterator[Question]:
+    """Yield the questions with an answer; add the places of the others to ``unknown``."""
+    for record in records:
+        where = str(record.get("where", split))
+        choices = choices_of(record, where)
+        if choices.is_unknown(record.get("answer")):
+            unknown.add(where)
+        else:
+            yield Question(record, where, choices)
+
+
 def _is_right(record: Record, prediction: Mapping[str, Any]) -> bool:
     return bool(record["answer"] == prediction["index"])
-
-
-def _some(places: Sequence[str]) -> str:
-    return ", ".join(places[:SHOWN]) + (", ..." if len(places) > SHOWN else "")

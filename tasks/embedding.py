@@ -11,11 +11,14 @@ Candidates that are known to belong to the anchor are not negatives: candidates 
 are connected with it by pairs with a common text. A text is one window; a longer text is cut, and the cut is counted.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from random import Random
 from typing import Any, Self
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -23,8 +26,10 @@ from torch.nn import functional
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Options, Reading, Recipe, Record, Task
+from adaptdock.plugins.toolkit.hashes import hash_of, number_of_different
 from adaptdock.plugins.toolkit.heads import EmbeddingHead
-from adaptdock.plugins.toolkit.stored import in_sequence
+from adaptdock.plugins.toolkit.stored import in_sequence, picked, stored
+from adaptdock.tasks.common.examples import Examples
 from adaptdock.tasks.labels.class_labels import class_name
 from adaptdock.tasks.labels.label_survey import LabelSurvey
 from adaptdock.tasks.labels.uncounted import labelled_records
@@ -35,7 +40,7 @@ RANKS = (1, 5, 10)
 QUERIES_AT_ONCE = 1024
 """Queries per matrix of cosines, to bound its memory."""
 SHOWN = 5
-"""Most places in a note, and most numbers of a printed vector."""
+"""Most numbers of a printed vector."""
 
 RECIPES = {
     "lora": Recipe(learning_rate=5e-4, epochs=2, batch_size=32, method_options={"roles": ["all"]}),
@@ -91,18 +96,19 @@ class Embedding(Task):
         """Check pairs, give texts that belong together the same number, and pair texts with labels."""
         raw = in_sequence(records)
         labelled, uncounted = labelled_records(raw, LabelSurvey.of(raw), split, ())
-        checked = [_checked(record) for record in labelled]
-        complete = [record for record in checked if all(record[name] for name in TEXTS if name in record)]
+        empty = Examples()
+        complete = stored(_without(map(_checked, labelled), _has_empty_text, empty))
         if not complete:
             raise DataError(f"{split}: there is no text")
-        notes = _skipped(f"{split}: %d records with an empty text skipped", checked, complete)
-        paired = [record for record in complete if "positive" in record]
-        if len(paired) not in (0, len(complete)):
-            odd = next(record for record in complete if "positive" not in record)
+        notes = _skipped(f"{split}: %d records with an empty text skipped", empty)
+        odd = next((record for record in complete if "positive" not in record), None)
+        paired = odd is None
+        if odd is not None and any("positive" in record for record in complete):
             raise DataError(f"{_where(odd)}: no second text (positive), which other records of {split} have")
-        cleaned = self._pairs(paired, split) if paired else self._labelled(complete, split)
-        numbers = {number for record in cleaned.records for number in record["numbers"].values()}
-        if len(numbers) < 2:
+        cleaned = self._pairs(complete, split) if paired else self._labelled(complete, split)
+        numbers = (number for record in cleaned.records for number in record["numbers"].values())
+        first = next(numbers, None)
+        if all(number == first for number in numbers):
             raise DataError(
                 f"{split}: all texts belong together (one label, or one pair), so there is nothing to distinguish"
             )
@@ -132,36 +138,33 @@ class Embedding(Task):
             "pairs": sum("positive" in record for record in records),
             "hard negatives": sum("negative" in record for record in records),
             "scores": sum("score" in record for record in records),
-            "texts": len({record[name] for record in records for name in record["numbers"]}),
+            "texts": number_of_different(record[name] for record in records for name in record["numbers"]),
             "labels": len({record["label"] for record in records if "label" in record}),
         }
         return {name: count for name, count in counts.items() if count}
 
     def _pairs(self, records: Sequence[Record], split: str) -> Cleaned:
-        distinct = [record for record in records if record["text"] != record["positive"]]
-        notes = _skipped(f"{split}: %d pairs of a text with itself skipped", records, distinct)
-        scores = [_score(record) for record in distinct]
-        known_scores = [score for score in scores if score is not None]
-        highest = self.options.highest_score or (1.0 if max(known_scores, default=0.0) <= 1 else 5.0)
-        if known_scores and highest != 1:
+        same = Examples()
+        distinct = stored(_without(records, lambda record: bool(record["text"] == record["positive"]), same))
+        notes = _skipped(f"{split}: %d pairs of a text with itself skipped", same)
+        greatest = max((score for score in map(_score, distinct) if score is not None), default=0.0)
+        highest = self.options.highest_score or (1.0 if greatest <= 1 else 5.0)
+        if highest != 1 and any(_score(record) is not None for record in distinct):
             notes.append(f"{split}: scores read as 0 to {highest:g}")
-        pairs = []
-        for record, score in zip(distinct, scores, strict=True):
-            if score is not None and not 0 <= score <= highest:
-                raise DataError(f"{_where(record)}: the score {score:g} is not in 0 to {highest:g} (--highest-score)")
-            share = {} if score is None else {"score": score / highest}
-            pairs.append({key: value for key, value in record.items() if key not in ("score", "label")} | share)
-        numbers = _numbers(texts for record in pairs for texts in self._alike(record))
-        for unit, record in enumerate(pairs):
-            record["numbers"] = {name: numbers[record[name]] for name in TEXTS if name in record}
-            record["unit"] = unit
-        return Cleaned(pairs, notes)
+        scored = stored(_scored(record, highest) for record in distinct)
+        numbers = iter(_numbers([record[name] for name in names] for record in scored for names in self._alike(record)))
+
+        def numbered(unit: int, record: Record) -> Record:
+            of_texts = {name: next(numbers) for names in self._alike(record) for name in names}
+            return {**record, "numbers": {name: of_texts[name] for name in TEXTS if name in of_texts}, "unit": unit}
+
+        return Cleaned(stored(starmap(numbered, enumerate(scored))), notes)
 
     def _alike(self, record: Record) -> list[list[str]]:
-        """Return the texts of a record, grouped by which belong together."""
+        """Return the names of a record's texts, grouped by which belong together."""
         roles = {name: self._role(record, name) for name in TEXTS if name in record}
-        together = [record[name] for name, role in roles.items() if role != NEGATIVE]
-        return [together, *([record[name]] for name, role in roles.items() if role == NEGATIVE)]
+        together = [name for name, role in roles.items() if role != NEGATIVE]
+        return [together, *([name] for name, role in roles.items() if role == NEGATIVE)]
 
     def _role(self, record: Record, name: str) -> int:
         if name == "positive" and record.get("score", 1.0) < self.options.positive_from:
@@ -170,26 +173,32 @@ class Embedding(Task):
 
     def _labelled(self, records: Sequence[Record], split: str) -> Cleaned:
         """Pair each text with another text of its label; a text alone with its label becomes a candidate only."""
-        by_label: dict[str, dict[str, Record]] = {}
-        for record in records:
+        by_label: dict[str, array[int]] = {}
+        for place, record in enumerate(records):
             if "label" not in record:
                 raise DataError(
                     f"{_where(record)}: a text alone: a second text (positive) or a label has to go with it"
                 )
-            name = class_name(record["label"], _where(record))
-            by_label.setdefault(name, {}).setdefault(record["text"], record)
-        examples: list[Record] = []
-        for number, (label, texts) in enumerate(sorted(by_label.items())):
-            for text, partner in _partners(sorted(texts), self.options.rounds if split == "train" else 1):
-                fields = {"negative": text} if partner is None else {"text": text, "positive": partner}
-                origin = {"where": _where(texts[text]), "label": label, "unit": len(examples)}
-                examples.append({**origin, **fields, "numbers": dict.fromkeys(fields, number)})
-        unique = [record for texts in by_label.values() for record in texts.values()]
-        pairs = [record for record in examples if "positive" in record]
-        notes = [f"{split}: {len(unique)} texts with {len(by_label)} labels made into {len(pairs)} pairs"]
-        notes += _skipped(f"{split}: %d repeated texts with the same label left out", records, unique)
-        notes += _skipped(f"{split}: %d texts are alone with their label, and are candidates only", examples, pairs)
-        return Cleaned(examples, notes)
+            by_label.setdefault(class_name(record["label"], _where(record)), array("q")).append(place)
+        again, alone = array("q"), Examples()
+        rounds = self.options.rounds if split == "train" else 1
+
+        def examples() -> Iterator[Record]:
+            for number, (label, places) in enumerate(sorted(by_label.items())):
+                first = _first_places(picked(records, places), places, again)
+                for text, partner in _partners(first, rounds):
+                    fields = {"negative": text} if partner is None else {"text": text, "positive": partner}
+                    if partner is None:
+                        alone.add(first[text])
+                    yield {"where": first[text], "label": label, **fields, "numbers": dict.fromkeys(fields, number)}
+
+        paired = stored({**example, "unit": unit} for unit, example in enumerate(examples()))
+        repeated = Examples(_where(record) for record in picked(records, sorted(again)))
+        unique, pairs = len(records) - repeated.count, len(paired) - alone.count
+        notes = [f"{split}: {unique} texts with {len(by_label)} labels made into {pairs} pairs"]
+        notes += _skipped(f"{split}: %d repeated texts with the same label left out", repeated)
+        notes += _skipped(f"{split}: %d texts are alone with their label, and are candidates only", alone)
+        return Cleaned(paired, notes)
 
     # ------------------------------------------------------------------------------------ model
 
@@ -291,36 +300,77 @@ def _score(record: Record) -> float | None:
         ) from None
 
 
-def _skipped(line: str, before: Sequence[Record], after: Sequence[Record]) -> list[str]:
-    kept_ids = {id(record) for record in after}
-    skipped = [_where(record) for record in before if id(record) not in kept_ids]
-    if not skipped:
-        return []
-    return [f"{line % len(skipped)}: {', '.join(skipped[:SHOWN])}{', ...' if len(skipped) > SHOWN else ''}"]
+def _scored(record: Record, highest: float) -> Record:
+    """Return a pair with its score as a share of the highest; raise :class:`DataError` for a score out of range."""
+    score = _score(record)
+    if score is not None and not 0 <= score <= highest:
+        raise DataError(f"{_where(record)}: the score {score:g} is not in 0 to {highest:g} (--highest-score)")
+    share = {} if score is None else {"score": score / highest}
+    return {key: value for key, value in record.items() if key not in ("score", "label")} | share
+
+
+def _has_empty_text(record: Record) -> bool:
+    return not all(record[name] for name in TEXTS if name in record)
+
+
+def _without(records: Iterable[Record], is_left_out: Callable[[Record], bool], skipped: Examples) -> Iterator[Record]:
+    """Yield records, and add the places of those that are left out."""
+    for record in records:
+        if is_left_out(record):
+            skipped.add(_where(record))
+        else:
+            yield record
+
+
+def _skipped(line: str, skipped: Examples) -> list[str]:
+    return [f"{line % skipped.count}: {skipped}"] if skipped else []
+
+
+def _first_places(records: Iterable[Record], numbers: Iterable[int], again: "array[int]") -> dict[str, str]:
+    """Return the texts of one label in alphabetical order, each with the place of its first record.
+
+    Adds the numbers of the other records to ``again``.
+    """
+    places: dict[str, str] = {}
+    for number, record in zip(numbers, records, strict=True):
+        if record["text"] in places:
+            again.append(number)
+        else:
+            places[record["text"]] = _where(record)
+    return dict(sorted(places.items()))
 
 
 def _where(record: Record) -> str:
     return str(record.get("where", "a record"))
 
 
-def _numbers(groups: Iterable[Sequence[str]]) -> dict[str, int]:
-    """Number texts; texts that are connected by a chain of groups have the same number (union-find)."""
-    parents: dict[str, str] = {}
+def _numbers(groups: Iterable[Sequence[str]]) -> Iterator[int]:
+    """Yield a number for each text of each group; texts that a chain of groups connects have the same number.
 
-    def root(text: str) -> str:
-        while parents.setdefault(text, text) != text:
-            parents[text] = text = parents[parents[text]]
-        return text
-
+    Numbers count from 0 in the order of the first texts. Texts are compared by their hashes.
+    """
+    hashes, firsts = array("Q"), array("q")
     for group in groups:
+        start = len(hashes)
         for text in group:
-            parents[root(text)] = root(group[0])
-    numbers: dict[str, int] = {}
-    return {text: numbers.setdefault(root(text), len(numbers)) for text in list(parents)}
+            hashes.append(hash_of([text]))
+            firsts.append(start)
+    if not hashes:
+        return iter(())
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    different, texts = np.unique(np.frombuffer(hashes, np.uint64), return_inverse=True)
+    links = (texts, texts[np.frombuffer(firsts, np.int64)])
+    size = (len(different), len(different))
+    _, components = connected_components(coo_matrix((np.ones(len(texts), np.int8), links), size), directed=False)
+    _, first, number = np.unique(components[texts], return_index=True, return_inverse=True)
+    return map(int, np.argsort(np.argsort(first))[number])
 
 
-def _partners(texts: list[str], rounds: int) -> Iterator[tuple[str, str | None]]:
+def _partners(sorted_texts: Iterable[str], rounds: int) -> Iterator[tuple[str, str | None]]:
     """Yield pairs with each text once per round; of an odd number, one text twice. A single text has no partner."""
+    texts = list(sorted_texts)
     for number in range(rounds if len(texts) > 1 else 1):
         order = Random(number).sample(texts, len(texts))  # the same pairs in every process
         for place in range(0, len(order) - 1, 2):

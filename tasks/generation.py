@@ -11,6 +11,7 @@ from typing import Any
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Reading, Record
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.tasks.writing.prompts import ASSISTANT, Conversation, Message, fill
 from adaptdock.tasks.writing.rouge import rouge
 from adaptdock.tasks.writing.written_answers import Writing, WritingOptions, first_value
@@ -40,7 +41,7 @@ class Generation(Writing):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Divide conversations into the last answer and the messages before it."""
-        cleaned = [self._cleaned(record, str(record.get("where", split))) for record in records]
+        cleaned = stored(self._cleaned(record, str(record.get("where", split))) for record in records)
         unused = sum(bool(record.get("input")) for record in cleaned) if not self._names_input else 0
         notes = [f"{split}: {unused} records have an input, which --prompt does not name"] if unused else []
         return Cleaned(cleaned, notes)

@@ -20,6 +20,7 @@ from torch import Tensor
 from adaptdock.errors import BackboneError, DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Reading, Recipe, Record
 from adaptdock.plugins.toolkit.heads import MaskedLanguageHead
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.tasks.writing.language_modelling import (
     RECIPES,
     LanguageModelling,
@@ -70,7 +71,7 @@ class MLM(LanguageModelling):
         """Join the texts of a split; training data gets several copies, masked differently."""
         cleaned = super().clean(records, split)
         copies = self.options.copies if split == "train" else 1
-        return Cleaned([{**record, "copies": copies} for record in cleaned.records], cleaned.notes)
+        return Cleaned(stored({**record, "copies": copies} for record in cleaned.records), cleaned.notes)
 
     def head(self) -> MaskedLanguageHead:
         """Return a trained transform followed by the frozen input embeddings."""

@@ -6,6 +6,7 @@ each word has the labels of all spans around it. Each word is labelled at one of
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ from adaptdock.plugins.contracts import (
 )
 from adaptdock.plugins.toolkit.classic_answers import most_frequent_tags
 from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
+from adaptdock.plugins.toolkit.stored import in_sequence, stored
 from adaptdock.plugins.toolkit.windowing import align
 from adaptdock.tasks.common.outcomes import NONE
 from adaptdock.tasks.ner import RECIPES
@@ -92,19 +94,19 @@ class MultilabelTokens(WordTask):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Read the labels of each word as a sorted list."""
-        raw = list(records)
-        marked = ranged_words([record for record in raw if MARKS in record], split, self.options.division)
-        cleaned = [_with_labels(record) for record in marked.records]
-        for record in raw:
-            if MARKS in record:
-                continue
+        raw = in_sequence(records)
+        marked = ranged_words((record for record in raw if MARKS in record), split, self.options.division)
+
+        def labelled(record: Record) -> Record:
             where = str(record.get("where", split))
             tokens = strings(record.get("tokens"), "tokens", where)
             labels = label_sets(record.get("labels"), self.options.label_separator, where)
             if len(tokens) != len(labels):
                 raise DataError(f"{where}: {len(tokens)} tokens but labels for {len(labels)}")
-            cleaned.append({**record, "tokens": tokens, "labels": labels})
-        return Cleaned(cleaned, marked.notes)
+            return {**record, "tokens": tokens, "labels": labels}
+
+        listed = (labelled(record) for record in raw if MARKS not in record)
+        return Cleaned(stored(chain(map(_with_labels, marked.records), listed)), marked.notes)
 
     def fit(self, records: Sequence[Record]) -> Self:
         """Learn the labels, sorted by name, and the division into words."""
@@ -123,11 +125,11 @@ class MultilabelTokens(WordTask):
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count sentences, words, words with several labels, and labels."""
-        words = [labels for record in records for labels in record["labels"]]
+        sizes = Counter(len(labels) for record in records for labels in record["labels"])
         return {
             "sentences": len(records),
-            "words": len(words),
-            "with several labels": sum(len(labels) > 1 for labels in words),
+            "words": sizes.total(),
+            "with several labels": sum(count for size, count in sizes.items() if size > 1),
             "labels": dict(sorted(_counts(records).items())),
         }
 

@@ -7,7 +7,7 @@ several windows. The span of most worth in any window is the answer if it reache
 the validation data.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -32,7 +32,9 @@ from adaptdock.plugins.contracts import (
     Task,
 )
 from adaptdock.plugins.toolkit.classic_answers import most_similar_sentence
+from adaptdock.plugins.toolkit.hashes import hash_of, hashes_of, number_of_different, repeated
 from adaptdock.plugins.toolkit.heads import SpanHead
+from adaptdock.plugins.toolkit.stored import in_sequence, stored
 from adaptdock.plugins.toolkit.windowing import Span, located_windows
 from adaptdock.tasks.reading.answer_formats import Places, context_of, given_answers
 from adaptdock.tasks.reading.answer_formats import required as _text
@@ -129,25 +131,27 @@ class QA(Task):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check questions and the offsets of their answers; note located, moved and skipped answers."""
-        usable: list[Record] = []
-        places = Places()
-        first: dict[str, str] = {}
+        raw, places = in_sequence(records), Places()
+        _check_ids(raw, split)
+        usable = stored(self._usable(raw, split, places))
+        if not usable:
+            raise DataError(places.nothing_left(split, self.options.repair))
+        return Cleaned(usable, places.notes(split, self.options.repair))
+
+    def _usable(self, records: Iterable[Record], split: str, places: Places) -> Iterator[Record]:
+        """Yield the questions with a located answer, or without any answer."""
         for record in records:
             where = str(record.get("where", split))
-            _check_new(record, where, first)
             question = _text(record.get("question"), "question", where)
             texts = {"question": question, "context": context_of(record, where, places)}
             annotated = given_answers(record, where, places)
             located = [self._located(answer, texts["context"], where, places) for answer in annotated]
             answers = [answer for answer in located if answer is not None]
             if None in located:
-                places.skipped.append(where)
+                places.skipped.add(where)
             if answers or not annotated:
                 fields = {name: value for name, value in record.items() if name not in ("start", "impossible")}
-                usable.append({**fields, **texts, "answers": answers})
-        if not usable:
-            raise DataError(places.nothing_left(split, self.options.repair))
-        return Cleaned(usable, places.notes(split, self.options.repair))
+                yield {**fields, **texts, "answers": answers}
 
     def _located(self, answer: Record, context: str, where: str, places: Places) -> Record | None:
         """Return an answer at its offset or one character beside it, or moved if ``repair`` is on; else None.
@@ -159,18 +163,20 @@ class QA(Task):
             first = context.find(text)
             if first < 0:
                 return None
-            (places.several if context.find(text, first + 1) >= 0 else places.located).append(where)
+            places.located.add(where)
+            if context.find(text, first + 1) >= 0:
+                places.several.add(where)
             return {"text": text, "start": first}
         if start >= 0 and context[start : start + len(text)] == text:
             return answer
         near = next((place for place in (start - 1, start + 1) if place >= 0 and context.startswith(text, place)), None)
         if near is not None:
-            places.near.append(where)
+            places.near.add(where)
             return {"text": text, "start": near}
         starts = [place for place in range(len(context)) if context.startswith(text, place)]
         if not self.options.repair or not starts:
             return None
-        places.moved.append(where)
+        places.moved.add(where)
         return {"text": text, "start": min(starts, key=lambda place: abs(place - start))}
 
     def labels(self, record: Record) -> list[str]:
@@ -192,7 +198,7 @@ class QA(Task):
         """Count questions, contexts, and questions without an answer."""
         return {
             "questions": len(records),
-            "contexts": len({record["context"] for record in records}),
+            "contexts": number_of_different(record["context"] for record in records),
             "without an answer": sum(not record["answers"] for record in records),
         }
 
@@ -364,14 +370,22 @@ class QA(Task):
 # ------------------------------------------------------------------------------------------ helpers
 
 
-def _check_new(record: Record, where: str, first: dict[str, str]) -> None:
-    """Raise :class:`DataError` for a repeated id; ``first`` has the place of each id so far."""
-    if record.get("id") is None:
-        return
-    name = str(record["id"])
-    if name in first:
-        raise DataError(f"{where}: the id {name!r} is that of {first[name]} already; each question needs its own")
-    first[name] = where
+def _check_ids(records: Sequence[Record], split: str) -> None:
+    """Raise :class:`DataError` for a repeated id, with both places."""
+    twice = set(repeated(hashes_of(hash_of(_id(record)) for record in records)).tolist())
+    first: dict[str, str] = {}
+    for record in records if twice else ():
+        if hash_of(_id(record)) in twice:
+            where, name = str(record.get("where", split)), str(record["id"])
+            if name in first:
+                raise DataError(
+                    f"{where}: the id {name!r} is that of {first[name]} already; each question needs its own"
+                )
+            first[name] = where
+
+
+def _id(record: Record) -> Sequence[str]:
+    return () if record.get("id") is None else ("id", str(record["id"]))
 
 
 def _references(record: Record) -> list[str]:

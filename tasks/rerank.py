@@ -5,6 +5,7 @@ arXiv:1901.04085); that of a long passage is the score of its best window. The l
 of a query (ListNet; RankT5, arXiv:2210.10634), or the binary cross entropy of each passage.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,6 +17,7 @@ from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Outcome, Passage, Reading, Record, Task
 from adaptdock.plugins.toolkit.bm25 import BM25
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.tasks.common.candidates import (
     CandidateBatch,
     candidate_scores,
@@ -24,6 +26,7 @@ from adaptdock.tasks.common.candidates import (
     fields_of,
     label_windows,
 )
+from adaptdock.tasks.common.examples import Examples
 from adaptdock.tasks.common.sequences import RECIPES
 from adaptdock.tasks.ranking.candidate_formats import grouped, labelled_candidates, passage, query_of, read_candidates
 from adaptdock.tasks.ranking.ranking_metrics import CUT, average_precision, ndcg, ranked, reciprocal_rank
@@ -76,24 +79,23 @@ class Rerank(Task):
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Check queries and candidates, and join the rows of a query; note queries that teach nothing."""
         queries, notes = grouped(records, split)
-        without = [record for record in queries if not any(self._gains(record))]
-        useless = [record for record in queries if len({gain > 0 for gain in self._gains(record)}) < 2]
-        if split == "train" and useless:
-            queries = [record for record in queries if record not in useless]
-            notes.append(
-                f"train: {len(useless)} queries are left out, as all their candidates are relevant or none is: "
-                f"{_places(useless)}"
-            )
-            if not queries:
+        if split == "train":
+            useless = Examples(_where(record) for record in queries if not self._teaches(record))
+            if useless.count == len(queries):
                 raise DataError(
-                    f"train: no query has both relevant and irrelevant candidates, so nothing can be learnt: "
-                    f"{_places(useless)}"
+                    f"train: no query has both relevant and irrelevant candidates, so nothing can be learnt: {useless}"
                 )
-        elif without:
-            notes.append(
-                f"{split}: {len(without)} queries have no relevant candidate, and count as 0: {_places(without)}"
-            )
-        return Cleaned([{**record, "unit": number} for number, record in enumerate(queries)], notes)
+            if useless:
+                queries = stored(filter(self._teaches, queries))
+                notes.append(
+                    f"train: {useless.count} queries are left out, as all their candidates are relevant or none is: "
+                    f"{useless}"
+                )
+        else:
+            without = Examples(_where(record) for record in queries if not any(self._gains(record)))
+            if without:
+                notes.append(f"{split}: {without.count} queries have no relevant candidate, and count as 0: {without}")
+        return Cleaned(stored({**record, "unit": number} for number, record in enumerate(queries)), notes)
 
     def fit(self, records: Sequence[Record]) -> Self:
         """Return this task; its options are not learnt from data."""
@@ -104,8 +106,8 @@ class Rerank(Task):
 
     def describe(self, records: Sequence[Record]) -> dict[str, Any]:
         """Count queries, candidates, and relevant candidates."""
-        gains = [gain for record in records for gain in self._gains(record)]
-        return {"queries": len(records), "candidates": len(gains), "relevant": sum(gain > 0 for gain in gains)}
+        gains = Counter(gain > 0 for record in records for gain in self._gains(record))
+        return {"queries": len(records), "candidates": gains.total(), "relevant": gains[True]}
 
     def shown(self, record: Record) -> str:
         """Return a query with its most relevant candidate."""
@@ -115,6 +117,10 @@ class Rerank(Task):
     @staticmethod
     def _gains(record: Record) -> list[int]:
         return [candidate["relevance"] for candidate in record["candidates"]]
+
+    def _teaches(self, record: Record) -> bool:
+        """Return whether a query has both relevant and irrelevant candidates."""
+        return len({gain > 0 for gain in self._gains(record)}) == 2
 
     # ------------------------------------------------------------------------------------ model
 
@@ -247,6 +253,5 @@ def _ranking(record: Record, prediction: Mapping[str, Any]) -> list[int]:
     return ranked([candidate["score"] for candidate in prediction["candidates"]], relevance)
 
 
-def _places(records: Sequence[Record]) -> str:
-    places = [str(record.get("where", "a record")) for record in records]
-    return ", ".join(places[:SHOWN]) + (", ..." if len(places) > SHOWN else "")
+def _where(record: Record) -> str:
+    return str(record.get("where", "a record"))

@@ -7,7 +7,7 @@ head is described in ``plugins/toolkit/span_scorer.py``.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,6 +29,7 @@ from adaptdock.plugins.contracts import (
     Record,
 )
 from adaptdock.plugins.toolkit.span_scorer import RARE, SpanScorer
+from adaptdock.plugins.toolkit.stored import in_sequence, joined, stored
 from adaptdock.plugins.toolkit.windowing import word_windows
 from adaptdock.tasks.common.outcomes import layered_entity_outcome
 from adaptdock.tasks.common.overlaps import Extent, bracketed, kind_of_overlap, without_overlaps
@@ -127,52 +128,68 @@ class Spans(WordTask):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Read spans of any form as ranges of words, with exclusive ends; note what was decided."""
-        raw = list(records)
-        plain = [record for record in raw if MARKS not in record]
-        marked = ranged_words([record for record in raw if MARKS in record], split, self.options.division)
+        raw = in_sequence(records)
+        marked = ranged_words((record for record in raw if MARKS in record), split, self.options.division)
+        plain = stored(record for record in raw if MARKS not in record) if marked.records else raw
         if any(are_tags(record.get(RANGES)) for record in plain):
-            cleaned = self._from_tags([dict(record) for record in plain], split)
+            cleaned = self._from_tags(plain, split)
         else:
             cleaned = with_ranges(plain, split, self.options.word_ends)
-        return Cleaned([*marked.records, *cleaned.records], [*marked.notes, *cleaned.notes])
+        return Cleaned(joined(marked.records, cleaned.records), [*marked.notes, *cleaned.notes])
 
     def _from_tags(self, records: Sequence[Record], split: str) -> Cleaned:
         """Return records with ranges in place of tags; a second column of tags has spans inside of others."""
-        ranges: list[set[tuple[int, int, str]]] = [set() for _ in records]
-        notes: list[str] = []
-        for column in (RANGES, INNER):
-            tagged = [
-                {**record, "tags": each_tagged(record[column], str(record.get("where", split))), "number": number}
-                for number, record in enumerate(records)
-                if record.get(column) is not None
-            ]
-            sentences = read_sentences(with_names(tagged, self.options.tag_names, split), split)
-            read, remarks = as_written(sentences.records, split, plain_types=self.options.scheme == "io")
-            scheme = self.options.scheme
-            if scheme == "auto":
-                scheme = detect_scheme([record["tags"] for record in read])
-            repaired = 0
-            for record in read:
-                tags, mended = to_bio(record["tags"], scheme, str(record.get("where", split)))
-                repaired += mended
-                records[record["number"]]["tokens"] = record["tokens"]
-                ranges[record["number"]].update((first, end, label) for label, first, end in entity_spans(tags))
-            notes += [*sentences.notes, *remarks]
-            notes += [f"{split}: tags of {column} read as {scheme.upper()}"] if scheme != "bio" else []
-            if repaired:
-                notes.append(
-                    f"{split}: {repaired} tags of {column} repaired that no {scheme.upper()} sequence can have"
-                )
-        rest = [{name: value for name, value in record.items() if name != INNER} for record in records]
-        return Cleaned([{**row, RANGES: sorted(spans)} for row, spans in zip(rest, ranges, strict=True)], notes)
+        layers = [self._layer(records, column, split) for column in (RANGES, INNER)]
+
+        def ranged() -> Iterator[Record]:
+            following = [iter(layer.records) for layer in layers]
+            sentences = [next(layer, None) for layer in following]
+            for number, record in enumerate(records):
+                cleaned, ranges = {name: value for name, value in record.items() if name != INNER}, set()
+                for place, sentence in enumerate(sentences):
+                    if sentence is not None and sentence["number"] == number:
+                        cleaned["tokens"] = sentence["tokens"]
+                        ranges.update(sentence[RANGES])
+                        sentences[place] = next(following[place], None)
+                yield {**cleaned, RANGES: sorted(ranges)}
+
+        return Cleaned(stored(ranged()), [note for layer in layers for note in layer.notes])
+
+    def _layer(self, records: Sequence[Record], column: str, split: str) -> Cleaned:
+        """Return the tokens and ranges of the records that have tags in a column, by their ``number``."""
+        tagged = (
+            {**record, "tags": each_tagged(record[column], str(record.get("where", split))), "number": number}
+            for number, record in enumerate(records)
+            if record.get(column) is not None
+        )
+        sentences = read_sentences(with_names(tagged, self.options.tag_names, split), split)
+        read, remarks = as_written(sentences.records, split, plain_types=self.options.scheme == "io")
+        scheme = self.options.scheme
+        if scheme == "auto":
+            scheme = detect_scheme(record["tags"] for record in read)
+        repaired = 0
+
+        def ranged(record: Record) -> Record:
+            nonlocal repaired
+            tags, mended = to_bio(record["tags"], scheme, str(record.get("where", split)))
+            repaired += mended
+            ranges = [(first, end, label) for label, first, end in entity_spans(tags)]
+            return {"number": record["number"], "tokens": record["tokens"], RANGES: ranges}
+
+        layer = stored(map(ranged, read))
+        notes = [*sentences.notes, *remarks]
+        notes += [f"{split}: tags of {column} read as {scheme.upper()}"] if scheme != "bio" else []
+        if repaired:
+            notes.append(f"{split}: {repaired} tags of {column} repaired that no {scheme.upper()} sequence can have")
+        return Cleaned(layer, notes)
 
     def fit(self, records: Sequence[Record]) -> Self:
         """Learn the labels, the longest span, the kind of overlap, and the division into words."""
-        ranges = [span for record in records for span in record[RANGES]]
-        labels = self.options.labels or tuple(sorted({label for _, _, label in ranges}))
+        labels = self.options.labels or tuple(sorted({label for record in records for _, _, label in record[RANGES]}))
         if not labels:
             raise DataError("the training data has no labelled span. --columns ranges=COLUMN names another column")
-        longest = max((end - first for first, end, _ in ranges), default=1)
+        lengths = Counter(end - first for record in records for first, end, _ in record[RANGES])
+        longest = max(lengths, default=1)
         learnt = {
             "labels": labels,
             "span_words": self.options.span_words or min(longest, LONGEST),
@@ -181,7 +198,7 @@ class Spans(WordTask):
         }
         fitted = type(self)(self.options.model_copy(update=learnt))
         fitted.check(records, "train")
-        fitted.longer = sum(end - first > fitted.options.span_words for first, end, _ in ranges)
+        fitted.longer = sum(count for length, count in lengths.items() if length > fitted.options.span_words)
         return fitted
 
     def notes(self) -> list[str]:

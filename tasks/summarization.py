@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.plugins.contracts import Cleaned, Reading, Record
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.tasks.writing.prompts import Conversation, fill
 from adaptdock.tasks.writing.rouge import rouge
 from adaptdock.tasks.writing.written_answers import (
@@ -45,11 +46,13 @@ class Summarization(Writing):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Join lists of sentences, and make a list of the summaries."""
-        cleaned = []
-        for record in records:
+
+        def joined_texts(record: Record) -> Record:
             where = str(record.get("where", split))
             source = required_text(record["source"], "source", where)
-            cleaned.append({**record, "source": source, "target": required_texts(record["target"], "target", where)})
+            return {**record, "source": source, "target": required_texts(record["target"], "target", where)}
+
+        cleaned = stored(map(joined_texts, records))
         return Cleaned(cleaned, several(cleaned, "target", split))
 
     def read(self, item: Any) -> Record:

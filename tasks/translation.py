@@ -11,6 +11,7 @@ from typing import Any
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Reading, Record
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.tasks.writing.prompts import Conversation, fill
 from adaptdock.tasks.writing.written_answers import (
     Writing,
@@ -53,12 +54,14 @@ class Translation(Writing):
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
         """Select the two languages of each record, and make a list of the translations."""
-        cleaned = []
-        for record in records:
+
+        def in_two_languages(record: Record) -> Record:
             where = str(record.get("where", split))
             source = required_text(self._in(record["source"], "source_lang", where), "source", where)
             target = required_texts(self._in(record["target"], "target_lang", where), "target", where)
-            cleaned.append({**record, "source": source, "target": target})
+            return {**record, "source": source, "target": target}
+
+        cleaned = stored(map(in_two_languages, records))
         return Cleaned(cleaned, several(cleaned, "target", split))
 
     def read(self, item: Any) -> Record:

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from adaptdock.engine.data.hashes import NOTHING, Hashes, hash_of, hashes_of, repeated
+from adaptdock.plugins.toolkit.hashes import NOTHING, Hashes, hash_of, hashes_of, repeated
 from adaptdock.plugins.contracts import Record, Task
 
 SHOWN = 5

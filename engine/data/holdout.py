@@ -12,8 +12,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
-from adaptdock.engine.data.groups import Groups, connected
-from adaptdock.engine.data.hashes import Hashes, hash_of, hashes_of
+from adaptdock.plugins.toolkit.groups import Groups, connected
+from adaptdock.plugins.toolkit.hashes import Hashes, hash_of, hashes_of
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record, Task
 from adaptdock.plugins.task_abilities import group as group_of

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from adaptdock.engine.data.hashes import hash_of, hashes_of, repeated
+from adaptdock.plugins.toolkit.hashes import hash_of, hashes_of, repeated
 from adaptdock.plugins.contracts import Record
 
 

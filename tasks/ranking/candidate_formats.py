@@ -10,6 +10,9 @@ from typing import Any
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
+from adaptdock.plugins.toolkit.groups import connected
+from adaptdock.plugins.toolkit.hashes import hash_of, hashes_of
+from adaptdock.plugins.toolkit.stored import picked, stored
 from adaptdock.tasks.labels.printed_lists import printed
 
 TEXTS = ("text", "passage", "passage_text", "contents", "content", "body", "document", "doc")
@@ -62,35 +65,34 @@ def labelled_candidates(record: Record, where: str) -> list[Candidate]:
     return sorted(candidates, key=lambda candidate: sha256(candidate["text"].encode()).digest())
 
 
-def grouped(records: Iterable[Record], split: str) -> tuple[list[Record], list[str]]:
+def grouped(records: Iterable[Record], split: str) -> tuple[Sequence[Record], list[str]]:
     """Return a record for each query of raw records, in the order of the first ones, and notes.
 
     Records of one query are joined. A candidate that a query has several times has its greatest relevance.
     """
-    queries: dict[str, Record] = {}
-    joined = repeated = 0
-    for record in records:
-        where = str(record.get("where", split))
-        query = query_of(record, where)
-        candidates = labelled_candidates(record, where)
-        joined += query in queries
-        entry = queries.setdefault(query, {**_rest(record), "query": query, "by_text": {}})
-        for candidate in candidates:
-            before = entry["by_text"].setdefault(_key(candidate), candidate)
+    rows = stored(_with_candidates(record, str(record.get("where", split))) for record in records)
+    queries = connected(hashes_of(hash_of([row["query"]]) for row in rows))
+    repeated = 0
+
+    def joined(places: Sequence[int]) -> Record:
+        nonlocal repeated
+        same_query = picked(rows, places)
+        by_text: dict[tuple[str, str], Candidate] = {}
+        for candidate in (candidate for row in same_query for candidate in row["candidates"]):
+            before = by_text.setdefault(_key(candidate), candidate)
             repeated += before is not candidate
             before["relevance"] = max(before["relevance"], candidate["relevance"])
+        return {**same_query[0], "candidates": list(by_text.values())}
+
+    cleaned = stored(map(joined, queries)) if len(rows) else rows
     notes = []
-    if joined:
-        notes.append(f"{split}: {joined + len(queries)} rows joined by their query, of which there are {len(queries)}")
+    if len(cleaned) < len(rows):
+        notes.append(f"{split}: {len(rows)} rows joined by their query, of which there are {len(cleaned)}")
     if repeated:
         notes.append(
             f"{split}: {repeated} candidates are there more than once for their query, and are read once, with their "
             f"greatest relevance"
         )
-    cleaned = []
-    for entry in queries.values():
-        by_text = entry.pop("by_text")
-        cleaned.append({**entry, "candidates": list(by_text.values())})
     return cleaned, notes
 
 
@@ -99,9 +101,10 @@ def passage(candidate: Mapping[str, Any]) -> str:
     return f"{candidate['title']} {candidate['text']}" if candidate.get("title") else str(candidate["text"])
 
 
-def _rest(record: Record) -> Record:
-    fields = {"query", "candidates", "relevance", *LISTS}
-    return {name: value for name, value in record.items() if name not in fields}
+def _with_candidates(record: Record, where: str) -> Record:
+    """Return a raw record with its candidates in place of other fields for them."""
+    rest = {name: value for name, value in record.items() if name not in ("relevance", *LISTS)}
+    return {**rest, "query": query_of(record, where), "candidates": labelled_candidates(record, where)}
 
 
 def _key(candidate: Candidate) -> tuple[str, str]:

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
+from adaptdock.tasks.common.examples import Examples
 from adaptdock.tasks.labels.printed_lists import printed
 
 SHOWN = 10
 """Most places that a note lists."""
+NO_PLACES = partial(Examples, most=SHOWN)
 TRUE, FALSE = frozenset({"true", "1", "1.0", "yes"}), frozenset({"false", "0", "0.0", "no", ""})
 
 
@@ -17,18 +20,19 @@ TRUE, FALSE = frozenset({"true", "1", "1.0", "yes"}), frozenset({"false", "0", "
 class Places:
     """The places of questions whose answers were changed or skipped while reading, by the kind of change."""
 
-    moved: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    located: list[str] = field(default_factory=list)
-    several: list[str] = field(default_factory=list)
-    """Located by the first of several occurrences of the text."""
-    near: list[str] = field(default_factory=list)
+    moved: Examples = field(default_factory=NO_PLACES)
+    skipped: Examples = field(default_factory=NO_PLACES)
+    located: Examples = field(default_factory=NO_PLACES)
+    """Answers without an offset."""
+    several: Examples = field(default_factory=NO_PLACES)
+    """Answers without an offset whose text occurs several times; the first occurrence is taken."""
+    near: Examples = field(default_factory=NO_PLACES)
     """One character beside the offset."""
-    empty: list[str] = field(default_factory=list)
+    empty: Examples = field(default_factory=NO_PLACES)
     """With an empty text as the answer."""
-    joined: list[str] = field(default_factory=list)
+    joined: Examples = field(default_factory=NO_PLACES)
     """With a list of contexts."""
-    impossible: list[str] = field(default_factory=list)
+    impossible: Examples = field(default_factory=NO_PLACES)
     """Marked as impossible although they have answers."""
 
     def nothing_left(self, split: str, repairs: bool) -> str:
@@ -37,46 +41,44 @@ class Places:
             return f"{split}: there are no questions"
         way_out = "" if repairs else "; --repair moves answers whose text occurs elsewhere"
         return (
-            f"{split}: no question is left of {len(self.skipped)}: no answer is at its offset or in its context, "
-            f"such as that of {self.skipped[0]}. Offsets count the characters of the context from 0{way_out}."
+            f"{split}: no question is left of {self.skipped.count}: no answer is at its offset or in its context, "
+            f"such as that of {self.skipped.first[0]}. Offsets count the characters of the context from 0{way_out}."
         )
 
     def notes(self, split: str, repairs: bool) -> list[str]:
         """Return a line for each kind of change that occurred."""
         notes = []
         if self.moved:
-            count = len(dict.fromkeys(self.moved))
-            notes.append(f"{split}: {count} questions had answers moved to their text: {_some(self.moved)}")
+            notes.append(f"{split}: {self.moved.different} questions had answers moved to their text: {self.moved}")
         if self.skipped:
             way_out = "" if repairs else "; --repair (repair=true) moves answers whose text occurs elsewhere"
             notes.append(
-                f"{split}: answers of {len(self.skipped)} questions were skipped because they are not at their "
+                f"{split}: answers of {self.skipped.count} questions were skipped because they are not at their "
                 f"offset, or not in the context; a question without any other answer was skipped too{way_out}: "
-                f"{_some(self.skipped)}"
+                f"{self.skipped}"
             )
         if self.near:
-            notes.append(f"{split}: {len(self.near)} answers were off by one character and moved: {_some(self.near)}")
+            notes.append(f"{split}: {self.near.count} answers were off by one character and moved: {self.near}")
         if self.empty:
             notes.append(
-                f"{split}: {len(self.empty)} questions have an empty text as the answer, which is read as no answer: "
-                f"{_some(self.empty)}"
+                f"{split}: {self.empty.count} questions have an empty text as the answer, which is read as no answer: "
+                f"{self.empty}"
             )
         if self.joined:
             notes.append(
-                f"{split}: {len(self.joined)} questions have a list of contexts, joined by line breaks; offsets count "
-                f"the joined text: {_some(self.joined)}"
+                f"{split}: {self.joined.count} questions have a list of contexts, joined by line breaks; offsets count "
+                f"the joined text: {self.joined}"
             )
-        without = [*self.located, *self.several]
-        if without:
-            several = f" ({len(self.several)} occur several times: the first is taken)" if self.several else ""
+        if self.located:
+            several = f" ({self.several.count} occur several times: the first is taken)" if self.several else ""
             notes.append(
-                f"{split}: {len(without)} answers have no offset, and were located in the context{several}: "
-                f"{_some(without)}"
+                f"{split}: {self.located.count} answers have no offset, and were located in the context{several}: "
+                f"{self.located}"
             )
         if self.impossible:
             notes.append(
-                f"{split}: {len(self.impossible)} questions have answers, but is_impossible is true, which "
-                f"counts: {_some(self.impossible)}"
+                f"{split}: {self.impossible.count} questions have answers, but is_impossible is true, which "
+                f"counts: {self.impossible}"
             )
         return notes
 
@@ -91,14 +93,14 @@ def given_answers(record: Record, where: str, places: Places) -> list[Record]:
         value = _unprinted(value)
     if _is_impossible(record.get("impossible"), where):
         if any(map(_has_text, _parts(value, where))):
-            places.impossible.append(where)
+            places.impossible.add(where)
         return []
     start = _start(record.get("start"), where)
     if isinstance(value, str) and start is not None:
         value = {"text": value, "answer_start": start} if value else value
     parts = _parts(value, where)
     if parts and all(map(_is_empty, parts)):
-        places.empty.append(where)
+        places.empty.add(where)
     return [_answer(part, where) for part in parts if not _is_empty(part)]
 
 
@@ -106,7 +108,7 @@ def context_of(record: Record, where: str, places: Places) -> str:
     """Return the context of a record; paragraphs in a list are joined by line breaks."""
     context = record.get("context")
     if isinstance(context, list | tuple) and context and all(isinstance(part, str) for part in context):
-        places.joined.append(where)
+        places.joined.add(where)
         return required("\n".join(context), "context", where)
     return required(context, "context", where)
 
@@ -178,8 +180,3 @@ def _answer(value: Any, where: str) -> Record:
     if isinstance(start, bool) or not isinstance(start, int | None):
         raise DataError(f"{where}: answer_start is the number of a character; found {start!r:.60}")
     return {"text": required(value.get("text"), "answer", where), "start": start}
-
-
-def _some(places: Sequence[str]) -> str:
-    shown = list(dict.fromkeys(places))
-    return ", ".join(shown[:SHOWN]) + (", ..." if len(shown) > SHOWN else "")

@@ -5,11 +5,13 @@ Choices are a list, an object of lists with keys (ARC, CommonsenseQA), objects w
 records of a split have it in one form.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, Literal, NamedTuple
 
 from adaptdock.errors import DataError
+from adaptdock.plugins.toolkit.stored import Form
 from adaptdock.tasks.labels.printed_lists import printed
 
 AnswerForm = Literal["auto", "text", "letter", "from-0", "from-1"]
@@ -31,6 +33,8 @@ TEXTS, KEYS = ("text", "choice", "content", "answer", "option"), ("label", "key"
 UNKNOWN = ("", "-1", "-100", "?")
 """Answers of test data that is published without answers."""
 SHOWN = 5
+MISFIT = -1
+"""In place of the number of a choice, for an answer that has no meaning in a form."""
 
 
 class Choices(NamedTuple):
@@ -60,6 +64,21 @@ class Choices(NamedTuple):
         """Return whether a record has no answer, like test data that is published without answers."""
         text = str(answer).strip()
         return _is_empty(answer) or (text in UNKNOWN and text not in (*self.texts, *self.keys))
+
+
+class Question(NamedTuple):
+    """A raw record of a question, its place in the data, and its choices."""
+
+    record: Mapping[str, Any]
+    where: str
+    choices: Choices
+
+
+QUESTIONS_READ: Form[Question] = Form(
+    lambda question: (question.record, question.where, *question.choices),
+    lambda row: Question(row[0], row[1], Choices(*row[2:])),
+)
+"""Questions in a file."""
 
 
 def choices_of(record: Mapping[str, Any], where: str) -> Choices:
@@ -96,31 +115,30 @@ def question_of(record: Mapping[str, Any], where: str) -> str:
     return question.strip() if _is_empty(beginning) else f"{question.strip()} {str(beginning).strip()}"
 
 
-def right_choices(
-    answers: Sequence[Any], choices: Sequence[Choices], places: Sequence[str], form: AnswerForm
-) -> tuple[list[int], str]:
-    """Return the number of the right choice of each record, from 0, and a note on the form of the answers.
+def right_choices(questions: Sequence[Question], form: AnswerForm) -> tuple[Sequence[int], str]:
+    """Return the number of the right choice of each question, from 0, and a note on the form of the answers.
 
     Raises :class:`DataError` where no form fits all answers, or several forms do and contradict each other.
     """
-    rows = list(zip(answers, choices, strict=True))
-    keyed = [number for answer, item in rows if (number := item.keyed(answer)) is not None]
-    if form == "auto" and len(keyed) == len(rows):
-        return keyed, ""
     forms = tuple(TITLES) if form == "auto" else (form,)
-    fitting: dict[AnswerForm, list[int]] = {}
-    for name in forms:
-        numbers = [number for answer, item in rows if (number := item.numbered(answer, name)) is not None]
-        if len(numbers) == len(rows):
-            fitting[name] = numbers
+    keyed = array("q")
+    by_form = {name: array("q") for name in forms}
+    for question in questions:
+        answer, choices = question.record["answer"], question.choices
+        keyed.append(_or_misfit(choices.keyed(answer)))
+        for name, numbers in by_form.items():
+            numbers.append(_or_misfit(choices.numbered(answer, name)))
+    if form == "auto" and MISFIT not in keyed:
+        return keyed, ""
+    fitting = {name: numbers for name, numbers in by_form.items() if MISFIT not in numbers}
     if not fitting:
-        raise DataError(_misfit(rows, places, forms))
+        raise DataError(_misfit(questions, by_form))
     (first, numbers), *others = fitting.items()
     rival = next((name for name, rivals in others if rivals != numbers), None)
     if rival is not None:
         raise DataError(
-            f"{places[0]}: the answers can be read as {TITLES[first]} and as {TITLES[rival]}, which are different "
-            f"choices: say which with --answer-form {first} or --answer-form {rival}"
+            f"{questions[0].where}: the answers can be read as {TITLES[first]} and as {TITLES[rival]}, which are "
+            f"different choices: say which with --answer-form {first} or --answer-form {rival}"
         )
     return numbers, "" if first == "text" else f"answers read as {TITLES[first]} (--answer-form {first})"
 
@@ -150,19 +168,19 @@ def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value) or not str(value).strip()
 
 
-def _misfit(rows: Sequence[tuple[Any, Choices]], places: Sequence[str], forms: Sequence[AnswerForm]) -> str:
+def _or_misfit(number: int | None) -> int:
+    return MISFIT if number is None else number
+
+
+def _misfit(questions: Sequence[Question], by_form: Mapping[AnswerForm, "array[int]"]) -> str:
     """Return a message on the first answer that the form of most answers does not fit."""
-
-    def fits(form: AnswerForm) -> list[bool]:
-        return [item.numbered(answer, form) is not None for answer, item in rows]
-
-    best = max(forms, key=lambda form: sum(fits(form)))
-    wrong = fits(best).index(False)
-    answer, item = rows[wrong]
-    listing = ", ".join(repr(text) for text in item.texts[:SHOWN])
-    if not any(fits(best)):
+    best = min(by_form, key=lambda form: by_form[form].count(MISFIT))
+    record, where, choices = questions[by_form[best].index(MISFIT)]
+    answer = record["answer"]
+    listing = ", ".join(repr(text) for text in choices.texts[:SHOWN])
+    if by_form[best].count(MISFIT) == len(questions):
         return (
-            f"{places[wrong]}: the answer {answer!r:.60} is none of the choices, neither as a text, a letter nor a "
+            f"{where}: the answer {answer!r:.60} is none of the choices, neither as a text, a letter nor a "
             f"number: {listing:.200}. --columns answer=COLUMN names another column."
         )
-    return f"{places[wrong]}: the answer {answer!r:.60} is none of the choices, read as {TITLES[best]}: {listing:.200}"
+    return f"{where}: the answer {answer!r:.60} is none of the choices, read as {TITLES[best]}: {listing:.200}"

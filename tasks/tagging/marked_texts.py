@@ -1,16 +1,16 @@
 """Texts with marked spans, as annotation tools export them, as sentences of words with a tag each, or with ranges."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 from adaptdock.plugins.annotations import AnnotatedText, LabelledSpan
 from adaptdock.plugins.contracts import Cleaned, Record
 from adaptdock.plugins.toolkit.marked_words import mark_words, ranges_of_words
 from adaptdock.plugins.toolkit.stored import in_sequence, stored
 from adaptdock.plugins.toolkit.word_division import Division
+from adaptdock.tasks.common.examples import Examples
 
 MARKS, WORDS = "marks", "words"
 """The fields of a raw record with marked spans, and with the places of the words that a tool has divided."""
-SHOWN = 5
 CUTTING = "begin or end within a word, which is divided there"
 OVERLAPPING = "overlap others, of which the longest is kept, and are left out"
 INVISIBLE = "have no visible character and are left out"
@@ -29,7 +29,7 @@ def tagged_words(records: Iterable[Record], split: str, division: Division | Non
 
     The text of a record and the places of its words stay with it, so that entities have their offsets in the text.
     """
-    described: dict[str, list[str]] = {CUTTING: [], OVERLAPPING: [], INVISIBLE: []}
+    described = {CUTTING: Examples(), OVERLAPPING: Examples(), INVISIBLE: Examples()}
 
     def tagged(record: Record) -> Record:
         if MARKS not in record:
@@ -46,14 +46,15 @@ def tagged_words(records: Iterable[Record], split: str, division: Division | Non
 
 def ranged_words(records: Iterable[Record], split: str, division: Division | None) -> Cleaned:
     """Return records in which marked spans, which may overlap, have become ``ranges`` of words with a label."""
-    ranged: list[Record] = []
-    described: dict[str, list[str]] = {CUTTING: [], INVISIBLE: []}
-    for record in records:
+    described = {CUTTING: Examples(), INVISIBLE: Examples()}
+
+    def ranged(record: Record) -> Record:
         words = ranges_of_words(record["text"], record[MARKS], division or Division(), record.get(WORDS))
         _describe(described, {CUTTING: words.cutting, INVISIBLE: words.invisible}, record, split)
         ranges = sorted({(first, end, mark.label) for mark, first, end in words.ranges})
-        ranged.append(_rest(record) | {"tokens": words.tokens, "ranges": ranges, "spans": words.spans})
-    return Cleaned(ranged, _notes(described, split))
+        return _rest(record) | {"tokens": words.tokens, "ranges": ranges, "spans": words.spans}
+
+    return Cleaned(stored(map(ranged, records)), _notes(described, split))
 
 
 def _rest(record: Record) -> Record:
@@ -61,22 +62,17 @@ def _rest(record: Record) -> Record:
 
 
 def _describe(
-    described: dict[str, list[str]], kinds: dict[str, list[LabelledSpan]], record: Record, split: str
+    described: Mapping[str, Examples], kinds: dict[str, list[LabelledSpan]], record: Record, split: str
 ) -> None:
     """Add each span with a little of the text around it, and its place."""
     text, where = record["text"], str(record.get("where", split))
     for kind, spans in kinds.items():
-        described[kind] += [
-            f"{text[span.start : span.end]!r:.40} ({span.label}) in "
-            f"{text[max(0, span.start - 8) : span.end + 8]!r:.60} at {where}"
-            for span in spans
-        ]
+        for span in spans:
+            described[kind].add(
+                f"{text[span.start : span.end]!r:.40} ({span.label}) in "
+                f"{text[max(0, span.start - 8) : span.end + 8]!r:.60} at {where}"
+            )
 
 
-def _notes(described: dict[str, list[str]], split: str) -> list[str]:
-    return [f"{split}: {len(spans)} spans {kind}: {_some(spans)}" for kind, spans in described.items() if spans]
-
-
-def _some(spans: Sequence[str]) -> str:
-    more = f" and {len(spans) - SHOWN} more" if len(spans) > SHOWN else ""
-    return f"{', '.join(spans[:SHOWN])}{more}"
+def _notes(described: Mapping[str, Examples], split: str) -> list[str]:
+    return [f"{split}: {spans.count} spans {kind}: {spans.with_rest()}" for kind, spans in described.items() if spans]

@@ -4,11 +4,12 @@ A range is (first word, end, label), the end exclusive. Files have the last word
 end (SpERT); which of the two shows in spans of one word, and in spans that reach the end of a sentence.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Record
+from adaptdock.plugins.toolkit.stored import stored
 from adaptdock.tasks.labels.printed_lists import printed
 from adaptdock.tasks.labels.uncounted import UNTAGGED, tags_with_gaps
 from adaptdock.tasks.tagging.divided_words import strings
@@ -59,11 +60,13 @@ def with_ranges(records: Iterable[Record], split: str, ends: WordEnds) -> Cleane
 
     Raises :class:`DataError` for spans outside of their sentence, and where it is open which ends they have.
     """
-    read = [_read(record, str(record.get("where", split))) for record in records]
-    spans = [(span, record) for record in read for span in record[RANGES]]
-    inclusive = ends == "inclusive" or (ends == "auto" and bool(spans) and _are_inclusive(spans, split))
-    cleaned = [{**record, RANGES: _exclusive(record, inclusive, str(record.get("where", split)))} for record in read]
-    if ends != "auto" or not spans:
+    read = stored(_read(record, str(record.get("where", split))) for record in records)
+    has_spans = any(record[RANGES] for record in read)
+    inclusive = ends == "inclusive" or (ends == "auto" and has_spans and _are_inclusive(read, split))
+    cleaned = stored(
+        {**record, RANGES: _exclusive(record, inclusive, str(record.get("where", split)))} for record in read
+    )
+    if ends != "auto" or not has_spans:
         return Cleaned(cleaned)
     kind = "its last word (inclusive)" if inclusive else "the word behind it (exclusive)"
     return Cleaned(cleaned, [f"{split}: the second number of a span is read as {kind} (--word-ends)"])
@@ -81,19 +84,24 @@ def _exclusive(record: Record, inclusive: bool, where: str) -> list[Range]:
     return sorted({(first, last + inclusive, label) for first, last, label in record[RANGES]})
 
 
-def _are_inclusive(spans: Sequence[tuple[Range, Record]], split: str) -> bool:
+def _are_inclusive(records: Sequence[Record], split: str) -> bool:
     """Return whether the second numbers are last words; raise :class:`DataError` where that is open."""
-    equal = [entry for entry in spans if entry[0][0] == entry[0][1]]
-    reaching = [entry for entry in spans if entry[0][1] == len(entry[1]["tokens"])]
+
+    def first(fits: Callable[[Range, Record], bool]) -> tuple[Range, Record] | None:
+        return next(((span, record) for record in records for span in record[RANGES] if fits(span, record)), None)
+
+    equal = first(lambda span, _: span[0] == span[1])
+    reaching = first(lambda span, record: span[1] == len(record["tokens"]))
     if equal and reaching:
         raise DataError(
-            f"{split}: spans contradict each other: {_placed(*equal[0])} has its last word as second number, and "
-            f"{_placed(*reaching[0])}, of {len(reaching[0][1]['tokens'])} words, the word behind it"
+            f"{split}: spans contradict each other: {_placed(*equal)} has its last word as second number, and "
+            f"{_placed(*reaching)}, of {len(reaching[1]['tokens'])} words, the word behind it"
         )
-    if not equal and not reaching and len(spans) < ENOUGH:
+    example = first(lambda span, _: True)
+    if not equal and not reaching and example and sum(len(record[RANGES]) for record in records) < ENOUGH:
         raise DataError(
             f"{split}: it is open whether the second number of a span is its last word or the word behind it, such as "
-            f"{_placed(*spans[0])}: say which with --word-ends inclusive or --word-ends exclusive"
+            f"{_placed(*example)}: say which with --word-ends inclusive or --word-ends exclusive"
         )
     return bool(equal)
 

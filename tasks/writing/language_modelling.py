@@ -6,7 +6,7 @@ of the mean negative log-likelihood, in nats, of the predicted tokens. No block 
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import torch
@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Cleaned, Feature, Options, Outcome, Passage, Recipe, Record, Task
+from adaptdock.plugins.toolkit.stored import stored
+from adaptdock.tasks.common.examples import Examples
 
 NOT_COUNTED = -100
-SHOWN = 5
-"""Most places that a note lists."""
 
 
 class LanguageModellingOptions(Options):
@@ -37,7 +37,18 @@ RECIPES = {
         learning_rate=2e-3, epochs=3, batch_size=8, method_options={"length": 32, "learning_rate_factor": 40}
     ),
 }
+STREAM = 2**20
+"""Characters from which texts are not joined further: their tokens are in memory together."""
 JOINTS = {"line": "\n", "space": " "}
+
+
+@dataclass
+class _Stream:
+    """Texts that are tokenised together, and the place of the first."""
+
+    where: str
+    texts: list[str] = field(default_factory=list)
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,22 +86,17 @@ class LanguageModelling(Task):
     # ------------------------------------------------------------------------------------- data
 
     def clean(self, records: Iterable[Record], split: str) -> Cleaned:
-        """Join the texts of a split into one record; tokens of a list are joined by spaces."""
-        texts, empty, first = [], [], None
-        for record in records:
-            text = _text(record)
-            if text.strip():
-                first = first or str(record.get("where", split))
-                texts.append(text)
-            else:
-                empty.append(str(record.get("where", split)))
-        if not texts:
+        """Join the texts of a split into one record, or into several large ones; join tokens of a list by spaces."""
+        empty = Examples()
+        joined = stored(map(self._joined, _streams(records, split, empty)))
+        if not joined:
             raise DataError(f"{split}: there is no text")
+        return Cleaned(joined, [f"{split}: {empty.count} empty texts skipped: {empty}"] if empty else [])
+
+    def _joined(self, stream: "_Stream") -> Record:
         joint = JOINTS.get(self.options.separator)
-        joined = texts if joint is None else [joint.join(texts)]
-        shown = ", ".join(empty[:SHOWN]) + (", ..." if len(empty) > SHOWN else "")
-        notes = [f"{split}: {len(empty)} empty texts skipped: {shown}"] if empty else []
-        return Cleaned([{"where": first, "texts": joined, "read": len(texts)}], notes)
+        texts = stream.texts if joint is None else [joint.join(stream.texts)]
+        return {"where": stream.where, "texts": texts, "read": len(stream.texts)}
 
     def fit(self, records: Sequence[Record]) -> Self:
         """Return this task; its options are not learnt from data."""
@@ -181,6 +187,24 @@ def window(tokenizer: Any, ids: Sequence[int], targets: Any) -> Feature:
     inputs = {"input_ids": list(ids), "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
     input_names = {"input_ids", "attention_mask", *tokenizer.model_input_names}
     return Feature({name: inputs[name] for name in inputs if name in input_names}, alignment=targets)
+
+
+def _streams(records: Iterable[Record], split: str, empty: Examples) -> Iterator[_Stream]:
+    """Yield the texts of records in streams of about :data:`STREAM` characters; add the places of empty texts."""
+    stream: _Stream | None = None
+    for record in records:
+        text, where = _text(record), str(record.get("where", split))
+        if not text.strip():
+            empty.add(where)
+            continue
+        stream = stream or _Stream(where)
+        stream.texts.append(text)
+        stream.size += len(text)
+        if stream.size >= STREAM:
+            yield stream
+            stream = None
+    if stream is not None:
+        yield stream
 
 
 def _text(record: Record) -> str:

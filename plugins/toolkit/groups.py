@@ -6,7 +6,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptdock.engine.data.hashes import NOTHING, Hashes
+from adaptdock.plugins.toolkit.hashes import NOTHING, Hashes
 
 Numbers = NDArray[np.int64]
 

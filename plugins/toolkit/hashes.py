@@ -33,3 +33,8 @@ def repeated(hashes: Hashes) -> Hashes:
     is_repeated = (counts > 1) & (values != NOTHING)
     in_order: Hashes = values[is_repeated][np.argsort(first[is_repeated])]
     return in_order
+
+
+def number_of_different(texts: Iterable[str]) -> int:
+    """Return how many different texts there are, counted by their hashes."""
+    return len(np.unique(hashes_of(hash_of((text, "")) for text in texts)))

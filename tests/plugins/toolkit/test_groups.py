@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptdock.engine.data.groups import connected
-from adaptdock.engine.data.hashes import hash_of, hashes_of, repeated
+from adaptdock.plugins.toolkit.groups import connected
+from adaptdock.plugins.toolkit.hashes import hash_of, hashes_of, repeated
 
 KEYS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12)
 
