@@ -1,6 +1,6 @@
 """Reading: short labelled texts from JSON lines, CSV and Parquet, beside the ``datasets`` library alone, in one run.
 
-    python benchmarks/reading.py [--records 1000000] [--rounds 3]
+    python benchmarks/reading.py [--records 1000000] [--rounds 3] [--stages words,tokens]
 
 Each side runs in a process of its own, in turn. ``datasets`` builds its table in an empty cache and iterates over its
 rows; ours reads the file as ``adapt train --task classification`` does, up to clean records with texts and labels.
@@ -11,13 +11,13 @@ records a second, the ratio of ours to ``datasets`` (medians), and the peak of r
 import argparse
 import csv
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,11 @@ def write(folder: Path, count: int) -> None:
         for row in rows(count):
             lines.write(json.dumps(row) + "\n")
             writer.writerow(row)
-    columns = {name: [row[name] for row in rows(count)] for name in ("text", "label")}
-    parquet.write_table(pa.table(columns), folder / "train.parquet")
+    schema = pa.schema([("text", pa.string()), ("label", pa.string())])
+    source = rows(count)
+    with parquet.ParquetWriter(folder / "train.parquet", schema) as file:
+        while part := list(islice(source, 100_000)):
+            file.write_table(pa.Table.from_pylist(part, schema))
 
 
 def ours(path: Path, tokens: bool) -> int:
@@ -112,8 +115,13 @@ def one(side: str, path: Path, tokens: bool) -> None:
     before = time.perf_counter()
     count = {"ours": ours, "datasets": theirs}[side](path, tokens)
     seconds = time.perf_counter() - before
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "records": count, "peak": peak}))
+    print(json.dumps({"seconds": seconds, "records": count, "peak": peak_memory()}))
+
+
+def peak_memory() -> float:
+    """Return the peak of this process's resident memory in MB; ru_maxrss would count the parent's before exec too."""
+    status = Path("/proc/self/status").read_text()
+    return float(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
 
 
 def main() -> None:
@@ -121,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stages", default="words,tokens")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -133,7 +142,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, arguments.records)
-        for stage in ("words", "tokens"):
+        for stage in arguments.stages.split(","):
             for layout in FORMATS:
                 taken: dict[str, list[dict[str, float]]] = {"ours": [], "datasets": []}
                 for _ in range(arguments.rounds):

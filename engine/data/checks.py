@@ -9,8 +9,8 @@ from itertools import combinations
 
 import numpy as np
 
-from adaptdock.plugins.toolkit.hashes import NOTHING, Hashes, hash_of, hashes_of, repeated
 from adaptdock.plugins.contracts import Record, Task
+from adaptdock.plugins.toolkit.hashes import NOTHING, Hashes, hash_of, hashes_of, repeated
 
 SHOWN = 5
 LONGEST_SHOWN = 200

@@ -194,7 +194,7 @@ def _json_lines(path: Path, texts: Texts) -> Iterator[Row]:
 def parsed(text: str, place: str, hint: str = "") -> Any:
     """Return the value of a JSON text; raise :class:`DataError` where it is none, or an object has a key twice."""
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return DECODER.decode(text)
     except _RepeatedKeyError as error:
         raise DataError(f"{place}: {error}") from None
     except (ValueError, RecursionError) as error:
@@ -217,6 +217,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             f"Rename one of them."
         )
     return content
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+"""json.loads with a hook makes a new decoder for each line."""
 
 
 def _json(path: Path, texts: Texts, split: str, known: Collection[str], say: Say) -> Iterator[Row]:

@@ -12,11 +12,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
-from adaptdock.plugins.toolkit.groups import Groups, connected
-from adaptdock.plugins.toolkit.hashes import Hashes, hash_of, hashes_of
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record, Task
 from adaptdock.plugins.task_abilities import group as group_of
+from adaptdock.plugins.toolkit.groups import Groups, connected
+from adaptdock.plugins.toolkit.hashes import Hashes, hash_of, hashes_of
 from adaptdock.plugins.toolkit.stored import picked
 
 SHARES = (0.1, 0.1, 0.1, 0.2, 0.3, 0.5)

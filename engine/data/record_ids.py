@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from adaptdock.plugins.toolkit.hashes import hash_of, hashes_of, repeated
 from adaptdock.plugins.contracts import Record
+from adaptdock.plugins.toolkit.hashes import hash_of, hashes_of, repeated
 
 
 def repeated_ids(split: str, records: Sequence[Record]) -> list[str]:

@@ -10,10 +10,11 @@ import os
 import tempfile
 import weakref
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, overload
 
 from adaptdock.errors import AdaptError
 
@@ -158,16 +159,20 @@ class StoredSequence(_Compared[Item]):
 
     def extend(self, items: Iterable[Item]) -> None:
         """Add items at the end; raises :class:`AdaptError` where the disk is full."""
+        pack = None if self._form is None else self._form.pack
+        ends, position, write = self._ends, self._ends[-1], self._file.write
         for item in items:
-            written = _written(item, self._form)
-            if written is None:
+            try:
+                written = marshal.dumps(item if pack is None else pack(item))
+            except ValueError:  # the item stays in memory
                 self._in_memory[len(self)] = item
                 written = b""
             try:
-                self._file.write(written)
+                write(written)
             except OSError as error:
                 raise _no_room(error) from error
-            self._ends.append(self._ends[-1] + len(written))
+            position += len(written)
+            ends.append(position)
         try:
             self._file.flush()
         except OSError as error:
@@ -185,7 +190,11 @@ class StoredSequence(_Compared[Item]):
         return _Picked(self, numbers) if isinstance(numbers, range) else next(self.read([numbers]))
 
     def __iter__(self) -> Iterator[Item]:
-        return self.read(range(len(self)))
+        first = 0
+        while first < len(self):
+            end = max(first + 1, bisect_right(self._ends, self._ends[first] + READ_AHEAD, first + 1) - 1)
+            yield from self._read_run(range(first, end))
+            first = end
 
     def read(self, numbers: Iterable[int]) -> Iterator[Item]:
         """Yield the items with these numbers; neighbours in the file are read together."""
@@ -202,12 +211,14 @@ class StoredSequence(_Compared[Item]):
     def _read_run(self, numbers: Sequence[int]) -> Iterator[Item]:
         ends, start = self._ends, self._ends[numbers[0]]
         content = memoryview(os.pread(self._file.fileno(), ends[numbers[-1] + 1] - start, start))
+        unpack = None if self._form is None else self._form.unpack
         for number in numbers:
-            if number in self._in_memory:
+            begin, end = ends[number] - start, ends[number + 1] - start
+            if begin == end:  # marshal writes at least one byte
                 yield self._in_memory[number]
-                continue
-            value = marshal.loads(content[ends[number] - start : ends[number + 1] - start])
-            yield cast(Item, value) if self._form is None else self._form.unpack(value)
+            else:
+                value = marshal.loads(content[begin:end])
+                yield value if unpack is None else unpack(value)
 
 
 class _Picked(_Compared[Item]):

@@ -66,10 +66,10 @@ class SequenceTask(ColumnInspector):
 
     def _checked(self, record: Record) -> Record:
         where = str(record.get("where", "a record"))
-        cleaned = {**record, **self._texts(record, where)}
-        if "label" not in record or record["label"] is None:
+        texts = self._texts(record, where)
+        if record.get("label") is None:
             raise DataError(f"{where}: the label is missing")
-        return {**cleaned, "label": self.label(record["label"], where)}
+        return {**record, **texts, "label": self.label(record["label"], where)}
 
     def _texts(self, record: Mapping[str, Any], where: str) -> dict[str, str]:
         names = ["text"] + (["second"] if self.pair or record.get("second") is not None else [])

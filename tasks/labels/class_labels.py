@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from adaptdock.errors import DataError
@@ -33,13 +34,18 @@ def class_name(value: Any, where: str, classes: Sequence[str] = ()) -> str:
     text = value.strip() if isinstance(value, str) else ""
     if text and text in classes:
         return text
-    if text and text.casefold() not in NOT_A_NUMBER:
-        if printed_list(text) is not None:
-            raise DataError(f"{where}: the label is a printed list, {text:.60}: {SEVERAL}")
+    if text and _is_name(text):
         return _whole(text, classes)
+    if text and printed_list(text) is not None:
+        raise DataError(f"{where}: the label is a printed list, {text:.60}: {SEVERAL}")
     if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return _whole(str(value), classes)
     raise DataError(f"{where}: a label is a name or a number, found {value!r:.60}{_instead(value)}")
+
+
+@lru_cache(maxsize=1024)  # most data has few labels
+def _is_name(text: str) -> bool:
+    return text.casefold() not in NOT_A_NUMBER and printed_list(text) is None
 
 
 SEVERAL = "texts with several labels are for the task classification with --multi-label, which reads such lists"
