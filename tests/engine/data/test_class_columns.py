@@ -44,8 +44,21 @@ def test_columns_of_classes_are_several_labels(tmp_path: Path, name: str, conten
 
 
 def test_several_labels_are_refused_without_the_option_that_the_error_names(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.csv:2: .*--multi-label"):
+    with pytest.raises(
+        DataError, match=r"a\.csv:3: the text has 2 labels, 'red' and 'green'; so 2 of 3 .*--multi-label lets"
+    ):
         labels(tmp_path, "a.csv", SEVERAL)
+
+
+def test_the_columns_that_a_label_was_made_of_are_shown_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(SEVERAL)
+    reader = Reader(Classification, Source())
+    reader.file(tmp_path / "a.csv")
+    assert reader.files[0].columns == {"text": "text", "label": "red,green"}
+    with pytest.raises(DataError, match=r"there is id, phrase, red, green\. Say which with --columns text=COLUMN\."):
+        labels(tmp_path, "b.csv", SEVERAL.replace("text", "phrase"))
+    again = labels(tmp_path, "a.csv", SEVERAL, {"label": reader.files[0].columns["label"]}, multi_label=True)[0]
+    assert again == [["red"], ["green", "red"], []]
 
 
 def test_one_label_for_each_row_is_read_with_either_option(tmp_path: Path) -> None:
