@@ -58,7 +58,7 @@ def test_a_corpus_without_header_and_suffix_is_read_as_the_error_says() -> None:
 
 
 def test_a_header_with_unknown_names_is_divided_as_its_rows_are() -> None:
-    content = "Satz;Klasse\nJa, gern;gut\nNein, nein;schlecht\n".encode()
+    content = b"Satz;Klasse\nJa, gern;gut\nNein, nein;schlecht\n"
     assert read(content, text="Satz", label="Klasse")[0] == [("Ja, gern", "gut"), ("Nein, nein", "schlecht")]
     assert delimiter_of(content.decode().splitlines(), ",", False, set()).character == ";"
 

@@ -31,7 +31,7 @@ def read(path: Path, task: str, *columns: str) -> list[dict[str, str]]:
         ("translation", "Go home.,Gå hem.\nStop now.,Sluta nu.\n", {"source": "Go home.", "target": "Gå hem."}),
         (
             "pair",
-            "same,One text here.,Another text.\nother,Two.,A third.\n",
+            "same,One text here.,Another.\nother,Two.,Three.\n",
             {"text": "One text here.", "label": "same"},
         ),
         ("regression", "2.5,Good enough.\n1.5,Bad.\n", {"text": "Good enough.", "label": "2.5"}),
