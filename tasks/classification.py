@@ -30,8 +30,8 @@ from adaptdock.tasks.common.sequences import TEXT, SequenceTask, mean
 from adaptdock.tasks.labels.class_labels import (
     CHOICES,
     annotated_labels,
-    check_missing,
     check_number_of_classes,
+    check_one_each,
     class_name,
     count_printed,
     divided,
@@ -132,8 +132,8 @@ class Classification(SequenceTask):
         """Check texts and labels; note uneven classes, and values that suggest a wrong column."""
         labelled, survey, unlabelled = self._labelled(in_sequence(records), split)
         if not self.options.multi_label:
-            if survey.missing:
-                check_missing(in_scope(labelled), split)
+            if survey.lists or survey.missing:
+                check_one_each(in_scope(labelled), split)
         elif split == "train" and not self.options.labels:
             unlabelled += check_lists(labelled, self.options.label_separator, split)
         cleaned = super().clean(labelled, split)

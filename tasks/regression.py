@@ -5,7 +5,7 @@ data.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import FitExamples, Outcome, Passage, Record
+from adaptdock.plugins.contracts import Cleaned, FitExamples, Outcome, Passage, Record
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead
 from adaptdock.plugins.toolkit.linear_fit import fit_numbers
+from adaptdock.plugins.toolkit.stored import in_sequence
 from adaptdock.tasks.common.outcomes import texts
 from adaptdock.tasks.common.sequences import FIRST, SECOND, TEXT, SequenceTask, mean
+from adaptdock.tasks.labels.decimal_commas import number_of, with_points
 
 SMALLEST = 1e-12
 """Variance of standardised numbers below which they are a constant."""
@@ -51,13 +53,16 @@ class Regression(SequenceTask):
 
     # ------------------------------------------------------------------------------------- data
 
+    def clean(self, records: Iterable[Record], split: str) -> Cleaned:
+        """Check texts and numbers; note numbers with a decimal comma, and what else the texts suggest."""
+        numbers, notes = with_points(in_sequence(records), split)
+        cleaned = super().clean(numbers, split)
+        return Cleaned(cleaned.records, [*notes, *cleaned.notes])
+
     def label(self, value: Any, where: str) -> float:
         """Return a finite number."""
-        try:
-            number = math.nan if isinstance(value, bool) else float(value)  # float(True) would be 1.0
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
+        number = number_of(value)
+        if number is None:
             raise DataError(f"{where}: the target has to be a finite number, found {value!r:.60}")
         return number
 

@@ -127,7 +127,8 @@ def _error_line(error: Mapping[str, Any]) -> str:
         f"{error['label']} {error['label_probability']:.2f}, "
         f"not {error['suggestion']} {error['suggestion_probability']:.2f}?"
     )
-    return f"{error['place']}: {error['text'][:WIDTH]!r} is {classes}"
+    context = f" in {error['context']!r}" if error["context"] else ""
+    return f"{error['place']}: {error['text'][:WIDTH]!r}{context} is {classes}"
 
 
 def _pair_line(pair: Mapping[str, Any]) -> str:

@@ -50,6 +50,7 @@ def _labelled(rows: Sequence[Row], classes: Sequence[str], column: str, columns:
     more = ", ..." if len(classes) > SHOWN else ""
     each = "each row has one" if one_each else "a row may have several, or none"
     where = rows[0][1].rpartition(":")[0] or rows[0][1]
+    columns.derived[column] = ",".join(classes)
     columns.say(
         f"{where}: the label is read from {len(classes)} columns of 0 and 1, one per class: "
         f"{', '.join(classes[:SHOWN])}{more}; {each} (--columns label=COLUMN,COLUMN names them)"

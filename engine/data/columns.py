@@ -29,6 +29,8 @@ class Columns:
         self.task, self.fields, self.say = task, list(fields), say
         self.named, self.located = named, located
         self.headed = headed
+        self.derived: dict[str, str] = {}
+        """Columns that are not in the file, by name: the columns that they were made of, comma-separated."""
         self._resolved: dict[tuple[str, ...], dict[str, str]] = {}
         self._said: set[str] = set()
 
@@ -51,7 +53,7 @@ class Columns:
         rivals: dict[str, list[str]] = {}
         for field in self.fields:
             accepted = self.accepted(field)
-            columns = [name for name in accepted if name in row]
+            columns = [name for name in accepted if name in row and not self._is_taken(name, field, row)]
             if not columns:
                 columns = self._alike(field, accepted, row, place)
             if columns:
@@ -60,10 +62,24 @@ class Columns:
             self._note_rivals(resolved, rivals, row, place)
         return resolved
 
+    def _is_taken(self, column: str, field: str, row: Mapping[str, Any]) -> bool:
+        """Tell a column that was named for another field and not for this one."""
+        if field in self.named or not is_number(column):
+            return field not in self.named and column in self.named.values()
+        width = sum(not name.startswith("-") for name in row)
+        numbers = [name for name in self.named.values() if is_number(name) and name in row]
+        return any(position(name, width) == position(column, width) for name in numbers)
+
+    def read_from(self, row: Mapping[str, Any], place: str) -> dict[str, str]:
+        """Return field -> column as :meth:`of` does; for a derived column those that it was made of."""
+        return {field: self.derived.get(column, column) for field, column in self.of(row, place).items()}
+
     def _alike(self, field: str, accepted: Iterable[str], row: Mapping[str, Any], place: str) -> list[str]:
         """Return the column whose name differs from an accepted one in upper case or white space alone."""
         for name in accepted:
-            columns = [column for column in row if plain(column) == plain(name)]
+            columns = [
+                column for column in row if plain(column) == plain(name) and not self._is_taken(column, field, row)
+            ]
             if len(columns) > 1:
                 raise DataError(
                     f"{place}: the columns {' and '.join(map(repr, columns))} could both be {field}. Say which with "

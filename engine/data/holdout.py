@@ -88,10 +88,18 @@ def kept_together(records: Sequence[Record], task: Task | type[Task]) -> KeptTog
 
 
 def _labels(records: Sequence[Record], labeller: Task | None) -> Sequence[Labels]:
-    """Return the labels of each record; equal ones are one object, so that a record takes 8 bytes."""
+    """Return the labels of each record; equal ones are one object, so that a record takes 8 bytes.
+
+    Raises :class:`DataError` for a record without a label that can be read, with what the task says of all records.
+    """
     distinct: dict[Labels, Labels] = {}
     labels = (() if labeller is None else tuple(dict.fromkeys(labeller.labels(record))) for record in records)
-    return [distinct.setdefault(record_labels, record_labels) for record_labels in labels]
+    try:
+        return [distinct.setdefault(record_labels, record_labels) for record_labels in labels]
+    except DataError:
+        if labeller is not None:
+            labeller.clean(records, "train")
+        raise
 
 
 class UnusablePart(DataError):

@@ -18,6 +18,7 @@ from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, 
 from adaptdock.engine.data.formats import CONLLU, FORMATS, json_splits, of_dataset, parallel, parquet, parsed, rows
 from adaptdock.engine.data.holdout import hold_out
 from adaptdock.engine.data.hub_names import hub_dataset
+from adaptdock.engine.data.missing_columns import missing_column
 from adaptdock.engine.data.objects import Table
 from adaptdock.engine.data.packed import data_suffix
 from adaptdock.engine.data.record_ids import repeated_ids
@@ -25,7 +26,7 @@ from adaptdock.engine.data.spans.reading import IN_MEMORY, NAMES, Export
 from adaptdock.engine.data.tables import Row, header_of, plain
 from adaptdock.engine.data.text_files import Texts
 from adaptdock.errors import DataError, UnknownNameError
-from adaptdock.plugins.contracts import Annotatable, ColumnInspector, Record, Task
+from adaptdock.plugins.contracts import Annotatable, Record, Task
 from adaptdock.plugins.toolkit.stored import stored
 
 NOT_GIVEN = "no validation data given"
@@ -285,7 +286,7 @@ class Reader:
             }
         for name in self.task.asks:
             if name in self.source.columns and name not in resolved:
-                raise DataError(self._lacking(row, place, name, columns))
+                raise DataError(missing_column(row, place, name, columns))
         values = {field: row[column] for field, column in resolved.items()}
         fields = " or ".join(f"--columns {field}=COLUMN" for field in dict.fromkeys([*self.task.asks, *values]))
         number = " (a number where the first line is not a header)" if columns.headed else ""
@@ -442,7 +443,7 @@ class Reader:
         for number, (row, place) in enumerate(with_labels(confirmed_rows(entries, columns.say), columns)):
             record = self._record(row, place, columns)
             if not number:
-                self.files.append(FileRead(name, layout, columns.of(row, place)))
+                self.files.append(FileRead(name, layout, columns.read_from(row, place)))
             yield record
 
     def _record(self, row: Mapping[str, Any], place: str, columns: Columns) -> Record:
@@ -452,7 +453,7 @@ class Reader:
             if name in resolved:
                 record[name] = row[resolved[name]]
             elif name in self.source.columns or name not in self.task.optional:
-                raise DataError(self._lacking(row, place, name, columns))
+                raise DataError(missing_column(row, place, name, columns))
         if "id" not in record and isinstance(row.get("id"), str | int):  # CoNLL-U numbers its words
             record["id"] = row["id"]
         if len(record) > 2 and set(row) == {"0", "-1"}:  # the first column is the last
@@ -461,23 +462,6 @@ class Reader:
                 f"or spaces."
             )
         return record
-
-    def _lacking(self, row: Mapping[str, Any], place: str, name: str, columns: Columns) -> str:
-        numbers = [int(column) for column in row if is_number(column)]
-        if numbers:
-            available = f"columns are 0 to {max(numbers)}"
-            requested = self.source.columns.get(name)
-            return (
-                f"{place}: no column {requested or 'known'!r} for {name}; {available}. Say which with "
-                f"--columns {name}=0."
-            )
-        accepted = ", ".join(column for column in columns.accepted(name) if not is_number(column))
-        lacking = f"{place}: no column for {name}: looked for {accepted}, there is {', '.join(row) or 'none'}"
-        explained = self.task.explain(row) if issubclass(self.task, ColumnInspector) else ""
-        if explained:
-            return f"{lacking}. {explained}"
-        headless = f" If the first line is not a header, give numbers (--columns {name}=0)." if columns.headed else ""
-        return f"{lacking}. Say which with --columns {name}=COLUMN.{headless}"
 
     @staticmethod
     def _check_conllu(requested: Iterable[str]) -> None:

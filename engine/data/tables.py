@@ -3,14 +3,16 @@
 import csv
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from adaptdock.engine.data.delimiters import DELIMITERS, LOOKED_AT, cells_of, delimiter_of
+from adaptdock.engine.data.delimiters import plain as plain
+from adaptdock.engine.data.packed import data_suffix
 from adaptdock.engine.data.text_files import Texts
 from adaptdock.errors import DataError
 
-DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 LARGEST_CELL = min(sys.maxsize, 2**31 - 1)
 """Characters of a cell; the library's own limit, 131,072, is less than some texts have."""
 LINES_OF_A_ROW = 20
@@ -23,14 +25,20 @@ Say = Callable[[str], None]
 def table(path: Path, texts: Texts, layout: str, numbered: bool, known: Collection[str], say: Say) -> Iterator[Row]:
     """Yield the rows of a CSV or TSV file. ``numbered`` says that there is no header: columns are 0, 1, ...
 
-    ``known`` are names that a header may have, as :func:`plain` writes them; the delimiter is the usual one of the
-    layout unless only another makes a column of such a name. Raises :class:`DataError` for two columns of one name
-    and for rows of another width than the first.
+    ``known`` are names that a header may have, as :func:`plain` writes them; :func:`delimiter_of` tells the delimiter.
+    Rows of several columns without any value, as spreadsheets leave them, are left out and counted. Raises
+    :class:`DataError` for two columns of one name and for rows of another width than the first.
     """
+    blank: list[str] = []
     for row, place in rows_or_errors(path, texts, layout, numbered, known, say):
         if isinstance(row, DataError):
             raise row
+        if len(row) > 1 and not any(map(str.strip, row.values())):
+            blank.append(place)
+            continue
         yield row, place
+    if blank:
+        say(f"{path}: {len(blank)} rows have no value in any column and are left out, such as {blank[0]}")
 
 
 def rows_or_errors(
@@ -39,29 +47,27 @@ def rows_or_errors(
     """Yield the rows of :func:`table`, and an error in place of a row that has another width than the first."""
     csv.field_size_limit(LARGEST_CELL)
     lines = (f"{line}\n" for _, line in texts.lines(path))
-    head = []
-    for line in lines:
-        head.append(line)
-        if line.strip():
-            break
+    head = list(islice(lines, LOOKED_AT))
     usual = "," if layout == "csv" else "\t"
-    delimiter = usual if numbered or not head else _delimiter(head[-1], usual, known)
-    if delimiter != usual:
-        say(f"{path}: columns are divided by {DELIMITERS[delimiter]}, as the header's are")
-    if layout == "tsv" and delimiter == "\t":  # quotation marks are part of the text
-        reader = csv.reader(chain(head, lines), delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(chain(head, lines), delimiter=delimiter)
-    yield from _rows(reader, path, numbered)
+    delimiter = delimiter_of(head, usual, numbered, known)
+    if delimiter.character != usual:
+        name = DELIMITERS.get(delimiter.character, repr(delimiter.character))
+        say(f"{path}: columns are divided by {name}, {delimiter.reason}")
+    # quotation marks in files with tabs are part of the text, unless the suffix says that a program wrote CSV
+    is_plain = delimiter.character == "\t" and (layout == "tsv" or data_suffix(path) != ".csv")
+    quoting = csv.QUOTE_NONE if is_plain else csv.QUOTE_MINIMAL
+    reader = csv.reader(chain(head[delimiter.skipped :], lines), delimiter=delimiter.character, quoting=quoting)
+    yield from _rows(reader, path, numbered, delimiter.skipped)
 
 
-def _rows(reader: Any, path: Path, numbered: bool) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+def _rows(reader: Any, path: Path, numbered: bool, skipped: int) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
+    """Yield the rows, each with the place of its first line; ``skipped`` counts the lines before the table."""
     header: list[str] | None = None
-    before = 0
+    before = skipped
     try:
         for row in reader:
-            first, before = before + 1, reader.line_num
-            place = f"{path}:{reader.line_num}"
+            first, before = before + 1, skipped + reader.line_num
+            place = f"{path}:{first}"
             if not row:
                 continue
             if header is None:
@@ -70,11 +76,11 @@ def _rows(reader: Any, path: Path, numbered: bool) -> Iterator[tuple[Mapping[str
                     _check_header(header, place)
                     continue
             if len(row) != len(header):
-                yield DataError(f"{place}: {_other_width(row, header, numbered, first, reader.line_num)}"), place
+                yield DataError(f"{place}: {_other_width(row, header, numbered, first, before)}"), place
                 continue
             yield by_number(row) if numbered else dict(zip(header, row, strict=True)), place
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from None
+        raise DataError(f"{path}:{skipped + reader.line_num}: not CSV: {error}") from None
 
 
 def by_number(cells: Sequence[Any]) -> dict[str, Any]:
@@ -83,35 +89,13 @@ def by_number(cells: Sequence[Any]) -> dict[str, Any]:
     return counted | {str(number - len(cells)): cell for number, cell in enumerate(cells)}
 
 
-def plain(name: str) -> str:
-    """Return the name of a column without what people vary: upper case, and white space around it."""
-    return name.strip().casefold()
-
-
 def header_of(line: str, known: Collection[str]) -> list[str]:
     """Return the columns that a line names if it is the header of a table with a known column; else none."""
     for delimiter in DELIMITERS:
-        cells = _cells(line, delimiter)
+        cells = cells_of(line, delimiter)
         if len(cells) > 1 and len(set(map(plain, cells))) == len(cells) and any(plain(cell) in known for cell in cells):
             return [cell.strip() for cell in cells]
     return []
-
-
-def _delimiter(header: str, usual: str, known: Collection[str]) -> str:
-    """Return what divides the columns: the usual delimiter, unless only another makes a column of a known name."""
-
-    def score(delimiter: str) -> int:
-        cells = _cells(header, delimiter)
-        return sum(plain(cell) in known for cell in cells) if len(cells) > 1 else 0
-
-    if score(usual) or any(plain(cell) in known for cell in _cells(header, usual)):
-        return usual
-    best = max(DELIMITERS, key=score)
-    return best if score(best) else usual
-
-
-def _cells(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
 
 
 def _check_header(header: Sequence[str], place: str) -> None:
@@ -129,7 +113,8 @@ def _check_header(header: Sequence[str], place: str) -> None:
 def _other_width(row: Sequence[str], header: Sequence[str], numbered: bool, first: int, last: int) -> str:
     widths = f"{len(row)} columns, the {'first line' if numbered else 'header'} has {len(header)}"
     if last - first >= LINES_OF_A_ROW:
-        return f"{widths}. The row begins at line {first}: probably a quotation mark there is never closed."
+        lines = f"The row begins at line {first}: probably a quotation mark there is never closed"
+        return f"{widths}. {lines} (the row ends at line {last})."
     if len(row) > len(header) and not numbered:
         return f"{widths}. A cell that holds the delimiter has to stand in double quotes."
     return widths

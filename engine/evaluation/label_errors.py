@@ -20,6 +20,7 @@ from adaptdock.plugins.contracts import Feature, FitExamples, FittedHead, LabelC
 FOLDS = 5
 STRENGTH = 10.0
 """Inverse regularisation (C) of the heads."""
+CONTEXT = 60
 
 Array = np.ndarray[Any, Any]
 
@@ -91,7 +92,10 @@ def out_of_fold(task: FittedHead, examples: FitExamples, classes: int) -> Array 
 
 @dataclass(frozen=True)
 class LabelError:
-    """A label that may be wrong: its place and text, and both classes with their probabilities by the other records."""
+    """A label that may be wrong: its place and text, and both classes with their probabilities by the other records.
+
+    ``context`` is the text around a word; it is empty where the whole text has the label.
+    """
 
     place: str
     text: str
@@ -99,6 +103,7 @@ class LabelError:
     suggestion: str
     label_probability: float
     suggestion_probability: float
+    context: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,9 +138,19 @@ def label_errors(task: Task, read: LabelledVectors, seed: int) -> list[LabelErro
         record = read.records[number]
         place, text = str(record.get("where", "?")), task.labelled_part(record, feature, position)
         classes = names[suspect.label], names[suspect.suggestion]
-        error = LabelError(place, text, *classes, suspect.label_probability, suspect.suggestion_probability)
+        probabilities_of = suspect.label_probability, suspect.suggestion_probability
+        error = LabelError(place, text, *classes, *probabilities_of, _context(text, " ".join(text_of(record, task))))
         errors.setdefault((place, text, position), error)
     return list(errors.values())
+
+
+def _context(part: str, whole: str) -> str:
+    """Return a text around its part, with :data:`CONTEXT` characters on each side; nothing where both are the same."""
+    if part == whole:
+        return ""
+    start = max(0, whole.find(part))
+    first, last = max(0, start - CONTEXT), start + len(part) + CONTEXT
+    return f"{'…' if first else ''}{whole[first:last]}{'…' if last < len(whole) else ''}"
 
 
 def groups_of(texts: Sequence[Any]) -> list[int]:

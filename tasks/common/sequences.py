@@ -38,7 +38,10 @@ RECIPES = {
 NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*")
 ENOUGH = 10
 """Fewest texts for a note that all are numbers, or all the same."""
-TEXT = ("text", "sentence", "content", "review", "tweet", "question", "utterance", "sms", "headline", "0")
+TEXT = (
+    *("text", "sentence", "content", "review", "tweet", "question", "utterance", "sms", "headline", "message"),
+    *("comment", "comment_text", "body", "0"),
+)
 FIRST = ("premise", "sentence1", "question1", "text1", "text", "sentence", "first", "0")
 SECOND = ("hypothesis", "sentence2", "question2", "text2", "text_pair", "second", "1")
 

@@ -94,6 +94,37 @@ def check_missing(records: Sequence[Record], split: str) -> None:
         )
 
 
+def check_one_each(records: Sequence[Record], split: str) -> None:
+    """Raise :class:`DataError` where records do not have one label each: none, or a list of another length than 1."""
+    _check_lists(records, split)
+    check_missing(records, split)
+
+
+def _check_lists(records: Iterable[Record], split: str) -> None:
+    """Raise :class:`DataError` where labels are lists, with the number of lists that have not exactly one label."""
+    lists = [
+        (str(record.get("where", split)), names)
+        for record in records
+        if (names := _names(record.get("label"))) is not None
+    ]
+    unlike = [(where, names) for where, names in lists if len(names) != 1]
+    if not unlike:
+        return
+    where, names = unlike[0]
+    labels = " and ".join(map(repr, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
+    raise DataError(
+        f"{where}: the text has {f'{len(names)} labels, {labels}' if names else 'no label'}; so {len(unlike)} of "
+        f"{len(lists)} lists of labels in {split} do not have exactly one. --multi-label lets a text have several "
+        f"labels, or none."
+    )
+
+
+def _names(label: Any) -> list[Any] | None:
+    """Return the names of a list of labels, printed or not; None for anything else."""
+    names = printed_list(label) if isinstance(label, str) else label
+    return list(names) if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names) else None
+
+
 def label_notes(raw: Mapping[tuple[type, Any], int], counts: Mapping[str, int], split: str) -> list[str]:
     """Return notes on changed labels, and on labels that look like a mistake.
 

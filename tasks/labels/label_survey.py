@@ -8,6 +8,7 @@ from typing import Any
 
 from adaptdock.plugins.contracts import Record
 from adaptdock.tasks.labels.class_labels import CHOICES, is_missing
+from adaptdock.tasks.labels.printed_lists import printed_list
 
 LISTS = "a list"
 """The label under which all lists and objects are counted."""
@@ -46,6 +47,14 @@ class LabelSurvey:
     def total(self) -> int:
         """The number of records."""
         return self.counts.total()
+
+    @property
+    def lists(self) -> bool:
+        """Whether a label is a list, or a printed one."""
+        return any(
+            label == LISTS if issubclass(kind, list | tuple) else kind is str and printed_list(label) is not None
+            for kind, label in self.counts
+        )
 
     @property
     def missing(self) -> int:

@@ -190,7 +190,7 @@ def measure_more(facts: Facts) -> str:
     if high - low <= WIDE * abs(facts.value):
         return ""
     return (
-        f"The {facts.records} measured records leave {facts.metric} between {low:.1f} and {high:.1f}: with more of "
+        f"The {facts.records:,} measured records leave {facts.metric} between {low:.1f} and {high:.1f}: with more of "
         f"them, smaller differences between two adapters can be seen."
     )
 

@@ -108,16 +108,22 @@ def learning_curves(points: Sequence[Mapping[str, float]], metric: str) -> list[
     losses = [Line(name, _finite(points, key), kind) for key, name, kind in names]
     losses = [line for line in losses if line.points]
     if losses:
-        ends = "; ".join(f"{line.name} {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in losses)
-        charts.append(
-            chart("Loss by epoch", f"From the first to the last validation: {ends}.", (EPOCH, "loss"), losses, True)
-        )
+        ends = "; ".join(f"{line.name} {_from_to([value for _, value in line.points], '.3f')}" for line in losses)
+        several = any(len(line.points) > 1 for line in losses)
+        text = f"{'From the first to the last validation' if several else 'At the only validation'}: {ends}."
+        charts.append(chart("Loss by epoch", text, (EPOCH, "loss"), losses, True))
     values = _finite(points, metric)
     if values:
-        text = f"Validation {metric} from {values[0][1]:g} to {values[-1][1]:g}."
+        text = f"Validation {metric}: {_from_to([value for _, value in values], 'g')}."
         title = f"Validation {metric} by epoch"
         charts.append(chart(title, text, (EPOCH, metric), [Line(metric, values, "second")]))
     return charts
+
+
+def _from_to(values: Sequence[float], form: str) -> str:
+    """Return the first and the last of several numbers in a format."""
+    ends = [format(value, form) for value in (values[0], values[-1])]
+    return " to ".join(ends) if len(values) > 1 else ends[0]
 
 
 def label_curve(curve: LabelCurve) -> Chart:

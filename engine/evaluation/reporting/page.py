@@ -1,9 +1,11 @@
 """The page: an adapter's evaluation as one HTML file that needs no network."""
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +107,7 @@ def content(subject: Subject) -> dict[str, Any]:
     labels = _label_figures(tables, subject)
     name = type(task).metric
     losses = [point["validation_loss"] for point in subject.points]
+    errors = worst_errors(subject.records, outcomes, hue_of_labels(outcomes))
     facts = Facts(
         metric=name,
         value=float(evaluation.metrics[name]),
@@ -136,12 +139,24 @@ def content(subject: Subject) -> dict[str, Any]:
         "slices": {
             kind: [part for part in parts if part.kind == kind] for kind in dict.fromkeys(p.kind for p in parts)
         },
-        "errors": worst_errors(subject.records, outcomes, hue_of_labels(outcomes)),
+        "errors": errors,
+        "short": _without_folder(subject),
         "wrong": sum(outcome.error > 0 for outcome in outcomes),
         "compared": len(outcomes),
         "label_errors": subject.label_errors[:LABEL_ERRORS],
         "chart": {"width": charts.WIDTH, "height": charts.HEIGHT, "left": charts.LEFT, "bottom": charts.BOTTOM},
     }
+
+
+def _without_folder(subject: Subject) -> Callable[[str], str]:
+    """Return a function that leaves out of places the folder which all data files have in common."""
+    ends = [part[number] for part in (subject.records, subject.training or ()) if part for number in (0, -1)]
+    try:
+        folder = commonpath([Path(str(record.get("where", ""))).parent for record in ends])
+    except ValueError:  # there is no record, or only some places are absolute
+        folder = ""
+    pattern = re.compile(rf"(?<![\w./-]){re.escape(folder)}/") if folder.strip("./") else None
+    return lambda text: text if pattern is None else pattern.sub("", text)
 
 
 OUTCOME: Form[Outcome] = Form(

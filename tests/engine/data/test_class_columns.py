@@ -1,9 +1,15 @@
 """One-hot tables: columns of 0 and 1 for classes become labels."""
 
+import csv
+import json
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adaptdock.engine.data.sources import Reader, Source
 from adaptdock.errors import DataError, UnknownNameError
@@ -44,8 +50,21 @@ def test_columns_of_classes_are_several_labels(tmp_path: Path, name: str, conten
 
 
 def test_several_labels_are_refused_without_the_option_that_the_error_names(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.csv:2: .*--multi-label"):
+    with pytest.raises(
+        DataError, match=r"a\.csv:3: the text has 2 labels, 'red' and 'green'; so 2 of 3 .*--multi-label lets"
+    ):
         labels(tmp_path, "a.csv", SEVERAL)
+
+
+def test_the_columns_that_a_label_was_made_of_are_shown_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(SEVERAL)
+    reader = Reader(Classification, Source())
+    reader.file(tmp_path / "a.csv")
+    assert reader.files[0].columns == {"text": "text", "label": "red,green"}
+    with pytest.raises(DataError, match=r"there is id, phrase, red, green\. Say which with --columns text=COLUMN\."):
+        labels(tmp_path, "b.csv", SEVERAL.replace("text", "phrase"))
+    again = labels(tmp_path, "a.csv", SEVERAL, {"label": reader.files[0].columns["label"]}, multi_label=True)[0]
+    assert again == [["red"], ["green", "red"], []]
 
 
 def test_one_label_for_each_row_is_read_with_either_option(tmp_path: Path) -> None:
@@ -84,3 +103,30 @@ def test_a_task_of_numbers_reads_no_classes(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(SINGLE)
     with pytest.raises(DataError, match="no column for label"):
         Reader(Regression, Source()).file(tmp_path / "a.csv")
+
+
+NAMES = ["red", "light green", "Größe", 'say "x"', "a-b", "語"]
+FORMS: dict[str, Callable[[list[str]], str]] = {
+    "python": str,
+    "json": json.dumps,
+    "tuple": lambda names: str(tuple(names)),
+    "set": lambda names: str(set(names)) if names else "[]",
+    "separated": "|".join,
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.sets(st.sampled_from(NAMES)), min_size=4, max_size=12), st.sampled_from(sorted(FORMS)))
+def test_sets_of_labels_come_back_however_a_table_writes_them(sets: list[set[str]], form: str) -> None:
+    expected = [sorted(names) for names in [{"red"}, {"red", "語"}, *sets]]
+    cells = [["text", "labels"], *([f"text {number}", FORMS[form](names)] for number, names in enumerate(expected))]
+    used = sorted({name for names in expected for name in names})
+    bits = [["id", "text", *used]]
+    bits += [[str(n), f"text {n}", *(str(int(name in names)) for name in used)] for n, names in enumerate(expected)]
+    with TemporaryDirectory() as folder:
+        for name, table in (("cells.csv", cells), ("bits.csv", bits)):
+            with (Path(folder) / name).open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerows(table)
+            records = Reader(Classification, Source()).file(Path(folder) / name)
+            task = Classification(Classification.Options(multi_label=True))
+            assert [record["label"] for record in task.clean(records, "train").records] == expected

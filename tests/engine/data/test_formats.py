@@ -3,9 +3,12 @@
 import json
 from collections.abc import Hashable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adaptdock.engine.data.sources import Reader, Source, load_splits
 from adaptdock.errors import DataError, UnknownNameError
@@ -162,3 +165,32 @@ def test_a_comment_before_a_sentence_is_no_word(tmp_path: Path, suffix: str, com
     path = write(tmp_path / f"a.{suffix}", f"{comment}\nAda\u00a0Lovelace\tB-PER\nsings\tO\n\n{comment}\nBo\tB-PER\n")
     words = [record["tokens"] for record in read(path, NER)]
     assert words == [["Ada\u00a0Lovelace", "sings"], ["Bo"]]
+
+
+TOKENS = st.text("aZé#-.=\u00a0\u00ad\u200b\u2003語👩\u200d👧'\"", min_size=1, max_size=5).filter(
+    lambda token: (
+        bool(token.strip()) and token != "#" and token[0] not in "\u00a0\u2003" and token[-1] not in "\u00a0\u2003"
+    )
+)
+TAGGED = st.lists(
+    st.lists(st.tuples(TOKENS, st.sampled_from(["O", "B-PER", "B-LOC"])), min_size=1, max_size=6), min_size=1
+)
+
+
+@settings(deadline=None)
+@given(
+    TAGGED, st.sampled_from(["\t", " ", "  "]), st.booleans(), st.sampled_from(["", "# id = 7\n", "#\tid 7\tx\ty\n"])
+)
+def test_words_and_tags_come_back_from_any_columns(
+    sentences: list[list[tuple[str, str]]], gap: str, counted: bool, comment: str
+) -> None:
+    def line(number: int, token: str, tag: str) -> str:
+        return gap.join([*([str(number)] if counted else []), token, tag])
+
+    blocks = [[line(number, *word) for number, word in enumerate(sentence, 1)] for sentence in sentences]
+    content = "\n\n".join(comment + "\n".join(block) for block in blocks)
+    with TemporaryDirectory() as folder:
+        path = write(Path(folder) / "a.conll", content + "\n")
+        columns = {"tokens": "-2", "tags": "-1"}
+        records = read(path, NER, columns=columns)
+    assert [list(zip(record["tokens"], record["tags"], strict=True)) for record in records] == sentences

@@ -16,6 +16,7 @@ from adaptdock.engine.training.planning.plan import plan
 from adaptdock.engine.training.repeats.cross_validation import divide
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Backbone, Record, Task
+from adaptdock.tasks.classification import Classification
 
 SEEDS = st.integers(0, 2**31)
 
@@ -220,3 +221,11 @@ def test_data_that_are_duplicates_of_each_other_are_divided_and_it_is_said() -> 
     splits, notes = hold_out(records, 0, type(task), task)
     assert {record["label"] for record in splits["validation"]} == {"a", "b"}
     assert notes == [DUPLICATES]
+
+
+def test_labels_that_are_missing_are_refused_with_their_number_and_the_way_out_before_anything_is_held_out() -> None:
+    rows = [
+        {"where": f"a.csv:{number}", "text": f"t{number}", "label": "x" if number % 2 else ""} for number in range(9)
+    ]
+    with pytest.raises(DataError, match=r"a\.csv:0: .*; 5 of 9 records of train have none.*--out-of-scope"):
+        hold_out(rows, 0, Classification, Classification(Classification.Options()))

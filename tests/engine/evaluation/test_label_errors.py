@@ -65,4 +65,19 @@ def test_a_wrong_label_is_named_with_its_place_and_what_the_other_records_say() 
     (error,) = errors
     assert (error.place, error.text, error.label, error.suggestion) == ("a.csv:7", "text 7", "left", "right")
     assert error.label_probability < 0.5 < error.suggestion_probability
+    assert error.context == ""
     assert label_errors(task, LabelledVectors(records[:1], vectors[:1], labels[:1], sources[:1]), seed=0) is None
+
+
+def test_a_word_is_shown_in_its_sentence_which_is_cut_on_both_sides() -> None:
+    task = make_task("pos", {"labels": ("NOUN", "VERB")})
+    tokens = [*("left " * 20).split(), "odd", *("right " * 20).split()]
+    records = [{"where": f"a:{number}", "tokens": [*tokens, str(number)]} for number in range(40)]
+    labels = torch.tensor([number % 2 for number in range(40)])
+    vectors = torch.randn(40, 8, generator=torch.Generator().manual_seed(0)) / 4 + (2 * labels[:, None] - 1)
+    labels[7] = 0
+    feature = Feature({}, alignment=[(20, 0)])
+    errors = label_errors(task, LabelledVectors(records, vectors, labels, [(n, feature, 0) for n in range(40)]), seed=0)
+    assert errors is not None
+    assert errors[0].text == "odd"
+    assert errors[0].context == f"…{'left ' * 12}odd{' right' * 10}…"

@@ -232,7 +232,7 @@ def test_labels_of_whole_texts_are_for_classification(tmp_path: Path, row: Any, 
         assert [record["label"] for record in task.clean(records, "train").records] == labels * 2
         assert task.labels(records[0]) == labels
     else:
-        with pytest.raises(DataError, match="several labels are for the task classification with --multi-label"):
+        with pytest.raises(DataError, match=r"the text has 2 labels, .*--multi-label lets a text have several labels"):
             task.clean(records, "train")
     with pytest.raises(DataError, match="labels of whole texts only, which --task classification learns from"):
         read(path, NER)

@@ -1,5 +1,6 @@
 """The page as a reader's browser gets it: its content, its markup, and text of data that stays text."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -114,6 +115,26 @@ def test_repeated_texts_and_labels_that_may_be_wrong_are_listed_with_their_place
     assert page.text.count("card_arrival") == 20
     assert ("td", "96") in page.texts
     assert page.count("script") == 0
+
+
+def test_places_are_shown_without_the_folder_that_all_files_share(backbone: Backbone) -> None:
+    whole = subject(backbone, ("x", "y"))
+    records = [{**record, "where": f"/home/ada/data/{record['where']}"} for record in whole.records]
+    problem = Problem("train: 1 labels have one example only", 1, ("'x' at /home/ada/data/b.csv:7",))
+    training = [{**record, "where": f"/home/ada/data/b.csv:{number}"} for number, record in enumerate(records)]
+    error = LabelError("/home/ada/data/b.csv:9", "Ada", "B-PER", "O", 0.0, 1.0, "met Ada in Rome")
+    changed = replace(whole, records=records, training=training, problems=[problem], label_errors=[error])
+    page = Page(render(changed))
+    assert "/home/ada" not in page.text
+    assert "'x' at b.csv:7" in page.text
+    assert ("td", "b.csv:9") in page.texts
+    assert "in “met Ada in Rome”" in page.text
+
+
+def test_numbers_of_the_result_have_two_decimals(backbone: Backbone) -> None:
+    page = Page(render(subject(backbone, ("x", "y"))))
+    assert "accuracy 62.50" in page.text
+    assert ("td", "62.50") in page.texts
 
 
 def test_the_page_loads_nothing(backbone: Backbone) -> None:
