@@ -84,7 +84,7 @@ def statement(name: str, sha256: str, card: Card) -> dict[str, Any]:
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD,
-                "externalParameters": {"task": card.task.name, **arguments},
+                "externalParameters": {"task": card.task.name, **arguments, **_circumstances(card)},
                 "internalParameters": {"precision": record.precision, "quantized": record.quantized},
                 "resolvedDependencies": [
                     *files,
@@ -99,6 +99,14 @@ def statement(name: str, sha256: str, card: Card) -> dict[str, Any]:
             "runDetails": {"builder": {"id": BUILDER, "version": {"adaptdock": libraries.get("adaptdock", "")}}},
         },
     }
+
+
+def _circumstances(card: Card) -> dict[str, Any]:
+    """Return what the arguments of one task do not say: adapters below it, tasks beside it, seeds, and rounds."""
+    below = [base.model_dump(mode="json") for base in card.on]
+    names = ("together", "seeds", "self_training")
+    further = {name: card.training[name] for name in names if name in card.training}
+    return {**further, **({"on": below} if below else {})}
 
 
 def _package(library: str) -> str:
@@ -168,10 +176,9 @@ def _verified(envelope: Any, path: Path) -> tuple[dict[str, Any], str]:
         raise UsageError(f"a provenance needs python-tuf: {EXTRA}") from None
     try:
         signed = Envelope.from_dict(envelope)
-        claim = parse_json(signed.payload, path)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise FileError(path, "it is not a signed envelope (DSSE)") from None
-    if signed.payload_type != PAYLOAD or not isinstance(claim, dict):
+    if signed.payload_type != PAYLOAD:
         raise FileError(path, f"its payload is {signed.payload_type!r}, not a statement of in-toto ({PAYLOAD})")
     for owner, key in _known_keys():
         try:
@@ -181,6 +188,9 @@ def _verified(envelope: Any, path: Path) -> tuple[dict[str, Any], str]:
         revoked = next((revocation for revocation in trusted().revoked if revocation.key == key), None)
         if revoked is not None:
             raise TrustError(f"{path} is refused: the key of {owner} that signed it was revoked ({revoked.reason})")
+        claim = parse_json(signed.payload, path)
+        if not isinstance(claim, dict):
+            raise FileError(path, f"its payload is not a statement of in-toto ({PAYLOAD})")
         return claim, owner
     raise TrustError(
         f"{path} is refused: no key that is trusted here signed it, or it was changed since. If you know the key of "

@@ -59,6 +59,15 @@ def test_a_provenance_has_the_arguments_data_and_versions_and_names_its_signer(s
     assert verify_provenance(signed).signer == "acme"
 
 
+def test_seeds_and_tasks_beside_it_are_in_the_provenance(signed: Path) -> None:
+    adapter = read_file(signed)
+    training = {**TRAINING, "seeds": {"runs": 3}, "together": ["ner", "pos"]}
+    write_file(signed, AdapterFile(adapter.card.model_copy(update={"training": training}), adapter.tensors))
+    sign_provenance(signed, "mine")
+    arguments = verify_provenance(signed).arguments
+    assert (arguments["seeds"], arguments["together"]) == ({"runs": 3}, ["ner", "pos"])
+
+
 def test_signing_again_gives_the_same_bytes(signed: Path) -> None:
     before = path_beside(signed).read_bytes()
     sign_provenance(signed, "mine")
