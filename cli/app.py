@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from adaptdock.cli.common.output import say, unfilter
+from adaptdock.cli.common.output import note, say, unfilter
 from adaptdock.engine.core.distributed import check_alone
 from adaptdock.errors import PluginError, UnknownNameError
 from adaptdock.plugins import registry
@@ -33,8 +33,10 @@ COMMANDS = {
     "install": ("adaptdock.cli.install", "Verify and install published adapters."),
     "update": ("adaptdock.cli.update", "Update installed adapters to their newest version."),
     "verify": ("adaptdock.cli.verify", "Check installed adapters, and golden probes."),
+    "rebuild": ("adaptdock.cli.rebuild", "Train an adapter again, and compare."),
     "remove": ("adaptdock.cli.remove", "Remove installed adapters."),
     "publish": ("adaptdock.cli.publish", "Add an adapter to a registry, sign it, build a wheel."),
+    "sign": ("adaptdock.cli.sign", "Sign an adapter file and its provenance."),
     "refresh": ("adaptdock.cli.refresh", "Sign the state of a registry against old copies."),
     "yank": ("adaptdock.cli.yank", "Withdraw a published version from a registry."),
     "revoke": ("adaptdock.cli.revoke", "Withdraw all adapters that a key has signed from a registry."),
@@ -61,6 +63,7 @@ class LazyGroup(click.Group):
         from adaptdock.cli.common.library_warnings import quiet
 
         quiet()
+        registry.tell_slow_imports(_name_slow_import)
         if cmd_name != "train":
             check_alone(f"adapt {cmd_name}")
         if cmd_name in COMMANDS:
@@ -94,6 +97,13 @@ class LazyGroup(click.Group):
             rows.append((name, f"From {' and '.join(sources)}."))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def _name_slow_import(plugin: registry.Plugin) -> None:
+    note(
+        f"the {plugin.kind} {plugin.name!r} of {plugin.source} is still being imported from {plugin.target}, after "
+        f"{registry.SLOW_IMPORT:g} s; if it never ends: pip uninstall {plugin.distribution}"
+    )
 
 
 def _of_plugin(name: str) -> click.Command:

@@ -1,5 +1,6 @@
 """``adapt publish``: add an adapter to a registry, sign it, build a wheel."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import click
 from adaptdock.cli.common.flags import Flag, SectionedCommand
 from adaptdock.cli.common.output import count, note, show_json, show_pairs
 from adaptdock.cli.common.registry_options import note_unsigned
+from adaptdock.errors import UsageError
+from adaptdock.hub.registry.provenance import sign_provenance
 from adaptdock.hub.registry.publishing import Published, build_wheel, publish, push
 
 CARD, OUT = "Card", "Where to"
@@ -66,23 +69,35 @@ def command(
     """
     fields["languages"] = list(fields["languages"])
     published = publish(file, registry, publisher, test_set, key, **fields)
+    provenance = _provenance(published, key)
     wheel_file = build_wheel(published, wheel, registry / "wheels") if wheel else None
     address = push(published, repository) if repository else None
-    _show(published, registry, wheel_file, address, as_json)
+    _show(published, registry, {"wheel": wheel_file, "hub": address, "provenance": provenance}, as_json)
 
 
-def _show(published: Published, registry: Path, wheel: Path | None, address: str | None, as_json: bool) -> None:
+def _provenance(published: Published, key: str | None) -> Path | None:
+    """Sign the provenance of a signed file, if its card has a record of the training and the library is installed."""
+    if key is None:
+        return None
+    try:
+        return sign_provenance(published.file, key)
+    except UsageError as error:
+        note(f"no provenance was signed: {error}")
+        return None
+
+
+def _show(published: Published, registry: Path, parts: Mapping[str, object], as_json: bool) -> None:
     entry = published.entry
     if as_json:
         places = {"file": str(published.file), "card": str(published.card), "page": str(published.page)}
-        show_json({"entry": entry.model_dump(mode="json", exclude_none=True), **places, "wheel": wheel and str(wheel)})
+        extra = {name: str(parts[name]) if parts[name] else None for name in ("wheel", "provenance")}
+        show_json({"entry": entry.model_dump(mode="json", exclude_none=True), **places, **extra})
         return
     pairs = {
         "published": f"{entry.label} in {registry}",
         "file": f"{published.file} ({count(entry.size)} bytes)",
         "card": f"{published.card}, {published.page}",
-        "wheel": wheel,
-        "hub": address,
+        **parts,
     }
     show_pairs({name: value for name, value in pairs.items() if value})
     note_unsigned(registry)

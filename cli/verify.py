@@ -2,18 +2,24 @@
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
-from adaptdock.cli.common.output import brief, few, note, show_json, show_table
-from adaptdock.errors import UsageError
+from adaptdock.cli.common.output import brief, few, note, say, show_json, show_pairs, show_table
+from adaptdock.errors import AdaptError, UsageError
 from adaptdock.hub.registry.admission import read_adapter
-from adaptdock.hub.registry.installed import locate
-from adaptdock.hub.registry.store import find, installed, verify
+from adaptdock.hub.registry.included import included, verify_included
+from adaptdock.hub.registry.installed import find, locate
+from adaptdock.hub.registry.provenance import Provenance, path_beside, verify_provenance
+from adaptdock.hub.registry.store import installed, verify
 from adaptdock.plugins.files import SUFFIX
+
+RESPONSES_SHOWN = 8
+"""Rows of the table of responses."""
 
 
 @click.command("verify", cls=SectionedCommand)
@@ -21,7 +27,9 @@ from adaptdock.plugins.files import SUFFIX
 @click.option("--run", cls=Flag, is_flag=True, help="Run the adapters on their golden probes, and show the answers.")
 @click.option("--json", "as_json", cls=Flag, is_flag=True, help="Print JSON.")
 def command(names: tuple[str, ...], run: bool, as_json: bool, **values: Any) -> int:
-    """Check hash, signature and revocations of installed adapters, all or the given NAMES.
+    """Check hash, signature and revocations of installed and included adapters, all or the given NAMES.
+
+    A FILE with a provenance beside it (adapt sign) is compared with it, and the signature of the provenance is checked.
 
     With --run, load the backbone, run each NAME or FILE on its golden probes, and compare its answers with the saved
     answers.
@@ -33,16 +41,15 @@ def command(names: tuple[str, ...], run: bool, as_json: bool, **values: Any) -> 
     flags = [f"--{name.replace('_', '-')}" for name in ("backbone", *LOADING.fields) if values[name] is not None]
     if flags:
         raise UsageError(f"{', '.join(flags)} needs --run: without --run no backbone is loaded")
-    file = next((name for name in names if Path(name).suffix == SUFFIX or os.sep in name), None)
-    if file is not None:
-        raise UsageError(f"{file} is a file, and only installed adapters have a record to compare with: add --run")
-    records = [find(name) for name in names] or installed()
-    problems = {record.entry.label: verify(record) for record in records}
+    documents = [_checked(name) for name in names or _names()]
     if as_json:
-        show_json([{"adapter": label, "problem": problem} for label, problem in problems.items()])
-    else:
-        show_table(("adapter", "state"), [[label, problem or "as installed"] for label, problem in problems.items()])
-    return int(any(problems.values()))
+        show_json(documents)
+        return _status(documents)
+    show_table(("adapter", "state"), [[item["adapter"], item["problem"] or item["state"]] for item in documents])
+    for item in documents:
+        if "statement" in item:
+            _show_provenance(item["adapter"], Provenance(item["statement"], item["signer"]))
+    return _status(documents)
 
 
 command.params += [
@@ -51,9 +58,59 @@ command.params += [
 ]
 
 
+def _names() -> list[str]:
+    """Return the names of the installed adapters, and of the included adapters that none of them replaces."""
+    records = [record.entry.name for record in installed()]
+    return [*records, *(entry.name for entry, _ in included() if entry.name not in records)]
+
+
+def _status(documents: Sequence[Mapping[str, Any]]) -> int:
+    return int(any(document["problem"] for document in documents))
+
+
+def _checked(name: str) -> dict[str, Any]:
+    """Return name, state and fault of an installed or included adapter, or of a file with a provenance beside it."""
+    if Path(name).suffix == SUFFIX or os.sep in name:
+        return _checked_file(Path(name))
+    record = next((record for record in installed() if record.entry.name == name), None)
+    if record is not None:
+        return {"adapter": record.entry.label, "problem": verify(record), "state": "as installed"}
+    entry = next((entry for entry, _ in included() if entry.name == name), None)
+    if entry is not None:
+        return {"adapter": entry.label, "problem": verify_included(name), "state": "as included in the package"}
+    packaged = find(name)
+    raise UsageError(
+        f"{name!r} comes with the package {packaged.source}, whose files pip has installed, and not from a registry, "
+        f"so it has no record to compare with"
+    )
+
+
+def _checked_file(file: Path) -> dict[str, Any]:
+    """Return signer and statement of the provenance beside a file, or the reason for its refusal."""
+    if not path_beside(file).exists():
+        raise UsageError(
+            f"{file} is a file, and only installed adapters have a record to compare with: add --run. A file with a "
+            f"provenance beside it (adapt sign) needs no record"
+        )
+    try:
+        provenance = verify_provenance(file)
+        read_adapter(file)
+    except AdaptError as error:
+        return {"adapter": str(file), "problem": str(error), "state": ""}
+    signed = {"signer": provenance.signer, "statement": provenance.statement}
+    return {"adapter": str(file), "problem": None, "state": f"provenance signed by {provenance.signer}", **signed}
+
+
+def _show_provenance(file: str, provenance: Provenance) -> None:
+    say()
+    arguments = provenance.arguments
+    show_pairs({"file": file, "task": arguments.get("task"), "method": arguments.get("method")})
+    show_table(("trained with", "sha256 or version"), [list(pair) for pair in provenance.dependencies])
+
+
 def _run(names: tuple[str, ...], as_json: bool, values: dict[str, Any]) -> int:
     options = load_options(values)
-    files = [locate(name) for name in names] or [record.path for record in installed()]
+    files = [locate(name) for name in names or _names()]
     documents = [_asked(file, values["backbone"], options) for file in files]
     if as_json:
         show_json(documents)
@@ -65,19 +122,22 @@ def _run(names: tuple[str, ...], as_json: bool, values: dict[str, Any]) -> int:
 
 def _asked(file: Path, backbone: str | None, options: Any) -> dict[str, Any]:
     from adaptdock.cli.common.backbone import open_dock  # imports torch, which the checks without --run do not need
-    from adaptdock.engine.inference.golden_probes import ask, precision
+    from adaptdock.engine.inference.golden_probes import ask, is_changed, precision, response_changes
 
     adapter = read_adapter(file)
     card = adapter.card
     if card.probes is None:
         return {"file": str(file), "adapter": card.name, "state": card.proof, "probes": []}
     dock = open_dock(card, backbone, options)
-    (outcome,) = ask(dock, [dock.prepare(adapter)])
+    prepared = dock.prepare(adapter)
+    (outcome,) = ask(dock, [prepared])
     assert outcome is not None  # the card has probes
+    changes = response_changes(dock, adapter, prepared)
+    same = outcome.good and not any(map(is_changed, changes))
     return {
         "file": str(file),
         "adapter": card.name,
-        "state": "same answers" if outcome.good else "other answers",
+        "state": "same answers" if same else "other answers",
         "difference": outcome.difference if math.isfinite(outcome.difference) else None,
         "tolerance": outcome.tolerance,
         "precision": precision(dock.backbone),
@@ -86,11 +146,26 @@ def _asked(file: Path, backbone: str | None, options: Any) -> dict[str, Any]:
             {
                 "input": answered.probe.input,
                 "saved": answered.probe.values,
-                "now": [value if math.isfinite(value) else None for value in answered.values],
+                "now": _finite(answered.values),
             }
             for answered in outcome.answered
         ],
+        "responses": [
+            {
+                "place": change.place,
+                "saved": change.stored,
+                "now": _finite(change.now),
+                "difference": _finite([change.difference])[0],
+                "changed": is_changed(change),
+            }
+            for change in changes
+        ],
     }
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    """Return numbers as JSON has them, which has no NaN and no infinity."""
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _show(document: dict[str, Any]) -> None:
@@ -99,9 +174,30 @@ def _show(document: dict[str, Any]) -> None:
         return
     rows = [[brief(probe["input"]), few(probe["saved"]), few(probe["now"])] for probe in document["probes"]]
     show_table(("golden probe", "when saved", "now"), rows)
+    _show_responses(document)
     difference = document["difference"]
     amount = "their logits cannot be compared" if difference is None else f"they differ by {difference:.2%}"
     note(
         f"{document['file']}: {document['state']}: {amount}; {document['precision']} explains at most "
         f"{document['tolerance']:.2%} of their spread"
     )
+
+
+def _show_responses(document: Mapping[str, Any]) -> None:
+    """Show the responses that changed, or else the largest ones, and say how many there are."""
+    responses = document["responses"]
+    if not responses:
+        note(f"{document['file']}: no responses of its ports, which older releases did not save")
+        return
+    changed = [response for response in responses if response["changed"]]
+    rows = [
+        [response["place"], few(response["saved"]), few(response["now"]), _share(response["difference"])]
+        for response in (changed or responses)[:RESPONSES_SHOWN]
+    ]
+    say()
+    show_table(("response to fixed numbers at", "size when saved", "now", "change"), rows)
+    note(f"{document['file']}: {len(changed)} of {len(responses)} responses changed")
+
+
+def _share(difference: float | None) -> str:
+    return "not finite, or missing" if difference is None else f"{difference:.2%}"

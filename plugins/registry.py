@@ -3,12 +3,14 @@
 Discovery reads only the metadata of the installed distributions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import invalidate_caches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from threading import Timer
 from typing import Any, Literal
 
 from adaptdock.errors import PluginError, UnknownNameError
@@ -28,6 +30,12 @@ DEFAULT_METHOD, DEFAULT_BACKBONE = "lora", "minilm"
 """The defaults of the command line."""
 EXAMPLE_TASK = "ner"
 """The task of examples in help texts, where any task would do."""
+SLOW_IMPORT = 10.0
+"""Seconds after which the import of a plugin is named."""
+
+
+_tell: "Callable[[Plugin], None] | None" = None
+"""Called with a plugin whose import takes long; set by :func:`tell_slow_imports`."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,8 @@ def load_plugin(plugin: Plugin) -> Any:
     from adaptdock.plugins.contracts import BackboneFamily, Combination, Method, Task
 
     try:
-        loaded = plugin.entry_point.load()
+        with _watched(plugin):
+            loaded = plugin.entry_point.load()
     except BaseException as error:  # a broken plugin may even call sys.exit()
         if isinstance(error, KeyboardInterrupt | MemoryError):
             raise
@@ -142,6 +151,27 @@ def load_plugin(plugin: Plugin) -> Any:
             f"{plugin.target} is a {type(loaded).__name__}"
         )
     return loaded
+
+
+def tell_slow_imports(tell: Callable[[Plugin], None] | None) -> None:
+    """Set the function that is called, in another thread, with a plugin whose import has not ended after a time."""
+    global _tell
+    _tell = tell
+
+
+@contextmanager
+def _watched(plugin: Plugin) -> Iterator[None]:
+    """Name a plugin of another distribution whose import takes longer than :data:`SLOW_IMPORT` seconds."""
+    if _tell is None or plugin.distribution == OWN:
+        yield
+        return
+    timer = Timer(SLOW_IMPORT, _tell, [plugin])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _folder(plugin: Plugin) -> Path:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adaptdock.engine.core.docked_adapters import DockedAdapters, Prepared, Row
 from adaptdock.engine.inference.pipeline import temporarily_docked
-from adaptdock.engine.inference.port_responses import TOLERANCE, Change, largest_change, responses, rounded
+from adaptdock.engine.inference.port_responses import TOLERANCE, Change, changes, responses, rounded
 from adaptdock.engine.inference.prediction import logits_of
 from adaptdock.errors import AdaptError, DataError, ProbeError, UsageError
 from adaptdock.hub.artefact.card import MOST_PROBES, MOST_VALUES, Card, Probe, Probes
@@ -174,19 +174,21 @@ def ask(dock: DockedAdapters, adapters: Sequence[Prepared]) -> list[Outcome | No
     ]
 
 
-def changed_response(dock: DockedAdapters, adapter: AdapterFile, prepared: Prepared) -> Change | None:
-    """Return the largest change of a response since an adapter was saved, if it is more than arithmetic explains."""
+def response_changes(dock: DockedAdapters, adapter: AdapterFile, prepared: Prepared) -> list[Change]:
+    """Return the change of each response since an adapter was saved, the largest first; none without responses."""
     stored = {} if adapter.card.probes is None else adapter.card.probes.responses
-    if not stored:
-        return None
-    change = largest_change(stored, responses(prepared.assembly, adapter.tensors, dock.backbone))
-    return change if change is not None and change.difference > TOLERANCE else None
+    return changes(stored, responses(prepared.assembly, adapter.tensors, dock.backbone)) if stored else []
+
+
+def is_changed(change: Change) -> bool:
+    """Return whether a response differs by more than arithmetic explains."""
+    return change.difference > TOLERANCE
 
 
 def check(dock: DockedAdapters, adapter: AdapterFile, prepared: Prepared) -> None:
     """Raise :class:`ProbeError` unless an adapter responds and answers as it did when it was saved."""
-    change = changed_response(dock, adapter, prepared)
-    if change is not None:
+    change = next(iter(response_changes(dock, adapter, prepared)), None)
+    if change is not None and is_changed(change):
         raise ProbeError(
             f"the adapter {adapter.card.name!r} is refused: {change}. {REASON} To use it anyway: --no-probes (in "
             f"Python probes=False)."

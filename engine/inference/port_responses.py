@@ -65,10 +65,15 @@ def rounded(entries: Responses) -> dict[str, list[float]]:
 
 @dataclass(frozen=True)
 class Change:
-    """The place of the largest change of a response, and its size as a share of the stored response."""
+    """The change of a response: its place, and the difference as a share of the stored response.
+
+    ``stored`` and ``now`` are the root mean squares of the tensors of the response; empty where it is missing.
+    """
 
     place: str
     difference: float
+    stored: tuple[float, ...]
+    now: tuple[float, ...]
 
     def __str__(self) -> str:
         if not math.isfinite(self.difference):
@@ -79,10 +84,15 @@ class Change:
         )
 
 
-def largest_change(stored: Responses, now: Responses) -> Change | None:
-    """Return the largest change; None without stored responses. It is infinite where a response is missing."""
-    changes = [Change(place, _difference(values, now.get(place, ()))) for place, values in stored.items()]
-    return max(changes, key=lambda change: change.difference, default=None)
+def changes(stored: Responses, now: Responses) -> list[Change]:
+    """Return the change of each stored response, the largest first; it is infinite where a response is missing."""
+    pairs = {place: (values, now.get(place, ())) for place, values in stored.items()}
+    group = 1 + PROJECTIONS
+    unsorted = [
+        Change(place, _difference(before, after), tuple(before[::group]), tuple(after[::group]))
+        for place, (before, after) in pairs.items()
+    ]
+    return sorted(unsorted, key=lambda change: -change.difference)
 
 
 def _difference(stored: Sequence[float], now: Sequence[float]) -> float:

@@ -7,6 +7,7 @@ the revocations of this machine hold for them as for installed ones.
 from pathlib import Path
 
 from adaptdock.hub.artefact.strict_json import read
+from adaptdock.hub.registry import store
 from adaptdock.hub.registry.index import Entry, Index
 from adaptdock.hub.registry.verified import Verified, open_source, own_source, usual
 
@@ -36,3 +37,9 @@ def included() -> list[tuple[Entry, Path]]:
     return [
         (entry, file) for entry, file in carried() if index.find(entry.name) == entry and not index.withdrawn(entry)
     ]
+
+
+def verify_included(name: str) -> str | None:
+    """Return the fault of an included adapter, or None; raise :class:`KeyError` for another name."""
+    entry, file = {entry.name: (entry, file) for entry, file in included()}[name]
+    return store.fault(entry, file, own_index().revoked)

@@ -25,6 +25,7 @@ from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry.admission import Requirements, read_adapter
 from adaptdock.hub.registry.index import Entry, Index, lookalike, make_entry
+from adaptdock.hub.registry.provenance import path_beside
 from adaptdock.hub.registry.sources import INDEX
 from adaptdock.hub.registry.trust import sign
 from adaptdock.plugins.registry import GROUPS, OWN
@@ -260,7 +261,9 @@ def _digest(blob: bytes) -> str:
 
 
 def push(published: Published, repository: str) -> str:
-    """Upload the adapter file and its card to a repository of the Hugging Face hub; return its address.
+    """Upload the adapter file, its card and its provenance, if any, to a repository of the Hugging Face hub.
+
+    Returns the address.
 
     Raises :class:`SourceError` if the hub is unreachable or refuses.
     """
@@ -270,7 +273,11 @@ def push(published: Published, repository: str) -> str:
     api = HfApi()
     try:
         address = api.create_repo(repository, exist_ok=True)
-        for local, name in ((published.file, published.file.name), (published.card, "README.md")):
+        names = {published.file: published.file.name, published.card: "README.md"}
+        provenance = path_beside(published.file)
+        if provenance.exists():
+            names[provenance] = provenance.name
+        for local, name in names.items():
             api.upload_file(path_or_fileobj=local, path_in_repo=name, repo_id=repository)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise SourceError(repository, f"it could not be uploaded: {str(error).splitlines()[0]}") from error

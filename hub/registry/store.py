@@ -20,7 +20,7 @@ from adaptdock.hub.artefact.atomic import atomic_folder, write_atomically
 from adaptdock.hub.artefact.file import read_header
 from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
-from adaptdock.hub.registry.index import Entry, lookalike, unknown
+from adaptdock.hub.registry.index import Entry, Revocation, lookalike, unknown
 from adaptdock.hub.registry.newest import newest_installed, remember
 from adaptdock.hub.registry.seen import refuse_older
 from adaptdock.hub.registry.sources import Offer, Sources, fetched
@@ -177,14 +177,19 @@ def write_lock(path: Path) -> Lock:
 
 def verify(record: Record) -> str | None:
     """Return the fault of an installed adapter, or None."""
+    return fault(record.entry, record.path, [])
+
+
+def fault(entry: Entry, path: Path, revoked: list[Revocation]) -> str | None:
+    """Return the fault of an adapter's file on this machine, or None; ``revoked`` is of the entry's own source."""
     try:
-        sha256 = hashlib.sha256(read_regular(record.path)).hexdigest()
+        sha256 = hashlib.sha256(read_regular(path)).hexdigest()
     except OSError as error:
         return f"its file cannot be read: {error.strerror or error}"
-    if sha256 != record.entry.sha256:
-        return f"its file was changed: the sha256 is {sha256}, not {record.entry.sha256}"
+    if sha256 != entry.sha256:
+        return f"its file was changed: the sha256 is {sha256}, not {entry.sha256}"
     try:
-        judge(record.entry, read_policy(), trusted(), [])
+        judge(entry, read_policy(), trusted(), revoked)
     except TrustError as error:
         return str(error)
     return None

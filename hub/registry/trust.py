@@ -128,7 +128,7 @@ def trusted() -> Trusted:
 
 def trust(publisher: str, key: str) -> None:
     """Trust a key of a publisher from now on; raise :class:`UsageError` for an invalid key."""
-    _raw(key)
+    raw_key(key)
     with changing(trust_file()):
         state = trusted()
         keys = list(dict.fromkeys([*state.publishers.get(publisher, []), key]))
@@ -235,7 +235,7 @@ def _verify(entry: Entry) -> None:
 
     try:
         signature = base64.b64decode(entry.signature, validate=True)
-        Ed25519PublicKey.from_public_bytes(_raw(entry.key)).verify(signature, _signed(entry))
+        Ed25519PublicKey.from_public_bytes(raw_key(entry.key)).verify(signature, _signed(entry))
     except (InvalidSignature, binascii.Error, UsageError):
         raise TrustError(
             f"{entry.label} is refused: its signature does not fit its key and content, so one of the three was changed"
@@ -247,7 +247,8 @@ def _signed(entry: Entry) -> bytes:
     return DOMAIN + json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _raw(key: str) -> bytes:
+def raw_key(key: str) -> bytes:
+    """Return the 32 bytes of a public key; raise :class:`UsageError` for anything else."""
     try:
         raw = base64.b64decode(key.removeprefix(ALGORITHM), validate=True)
     except binascii.Error:

@@ -21,7 +21,7 @@ from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.golden_probes import recorded
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
 from adaptdock.hub.registry.index import Revocation
-from adaptdock.hub.registry.trust import revoke, trust
+from adaptdock.hub.registry.trust import new_key, revoke, trust
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
 from adaptdock.plugins.escapes import HIDDEN
@@ -131,6 +131,18 @@ def test_commands_on_a_file_print_escapes(
     for more in ([], ["--json"]):
         check(adapt("compare", hostile, odd, "--data", data, *at, *more))
         check(adapt("explain", hostile, "ada " + EVIL, *at, *more))
+    check(adapt("rebuild", hostile, "--data", data), words=False)
+    check(adapt("sign", hostile, "--key", EVIL))
+    arguments = {"method": EVIL, "training": {EVIL: EVIL}, "files": [{"name": EVIL, "sha256": "0" * 64}]}
+    training = {"arguments": arguments, "data_sha256": {EVIL: EVIL}, "libraries": {EVIL: EVIL}, "python": EVIL}
+    signed = read_file(hostile)
+    card = signed.card.model_copy(update={"training": {**training, "precision": EVIL}})
+    write_file(tmp_path / "signed.safetensors", AdapterFile(card, signed.tensors))
+    new_key("mine")
+    assert adapt("sign", "signed.safetensors", "--key", "mine").status == 0
+    for more in ([], ["--json"]):
+        check(adapt("verify", "./signed.safetensors", *more))
+    check(adapt("rebuild", "signed.safetensors", "--data", data))
     check(adapt("merge", hostile, "-o", f"m{FILE}", *at))
     check(adapt("combine", hostile, odd, "--weights", "1,1", "-o", f"c{FILE}.safetensors", *at))
     check(adapt("export", hostile, "--to", f"x{FILE}", *at))

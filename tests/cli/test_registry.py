@@ -209,3 +209,60 @@ def test_an_older_index_is_refused_once_a_newer_was_seen(adapt, measured, tmp_pa
     assert adapt("trust", "forget", "registry").status == 0
     assert adapt("install", "places").status == 0
     adapt("trust", "forget", "elsewhere").failed(2, "unknown source")
+
+
+@pytest.fixture
+def package(adapt, measured, tmp_path, monkeypatch):
+    """Make a registry with ``places`` the index of the package; return the published file."""
+    assert adapt("publish", measured, "--registry", "package", *CARD).status == 0
+    monkeypatch.setattr("adaptdock.plugins.__file__", str(tmp_path / "package" / "plugins" / "__init__.py"))
+    monkeypatch.delenv("ADAPTDOCK_SOURCES")
+    return tmp_path / "package" / "published" / "places-1.safetensors"
+
+
+def test_verify_checks_what_the_package_includes(adapt, package):
+    for arguments in ((), ("places",)):
+        assert adapt("verify", *arguments).out.splitlines()[1].split() == [
+            "places@1",
+            "as",
+            "included",
+            "in",
+            "the",
+            "package",
+        ]
+    package.write_bytes(package.read_bytes()[:-1])
+    ran = adapt("verify", "--json")
+    assert ran.status == 1
+    (document,) = json.loads(ran.out)
+    assert "its file was changed" in document["problem"]
+
+
+def test_an_included_adapter_is_not_removed_and_the_way_to_refuse_it_works(adapt, package):
+    ran = adapt("remove", "places")
+    ran.failed(2, "comes with the package adaptdock")
+    sha256 = ran.err.partition("--sha256 ")[2].split()[0]
+    assert adapt("trust", "revoke", "--sha256", sha256, "--reason", "unwanted").status == 0
+    adapt("predict", "places", "ada").failed(1, "was revoked (unwanted)")
+    assert "was revoked (unwanted)" in adapt("verify", "places").out
+    assert package.exists()
+
+
+def test_an_adapter_of_a_python_package_is_removed_by_pip(adapt, measured, tmp_path, distribution):
+    distribution("acme-towns", "[adaptdock.files]\ntowns = acme_towns\n", "")
+    (tmp_path / "acme_towns.py").unlink()
+    (tmp_path / "acme_towns").mkdir()
+    (tmp_path / "acme_towns" / "towns.safetensors").write_bytes(measured.read_bytes())
+    adapt("remove", "towns").failed(2, "comes with the package acme-towns 1.0: pip uninstall acme-towns")
+    adapt("verify", "towns").failed(2, "comes with the package acme-towns 1.0", "no record to compare with")
+
+
+def test_publishing_twice_gives_the_same_bytes(adapt, measured, tmp_path):
+    adapt("key", "new", "mine")
+    for registry in ("first", "second", "first"):
+        ran = adapt("publish", measured, "--registry", registry, *CARD, "--sign", "mine", "--wheel", "acme-places")
+        assert ran.status == 0, ran
+        files = [file.relative_to(registry) for file in sorted(Path(registry).rglob("*")) if file.is_file()]
+        assert len(files) >= 5
+        assert [(Path("first") / file).read_bytes() for file in files] == [
+            (Path(registry) / file).read_bytes() for file in files
+        ]

@@ -36,6 +36,8 @@ def test_a_sound_adapter_gives_the_same_answers(adapt: Any, probed: Path, model_
     assert ran.status == 0
     assert "ada lives in rome" in ran.out
     assert "same answers" in ran.err
+    assert "response to fixed numbers at" in ran.out
+    assert "0 of 5 responses changed" in ran.err
     (document,) = json.loads(adapt("verify", "--run", probed, "--backbone", model_folder, "--json").out)
     assert document["difference"] < document["tolerance"]
     assert torch.allclose(
@@ -50,6 +52,10 @@ def test_a_broken_adapter_is_refused_by_predict_and_told_by_verify(
     ran = adapt("verify", "--run", broken, "--backbone", model_folder)
     assert ran.status == 1
     assert "other answers" in ran.err
+    assert "1 of 5 responses changed" in ran.err
+    lines = ran.out.splitlines()
+    (shown,) = lines[next(number for number, line in enumerate(lines) if "fixed numbers" in line) + 1 :]
+    assert shown.startswith("head ")
     predict = ["predict", broken, "ada", "--backbone", model_folder]
     adapt(*predict).failed(1, "is refused", "when it was saved", "--no-probes")
     assert adapt(*predict, "--no-probes").status == 0

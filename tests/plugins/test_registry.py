@@ -167,3 +167,18 @@ def strings(file: Path) -> Iterator[str]:
 
 def described(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return ast.get_docstring(node, clean=False) is not None
+
+
+def test_a_plugin_whose_import_takes_long_is_named(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from threading import Event\nEvent().wait(0.5)\n"
+    install(site, "acme-sleeps", "1.0", "[adaptdock.backbones]\nsleeps = acme_sleeps:B\n", {"acme_sleeps": code})
+    registry.refresh()
+    names: list[str] = []
+    monkeypatch.setattr(registry, "SLOW_IMPORT", 0.02)
+    registry.tell_slow_imports(lambda plugin: names.append(plugin.name))
+    try:
+        with pytest.raises(PluginError):
+            registry.load("backbone", "sleeps")
+    finally:
+        registry.tell_slow_imports(None)
+    assert names == ["sleeps"]

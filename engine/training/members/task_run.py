@@ -243,6 +243,7 @@ class TaskRun:
             "splits": {split: len(records) for split, records in plan.records.items()},
             **({"added": plan.added} if plan.added else {}),
             "options": plan.options.described(),
+            **({"arguments": plan.arguments, "data_sha256": plan.data_sha256} if plan.arguments else {}),
             "best_epoch": round(epoch, 3),
             "precision": str(plan.backbone.dtype).removeprefix("torch."),
             "quantized": plan.backbone.quantized,

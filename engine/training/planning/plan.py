@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from adaptdock.engine.training.planning.hyperparameters import (
     slowed,
 )
 from adaptdock.engine.training.planning.packing import begun, pack
+from adaptdock.engine.training.planning.recorded_arguments import arguments_of
 from adaptdock.engine.training.planning.shared_data import SharedData, Units
 from adaptdock.errors import DataError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
@@ -71,6 +72,8 @@ class Plan:
     """Number of training records from each augmentation and from self-training."""
     unlabelled: list[Record] = field(default_factory=list)
     """Records for self-training to label."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """The arguments of the training as JSON, before any decision; empty where no later training can have them."""
     division_seed: int = 0
     """Seed of the division into splits and folds; runs with several seeds have the data of the first."""
 
@@ -114,11 +117,20 @@ class Plan:
             "training options": training,
         }
         fingerprints = {name: hashlib.sha256(_json(part)).hexdigest() for name, part in parts.items()}
-        fingerprints["data"] = _fingerprint(self.records)
+        fingerprints["data"], _ = self._fingerprints
         if self.unlabelled:
-            fingerprints["unlabelled texts"] = _fingerprint({"unlabelled": self.unlabelled})
+            fingerprints["unlabelled texts"], _ = _fingerprints({"unlabelled": self.unlabelled})
         members = pretrained.fingerprint(self.assembly)
         return fingerprints if members is None else {**fingerprints, "members": members}
+
+    @property
+    def data_sha256(self) -> dict[str, str]:
+        """The SHA-256 of the records of each split, which does not depend on the format of the files."""
+        return self._fingerprints[1]
+
+    @cached_property
+    def _fingerprints(self) -> tuple[str, dict[str, str]]:
+        return _fingerprints(self.records)
 
     def class_weights(self) -> Tensor | None:
         """Return a weight per class if they are balanced, else None; raise :class:`UsageError` without classes."""
@@ -165,17 +177,25 @@ class Plan:
         }
 
 
-def _fingerprint(splits: Mapping[str, Sequence[Record]]) -> str:
-    """Return the SHA-256 of records without their places, as one JSON object that is never in memory as a whole."""
-    digest = hashlib.sha256()
+def _fingerprints(splits: Mapping[str, Sequence[Record]]) -> tuple[str, dict[str, str]]:
+    """Return the SHA-256 of the records without their places, and that of each split.
+
+    They are hashed as one JSON object, and as a JSON list for each split, which are never in memory as a whole.
+    """
+    digest, by_split = hashlib.sha256(), {}
     for number, (split, records) in enumerate(sorted(splits.items())):
+        part = hashlib.sha256(b"[")
         digest.update((b", " if number else b"{") + _json(split) + b": [")
         for place, record in enumerate(records):
             content = _json({key: value for key, value in record.items() if key != "where"})
-            digest.update(b", " + content if place else content)
+            content = b", " + content if place else content
+            digest.update(content)
+            part.update(content)
         digest.update(b"]")
+        part.update(b"]")
+        by_split[split] = part.hexdigest()
     digest.update(b"}")
-    return digest.hexdigest()
+    return digest.hexdigest(), by_split
 
 
 def _json(value: Any) -> bytes:
@@ -243,7 +263,7 @@ def draft(
     :func:`pretrained.adopted` for trained adapters that the method is made of.
     """
     source = source or Source()
-    training = merge_options(task, method, options or {})
+    training = requested = merge_options(task, method, options or {})
     dtype = str(backbone.dtype).removeprefix("torch.")
     if training.precision != "auto" and DTYPES[training.precision] != dtype:
         raise UsageError(f"precision {training.precision} is asked for, but the backbone was loaded in {dtype}")
@@ -260,7 +280,8 @@ def draft(
     if not fits(assembly):
         training = training.model_copy(update={"head_start": "random"})
     parts = backbone, read.task, task, entries, on, assembly, training, source, dict(read.records)
-    training_plan = Plan(*parts, [], list(read.notes), read.added, read.unlabelled, training.seed)
+    arguments = arguments_of(method, methods, requested, method_options, task_options, source, read.files, may_undivide)
+    training_plan = Plan(*parts, [], list(read.notes), read.added, read.unlabelled, arguments, training.seed)
     make = partial(make_units, training_plan)
     training_plan.units = shared.units(read, training_plan.reading, training.packing, make)
     if not training_plan.units:

@@ -13,7 +13,9 @@ from adaptdock.engine.data.sources import NOT_GIVEN, Reader, Source, load_splits
 from adaptdock.engine.evaluation.selection import ENOUGH, uncalibrated
 from adaptdock.engine.inference.back_translation import back_translated
 from adaptdock.engine.training.planning.hyperparameters import TrainingOptions
+from adaptdock.engine.training.planning.recorded_arguments import file_digests
 from adaptdock.errors import DataError, UsageError
+from adaptdock.hub.artefact.training_record import DataFile
 from adaptdock.plugins.contracts import Backbone, Feature, FittedHead, PseudoLabelling, Reading, Record, Task
 from adaptdock.plugins.toolkit.stored import joined
 
@@ -35,6 +37,7 @@ class ReadData:
     notes: Sequence[str]
     added: dict[str, int]
     unlabelled: list[Record]
+    files: Sequence[DataFile]
 
 
 @dataclass
@@ -71,6 +74,7 @@ class SharedData:
 def _read(
     backbone: Backbone, blank: Task, name: str, source: Source, training: TrainingOptions, may_undivide: bool
 ) -> ReadData:
+    files = file_digests(source)
     raw, notes = load_splits(source, type(blank), training.seed, blank)
     if may_undivide and training.hold_out == "auto" and training.unlabelled is None:
         raw, notes = _undivided(raw, notes, blank)
@@ -83,7 +87,7 @@ def _read(
     augmented = augment(records["train"], fitted, augmentation_settings(training, backbone))
     records["train"] = joined(records["train"], augmented.records)
     notes += augmented.notes
-    return ReadData(records, fitted, notes, augmented.added, unlabelled)
+    return ReadData(records, fitted, notes, augmented.added, unlabelled, files)
 
 
 def _cleaned(raw: Mapping[str, Sequence[Record]], task: Task, notes: list[str]) -> dict[str, Sequence[Record]]:

@@ -9,7 +9,7 @@ from adaptdock.errors import TrustError, UnknownNameError
 from adaptdock.hub.artefact import directories
 from adaptdock.hub.registry import store
 from adaptdock.hub.registry.admission import Requirements, read_adapter
-from adaptdock.hub.registry.included import included
+from adaptdock.hub.registry.included import included, verify_included
 from adaptdock.hub.registry.installed import find, installed, locate
 from adaptdock.hub.registry.publishing import publish
 from adaptdock.hub.registry.sources import Sources
@@ -101,3 +101,15 @@ def test_a_package_without_an_index_has_none(
     (registry / "registry.json").unlink()
     assert included() == installed() == []
     publish(package, tmp_path / "another", "acme", "towns")
+
+
+def test_the_fault_of_a_changed_or_withdrawn_file_is_told(package: Path, registry: Path, published: Publish) -> None:
+    assert verify_included("places") is None
+    published(version="2")
+    policy_file().parent.mkdir(parents=True)
+    policy_file().write_text('licences = ["MIT"]\n')
+    assert "the policy allows the licences MIT" in str(verify_included("places"))
+    policy_file().unlink()
+    newest = locate("places")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert "its file was changed" in str(verify_included("places"))
