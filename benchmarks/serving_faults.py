@@ -1,12 +1,12 @@
 """Faults around a serving process: killed, a full disk, a clock that is set back, a slow disk.
 
-    python benchmarks/serving_faults.py [--parts kills,full,clock,slow] [--kills 50] [--faketime libfaketime.so.1]
+    python benchmarks/serving_faults.py [--parts kills,full,clock,slow] [--kills 50] [--faketime libfaketimeMT.so.1]
 
 ``kills`` pushes versions, moves aliases and activates earlier versions without pause, kills the process with SIGKILL at
 a random moment (at every fifth time while it starts), starts it again on the same state, and compares with the
-acknowledged changes. ``full`` has the state on a tmpfs of 3 MiB (it mounts one, so it needs root). ``clock`` loads
-libfaketime, which sets the clock of the running process back. ``slow`` has the state on a disk where an operation takes
-20 ms and a sync 0.3 s (``slow_folder.py``, with what that needs).
+acknowledged changes. ``full`` has the state on a tmpfs of 8 MiB (it mounts one, so it needs root). ``clock`` loads
+libfaketime (the library for threads), which sets the clock of the running process back. ``slow`` has the state on a
+disk where an operation takes 20 ms and a sync 0.3 s (``slow_folder.py``, with what that needs).
 """
 
 import argparse
@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def damaged(state: Path) -> int:
     """Return how many versions are half written or have another hash than their name; SQLite's check counts too."""
     files = list((state / "versions").iterdir())
     bad = sum(hashlib.sha256(path.read_bytes()).hexdigest() != path.stem for path in files)
-    with sqlite3.connect(f"file:{state / 'state.db'}?mode=ro", uri=True) as base:
+    with closing(sqlite3.connect(f"file:{state / 'state.db'}?mode=ro", uri=True)) as base:
         return bad + (base.execute("PRAGMA integrity_check").fetchone() != ("ok",))
 
 
@@ -156,9 +156,9 @@ def kills(place: Path, backbone: Any, count: int) -> None:
 
 @contextmanager
 def small_disk(place: Path) -> Any:
-    """Mount a tmpfs of 3 MiB."""
+    """Mount a tmpfs of 8 MiB."""
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], check=True)
     try:
         yield place
     finally:
@@ -328,7 +328,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", default="kills,full,clock,slow")
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--faketime", default="libfaketime.so.1")
+    parser.add_argument("--faketime", default="libfaketimeMT.so.1")
     arguments = parser.parse_args()
     print(machine(), flush=True)
     backbone = load_backbone("minilm", LoadOptions(device="cpu"))
