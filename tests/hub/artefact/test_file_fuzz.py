@@ -95,8 +95,8 @@ def edited(blob: bytes, edit: Edit) -> bytes:
             head["__metadata__"]["sha256"] = _checksum(head, blob[8 + length :])
         table = json.dumps(head).encode()
         return len(table).to_bytes(8, "little") + table + blob[8 + length :]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return blob
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return blob  # an earlier edit has left nothing to change
 
 
 def test_a_damaged_file_is_refused_in_words(backbone: Backbone, adapters: Any, tmp_path: Path) -> None:
