@@ -113,8 +113,8 @@ serving-faults: $(INSTALLED)  ## adapt serve killed 50 times, with a full disk, 
 	$(BIN)/python benchmarks/serving_faults.py
 
 fuzz: $(INSTALLED)  ## damaged adapter files, then random requests, for ten minutes each
-	ADAPTDOCK_FUZZ_SECONDS=600 $(BIN)/pytest --log-cli-level=INFO tests/hub/artefact/test_file_fuzz.py
-	ADAPTDOCK_FUZZ_SECONDS=600 $(BIN)/pytest --log-cli-level=INFO tests/serving/http/test_documents.py -k allows_or_forbids
+	ADAPTDOCK_FUZZ_SECONDS=600 $(BIN)/pytest --log-cli-level=WARNING tests/hub/artefact/test_file_fuzz.py
+	ADAPTDOCK_FUZZ_SECONDS=600 $(BIN)/pytest --log-cli-level=WARNING tests/serving/http/test_documents.py -k allows_or_forbids
 
 bench-probes: $(INSTALLED)  ## golden probes: faults that they catch, and false alarms; half an hour
 	$(BIN)/python benchmarks/probes.py

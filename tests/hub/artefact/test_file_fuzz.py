@@ -138,5 +138,5 @@ def test_a_damaged_file_is_refused_in_words(backbone: Backbone, adapters: Any, t
     while number == 0 or time.monotonic() < ends:
         seed(number)(attempt)()
         number += 1
-    logging.getLogger(__name__).info("%s damaged files, %s of them refused", tried, refused)
+    logging.getLogger(__name__).warning("%s damaged files, %s of them refused", tried, refused)
     assert refused > tried / 2

@@ -146,6 +146,6 @@ def test_no_request_that_the_description_allows_or_forbids_is_answered_with_a_5x
         while number == 0 or time.monotonic() < ends:
             ask_all(schema, f"http://127.0.0.1:{port}", number)
             number += 1
-        logging.getLogger(__name__).info("requests by status: %s", dict(statuses))
+        logging.getLogger(__name__).warning("requests by status: %s", dict(statuses))
         assert statuses.total() > 500
         assert client.get("/readyz").status_code == 200
