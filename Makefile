@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 # every test process, and every program that a test starts, would compile all modules anew without stored bytecode
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-reading bench-exports bench-mixed bench-swap soak bench-serving soak-serving docs reference site published compatibility test-window clean bench-lengths bench-floor bench-probes
+.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-reading bench-exports bench-mixed bench-swap soak bench-serving soak-serving docs reference site published compatibility test-window clean bench-lengths bench-floor bench-probes serving-faults fuzz
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -106,8 +106,15 @@ soak: $(INSTALLED)  ## 1,000 swaps during 20,000 rows from 8 threads
 bench-serving: $(INSTALLED)  ## requests a second and latency beside pipelines and PEFT; an hour or more
 	$(BIN)/python benchmarks/serving.py
 
-soak-serving: $(INSTALLED)  ## 1,000 swaps during 100,000 requests over HTTP
+soak-serving: $(INSTALLED)  ## 1,000 swaps by two operators during 100,000 requests over HTTP
 	$(BIN)/python benchmarks/serving_soak.py
+
+serving-faults: $(INSTALLED)  ## adapt serve killed 50 times, with a full disk, with other clocks, on a slow disk; needs root and more
+	$(BIN)/python benchmarks/serving_faults.py
+
+fuzz: $(INSTALLED)  ## damaged adapter files, then random requests, for ten minutes each
+	ADAPTDOCK_FUZZ_SECONDS=600 $(BIN)/pytest --log-cli-level=WARNING tests/hub/artefact/test_file_fuzz.py
+	ADAPTDOCK_FUZZ_SECONDS=600 $(BIN)/pytest --log-cli-level=WARNING tests/serving/http/test_documents.py -k allows_or_forbids
 
 bench-probes: $(INSTALLED)  ## golden probes: faults that they catch, and false alarms; half an hour
 	$(BIN)/python benchmarks/probes.py

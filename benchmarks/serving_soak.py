@@ -1,158 +1,206 @@
-"""A soak: adapters swapped without pause while they are asked, in a real process.
+"""A soak: adapters swapped by two operators and through the folder while they are asked, in a real process.
 
     python benchmarks/serving_soak.py --swaps 1000 --requests 100000
 
-Each adapter's head says its version, whatever the text, so an answer tells who gave it. Reported are failed requests,
-answers of a version other than the answer names, the slope of the memory, and p99 with swaps beside p99 without.
-Every tenth swap is a file in the watched folder, the others are sent.
+Clients ask 64 adapters without pause, with frequencies of a Zipf law. Every answer names its adapter and its version,
+whatever the text. It must be of a version that was acknowledged before the request was sent, or of a later one. At each
+turn two operators read the ETag of an adapter, of the same adapter at every second turn, and push a version with
+If-Match; who loses reads again and pushes again. At every fifth turn a file in the watched folder changes. A fifth of
+the requests is asked without swaps, before. At the end the process is stopped and started again.
 """
 
 import argparse
 import asyncio
 import json
-import multiprocessing
-import socket
+import random
 import statistics
 import tempfile
 import time
-import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 from machine import machine
-from serving import _await, ours
+from versioned import TEXT, Process, content, is_right, versioned
 
-ADAPTERS, LABELS = 8, 16
-TEXT = "Ada Lovelace met Charles Babbage in London before she wrote for the Royal Society ."
+from adaptdock.engine.core.loading import load_backbone
+from adaptdock.hub.artefact.file import write_file
+from adaptdock.plugins.contracts import LoadOptions
+
+ADAPTERS, OF_FOLDER = 64, 8
+"""Adapters; the last of them change through the folder only, the others by the operators only."""
+NAMES = [f"a{number}" for number in range(ADAPTERS)]
+STEADY = 0.2
+"""Share of the requests before the first swap."""
 
 
-def adapter(backbone: Any, name: str, number: int) -> Any:
-    """Return an adapter that gives every text the label of its number, and differs from the others in its weights."""
-    from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
-    from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
-    from adaptdock.hub.artefact.file import AdapterFile
+class Connection:
+    """A connection that stays open between requests."""
 
-    methods, task = (
-        method_entries("lora", {"rank": 8}),
-        make_task("topic", {"labels": [f"L{n:02}" for n in range(LABELS)]}),
-    )
-    generator = torch.Generator().manual_seed(number)
-    tensors = {
-        key: tensor + 0.02 * torch.randn(tensor.shape, generator=generator)
-        for key, tensor in assemble(backbone, methods, task).start(generator).items()
-    }
-    tensors["head.weight"].zero_()
-    tensors["head.bias"].zero_()
-    tensors["head.bias"][number % LABELS] = 9.0
-    card = Card(
-        name=name,
-        version=str(number),
-        task=entry("task", "topic", task.options),
-        methods=methods,
-        backbone=BackboneEntry(id="minilm", architecture=backbone.architecture, fingerprint=backbone.fingerprint),
-        preprocessing=Preprocessing(max_length=128),
-    )
-    return AdapterFile(card, tensors)
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: Any = None
+
+    async def call(self, method: str, path: str, body: Any = b"", *headers: str) -> tuple[int, Any, str]:
+        """Send a request; return status, JSON and ETag of the answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+        sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            "Host: localhost",
+            f"Content-Type: {kind}",
+            f"Content-Length: {len(sent)}",
+        ]
+        writer.write("\r\n".join([*lines, *headers, "", ""]).encode() + sent)
+        head = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+        fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in head)}
+        received = await reader.readexactly(int(fields[b"content-length"]))
+        return int(head[0].split()[1]), json.loads(received), fields.get(b"etag", b"").decode()
 
 
 class Soak:
-    """Clients that ask without pause, and one that swaps."""
+    """Clients that ask without pause, two operators, and a folder."""
 
-    def __init__(self, port: int, folder: Path, process: psutil.Process, requests: int, swaps: int) -> None:
-        from adaptdock.engine.core.loading import load_backbone
-        from adaptdock.plugins.contracts import LoadOptions
-
-        self.port, self.folder, self.process = port, folder, process
-        self.requests, self.swaps = requests, swaps
+    def __init__(self, process: Process, place: Path, requests: int, swaps: int) -> None:
+        self.process, self.place, self.requests, self.swaps = process, place, requests, swaps
         self.backbone = load_backbone("minilm", LoadOptions(device="cpu"))
+        self.acknowledged = dict.fromkeys(NAMES, 1)
+        self.counts = Counter[str]()
         self.steady: list[float] = []
         self.swapping: list[float] = []
+        self.pushing: list[float] = []
         self.memory: list[tuple[int, float]] = []
-        self.failed = self.wrong = self.asked = self.swapped = self.swaps_failed = 0
+        self._resident = psutil.Process(process.pid)
 
     async def run(self, clients: int) -> None:
-        """Ask a fifth of the requests without swaps, and the others with them."""
-        await self._ask_until(self.requests // 5, clients, self.steady)
+        """Ask a share of the requests without swaps, and the others with them."""
+        await self._ask_until(int(self.requests * STEADY), clients, self.steady)
         swapping = asyncio.create_task(self._swap())
         await self._ask_until(self.requests, clients, self.swapping)
         await swapping
 
-    async def _ask_until(self, end: int, clients: int, times: list[float]) -> None:
-        await asyncio.gather(*(self._client(number, end, times) for number in range(clients)))
+    async def _ask_until(self, end: int, clients: int, seconds: list[float]) -> None:
+        await asyncio.gather(*(self._client(number, end, seconds) for number in range(clients)))
 
-    async def _client(self, number: int, end: int, times: list[float]) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        while self.asked < end:
-            self.asked += 1
-            name = f"a{(self.asked + number) % ADAPTERS}"
-            started = time.perf_counter()
-            status, found = await self._call(reader, writer, "POST", "/v1/predict", {"adapter": name, "inputs": [TEXT]})
-            times.append(time.perf_counter() - started)
-            if status != 200:
-                self.failed += 1
+    async def _client(self, number: int, end: int, seconds: list[float]) -> None:
+        connection, draw = Connection(self.process.port), random.Random(number + end)
+        frequencies = [1 / (place + 1) for place in range(ADAPTERS)]
+        while self.counts["asked"] < end:
+            self.counts["asked"] += 1
+            (name,) = draw.choices(NAMES, frequencies)
+            at_least, started = self.acknowledged[name], time.perf_counter()
+            try:
+                status, answer, _ = await connection.call("POST", "/v1/predict", {"adapter": name, "inputs": [TEXT]})
+            except (OSError, asyncio.IncompleteReadError):
+                self.counts["lost"] += 1
+                connection = Connection(self.process.port)
                 continue
-            one = found["predictions"][0]
-            if one["adapter"] != name or one["prediction"]["label"] != f"L{one['version'] % LABELS:02}":
-                self.wrong += 1
-            if self.asked % max(1, self.requests // 200) == 0:
-                self.memory.append((self.asked, self.process.memory_info().rss / 2**20))
-        writer.close()
+            seconds.append(time.perf_counter() - started)
+            self.counts[f"status {status}"] += 1
+            if status == 200:
+                prediction = answer["predictions"][0]
+                self.counts["wrong"] += not is_right(prediction, name)
+                self.counts["older than acknowledged"] += prediction["version"] < at_least
+            if self.counts["asked"] % max(1, self.requests // 200) == 0:
+                self.memory.append((self.counts["asked"], self._resident.memory_info().rss / 2**20))
+
+    # --------------------------------------------------------------------------------- changes
 
     async def _swap(self) -> None:
-        from adaptdock.hub.artefact.file import write_file
-
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        versions = dict.fromkeys((f"a{number}" for number in range(ADAPTERS)), 1)
-        pause = self.requests * 0.8 / self.swaps
-        while self.swapped < self.swaps:
-            if self.asked < self.requests // 5 + self.swapped * pause and self.asked < self.requests:
+        draw, operators = random.Random(0), [Connection(self.process.port) for _ in range(2)]
+        begin, pause = self.requests * STEADY, self.requests * (1 - STEADY) / (self.swaps / 2.2)
+        frequencies = [1 / (place + 1) for place in range(ADAPTERS - OF_FOLDER)]
+        turn = 0
+        while self.counts["swaps"] < self.swaps:
+            if begin + turn * pause > self.counts["asked"] < self.requests:
                 await asyncio.sleep(0.002)
                 continue
-            name = f"a{self.swapped % ADAPTERS}"
-            versions[name] += 1
-            made = await asyncio.to_thread(adapter, self.backbone, name, versions[name])
-            if self.swapped % 10 == 9:
-                await asyncio.to_thread(write_file, self.folder / f"{name}.safetensors", made)
-                await self._seen(reader, writer, name, versions[name])
-            else:
-                path = self.folder / ".sent"
-                await asyncio.to_thread(write_file, path, made)
-                place = f"/v1/adapters/{name}/file"
-                status, _ = await self._call(reader, writer, "PUT", place, path.read_bytes())
-                self.swaps_failed += status != 200
-            self.swapped += 1
-        writer.close()
+            names = draw.choices(NAMES[:-OF_FOLDER], frequencies, k=2)
+            names = [names[0]] * 2 if turn % 2 else names
+            changes = [self._push(operators[number], number, name) for number, name in enumerate(names)]
+            if turn % 5 == 4:
+                changes.append(self._write(operators[0], NAMES[-1 - turn // 5 % OF_FOLDER]))
+            await asyncio.gather(*changes[:2])
+            await asyncio.gather(*changes[2:])
+            turn += 1
 
-    async def _seen(self, reader: Any, writer: Any, name: str, version: int) -> None:
-        """Wait until the file in the folder is served."""
+    async def _push(self, connection: Connection, operator: int, name: str) -> None:
+        """Push the next version of an adapter, if need be several times."""
+        while True:
+            _, state, etag = await connection.call("GET", f"/v1/adapters/{name}")
+            number = 1 + max(version["version"] for version in state["versions"])
+            sent = await asyncio.to_thread(
+                content, self.backbone, name, number, self.place / f"sent{operator}", operator
+            )
+            started = time.perf_counter()
+            status, answer, _ = await connection.call("PUT", f"/v1/adapters/{name}/file", sent, f"If-Match: {etag}")
+            self.pushing.append(time.perf_counter() - started)
+            if status != 412:
+                break
+            self.counts["refused with 412"] += 1
+        self.counts["swaps"] += 1
+        if status != 200 or answer["version"] != number:
+            self.counts["failed swaps"] += 1
+            return
+        self.acknowledged[name] = max(self.acknowledged[name], number)
+
+    async def _write(self, connection: Connection, name: str) -> None:
+        """Replace a file in the folder, and wait until it is served."""
+        number = self.acknowledged[name] + 1
+        adapter = await asyncio.to_thread(versioned, self.backbone, name, number)
+        await asyncio.to_thread(write_file, self.process.folder / f"{name}.safetensors", adapter)
+        self.counts["swaps"] += 1
         for _ in range(600):
-            _, found = await self._call(reader, writer, "GET", f"/v1/adapters/{name}", b"")
-            if found["version"] == version:
+            _, state, _ = await connection.call("GET", f"/v1/adapters/{name}")
+            if state["version"] == number:
+                self.acknowledged[name] = number
                 return
             await asyncio.sleep(0.05)
-        self.swaps_failed += 1
+        self.counts["failed swaps"] += 1
 
-    async def _call(self, reader: Any, writer: Any, method: str, path: str, body: Any) -> tuple[int, Any]:
-        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}"
-        writer.write(f"{head}\r\n\r\n".encode() + content)
-        lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-        size = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
-        return int(lines[0].split()[1]), json.loads(await reader.readexactly(size))
+    # ---------------------------------------------------------------------------------- report
+
+    def after(self) -> tuple[int, int]:
+        """Return how many adapters answer with their last acknowledged version, and the files in the state."""
+        answers = [(name, self.process.ask(name)) for name in NAMES]
+        right = sum(is_right(answer, name) and answer["version"] == self.acknowledged[name] for name, answer in answers)
+        return right, len(list((self.process.folder / ".serving" / "versions").iterdir()))
 
     def report(self) -> None:
-        """Print what was found."""
-        p99 = [statistics.quantiles(times, n=100)[98] for times in (self.steady, self.swapping)]
+        """Print counts, latencies and memory."""
+        statuses = {
+            key: count for key, count in self.counts.items() if key.startswith("status") and key != "status 200"
+        }
+        p50, p99 = (
+            [1e3 * statistics.quantiles(seconds, n=100)[percent] for seconds in (self.steady, self.swapping)]
+            for percent in (49, 98)
+        )
         later = [point for point in self.memory if point[0] > self.requests * 0.3]
         slope = statistics.linear_regression(*zip(*later, strict=True)).slope * 10_000
-        print(f"| requests | {self.asked:,} |\n| failed | {self.failed} |\n| of another version | {self.wrong} |")
-        print(f"| swaps | {self.swapped:,} |\n| swaps that failed | {self.swaps_failed} |")
-        print(f"| p99 steady | {1e3 * p99[0]:.1f} ms |\n| p99 during swaps | {1e3 * p99[1]:.1f} ms |")
-        print(f"| ratio | {p99[1] / p99[0]:.2f} |\n| MiB at the end | {self.memory[-1][1]:.0f} |")
-        print(f"| MiB more in 10,000 requests | {slope:+.2f} |")
+        rows = {
+            "requests": f"{self.counts['asked']:,}",
+            "without an answer": self.counts["lost"],
+            "answered with another status than 200": statuses or 0,
+            "of another adapter or version than the answer names": self.counts["wrong"],
+            "of an older version than acknowledged": self.counts["older than acknowledged"],
+            "swaps": f"{self.counts['swaps']:,}",
+            "pushes refused because the other operator was first (412)": self.counts["refused with 412"],
+            "swaps that failed or got another number": self.counts["failed swaps"],
+            "p50 and p99 steady": f"{p50[0]:.0f} and {p99[0]:.0f} ms",
+            "p50 and p99 during swaps": f"{p50[1]:.0f} and {p99[1]:.0f} ms",
+            "push p50 and p99": " and ".join(
+                f"{1e3 * statistics.quantiles(self.pushing, n=100)[place]:.0f}" for place in (49, 98)
+            )
+            + " ms",
+            "MiB at the end": f"{self.memory[-1][1]:.0f}",
+            "MiB more in 10,000 requests": f"{slope:+.2f}",
+        }
+        for title, value in rows.items():
+            print(f"| {title} | {value} |")
 
 
 def main() -> None:
@@ -161,31 +209,28 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=8)
     arguments = parser.parse_args()
-    from adaptdock.engine.core.loading import load_backbone
-    from adaptdock.hub.artefact.file import write_file
-    from adaptdock.plugins.contracts import LoadOptions
-
-    print(machine())
+    print(machine(), flush=True)
     with tempfile.TemporaryDirectory() as name:
-        folder, backbone = Path(name), load_backbone("minilm", LoadOptions(device="cpu"))
-        for number in range(ADAPTERS):
-            write_file(folder / f"a{number}.safetensors", adapter(backbone, f"a{number}", 1))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        process = multiprocessing.get_context("spawn").Process(target=ours, args=(port, str(folder), []))
+        folder, place = Path(name) / "adapters", Path(name)
+        folder.mkdir()
+        backbone = load_backbone("minilm", LoadOptions(device="cpu"))
+        for adapter in NAMES:
+            write_file(folder / f"{adapter}.safetensors", versioned(backbone, adapter, 1))
+        process = Process(folder, place / "log")
         process.start()
-        try:
-            _await(port, process)
-            soak = Soak(port, folder, psutil.Process(process.pid), arguments.requests, arguments.swaps)
-            asyncio.run(soak.run(arguments.clients))
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
-                assert json.load(answer)["status"] == "ok"
-            print("\n| | |\n|---|---|")
-            soak.report()
-        finally:
-            process.terminate()
-            process.join(30)
+        soak, started = Soak(process, place, arguments.requests, arguments.swaps), time.monotonic()
+        asyncio.run(soak.run(arguments.clients))
+        print(f"\n| {time.monotonic() - started:.0f} s | |\n|---|---|")
+        soak.report()
+        right, files = soak.after()
+        print(f"| adapters at their last acknowledged version | {right} of {ADAPTERS} |")
+        status, seconds = process.end(), process.start()
+        print(f"| after a restart (exit status {status}, ready in {seconds:.1f} s) | {soak.after()[0]} of {ADAPTERS} |")
+        print(f"| version files in the state | {files} |")
+        process.end()
+        problems = process.problems()
+        print(f"| errors in the log, and lines that are no JSON | {len(problems)} |")
+        print("\n".join(problems[:5]))
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ def _header(path: object, head: Mapping[str, Any], data_size: int) -> Header:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise FileError(path, f"its card is not valid: {where}: {first['msg']}") from None
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, RecursionError):
         raise FileError(path, "its header is not that of an adapter file") from None
     if end != data_size:
         raise FileError(path, f"it is truncated or damaged: {end:,} bytes of tensors expected, {data_size:,} found")

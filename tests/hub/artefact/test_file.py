@@ -102,6 +102,10 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path, path: Path) -> 
     foreign.write_bytes(_with_metadata(path, format_version="2"))
     with pytest.raises(FileError, match=r"format version '2'.*Upgrade"):
         read_file(foreign)
+    for probes in ("[" * 100_000, '{"probes": Infinity}', "null"):
+        foreign.write_bytes(_with_metadata(path, probes=probes))
+        with pytest.raises(FileError, match=r"not that of an adapter file|card is not valid"):
+            read_file(foreign)
     foreign.write_bytes(_with_metadata(path, card='{"name": "x"}'))
     with pytest.raises(FileError, match=r"card is not valid: task"):
         read_file(foreign)

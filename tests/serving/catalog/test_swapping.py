@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,22 @@ def test_a_full_disk_refuses_the_new_version_and_leaves_the_running_one(
     assert not list((folder / ".serving" / "versions").glob(".*"))
     assert send(client, "red", labelled(backbone, "LATER"), tmp_path).json()["version"] == 2
     assert client.label("red") == "LATER"
+
+
+def test_a_clock_that_is_set_back_keeps_back_no_version(
+    backbone: Backbone, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    with serving(backbone, adapters=str(folder)) as client:
+        monkeypatch.setattr(time, "time", lambda: now - 2 * 86_400)
+        assert send(client, "red", labelled(backbone, "SENT"), tmp_path).json()["version"] == 2
+        write_file(tmp_path / "blue.safetensors", labelled(backbone, "OLDER"))
+        os.utime(tmp_path / "blue.safetensors", (now - 10 * 86_400,) * 2)
+        (tmp_path / "blue.safetensors").replace(folder / "blue.safetensors")
+        until(lambda: client.label("blue") == "OLDER")
+    with serving(backbone, adapters=str(folder)) as client:
+        assert (client.label("red"), client.label("blue")) == ("SENT", "OLDER")
+        assert client.get("/v1/adapters/red").json()["version"] == 2
 
 
 @pytest.mark.parametrize("step", ["keep", "prepare", "present", "write_adapter"])

@@ -134,3 +134,14 @@ def test_metrics_have_a_series_for_each_adapter(client: Client) -> None:
     ):
         assert line in text
     assert 'adaptdock_resident_bytes{adapter="red"} 0.0' not in text
+
+
+def test_no_text_of_a_request_becomes_a_series_or_a_line_of_the_metrics(client: Client) -> None:
+    names = lambda: {line.split(" ")[0] for line in client.get("/metrics").text.splitlines()}  # noqa: E731
+    client.ask("red", TEXT)
+    client.refused(404, json={"adapter": "unknown", "inputs": [TEXT]})
+    before = names()
+    for number in range(20):
+        name = f'evil{number}"}} 1\nadaptdock_requests_total{{adapter="red'
+        client.post("/v1/predict", json={"adapter": name, "inputs": [TEXT]}, headers={"x-request-id": f"id{number}"})
+    assert names() == before
