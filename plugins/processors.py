@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from adaptdock.plugins.tasks import Feature
-
 TEXT = "text"
 """The modality of tasks and backbones that read tokens."""
 Content = tuple[str, int]
@@ -26,11 +24,12 @@ class Processor(ABC):
     """What it reads, as the plural of a noun: ``images``, ``sounds``. Tasks of the same modality fit."""
 
     @abstractmethod
-    def features(self, source: str) -> "list[Feature]":
-        """Return a feature for each window of a source, without labels.
+    def windows(self, source: str) -> list[list[int]]:
+        """Return the mask of each window of a source, which is the ``attention_mask`` of its feature.
 
-        Its only input is ``attention_mask``, with a number for each position of the hidden states, zero where a head
-        should not read. :attr:`Feature.content` names the window. Raises :class:`DataError` for an unreadable source.
+        It has a number for each position of the hidden states, zero where a head should not read.
+        :attr:`Feature.content` has the source and the number of the window. Raises :class:`DataError` for a source
+        that cannot be read.
         """
 
     @abstractmethod

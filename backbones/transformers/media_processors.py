@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import Content, Feature, Processor
+from adaptdock.plugins.contracts import Content, Processor
 from adaptdock.plugins.toolkit.images import open_image
 from adaptdock.plugins.toolkit.sounds import Wave, open_sound
 from adaptdock.plugins.toolkit.sources import source_bytes
@@ -62,9 +62,9 @@ class ImageProcessor(MediaProcessor):
             )
         return processor
 
-    def features(self, source: str) -> list[Feature]:
-        """Return one feature: the whole image, read at every position."""
-        return [Feature({"attention_mask": [1] * self.positions}, content=(source, 0))]
+    def windows(self, source: str) -> list[list[int]]:
+        """Return one window: the whole image, read at every position."""
+        return [[1] * self.positions]
 
     def tensors(self, contents: Sequence[Content]) -> Mapping[str, Tensor]:
         """Return ``pixel_values`` (R, channels, height, width)."""
@@ -111,18 +111,17 @@ class SoundProcessor(MediaProcessor):
         """Samples of a window."""
         return int(self.reader.n_samples)
 
-    def features(self, source: str) -> list[Feature]:
-        """Return a feature for each window; the mask leaves out the silence that fills the last one.
+    def windows(self, source: str) -> list[list[int]]:
+        """Return the mask of each window, which leaves out the silence that fills the last one.
 
         Positions divide the samples of a window evenly.
         """
-        samples, features = len(open_sound(source, self.rate)), []
-        for number, start in enumerate(range(0, samples, self.window)):
+        samples, masks = len(open_sound(source, self.rate)), []
+        for start in range(0, samples, self.window):
             share = min(self.window, samples - start) / self.window
             read = max(1, min(self.positions, round(share * self.positions)))
-            mask = [1] * read + [0] * (self.positions - read)
-            features.append(Feature({"attention_mask": mask}, content=(source, number)))
-        return features
+            masks.append([1] * read + [0] * (self.positions - read))
+        return masks
 
     def tensors(self, contents: Sequence[Content]) -> Mapping[str, Tensor]:
         """Return the main input of the model, ``input_features`` (R, mels, frames)."""

@@ -20,7 +20,7 @@ def image_source(value: Any, where: str) -> str:
         stream = io.BytesIO()
         _rgb(value).save(stream, "PNG")  # without loss
         return embedded(stream.getvalue(), "image/png")
-    return written_source(value, where, "image/*")
+    return written_source(value, where)
 
 
 def open_image(source: str, where: str = "an input") -> Any:
@@ -28,7 +28,7 @@ def open_image(source: str, where: str = "an input") -> Any:
 
     Transparent pixels are laid on white. Raises :class:`DataError` for what is no image, or a damaged one.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     content = source_bytes(source, where)
     try:
@@ -40,7 +40,7 @@ def open_image(source: str, where: str = "an input") -> Any:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"{where}: the image {shown(source)} is too large: make it smaller") from None
     except Exception as error:  # decoders raise errors of many kinds, all about this file
-        reason = "it is not an image" if isinstance(error, Image.UnidentifiedImageError) else f"it is damaged: {error}"
+        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else f"it is damaged: {error}"
         raise DataError(f"{where}: {shown(source)!r:.200} cannot be read as an image: {reason}") from None
 
 

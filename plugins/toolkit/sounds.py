@@ -32,7 +32,7 @@ def sound_source(value: Any, where: str) -> str:
         stream = io.BytesIO()
         wavfile.write(stream, rate, wave)
         return embedded(stream.getvalue(), "audio/wav")
-    return written_source(value, where, "audio/*")
+    return written_source(value, where)
 
 
 def open_sound(source: str, rate: int, where: str = "an input") -> Wave:

@@ -13,6 +13,8 @@ from adaptdock.errors import DataError
 
 DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*)(;base64)?,", re.IGNORECASE)
 MOST_SHOWN = 200
+UNKNOWN = "application/octet-stream"
+"""The media type of bytes whose format only their reader knows."""
 
 
 def is_embedded(source: object) -> bool:
@@ -55,7 +57,7 @@ def shown(source: str) -> str:
     return f"({kind}, {size} bytes)"
 
 
-def written_source(value: Any, where: str, kind: str) -> str:
+def written_source(value: Any, where: str) -> str:
     """Return the source of a value that is a path, a data URL, bytes, or a dict with ``bytes`` or ``path``.
 
     The dict is the form of the datasets library for files that it has not decoded. Raises :class:`DataError` for
@@ -64,7 +66,7 @@ def written_source(value: Any, where: str, kind: str) -> str:
     if isinstance(value, dict) and ("bytes" in value or "path" in value):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes | bytearray):
-        return embedded(bytes(value), kind)
+        return embedded(bytes(value), UNKNOWN)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, str) and value.strip():

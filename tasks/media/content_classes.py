@@ -117,8 +117,8 @@ class ContentClasses(Task):
 
     def probe(self, record: Record) -> dict[str, str] | None:
         """Return the file itself, if it is small and embedded in the data; a path would not last."""
-        source = record.get(self.field)
-        return {self.field: source} if is_embedded(source) and len(str(source)) <= LARGEST_PROBE else None
+        source = str(record.get(self.field))
+        return {self.field: source} if is_embedded(source) and len(source) <= LARGEST_PROBE else None
 
     # ------------------------------------------------------------------------------------ model
 
@@ -138,7 +138,9 @@ class ContentClasses(Task):
     def encode(self, record: Record, reading: Reading, labelled: bool) -> list[Feature]:
         """Return the windows of the file, each with the record's label; a class that is not known does not count."""
         assert reading.processor is not None  # the engine has compared the modalities
-        features = reading.processor.features(record[self.field])
+        source = record[self.field]
+        masks = reading.processor.windows(source)
+        features = [Feature({"attention_mask": mask}, content=(source, n)) for n, mask in enumerate(masks)]
         if labelled:
             classes = self.options.labels
             for feature in features:

@@ -17,7 +17,7 @@ from adaptdock.engine.core.assembly import method_entries
 from adaptdock.engine.core.batches import collate, reading
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.errors import BackboneError
-from adaptdock.plugins.contracts import Batch, LoadOptions
+from adaptdock.plugins.contracts import Backbone, Batch, Feature, LoadOptions
 
 SHAPES: dict[Shape, str] = {"image encoder": "image-classification", "sound encoder": "audio-classification"}
 METHODS = {"features": {}, "lora": {"roles": ["all"]}, "bottleneck": {}, "prefix": {"length": 3}, "ia3": {}}
@@ -82,8 +82,8 @@ def test_a_head_does_not_read_the_silence_after_a_short_sound(tmp_path: Path) ->
         wavfile.write(tmp_path / f"{name}.wav", 16_000, np.full(int(16_000 * seconds), 0.1, dtype=np.float32))
     read = reading(backbone, 1, 0).processor
     assert read is not None
-    assert [sum(feature.inputs["attention_mask"]) for feature in read.features(str(tmp_path / "short.wav"))] == [12]
-    assert [sum(feature.inputs["attention_mask"]) for feature in read.features(str(tmp_path / "whole.wav"))] == [50]
+    assert [sum(mask) for mask in read.windows(str(tmp_path / "short.wav"))] == [12]
+    assert [sum(mask) for mask in read.windows(str(tmp_path / "whole.wav"))] == [50]
 
 
 def test_a_long_sound_has_a_window_for_each_second(tmp_path: Path) -> None:
@@ -92,10 +92,9 @@ def test_a_long_sound_has_a_window_for_each_second(tmp_path: Path) -> None:
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, 40_000).astype(np.float32)
     wavfile.write(tmp_path / "long.wav", 16_000, wave)
     wavfile.write(tmp_path / "second.wav", 16_000, wave[16_000:32_000])
-    windows = processor.features(str(tmp_path / "long.wav"))
-    assert [sum(window.inputs["attention_mask"]) for window in windows] == [50, 50, 25]
-    assert windows[1].content is not None
-    together = processor.tensors([windows[1].content, (str(tmp_path / "second.wav"), 0)])["input_features"]
+    long = str(tmp_path / "long.wav")
+    assert [sum(mask) for mask in processor.windows(long)] == [50, 50, 25]
+    together = processor.tensors([(long, 1), (str(tmp_path / "second.wav"), 0)])["input_features"]
     assert torch.equal(together[0], together[1])
 
 
@@ -138,6 +137,7 @@ def test_prompts_and_generation_are_refused_with_the_reason(bench: Bench) -> Non
             dock.generate(None, ["a text"])
 
 
-def _inputs(backbone: object, path: Path) -> dict[str, torch.Tensor]:
-    features = backbone.processor.features(str(path))  # type: ignore[attr-defined]
-    return collate(backbone, features)  # type: ignore[arg-type]
+def _inputs(backbone: Backbone, path: Path) -> dict[str, torch.Tensor]:
+    assert backbone.processor is not None
+    (mask,) = backbone.processor.windows(str(path))
+    return collate(backbone, [Feature({"attention_mask": mask}, content=(str(path), 0))])

@@ -52,8 +52,15 @@ CASES: dict[str, tuple[Shape, Any, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("method", ["features", "lora"])
-@pytest.mark.parametrize("task", CASES)
+@pytest.mark.parametrize(
+    ("task", "method"),
+    [
+        ("image-classification", "lora"),
+        ("audio-classification", "features"),
+        pytest.param("image-classification", "bottleneck", marks=pytest.mark.slow),
+        pytest.param("audio-classification", "lora", marks=pytest.mark.slow),
+    ],
+)
 def test_an_adapter_learns_from_files_by_class_and_answers_for_a_file(task: str, method: str, tmp_path: Path) -> None:
     shape, write, example, label = CASES[task]
     data = write(tmp_path / "data")
