@@ -25,7 +25,7 @@ def check_embedded(item: Any, task: type[Task]) -> None:
     """Raise :class:`DataError` for an input of a request with a path where the task reads a file."""
     names = {name for field in task.files for name in (field, *task.columns.get(field, ()))}
     values = [item[name] for name in names if name in item] if isinstance(item, Mapping) else [item]
-    if names and not all(map(is_embedded, values)):
+    if names and not (values and all(map(is_embedded, values))):
         raise DataError(
             "a request holds the file itself, as a data URL in base64 (data:TYPE;base64,...): the server opens no paths"
         )

@@ -47,7 +47,16 @@ def test_a_folder_per_class_gives_the_paths_of_its_images(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "item", ["/etc/passwd", {"image": "/etc/passwd"}, {"path": "/etc/passwd"}, {"image": {"path": "/etc/passwd"}}]
+    "item",
+    [
+        "/etc/passwd",
+        {"image": "/etc/passwd"},
+        {"path": "/etc/passwd"},
+        {"bytes": "/etc/passwd"},
+        {"image": {"path": "/etc/passwd"}},
+        {"image": URL, "path": "/etc/passwd"},
+        {},
+    ],
 )
 def test_a_request_with_a_path_is_refused(item: object) -> None:
     with pytest.raises(DataError, match="the server opens no paths"):
