@@ -5,52 +5,48 @@ model. No architecture has code of its own here.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from adaptdock.backbones.fingerprint import fingerprint
-from adaptdock.backbones.transformers import attention, kv_cache, model_limits, quantization, saving
-from adaptdock.backbones.transformers.blocks import Blocks, check_resuming
+from adaptdock.backbones.transformers import kv_cache, model_limits, quantization, saving
+from adaptdock.backbones.transformers.blocks import Blocks
 from adaptdock.backbones.transformers.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.transformers.devices import pick_device
+from adaptdock.backbones.transformers.frozen_model import FrozenModel
 from adaptdock.backbones.transformers.lm_head import (
     auto_class,
     body,
-    device_of,
     endings,
     in_memory,
     is_language_model,
     language_logits,
 )
 from adaptdock.backbones.transformers.loaded_model import origin_of, with_padding
+from adaptdock.backbones.transformers.media import MediaBackbone, encoder_of, media_reader, reads_media
 from adaptdock.backbones.transformers.port_table import called_table, open_ports, watched
 from adaptdock.backbones.transformers.ports import widths
 from adaptdock.backbones.transformers.positions import moved, moving_on
 from adaptdock.backbones.transformers.probe import Findings, probe
-from adaptdock.backbones.transformers.residual_measurement import residuals
 from adaptdock.backbones.transformers.sampling import drawing
 from adaptdock.backbones.transformers.search_calls import reported
 from adaptdock.backbones.transformers.silence import quiet
 from adaptdock.backbones.transformers.tokenizer import load_tokenizer
 from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import (
-    AttentionHandler,
-    Backbone,
     BackboneFamily,
     Batch,
     LoadOptions,
     Port,
-    Residual,
     Virtual,
 )
 from adaptdock.plugins.toolkit import virtual_tokens
@@ -66,25 +62,33 @@ class HuggingFace(BackboneFamily):
         """Take every name: this is the general family."""
         return True
 
-    def load(self, name: str, options: LoadOptions) -> "HuggingFaceBackbone":
-        """Load a model, frozen, with its tokenizer; raise :class:`BackboneError` if that fails."""
+    def load(self, name: str, options: LoadOptions) -> "HuggingFaceBackbone | MediaBackbone":
+        """Load a model, frozen, with its tokenizer, or with its image processor or feature extractor.
+
+        Raises :class:`BackboneError` if that fails.
+        """
         checkpoint = resolve(name, options.revision, with_code=options.trust_remote_code)
         device = pick_device(options.device)
         mark = fingerprint(checkpoint.weight_files)
         with quiet():
             try:
                 model = _load_model(name, checkpoint, options, device)
-                tokenizer = load_tokenizer(checkpoint, options)
+                reader = media_reader(checkpoint, options, model) if reads_media(model) else None
+                tokenizer = load_tokenizer(checkpoint, options) if reader is None else None
             except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError) as error:
                 raise BackboneError(f"the backbone {name!r} cannot be loaded: {_first_line(error)}") from error
         if options.drop_layers:
-            Blocks(body(model)).drop_top(options.drop_layers)
+            Blocks(encoder_of(model) if reads_media(model) else body(model)).drop_top(options.drop_layers)
             mark = f"{mark}-{options.drop_layers}"
         path = Path(name).expanduser()
         known_as = (
             str(path.absolute()) if name not in ALIASES and path.exists() else name
         )  # absolute: valid in any folder
-        backbone = HuggingFaceBackbone(known_as, model, tokenizer, mark, revision=checkpoint.revision)
+        backbone = (
+            HuggingFaceBackbone(known_as, model, tokenizer, mark, revision=checkpoint.revision)
+            if reader is None
+            else MediaBackbone(known_as, model, reader, mark, revision=checkpoint.revision)
+        )
         backbone.quantized, backbone.dropped = options.quantize, options.drop_layers
         backbone.files = () if checkpoint.gguf else tuple(checkpoint.weight_files)
         backbone.hub_id = ALIASES[name].hub_id if name in ALIASES else None
@@ -94,29 +98,32 @@ class HuggingFace(BackboneFamily):
         """Take the models of transformers."""
         return isinstance(model, PreTrainedModel)
 
-    def adopt(self, model: Any, tokenizer: Any) -> "HuggingFaceBackbone":
-        """Build a backbone around a model in memory, which is frozen in place and switched to evaluation mode."""
+    def adopt(self, model: Any, tokenizer: Any) -> "HuggingFaceBackbone | MediaBackbone":
+        """Build a backbone around a model in memory, which is frozen in place and switched to evaluation mode.
+
+        The ``tokenizer`` of a model of images or sounds is its image processor or feature extractor.
+        """
         origin = origin_of(model)
-        padded = with_padding(tokenizer)
-        backbone = HuggingFaceBackbone(origin.name, model, padded, origin.fingerprint, origin.revision)
+        backbone = (
+            MediaBackbone(origin.name, model, tokenizer, origin.fingerprint, origin.revision)
+            if reads_media(model)
+            else HuggingFaceBackbone(origin.name, model, with_padding(tokenizer), origin.fingerprint, origin.revision)
+        )
         backbone.files = origin.files
         return backbone
 
 
-class HuggingFaceBackbone(Backbone):
-    """A frozen transformers model; it can also be built around a model in memory."""
+class HuggingFaceBackbone(FrozenModel):
+    """A frozen transformers model of texts; it can also be built around a model in memory."""
 
-    model: PreTrainedModel
-    generator: PreTrainedModel | None
-    """The whole language model, whose body is :attr:`model`; None for other models."""
     positions_counted = False
     """Whether the model numbers tokens by its mask, without padding; measured by the probe."""
 
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: Any, fingerprint: str, revision: str | None = None
     ) -> None:
+        super().__init__(name, fingerprint, revision)
         config = model.config.get_text_config()
-        self.id, self.revision, self.fingerprint = name, revision, fingerprint
         self.architecture = str(model.config.model_type)
         self.generator = model.eval().requires_grad_(False) if is_language_model(model) else None
         self.model = body(model).eval().requires_grad_(False)
@@ -124,8 +131,6 @@ class HuggingFaceBackbone(Backbone):
         self.encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
         self.decoder_start = model_limits.decoder_start(model.config) if self.encoder_decoder else None
         self.vocabulary = model_limits.vocabulary(tokenizer)
-        self._resumed: set[int] = set()
-        self._residuals: dict[str, Residual] | None = None
         self._encoder_output: type[Any] = BaseModelOutput  # some encoders have an output class of their own
         self._position_offset = model_limits.position_offset(self.model)
         reader = self.model.get_encoder() if self.encoder_decoder else self.model
@@ -142,26 +147,6 @@ class HuggingFaceBackbone(Backbone):
             self, self.model, int(getattr(config, "hidden_size", findings.width)), findings
         )
         self._vocabulary_closed = findings.vocabulary_closed
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the input embeddings."""
-        return device_of(self.model.get_input_embeddings())
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the embeddings, and of the states between the layers."""
-        return next(self.model.get_input_embeddings().parameters()).dtype  # type: ignore[no-any-return]
-
-    def placement(self, port: Port) -> torch.device:
-        """Return the device on which the port's module computes; for mixed layers the device of the last states."""
-        return self._states_device if port.kind == "layers" else device_of(self.module(port))
-
-    def module(self, port: Port) -> nn.Module:
-        """Return the module of a port; that of the LM head is outside the body."""
-        whole = self.generator if port.kind == "logits" and self.generator is not None else self.model
-        module: nn.Module = whole.get_submodule(port.module)
-        return module
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the last hidden states (R, T, W), of the encoder alone if the batch reads only the encoder."""
@@ -180,7 +165,7 @@ class HuggingFaceBackbone(Backbone):
             model_inputs["position_ids"] = moved(
                 model_inputs, batch.shift, self.positions_counted, self._position_offset
             )
-        with self._attention_kernel():
+        with self.attention_kernel():
             if not self.encoder_decoder:
                 extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
                 return self.model(**model_inputs, **extra)[0]  # type: ignore[no-any-return]
@@ -205,35 +190,6 @@ class HuggingFaceBackbone(Backbone):
             name: tensor for name, tensor in inputs.items() if name != "attention_mask" or "position_ids" not in inputs
         }
 
-    def layers(self, batch: Batch) -> list[Tensor]:
-        """Return the inputs of each layer, with the adapters' changes, and the last hidden states (R, T, W)."""
-        with Blocks(self.model).seen() as states:
-            last = self.forward(batch)
-        odd = next((state for state in states if state.shape != last.shape), None)
-        if odd is not None:
-            raise BackboneError(
-                f"the layers of {type(self.model).__name__} pass on states of shape {tuple(odd.shape)}, but the "
-                f"last hidden states have shape {tuple(last.shape)}: they cannot be mixed"
-            )
-        return [*(state.to(last.device) for state in states), last]
-
-    def entering(self, inputs: Mapping[str, Tensor], layer: int | None) -> Tensor:
-        """Return the inputs (R, T, W) of a layer; the first call checks that the model can resume there."""
-        if layer is None:
-            return self.forward(Batch(inputs))
-        blocks = Blocks(self.model)
-        if layer not in self._resumed:
-            check_resuming(blocks, self.forward, Batch(inputs), layer)
-            self._resumed.add(layer)
-        with blocks.stopping(layer) as block_inputs:
-            self.forward(Batch(inputs))
-        return block_inputs[0]
-
-    def resumed(self, inputs: Mapping[str, Tensor], layer: int, hidden: Tensor) -> Tensor:
-        """Return the last hidden states (R, T, W), computed from the inputs of a layer."""
-        with Blocks(self.model).only(layer, hidden):
-            return self.forward(Batch(inputs))
-
     def with_virtual(self, inputs: Mapping[str, Tensor], virtual: Virtual) -> dict[str, Tensor]:
         """Return the model's inputs with embeddings in front, which have positions like tokens."""
         embeddings = self._table(inputs["input_ids"])
@@ -242,41 +198,6 @@ class HuggingFaceBackbone(Backbone):
             positions = virtual_tokens.positions(virtual, extended["attention_mask"], self.positions_counted)
             extended["position_ids"] = positions + self._position_offset
         return extended
-
-    def norm(self, path: str) -> tuple[Tensor, Tensor, float]:
-        """Return factor, bias and epsilon of a layer norm."""
-        module = self.model.get_submodule(path)
-        if not isinstance(module, nn.LayerNorm) or module.weight is None or module.bias is None:
-            raise BackboneError(
-                f"{path} of {self.id!r} is not a layer norm with factor and bias: {type(module).__name__}"
-            )
-        weight, bias = in_memory(module.weight, path), in_memory(module.bias, path)
-        return weight.detach(), bias.detach(), module.eps
-
-    def stored(self, name: str) -> Tensor | None:
-        """Return a tensor of the files that the model was loaded from."""
-        for file in self.files:
-            with safe_open(file, "pt") as opened:
-                if name in opened.keys():  # noqa: SIM118
-                    return opened.get_tensor(name)  # type: ignore[no-any-return]
-        return None
-
-    def residual(self, port: Port) -> Residual | None:
-        """Return the residual that the output of a block is added to; the first call runs a small batch."""
-        if self._residuals is None:
-            self._residuals = residuals(self, self.ports)
-        return self._residuals.get(port.name)
-
-    def weight(self, port: Port) -> Tensor:
-        """Return the frozen weight (outputs, inputs) of a linear port, dequantised."""
-        return in_memory(quantization.dense(self.model.get_submodule(port.module)), port.name)
-
-    def bias(self, port: Port) -> Tensor:
-        """Return the frozen bias (outputs) of a linear port; zeros for a map without bias."""
-        bias = getattr(self.model.get_submodule(port.module), "bias", None)
-        if bias is None:
-            return torch.zeros(port.outputs, device=self.placement(port))
-        return in_memory(bias.detach(), port.name)
 
     def save(self, folder: Path, maps: Mapping[Port, tuple[Tensor, Tensor]]) -> None:
         """Write a copy as transformers writes models; a language model keeps its map to the vocabulary."""
@@ -358,23 +279,6 @@ class HuggingFaceBackbone(Backbone):
         inputs = dict(batch.inputs) if batch.virtual is None else self.with_virtual(batch.inputs, batch.virtual)
         return kv_cache.begin(self.model, inputs, self.vocabulary_logits, self._takes_positions, batch.shift)
 
-    def _attention_kernel(self) -> AbstractContextManager[None]:
-        """Choose the attention kernel that trains fast.
-
-        On a CPU the backward pass of torch's fused attention in bfloat16 takes five times as long as
-        that of the plain one (16 rows of 34 tokens: 11 ms against 2), and half of a training step.
-        """
-        if torch.is_grad_enabled() and self.dtype == torch.bfloat16 and self.device.type == "cpu":
-            return sdpa_kernel(SDPBackend.MATH)
-        return nullcontext()
-
-    def open_attention(self, handler: AttentionHandler) -> AbstractContextManager[None]:
-        """Route the attention calls of all attention ports through the handler."""
-        if not self._attention:
-            return nullcontext()
-        handlers = {module: _at_port(handler, port) for module, port in self._attention.items()}
-        return attention.intercept(self.model, handlers)
-
     def _shift_right(self, ids: Tensor) -> Tensor:
         assert self.decoder_start is not None  # there is a decoder
         return torch.cat([torch.full_like(ids[:, :1], self.decoder_start), ids[:, :-1]], dim=1)
@@ -434,7 +338,3 @@ def _probe(backbone: HuggingFaceBackbone) -> Findings:
             f"the architecture {backbone.architecture!r} cannot be used: a small batch of tokens did not come through "
             f"{type(model).__name__} ({type(error).__name__}: {_first_line(error)})"
         ) from error
-
-
-def _at_port(handler: AttentionHandler, port: Port) -> attention.Handler:
-    return lambda key, value: handler(port, key.shape[0])

@@ -14,6 +14,7 @@ from adaptdock.errors import BackboneError
 from adaptdock.plugins.forward_pass import Batch
 from adaptdock.plugins.options import API_VERSION, LoadOptions
 from adaptdock.plugins.ports import Port, Ports, Prepended
+from adaptdock.plugins.processors import TEXT, Processor
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 AttentionHandler = Callable[["Port", int], "list[Prepended]"]
 """Returns the keys and values before those of an attention port, from the port and the number of rows."""
+
+
+TRIAL_TOKENS = ((5, 6, 7), (8, 5, 9))
+"""The tokens of a trial; every vocabulary has them."""
 
 
 class Continuation(ABC):
@@ -43,7 +48,8 @@ class Backbone(ABC):
     """A loaded, frozen model with its ports.
 
     Attributes: ``id`` (the name from the user), ``revision``, ``architecture``, ``fingerprint`` (of
-    the checkpoint's contents), ``model``, ``tokenizer``, ``ports``, ``width`` of the hidden
+    the checkpoint's contents), ``model``, ``tokenizer``, ``processor`` (of
+    a model that reads no tokens), ``ports``, ``width`` of the hidden
     states, ``max_length`` in tokens, ``causal`` (a position sees only the positions before it), ``encoder_decoder``
     (the model has two halves), ``decoder_start`` (the first token of the decoder's answer), ``dropped`` (number of
     layers removed from its top), ``vocabulary`` (a hash of the tokens and their numbers; empty if not known),
@@ -57,6 +63,7 @@ class Backbone(ABC):
     fingerprint: str
     model: "nn.Module"
     tokenizer: Any
+    processor: Processor | None = None
     ports: Ports
     width: int
     max_length: int
@@ -68,6 +75,11 @@ class Backbone(ABC):
     quantized: str | None = None
     hub_id: str | None = None
     files: tuple[Path, ...] = ()
+
+    @property
+    def modality(self) -> str:
+        """What the backbone reads; :attr:`Task.modality` must be the same."""
+        return TEXT if self.processor is None else self.processor.modality
 
     @property
     @abstractmethod
@@ -92,6 +104,13 @@ class Backbone(ABC):
         their absence it reads the text, after its start token. With ``position_ids`` (R, T), a text begins at each 0
         and does not see the texts before it.
         """
+
+    def trial_inputs(self) -> "dict[str, Tensor]":
+        """Return the inputs of two different rows of equal length, for a trial or a measurement of the model."""
+        import torch
+
+        ids = torch.tensor(TRIAL_TOKENS, device=self.device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def module(self, port: Port) -> "nn.Module":
         """Return the module of a port."""

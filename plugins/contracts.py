@@ -55,6 +55,8 @@ from adaptdock.plugins.ports import Ports as Ports
 from adaptdock.plugins.ports import Prepended as Prepended
 from adaptdock.plugins.ports import Residual as Residual
 from adaptdock.plugins.ports import Virtual as Virtual
+from adaptdock.plugins.processors import Content as Content
+from adaptdock.plugins.processors import Processor as Processor
 from adaptdock.plugins.task_abilities import Annotatable as Annotatable
 from adaptdock.plugins.task_abilities import Annotating as Annotating
 from adaptdock.plugins.task_abilities import AnswerKind as AnswerKind

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from adaptdock.plugins.methods import Parameter
 from adaptdock.plugins.options import API_VERSION, Options, Recipe
+from adaptdock.plugins.processors import TEXT, Content, Processor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,11 +50,15 @@ class Feature:
     alignment: Any = None
     cut: int = 0
     row_inputs: dict[str, int | float | list[int] | list[float]] = field(default_factory=dict)
+    content: Content | None = None
+    """The image or sound of the window; the backbone's processor makes the float inputs of it, batch by batch."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """The reading side of a backbone: its tokenizer, the longest window in tokens, and whether it is causal.
+
+    A backbone that reads images or sounds has a ``processor`` and no tokenizer.
 
     The tokenizer is a fast tokenizer of transformers, or has the part of its interface that tasks use. If its
     ``takes_words`` is true, it gets the known ``words`` of a text, as spans.
@@ -65,6 +70,7 @@ class Reading:
     max_length: int
     causal: bool = False
     decoder_start: int | None = None
+    processor: Processor | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,12 @@ class Task(ABC):
     """The fields that a data set may lack."""
     asks: ClassVar[tuple[str, ...]] = ("text",)
     """The fields of an input for prediction; with a single field, an input may be the bare text."""
+    modality: ClassVar[str] = TEXT
+    """What the task reads; a backbone of another modality is refused. See :attr:`Processor.modality`."""
+    files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The fields with a path or a data URL, each with the suffixes of its files in lower case (``.png``).
+
+    A relative path in a data file is relative to the folder of that file. A server opens no path of a request."""
     texts: ClassVar[tuple[str, ...]] = ()
     """The fields with a text that augmentation may change; not fields with labels that are offsets.
 

@@ -80,9 +80,13 @@ def _are_experts(path: str) -> bool:
 
 
 def called_table(model: PreTrainedModel, shown: Findings) -> Any:
-    """Return the module that looks up tokens: an encoder may use a copy that shares the weights."""
+    """Return the module that looks up tokens: an encoder may use a copy that shares the weights.
+
+    The first layer of a model of images or sounds is returned as it is.
+    """
     table = model.get_input_embeddings()
-    shared = [module for module in shown.states if getattr(module, "weight", None) is table.weight]
+    weight = getattr(table, "weight", None)
+    shared = [module for module in shown.states if weight is not None and getattr(module, "weight", None) is weight]
     return shared[0] if shared and table not in shown.states else table
 
 

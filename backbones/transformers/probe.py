@@ -5,8 +5,8 @@ XLNet puts positions first, DeBERTa sends tables of relative positions through i
 experts see tokens picked from the whole batch. An adapter for some of the rows must not act there.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -38,6 +38,8 @@ class Findings:
     """The device of the last hidden states; a model on several devices takes its inputs on another."""
     causal: bool = False
     attention: dict[nn.Module, Call] = field(default_factory=dict)
+    length: int = LENGTH
+    """The number of positions of the batch."""
     seen: dict[nn.Module, bool] = field(default_factory=dict)
     """Each linear map that was called, and whether every call kept the rows apart."""
     states: dict[nn.Module, int] = field(default_factory=dict)
@@ -83,6 +85,22 @@ def probe(
     findings, model = Findings(), backbone.model
     ids = torch.full((ROWS, LENGTH), 5, device=backbone.device)
     ids[1, -1] = 6
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with watching(findings, model, linear_maps, others):
+        hidden = backbone.forward(Batch(batch, "decoder"))
+    findings.embedding_closed = _front_refused(backbone, batch)
+    if backbone.generator is not None:
+        findings.vocabulary_closed = _logits_refused(backbone, batch, hidden, language_logits)
+    findings.width, findings.device = hidden.shape[-1], hidden.device
+    findings.causal = bool(torch.equal(hidden[0, 0], hidden[1, 0]))  # position 0 did not see the different last token
+    return findings
+
+
+@contextmanager
+def watching(
+    findings: Findings, model: PreTrainedModel, linear_maps: Iterable[nn.Module], others: Iterable[nn.Module]
+) -> Iterator[None]:
+    """Record what passes the modules of a model, in a batch of two rows without padding, while the context is open."""
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         for module in linear_maps:
@@ -92,14 +110,7 @@ def probe(
         if attention.implementation(model) in attention.WRAPPED:
             handlers = {module: _watch_attention(findings, module) for module in model.modules()}
             stack.enter_context(attention.intercept(model, handlers))
-        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        hidden = backbone.forward(Batch(batch, "decoder"))
-    findings.embedding_closed = _front_refused(backbone, batch)
-    if backbone.generator is not None:
-        findings.vocabulary_closed = _logits_refused(backbone, batch, hidden, language_logits)
-    findings.width, findings.device = hidden.shape[-1], hidden.device
-    findings.causal = bool(torch.equal(hidden[0, 0], hidden[1, 0]))  # position 0 did not see the different last token
-    return findings
+        yield
 
 
 @torch.no_grad()
@@ -167,7 +178,7 @@ def _alike(computed: Tensor, expected: Tensor) -> bool:
 def _watch_rows(findings: Findings) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
     def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         *leading, _ = args[0].shape
-        apart = leading == [ROWS * LENGTH] or (len(leading) > 1 and leading[0] == ROWS)
+        apart = leading == [ROWS * findings.length] or (len(leading) > 1 and leading[0] == ROWS)
         apart = apart and isinstance(out, Tensor)  # PhiMoE's router returns a tuple of its choices
         findings.called[module] = None
         findings.seen[module] = apart and findings.seen.get(module, True)
@@ -179,7 +190,7 @@ def _watch_states(findings: Findings) -> Callable[[nn.Module, tuple[Any, ...], A
     def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         states = out[0] if isinstance(out, tuple) and out else out
         *leading, width = states.shape if isinstance(states, Tensor) and states.ndim > 1 else (0, 0)
-        apart = leading in ([ROWS, LENGTH], [ROWS * LENGTH])
+        apart = leading in ([ROWS, findings.length], [ROWS * findings.length])
         findings.states[module] = width if apart and findings.states.get(module, width) == width else 0
         findings.called[module] = None
 

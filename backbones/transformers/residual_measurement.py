@@ -23,9 +23,8 @@ class Run(Protocol):
 
     model: PreTrainedModel
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the inputs."""
+    def trial_inputs(self) -> dict[str, Tensor]:
+        """Return the inputs of a small batch."""
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the last hidden states."""
@@ -53,11 +52,10 @@ def residuals(backbone: Run, ports: Ports) -> dict[str, Residual]:
     model, recorder = backbone.model, _Recorder()
     norms = {path: module for path, module in model.named_modules() if "Norm" in type(module).__name__}
     linear = [port for port in ports if port.kind == "linear"]
-    ids = torch.tensor([[5, 6, 7], [8, 5, 9]], device=backbone.device)
     with ExitStack() as stack:
         for module in {*norms.values(), *(model.get_submodule(port.module) for port in linear)}:
             stack.callback(module.register_forward_hook(recorder.watch).remove)
-        backbone.forward(Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "decoder"))
+        backbone.forward(Batch(backbone.trial_inputs(), "decoder"))
     by_port = {}
     for port in linear:
         start = ports.find(STARTS[port.role], port) if port.role in STARTS else None

@@ -1,6 +1,6 @@
 """The checks of a backbone family: it loads, its ports are open, its forward pass is sound, adapters work on it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -94,9 +94,9 @@ class Loaded:
 
     def forward(self) -> None:
         """Check that the hidden states have the shape (R, T, W) and are finite."""
-        inputs = self._inputs(TEXTS)
-        states = self._states(TEXTS)
-        expected = (*inputs["input_ids"].shape, self.backbone.width)
+        inputs = self._inputs()
+        states = self._states(inputs)
+        expected = (*inputs["attention_mask"].shape, self.backbone.width)
         expect(
             tuple(states.shape) == expected,
             f"forward gives {tuple(states.shape)}; rows, positions, width are {expected}",
@@ -105,10 +105,12 @@ class Loaded:
 
     def rows(self) -> None:
         """Compare each row of a padded batch with the same row alone."""
-        mask = self._inputs(TEXTS)["attention_mask"].bool()
-        for text, states, visible in zip(TEXTS, self._states(TEXTS), mask, strict=True):
-            largest = float((states[visible] - self._states([text])[0]).abs().max())
-            expect(largest <= TOLERANCE, f"the row {text!r} differs by {largest:.2g}; is padding masked?")
+        inputs = self._inputs()
+        mask = inputs["attention_mask"].bool()
+        for row, (states, visible) in enumerate(zip(self._states(inputs), mask, strict=True)):
+            alone = self._states(self._inputs(row))[0]
+            largest = float((states[visible] - alone[visible[: len(alone)]]).abs().max())
+            expect(largest <= TOLERANCE, f"row {row} differs by {largest:.2g}; is padding masked?")
 
     def ports(self) -> None:
         """Check that port names are unique, and that each port has a device and leads to a module."""
@@ -130,7 +132,7 @@ class Loaded:
                 lambda module, args, out, record=calls: record.append((args[0], out))
             )
             try:
-                self._states(TEXTS)
+                self._states(self._inputs())
                 weight, bias = backbone.weight(port), backbone.bias(port)
             finally:
                 handle.remove()
@@ -148,10 +150,17 @@ class Loaded:
         second, first = self._load().fingerprint, self.backbone.fingerprint
         expect(second == first, f"it was {first}, and is {second} when loaded again")
 
-    def _inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def _inputs(self, row: int | None = None) -> dict[str, Tensor]:
+        """Return the inputs of a batch of several lengths, or of one of its rows alone, without padding.
+
+        A backbone that reads no texts has the rows of its trial.
+        """
+        rows = slice(None) if row is None else slice(row, row + 1)
+        if self.backbone.tokenizer is None:
+            return {name: tensor[rows] for name, tensor in self.backbone.trial_inputs().items()}
         window_reading = reading(self.backbone, POSITIONS, 0)
-        return collate(self.backbone, [windows(text, None, window_reading)[0] for text in texts])
+        return collate(self.backbone, [windows(text, None, window_reading)[0] for text in TEXTS[rows]])
 
     @torch.inference_mode()
-    def _states(self, texts: Sequence[str]) -> Tensor:
-        return self.backbone.forward(Batch(self._inputs(texts)))
+    def _states(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.backbone.forward(Batch(inputs))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adaptdock.engine.conformance.check import Unmet, expect
 from adaptdock.engine.core.assembly import Assembly, assemble, entry, make_task
-from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, counts, length
+from adaptdock.engine.core.batches import collate, collate_labels, collate_row_inputs, counts, encoder_inputs, length
 from adaptdock.engine.core.batches import reading as read_by
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.data.sources import Source, load_splits
@@ -99,7 +99,7 @@ class Bench:
 
     def hidden(self, dock: Dock, names: Sequence[str | None], features: Sequence[Feature]) -> list[Tensor]:
         """Return the hidden states (T, W) of each row, without padding."""
-        inputs = collate(self.backbone, [_read(feature) for feature in features])
+        inputs = collate(self.backbone, [encoder_inputs(feature) for feature in features])
         with dock.boarding(names) as rows:
             hidden_states = dock.hidden(rows, inputs)
         return [states[mask.bool()] for states, mask in zip(hidden_states, inputs["attention_mask"], strict=True)]
@@ -165,10 +165,6 @@ def fitted(task_name: str) -> tuple[Task, dict[str, Sequence[Record]]]:
     for split, records in splits.items():
         task.check(records, split)
     return task, splits
-
-
-def _read(feature: Feature) -> Feature:
-    return Feature({name: values for name, values in feature.inputs.items() if not name.startswith("decoder_")})
 
 
 def _loss(model: Trainable, backbone: Backbone, features: Sequence[Feature]) -> Tensor:

@@ -81,8 +81,15 @@ class Trial:
 
     @cached_property
     def bench(self) -> Bench:
-        """The backbone with the example task."""
-        return Bench.of(self._backbone(), registry.EXAMPLE_TASK)
+        """The backbone with the example task, or else with the first task that reads what the backbone reads.
+
+        Raises :class:`NotAsked` if no task does.
+        """
+        backbone = self._backbone()
+        tasks = [plugin.name for plugin, kind in registry.usable("task") if kind.modality == backbone.modality]
+        if not tasks:
+            raise NotAsked(f"no installed task reads {backbone.modality}")
+        return Bench.of(backbone, registry.EXAMPLE_TASK if registry.EXAMPLE_TASK in tasks else tasks[0])
 
     def entries(self, options: Mapping[str, Any] | None = None) -> list[PluginEntry]:
         """Return the card entries of the method; raise :class:`NotAsked` for a method made of trained adapters."""
@@ -189,6 +196,8 @@ class Trial:
         expect(close, f"the loss is {trained:g} in training and {docked:g} when docked")
 
     def _long(self, entries: list[PluginEntry]) -> None:
+        if self.bench.backbone.tokenizer is None:
+            raise NotAsked("the backbone reads no texts")
         with self.bench.dock() as dock:
             name = dock.dock(self.bench.adapter(entries, "tried"))
             expect(len(dock.predict(name, [LONG_TEXT])) == 1, "a long text has no answer")

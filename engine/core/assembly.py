@@ -175,6 +175,7 @@ def put_together(
     backbone: Backbone, methods: Sequence[tuple[str, Method]], task: Task, beneath: Sequence[Part] = ()
 ) -> Assembly:
     """Put an adapter together from method objects with their names; see :func:`assemble`."""
+    check_modality(backbone, task)
     head = task.head()
     ports = backbone.ports.within(head.reads)
     parts = tuple(Part(name, method, _sites(method, ports)) for name, method in methods)
@@ -194,6 +195,17 @@ def put_together(
             f"{backbone.max_length}: nothing is left of it"
         )
     return assembly
+
+
+def check_modality(backbone: Backbone, task: Task) -> None:
+    """Raise :class:`BackboneError` for a task that reads another modality than the backbone."""
+    reads, fits = type(task).modality, backbone.modality
+    if reads != fits:
+        tasks = [plugin.name for plugin, kind in registry.usable("task") if kind.modality == fits]
+        raise BackboneError(
+            f"the backbone {backbone.id!r} ({backbone.architecture}) reads {fits}, and this task reads {reads}: choose "
+            f"another backbone, or a task that reads {fits} ({', '.join(tasks) or 'none is installed'})"
+        )
 
 
 def _sites(method: Method, ports: Ports) -> tuple[Site, ...]:

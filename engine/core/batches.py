@@ -1,6 +1,7 @@
 """Batches: features of similar length, padded to the longest of the batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,24 +15,40 @@ NOT_COUNTED = -100
 
 
 def length(feature: Feature) -> int:
-    """Return the number of positions of a feature."""
-    return len(feature.inputs["input_ids"])
+    """Return the number of positions of a feature: of its mask, or of its tokens."""
+    return len(feature.inputs["attention_mask" if "attention_mask" in feature.inputs else "input_ids"])
+
+
+def encoder_inputs(feature: Feature) -> Feature:
+    """Return a feature with the inputs of the encoder, or of a model without halves."""
+    inputs = {name: values for name, values in feature.inputs.items() if not name.startswith("decoder_")}
+    return replace(feature, inputs=inputs)
+
+
+def position_counts(inputs: Mapping[str, Tensor]) -> set[int]:
+    """Return the numbers of positions of inputs; tensors of floats (images, sounds) have none."""
+    return {tensor.shape[1] for tensor in inputs.values() if tensor.ndim > 1 and not tensor.is_floating_point()}
 
 
 def collate(backbone: Backbone, features: Sequence[Feature]) -> dict[str, Tensor]:
     """Pad the inputs of features on the right and return tensors (R, T) on the backbone's device.
 
     Each input is padded to its longest; an input that a feature lacks is all padding. Inputs with a list of
-    integers per position, all of one length, become tensors (R, T, integers).
+    integers per position, all of one length, become tensors (R, T, integers). The backbone's processor adds the
+    float inputs of features with a content.
     """
-    tokenizer = backbone.tokenizer
-    pad = getattr(tokenizer, "pad_token_id", None) or 0
+    pad = getattr(backbone.tokenizer, "pad_token_id", None) or 0
     pads = {"input_ids": pad, "decoder_input_ids": pad}
-    pads["token_type_ids"] = getattr(tokenizer, "pad_token_type_id", 0)
-    return {
+    pads["token_type_ids"] = getattr(backbone.tokenizer, "pad_token_type_id", 0)
+    inputs = {
         name: _padded([feature.inputs.get(name, []) for feature in features], pads.get(name, 0), backbone.device)
         for name in dict.fromkeys(name for feature in features for name in feature.inputs)
     }
+    contents = [feature.content for feature in features if feature.content is not None]
+    if not contents or backbone.processor is None:
+        return inputs
+    floats = backbone.processor.tensors(contents)
+    return inputs | {name: tensor.to(backbone.device, backbone.dtype) for name, tensor in floats.items()}
 
 
 def _padded(lists: Sequence[Sequence[Any]], pad: int, device: torch.device) -> Tensor:
@@ -44,15 +61,25 @@ def _padded(lists: Sequence[Sequence[Any]], pad: int, device: torch.device) -> T
 def reading(backbone: Backbone, max_length: int, taken: int) -> Reading:
     """Return the reading of a backbone: windows of at most ``max_length`` tokens, with ``taken`` positions reserved.
 
-    Raises :class:`BackboneError` for a backbone without a tokenizer.
+    A backbone with a processor has windows of its own length. Raises :class:`BackboneError` for a backbone without
+    tokenizer and processor.
     """
+    if backbone.processor is not None:
+        return Reading(None, backbone.max_length, backbone.causal, None, backbone.processor)
+    limit = min(max_length, backbone.max_length - taken)
+    return Reading(tokenizer(backbone), limit, backbone.causal, backbone.decoder_start)
+
+
+def tokenizer(backbone: Backbone) -> Any:
+    """Return the tokenizer of a backbone; raise :class:`BackboneError` for a backbone that cannot read texts."""
+    if backbone.processor is not None:
+        raise BackboneError(f"the backbone {backbone.id!r} reads {backbone.modality}, and no texts")
     if backbone.tokenizer is None:
         raise BackboneError(
             f"the backbone {backbone.id!r} has no tokenizer, so it cannot read texts: put its tokenizer files "
             f"(tokenizer.json, tokenizer_config.json) into its folder"
         )
-    limit = min(max_length, backbone.max_length - taken)
-    return Reading(backbone.tokenizer, limit, backbone.causal, backbone.decoder_start)
+    return backbone.tokenizer
 
 
 def length_read(head: Head, feature: Feature) -> int:

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD, Assembly, assemble, make_task
-from adaptdock.engine.core.batches import collate, collate_row_inputs, length_read, reading, same_features
+from adaptdock.engine.core.batches import (
+    collate,
+    collate_row_inputs,
+    encoder_inputs,
+    length_read,
+    reading,
+    same_features,
+)
 from adaptdock.engine.core.forward import for_head, mask_for, routed_lm_head, shared_states, states
 from adaptdock.engine.core.gathered_cache import GatheredCache
 from adaptdock.engine.core.length_groups import length_groups
@@ -393,7 +400,7 @@ class DockedAdapters:
     ) -> Iterator[tuple[list[int], Tensor, dict[str, Tensor]]]:
         """Yield row numbers, the states that their heads read, and their inputs; the encoder runs once for all."""
         everyone = list(range(len(rows)))
-        inputs = collate(self.backbone, [_encoded(feature) for feature in features])
+        inputs = collate(self.backbone, [encoder_inputs(feature) for feature in features])
         if repeats:
             texts = same_features(features)
             encoded = shared_states(self.backbone, self.ports, self.mixed(rows), inputs, "encoder", texts)
@@ -439,11 +446,6 @@ def _checked(rows: Any, features: Any) -> tuple[list[Row], list[Feature]]:
     if wrong is not None:
         raise UsageError(f"a feature comes from a task's encode(); found {wrong!r:.60}")
     return rows, features
-
-
-def _encoded(feature: Feature) -> Feature:
-    """Return the inputs of the encoder, or of a model without halves."""
-    return Feature({name: values for name, values in feature.inputs.items() if not name.startswith("decoder_")})
 
 
 def _answered(feature: Feature) -> Feature:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from adaptdock.engine.core.batches import position_counts
 from adaptdock.engine.core.open_ports import OpenPorts, joined
 from adaptdock.engine.core.position_layouts import ENCODER, layouts, texts
 from adaptdock.engine.core.rows import Rows, moves, virtual
@@ -71,7 +72,7 @@ def states(
     """
     prompts = in_front(backbone, rows, inputs)
     extra = 0 if prompts is None else prompts.mask.shape[1]
-    lengths = {tensor.shape[1] + front for tensor in inputs.values() if tensor.ndim > 1 for front in (0, extra)}
+    lengths = {positions + front for positions in position_counts(inputs) for front in (0, extra)}
     if encoded is not None:
         encoded = encoded[:, -(inputs["attention_mask"].shape[1] + extra) :]
     batch = Batch(inputs, reads, prompts, encoded, moves(rows, backbone.device))

@@ -12,6 +12,7 @@ from adaptdock.engine.data.class_folders import class_records
 from adaptdock.engine.data.columns import Columns, is_number, located, position
 from adaptdock.engine.data.confirmation import confirmed_rows
 from adaptdock.engine.data.content import layout_of_content
+from adaptdock.engine.data.file_fields import in_folder
 from adaptdock.engine.data.file_lists import file_list
 from adaptdock.engine.data.folders import SPLITS as SPLITS
 from adaptdock.engine.data.folders import is_saved, named_splits, saved_splits, split_files, split_folders
@@ -264,13 +265,13 @@ class Reader:
             columns = self._columns(self._askable)
             for number, line in self.texts.lines(path):
                 if line.strip():
-                    yield self.input(parsed(line, f"{path}:{number}"), f"{path}:{number}", columns)
+                    yield self.input(parsed(line, f"{path}:{number}"), f"{path}:{number}", columns, path)
             return
         entries, columns = self._rows(path, layout, self._askable)
         for row, place in entries:
-            yield self.input(row, place, columns)
+            yield self.input(row, place, columns, path)
 
-    def input(self, row: Any, place: str, columns: Columns) -> Input:
+    def input(self, row: Any, place: str, columns: Columns, path: Path | str = "") -> Input:
         """Return what a task is asked of one row, or of a value that is none.
 
         Raises :class:`DataError` for a field that a person fills in whose column was named and is not there.
@@ -287,7 +288,7 @@ class Reader:
         for name in self.task.asks:
             if name in self.source.columns and name not in resolved:
                 raise DataError(missing_column(row, place, name, columns))
-        values = {field: row[column] for field, column in resolved.items()}
+        values = in_folder({field: row[column] for field, column in resolved.items()}, self.task, path)
         fields = " or ".join(f"--columns {field}=COLUMN" for field in dict.fromkeys([*self.task.asks, *values]))
         number = " (a number where the first line is not a header)" if columns.headed else ""
         hint = f". The columns are {', '.join(row) or 'none'}: say which to read with {fields}{number}"
@@ -441,7 +442,7 @@ class Reader:
 
     def _each_record(self, entries: Iterable[Row], columns: Columns, name: str, layout: str) -> Iterator[Record]:
         for number, (row, place) in enumerate(with_labels(confirmed_rows(entries, columns.say), columns)):
-            record = self._record(row, place, columns)
+            record = in_folder(self._record(row, place, columns), self.task, name)
             if not number:
                 self.files.append(FileRead(name, layout, columns.read_from(row, place)))
             yield record

@@ -10,7 +10,6 @@ from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.interchange.reference import Reference
 from adaptdock.plugins.contracts import Feature, Invoked
 
-TOKENS = ((5, 6, 7), (8, 5, 9))
 EXACT = {torch.float32: 1e-4, torch.float64: 1e-4}
 """Largest difference of a logit from the library's, relative to the largest logit, by the backbone's precision."""
 ROUNDED = 0.1
@@ -20,11 +19,11 @@ ROUNDED = 0.1
 def try_out(dock: DockedAdapters, adapter: AdapterFile) -> None:
     """Send a small batch through a backbone with an adapter, and raise any error of the pass."""
     name = dock.dock(adapter)
-    ids = torch.tensor(TOKENS, device=dock.backbone.device)
+    inputs = dock.backbone.trial_inputs()
     try:
-        with dock.boarding([name] * len(ids)) as rows:
+        with dock.boarding([name] * len(inputs["attention_mask"])) as rows:
             reads = rows[0][-1].assembly.head.reads
-            dock.hidden(rows, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, reads)
+            dock.hidden(rows, inputs, reads)
     finally:
         dock.unload(name)
 
@@ -34,11 +33,13 @@ def effect(dock: DockedAdapters, adapter: AdapterFile) -> float:
     name, backbone = dock.dock(adapter), dock.backbone
     methods = [part.method for part in dock.assembly(name).parts]
     invocation = [token for method in methods if isinstance(method, Invoked) for token in method.invocation]
-    ids = torch.tensor([[*tokens, *invocation, tokens[0]] for tokens in TOKENS], device=backbone.device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    results = []
+    inputs = backbone.trial_inputs()
+    if invocation:
+        ids = torch.tensor([[*tokens, *invocation, tokens[0]] for tokens in inputs["input_ids"].tolist()])
+        inputs = {"input_ids": ids.to(backbone.device), "attention_mask": torch.ones_like(ids).to(backbone.device)}
+    results, rows_of_trial = [], len(inputs["attention_mask"])
     try:
-        for names in ([name] * len(ids), [None] * len(ids)):
+        for names in ([name] * rows_of_trial, [None] * rows_of_trial):
             with dock.boarding(names) as rows:
                 head = dock.assembly(name).head
                 states = dock.hidden(rows, inputs, head.reads)

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from adaptdock.engine.core.batches import tokenizer
 from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
 from adaptdock.engine.core.forward import in_front, mixes
 from adaptdock.engine.core.position_layouts import layouts
@@ -49,7 +50,8 @@ class GenerationOptions(Options):
 
 def generate(dock: DockedAdapters, rows: Sequence[Row], texts: Sequence[str], options: GenerationOptions) -> list[str]:
     """Return the continuation of each text (the answer, with an encoder-decoder), for rows that are aboard."""
-    return write(dock, rows, [dock.backbone.tokenizer(text)["input_ids"] for text in texts], options)
+    tokenize = tokenizer(dock.backbone)
+    return write(dock, rows, [tokenize(text)["input_ids"] for text in texts], options)
 
 
 def write(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adaptdock.engine.core.batches import by_length, collate, length
+from adaptdock.engine.core.batches import by_length, collate, encoder_inputs, length
 from adaptdock.engine.core.docked_adapters import DockedAdapters, Row
 from adaptdock.engine.core.length_groups import length_groups
 from adaptdock.engine.inference.pipeline import TOKENS_PER_BATCH
@@ -38,7 +38,7 @@ def text_vectors(
         (number, feature) for number, record in enumerate(records) for feature in task.encode(record, reading, labelled)
     ]
     vectors = torch.zeros(len(records), dock.backbone.width)
-    features = [_encoder_inputs(feature) for _, feature in windows]
+    features = [encoder_inputs(feature) for _, feature in windows]
     for batch in _batches(dock, features, batch_size):
         inputs = collate(dock.backbone, [features[place] for place in batch])
         states = dock.hidden([row] * len(batch), inputs)
@@ -53,7 +53,3 @@ def _batches(dock: DockedAdapters, features: Sequence[Feature], batch_size: int)
     for batch in by_length([length(feature) for feature in features], batch_size, TOKENS_PER_BATCH):
         for group in length_groups(dock.backbone, [features[place] for place in batch]):
             yield [batch[number] for number in group]
-
-
-def _encoder_inputs(feature: Feature) -> Feature:
-    return Feature({name: values for name, values in feature.inputs.items() if not name.startswith("decoder_")})

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adaptdock.engine.core.batches import tokenizer
 from adaptdock.engine.core.docked_adapters import DockedAdapters
 from adaptdock.engine.core.forward import for_head
 from adaptdock.engine.core.loading import load_backbone
@@ -101,12 +102,12 @@ def _head_tensors(adapter: AdapterFile) -> dict[str, Tensor]:
 
 
 def _example(backbone: Backbone) -> dict[str, Tensor]:
-    """Return a batch with every input that the tokenizer makes."""
+    """Return a batch with every input that the tokenizer makes; raise :class:`BackboneError` without texts."""
     ids = torch.tensor(ROWS)
     mask = torch.ones_like(ids)
     mask[1, -1] = 0
     batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    known = tuple(getattr(backbone.tokenizer, "model_input_names", INPUTS[:2]))
+    known = tuple(getattr(tokenizer(backbone), "model_input_names", INPUTS[:2]))
     return {name: batch[name] for name in INPUTS if name in known or name in INPUTS[:2]}
 
 

@@ -11,10 +11,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from starlette.requests import Request
+from torch import Tensor
 
 from adaptdock import __version__
-from adaptdock.engine.core.batches import collate, length
+from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError
@@ -207,7 +209,7 @@ class Service:
 
     def _warm(self) -> None:
         """Dock the answering versions while there is room, and send a text through the bare backbone."""
-        limit, backbone = self.options.device_bytes, self.dock.backbone
+        limit = self.options.device_bytes
         adapters = {} if self.options.shared else self.catalog.all()  # requests divide them among processes
         for served in adapters.values():
             for number in served.split:
@@ -217,21 +219,30 @@ class Service:
                             continue
                 except AdaptError as error:
                     log("not warm", adapter=served.name, version=number, reason=str(error))
-        encoding = backbone.tokenizer(WARM_TEXT)
-        inputs = {name: list(encoding[name]) for name in backbone.tokenizer.model_input_names if name in encoding}
-        feature = Feature(inputs)
-        self.dock.hidden([()], collate(backbone, [feature]))
-        self._calibrate(feature)
+        inputs = self._warm_inputs()
+        self.dock.hidden([()], inputs)
+        self._calibrate(inputs)
 
-    def _calibrate(self, feature: Feature) -> None:
+    def _warm_inputs(self) -> dict[str, Tensor]:
+        """Return the inputs of one row: a text, or a trial of a backbone that reads no texts."""
+        backbone = self.dock.backbone
+        if backbone.tokenizer is None:
+            return {name: tensor[:1] for name, tensor in backbone.trial_inputs().items()}
+        encoding = backbone.tokenizer(WARM_TEXT)
+        names = [name for name in backbone.tokenizer.model_input_names if name in encoding]
+        return collate(backbone, [Feature({name: list(encoding[name]) for name in names})])
+
+    def _calibrate(self, inputs: Mapping[str, Tensor]) -> None:
         """Measure the speed of a full batch, so that the first burst of inputs is estimated well."""
-        rows = max(1, min(self.options.batch_rows, self.options.batch_tokens // length(feature)))
+        positions = inputs["attention_mask"].shape[1]
+        rows = max(1, min(self.options.batch_rows, self.options.batch_tokens // positions))
+        batch = {name: torch.cat([tensor] * rows) for name, tensor in inputs.items()}
         for _ in range(2):  # the first one allocates memory
             started = time.perf_counter()
-            hidden = self.dock.hidden([()] * rows, collate(self.dock.backbone, [feature] * rows))
+            hidden = self.dock.hidden([()] * rows, batch)
             hidden[0].cpu()  # waits for the device
             seconds = time.perf_counter() - started
-        self.batcher.admission.batch(rows * length(feature), seconds, full=True, texts=False)
+        self.batcher.admission.batch(rows * positions, seconds, full=True, texts=False)
 
     async def follow(self) -> None:
         """Take over what other processes have changed in a shared state, and wait :data:`FOLLOW_SECONDS` at most."""

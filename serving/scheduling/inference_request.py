@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adaptdock.engine.core.batches import length, reading
+from adaptdock.engine.core.batches import tokenizer as tokenizer_of
+from adaptdock.engine.data.file_fields import check_embedded
 from adaptdock.engine.inference.generation import GenerationOptions
 from adaptdock.engine.inference.pipeline import EncodedRecord
 from adaptdock.errors import UsageError
@@ -103,6 +105,7 @@ class Work:
             self._ask(backbone, tokenizer, options.max_new_tokens)
         else:
             limit = self.parts[-1].card.preprocessing.max_length
+            check_embedded(self.item, type(self.task))
             record = self.task.read(self.item)
             self.encoded = EncodedRecord.encode(self.task, record, self._reading(backbone, tokenizer, limit))
             self.features = self.encoded.windows
@@ -114,6 +117,7 @@ class Work:
         return replace(reading(backbone, limit, self._taken), tokenizer=tokenizer)
 
     def _ask(self, backbone: Backbone, tokenizer: Any, longest_text: int) -> None:
+        tokenizer_of(backbone)  # raises for a backbone that reads no texts
         writer = None if self.raw else self.task
         defaults = writer.search() if isinstance(writer, Writer) else {}
         search = GenerationOptions.model_validate({**defaults, **self.wishes})

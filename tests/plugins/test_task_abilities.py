@@ -21,6 +21,7 @@ from adaptdock.plugins.task_abilities import class_weights, group
 
 CLASSES = {"classification", "sentiment", "spam", "topic", "intent", "pair", "prompted"}
 TAGS = {"ner", "pos", "chunking"}
+FILES = {"image-classification", "audio-classification"}
 TASKS = {name: registry.load("task", name) for name in registry.names("task")}
 
 
@@ -29,7 +30,7 @@ TASKS = {name: registry.load("task", name) for name in registry.names("task")}
     [
         (Calibrated, CLASSES | {"qa", "spans"}),
         (PseudoLabelling, CLASSES | TAGS),
-        (Weighted, CLASSES | TAGS),
+        (Weighted, CLASSES | TAGS | FILES),
         (Scoped, CLASSES),
         (Labelling, CLASSES | TAGS | {"spans"}),
         (LabelChecked, CLASSES | TAGS),

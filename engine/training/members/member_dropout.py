@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from adaptdock.engine.core.batches import position_counts
+
 Draw = tuple[int, int, int]
 """The step, the number of the batch in the step, and the process."""
 LOW, RANGE = -(2**31), 2**32
@@ -43,7 +45,7 @@ class MemberDropout(TorchFunctionMode):
         """``owners`` has the number of each row's member; ``inputs`` (R, T, ...) are those of the backbone."""
         super().__init__()
         self._owners, self._seeds, self._count = owners, seeds, len(owners)
-        self._lengths = sorted({tensor.shape[1] for tensor in inputs.values() if tensor.ndim > 1}, reverse=True)
+        self._lengths = sorted(position_counts(inputs), reverse=True)
         self._masks = [0] * len(seeds)
         keys = [_key(member.seed, draw) for member in seeds]
         within: list[int] = []

@@ -78,8 +78,16 @@ class Cache:
             "backbone": [backbone.fingerprint, str(backbone.dtype), backbone.quantized],
             "layer": "all" if self._mixed else self.layer,
             "texts": [feature.inputs for feature in self._features],
+            **self._contents(),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _contents(self) -> dict[str, list[str]]:
+        """Return the hashes of images or sounds, which the inputs of their features do not show."""
+        processor, contents = self._backbone.processor, [feature.content for feature in self._features]
+        if processor is None:
+            return {}
+        return {"contents": [processor.digest(content) for content in contents if content is not None]}
 
     def _opened(self, file: Path, positions: int) -> Tensor:
         width, dtype = self._width, self._backbone.dtype

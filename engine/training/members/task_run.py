@@ -265,7 +265,7 @@ class TaskRun:
             ),
             preprocessing=Preprocessing(
                 max_length=plan.reading.max_length,
-                tokenizer=type(plan.backbone.tokenizer).__name__,
+                tokenizer=type(plan.backbone.processor or plan.backbone.tokenizer).__name__,
                 lower_case=getattr(plan.backbone.tokenizer, "do_lower_case", None),
                 vocabulary=plan.backbone.vocabulary,
             ),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptdock.engine.core.assembly import Assembly, entry, make_methods, make_task, put_together
+from adaptdock.engine.core.assembly import Assembly, check_modality, entry, make_methods, make_task, put_together
 from adaptdock.engine.core.batches import counts, length, reading
 from adaptdock.engine.core.distributed import ranks
 from adaptdock.engine.data.sources import NOT_GIVEN, Source
@@ -47,8 +47,10 @@ from adaptdock.plugins.task_abilities import class_weights
 from adaptdock.plugins.toolkit.stored import Form, stored
 
 TRAINED_UNIT: Form[list[Feature]] = Form(
-    lambda unit: [(feature.inputs, feature.labels, feature.cut, feature.row_inputs) for feature in unit],
-    lambda rows: [Feature(inputs, labels, None, cut, row_inputs) for inputs, labels, cut, row_inputs in rows],
+    lambda unit: [
+        (feature.inputs, feature.labels, None, feature.cut, feature.row_inputs, feature.content) for feature in unit
+    ],
+    lambda rows: [Feature(*values) for values in rows],
 )
 """The features of a unit in a file, without their alignment, which prediction alone needs."""
 
@@ -268,6 +270,7 @@ def draft(
     if training.precision != "auto" and DTYPES[training.precision] != dtype:
         raise UsageError(f"precision {training.precision} is asked for, but the backbone was loaded in {dtype}")
     blank = make_task(task, task_options or {})
+    check_modality(backbone, blank)
     methods = [
         (name, pretrained.adopted(instance, backbone))
         for name, instance in make_methods(method, {**training.method_options, **(method_options or {})})

@@ -1,0 +1,1 @@
+"""What the tasks that read images or sounds have in common."""
