@@ -39,8 +39,8 @@ SHIFTED = math.exp(0.5)
 ATTENTION = {
     ("sdpa", True): "the prefix acts as in AdapterHub under sdpa, its default, in a text without padding: a position "
     "attends to as many prefix positions as it has predecessors, itself included. --attention sdpa-padded is what the "
-    "library computes in padded batches, where it hides the prefix, and --attention eager what it computes with "
-    "attn_implementation='eager'",
+    "library computes in padded batches of a model that is only a decoder, where it hides the prefix, and --attention "
+    "eager what it computes with attn_implementation='eager'",
     ("sdpa", False): "the prefix acts as in AdapterHub without padding. --attention sdpa-padded is what the library "
     "computes in padded batches under sdpa, its default, where it adds one to the scores of the prefix",
     ("sdpa-padded", True): "the prefix is hidden, as in padded batches of AdapterHub under sdpa, its default; without "
@@ -203,18 +203,20 @@ def _acting(source: AdapterHubSource[PrefixOptions], pairs: dict[str, Named]) ->
     Read in adapters 1.3 (``methods/prefix_tuning.py``) with transformers 4.57. Under sdpa a causal text without padding
     has no mask, so torch masks prefix and text as one causal text; with padding it has a mask of true and false, in
     which the library writes false for the prefix. Decoders of encoder-decoders get no mask of padding, so there both
-    are the same. The mask of DistilBERT is added to the scores, and the library
-    writes one.
+    are the same. The mask of DistilBERT is added to the scores, and the library writes one.
     """
     length, masks, shifts = source.options.prefix_length, source.model.masks_prefixes, source.model.shifts_prefixes
     if not masks and not shifts:
         return {}
-    source.notes.append(ATTENTION[source.attention, masks])
-    if source.attention == "sdpa-padded" and not source.backbone.encoder_decoder:
+    attention = source.attention
+    if attention == "sdpa-padded" and source.backbone.encoder_decoder:
+        attention = "sdpa"
+    source.notes.append(ATTENTION[attention, masks])
+    if attention == "sdpa-padded":
         for parameters in pairs.values():
             parameters["prefix_gate"] = torch.full((length,), 0.0 if masks else SHIFTED)
         return {"gate": True}
-    return {"top_left": masks and source.attention != "eager"}
+    return {"top_left": masks and attention == "sdpa"}
 
 
 def _pools(tensors: ForeignTensors, name: str | None) -> dict[str, dict[str, list[str]]]:
