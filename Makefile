@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 # every test process, and every program that a test starts, would compile all modules anew without stored bytecode
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-reading bench-exports bench-mixed bench-swap soak bench-serving soak-serving docs reference site published compatibility test-window clean bench-lengths bench-floor bench-probes serving-faults fuzz
+.PHONY: demo test lint types imports unit test-slow ray-test gpu-sim gpu-check test-page bench-ner bench-tasks bench-few bench-reading bench-exports bench-mixed bench-swap soak bench-serving soak-serving docs reference site published compatibility test-window clean bench-lengths bench-floor bench-probes serving-faults fuzz bench-interchange bench-methods
 
 demo: $(VENV)/demo-installed  ## train a NER adapter on the sample corpus, then use it
 	$(BIN)/adapt train --task ner --epochs 8 --output $(VENV)/demo/ner.safetensors \
@@ -87,6 +87,12 @@ bench-reading: $(INSTALLED)  ## records/s and memory of reading a million texts,
 
 bench-exports: $(INSTALLED)  ## from an export of an annotation tool to an answer, in seconds; WNUT17=folder of the data set
 	$(BIN)/python benchmarks/exports.py $(WNUT17)
+
+bench-interchange: $(INSTALLED)  ## foreign adapters in and out beside peft and recorded logits of AdapterHub; minutes
+	$(BIN)/python benchmarks/interchange.py
+
+bench-methods: $(INSTALLED)  ## every method on three tasks, by metric, time and size; hours; DATA=folder of the data sets
+	$(BIN)/python benchmarks/methods.py $(DATA)
 
 bench-mixed: $(INSTALLED)  ## mixed batches beside PEFT; half an hour or more
 	$(BIN)/python benchmarks/mixed.py

@@ -6,6 +6,11 @@ LLaMA-Adapter, Zhang et al. 2023, arXiv:2303.16199, here within a single softmax
 as in the paper, where an untrained prefix is not the identity. With ``move`` the positions of a text are counted as if
 the prefix were tokens before it, as with a prefix in the KV cache (the authors' code, and peft).
 
+With ``top_left`` the prefix is masked as the first positions of a causal text: the token at position i attends to
+prefix positions up to i, and to tokens up to i - length. This is the mask of PyTorch's ``is_causal`` (aligned top-left)
+over keys of prefix and text; adapters of AdapterHub get it under sdpa, in texts without padding. A single token attends
+to all. It acts in causal attention alone.
+
 With ``text_gates`` keys and values are multiplied by gates that are computed from each text, as in UniPELT (Mao et al.
 2022, arXiv:2110.07577). A gate reads the input of the attention's queries.
 """
@@ -17,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from adaptdock.adapters.interchange import prefix
-from adaptdock.errors import BackboneError
+from adaptdock.errors import BackboneError, UsageError
 from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Port, Ports, Prepended, Site
 from adaptdock.plugins.toolkit import text_gates
 from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
@@ -42,6 +47,8 @@ class PrefixOptions(Options):
     """Gates computed from each text: 1 for keys and values together, 2 for one each."""
     move: bool = False
     """Count positions as if the prefix were tokens of the text."""
+    top_left: bool = False
+    """Mask the prefix as the first positions of a causal text (AdapterHub under sdpa)."""
     learning_rate_factor: float = Field(10.0, gt=0)
     """Learning rate of the prefix, as a multiple of the head's: prefixes need larger steps."""
     reparameterise: bool = False
@@ -65,8 +72,8 @@ class Prefix(Method):
 
     @property
     def stack_key(self) -> Hashable:
-        """The number of gates computed from a text."""
-        return self.options.text_gates
+        """The number of gates computed from a text, and ``top_left``."""
+        return self.options.text_gates, self.options.top_left
 
     @property
     def positions(self) -> int:
@@ -97,8 +104,20 @@ class Prefix(Method):
         return declared
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-        """Add open gates, one, if none are learned."""
-        return {"prefix_gate": parameters["prefix_key"].new_ones(self.options.length), **parameters}
+        """Add open gates, one, if none are learned; with ``top_left`` the length, by which the text is masked later.
+
+        Raises :class:`UsageError` for ``top_left`` on a backbone without causal attention.
+        """
+        gate, length = parameters["prefix_key"].new_ones(self.options.length), self.options.length
+        folded = {"prefix_gate": gate, **parameters}
+        if self.options.top_left and self._causal(site.port, backbone):
+            folded["lag"] = gate.new_full((1,), length, dtype=torch.float32)
+        return folded
+
+    def _causal(self, port: Port, backbone: Backbone) -> bool:
+        if not backbone.causal and not backbone.encoder_decoder:
+            raise UsageError("prefix with top_left: this backbone has no causal attention; leave --top-left out")
+        return port.role == "attention" and (port.stack == "decoder" or not backbone.encoder_decoder)
 
     def prepend(self, parameters: Mapping[str, Tensor], forward_pass: ForwardPass) -> Prepended:
         """Return keys and values, with the logarithm of the squared gates as bias (minus infinity at padding)."""
@@ -108,7 +127,9 @@ class Prefix(Method):
             assert forward_pass.read is not None
             gates = text_gates.gates(parameters, forward_pass.read.to(key.dtype), forward_pass).unsqueeze(-1)
             key, value = key * gates[:, :, :1], value * gates[:, :, -1:]
-        return Prepended(key, value, bias)
+        if "lag" not in parameters:
+            return Prepended(key, value, bias)
+        return Prepended(key, value, *_top_left(parameters["lag"], bias, forward_pass))
 
     def reparameterise(self, start: Mapping[str, Tensor], generator: torch.Generator) -> nn.Module | None:
         """Return a small network that computes all keys and values, as in section 4.3 of the paper.
@@ -172,6 +193,21 @@ def _queries(ports: Ports, port: Port) -> Port:
     if queries is None:
         raise BackboneError(f"prefix with text_gates: no linear layer makes the queries of {port.name}")
     return queries
+
+
+def _top_left(lag: Tensor, bias: Tensor, forward_pass: ForwardPass) -> tuple[Tensor, Tensor]:
+    """Return the biases of a top-left causal mask, of the prefix (R, T, L) and of the text (R, T, T).
+
+    ``lag`` (R, 1) is the length of each row's prefix, zero without one; ``bias`` (R, L) that of the gates.
+    """
+    positions = forward_pass.positions.unsqueeze(2)  # (R, T, 1), of the queries
+    masked = (lag > 0) & (forward_pass.mask.sum(1, keepdim=True) > 1)  # (R, 1): a single token attends to all
+    prefix = torch.arange(bias.shape[1], device=bias.device)
+    ahead = masked.unsqueeze(2) & (prefix > positions)
+    late = masked.unsqueeze(2) & (positions.mT > positions - lag.unsqueeze(2))
+    minus_infinity = torch.tensor(-torch.inf, device=bias.device)
+    zero = torch.zeros((), device=bias.device)
+    return bias.unsqueeze(1) + torch.where(ahead, minus_infinity, zero), torch.where(late, minus_infinity, zero)
 
 
 def _normal(tensor: Tensor, generator: torch.Generator) -> None:

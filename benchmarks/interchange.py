@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("", "hub/interchange
 
 import peft_adapters as library
 import test_adapterhub as hub
+import test_adapterhub_attention as attention
 import test_adapterhub_setup as setups
 import test_alora as invoked
 import torch
@@ -95,7 +96,7 @@ def of_adapterhub(folder: Path) -> Iterator[Row]:
         backbones[kind] = backbone
         what = f"{told.get('architecture') or 'bottleneck'} ({name}), {kind}, {head['head_type']}"
         try:
-            found = import_adapter(source, backbone, name)
+            found = import_adapter(source, backbone, name, attention="eager")
         except UsageError as error:
             yield what, str(error), "refused", "-"
             continue
@@ -106,8 +107,29 @@ def of_adapterhub(folder: Path) -> Iterator[Row]:
         except UsageError:
             yield what, "-", there, "refused"
             continue
-        again = import_adapter(folder / f"{name}-back", backbone, name)
+        again = import_adapter(folder / f"{name}-back", backbone, name, attention="eager")
         yield what, "-", there, _judged(difference(ours(backbone, again.file, inputs), wanted, inputs))
+
+
+def of_attention(folder: Path) -> Iterator[Row]:
+    """Yield recorded prefixes of AdapterHub, in each attention of the library."""
+    for name in attention.NAMES:
+        source = attention.FOLDERS / f"{name}_prefix"
+        base = (attention.FOLDERS if name == "bart" else hub.FIXTURES) / f"base_{name}"
+        backbone = load_backbone(str(base), LoadOptions(device="cpu"))
+        for mode in attention.MODES:
+            inputs, wanted = attention.recorded(name, mode)
+            imported = import_adapter(source, backbone, name, attention=mode)
+            there = _judged(difference(ours(backbone, imported.file, inputs), wanted, inputs))
+            back = folder / f"{name}-{mode}"
+            export_adapter(imported.file, backbone, back, "adapterhub")
+            again = import_adapter(back, backbone, name, attention=mode)
+            yield (
+                f"prefix_tuning, {name}",
+                mode,
+                there,
+                _judged(difference(ours(backbone, again.file, inputs), wanted, inputs)),
+            )
 
 
 def of_setups(folder: Path) -> Iterator[Row]:
@@ -200,6 +222,7 @@ def main() -> None:
         "peft": of_peft,
         "aLoRA of peft": of_invoked,
         "AdapterHub": of_adapterhub,
+        "prefixes of AdapterHub": of_attention,
         "setups of AdapterHub": of_setups,
     }
     if root is not None:

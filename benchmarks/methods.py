@@ -5,7 +5,8 @@
 
 FOLDER holds the data sets by name: banking77 (classification), wnut17 (ner), ud_en_ewt (pos). Each method has the
 recipe of the task, or the task's default recipe. ``--sample`` takes that many training records, and ``--tested`` that
-many to test on; a seed selects both and is the seed of the training, the same for every method. ``--rows`` adds a line
+many to test on; a seed selects both and is the seed of the training, the same for every method. Labels of texts take
+turns in a selection, so all of them are in the training records if there are enough. ``--rows`` adds a line
 to a file after each run; the same command later trains only what the file lacks. The table has the mean and the
 standard deviation over the seeds of the task's metric on test records, the seconds of a run without loading the
 backbone, the megabytes of the adapter file, and the trained weights of the method. ``features`` is the head alone.
@@ -18,6 +19,7 @@ import os
 import statistics
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -71,9 +73,16 @@ def runs(arguments: argparse.Namespace, done: set[tuple[str, str, int]]) -> Iter
 
 
 def selected(records: Sequence[Record], count: int | None, seed: int) -> list[Record]:
-    """Return some records in random order, without the places that they come from."""
-    order = Random(seed).sample(range(len(records)), len(records))[:count]
-    return [{name: value for name, value in records[number].items() if name != "where"} for number in order]
+    """Return some records in random order, without the places that they come from; labels take turns."""
+    order = Random(seed).sample(range(len(records)), len(records))
+    seen: Counter[str] = Counter()
+    turns = {}
+    for number in order:
+        label = str(records[number].get("label", number))
+        turns[number], seen[label] = seen[label], seen[label] + 1
+    drawn = sorted(order, key=turns.__getitem__)[:count]  # stable: random within a turn
+    Random(seed).shuffle(drawn)
+    return [{name: value for name, value in records[number].items() if name != "where"} for number in drawn]
 
 
 def run(backbone: Backbone, task: str, method: str, data: Any, seed: int, arguments: argparse.Namespace) -> Row:

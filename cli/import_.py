@@ -1,7 +1,7 @@
 """``adapt import``: an adapter of peft or AdapterHub as one file."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -12,6 +12,7 @@ from adaptdock.engine.core.loading import load_backbone
 from adaptdock.errors import UsageError
 from adaptdock.hub.interchange.conversion import foreign_folders
 from adaptdock.hub.interchange.incoming import Imported
+from adaptdock.plugins.toolkit.interchange.adapterhub import AttentionMode
 
 
 @click.command("import", cls=SectionedCommand)
@@ -22,6 +23,13 @@ from adaptdock.hub.interchange.incoming import Imported
 @click.option("--name", cls=Flag, help="Name of the adapter.", shown="default: name of the output file")
 @click.option("--labels", cls=Flag, metavar="A,B,...", default="", help="Class names, in the order of the head.")
 @click.option("--method", cls=Flag, help="Method that reads the adapter.", shown="default: the first that can")
+@click.option(
+    "--attention",
+    cls=Flag,
+    type=click.Choice(get_args(AttentionMode)),
+    help="Attention of AdapterHub in which a prefix acts.",
+    shown="default: sdpa",
+)
 @click.option("--check", cls=Flag, is_flag=True, help="Compare logits with those of the installed peft library.")
 @click.option(
     "--largest",
@@ -39,6 +47,7 @@ def command(
     name: str | None,
     labels: str,
     method: str | None,
+    attention: AttentionMode | None,
     check: bool,
     largest: float,
     overwrite: bool,
@@ -52,11 +61,12 @@ def command(
 
     --backbone has to be the model that the adapter was trained on. The folder does not have its weights, so only
     shapes can be compared. The imported adapter computes the logits of the other library; an adapter that cannot is
-    refused with the reason. An adapter of peft that no method reads by itself is converted by the peft library, and
-    then always compared: a change of full rank makes a file as large as the changed layers.
+    refused with the reason. A prefix of AdapterHub differs with the --attention of its library: sdpa, sdpa in padded
+    batches, or eager. An adapter of peft that no method reads by itself is converted by the peft library, and then
+    always compared: a change of full rank makes a file as large as the changed layers.
     """
     names = tuple(part.strip() for part in labels.split(",") if part.strip())
-    choices = Choices(name or output.stem, names, method, check, largest, overwrite)
+    choices = Choices(name or output.stem, names, method, check, largest, overwrite, attention)
     folders = foreign_folders(source)
     if folders:
         check_folder(output, name)

@@ -53,13 +53,15 @@ class Residual:
 class Prepended:
     """Keys and values before those of an attention call.
 
-    ``key`` and ``value`` (R, H, L, D); ``bias`` (R, L) is added to the attention scores, minus
-    infinity where a row has no prefix.
+    ``key`` and ``value`` (R, H, L, D); ``bias`` (R, L), or (R, T, L) by query, is added to the attention scores, minus
+    infinity where a row has no prefix. ``text_bias`` (R, T, T), if any, is added to the scores of the keys behind; an
+    attention call with a cache of more keys is refused.
     """
 
     key: "Tensor"
     value: "Tensor"
     bias: "Tensor"
+    text_bias: "Tensor | None" = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 AdapterHub has a pool of such rows for each attention kind, of which each layer stores a copy.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,6 +34,25 @@ PARTS = "prefix_key", "prefix_value"
 RELATIVE = "relative_attention_num_buckets"
 """An option of models with relative positions."""
 GATES = re.compile(r"(?P<module>.+)\.prefix_tuning\.prefix_gates\.[^.]+\.(?P<part>weight|bias)")
+SHIFTED = math.exp(0.5)
+"""The gate that adds one to the scores of a position."""
+ATTENTION = {
+    ("sdpa", True): "the prefix acts as in AdapterHub under sdpa, its default, in a text without padding: a position "
+    "attends to as many prefix positions as it has predecessors, itself included. --attention sdpa-padded is what the "
+    "library computes in padded batches of a model that is only a decoder, where it hides the prefix, and --attention "
+    "eager what it computes with attn_implementation='eager'",
+    ("sdpa", False): "the prefix acts as in AdapterHub without padding. --attention sdpa-padded is what the library "
+    "computes in padded batches under sdpa, its default, where it adds one to the scores of the prefix",
+    ("sdpa-padded", True): "the prefix is hidden, as in padded batches of AdapterHub under sdpa, its default; without "
+    "padding the library computes --attention sdpa",
+    ("sdpa-padded", False): "the scores of the prefix have one added, as in padded batches of AdapterHub under sdpa, "
+    "its default; without padding the library computes --attention sdpa",
+    ("eager", True): "the prefix acts as with AdapterHub's eager attention; under sdpa, the library's default, logits "
+    "differ",
+    ("eager", False): "the prefix acts as with AdapterHub's eager attention; in padded batches under sdpa, the "
+    "library's default, logits differ",
+}
+"""Attention, and whether it is causal -> the note."""
 POOLED = re.compile(r"(?:.*\.)?prefix_tunings\.(?P<adapter>[^.]+)\.(?P<place>\w+)\.(?P<part>(?:wte|control_trans).*)")
 
 
@@ -65,8 +85,12 @@ def _table_of(ports: Sequence[Port], tensors: Mapping[str, Named]) -> Tensor:
     return torch.stack(pairs).permute(2, 0, 1, 3).flatten(1)  # (layers * 2, H, L, D) -> (L, layers * 2 * H * D)
 
 
-def _is_gated(options: Mapping[str, Any], tensors: Mapping[str, Named]) -> bool:
-    return options["gate"] and any((parameters["prefix_gate"].abs() != 1).any() for parameters in tensors.values())
+def _is_gated(options: Mapping[str, Any], tensors: Mapping[str, Named], constants: tuple[float, ...] = (1.0,)) -> bool:
+    """Return whether a port has a gate that is none of these constants."""
+    return options["gate"] and any(
+        all((parameters["prefix_gate"].float().abs() - value).abs().max() > 1e-6 for value in constants)
+        for parameters in tensors.values()
+    )
 
 
 def _gates(source: AdapterHubSource[PrefixOptions], ports: Sequence[Port]) -> dict[str, Named]:
@@ -121,6 +145,8 @@ def to_peft(options: Mapping[str, Any], target: PeftTarget) -> PeftAdapter:
         raise refuse("a gated prefix", "peft's prefix has no gates (train with --no-gate)")
     if options["text_gates"]:
         raise refuse("a prefix with gates of a text", "peft's prefix has none (train with --text-gates 0)")
+    if options["top_left"]:
+        raise refuse("a prefix with a top-left mask", "peft's shows it to all positions (train without --top-left)")
     if not options["move"]:
         raise refuse("a prefix that leaves positions alone", "peft's moves the text behind it (train with --move)")
     ports = [target.port(name) for name in target.tensors]
@@ -164,17 +190,33 @@ def from_adapterhub(source: AdapterHubSource[PrefixOptions]) -> MethodWeights:
         if options.use_gating:
             for name, gate in _gates(source, ports).items():
                 pairs[name] |= gate
-    if source.model.masks_prefixes:
-        source.notes.append(
-            "the prefix acts as with AdapterHub's eager attention. Under sdpa, the library's default, it masks the "
-            "prefix otherwise: an adapter that was trained so has other logits there"
-        )
     if options.use_gating:
         source.notes.append(GATED)
     gates = 0 if not options.use_gating else 1 if options.shared_gating else 2
-    return MethodWeights(
-        {"length": options.prefix_length, "gate": False, "text_gates": gates, "roles": tuple(pairs)}, pairs
-    )
+    values = {"length": options.prefix_length, "gate": False, "text_gates": gates, "roles": tuple(pairs)}
+    return MethodWeights(values | _acting(source, pairs), pairs)
+
+
+def _acting(source: AdapterHubSource[PrefixOptions], pairs: dict[str, Named]) -> dict[str, Any]:
+    """Return the options of a prefix in the attention of the source, with a note; add constant gates where needed.
+
+    Read in adapters 1.3 (``methods/prefix_tuning.py``) with transformers 4.57. Under sdpa a causal text without padding
+    has no mask, so torch masks prefix and text as one causal text; with padding it has a mask of true and false, in
+    which the library writes false for the prefix. Decoders of encoder-decoders get no mask of padding, so there both
+    are the same. The mask of DistilBERT is added to the scores, and the library writes one.
+    """
+    length, masks, shifts = source.options.prefix_length, source.model.masks_prefixes, source.model.shifts_prefixes
+    if not masks and not shifts:
+        return {}
+    attention = source.attention
+    if attention == "sdpa-padded" and source.backbone.encoder_decoder:
+        attention = "sdpa"
+    source.notes.append(ATTENTION[attention, masks])
+    if attention == "sdpa-padded":
+        for parameters in pairs.values():
+            parameters["prefix_gate"] = torch.full((length,), 0.0 if masks else SHIFTED)
+        return {"gate": True}
+    return {"top_left": masks and attention == "sdpa"}
 
 
 def _pools(tensors: ForeignTensors, name: str | None) -> dict[str, dict[str, list[str]]]:
@@ -259,7 +301,8 @@ def _check(
 def to_adapterhub(options: Mapping[str, Any], target: AdapterHubTarget) -> AdapterHubMethod:
     """Write a prefix; raise :class:`UsageError` for one that AdapterHub's cannot equal."""
     backbone, model = target.backbone, target.model
-    if _is_gated(options, target.tensors):
+    constants = 1.0, *([0.0] if model.masks_prefixes else []), *([SHIFTED] if model.shifts_prefixes else [])
+    if _is_gated(options, target.tensors, constants):
         raise refuse("a gated prefix", "AdapterHub's gates depend on the text (train with --no-gate)")
     if options["move"]:
         raise refuse("a prefix that moves positions", "AdapterHub's leaves them where they are")

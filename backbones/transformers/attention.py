@@ -19,6 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import Prepended
 
 Handler = Callable[[Tensor, Tensor], list[Prepended]]
@@ -90,15 +91,32 @@ def _attend(
         key, value = key[:, :, :length], value[:, :, :length]  # as sdpa does with a static cache
     bias = _additive(attention_mask, causal, query, key)
     for piece in prepended:
+        if piece.text_bias is not None:
+            bias = bias + _of_text(piece.text_bias, key.shape[2]).to(bias.dtype)
+    for piece in prepended:
         key = torch.cat([piece.key.to(key.dtype).expand(rows, -1, -1, -1), key], dim=2)
         value = torch.cat([piece.value.to(value.dtype).expand(rows, -1, -1, -1), value], dim=2)
-        front = piece.bias.to(bias.dtype)[:, None, None, :].expand(rows, bias.shape[1], length, -1)
+        by_query = piece.bias if piece.bias.ndim == 3 else piece.bias.unsqueeze(1)
+        front = by_query.to(bias.dtype).unsqueeze(1).expand(rows, bias.shape[1], length, -1)
         bias = torch.cat([front, bias.expand(rows, -1, length, -1)], dim=3)  # a mask of keys alone has one query
     position_bias = kwargs.pop("position_bias", None)
     if position_bias is not None:  # T5's; the bias becomes one per head
         added = key.shape[2] - position_bias.shape[3]
         bias = (bias + nn.functional.pad(position_bias, (added, 0))).clamp(min=torch.finfo(bias.dtype).min)
     return inner(module, query, key, value, bias, is_causal=False, **kwargs)
+
+
+def _of_text(bias: Tensor, keys: int) -> Tensor:
+    """Return the bias of the text's keys for all heads, (R, 1, T, T).
+
+    Raises :class:`BackboneError` if more keys are cached.
+    """
+    if bias.shape[2] != keys:
+        raise BackboneError(
+            f"an adapter masks the {bias.shape[2]} positions of a text, and the attention has {keys} keys: such an "
+            f"adapter reads a text in one pass, not in parts behind a cache"
+        )
+    return bias.unsqueeze(1)
 
 
 def _inner(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:

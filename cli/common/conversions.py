@@ -15,6 +15,7 @@ from adaptdock.hub.artefact.file import write_file
 from adaptdock.hub.interchange.conversion import import_adapter, library_result
 from adaptdock.hub.interchange.incoming import Imported
 from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.toolkit.interchange.adapterhub import AttentionMode
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Choices:
     check: bool = False
     largest: float = 256.0
     overwrite: bool = False
+    attention: AttentionMode | None = None
 
 
 def check_folder(output: Path, name: str | None) -> None:
@@ -39,7 +41,7 @@ def check_folder(output: Path, name: str | None) -> None:
 
 def import_one(source: Path, output: Path, backbone: Backbone, choices: Choices) -> tuple[Imported, int, float | None]:
     """Import a folder; return the adapter, the bytes of its file, and the difference from its library if compared."""
-    imported = import_adapter(source, backbone, choices.name, choices.labels, choices.method)
+    imported = import_adapter(source, backbone, choices.name, choices.labels, choices.method, choices.attention)
     _check_size(imported, choices.largest)
     dock, reference = Dock(backbone), imported.reference
     try_out(dock, imported.file)

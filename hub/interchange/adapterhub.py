@@ -18,7 +18,7 @@ from adaptdock.hub.interchange.incoming import Imported, Part, base_note, build,
 from adaptdock.hub.interchange.incoming_tensors import read_tensors
 from adaptdock.hub.interchange.method_walk import readers, rival_note
 from adaptdock.plugins.contracts import AdapterHubInterchange, Backbone
-from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubSource
+from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubSource, AttentionMode
 from adaptdock.plugins.toolkit.interchange.tensors import ForeignTensors, refuse
 
 CONFIG, WEIGHTS = "adapter_config.json", ("adapter.safetensors", "pytorch_adapter.bin")
@@ -30,17 +30,26 @@ def is_adapterhub(folder: Path) -> bool:
 
 
 def read_adapterhub(
-    folder: Path, backbone: Backbone, name: str, labels: tuple[str, ...] = (), method: str | None = None
+    folder: Path,
+    backbone: Backbone,
+    name: str,
+    labels: tuple[str, ...] = (),
+    method: str | None = None,
+    attention: AttentionMode = "sdpa",
 ) -> Imported:
     """Read an adapter of AdapterHub for its backbone; see :func:`read_peft`."""
-    about, parts, notes = read_methods(folder, backbone, head_type(folder), method)
+    about, parts, notes = read_methods(folder, backbone, head_type(folder), method, attention)
     head, head_notes = read_head(folder, backbone, labels)
     file = build(backbone, name, parts, head, origin(about))
     return Imported(file, list(dict.fromkeys(notes + head_notes)))
 
 
 def read_methods(
-    folder: Path, backbone: Backbone, head: str | None, method: str | None = None
+    folder: Path,
+    backbone: Backbone,
+    head: str | None,
+    method: str | None = None,
+    attention: AttentionMode = "sdpa",
 ) -> tuple[FolderOptions, list[Part], list[str]]:
     """Return the configuration of a folder, the methods in it, and notes; ``head`` is the type of the head, if any."""
     path = folder / CONFIG
@@ -52,7 +61,7 @@ def read_methods(
     notes = base_note(about.model_name, backbone)
     tensors = cache(partial(read_tensors, folder, WEIGHTS))  # read once, after a valid configuration
     parts = [
-        _part(config, place, about, path, tensors, backbone, notes, method, head)
+        _part(config, place, about, path, tensors, backbone, notes, method, head, attention)
         for config, place in single_methods(about, path)
     ]
     notes += unknown_notes(about.unknown, "AdapterHub")
@@ -87,6 +96,7 @@ def _part(
     notes: list[str],
     method: str | None,
     head: str | None,
+    attention: AttentionMode,
 ) -> Part:
     """Return a part of the adapter as its method has read it; raise :class:`UsageError` if no method reads it."""
     kind = config.get("architecture")
@@ -99,7 +109,16 @@ def _part(
     for plugin, reader in candidates:
         options = reader.adapterhub_types[kind].parse(config, path, *place)
         source = AdapterHubSource(
-            options, tensors(), backbone, Architecture(backbone), about.name, about.version, sole, head, notes
+            options,
+            tensors(),
+            backbone,
+            Architecture(backbone),
+            about.name,
+            about.version,
+            sole,
+            head,
+            notes,
+            attention,
         )
         weights = reader.from_adapterhub(source)
         if weights is not None:

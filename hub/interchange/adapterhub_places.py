@@ -49,8 +49,13 @@ class Architecture:
 
     @property
     def masks_prefixes(self) -> bool:
-        """Whether the attention masks a prefix otherwise under sdpa than under eager attention."""
-        return self.backbone.causal or self.backbone.encoder_decoder or self.name == "distilbert"
+        """Whether causal attention masks a prefix otherwise under sdpa than under eager attention."""
+        return self.backbone.causal or self.backbone.encoder_decoder
+
+    @property
+    def shifts_prefixes(self) -> bool:
+        """Whether a mask of padding adds one to the scores of a prefix under sdpa."""
+        return self.name == "distilbert"
 
     @cached_property
     def _encoder_layers(self) -> int:

@@ -17,7 +17,7 @@ from adaptdock.hub.interchange.incoming import Imported, Part, build, read_json,
 from adaptdock.hub.interchange.incoming_tensors import read_tensors
 from adaptdock.hub.interchange.method_walk import readers
 from adaptdock.plugins.contracts import AdapterHubFusion, Backbone
-from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubSource
+from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubSource, AttentionMode
 from adaptdock.plugins.toolkit.interchange.options import ForeignOptions
 from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights, refuse
 
@@ -49,7 +49,13 @@ def is_setup(folder: Path) -> bool:
     return (folder / SETUP).is_file()
 
 
-def read_setup(folder: Path, backbone: Backbone, name: str, labels: tuple[str, ...] = ()) -> Imported:
+def read_setup(
+    folder: Path,
+    backbone: Backbone,
+    name: str,
+    labels: tuple[str, ...] = (),
+    attention: AttentionMode = "sdpa",
+) -> Imported:
     """Read a setup for its backbone; see :func:`read_peft`."""
     options = SetupOptions.parse(read_json(folder / SETUP), folder / SETUP)
     levels = list(_levels(options.adapter_setup, folder))
@@ -57,7 +63,7 @@ def read_setup(folder: Path, backbone: Backbone, name: str, labels: tuple[str, .
     _check_stack(folder, levels)
     read, notes, about = [], unknown_notes(options.unknown, "AdapterHub"), None
     for level in levels:
-        about, parts, level_notes = _read_level(folder, level, backbone, head_type(head_folder))
+        about, parts, level_notes = _read_level(folder, level, backbone, head_type(head_folder), attention)
         read.append(("+".join(level), parts))
         notes += level_notes
     assert about is not None
@@ -89,9 +95,9 @@ def _levels(block: Mapping[str, Any], folder: Path, depth: int = 0) -> Iterator[
 
 
 def _read_level(
-    folder: Path, level: Level, backbone: Backbone, head: str | None
+    folder: Path, level: Level, backbone: Backbone, head: str | None, attention: AttentionMode
 ) -> tuple[FolderOptions, list[Part], list[str]]:
-    read = {name: read_methods(_inside(folder, name), backbone, head) for name in level}
+    read = {name: read_methods(_inside(folder, name), backbone, head, attention=attention) for name in level}
     notes = [note for _, _, member_notes in read.values() for note in member_notes]
     about, parts, _ = read[level[-1]]
     if len(level) == 1:

@@ -14,6 +14,7 @@ from adaptdock.hub.interchange.peft import is_peft, library_reference, read_peft
 from adaptdock.hub.interchange.peft_export import write_peft
 from adaptdock.hub.interchange.reference import Reference
 from adaptdock.plugins.contracts import Backbone
+from adaptdock.plugins.toolkit.interchange.adapterhub import AttentionMode
 from adaptdock.plugins.toolkit.interchange.tensors import refuse
 
 CONFIG = "adapter_config.json"
@@ -23,20 +24,29 @@ FORMATS = {"peft": write_peft, "adapterhub": write_adapterhub, "gguf": write_ggu
 
 
 def import_adapter(
-    folder: Path, backbone: Backbone, name: str, labels: tuple[str, ...] = (), method: str | None = None
+    folder: Path,
+    backbone: Backbone,
+    name: str,
+    labels: tuple[str, ...] = (),
+    method: str | None = None,
+    attention: AttentionMode | None = None,
 ) -> Imported:
     """Read an adapter of another library for its backbone.
 
-    ``method`` names the method that reads it; by default the first that can. Raises :class:`FileError` for a folder
+    ``method`` names the method that reads it; by default the first that can. ``attention`` is that of AdapterHub's
+    library, in which a prefix acts; by default sdpa without padding. Raises :class:`FileError` for a folder
     without an adapter or with damage, and :class:`UsageError` with the reason for an unsupported adapter.
     """
     check_foreign(folder)
     if is_setup(folder):
         if method is not None:
             raise UsageError(f"{folder} is a setup of several adapters, each with its own method; leave --method out")
-        return read_setup(folder, backbone, name, labels)
-    read = read_peft if is_peft(folder) else read_adapterhub
-    return read(folder, backbone, name, labels, method)
+        return read_setup(folder, backbone, name, labels, attention or "sdpa")
+    if not is_peft(folder):
+        return read_adapterhub(folder, backbone, name, labels, method, attention or "sdpa")
+    if attention is not None:
+        raise UsageError(f"{folder} is an adapter of peft, which is the same in every attention; leave --attention out")
+    return read_peft(folder, backbone, name, labels, method)
 
 
 def check_foreign(folder: Path) -> None:

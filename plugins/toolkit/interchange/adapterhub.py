@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from adaptdock.plugins.backbones import Backbone
 from adaptdock.plugins.ports import Port
@@ -53,7 +53,11 @@ class AdapterHubModel(Protocol):
 
     @property
     def masks_prefixes(self) -> bool:
-        """Whether the attention masks a prefix otherwise under sdpa than under eager attention."""
+        """Whether causal attention masks a prefix otherwise under sdpa than under eager attention."""
+
+    @property
+    def shifts_prefixes(self) -> bool:
+        """Whether a mask of padding adds to the scores of a prefix under sdpa."""
 
     def layer(self, port: Port) -> int:
         """Return the number of a port's layer: decoder layers follow the encoder's."""
@@ -71,6 +75,8 @@ class AdapterHubModel(Protocol):
         """Return the attention ports of a place, by layer; raise :class:`UsageError` for an unknown place."""
 
 
+AttentionMode = Literal["sdpa", "sdpa-padded", "eager"]
+"""Attention of the library: sdpa (its default) in a batch without padding, in one with padding, and eager."""
 Foreign = TypeVar("Foreign", bound=MethodOptions, covariant=True)
 
 
@@ -93,6 +99,8 @@ class AdapterHubSource(Generic[Foreign]):
     """The type of the head in the folder, if any."""
     notes: list[str] = field(default_factory=list)
     """Notes for the user."""
+    attention: AttentionMode = "sdpa"
+    """The attention of the library that the result has to equal."""
 
 
 @dataclass(frozen=True)

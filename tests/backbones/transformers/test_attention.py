@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
+from adaptdock.backbones.transformers.attention import _of_text
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.errors import BackboneError
+from adaptdock.errors import BackboneError, UsageError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.contracts import Batch, ForwardPass
 
@@ -70,6 +71,41 @@ def test_a_prefix_is_learned_keys_and_values_in_front_of_an_attentions_own(
     with torch.no_grad():
         wanted = backbone.model(IDS)[0]
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_top_left_prefix_is_masked_as_torch_masks_a_causal_text_of_prefix_and_tokens(architecture: str) -> None:
+    backbone = tiny_backbone(architecture)
+    dock, tensors = with_prefix(backbone, gate=False, top_left=True)
+    found = run(dock, ["prefix"], inputs())
+    dock.close()
+    modules = {
+        backbone.model.get_submodule(port.module): port.name for port in backbone.ports.select("attention", ("all",))
+    }
+
+    def causal(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, scaling: float, **_: Any
+    ) -> Any:
+        groups = query.shape[1] // key.shape[1]
+        joined = [
+            torch.cat([tensors[f"{modules[module]}.prefix_{part}"][None], of_text], dim=2).repeat_interleave(groups, 1)
+            for part, of_text in (("key", key), ("value", value))
+        ]
+        found = nn.functional.scaled_dot_product_attention(query, *joined, is_causal=True, scale=scaling)
+        return found.transpose(1, 2), None
+
+    AttentionInterface.register("causal_reference", causal)
+    backbone.model.set_attn_implementation("causal_reference")
+    with torch.no_grad():
+        wanted = backbone.model(IDS)[0]
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_top_left_prefix_needs_causal_attention_and_a_text_in_one_piece() -> None:
+    with pytest.raises(UsageError, match="no causal attention"):
+        with_prefix(tiny_backbone("bert"), top_left=True)
+    with pytest.raises(BackboneError, match="reads a text in one pass"):
+        _of_text(torch.zeros(1, 2, 2), 5)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -63,8 +63,11 @@ def headed(backbone: Backbone, method: str, options: dict[str, Any], task: str, 
     ("architecture", "more"),
     [
         ("bert", [("bottleneck", {"width": 3, "stream": True, "onto": "norm"})]),
-        ("gpt2", []),
-        ("llama", []),
+        (
+            "gpt2",
+            [("prefix", {"length": 3, "gate": False, "top_left": True}), ("prefix", {"length": 5, "top_left": True})],
+        ),
+        ("llama", [("prefix", {"length": 3, "gate": False, "top_left": True})]),
         ("roberta", []),
     ],
 )

@@ -28,6 +28,7 @@ REFUSED = {
 CARRIED = sorted(path.parent.name for path in FIXTURES.glob("*/base.txt") if path.parent.name not in REFUSED)
 
 
+GATED = ("gated_bn", "gated_gpt2", "gated_lora", "gated_par", "gated_prefix", "gated_prefix2", "gating", "unipelt")
 UNPADDED = {"gating"}
 """Cases in which the library's own result depends on the padding of the batch."""
 
@@ -56,7 +57,7 @@ def test_an_adapter_of_adapterhub_has_its_logits_here_and_when_it_went_there_and
 ) -> None:
     folder, backbone = case(name, backbones)
     inputs, wanted = recorded(folder)
-    imported = import_adapter(folder, backbone, name)
+    imported = import_adapter(folder, backbone, name, attention="eager")
     try_out(Dock(backbone), imported.file)
     got = ours(backbone, imported.file, inputs)
     assert difference(got, wanted, inputs) < LIMIT
@@ -66,8 +67,25 @@ def test_an_adapter_of_adapterhub_has_its_logits_here_and_when_it_went_there_and
     assert difference(ours(backbone, silent, inputs), wanted, inputs) > 1e-3
 
     export_adapter(imported.file, backbone, tmp_path / "back", "adapterhub")
-    again = import_adapter(tmp_path / "back", backbone, name)
+    again = import_adapter(tmp_path / "back", backbone, name, attention="eager")
     assert difference(ours(backbone, again.file, inputs), wanted, inputs) < LIMIT
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_gates_give_a_text_in_a_padded_batch_what_the_library_gives_it_without_padding(
+    name: str, backbones: dict[str, Backbone]
+) -> None:
+    folder, backbone = case(name, backbones)
+    inputs, wanted = recorded(folder)
+    adapter = import_adapter(folder, backbone, name).file
+    alone = ours(backbone, adapter, inputs)
+    padding = torch.zeros(len(wanted), 3, dtype=torch.long)
+    padded = {key: torch.cat([tensor, padding], dim=1) for key, tensor in inputs.items()}
+    together = ours(backbone, adapter, padded)
+    for row, text in enumerate(inputs["attention_mask"].bool()):
+        logits = together[row] if together[row].ndim == 1 else together[row][: len(text)]
+        assert (logits - alone[row]).abs().max() < LIMIT
+        assert (logits - wanted[row]).abs().max() < LIMIT
 
 
 def recorded(folder: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
