@@ -20,6 +20,7 @@ from adaptdock.serving.http.app import make_app
 from adaptdock.serving.http.connections import Connections
 from adaptdock.serving.http.service import Service
 from adaptdock.serving.http.timed_protocol import timed_protocol
+from adaptdock.serving.tracing import Tracing
 
 TEXT = "ada met bob in oslo"
 
@@ -66,9 +67,11 @@ class Client(TestClient):
 
 
 @contextmanager
-def serving(backbone: Backbone, known: Tokens | None = None, **options: Any) -> Iterator[Client]:
+def serving(
+    backbone: Backbone, known: Tokens | None = None, traces: Tracing | None = None, **options: Any
+) -> Iterator[Client]:
     """Serve as long as the context is open."""
-    service = Service(Dock(backbone), ServingOptions(**{"watch": 0.05, **options}))
+    service = Service(Dock(backbone), ServingOptions(**{"watch": 0.05, **options}), traces)
     with Client(make_app(service, known), "http://127.0.0.1", raise_server_exceptions=False) as client:
         client.service = service
         until(lambda: service.status == "ok")

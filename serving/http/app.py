@@ -41,6 +41,8 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
         await service.start()
         yield
         await service.stop()
+        if service.tracing is not None:
+            service.tracing.close()
 
     app = FastAPI(
         title="adaptdock",
@@ -73,6 +75,8 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     )
     app.add_middleware(Framing)
     app.add_middleware(Envelope, metrics=service.metrics, leaving=lambda: service.status == "stopping")
+    if service.tracing is not None:
+        app.add_middleware(service.tracing.around)
     return app
 
 

@@ -135,6 +135,7 @@ class Envelope:
                     status=status or 499,
                     seconds=round(time.perf_counter() - started, 4),
                     token=scope["state"].get("token"),
+                    **({"trace_id": trace} if (trace := scope["state"].get("trace_id")) else {}),
                 )
 
 

@@ -28,6 +28,7 @@ from adaptdock.serving.http.reloading import HangUp
 from adaptdock.serving.http.service import Service
 from adaptdock.serving.http.timed_protocol import timed_protocol
 from adaptdock.serving.json_logs import log, to_standard_error
+from adaptdock.serving.tracing import tracing
 
 SWITCH_SECONDS = 1e-4
 """Seconds until a waiting thread gets the GIL (Python: 5 ms): computing threads need the GIL at every operation."""
@@ -151,8 +152,9 @@ def _serve(
 def open_service(options: ServingOptions, load: LoadOptions) -> Service:
     """Load the backbone and return its service, sized for the device."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    traces = tracing()  # before the backbone, which takes long to load
     backbone = load_backbone(options.backbone, load)
-    return Service(Dock(backbone), sized_for_device(options, backbone.device))
+    return Service(Dock(backbone), sized_for_device(options, backbone.device), traces)
 
 
 def within_file_limit(options: ServingOptions) -> ServingOptions:

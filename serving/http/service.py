@@ -46,6 +46,7 @@ from adaptdock.serving.memory import MemoryTrim
 from adaptdock.serving.scheduling.dynamic_batching import Batcher
 from adaptdock.serving.scheduling.encoding import measured
 from adaptdock.serving.scheduling.inference_request import Outcome, Work
+from adaptdock.serving.tracing import Tracing
 from adaptdock.serving.versions import Selection
 
 Result = TypeVar("Result")
@@ -87,8 +88,8 @@ class Service:
     the event loop.
     """
 
-    def __init__(self, dock: Dock, options: ServingOptions) -> None:
-        self.dock, self.options = dock, options
+    def __init__(self, dock: Dock, options: ServingOptions, tracing: Tracing | None = None) -> None:
+        self.dock, self.options, self.tracing = dock, options, tracing
         versions = {name: metadata.version(name) for name in ("torch", "transformers")}
         self.metrics = Metrics(
             {"version": __version__, **versions, "backbone": dock.backbone.id, "device": str(dock.backbone.device)}
@@ -100,7 +101,7 @@ class Service:
             self.residency, self.store, options.keep_versions, self._changed, options.max_upload, self._loader.submit
         )
         self.catalog.incomplete = StartingError
-        self.batcher = Batcher(self.residency, options, self.metrics)
+        self.batcher = Batcher(self.residency, options, self.metrics, None if tracing is None else tracing.follow)
         self.audit = AuditLog(None if options.audit is None else Path(options.audit).expanduser(), self._state)
         self.watcher = None
         if options.folder is not None:

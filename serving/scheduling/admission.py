@@ -78,7 +78,7 @@ class AdmissionControl:
         with self._lock:
             for work in self._shares:
                 name = work.parts[-1].name if work.parts else ""
-                (running if work.started else waiting)[name] += 1
+                (running if work.began else waiting)[name] += 1
         return QueueState(waiting, running)
 
     def admit(self, works: Sequence[Work]) -> None:
@@ -122,9 +122,10 @@ class AdmissionControl:
 
     def started(self, work: Work) -> None:
         """Report the waiting time of an input whose computation begins."""
-        if work.started:
+        if work.began:
             return
-        work.started, waited = True, time.monotonic() - work.since
+        work.began = time.monotonic()
+        waited = work.began - work.since
         if self._observer is not None:
             self._observer.queued(waited)
         with self._lock:

@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,9 +57,16 @@ class Window:
 class Batcher:
     """The computing threads and their queues. :meth:`submit` may be called from any thread."""
 
-    def __init__(self, residency: Residency, options: ServingOptions, observer: BatchObserver | None = None) -> None:
+    def __init__(
+        self,
+        residency: Residency,
+        options: ServingOptions,
+        observer: BatchObserver | None = None,
+        trace: Callable[[Work], None] | None = None,
+    ) -> None:
+        """``trace`` gets each accepted input, in the context of the request that submits it."""
         self._residency, self._dock = residency, residency.dock
-        self.options, self._observer = options, observer
+        self.options, self._observer, self._trace = options, observer, trace
         self.admission = AdmissionControl(self._dock.backbone, options, observer)
         self.device = DeviceHealth(self._dock.backbone.device)
         self._encoders = Encoders(self._dock.backbone, options, self._encoded, self._dropped)
@@ -109,6 +116,8 @@ class Batcher:
             self.admission.admit(works)
             for work in works:
                 work.future.add_done_callback(lambda _, work=work: self.admission.answered(work))  # type: ignore[misc]
+                if self._trace is not None:
+                    self._trace(work)
             self._encoding += len(works)
             self._encoders.put(works)
 

@@ -59,8 +59,8 @@ class Work:
     """Cost of encoding, in characters."""
     client: str = ""
     """The name of the client's token; empty without tokens."""
-    started: bool = False
-    """Whether the computation of a window or of a text has begun."""
+    began: float = 0.0
+    """When the computation of its first window, or of its text, began (as ``since``, by the monotonic clock)."""
 
     @property
     def key(self) -> str:
