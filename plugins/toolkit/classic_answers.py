@@ -53,7 +53,8 @@ def bag_of_words(texts: Sequence[str], labels: Sequence[str], asked: Sequence[st
     model = OneVsRestClassifier(regression)
     # Every so many of the texts in the order of their labels: each label has its share.
     compared = np.argsort(targets, kind="stable")[:: -(-len(targets) // COMPARED)]
-    folds = min(FOLDS, min(Counter(targets[compared].tolist()).values()))
+    counts = Counter(targets[compared].tolist())
+    folds = min(FOLDS, min(counts.values())) if len(counts) > 1 else 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the last iteration
         if folds > 1:

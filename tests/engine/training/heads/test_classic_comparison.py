@@ -71,6 +71,16 @@ def test_strengths_are_compared_on_texts_of_all_labels_in_whatever_order(monkeyp
     assert [max(row, key=row.__getitem__) for row in rows or []] == ["up", "down"]
 
 
+def test_a_label_too_rare_for_the_comparison_of_strengths_is_learnt_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(classic_answers_module, "COMPARED", 5)
+    texts = [*(f"a fine day {word}" for word in "bcdefghijklmnopqrs"), "bad"]
+    rows = bag_of_words(texts, ["down"] * 18 + ["up"], ["bad", "a fine day"])
+    assert rows is not None
+    assert rows[0]["up"] > rows[1]["up"]
+
+
 @pytest.mark.parametrize(
     ("texts", "labels"),
     [
