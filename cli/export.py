@@ -9,8 +9,10 @@ from adaptdock.cli.common.backbone import open_backbone
 from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_options
 from adaptdock.cli.common.output import count, note, show_json, show_pairs
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.inference.docking_trial import effect
 from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.atomic import atomic_folder
+from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.interchange.conversion import FORMATS, export_adapter
 from adaptdock.hub.registry.admission import read_adapter
 
@@ -43,9 +45,9 @@ def command(
     adapter = read_adapter(file)
     _check_folder(folder, overwrite)
     backbone = open_backbone(adapter.card, values["backbone"], load_options(values))
-    Dock(backbone).prepare(adapter)
+    remarks = _without_effect(Dock(backbone), adapter, without_head)
     with atomic_folder(folder, replace=overwrite) as place:
-        notes = export_adapter(adapter, backbone, place, form, without_head)
+        notes = [*remarks, *export_adapter(adapter, backbone, place, form, without_head)]
     for line in notes:
         note(line)
     size = sum(part.stat().st_size for part in folder.iterdir())
@@ -59,6 +61,19 @@ command.params += [
     Flag(["--backbone"], section=LOADING.flags[0].section, help="Another source of the same weights as the card's."),
     *LOADING.flags,
 ]
+
+
+def _without_effect(dock: Dock, adapter: AdapterFile, without_head: bool) -> list[str]:
+    """Return a remark on an adapter that changes nothing but its head; refuse to export it without its head."""
+    if effect(dock, adapter) or not dock.assembled(adapter.card).sites.sites:
+        return []
+    methods = " and ".join(method.name for method in adapter.card.methods) or "the adapter"
+    if without_head:
+        raise UsageError(
+            f"{methods} changes nothing: training was no better than the head alone on the frozen backbone, so the "
+            f"head is all that was saved. Without its head the export would do nothing; more data or epochs may help."
+        )
+    return [f"{methods} changes nothing: all that this adapter has learnt is in its head, on the frozen backbone"]
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:

@@ -16,6 +16,7 @@ from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.core.ray_cluster import require_ray
 from adaptdock.errors import UsageError
 from adaptdock.serving.configuration import ServingOptions
+from adaptdock.serving.fleet_size import FleetSize
 
 SERVING = field_flags(ServingOptions, "serve", "Serving")
 VARIABLE = "ADAPTDOCK_SERVE_"
@@ -29,7 +30,7 @@ VARIABLE = "ADAPTDOCK_SERVE_"
 )
 @click.option("--token-name", metavar="NAME", help="Name of the new token in the file and in logs.")
 @click.option("--ray", "on_ray", is_flag=True, help="Serve with several replicas on Ray, which share the state.")
-@click.option("--replicas", type=click.IntRange(min=1), help="Replicas with --ray.  [default: 2]")
+@click.option("--replicas", metavar="N|N-M", help="Replicas with --ray; a range follows the load.  [default: 2]")
 @click.option(
     "--ray-address", metavar="HOST:PORT", help="Running Ray cluster, or auto; default: a new one on this machine."
 )
@@ -41,7 +42,7 @@ def command(
     token_name: str | None,
     token_adapters: str | None,
     on_ray: bool,
-    replicas: int | None,
+    replicas: str | None,
     ray_address: str | None,
     **values: Any,
 ) -> None:
@@ -58,6 +59,7 @@ def command(
     options = validated(ServingOptions, SERVING.given(flags), "serving")
     if not on_ray and (replicas is not None or ray_address is not None):
         raise UsageError("--replicas and --ray-address are for a fleet on Ray: add --ray")
+    size = FleetSize() if replicas is None else FleetSize.parse(replicas)
     _needs_server()
     if on_ray:
         require_ray("adapt serve --ray")
@@ -70,7 +72,7 @@ def command(
     if on_ray:
         from adaptdock.serving.ray import run
 
-        run(options, load, replicas or 2, ray_address, announce)
+        run(options, load, size, ray_address, announce)
         return
     from adaptdock.serving.http.process import serve
 

@@ -15,13 +15,14 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
-from ray.serve.config import RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from adaptdock.engine.core.assembly import validated
 from adaptdock.engine.core.ray_cluster import connected, gpus_for
-from adaptdock.errors import AdaptError, UsageError
+from adaptdock.errors import AdaptError
 from adaptdock.plugins.contracts import LoadOptions
 from adaptdock.serving.configuration import ServingOptions
+from adaptdock.serving.fleet_size import FleetSize
 from adaptdock.serving.http.access_tokens import Tokens, read_tokens
 from adaptdock.serving.http.app import make_app
 from adaptdock.serving.http.process import AFTER_DRAIN, listen, open_service
@@ -39,14 +40,17 @@ def app(settings: Mapping[str, Any]) -> serve.Application:
     Raises :class:`UsageError` for an unknown or invalid setting.
     """
     values = {name.replace("-", "_"): value for name, value in settings.items()}
-    replicas = _count(values.pop("replicas", 2))
+    replicas = FleetSize.parse(values.pop("replicas", 2))
     load = {name: values.pop(name) for name in list(values) if name in LoadOptions.model_fields}
     options = validated(ServingOptions, values, "serving")
     return fleet(options, validated(LoadOptions, load, "backbone"), replicas)
 
 
-def fleet(options: ServingOptions, load: LoadOptions, replicas: int) -> serve.Application:
-    """Return the application: ``replicas`` processes that share the state of ``options``."""
+def fleet(options: ServingOptions, load: LoadOptions, replicas: FleetSize) -> serve.Application:
+    """Return the application: ``replicas`` processes that share the state of ``options``.
+
+    A fleet that may grow has as many replicas as keep the requests of each at about one batch of rows.
+    """
     options = validated(ServingOptions, {**options.model_dump(exclude_unset=True), "shared": True}, "serving")
 
     def build() -> FastAPI:
@@ -56,10 +60,10 @@ def fleet(options: ServingOptions, load: LoadOptions, replicas: int) -> serve.Ap
 
     @serve.deployment(
         name=NAME,
-        num_replicas=replicas,
+        **_scaling(replicas, options.batch_rows),
         max_ongoing_requests=options.connections,
         graceful_shutdown_timeout_s=options.drain + AFTER_DRAIN,
-        ray_actor_options={"num_gpus": gpus_for(load.device, replicas)},
+        ray_actor_options={"num_gpus": gpus_for(load.device, replicas.least)},
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
     )
     @serve.ingress(build)
@@ -80,7 +84,7 @@ def fleet(options: ServingOptions, load: LoadOptions, replicas: int) -> serve.Ap
 def run(
     options: ServingOptions,
     load: LoadOptions,
-    replicas: int,
+    replicas: FleetSize,
     address: str | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> None:
@@ -98,10 +102,10 @@ def run(
         try:
             serve.start(http_options={"host": options.host, "port": port})
             try:
-                serve.run(fleet(options, load, _count(replicas)), name=NAME, route_prefix="/")
+                serve.run(fleet(options, load, replicas), name=NAME, route_prefix="/")
             except RuntimeError:
                 raise AdaptError(f"the replicas did not start: {_reason()}") from None
-            log("fleet ready", replicas=replicas, host=options.host, port=port)
+            log("fleet ready", replicas=str(replicas), host=options.host, port=port)
             if announce is not None:
                 announce(f"http://{options.host}:{port}")
             stopped.wait()
@@ -112,10 +116,14 @@ def run(
                 serve.delete(NAME)
 
 
-def _count(replicas: Any) -> int:
-    if not str(replicas).isdigit() or int(replicas) < 1:
-        raise UsageError(f"replicas is a whole number above 0, not {replicas!r}")
-    return int(replicas)
+def _scaling(replicas: FleetSize, rows: int) -> dict[str, Any]:
+    """Return the settings of a deployment for its number of replicas."""
+    if not replicas.grows:
+        return {"num_replicas": replicas.least}
+    growth = AutoscalingConfig(
+        min_replicas=replicas.least, max_replicas=replicas.most, target_ongoing_requests=float(rows)
+    )
+    return {"autoscaling_config": growth}
 
 
 def _stop_signals() -> threading.Event:

@@ -18,13 +18,14 @@ import httpx2
 from live import RUN
 
 from adaptdock.serving.client.requests import AFFINITY
+from adaptdock.serving.fleet_size import FleetSize
 
 START = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)
 LOADS = re.compile(r"^adaptdock_loads_total (\S+)$", re.MULTILINE)
 
 
 @contextmanager
-def fleet(*arguments: object, log: Path, replicas: int = 2) -> Iterator[str]:
+def fleet(*arguments: object, log: Path, replicas: str = "2") -> Iterator[str]:
     """Run ``adapt serve --ray`` as long as the context is open, and give its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -36,7 +37,7 @@ def fleet(*arguments: object, log: Path, replicas: int = 2) -> Iterator[str]:
             list(map(str, command)), stdout=stream, stderr=stream, env={**os.environ, "RAY_TMPDIR": folder}
         )
     try:
-        _await_ready(process, log, f"http://127.0.0.1:{port}", replicas)
+        _await_ready(process, log, f"http://127.0.0.1:{port}", FleetSize.parse(replicas).least)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)

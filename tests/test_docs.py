@@ -32,12 +32,13 @@ def run(command: list[str], folder: Path) -> str:
 def test_the_commands_of_the_readme_run_and_the_python_that_uses_what_they_made(tmp_path: Path) -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines()]
     verbs = [command.split()[1] for command in commands]
-    assert verbs == ["predict", "train", "predict", "eval", "inspect", "sample", "train"]
+    assert verbs == ["predict", "train", "predict", "eval", "inspect", "sample", "train", "sample", "train", "predict"]
     outputs = [run(["bash", "-c", command], tmp_path) for command in commands]
     tagged = [re.sub(r"\x1b\[[0-9;]*m", "", output).strip() for output in (outputs[0], outputs[2])]
     assert tagged == re.findall(r"prints `(\[[^`]+)`", README)
     assert "f1" in outputs[3].lower()
     assert "minilm" in outputs[4]
+    assert "[sport" in outputs[9]
     (program,) = blocks("python")
     found = run([sys.executable, "-c", program], tmp_path)
     assert "'text': 'Ada Lovelace', 'label': 'PER'" in found

@@ -18,6 +18,12 @@ from adaptdock.plugins import registry
 
 RECORDS = 3
 """Training records that a plan shows."""
+SAVED = {
+    "fitted head": "the head alone, with an adapter that changes nothing: training it was no better, beyond chance",
+    "half adapter": "the adapter at half strength, with its head",
+    "adapter": "the adapter, with its head",
+}
+"""What a run says of what it saved, by the name in the card."""
 
 
 def show_plan(run_plan: RunPlan, settings: Settings, as_json: bool, verbose: bool) -> None:
@@ -182,14 +188,12 @@ def _beside_fitted(plan: Plan, result: Result) -> dict[str, str]:
         reached = f"{metric} {folds['adapter']:.2f} over {folds['count']} folds"
         if folds["fitted_head"] is None:
             return {"folds": reached}
-        others = (
-            f"with half of its change {folds['half_adapter']:.2f}, the fitted head alone {folds['fitted_head']:.2f}"
-        )
-        return {"folds": f"{reached}, {others}: the {folds['kept']} is saved"}
+        others = f"{folds['half_adapter']:.2f} with the adapter at half strength, {folds['fitted_head']:.2f} without it"
+        return {"folds": f"{reached}; {others}", "saved": SAVED[folds["kept"]]}
     if head is None:
         return {}
-    saved = "saved, with an adapter that changes nothing: training is no better" if head["kept"] else "not saved"
-    return {"fitted head": f"validation {metric} {head['validation'][metric]:.2f}: {saved}"}
+    answer = "fitted head" if head["kept"] else "adapter"
+    return {"without it": f"validation {metric} {head['validation'][metric]:.2f}", "saved": SAVED[answer]}
 
 
 def _first(metrics: dict[str, Any]) -> str:

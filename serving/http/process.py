@@ -153,6 +153,7 @@ def open_service(options: ServingOptions, load: LoadOptions) -> Service:
     """Load the backbone and return its service, sized for the device."""
     sys.setswitchinterval(SWITCH_SECONDS)
     traces = tracing()  # before the backbone, which takes long to load
+    log("loading", backbone=options.backbone)
     backbone = load_backbone(options.backbone, load)
     return Service(Dock(backbone), sized_for_device(options, backbone.device), traces)
 

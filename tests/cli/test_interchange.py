@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from peft_adapters import adapter_folder, base_model, case
 
-from adaptdock.hub.artefact.file import read_card
+from adaptdock.hub.artefact.file import AdapterFile, read_card, read_file, write_file
 
 FIXTURES = Path(__file__).parent.parent / "hub" / "fixtures" / "adapterhub"
 BASE = FIXTURES / "base_bert"
@@ -143,3 +143,18 @@ def test_a_folder_of_adapters_is_imported_with_a_table(adapt: Adapt, tmp_path: P
     adapt("import", "all", "--backbone", BASE, "-o", "files", "--name", "x").failed(2, "--name names one adapter")
     (tmp_path / "file").write_text("")
     adapt("import", "all", "--backbone", BASE, "-o", "file").failed(2, "--output names a folder")
+
+
+def test_an_adapter_that_changes_nothing_is_exported_with_its_head_and_a_remark_or_not_at_all(
+    adapt: Adapt, tmp_path: Path
+) -> None:
+    assert adapt("import", FIXTURES / "lora", "--backbone", BASE, "-o", "lora.safetensors").status == 0
+    adapter = read_file(tmp_path / "lora.safetensors")
+    still = {name: tensor.zero_() if name.endswith("lora_b") else tensor for name, tensor in adapter.tensors.items()}
+    card = adapter.card.model_copy(update={"probes": None})
+    write_file(tmp_path / "still.safetensors", AdapterFile(card, still))
+    adapt("export", "still.safetensors", "--to", "out", "--without-head").failed(2, "lora changes nothing", "head")
+    assert not (tmp_path / "out").exists()
+    exported = adapt("export", "still.safetensors", "--to", "out")
+    assert exported.status == 0, exported
+    assert "lora changes nothing: all that this adapter has learnt is in its head" in exported.err

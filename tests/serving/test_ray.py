@@ -116,7 +116,7 @@ def test_the_application_for_serve_run_has_the_flags_of_adapt_serve(tmp_path: Pa
 
     assert app({"adapters": str(tmp_path), "device-bytes": "9", "dtype": "bfloat16", "replicas": "3"}) is not None
     for settings, problem in (
-        ({"adapters": "a", "replicas": 0}, "replicas is a whole number above 0"),
+        ({"adapters": "a", "replicas": 0}, "a range such as 2-8"),
         ({"adapters": "a", "prot": 1}, "prot"),
         ({}, "adapters or state is needed"),
         ({"adapters": "a", "label-file": "b"}, "one process"),
@@ -163,3 +163,29 @@ def test_a_replica_that_is_killed_loses_no_request_and_gives_no_wrong_answer(url
     assert len(answers) == 400
     assert [answer for answer in answers if answer[1] != f"L{answer[0]}"] == []
     assert len(loads(url)) == 2  # another has taken its place
+
+
+def test_a_fleet_grows_under_load_up_to_its_greatest_number(arguments: list[object], tmp_path: Path) -> None:
+    others = set(replica_processes())
+    with fleet(*arguments, "--batch-rows", 1, log=tmp_path / "log", replicas="1-2") as url:
+        assert len(set(replica_processes()) - others) == 1
+        enough = threading.Event()
+
+        def ask() -> None:
+            with Client(url) as client:
+                while not enough.is_set():
+                    client.predict("a00", [TEXT] * 8)
+
+        threads = [threading.Thread(target=ask) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        try:
+            end = time.monotonic() + 150
+            while len(set(replica_processes()) - others) < 2:
+                assert time.monotonic() < end, (tmp_path / "log").read_text()
+                time.sleep(0.5)
+        finally:
+            enough.set()
+            for thread in threads:
+                thread.join()
+        assert len(loads(url)) == 2

@@ -82,7 +82,7 @@ def mend_data(facts: Facts) -> str:
 
 
 def label_examples(facts: Facts) -> str:
-    """Advise to add examples of the labels that are rarely recognised and rare in training."""
+    """Advise to add examples of the labels that are rarely recognised and have few examples in training."""
     lacking = [
         label
         for label in facts.labels
@@ -92,7 +92,9 @@ def label_examples(facts: Facts) -> str:
         return ""
     worst = sorted(lacking, key=lambda label: (label.recall, -label.support))[:3]
     listing = ", ".join(f"{label.name!r} ({label.trained} in training, recall {label.recall:g} %)" for label in worst)
-    return f"Label more examples of rare labels. {len(lacking)} labels are missed more often than not: {listing}."
+    if len(lacking) == 1:
+        return f"Label more examples of {listing}: it is missed more often than not."
+    return f"Label more examples of the labels that are missed more often than not ({len(lacking)} labels): {listing}."
 
 
 def separate_labels(facts: Facts) -> str:

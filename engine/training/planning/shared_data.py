@@ -117,9 +117,9 @@ def _undivided(
     whole = joined(raw["train"], raw["validation"])
     start = next(number for number, line in enumerate(notes) if line.startswith(NOT_GIVEN))
     note = (
-        f"few labels: all {len(whole)} records are trained on, and runs on folds of them say what to expect"
-        f"{uncalibrated(task)}. A tenth of them has {answers} answers in {len(records)} records, and fewer than "
-        f"{ENOUGH} of either cannot tell epochs apart (--hold-out)"
+        f"few labels: all {len(whole)} records are trained on, and further runs on four folds of them measure what to "
+        f"expect{uncalibrated(task)}. None are held out, for a tenth of them has {answers} answers in {len(records)} "
+        f"records, and with fewer than {ENOUGH} of either chance would choose the epoch (--hold-out)"
     )
     others = {split: records for split, records in raw.items() if split not in ("train", "validation")}
     return {"train": whole, **others}, [*notes[:start], note]
