@@ -1,6 +1,7 @@
 """WNUT-17 on MiniLM: this project's methods beside PEFT LoRA and full fine-tuning, in one run.
 
     python benchmarks/ner_wnut17.py FOLDER [--sides lora,lora@int8,peft,full] [--epochs 3] [--seed 0] [--moved]
+        [--head-start fitted] [--start-strength C]
 
 All sides see the same data, epochs and batch size, and group sentences by length. Ours run with their
 recipes; PEFT and full fine-tuning run with transformers' Trainer as its documentation shows it. F1 is
@@ -34,6 +35,7 @@ from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.evaluation.measurement import evaluate
 from adaptdock.engine.inference.dock import Dock
+from adaptdock.engine.training.heads import head_fit
 from adaptdock.engine.training.loop.run import train_plan
 from adaptdock.engine.training.planning.hyperparameters import fast_precision, merge_options
 from adaptdock.engine.training.planning.plan import plan
@@ -72,7 +74,13 @@ def load(precision: str) -> Backbone:
 
 def ours(method: str, folder: Path, arguments: argparse.Namespace, precision: str) -> tuple[Row, AdapterFile]:
     """Train one of our methods with its recipe."""
-    options = {"epochs": arguments.epochs, "batch_size": BATCH, "seed": arguments.seed, "patience": 0}
+    options = {
+        "epochs": arguments.epochs,
+        "batch_size": BATCH,
+        "seed": arguments.seed,
+        "patience": 0,
+        "head_start": arguments.head_start,
+    }
     made = plan(load(precision), "ner", method, source(folder), options)
     with tempfile.TemporaryDirectory() as runs:
         started = time.perf_counter()
@@ -193,12 +201,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full-rates", default="1e-4", help="learning rates of full fine-tuning, to tune it on dev")
     parser.add_argument("--peft-rates", default="1e-3")
+    parser.add_argument("--head-start", choices=("fitted", "random"), default="fitted", help="of our methods")
+    parser.add_argument(
+        "--start-strength",
+        type=float,
+        default=head_fit.START_STRENGTH,
+        help="inverse regularisation (C) of the fitted head that training starts from",
+    )
     parser.add_argument("--precision", default=fast_precision("cpu"))
     parser.add_argument("--moved", action="store_true", help="measure the adapters in other precisions too")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    head_fit.START_STRENGTH = arguments.start_strength
     print(machine(), flush=True)
     rows: list[Row] = []
     adapters: dict[str, AdapterFile] = {}

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import AnnotatedText, AnswerKind, Cleaned, Decision, FitExamples, Head, Outcome, Record
-from adaptdock.plugins.toolkit.classic_answers import MOST, bag_of_words
+from adaptdock.plugins.toolkit.classic_answers import bag_of_words, fits_bag_of_words
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead, VectorLength
 from adaptdock.plugins.toolkit.linear_fit import fit_classes, fit_sets
 from adaptdock.plugins.toolkit.nearest_class import FURTHEST, NearestClassHead, class_centres
@@ -461,7 +461,7 @@ class Classification(SequenceTask):
         if self.options.multi_label:
             return {}
         labelled = stored(record for record in train if record["label"] in self.options.labels)
-        if len(labelled) > MOST:
+        if not fits_bag_of_words(len(labelled), len(self.options.labels)):
             return {}
         texts, asked = ([joined_texts(record) for record in part] for part in (labelled, records))
         scores = bag_of_words(texts, [record["label"] for record in labelled], asked)

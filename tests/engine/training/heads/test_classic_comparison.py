@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn import model_selection
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.training.heads.classic_comparison import beside_classics, classic_answers
@@ -16,7 +18,8 @@ from adaptdock.engine.training.planning.run_plan import RunPlan
 from adaptdock.engine.training.train import carry_out
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone
-from adaptdock.plugins.toolkit.classic_answers import MOST, bag_of_words, most_frequent_tags
+from adaptdock.plugins.toolkit import classic_answers as classic_answers_module
+from adaptdock.plugins.toolkit.classic_answers import CHARACTERS, DECISIONS, MOST, bag_of_words, most_frequent_tags
 from adaptdock.tasks.classification import Classification
 
 TEXTS = ["good fine food", "a fine day", "good work", "bad food", "a bad day", "poor work"]
@@ -36,10 +39,60 @@ def test_a_bag_of_words_is_logistic_regression_on_tfidf() -> None:
     assert best == ["up", "down"]
 
 
+def test_each_of_several_labels_has_a_regression_against_the_others() -> None:
+    texts = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("car", "house", "tree", "sky")]
+    labels = [text.split()[0] for text in texts]
+    asked = ["red boat", "a green car", "house of blue"]
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    search = GridSearchCV(LogisticRegression(max_iter=300), {"C": [1.0, 10.0, 100.0]}, cv=3, scoring="neg_log_loss")
+    joint = search.fit(words.fit_transform(texts), labels).predict_proba(words.transform(asked))
+    rows = bag_of_words(texts, labels, asked)
+    assert rows is not None
+    assert [max(row, key=row.__getitem__) for row in rows] == ["red", "green", "blue"]
+    assert [sum(row.values()) for row in rows] == pytest.approx([1.0] * 3)
+    assert [[row[name] for name in ("blue", "green", "red")] for row in rows] == [
+        pytest.approx(expected, abs=0.1) for expected in joint.tolist()
+    ]
+
+
+def test_strengths_are_compared_on_texts_of_all_labels_in_whatever_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorted by label, the first texts alone would have one label."""
+    searched: list[list[str]] = []
+
+    class Recorded(GridSearchCV):  # type: ignore[misc]
+        def fit(self, vectors: Any, targets: Any) -> Any:
+            searched.append(targets.tolist())
+            return super().fit(vectors, targets)
+
+    monkeypatch.setattr(model_selection, "GridSearchCV", Recorded)
+    monkeypatch.setattr(classic_answers_module, "COMPARED", 6)
+    rows = bag_of_words(TEXTS[:3] * 8 + TEXTS[3:] * 4, ["up"] * 24 + ["down"] * 12, ["fine work", "bad work"])
+    assert searched == [["down"] * 2 + ["up"] * 4]
+    assert [max(row, key=row.__getitem__) for row in rows or []] == ["up", "down"]
+
+
+def test_a_label_too_rare_for_the_comparison_of_strengths_is_learnt_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(classic_answers_module, "COMPARED", 5)
+    texts = [*(f"a fine day {word}" for word in "bcdefghijklmnopqrs"), "bad"]
+    rows = bag_of_words(texts, ["down"] * 18 + ["up"], ["bad", "a fine day"])
+    assert rows is not None
+    assert rows[0]["up"] > rows[1]["up"]
+
+
 @pytest.mark.parametrize(
-    ("texts", "labels"), [(["a"] * 3, ["x"] * 3), (["!", "?"], ["x", "y"]), (["a"] * (MOST + 1), ["x", "y"] * MOST)]
+    ("texts", "labels"),
+    [
+        (["a"] * 3, ["x"] * 3),
+        (["!", "?"], ["x", "y"]),
+        (["a"] * (MOST + 1), ["x", "y"] * MOST),
+        (["a", "b" * CHARACTERS], ["x", "y"]),
+        (["a"] * 2_000, [str(number) for number in range(DECISIONS // 2_000 + 1)] * 5),
+    ],
+    ids=["one label", "no words", "many texts", "long texts", "many labels"],
 )
-def test_a_bag_of_words_of_one_label_no_words_or_many_texts_is_left_out(texts: list[str], labels: list[str]) -> None:
+def test_a_bag_of_words_of_one_label_no_words_or_too_much_work_is_left_out(texts: list[str], labels: list[str]) -> None:
     assert bag_of_words(texts, labels[: len(texts)], ["a"]) is None
 
 
