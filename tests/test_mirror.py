@@ -104,7 +104,6 @@ TESTED_BY = {
     "tasks.sentiment": "tasks/common/test_sequences",
     "tasks.spam": "tasks/common/test_sequences",
     "tasks.tagging.*": "tasks/test_ner",
-    "tasks.writing.language_modelling": "tasks/test_unlabelled",
     "tasks.writing.*": "tasks/test_generation",
 }
 """Modules (a pattern) without a test of their name or a test that imports them, and the test that runs them."""
