@@ -79,7 +79,7 @@ def _by_rows(head: Sequence[str], usual: str) -> str:
 
 def _rows(head: Sequence[str], delimiter: str, strict: bool) -> list[list[str]]:
     """Return the rows of the first lines; none where they are not CSV. A last row that may go on is left out."""
-    rows = []
+    rows: list[list[str]] = []
     is_cut = len(head) >= LOOKED_AT
     reader = csv.reader(head, delimiter=delimiter, strict=strict)
     try:

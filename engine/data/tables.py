@@ -55,8 +55,11 @@ def rows_or_errors(
         say(f"{path}: columns are divided by {name}, {delimiter.reason}")
     # quotation marks in files with tabs are part of the text, unless the suffix says that a program wrote CSV
     is_plain = delimiter.character == "\t" and (layout == "tsv" or data_suffix(path) != ".csv")
-    quoting = csv.QUOTE_NONE if is_plain else csv.QUOTE_MINIMAL
-    reader = csv.reader(chain(head[delimiter.skipped :], lines), delimiter=delimiter.character, quoting=quoting)
+    table_lines, character = chain(head[delimiter.skipped :], lines), delimiter.character
+    if is_plain:
+        reader = csv.reader(table_lines, delimiter=character, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(table_lines, delimiter=character)
     yield from _rows(reader, path, numbered, delimiter.skipped)
 
 

@@ -36,7 +36,7 @@ def with_points(records: Sequence[Record], split: str) -> tuple[Sequence[Record]
         label = record.get("label")
         if _has_comma(label):
             count, first = count + 1, first or record
-            is_ambiguous = is_ambiguous and THOUSANDS.fullmatch(label.strip()) is not None
+            is_ambiguous = is_ambiguous and THOUSANDS.fullmatch(str(label).strip()) is not None
         elif point is None and _has_point(label):
             point = record
     if first is None:
