@@ -77,7 +77,8 @@ def test_an_image_of_pillow_its_bytes_and_its_file_have_the_same_answer(tmp_path
     data = images(tmp_path / "data")
     rows = [{"image": Image.open(file), "label": file.parent.name} for file in sorted((data / "train").glob("*/*.png"))]
     backbone = str(tiny_model("image encoder"))
-    run = train("image-classification", data=rows, backbone=backbone, method="features", folder=tmp_path / "run")
+    splits = {"train": rows, "validation": rows}
+    run = train("image-classification", "features", backbone, splits, tmp_path / "run", epochs=1)
     file = data / "validation" / "dark" / "0.png"
     with Dock.open(backbone, device="cpu") as dock:
         name = dock.load(run.file)
