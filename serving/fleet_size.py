@@ -17,7 +17,7 @@ class FleetSize:
 
     @classmethod
     def parse(cls, text: object) -> "FleetSize":
-        """Return the size that ``4`` or ``2-8`` stands for; raise :class:`UsageError` for anything else."""
+        """Return the size written as ``4`` or ``2-8``; raise :class:`UsageError` for anything else."""
         match = PATTERN.fullmatch(str(text).strip())
         least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 0 < least <= most:

@@ -314,7 +314,7 @@ def _has_empty_text(record: Record) -> bool:
 
 
 def _without(records: Iterable[Record], is_left_out: Callable[[Record], bool], skipped: Examples) -> Iterator[Record]:
-    """Yield records, and add the places of those that are left out."""
+    """Yield records, and add the places of omitted records."""
     for record in records:
         if is_left_out(record):
             skipped.add(_where(record))

@@ -140,7 +140,7 @@ def from_peft(source: PeftSource[VirtualOptions]) -> MethodWeights:
 
 
 def to_peft(options: Mapping[str, Any], target: PeftTarget) -> PeftAdapter:
-    """Write a prefix; raise :class:`UsageError` for one that PEFT's cannot equal."""
+    """Write a prefix; raise :class:`UsageError` for a prefix without an equal in PEFT."""
     if _is_gated(options, target.tensors):
         raise refuse("a gated prefix", "peft's prefix has no gates (train with --no-gate)")
     if options["text_gates"]:
@@ -299,7 +299,7 @@ def _check(
 
 
 def to_adapterhub(options: Mapping[str, Any], target: AdapterHubTarget) -> AdapterHubMethod:
-    """Write a prefix; raise :class:`UsageError` for one that AdapterHub's cannot equal."""
+    """Write a prefix; raise :class:`UsageError` for a prefix without an equal in AdapterHub."""
     backbone, model = target.backbone, target.model
     constants = 1.0, *([0.0] if model.masks_prefixes else []), *([SHIFTED] if model.shifts_prefixes else [])
     if _is_gated(options, target.tensors, constants):

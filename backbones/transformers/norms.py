@@ -1,6 +1,6 @@
 """The role of each norm in a transformer, read from the order of calls in its layer.
 
-Names do not tell the role: ``post_attention_layernorm`` is called before the feed-forward block in Llama, and after
+Names do not say the role: ``post_attention_layernorm`` is called before the feed-forward block in Llama, and after
 attention in Gemma 2.
 """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 LOOKED_AT = 20
-"""Lines at the start of a table that tell its delimiter."""
+"""Lines at the start of a table that show its delimiter."""
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 """The line before the header from which Excel takes the delimiter."""
 
@@ -78,7 +78,7 @@ def _by_rows(head: Sequence[str], usual: str) -> str:
 
 
 def _rows(head: Sequence[str], delimiter: str, strict: bool) -> list[list[str]]:
-    """Return the rows of the first lines; none where they are not CSV. A last row that may go on is left out."""
+    """Return the rows of the first lines; none where they are not CSV. A last row that may continue is left out."""
     rows: list[list[str]] = []
     is_cut = len(head) >= LOOKED_AT
     reader = csv.reader(head, delimiter=delimiter, strict=strict)

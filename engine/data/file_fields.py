@@ -1,7 +1,7 @@
 """Fields with a file: paths in data files, and files in requests.
 
 A relative path in a data file is relative to the folder of that data file. A request holds the file itself: a path
-would let a client read files of the server.
+would allow a client to read files of the server.
 """
 
 from collections.abc import Mapping

@@ -36,7 +36,7 @@ def missing_column(row: Mapping[str, Any], place: str, field: str, columns: Colu
 
 
 def _shown(name: str) -> str:
-    """Return the name of a column for a message: where there is no header it may be a long text."""
+    """Return the name of a column for a message: without a header it may be a long text."""
     if not name.strip():
         return "one without a name"
     return name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
@@ -57,7 +57,7 @@ def _longest(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 
 def _number_for(field: str, row: Mapping[str, Any], unused: Sequence[str], task: type[Task]) -> str:
-    """Return the number of a column that may hold a field: for a text the longest one that is free."""
+    """Return the number of a column that may hold a field: for a text the longest free column."""
     text = _longest(row, unused) if field in task.asks else None
     return text or next(iter(unused), "0")
 

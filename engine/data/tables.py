@@ -23,9 +23,9 @@ Say = Callable[[str], None]
 
 
 def table(path: Path, texts: Texts, layout: str, numbered: bool, known: Collection[str], say: Say) -> Iterator[Row]:
-    """Yield the rows of a CSV or TSV file. ``numbered`` says that there is no header: columns are 0, 1, ...
+    """Yield the rows of a CSV or TSV file. ``numbered`` says that the header is missing: columns are 0, 1, ...
 
-    ``known`` are names that a header may have, as :func:`plain` writes them; :func:`delimiter_of` tells the delimiter.
+    ``known`` are names that a header may have, as :func:`plain` writes them; :func:`delimiter_of` returns the delimiter.
     Rows of several columns without any value, as spreadsheets leave them, are left out and counted. Raises
     :class:`DataError` for two columns of one name and for rows of another width than the first.
     """
@@ -102,7 +102,7 @@ def header_of(line: str, known: Collection[str]) -> list[str]:
 
 
 def _check_header(header: Sequence[str], place: str) -> None:
-    """Raise :class:`DataError` where two columns have the same name; columns without a name are no matter."""
+    """Raise :class:`DataError` where two columns have the same name; columns without a name may repeat."""
     first: dict[str, int] = {}
     for number, name in enumerate(header, 1):
         if name.strip() and name in first:
@@ -119,5 +119,5 @@ def _other_width(row: Sequence[str], header: Sequence[str], numbered: bool, firs
         lines = f"The row begins at line {first}: probably a quotation mark there is never closed"
         return f"{widths}. {lines} (the row ends at line {last})."
     if len(row) > len(header) and not numbered:
-        return f"{widths}. A cell that holds the delimiter has to stand in double quotes."
+        return f"{widths}. A cell that holds the delimiter has to be in double quotes."
     return widths

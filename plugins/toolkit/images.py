@@ -26,7 +26,7 @@ def image_source(value: Any, where: str) -> str:
 def open_image(source: str, where: str = "an input") -> Any:
     """Return an image of Pillow in RGB, turned as its camera says; of an animation the first frame.
 
-    Transparent pixels are laid on white. Raises :class:`DataError` for what is no image, or a damaged one.
+    Transparent pixels are laid on white. Raises :class:`DataError` for anything but an image, and for a damaged one.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 

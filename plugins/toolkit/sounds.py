@@ -38,7 +38,7 @@ def sound_source(value: Any, where: str) -> str:
 def open_sound(source: str, rate: int, where: str = "an input") -> Wave:
     """Return the samples of a WAV file (PCM or float), one channel, resampled to ``rate`` samples a second.
 
-    Raises :class:`DataError` for what is no WAV file, a damaged one, and one without samples.
+    Raises :class:`DataError` for anything but a WAV file, for a damaged one, and for one without samples.
     """
     from scipy.signal import resample_poly
 

@@ -13,7 +13,7 @@ SEPARATORS = {",": "commas", ";": "semicolons", "#": "number signs"}
 def check_lists(records: Iterable[Record], separator: str, split: str) -> list[str]:
     """Return a note where labels hold another separator; raise :class:`DataError` where they surely are lists.
 
-    They are if every part of such a label stands alone, or in a list of other labels, too.
+    They are if every part of such a label occurs alone, or in a list of other labels, too.
     """
     labels = (
         (label, str(record.get("where", split))) for record in records if isinstance(label := record["label"], str)
