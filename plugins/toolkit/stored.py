@@ -163,7 +163,8 @@ class StoredSequence(_Compared[Item]):
         ends, position, write = self._ends, self._ends[-1], self._file.write
         for item in items:
             try:
-                written = marshal.dumps(item if pack is None else pack(item))
+                value: Any = item if pack is None else pack(item)
+                written = marshal.dumps(value)
             except ValueError:  # the item stays in memory
                 self._in_memory[len(self)] = item
                 written = b""
