@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 def table(path: Path, texts: Texts, layout: str, numbered: bool, known: Collection[str], say: Say) -> Iterator[Row]:
     """Yield the rows of a CSV or TSV file. ``numbered`` says that the header is missing: columns are 0, 1, ...
 
-    ``known`` are names that a header may have, as :func:`plain` writes them; :func:`delimiter_of` returns the delimiter.
+    ``known`` are names that a header may have, as :func:`plain` writes them, for :func:`delimiter_of`.
     Rows of several columns without any value, as spreadsheets leave them, are left out and counted. Raises
     :class:`DataError` for two columns of one name and for rows of another width than the first.
     """
