@@ -86,10 +86,13 @@ class Trial:
         Raises :class:`NotAsked` if no task does.
         """
         backbone = self._backbone()
-        tasks = [plugin.name for plugin, kind in registry.usable("task") if kind.modality == backbone.modality]
-        if not tasks:
-            raise NotAsked(f"no installed task reads {backbone.modality}")
-        return Bench.of(backbone, registry.EXAMPLE_TASK if registry.EXAMPLE_TASK in tasks else tasks[0])
+        if registry.load("task", registry.EXAMPLE_TASK).modality == backbone.modality:
+            return Bench.of(backbone, registry.EXAMPLE_TASK)
+        # tasks are imported until one fits, as other plugins may be slow or broken
+        for plugin, task in registry.usable("task"):
+            if task.modality == backbone.modality:
+                return Bench.of(backbone, plugin.name)
+        raise NotAsked(f"no installed task reads {backbone.modality}")
 
     def entries(self, options: Mapping[str, Any] | None = None) -> list[PluginEntry]:
         """Return the card entries of the method; raise :class:`NotAsked` for a method made of trained adapters."""
@@ -157,7 +160,8 @@ class Trial:
             for value in _others(info.annotation, info.default):
                 try:
                     entries = self.entries({field: value})
-                    self.bench.assembly(entries)
+                    with self.bench.dock() as dock:
+                        dock.prepare(self.bench.adapter(entries, "tried"))
                 except AdaptError:  # some values do not go with the other options or with this backbone
                     continue
                 yield f"with {field}={value}", entries

@@ -94,7 +94,8 @@ CASES: dict[str, Sequence[Callable[[int], Record]]] = {
 
 def test_all_tasks_have_a_case() -> None:
     own = [plugin.name for plugin in registry.discover("task") if plugin.distribution == "adaptdock"]
-    assert sorted(own) == sorted(CASES)
+    of_texts = [name for name in own if not registry.load("task", name).files]  # files are not held in memory
+    assert sorted(of_texts) == sorted(CASES)
 
 
 def fitted(task: Task, records: Sequence[Record]) -> tuple[Any, Task]:

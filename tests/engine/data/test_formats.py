@@ -22,6 +22,7 @@ class Labelled:
     optional: frozenset[str] = frozenset()
     layout = "lines"
     asks = ("text",)
+    files: dict[str, tuple[str, ...]] = {}
     words = None
 
     @classmethod

@@ -8,7 +8,9 @@ from adaptdock.engine.training.members.member_dropout import DropoutSeed, Member
 
 def masks(owners: list[int], length: int, step: int = 0, seeds: tuple[int, ...] = (1, 2)) -> MemberDropout:
     members = [DropoutSeed(seed, backbone=True) for seed in seeds]
-    return MemberDropout(members, owners, (step, 0, 0), {"input_ids": torch.zeros(len(owners), length)})
+    return MemberDropout(
+        members, owners, (step, 0, 0), {"input_ids": torch.zeros(len(owners), length, dtype=torch.long)}
+    )
 
 
 def test_a_member_drops_beside_others_what_it_drops_alone() -> None:
