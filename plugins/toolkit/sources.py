@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.errors import DataError
+from adaptdock.plugins.regular import read_regular
 
 DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*)(;base64)?,", re.IGNORECASE)
 MOST_SHOWN = 200
@@ -41,7 +42,7 @@ def source_bytes(source: str, where: str = "an input") -> bytes:
         except (binascii.Error, ValueError):
             raise DataError(f"{where}: the data URL is not valid base64: {source[:40]!r}...") from None
     try:
-        return Path(source).expanduser().read_bytes()
+        return read_regular(Path(source).expanduser())
     except (OSError, ValueError) as error:
         raise DataError(
             f"{where}: the file {source!r:.{MOST_SHOWN}} cannot be read: {getattr(error, 'strerror', None) or error}"

@@ -1,5 +1,6 @@
 """Classification of images and sounds: trained, saved, predicted from files and from Python objects."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,13 @@ def test_what_is_not_an_image_is_refused_with_its_place(value: object, reason: s
         ImageClassification(ImageClassification.Options()).clean(
             [{"where": "table:3", "image": value, "label": "a"}], "train"
         )
+
+
+@pytest.mark.parametrize("task", [ImageClassification, AudioClassification])
+def test_a_named_pipe_is_refused_as_it_may_never_have_content(task: type[Any], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="FIFO"):
+        task.source(str(tmp_path / "pipe"), "line 3")
 
 
 def test_a_damaged_image_is_refused_before_training(tmp_path: Path) -> None:
