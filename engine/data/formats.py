@@ -111,16 +111,22 @@ def _cells(line: str) -> list[str]:
 
 
 def _width(lines: Iterable[str]) -> int:
-    """Return the number of columns: that of the first line which is surely not a comment."""
-    width = 0
+    """Return the number of columns: that of the first line which is surely not a comment.
+
+    Where all lines begin with #, it is that of the first one with a longer word, such as #oslo.
+    """
+    width = of_comments = 0
     for line in lines:
         cells = _cells(line)
         if line.strip() and cells[0] != MARK:
             wide = len(cells) if len(cells) > 1 else len(line.split())
             if not line.startswith("#"):
                 return wide
-            width = width or wide
-    return width
+            if cells[0] == "#":
+                of_comments = of_comments or wide
+            else:
+                width = width or wide
+    return width or of_comments
 
 
 def _is_comment(line: str, cells: Sequence[str], width: int, begins: bool) -> bool:

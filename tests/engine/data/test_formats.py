@@ -178,6 +178,12 @@ TAGGED = st.lists(
 )
 
 
+def test_a_comment_with_columns_of_its_own_does_not_decide_the_columns_of_words_with_a_hash(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.conll", "#\tid 7\tx\ty\n#oslo\tB-LOC\n#win\tO\n")
+    (record,) = read(path, NER, columns={"tokens": "-2", "tags": "-1"})
+    assert (record["tokens"], record["tags"]) == (["#oslo", "#win"], ["B-LOC", "O"])
+
+
 @settings(deadline=None)
 @given(
     TAGGED, st.sampled_from(["\t", " ", "  "]), st.booleans(), st.sampled_from(["", "# id = 7\n", "#\tid 7\tx\ty\n"])
