@@ -5,7 +5,7 @@ import click
 from adaptdock.cli.common.output import note
 from adaptdock.errors import UsageError
 from adaptdock.hub.registry import installed, store
-from adaptdock.hub.registry.included import included
+from adaptdock.hub.registry.included import included_entry
 
 
 @click.command("remove")
@@ -20,10 +20,10 @@ def command(names: tuple[str, ...]) -> None:
 
 def _record(name: str) -> store.Record:
     """Return the record of an installed adapter; raise :class:`UsageError` for an adapter of a Python package."""
-    record = next((record for record in store.installed() if record.entry.name == name), None)
+    record = store.recorded(name)
     if record is not None:
         return record
-    entry = next((entry for entry, _ in included() if entry.name == name), None)
+    entry = included_entry(name)
     if entry is not None:
         raise UsageError(
             f"{name!r} comes with the package adaptdock, so it is not installed by itself and stays. To refuse its use "

@@ -12,10 +12,10 @@ from adaptdock.cli.common.flags import LOADING, Flag, SectionedCommand, load_opt
 from adaptdock.cli.common.output import brief, few, note, say, show_json, show_pairs, show_table
 from adaptdock.errors import AdaptError, UsageError
 from adaptdock.hub.registry.admission import read_adapter
-from adaptdock.hub.registry.included import included, verify_included
+from adaptdock.hub.registry.included import included, included_entry, verify_included
 from adaptdock.hub.registry.installed import find, locate
 from adaptdock.hub.registry.provenance import Provenance, path_beside, verify_provenance
-from adaptdock.hub.registry.store import installed, verify
+from adaptdock.hub.registry.store import installed, recorded, verify
 from adaptdock.plugins.files import SUFFIX
 
 RESPONSES_SHOWN = 8
@@ -72,10 +72,10 @@ def _checked(name: str) -> dict[str, Any]:
     """Return name, state and fault of an installed or included adapter, or of a file with a provenance beside it."""
     if Path(name).suffix == SUFFIX or os.sep in name:
         return _checked_file(Path(name))
-    record = next((record for record in installed() if record.entry.name == name), None)
+    record = recorded(name)
     if record is not None:
         return {"adapter": record.entry.label, "problem": verify(record), "state": "as installed"}
-    entry = next((entry for entry, _ in included() if entry.name == name), None)
+    entry = included_entry(name)
     if entry is not None:
         return {"adapter": entry.label, "problem": verify_included(name), "state": "as included in the package"}
     packaged = find(name)

@@ -14,6 +14,7 @@ from adaptdock.engine.conformance.bench import SLACK, TOLERANCE, Bench, same
 from adaptdock.engine.conformance.check import Check, NotAsked, Unmet, expect
 from adaptdock.engine.conformance.models import Shape, tiny_backbone
 from adaptdock.engine.core.assembly import method_entries
+from adaptdock.engine.inference.dock import Dock
 from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.card import PluginEntry
 from adaptdock.hub.artefact.file import AdapterFile, read_file, write_file
@@ -138,8 +139,8 @@ class Trial:
         features = self.bench.features(entries)
         neighbour = method_entries(registry.DEFAULT_METHOD, EVERYWHERE)
         adapters = [("as it is", entries), ("with other weights", entries), (registry.DEFAULT_METHOD, neighbour)]
-        adapters += self._variants()
         with self.bench.dock() as dock:
+            adapters += self._variants(dock)
             row_names: dict[str | None, str] = {None: "a bare row"}
             for seed, (words, methods) in enumerate(adapters):
                 row_names[dock.dock(self.bench.adapter(methods, f"row-{seed}", seed))] = words
@@ -153,15 +154,14 @@ class Trial:
                     largest <= TOLERANCE, f"the row {row_names[name]!r} differs by {largest:.2g} from that row alone"
                 )
 
-    def _variants(self) -> Iterator[tuple[str, list[PluginEntry]]]:
+    def _variants(self, dock: Dock) -> Iterator[tuple[str, list[PluginEntry]]]:
         """Yield the method with one option changed, for every option with a guessable other value."""
         model: type[Options] = registry.load("method", self.method).Options
         for field, info in model.model_fields.items():
             for value in _others(info.annotation, info.default):
                 try:
                     entries = self.entries({field: value})
-                    with self.bench.dock() as dock:
-                        dock.prepare(self.bench.adapter(entries, "tried"))
+                    dock.prepare(self.bench.adapter(entries, "tried"))
                 except AdaptError:  # some values do not go with the other options or with this backbone
                     continue
                 yield f"with {field}={value}", entries

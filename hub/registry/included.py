@@ -39,6 +39,11 @@ def included() -> list[tuple[Entry, Path]]:
     ]
 
 
+def included_entry(name: str) -> Entry | None:
+    """Return the entry of an included adapter; None for another name."""
+    return next((entry for entry, _ in included() if entry.name == name), None)
+
+
 def verify_included(name: str) -> str | None:
     """Return the fault of an included adapter, or None; raise :class:`KeyError` for another name."""
     entry, file = {entry.name: (entry, file) for entry, file in included()}[name]

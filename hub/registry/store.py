@@ -89,10 +89,15 @@ def read_record(file: Path) -> Record:
 
 def find(name: str) -> Record:
     """Return the record of an installed adapter; raise :class:`UnknownNameError` with the nearest names."""
-    records = {record.entry.name: record for record in installed()}
-    if name not in records:
-        raise unknown(name, records)
-    return records[name]
+    record = recorded(name)
+    if record is None:
+        raise unknown(name, [record.entry.name for record in installed()])
+    return record
+
+
+def recorded(name: str) -> Record | None:
+    """Return the record of an adapter; None for a name that is not installed from a registry."""
+    return next((record for record in installed() if record.entry.name == name), None)
 
 
 def install(sources: Sources, name: str, version: str | None = None, rules: Rules | None = None) -> Record:
