@@ -108,7 +108,7 @@ class MixedRows:
         self._gathered: list[Gathered] = []
         self._repeated: dict[
             int, MixedRows
-        ] = {}  # without these rows: they would refer to themselves, and keep weights
+        ] = {}  # without these rows, which would then hold themselves
         for level in range(max((len(adapters) for adapters in rows), default=0)):
             self._add_level([adapters[level] if level < len(adapters) else () for adapters in rows])
 
