@@ -106,9 +106,7 @@ class MixedRows:
         self._rows, self._dtype, self._whole, self._gather = rows, dtype, whole, gather
         self._actions: dict[Side, dict[str, list[Action]]] = {"output": {}, "input": {}, "front": {}}
         self._gathered: list[Gathered] = []
-        self._repeated: dict[
-            int, MixedRows
-        ] = {}  # without these rows, which would then hold themselves
+        self._repeated: dict[int, MixedRows] = {}  # without these rows, which would then hold themselves
         for level in range(max((len(adapters) for adapters in rows), default=0)):
             self._add_level([adapters[level] if level < len(adapters) else () for adapters in rows])
 
