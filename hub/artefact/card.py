@@ -1,9 +1,10 @@
 """The card: everything needed to run an adapter without other arguments, as JSON in the header of its file."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+DESCRIPTION_LIMIT = 20_000
 MOST_PROBES, MOST_VALUES, PROBES_LIMIT = 4, 32, 4096
 """Golden probes of an adapter, values of each answer, and bytes of all as JSON: docking computes the inputs."""
 
@@ -98,7 +99,7 @@ class Card(_Entry):
     """
 
     name: str = Field(min_length=1, max_length=200)
-    version: str = "1"
+    version: str = Field("1", max_length=100)
     task: PluginEntry
     methods: list[PluginEntry] = Field(min_length=1)
     on: list[BaseEntry] = []
@@ -106,9 +107,10 @@ class Card(_Entry):
     preprocessing: Preprocessing
     training: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
-    licence: str = ""
-    languages: list[str] = []
-    description: str = ""
+    licence: str = Field("", max_length=1000)
+    languages: list[Annotated[str, Field(max_length=100)]] = Field([], max_length=1000)
+    description: str = Field("", max_length=DESCRIPTION_LIMIT)
+    """In lists of adapters too, which pages ask every two seconds."""
     probes: Probes | None = None
 
     @property
