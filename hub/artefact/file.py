@@ -67,7 +67,7 @@ def read_card(path: str | Path) -> Card:
     """Return the card of an adapter file, without torch and without reading the weights.
 
     Raises :class:`FileError` for a file that is missing, damaged or of another kind, and :class:`UsageError` for an
-    argument that is no path.
+    argument that is not a path.
 
     >>> from adaptdock import read_card
     >>> card = read_card("ner.safetensors")
@@ -162,7 +162,7 @@ def _encoded(head: Mapping[str, Any], data: bytes) -> bytes:
 
 
 def _read_card(metadata: Mapping[str, str], path: object) -> Card:
-    """Return the card; raise :class:`FileError` for one that is not valid."""
+    """Return the card; raise :class:`FileError` for an invalid card."""
     try:
         card = Card.model_validate_json(metadata["card"])
         if "probes" in metadata:

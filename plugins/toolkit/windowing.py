@@ -134,7 +134,7 @@ def _tokenised(
 ) -> Any:
     tokenizer = reading.tokenizer
     if not tokenizer.is_fast:
-        raise BackboneError(f"{type(tokenizer).__name__} does not tell which characters a token stands for")
+        raise BackboneError(f"{type(tokenizer).__name__} does not report the characters of a token")
     room = reading.max_length - tokenizer.num_special_tokens_to_add(pair=second is not None)
     if room < FEWEST_TOKENS:
         raise BackboneError(f"windows of {reading.max_length} tokens have no room for text")
