@@ -8,6 +8,10 @@ DESCRIPTION_LIMIT = 20_000
 MOST_PROBES, MOST_VALUES, PROBES_LIMIT = 4, 32, 4096
 """Golden probes of an adapter, values of each answer, and bytes of all as JSON: docking computes the inputs."""
 
+LARGEST = float(2**128)
+"""Numbers that an adapter computes are of float32, which ends before this."""
+Computed = Annotated[FiniteFloat, Field(gt=-LARGEST, lt=LARGEST)]
+
 
 class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +64,7 @@ class Probe(_Entry):
 
     input: Any
     size: int = Field(gt=0)
-    values: list[FiniteFloat] = Field(min_length=1, max_length=MOST_VALUES)
+    values: list[Computed] = Field(min_length=1, max_length=MOST_VALUES)
 
 
 class Probes(_Entry):
@@ -73,7 +77,7 @@ class Probes(_Entry):
     origin: Literal["sample", "validation"]
     precision: str
     probes: list[Probe] = Field(min_length=1, max_length=MOST_PROBES)
-    responses: dict[str, list[FiniteFloat]] = {}
+    responses: dict[str, list[Computed]] = {}
 
     @model_validator(mode="after")
     def _are_short(self) -> Self:
