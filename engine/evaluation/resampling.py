@@ -31,15 +31,18 @@ class Metric:
 
     def __init__(self, task: Task, records: Sequence[Record], *predictions: Predictions) -> None:
         self.task, self.records, self.predictions = task, records, predictions
-        self.summed = isinstance(task, Summable)
+        self._summable = task if isinstance(task, Summable) else None  # once: a slow check, and there are many draws
+        self.summed = self._summable is not None
         self._sums: NDArray[np.float64] = np.empty((len(predictions), 0))
-        if isinstance(task, Summable):  # (sets, records, sums)
-            self._sums = np.array([list(map(task.sums, records, answers)) for answers in predictions], dtype=float)
+        if self._summable is not None:  # (sets, records, sums)
+            self._sums = np.array(
+                [list(map(self._summable.sums, records, answers)) for answers in predictions], dtype=float
+            )
 
     def value(self, numbers: NDArray[np.int64], sets: NDArray[np.int64] | int = 0) -> float:
         """Return the metric of the records with these numbers; ``sets`` has the set of predictions of each."""
-        if isinstance(self.task, Summable):
-            return self.task.of_sums(self._sums[sets, numbers].sum(0).tolist())
+        if self._summable is not None:
+            return self._summable.of_sums(self._sums[sets, numbers].sum(0).tolist())
         of_record = np.broadcast_to(sets, numbers.shape)
         records = [self.records[number] for number in numbers]
         answers = [self.predictions[place][number] for place, number in zip(of_record, numbers, strict=True)]
@@ -48,17 +51,18 @@ class Metric:
     def permuted(self, count: int, generator: np.random.Generator) -> Iterator[float]:
         """Yield differences of the second and the first set of predictions, with random records exchanged."""
         number = len(self.records)
-        if not isinstance(self.task, Summable):
+        if self._summable is None:
             for _ in range(count):
                 sets = generator.integers(2, size=number)
                 yield self.value(np.arange(number), sets) - self.value(np.arange(number), 1 - sets)
             return
+        metric = self._summable.of_sums
         first, second = self._sums.sum(1)
         change = self._sums[1] - self._sums[0]
         for start in range(0, count, CHUNK):
             exchanged = generator.integers(2, size=(min(CHUNK, count - start), number)).astype(float)
             for moved in exchanged @ change:
-                yield self.task.of_sums((second - moved).tolist()) - self.task.of_sums((first + moved).tolist())
+                yield metric((second - moved).tolist()) - metric((first + moved).tolist())
 
     def is_right_or_wrong(self) -> bool:
         """Return whether each record is either right or wrong: the metric is a share of records."""

@@ -44,6 +44,11 @@ def test_plugins_and_inspect_import_neither_torch_nor_a_plugin(adapter):
     assert "places" in without((*HEAVY, *PLUGINS), "inspect", str(adapter), "--json")
 
 
+def test_predict_imports_neither_the_trainer_nor_what_it_needs(adapter):
+    out = without(("transformers.trainer", "peft", "bitsandbytes"), "predict", str(adapter), "ada lives in rome")
+    assert "ada" in out
+
+
 def test_help_names_every_command_with_a_line(adapt):
     ran = adapt("--help")
     assert ran.status == 0

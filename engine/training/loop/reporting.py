@@ -6,12 +6,12 @@ Each tracker is configured by its own environment variables, such as ``WANDB_PRO
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
-
-from transformers import TrainerCallback
-from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from typing import TYPE_CHECKING, Any, Literal
 
 from adaptdock.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 PACKAGES: dict[str, tuple[str, ...]] = {
@@ -35,11 +35,14 @@ def check_installed(trackers: Sequence[Tracker]) -> None:
             )
 
 
-def tracker_callbacks(trackers: Sequence[Tracker], folder: Path) -> list[TrainerCallback]:
+def tracker_callbacks(trackers: Sequence[Tracker], folder: Path) -> "list[TrainerCallback]":
     """Return the callback of transformers for each tracker; TensorBoard writes its events into the run's folder.
 
     By default the callback writes them beside the checkpoints, which are removed at the end of a run.
     """
+    # Imports the Trainer, and with it peft: too slow for commands that only answer.
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
     callbacks: list[Any] = [kind() for kind in get_reporting_integration_callbacks(list(trackers))]
     for tracker, callback in zip(trackers, callbacks, strict=True):
         if tracker == "tensorboard" and callback.logging_dir is None:  # else TENSORBOARD_LOGGING_DIR names it

@@ -4,7 +4,7 @@ import platform
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ ON_TRAINING_DATA = (
 )
 FOLDS = "folds"
 """What the records of all folds are called, in the card and on the page."""
+
+
+@cache  # each reads the metadata of an installed package
+def _libraries() -> Mapping[str, str]:
+    return {name: version(name) for name in ("adaptdock", "torch", "transformers", "accelerate")}
 
 
 @dataclass(frozen=True)
@@ -248,7 +253,7 @@ class TaskRun:
             "precision": str(plan.backbone.dtype).removeprefix("torch."),
             "quantized": plan.backbone.quantized,
             **({"together": self.together} if self.together else {}),
-            "libraries": {name: version(name) for name in ("adaptdock", "torch", "transformers", "accelerate")},
+            "libraries": dict(_libraries()),
             "python": platform.python_version(),
         }
         return Card(

@@ -1,6 +1,7 @@
 """Inputs of golden probes: a few short texts of the task's sample or of the validation data, without labels."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -34,10 +35,14 @@ def _records(task: Task, origin: Literal["sample", "validation"], source: Source
         splits, _ = load_splits(source, kind, seed, task)
         return splits["validation"]
     sample = getattr(kind, "sample", None)
-    if not isinstance(sample, Path) or not sample.is_dir():
-        return []
+    return _sample_records(kind, sample) if isinstance(sample, Path) and sample.is_dir() else []
+
+
+@cache  # joint runs, folds and seeds train many adapters of a task
+def _sample_records(kind: type[Task], sample: Path) -> Sequence[Record]:
+    """Return the validation records of a task's sample folder, or its training records; none of a broken sample."""
     try:
-        splits, _ = load_splits(Source(), kind)
+        splits, _ = load_splits(Source(str(sample)), kind)
     except DataError:
         return []  # a broken sample of a plugin must not cost a trained adapter
     return splits.get("validation") or splits["train"]
