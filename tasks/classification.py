@@ -138,7 +138,7 @@ class Classification(SequenceTask):
             unlabelled += check_lists(labelled, self.options.label_separator, split)
         cleaned = super().clean(labelled, split)
         cleaned.notes[:0] = unlabelled
-        counts = self._counts(cleaned.records)
+        counts = self._class_counts(survey, cleaned.records)
         if split == "train" and counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
             (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
             cleaned.notes.append(
@@ -248,6 +248,15 @@ class Classification(SequenceTask):
             return [(len(records) - counts[name]) / max(1, counts[name]) for name in self.options.labels]
         total = sum(counts.values())
         return [total / (len(self.options.labels) * max(1, counts[name])) for name in self.options.labels]
+
+    def _class_counts(self, survey: LabelSurvey, records: Sequence[Record]) -> Counter[str]:
+        """Return the number of records of each class: by the raw labels where each is a name, else by the records."""
+        if self.options.multi_label or survey.lists or survey.missing:
+            return self._counts(records)
+        counts: Counter[str] = Counter()
+        for (_, label), count in survey.counts.items():
+            counts[self.label(label, "a record")] += count
+        return counts
 
     def _counts(self, records: Sequence[Record]) -> Counter[str]:
         return Counter(name for record in records for name in _listed(record["label"]))

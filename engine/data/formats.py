@@ -187,20 +187,27 @@ class _Words(Mapping[str, list[str]]):
 
 
 def _json_lines(path: Path, texts: Texts) -> Iterator[Row]:
+    name = str(path)
     for number, line in texts.lines(path):
-        if line.strip():
-            row = parsed(line, f"{path}:{number}")
-            if not isinstance(row, dict | list):
-                raise DataError(
-                    f"{path}:{number}: a line holds one JSON object or list, this one a {type(row).__name__}"
-                )
-            yield by_number(row) if isinstance(row, list) else row, f"{path}:{number}"
+        if not line or line.isspace():
+            continue
+        place = f"{name}:{number}"
+        row = parsed(line, place)
+        if type(row) is dict:
+            yield row, place
+        elif isinstance(row, list):
+            yield by_number(row), place
+        else:
+            raise DataError(f"{place}: a line holds one JSON object or list, this one a {type(row).__name__}")
 
 
 def parsed(text: str, place: str, hint: str = "") -> Any:
     """Return the value of a JSON text; raise :class:`DataError` where it is none, or an object has a key twice."""
     try:
-        return DECODER.decode(text)
+        value = DECODER.decode(text)
+        if type(value) is dict and (text.count(":") == len(value) or len(KEY_ENDS.findall(text)) == len(value)):
+            return value  # one colon a key: there is no second object, and no key twice
+        return CHECKING_DECODER.decode(text)
     except _RepeatedKeyError as error:
         raise DataError(f"{place}: {error}") from None
     except (ValueError, RecursionError) as error:
@@ -225,8 +232,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_object)
+DECODER = json.JSONDecoder()
+CHECKING_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 """json.loads with a hook makes a new decoder for each line."""
+KEY_ENDS = re.compile(r'"[ \t\r\n]*:')
+"""What ends each key of an object; in a text it can stand too."""
 
 
 def _json(path: Path, texts: Texts, split: str, known: Collection[str], say: Say) -> Iterator[Row]:

@@ -37,6 +37,7 @@ ROW_FORMATS = (*TABLES, "json", "jsonl")
 """Formats in whose rows annotation tools write."""
 LOOKED_AT = 1000
 """Lines of a tab-separated file that tell whether it is a table or words line by line."""
+IDENTIFIERS = (str, int)
 COMPARED = 20_000
 """Sentences of which the values tell the columns of words and tags."""
 
@@ -455,9 +456,9 @@ class Reader:
                 record[name] = row[resolved[name]]
             elif name in self.source.columns or name not in self.task.optional:
                 raise DataError(missing_column(row, place, name, columns))
-        if "id" not in record and isinstance(row.get("id"), str | int):  # CoNLL-U numbers its words
+        if "id" not in record and isinstance(row.get("id"), IDENTIFIERS):  # CoNLL-U numbers its words
             record["id"] = row["id"]
-        if len(record) > 2 and set(row) == {"0", "-1"}:  # the first column is the last
+        if len(record) > 2 and len(row) == 2 and set(row) == {"0", "-1"}:  # the first column is the last
             raise DataError(
                 f"{place}: one column only; the task reads {', '.join(self.task.columns)}. Columns are divided by tabs "
                 f"or spaces."

@@ -32,20 +32,22 @@ def class_name(value: Any, where: str, classes: Sequence[str] = ()) -> str:
     Raises :class:`DataError` for a value that is not a name: nothing, a list, an object, a printed list.
     """
     text = value.strip() if isinstance(value, str) else ""
-    if text and text in classes:
-        return text
-    if text and _is_name(text):
-        return _whole(text, classes)
-    if text and printed_list(text) is not None:
-        raise DataError(f"{where}: the label is a printed list, {text:.60}: {SEVERAL}")
+    if text:
+        name = text if text in classes else _name(text)
+        if name:
+            return name
+        if printed_list(text) is not None:
+            raise DataError(f"{where}: the label is a printed list, {text:.60}: {SEVERAL}")
     if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return _whole(str(value), classes)
     raise DataError(f"{where}: a label is a name or a number, found {value!r:.60}{_instead(value)}")
 
 
 @lru_cache(maxsize=1024)  # most data has few labels
-def _is_name(text: str) -> bool:
-    return text.casefold() not in NOT_A_NUMBER and printed_list(text) is None
+def _name(text: str) -> str:
+    """Return the name of a class that a text is, without the fraction of a whole number; empty for another text."""
+    is_name = text.casefold() not in NOT_A_NUMBER and printed_list(text) is None
+    return _whole(text, ()) if is_name else ""
 
 
 SEVERAL = "texts with several labels are for the task classification with --multi-label, which reads such lists"
