@@ -36,6 +36,7 @@ from adaptdock.tasks.labels.class_labels import (
     count_printed,
     divided,
     label_notes,
+    only_name,
     with_label,
 )
 from adaptdock.tasks.labels.class_metrics import (
@@ -148,6 +149,8 @@ class Classification(SequenceTask):
         if self.options.multi_label:
             cleaned.notes.extend(count_printed(labelled, split))
             return cleaned
+        if survey.lists:
+            cleaned.notes.append(f"{split}: labels are lists with one name each, and are read as that name")
         cleaned.notes.extend(label_notes(survey.counts, counts, split))
         if split == "train" and not self.options.labels:
             cleaned.notes.extend(check_number_of_classes(counts))
@@ -176,7 +179,7 @@ class Classification(SequenceTask):
     def label(self, value: Any, where: str) -> Any:
         """Return a name, or a sorted list of names for several labels; numbers and truth values become text."""
         if not self.options.multi_label:
-            return intern(class_name(value, where, self.options.labels))
+            return intern(class_name(only_name(value), where, self.options.labels))
         parts = divided(value, self.options.label_separator, where)
         return sorted({class_name(part, where, self.options.labels) for part in parts if part != ""})
 

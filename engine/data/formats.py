@@ -11,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from adaptdock.engine.data.content import FASTTEXT_LABEL
 from adaptdock.engine.data.json_documents import document_rows, split_parts
 from adaptdock.engine.data.tables import Row, Say, by_number, table
 from adaptdock.engine.data.text_files import Texts
@@ -29,11 +30,12 @@ FORMATS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-READERS = ("conll", "conllu", "jsonl", "json", "csv", "tsv", "lines", "document", "parquet")
+READERS = ("conll", "conllu", "jsonl", "json", "csv", "tsv", "fasttext", "lines", "document", "parquet")
 AT_ONCE = 1000
 """Rows of a data set that are converted at a time; one at a time takes several times as long."""
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 MARK = "-DOCSTART-"
+LABELS = re.compile(rf"(?<!\S){FASTTEXT_LABEL}(\S*)\s*")
 BLANKS = re.compile(r"[ \t]+")  # no-break spaces are parts of words
 
 
@@ -58,7 +60,7 @@ def rows(
         return (_conll if layout == "conll" else _conllu)(path, texts, say)
     if layout == "json":
         return _json(path, texts, split, known, say)
-    readers = {"jsonl": _json_lines, "lines": _plain_lines, "document": _document}
+    readers = {"jsonl": _json_lines, "fasttext": _fasttext, "lines": _plain_lines, "document": _document}
     if layout not in readers:
         raise UnknownNameError("format", layout, READERS)
     return readers[layout](path, texts)
@@ -288,6 +290,14 @@ def _squad(article: Mapping[str, Any], path: Path) -> Iterator[Row]:
 
 
 # -------------------------------------------------------------------------------------------- text
+
+
+def _fasttext(path: Path, texts: Texts) -> Iterator[Row]:
+    """Yield texts with the list of their labels, which are the words of a line that begin with ``__label__``."""
+    name = str(path)
+    for number, line in texts.lines(path):
+        if line.strip():
+            yield {"text": LABELS.sub("", line).strip(), "label": LABELS.findall(line)}, f"{name}:{number}"
 
 
 def _plain_lines(path: Path, texts: Texts) -> Iterator[Row]:
