@@ -47,13 +47,18 @@ def with_sentences(entries: Iterable[Row], columns: Columns) -> Iterable[Row]:
 
 
 def reads_words(task: type[Task]) -> bool:
-    """Tell a task whose usual files have a word a line; its first field has the words of a sentence."""
+    """Tell a task whose usual files have a word a line."""
     return task.layout == "conll"
+
+
+def words_field(task: type[Task]) -> list[str]:
+    """Return the field with the words of a sentence; none of a task that reads texts."""
+    return list(task.columns)[:1] if reads_words(task) else []
 
 
 def _has_one_word_each(head: Sequence[Row], columns: Columns) -> bool:
     """Tell rows of which each has a text without white space as its words."""
-    column = columns.of(*head[0]).get(next(iter(columns.task.columns)))
+    column = columns.of(*head[0]).get(words_field(columns.task)[0])
     cells = [row.get(column, "") for row, _ in head] if column is not None else [None]
     return all(isinstance(cell, str) and len(cell.split()) < 2 and cell[:1] + cell[-1:] != "[]" for cell in cells)
 
