@@ -221,7 +221,7 @@ def _try_out(labeller: Task, splits: Mapping[str, Sequence[Record]]) -> None:
 
 def _lacking(labels: Sequence[Labels], held: Held) -> list[str]:
     """Say which labels the validation data has no example of."""
-    measured = {label for number in np.flatnonzero(held) for label in labels[number]}
+    measured = {label for number in np.flatnonzero(held).tolist() for label in labels[number]}
     lacking = sorted({str(label) for record_labels in labels for label in record_labels if label not in measured})
     if not lacking:
         return []

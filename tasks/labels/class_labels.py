@@ -143,8 +143,7 @@ def label_notes(raw: Mapping[tuple[type, Any], int], counts: Mapping[str, int], 
 
     ``raw`` counts the labels as they are in the data, by type and value, and ``counts`` the classes read from them.
     """
-    names = (key for key in raw if not is_missing(key[1]) and _names(key[1]) is None)
-    written = {key: str(key[1]).strip() for key in names}
+    written = {key: str(key[1]).strip() for key in raw if not is_missing(key[1]) and _names(key[1]) is None}
     read = {text: class_name(text, split, list(counts)) for text in written.values()}
     changed = {key: text for key, text in written.items() if read[text] != text}
     notes = []
