@@ -11,8 +11,8 @@ class Chunking(NER):
     """Finds and classifies the phrases of a sentence (Tjong Kim Sang and Buchholz 2000, CoNLL-2000)."""
 
     columns = {
-        "tokens": ("tokens", "words", "token", "form", "0"),
-        "tags": ("chunk_tags", "chunks", "tags", "labels", "misc:Chunk", "-1"),
+        "tokens": ("tokens", "words", "token", "word", "form", "0"),
+        "tags": ("chunk_tags", "chunks", "chunk", "tags", "tag", "labels", "misc:Chunk", "-1"),
     }
     sample = Path(__file__).parent / "samples" / "chunking"
 

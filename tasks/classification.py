@@ -46,6 +46,7 @@ from adaptdock.tasks.labels.class_labels import (
     count_printed,
     divided,
     label_notes,
+    only_name,
     with_label,
 )
 from adaptdock.tasks.labels.class_metrics import (
@@ -148,7 +149,7 @@ class Classification(SequenceTask):
             unlabelled += check_lists(labelled, self.options.label_separator, split)
         cleaned = super().clean(labelled, split)
         cleaned.notes[:0] = unlabelled
-        counts = self._counts(cleaned.records)
+        counts = self._class_counts(survey, cleaned.records)
         if split == "train" and counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
             (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
             cleaned.notes.append(
@@ -158,6 +159,8 @@ class Classification(SequenceTask):
         if self.options.multi_label:
             cleaned.notes.extend(count_printed(labelled, split))
             return cleaned
+        if survey.lists:
+            cleaned.notes.append(f"{split}: labels are lists with one name each, and are read as that name")
         cleaned.notes.extend(label_notes(survey.counts, counts, split))
         if split == "train" and not self.options.labels:
             cleaned.notes.extend(check_number_of_classes(counts))
@@ -186,7 +189,7 @@ class Classification(SequenceTask):
     def label(self, value: Any, where: str) -> Any:
         """Return a name, or a sorted list of names for several labels; numbers and truth values become text."""
         if not self.options.multi_label:
-            return intern(class_name(value, where, self.options.labels))
+            return intern(class_name(only_name(value), where, self.options.labels))
         parts = divided(value, self.options.label_separator, where)
         return sorted({class_name(part, where, self.options.labels) for part in parts if part != ""})
 
@@ -258,6 +261,15 @@ class Classification(SequenceTask):
             return [(len(records) - counts[name]) / max(1, counts[name]) for name in self.options.labels]
         total = sum(counts.values())
         return [total / (len(self.options.labels) * max(1, counts[name])) for name in self.options.labels]
+
+    def _class_counts(self, survey: LabelSurvey, records: Sequence[Record]) -> Counter[str]:
+        """Return the number of records of each class: by the raw labels where each is a name, else by the records."""
+        if self.options.multi_label or survey.lists or survey.missing:
+            return self._counts(records)
+        counts: Counter[str] = Counter()
+        for (_, label), count in survey.counts.items():
+            counts[self.label(label, "a record")] += count
+        return counts
 
     def _counts(self, records: Sequence[Record]) -> Counter[str]:
         return Counter(name for record in records for name in _listed(record["label"]))

@@ -61,7 +61,7 @@ class MultilabelTokens(WordTask):
     Options = MultilabelTokensOptions
     options: MultilabelTokensOptions
     columns = {
-        "tokens": ("tokens", "words", "token", "form", "0"),
+        "tokens": ("tokens", "words", "token", "word", "form", "0"),
         "labels": ("labels", "token_labels", "word_labels", "feats", "tags", "-1"),
     }
     layout = "conll"

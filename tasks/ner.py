@@ -97,8 +97,8 @@ class NER(Tagging):
     Options = NEROptions
     options: NEROptions
     columns = {
-        "tokens": ("tokens", "words", "token", "form", "0"),
-        "tags": ("ner_tags", "tags", "ner", "labels", "entities", "misc:NER", "-1"),
+        "tokens": ("tokens", "words", "token", "word", "form", "0"),
+        "tags": ("ner_tags", "tags", "ner", "tag", "ner_tag", "labels", "label", "entities", "misc:NER", "-1"),
     }
     layout = "conll"
     metric = "f1"

@@ -31,8 +31,8 @@ class POS(Tagging):
     Options = POSOptions
     options: POSOptions
     columns = {
-        "tokens": ("tokens", "words", "token", "form", "0"),
-        "tags": ("upos", "pos_tags", "pos", "tags", "labels", "xpos", "-1"),
+        "tokens": ("tokens", "words", "token", "word", "form", "0"),
+        "tags": ("upos", "pos_tags", "pos", "tags", "tag", "pos_tag", "labels", "label", "xpos", "-1"),
     }
     layout = "conll"
     metric = "accuracy"

@@ -88,8 +88,8 @@ class Spans(WordTask):
     Options = SpanOptions
     options: SpanOptions
     columns = {
-        "tokens": ("tokens", "words", "tokenized_text", "token", "form", "0"),
-        RANGES: ("ranges", "ner", "entities", "spans", "ner_tags", "tags", "labels", "misc:NER", "-1"),
+        "tokens": ("tokens", "words", "tokenized_text", "token", "word", "form", "0"),
+        RANGES: ("ranges", "ner", "entities", "spans", "ner_tags", "tags", "tag", "labels", "misc:NER", "-1"),
         INNER: ("inner", "inner_tags", "nested"),
     }
     optional = frozenset({INNER})

@@ -174,8 +174,8 @@ def data_flags(splits: Mapping[str, str]) -> list[Flag]:
             ["--format", "format"],
             section=DATA,
             metavar="NAME",
-            help="Format of the files (conll, conllu, jsonl, json, csv, tsv, parquet, lines, document), or the "
-            "annotation tool that exported them (doccano, prodigy, label-studio, label-studio-min, spacy, docbin, "
+            help="Format of the files (conll, conllu, jsonl, json, csv, tsv, parquet, fasttext, lines, document), or "
+            "the annotation tool that exported them (doccano, prodigy, label-studio, label-studio-min, spacy, docbin, "
             "brat, webanno, cas, spans); recognised by content and suffix unless named here.",
         ),
         Flag(

@@ -14,6 +14,7 @@ from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptdock.engine.data.content import layout_of_content
 from adaptdock.engine.data.formats import FORMATS, check_columns, first_cause, parsed
 from adaptdock.engine.data.tables import Say, rows_or_errors
 from adaptdock.engine.data.text_files import Texts
@@ -302,6 +303,8 @@ def row_file(
     :class:`DataError` for a format that has to be read as a whole.
     """
     usual = FORMATS.get(path.suffix.lower(), "text") if layout == "auto" else layout
+    if layout == "auto" and usual != "parquet" and layout_of_content(path, texts, usual) == "fasttext":
+        usual = "fasttext"
     if usual == "parquet":
         return ParquetRows(path)
     if usual not in LAYOUTS:

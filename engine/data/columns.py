@@ -8,6 +8,9 @@ from adaptdock.engine.data.tables import Say, plain
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import ColumnInspector, Task
 
+INDEX = "Unnamed:"
+"""How pandas begins the name of a column of row numbers that has none."""
+
 
 class Columns:
     """Finds the column of each field in the rows of one file.
@@ -51,8 +54,11 @@ class Columns:
     def _resolve(self, row: Mapping[str, Any], place: str) -> dict[str, str]:
         resolved: dict[str, str] = {}
         rivals: dict[str, list[str]] = {}
+        numbered = is_numbered(row)
         for field in self.fields:
             accepted = self.accepted(field)
+            if not numbered and field not in self.named:  # a number in a header is a cell of the first record
+                accepted = tuple(name for name in accepted if not is_number(name))
             columns = [name for name in accepted if name in row and not self._is_taken(name, field, row)]
             if not columns:
                 columns = self._alike(field, accepted, row, place)
@@ -120,6 +126,12 @@ def located(task: type[Task], rows: Iterable[Mapping[str, Any]]) -> dict[str, st
         width = sum(not name.startswith("-") for name in row)
         sentences.append([row[str(number)] for number in range(width)])
     return {field: str(number) for field, number in task.locate(sentences).items()}
+
+
+def is_numbered(row: Mapping[str, Any]) -> bool:
+    """Return whether columns are named by their numbers: without a header, or 0, 1, ... as pandas names them."""
+    names = [name for name in row if name.strip() and not name.startswith(INDEX)]
+    return "-1" in row or names == [str(number) for number in range(len(names))]
 
 
 def is_number(column: str) -> bool:

@@ -10,12 +10,14 @@ from adaptdock.engine.data.text_files import Texts
 from adaptdock.errors import DataError
 
 PARQUET = b"PAR1"
+FASTTEXT_LABEL = "__label__"
+"""What precedes the name of each label in fastText's lines."""
 LOOKED_AT = 20
 """Lines of which the first with something in it tells."""
 
 
 def layout_of_content(path: Path, texts: Texts, usual: str) -> str | None:
-    """Return jsonl, json or parquet where a file is surely that; else None.
+    """Return jsonl, json, parquet or fasttext where a file is surely that; else None.
 
     ``usual`` is the format of its suffix: a file of one object is JSON lines or a document as it says.
     """
@@ -26,6 +28,8 @@ def layout_of_content(path: Path, texts: Texts, usual: str) -> str | None:
         head = [line for _, line in islice(texts.lines(path), LOOKED_AT) if line.strip()]
     except (OSError, DataError):
         return None
+    if head and head[0].lstrip().startswith(FASTTEXT_LABEL):
+        return "fasttext"
     if not head or head[0].lstrip()[:1] not in ("{", "["):
         return None
     if usual == "json" and len(head) == 1:  # a document on one line, which may be long

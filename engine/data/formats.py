@@ -11,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from adaptdock.engine.data.content import FASTTEXT_LABEL
 from adaptdock.engine.data.json_documents import document_rows, split_parts
 from adaptdock.engine.data.tables import Row, Say, by_number, table
 from adaptdock.engine.data.text_files import Texts
@@ -29,11 +30,12 @@ FORMATS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-READERS = ("conll", "conllu", "jsonl", "json", "csv", "tsv", "lines", "document", "parquet")
+READERS = ("conll", "conllu", "jsonl", "json", "csv", "tsv", "fasttext", "lines", "document", "parquet")
 AT_ONCE = 1000
 """Rows of a data set that are converted at a time; one at a time takes several times as long."""
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 MARK = "-DOCSTART-"
+LABELS = re.compile(rf"(?<!\S){FASTTEXT_LABEL}(\S*)\s*")
 BLANKS = re.compile(r"[ \t]+")  # no-break spaces are parts of words
 
 
@@ -58,7 +60,7 @@ def rows(
         return (_conll if layout == "conll" else _conllu)(path, texts, say)
     if layout == "json":
         return _json(path, texts, split, known, say)
-    readers = {"jsonl": _json_lines, "lines": _plain_lines, "document": _document}
+    readers = {"jsonl": _json_lines, "fasttext": _fasttext, "lines": _plain_lines, "document": _document}
     if layout not in readers:
         raise UnknownNameError("format", layout, READERS)
     return readers[layout](path, texts)
@@ -187,20 +189,27 @@ class _Words(Mapping[str, list[str]]):
 
 
 def _json_lines(path: Path, texts: Texts) -> Iterator[Row]:
+    name = str(path)
     for number, line in texts.lines(path):
-        if line.strip():
-            row = parsed(line, f"{path}:{number}")
-            if not isinstance(row, dict | list):
-                raise DataError(
-                    f"{path}:{number}: a line holds one JSON object or list, this one a {type(row).__name__}"
-                )
-            yield by_number(row) if isinstance(row, list) else row, f"{path}:{number}"
+        if not line or line.isspace():
+            continue
+        place = f"{name}:{number}"
+        row = parsed(line, place)
+        if type(row) is dict:
+            yield row, place
+        elif isinstance(row, list):
+            yield by_number(row), place
+        else:
+            raise DataError(f"{place}: a line holds one JSON object or list, this one a {type(row).__name__}")
 
 
 def parsed(text: str, place: str, hint: str = "") -> Any:
     """Return the value of a JSON text; raise :class:`DataError` where it is none, or an object has a key twice."""
     try:
-        return DECODER.decode(text)
+        value = DECODER.decode(text)
+        if type(value) is dict and (text.count(":") == len(value) or len(KEY_ENDS.findall(text)) == len(value)):
+            return value  # one colon a key: there is no second object, and no key twice
+        return CHECKING_DECODER.decode(text)
     except _RepeatedKeyError as error:
         raise DataError(f"{place}: {error}") from None
     except (ValueError, RecursionError) as error:
@@ -225,8 +234,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_object)
+DECODER = json.JSONDecoder()
+CHECKING_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 """json.loads with a hook makes a new decoder for each line."""
+KEY_ENDS = re.compile(r'"[ \t\r\n]*:')
+"""What ends each key of an object; in a text it can stand too."""
 
 
 def _json(path: Path, texts: Texts, split: str, known: Collection[str], say: Say) -> Iterator[Row]:
@@ -278,6 +290,14 @@ def _squad(article: Mapping[str, Any], path: Path) -> Iterator[Row]:
 
 
 # -------------------------------------------------------------------------------------------- text
+
+
+def _fasttext(path: Path, texts: Texts) -> Iterator[Row]:
+    """Yield texts with the list of their labels, which are the words of a line that begin with ``__label__``."""
+    name = str(path)
+    for number, line in texts.lines(path):
+        if line.strip():
+            yield {"text": LABELS.sub("", line).strip(), "label": LABELS.findall(line)}, f"{name}:{number}"
 
 
 def _plain_lines(path: Path, texts: Texts) -> Iterator[Row]:

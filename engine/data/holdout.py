@@ -12,6 +12,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record, Task
 from adaptdock.plugins.task_abilities import group as group_of
@@ -32,6 +35,8 @@ NAMED = 5
 """Number of labels that a note lists."""
 
 Labels = tuple[Hashable, ...]
+Held = NDArray[np.bool_]
+"""Whether each record is held out."""
 
 
 def hold_out(
@@ -112,22 +117,22 @@ def _divided(
     labels: Sequence[Labels],
     generator: Random,
     labeller: Task | None,
-) -> tuple[dict[str, Sequence[Record]], set[int]]:
-    """Return training and validation records in their order, and the numbers of the latter.
+) -> tuple[dict[str, Sequence[Record]], Held]:
+    """Return training and validation records in their order, and which records are held out.
 
     Raises :class:`DataError` where none can be held out, :class:`UnusablePart` where the task cannot use the parts.
     """
     refusal: DataError | None = None
     for share in SHARES:
         held = _drawn(groups, labels, max(1, int(len(records) * share)), generator)
-        if not held:
+        if not held.any():
             raise DataError(
                 f"no validation data given, and none of {len(records)} training records can be held out for it: each "
                 f"is the only example of a label. Name the data with --train and --validation, or add examples"
             )
         splits = {
-            "train": picked(records, array("q", (number for number in range(len(records)) if number not in held))),
-            "validation": picked(records, array("q", sorted(held))),
+            split: picked(records, array("q", np.flatnonzero(part).tobytes()))
+            for split, part in (("train", ~held), ("validation", held))
         }
         try:
             if labeller is not None:
@@ -159,30 +164,42 @@ def _input(task: Task | type[Task], record: Record) -> str:
     return "\0".join(" ".join(value.split()) for value in values).casefold()
 
 
-def _drawn(groups: Groups, labels: Sequence[Labels], size: int, generator: Random) -> set[int]:
-    """Return the numbers of the held-out records: by label in proportion, then any that leave each label an example."""
+def _drawn(groups: Groups, labels: Sequence[Labels], size: int, generator: Random) -> Held:
+    """Return which records are held out: by label in proportion, then any that leave each label an example."""
     remaining = Counter(label for record_labels in labels for label in record_labels)
-    order = generator.sample(range(len(groups)), len(groups))
+    order = shuffled(len(groups), generator)
     quotas = _quotas(labels, remaining, size, generator)
-    held: set[int] = set()
+    held = np.zeros(len(labels), dtype=np.bool_)
+    held_total = 0
     held_counts: Counter[Hashable] = Counter()
     largest = MOST * size
     for limits, most in ((quotas, largest), (remaining.copy(), largest), (remaining.copy(), len(labels) - 1)):
-        for group in map(groups.__getitem__, order) if most == largest or not held else ():
-            if len(held) >= size:
+        for group in map(groups.__getitem__, order) if most == largest or not held_total else ():
+            if held_total >= size:
                 break
-            if len(held) + len(group) > most:
+            if held_total + len(group) > most:
                 continue
             counts = Counter(label for number in group for label in labels[number])
             within = all(
                 remaining[label] > count and held_counts[label] + count <= limits[label]
                 for label, count in counts.items()
             )
-            if within and group[0] not in held:
-                held.update(group)
+            if within and not held[group[0]]:
+                held[group] = True
+                held_total += len(group)
                 remaining -= counts
                 held_counts += counts
     return held
+
+
+def shuffled(count: int, generator: Random) -> Sequence[int]:
+    """Return the numbers below ``count`` as ``generator.sample`` orders them, with 8 bytes for each."""
+    numbers = array("q", range(count))
+    for last in range(count - 1, -1, -1):
+        place = generator.randrange(last + 1)
+        numbers[last], numbers[place] = numbers[place], numbers[last]
+    numbers.reverse()
+    return numbers
 
 
 def _quotas(labels: Sequence[Labels], counts: Counter[Hashable], size: int, generator: Random) -> Counter[Hashable]:
@@ -202,9 +219,9 @@ def _try_out(labeller: Task, splits: Mapping[str, Sequence[Record]]) -> None:
     labeller.fit(labeller.clean(splits["train"], "train").records).check(validation, "validation")
 
 
-def _lacking(labels: Sequence[Labels], held: set[int]) -> list[str]:
+def _lacking(labels: Sequence[Labels], held: Held) -> list[str]:
     """Say which labels the validation data has no example of."""
-    measured = {label for number in held for label in labels[number]}
+    measured = {label for number in np.flatnonzero(held).tolist() for label in labels[number]}
     lacking = sorted({str(label) for record_labels in labels for label in record_labels if label not in measured})
     if not lacking:
         return []

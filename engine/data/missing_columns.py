@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
-from adaptdock.engine.data.columns import Columns, is_number
+from adaptdock.engine.data.columns import Columns, is_number, is_numbered
+from adaptdock.engine.data.word_rows import words_field
 from adaptdock.plugins.contracts import ColumnInspector, Task
 
+LONGEST_NAME = 4
+"""Words of a column's name; a longer cell of the first line is a text."""
 SHOWN = 40
 """Characters of a column's name that a message shows."""
 
@@ -14,9 +17,9 @@ SHOWN = 40
 def missing_column(row: Mapping[str, Any], place: str, field: str, columns: Columns) -> str:
     """Return the message for a row in which ``columns`` find no column of ``field``."""
     task, requested = columns.task, columns.named.get(field)
-    numbers = [int(name) for name in row if is_number(name)]
     unused = _unused(row, place, columns)
-    if numbers:
+    if is_numbered(row):
+        numbers = [int(name) for name in row if is_number(name)]
         choice = _number_for(field, row, unused, task)
         return (
             f"{place}: no column {requested or 'known'!r} for {field}; columns are 0 to {max(numbers)}. Say which with "
@@ -28,8 +31,16 @@ def missing_column(row: Mapping[str, Any], place: str, field: str, columns: Colu
     explained = task.explain(row) if issubclass(task, ColumnInspector) else ""
     if explained:
         return f"{lacking}. {explained}"
+    if columns.headed and any(is_number(name) or len(name.split()) > LONGEST_NAME for name in row):
+        return (
+            f"{lacking}. The first line looks like a record, not like a header: give numbers ({_numbers(row, task)})."
+        )
     example = ""
-    if field in task.asks and (text := _longest(row, unused)) is not None and len(str(row[text]).split()) > 1:
+    if (
+        field in (*task.asks, *words_field(task))
+        and (text := _longest(row, unused)) is not None
+        and len(str(row[text]).split()) > 1
+    ):
         example = f", such as --columns {quote(f'{field}={text}')}"
     headless = f" If the first line is not a header, give numbers ({_numbers(row, task)})." if columns.headed else ""
     return f"{lacking}. Say which with --columns {field}=COLUMN{example}.{headless}"

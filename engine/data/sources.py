@@ -26,6 +26,7 @@ from adaptdock.engine.data.record_ids import repeated_ids
 from adaptdock.engine.data.spans.reading import IN_MEMORY, NAMES, Export
 from adaptdock.engine.data.tables import Row, header_of, plain
 from adaptdock.engine.data.text_files import Texts
+from adaptdock.engine.data.word_rows import SENTENCE, reads_words, with_sentences
 from adaptdock.errors import DataError, UnknownNameError
 from adaptdock.plugins.contracts import Annotatable, Record, Task
 from adaptdock.plugins.toolkit.stored import stored
@@ -37,6 +38,7 @@ ROW_FORMATS = (*TABLES, "json", "jsonl")
 """Formats in whose rows annotation tools write."""
 LOOKED_AT = 1000
 """Lines of a tab-separated file that tell whether it is a table or words line by line."""
+IDENTIFIERS = (str, int)
 COMPARED = 20_000
 """Sentences of which the values tell the columns of words and tags."""
 
@@ -118,7 +120,8 @@ class Reader:
         """What was read so far, and how."""
         self._notes: list[str] = []
         for name in source.columns:
-            if name not in task.columns and name not in task.asks:
+            joins_words = name == SENTENCE and reads_words(task)
+            if name not in task.columns and name not in task.asks and not joins_words:
                 raise UnknownNameError("field in --columns", name, self._askable)
 
     def notes(self) -> list[str]:
@@ -268,7 +271,7 @@ class Reader:
                     yield self.input(parsed(line, f"{path}:{number}"), f"{path}:{number}", columns, path)
             return
         entries, columns = self._rows(path, layout, self._askable)
-        for row, place in entries:
+        for row, place in with_sentences(entries, columns):
             yield self.input(row, place, columns, path)
 
     def input(self, row: Any, place: str, columns: Columns, path: Path | str = "") -> Input:
@@ -322,10 +325,12 @@ class Reader:
     def _by_content(self, path: Path, default: str) -> str:
         """Return the format that a suffix tells, or a default, unless the content is surely JSON or Parquet."""
         usual = FORMATS.get(data_suffix(path), default)
-        if usual in ("json", "parquet", "text") or not path.is_file():
+        if usual in ("json", "parquet") or not path.is_file():
             return usual
         layout = layout_of_content(path, self.texts, usual) or usual
-        if layout != usual:
+        if usual == "text" and layout != "fasttext":  # each line is a text or JSON, as the reader of inputs finds
+            return usual
+        if layout != usual and usual:
             self._notes.append(f"{path}: read as {layout}, as its content is (--format {usual} reads it as {usual})")
         return layout
 
@@ -441,7 +446,8 @@ class Reader:
         return stored(self._each_record(entries, columns, name, layout))
 
     def _each_record(self, entries: Iterable[Row], columns: Columns, name: str, layout: str) -> Iterator[Record]:
-        for number, (row, place) in enumerate(with_labels(confirmed_rows(entries, columns.say), columns)):
+        rows_with_labels = with_labels(confirmed_rows(entries, columns.say), columns)
+        for number, (row, place) in enumerate(with_sentences(rows_with_labels, columns)):
             record = in_folder(self._record(row, place, columns), self.task, name)
             if not number:
                 self.files.append(FileRead(name, layout, columns.read_from(row, place)))
@@ -455,9 +461,9 @@ class Reader:
                 record[name] = row[resolved[name]]
             elif name in self.source.columns or name not in self.task.optional:
                 raise DataError(missing_column(row, place, name, columns))
-        if "id" not in record and isinstance(row.get("id"), str | int):  # CoNLL-U numbers its words
+        if "id" not in record and isinstance(row.get("id"), IDENTIFIERS):  # CoNLL-U numbers its words
             record["id"] = row["id"]
-        if len(record) > 2 and set(row) == {"0", "-1"}:  # the first column is the last
+        if len(record) > 2 and len(row) == 2 and set(row) == {"0", "-1"}:  # the first column is the last
             raise DataError(
                 f"{place}: one column only; the task reads {', '.join(self.task.columns)}. Columns are divided by tabs "
                 f"or spaces."

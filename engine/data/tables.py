@@ -66,11 +66,11 @@ def rows_or_errors(
 def _rows(reader: Any, path: Path, numbered: bool, skipped: int) -> Iterator[tuple[Mapping[str, Any] | DataError, str]]:
     """Yield the rows, each with the place of its first line; ``skipped`` counts the lines before the table."""
     header: list[str] | None = None
-    before = skipped
+    before, name = skipped, str(path)
     try:
         for row in reader:
             first, before = before + 1, skipped + reader.line_num
-            place = f"{path}:{first}"
+            place = f"{name}:{first}"
             if not row:
                 continue
             if header is None:

@@ -60,17 +60,20 @@ class Texts:
                 return
             for number, raw in enumerate(stream, 1):
                 try:
-                    line = self._decoded(raw, encoding, f"{path}:{number}").rstrip("\r\n")
-                except DataError as error:
-                    yield number, error
-                else:
-                    yield number, line
+                    line: str | DataError = raw.decode(encoding).rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    line = self._legacy_line(raw, error, encoding, f"{path}:{number}")
+                yield number, line
 
     def whole(self, path: Path) -> str:
         """Return a file as one text, its line breaks as they are; raise :class:`DataError` if it cannot be decoded."""
         with opened(path, self.marked.append) as stream:
             encoding = self._encoding(stream, path)
-            return self._decoded(stream.read(), encoding, str(path))
+            content = stream.read()
+            try:
+                return content.decode(encoding)
+            except UnicodeDecodeError as error:
+                return self._legacy_text(content, error, encoding, str(path))
 
     def notes(self) -> list[str]:
         """Return what was found out: byte order marks, and how many lines were not UTF-8."""
@@ -117,15 +120,20 @@ class Texts:
                 f"such as utf-8"
             ) from None
 
-    def _decoded(self, raw: bytes, encoding: str, place: str) -> str:
+    def _legacy_line(self, raw: bytes, error: UnicodeDecodeError, encoding: str, place: str) -> str | DataError:
+        """Return a line that its encoding cannot decode, or its error."""
         try:
-            return raw.decode(encoding)
-        except UnicodeDecodeError as error:
-            if self.encoding != AUTO:
-                raise DataError(
-                    f"{place}: not valid {encoding.upper()} ({error.reason} at byte {error.start}). --encoding names "
-                    f"another, such as latin-1; --encoding auto reads such lines as Windows-1252 and counts them"
-                ) from None
+            return self._legacy_text(raw, error, encoding, place).rstrip("\r\n")
+        except DataError as refusal:
+            return refusal
+
+    def _legacy_text(self, raw: bytes, error: UnicodeDecodeError, encoding: str, place: str) -> str:
+        """Return a text as Windows-1252, and count it; raise :class:`DataError` unless the encoding is ``auto``."""
+        if self.encoding != AUTO:
+            raise DataError(
+                f"{place}: not valid {encoding.upper()} ({error.reason} at byte {error.start}). --encoding names "
+                f"another, such as latin-1; --encoding auto reads such lines as Windows-1252 and counts them"
+            ) from None
         self.legacy.append(place)
         return raw.decode(LEGACY, errors="replace")
 

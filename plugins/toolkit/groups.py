@@ -41,29 +41,32 @@ def connected(*keys: Hashes) -> Groups:
     Each of ``keys`` has a key for each record, or :data:`NOTHING`.
     """
     numbers = _components(keys)
-    _, first, of_record = np.unique(numbers, return_index=True, return_inverse=True)
-    rank = np.argsort(np.argsort(first))[of_record]
-    members = np.argsort(rank, kind="stable")
-    counts = np.bincount(rank, minlength=len(first))
-    return Groups(members, np.cumsum(counts) - counts)
+    counts = np.bincount(numbers, minlength=len(numbers))
+    counts = counts[counts > 0]
+    return Groups(np.argsort(numbers, kind="stable"), np.cumsum(counts) - counts)
 
 
 def _components(keys: Sequence[Hashes]) -> Numbers:
-    """Return a number for each record, the same for records of one component."""
+    """Return the number of the first record in the component of each record."""
     count = len(keys[0])
     places = [_places(of_records) for of_records in keys]
-    if len(places) == 1:
-        return places[0]
+    linking = [number for number, of_records in enumerate(places) if not np.array_equal(of_records, np.arange(count))]
+    if len(linking) < 2:
+        return places[linking[0] if linking else 0]
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     records = np.tile(np.arange(count), len(places))
     links = coo_matrix((np.ones(len(records), dtype=np.int8), (records, np.concatenate(places))), (count, count))
     _, numbers = connected_components(links, directed=False)
-    return np.asarray(numbers, dtype=np.int64)
+    return _places(numbers.astype(np.uint64) + 1)
 
 
 def _places(keys: Hashes) -> Numbers:
     """Return the number of the first record with the key of each record; of records without a key their own."""
-    _, first, of_record = np.unique(keys, return_index=True, return_inverse=True)
-    return np.where(keys == NOTHING, np.arange(len(keys)), first[of_record])
+    order = np.argsort(keys, kind="stable")  # the first record of each key is first among those with it
+    ordered = keys[order]
+    is_first = np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)] | (ordered == NOTHING)
+    places = np.empty_like(order)
+    places[order] = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
+    return places

@@ -20,7 +20,7 @@ from adaptdock.errors import AdaptError
 
 Item = TypeVar("Item")
 
-IN_MEMORY = 16 * 2**20
+IN_MEMORY = 4 * 2**20
 """Bytes in the file from which a sequence is not a list; as objects, items take three to five times as much."""
 READ_AHEAD = 2**18
 """Bytes that are read at once where items are read in their order."""

@@ -75,11 +75,13 @@ class SequenceTask(ColumnInspector):
         return {**record, **texts, "label": self.label(record["label"], where)}
 
     def _texts(self, record: Mapping[str, Any], where: str) -> dict[str, str]:
-        names = ["text"] + (["second"] if self.pair or record.get("second") is not None else [])
-        for name in names:
-            if not isinstance(record.get(name), str):
-                raise DataError(f"{where}: {name} has to be a text, found {record.get(name)!r:.60}")
-        return {name: record[name] for name in names}
+        texts: dict[str, Any] = {"text": record.get("text")}
+        if self.pair or record.get("second") is not None:
+            texts["second"] = record.get("second")
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise DataError(f"{where}: {name} has to be a text, found {text!r:.60}")
+        return texts
 
     @abstractmethod
     def label(self, value: Any, where: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Record
 from adaptdock.plugins.toolkit.stored import stored
-from adaptdock.tasks.labels.printed_lists import printed_list
+from adaptdock.tasks.labels.printed_lists import BRACKETS, printed_list
 
 WHOLE = re.compile(r"([+-]?\d+)\.0+")
 CHOICES = "choices"
@@ -32,20 +32,30 @@ def class_name(value: Any, where: str, classes: Sequence[str] = ()) -> str:
     Raises :class:`DataError` for a value that is not a name: nothing, a list, an object, a printed list.
     """
     text = value.strip() if isinstance(value, str) else ""
-    if text and text in classes:
-        return text
-    if text and _is_name(text):
-        return _whole(text, classes)
-    if text and printed_list(text) is not None:
-        raise DataError(f"{where}: the label is a printed list, {text:.60}: {SEVERAL}")
+    if text:
+        name = text if text in classes else _name(text)
+        if name:
+            return name
+        if printed_list(text) is not None:
+            raise DataError(f"{where}: the label is a printed list, {text:.60}: {SEVERAL}")
     if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return _whole(str(value), classes)
     raise DataError(f"{where}: a label is a name or a number, found {value!r:.60}{_instead(value)}")
 
 
 @lru_cache(maxsize=1024)  # most data has few labels
-def _is_name(text: str) -> bool:
-    return text.casefold() not in NOT_A_NUMBER and printed_list(text) is None
+def _name(text: str) -> str:
+    """Return the name of a class that a text is, without the fraction of a whole number; empty for another text."""
+    is_name = text.casefold() not in NOT_A_NUMBER and printed_list(text) is None
+    return _whole(text, ()) if is_name else ""
+
+
+def only_name(label: Any) -> Any:
+    """Return the name in a list of one name, printed or not; any other label as it is."""
+    if isinstance(label, str) and label.lstrip()[:1] not in BRACKETS:
+        return label
+    names = _names(label)
+    return names[0] if names is not None and len(names) == 1 else label
 
 
 SEVERAL = "texts with several labels are for the task classification with --multi-label, which reads such lists"
@@ -100,14 +110,17 @@ def check_one_each(records: Sequence[Record], split: str) -> None:
     check_missing(records, split)
 
 
-def _check_lists(records: Iterable[Record], split: str) -> None:
-    """Raise :class:`DataError` where labels are lists, with the number of lists that have not exactly one label."""
+def _check_lists(records: Sequence[Record], split: str) -> None:
+    """Raise :class:`DataError` where labels are lists, unless each label is a list with exactly one name."""
     lists = [
         (str(record.get("where", split)), names)
         for record in records
         if (names := _names(record.get("label"))) is not None
     ]
     unlike = [(where, names) for where, names in lists if len(names) != 1]
+    if not unlike and lists and len(lists) < len(records):
+        where, names = lists[0]
+        raise DataError(f"{where}: the label is a list, {names}, and other records have a name: {SEVERAL}")
     if not unlike:
         return
     where, names = unlike[0]
@@ -130,7 +143,7 @@ def label_notes(raw: Mapping[tuple[type, Any], int], counts: Mapping[str, int], 
 
     ``raw`` counts the labels as they are in the data, by type and value, and ``counts`` the classes read from them.
     """
-    written = {key: str(key[1]).strip() for key in raw if not is_missing(key[1])}
+    written = {key: str(key[1]).strip() for key in raw if not is_missing(key[1]) and _names(key[1]) is None}
     read = {text: class_name(text, split, list(counts)) for text in written.values()}
     changed = {key: text for key, text in written.items() if read[text] != text}
     notes = []

@@ -12,6 +12,7 @@ from adaptdock.tasks.labels.printed_lists import printed_list
 
 LISTS = "a list"
 """The label under which all lists and objects are counted."""
+LISTED = (list, dict, tuple)
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,12 @@ class LabelSurvey:
         annotated = False
         for record in records:
             label = record.get("label")
-            if isinstance(label, list | dict | tuple):
+            kind = type(label)
+            if isinstance(label, LISTED):
                 label = LISTS
             elif label != label:  # NaN differs from itself, and would be another label in each record
                 label = math.nan
-            counts[type(record.get("label")), label] += 1
+            counts[kind, label] += 1
             annotated = annotated or CHOICES in record
         return cls(counts, annotated)
 

@@ -217,9 +217,10 @@ def read_sentences(records: Iterable[Record], split: str) -> Cleaned:
     sentences = stored(map(sentence, records))
     if texts >= ENOUGH and single:
         raise DataError(
-            f"{sentences[0].get('where', split)}: each row has one word, so no word has a sentence around it: a row "
-            f"of a table has to hold all tokens and tags of a sentence. One word per line, with an empty line after "
-            f"each sentence, is read from a file with the suffix .conll."
+            f"{sentences[0].get('where', split)}: each row has one word, so no word has a sentence around it. A column "
+            f"that numbers the sentences joins them (--columns sentence=COLUMN), and so does an empty row of a CSV "
+            f"file after each sentence. One word per line, with an empty line after each sentence, is read from a "
+            f"file with the suffix .conll."
         )
     notes = [f"{split}: tokens of {printed} records are printed lists, and were read as lists"] if printed else []
     tagged, gaps = counted_sentences(sentences, split)

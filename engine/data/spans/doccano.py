@@ -29,7 +29,7 @@ class Doccano(RowTool):
             entities = unprinted(row[ENTITIES])
             is_object = is_spans(entities) and isinstance(entities[0], Mapping) and "start_offset" in entities[0]
             return is_object or isinstance(row.get("cats"), list)
-        return any(_is_labels(unprinted(row.get(name))) for name in LABELS)
+        return any(_is_labels(row.get(name)) for name in LABELS)
 
     def is_blank(self, row: Any) -> bool:
         """Return whether a row has a text, and an empty list where doccano writes its labels."""
@@ -69,6 +69,9 @@ class Doccano(RowTool):
 
 
 def _is_labels(value: Any) -> bool:
+    """Tell spans, and a list of names; names that were printed into a cell may be of any table."""
+    if isinstance(value, str):
+        return is_spans(unprinted(value))
     if not isinstance(value, list | tuple) or not value:
         return False
     return is_spans(value) or all(isinstance(label, str) for label in value)

@@ -1,7 +1,9 @@
 """The two kinds of exports: rows of JSON or of a table, and files of a format of their own."""
 
 import json
+import warnings
 from abc import ABC, abstractmethod
+from ast import literal_eval
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -103,11 +105,18 @@ def label_name(value: Any, place: str) -> str:
     raise DataError(f"{place}: the label of a span is a name; found {value!r:.60}")
 
 
+def _python(text: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # invalid escapes in texts
+        return literal_eval(text)
+
+
 def unprinted(value: Any) -> Any:
-    """Return the list or object that a cell of a table is the JSON of; else the value as it is."""
+    """Return the list or object that was printed into a cell of a table, by JSON or Python; else the value as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
+        for read in (json.loads, _python):
+            try:
+                return read(value.strip())
+            except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+                continue
     return value

@@ -93,3 +93,10 @@ def test_a_format_that_is_read_as_a_whole_is_refused(tmp_path):
     (tmp_path / "in.conll").write_text("a O\n")
     with pytest.raises(DataError, match=r"in\.conll: a file of the format conll is read as a whole"):
         row_file(tmp_path / "in.conll", "auto", Texts())
+
+
+def test_lines_of_fasttext_are_not_taken_for_plain_texts(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("__label__sport The striker scored.\n")
+    with pytest.raises(DataError, match=r"in\.txt: a file of the format fasttext is read as a whole"):
+        row_file(path, "auto", Texts())

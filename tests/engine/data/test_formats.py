@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adaptdock.engine.data.formats import parsed
 from adaptdock.engine.data.sources import Reader, Source, load_splits
 from adaptdock.errors import DataError, UnknownNameError
+from adaptdock.tasks.classification import Classification
 from adaptdock.tasks.ner import NER
 
 
@@ -201,3 +203,60 @@ def test_words_and_tags_come_back_from_any_columns(
         columns = {"tokens": "-2", "tags": "-1"}
         records = read(path, NER, columns=columns)
     assert [list(zip(record["tokens"], record["tags"], strict=True)) for record in records] == sentences
+
+
+JSON_KEYS = st.text(st.sampled_from('ab:"\\ {'), max_size=3)
+JSON_VALUES = st.recursive(
+    st.none() | st.integers() | st.text(st.sampled_from('a:"\\ {}'), max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(JSON_KEYS, inner, max_size=2),
+    max_leaves=4,
+)
+JSON_OBJECTS = st.dictionaries(JSON_KEYS, JSON_VALUES, min_size=1, max_size=3)
+
+
+@given(JSON_OBJECTS, st.sampled_from([": ", ":", " : ", "\t:"]))
+def test_json_objects_are_read_as_they_are_whatever_their_texts_hold(value: dict[str, Any], colon: str) -> None:
+    assert parsed(json.dumps(value, separators=(", ", colon)), "here") == value
+
+
+@given(JSON_OBJECTS, st.sampled_from([": ", ":", " : ", "\t:"]), st.data())
+def test_a_key_that_an_object_has_twice_is_an_error_at_any_depth(
+    value: dict[str, Any], colon: str, data: st.DataObject
+) -> None:
+    key = data.draw(st.sampled_from(list(value)))
+    again = json.dumps({key: data.draw(JSON_VALUES)}, separators=(", ", colon))
+    twice = json.dumps(value, separators=(", ", colon))[:-1] + ", " + again[1:]
+    for text in (twice, f'{{"rows": [{{"n": {twice}}}]}}'):
+        with pytest.raises(DataError, match=r"has the key .* twice"):
+            parsed(text, "here")
+
+
+FASTTEXT = (
+    "__label__sport The striker scored twice .\n\n__label__food\tThe soup  needs salt .\nA late goal __label__sport\n"
+)
+
+
+def test_lines_of_fasttext_are_found_by_their_labels(tmp_path: Path) -> None:
+    for name in ("train.txt", "cooking.train", "train.csv", "train"):
+        path = write(tmp_path / name, FASTTEXT)
+        reader = Reader(Classification, Source(train=str(path)))
+        records = reader.splits()["train"]
+        assert [(record["text"], record["label"]) for record in records] == [
+            ("The striker scored twice .", ["sport"]),
+            ("The soup  needs salt .", ["food"]),
+            ("A late goal", ["sport"]),
+        ]
+        assert any("read as fasttext, as its content is" in note for note in reader.notes())
+        assert records[1]["where"] == f"{path}:3"
+        values = [item.value["text"] for item in reader.inputs(path, reader.input_layout(path))]
+        assert values == [record["text"] for record in records]
+
+
+def test_several_labels_of_fasttext_are_a_list(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.txt", "__label__a|b __label__c one\n__label__c two\nthree\n")
+    task = Classification(Classification.Options(multi_label=True))
+    records = task.clean(Reader(Classification, Source(train=str(path))).splits()["train"], "train").records
+    assert [record["label"] for record in records] == [["a|b", "c"], ["c"], []]
+    single = Classification(Classification.Options())
+    with pytest.raises(DataError, match=r"train\.txt:1: the text has 2 labels.*--multi-label"):
+        single.clean(Reader(Classification, Source(train=str(path))).splits()["train"], "train")

@@ -4,13 +4,14 @@ import json
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptdock.engine.core.assembly import make_task
-from adaptdock.engine.data.holdout import DUPLICATES, ONE_GROUP, hold_out
+from adaptdock.engine.data.holdout import DUPLICATES, ONE_GROUP, hold_out, shuffled
 from adaptdock.engine.data.sources import Source, load_splits
 from adaptdock.engine.training.planning.plan import plan
 from adaptdock.engine.training.repeats.cross_validation import divide
@@ -229,3 +230,10 @@ def test_labels_that_are_missing_are_refused_with_their_number_and_the_way_out_b
     ]
     with pytest.raises(DataError, match=r"a\.csv:0: .*; 5 of 9 records of train have none.*--out-of-scope"):
         hold_out(rows, 0, Classification, Classification(Classification.Options()))
+
+
+@given(SEEDS, st.integers(0, 100))
+def test_the_order_of_the_draw_is_that_of_a_sample(seed: int, count: int) -> None:
+    generator, of_library = Random(seed), Random(seed)
+    assert list(shuffled(count, generator)) == of_library.sample(range(count), count)
+    assert generator.getstate() == of_library.getstate()

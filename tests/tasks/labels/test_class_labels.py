@@ -200,6 +200,25 @@ def test_the_loss_does_not_count_a_class_that_training_has_not_seen() -> None:
     assert task.loss(logits, targets, None) == task.loss(logits[:1], targets[:1], None)
 
 
+@pytest.mark.parametrize("labels", [[["a"], ["b"]], ["['a']", '["b"]'], [["a"], "['b']"]])
+def test_lists_of_one_name_each_are_that_name_and_it_is_said(labels: list[Any]) -> None:
+    records = [{"text": f"text {number}", "label": label} for number, label in enumerate(labels)]
+    task = Classification(Classification.Options())
+    cleaned = task.clean(records, "train")
+    assert [record["label"] for record in cleaned.records] == ["a", "b"]
+    assert "train: labels are lists with one name each, and are read as that name" in cleaned.notes
+    assert [task.labels(record) for record in records] == [["a"], ["b"]]
+    assert task.fit(cleaned.records).options.labels == ("a", "b")
+
+
+def test_a_list_among_names_is_refused() -> None:
+    records = [{"text": "one", "label": "a", "where": "f:1"}, {"text": "two", "label": ["b"], "where": "f:2"}]
+    with pytest.raises(
+        DataError, match=r"f:2: the label is a list, \['b'\], and other records have a name.*--multi-label"
+    ):
+        Classification(Classification.Options()).clean(records, "train")
+
+
 LABELLED = [plugin.name for plugin, kind in registry.usable("task") if "labels" in kind.Options.model_fields]
 
 

@@ -1,5 +1,6 @@
 """Exports of annotation tools: each form gives the text and its spans or labels; what is left out is counted."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -340,3 +341,27 @@ def test_empty_lists_in_some_rows_do_not_make_a_table_an_export(tmp_path: Path) 
     (tmp_path / "a.jsonl").write_text('{"text": "a", "labels": []}\n{"text": "b", "labels": [3, 5]}\n')
     records = Reader(Classification, Source(data=str(tmp_path / "a.jsonl"))).splits()["train"]
     assert [record["label"] for record in records] == [[], [3, 5]]
+
+
+@pytest.mark.parametrize("printed", [json.dumps, repr])
+@pytest.mark.parametrize("spans", [TRIPLES, OBJECTS])
+def test_spans_in_a_cell_of_a_table_are_read_as_json_or_python_prints_them(
+    tmp_path: Path, printed: Any, spans: list[Any]
+) -> None:
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["text", "label"], [TEXT, printed(spans)], ["Rain.", "[]"]])
+    raw = Reader(NER, Source(train=str(path))).splits()["train"]
+    records = NER(NER.Options()).clean(raw, "train").records
+    assert [record["tags"] for record in records] == [["B-PER", "I-PER", "O", "O", "B-LOC", "O"], ["O", "O"]]
+
+
+@pytest.mark.parametrize("printed", [json.dumps, repr])
+def test_names_of_classes_in_a_cell_are_those_of_any_table(tmp_path: Path, printed: Any) -> None:
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["text", "label"], ["one", printed(["a", "b"])], ["two", "a"]])
+    reader = Reader(Classification, Source(train=str(path)))
+    task = Classification(Classification.Options(multi_label=True))
+    assert [r["label"] for r in task.clean(reader.splits()["train"], "train").records] == [["a", "b"], ["a"]]
+    assert [file.format for file in reader.files] == ["csv"]
