@@ -21,6 +21,7 @@ from adaptdock.plugins.contracts import (
     Cleaned,
     Feature,
     LabelledSpan,
+    Labels,
     Mark,
     Outcome,
     Passage,
@@ -46,7 +47,7 @@ JOINT = "|"
 class MultilabelTokensOptions(LayeredOptions, WordOptions):
     """Options of ``multilabel-tokens``."""
 
-    labels: tuple[str, ...] = ()
+    labels: Labels = ()
     """Labels; learnt from the training data unless given."""
     label_separator: str = Field(SEPARATOR, min_length=1)
     """Separator of the labels of a word in one text."""

@@ -24,6 +24,7 @@ from adaptdock.plugins.contracts import (
     Decision,
     Feature,
     LabelledSpan,
+    Labels,
     Outcome,
     Reading,
     Record,
@@ -63,7 +64,7 @@ Scored = tuple[Extent, float]
 class SpanOptions(WordOptions):
     """Options of ``spans``."""
 
-    labels: tuple[str, ...] = ()
+    labels: Labels = ()
     """Labels of spans; learnt from the training data unless given."""
     span_words: int = Field(0, ge=0)
     """Most words of a span; 0 takes the longest span of the training data, up to 12 words."""
