@@ -447,9 +447,8 @@ class TaskRun:
     def _probed(self, adapter: AdapterFile) -> AdapterFile:
         """Return an adapter with golden probes, which are checked when it is docked."""
         plan, origin = self.plan, self.plan.options.probe_data
-        if origin == "none":
-            return adapter
-        return recorded(self.dock, adapter, probe_inputs(plan.task, origin, plan.source, plan.options.seed), origin)
+        inputs = None if origin == "none" else probe_inputs(plan.task, origin, plan.source, plan.options.seed)
+        return adapter if inputs is None else recorded(self.dock, adapter, inputs, origin)
 
     def finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Result:
         """Measure and store the best weights at the end of training, and return the result."""
@@ -474,6 +473,8 @@ class TaskRun:
                 for split in self._last_splits():
                     measured = Measured(split, self.plan.records[split], self._evaluate(self.best, split))
                     metrics[split] = measured.evaluation.metrics
+                if measured is None and self.plan.backbone.divided:  # for the page, which one process writes alone
+                    measured = _measure(self.dock, self.best, self.plan)
                 judged |= self._judged(self.best, metrics)
                 if measured is not None and measured.split != FOLDS:
                     judged |= self._beside_classics(measured.split, measured.evaluation)
@@ -496,5 +497,4 @@ class TaskRun:
         # shared() also waits for the first process, so that every process can read the complete file.
         size = size if ending == "interrupted" else shared(size)
         read = None if self.heads is None else self.heads.read
-        entries = [dict(entry) for entry in history]
-        return Result(self.best, self.file, size, epochs, seconds, entries, ending, measured, read)
+        return Result(self.best, self.file, size, epochs, seconds, list(map(dict, history)), ending, measured, read)
