@@ -68,7 +68,8 @@ class FleetView:
     def tally(self, name: str) -> Tally:
         """Return the sum of the counts of an adapter in all processes."""
         total = Tally()
-        for counts in (self._service.metrics.tally(name), *self._of_others(name)):
+        every: list[Tally | AdapterReport] = [self._service.metrics.tally(name), *self._of_others(name)]
+        for counts in every:
             total.requests += counts.requests
             total.errors += counts.errors
             total.answered += counts.answered

@@ -447,8 +447,9 @@ class TaskRun:
     def _probed(self, adapter: AdapterFile) -> AdapterFile:
         """Return an adapter with golden probes, which are checked when it is docked."""
         plan, origin = self.plan, self.plan.options.probe_data
-        inputs = None if origin == "none" else probe_inputs(plan.task, origin, plan.source, plan.options.seed)
-        return adapter if inputs is None else recorded(self.dock, adapter, inputs, origin)
+        if origin == "none":
+            return adapter
+        return recorded(self.dock, adapter, probe_inputs(plan.task, origin, plan.source, plan.options.seed), origin)
 
     def finish(self, history: Sequence[Mapping[str, Any]], epochs: float, ending: Ending) -> Result:
         """Measure and store the best weights at the end of training, and return the result."""
@@ -491,8 +492,7 @@ class TaskRun:
         }
         card = self.best.card.model_copy(update={"metrics": metrics, "training": training})
         self.best = AdapterFile(card, self.best.tensors)
-        if ending != "interrupted":
-            self.best = self._probed(self.best)
+        self.best = self.best if ending == "interrupted" else self._probed(self.best)
         size = self._store(self.best)
         # shared() also waits for the first process, so that every process can read the complete file.
         size = size if ending == "interrupted" else shared(size)
