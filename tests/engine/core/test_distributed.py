@@ -156,8 +156,8 @@ def test_two_processes_that_divide_the_backbone_train_what_one_trains(tmp_path, 
 
 
 @pytest.mark.slow
-def test_one_process_completes_a_run_that_divided_its_backbone(tmp_path, model_folder):
-    data, one = uneven(tmp_path / "data"), tmp_path / "one.safetensors"
+def test_one_process_completes_a_run_that_divided_its_backbone(tmp_path, model_folder, data):
+    one = tmp_path / "one.safetensors"
     assert main(arguments(model_folder, data, str(one), "--batch-size", 10, "--run-dir", tmp_path / "alone")) == 0
     command = arguments(model_folder, data, "two.safetensors", "--batch-size", 5, "--run-dir", "run")
     assert [process.returncode for process in both(tmp_path, [*command, "--shard-backbone"], STOP)] == [130, 130]
