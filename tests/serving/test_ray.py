@@ -219,7 +219,8 @@ def test_any_replica_shows_the_adapters_of_all(url: str) -> None:
 def test_a_fleet_joins_a_running_cluster_and_leaves_it_as_it_was(
     arguments: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # a cluster lets in processes with its token alone
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # a cluster lets in processes with its token alone
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with cluster(tmp_path / "head.log") as address:
         with fleet(*arguments, "--ray-address", address, log=tmp_path / "log") as url, Client(url) as client:
             assert label(client, "a03") == "La03"
