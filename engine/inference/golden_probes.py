@@ -35,6 +35,9 @@ TOLERANCES: Mapping[str, float] = {"float32": 0.003, "float16": 0.02, "bfloat16"
 
 Largest difference measured on MiniLM, of 44 adapters of 8 tasks and 6 methods recorded in float32: below 0.0001 in
 float32, 0.024 in bfloat16, 0.29 in int8, 0.83 in nf4; the medians are 0.008, 0.05 and 0.18 in the last three."""
+ENOUGH_PROBES, ENOUGH_VALUES = 4, 12
+"""Probes and values of their answers from which no more are recorded: a head with one output gives a value a probe, and
+four values can be close to each other by chance, so that their spread says little about a usual difference."""
 LEAST_SPREAD, LEAST_SCALE = 0.02, 1e-4
 """Answers that are almost equal have a spread of at least this share of their size, and of at least this number."""
 REASON = "Its weights were damaged, mixed up or converted wrongly: fetch or train it again."
@@ -69,8 +72,8 @@ def recorded(
 ) -> AdapterFile:
     """Return an adapter with golden probes on its card: the first inputs that it can answer, with its answers.
 
-    There are at most :data:`MOST_PROBES`, and fewer if they would be too long for a card; the adapter is returned
-    without probes if it answers no input.
+    There are :data:`ENOUGH_PROBES`, more where their answers have few values, and fewer if they would be too long for a
+    card; the adapter is returned without probes if it answers no input.
     """
     probes: list[Probe] = []
     with temporarily_docked(dock, adapter) as row:
@@ -83,12 +86,20 @@ def recorded(
             if not values or not answer.isfinite().all():
                 continue
             probes.append(Probe(input=item, size=len(answer), values=values))
-            if len(probes) == MOST_PROBES:
+            if len(probes) == MOST_PROBES or _are_enough(probes):
                 break
         at_ports = rounded(responses(row[-1].assembly, adapter.tensors, dock.backbone))
     fitting = _fitting(probes, origin, precision(dock.backbone), at_ports)
     card = adapter.card.model_copy(update={"probes": fitting})
     return replace(adapter, card=card)
+
+
+def _are_enough(probes: Sequence[Probe]) -> bool:
+    return len(probes) >= ENOUGH_PROBES and _count(probes) >= ENOUGH_VALUES
+
+
+def _count(probes: Sequence[Probe]) -> int:
+    return sum(len(probe.values) for probe in probes)
 
 
 def _fitting(
@@ -212,10 +223,15 @@ def check(dock: DockedAdapters, adapter: AdapterFile, prepared: Prepared) -> Non
 
 
 def tolerance(card: Card, backbone: Backbone) -> float:
-    """Return the largest difference that the precisions of recording and of this backbone explain."""
+    """Return the largest difference that the precisions of recording and of this backbone explain.
+
+    The spread of fewer than :data:`ENOUGH_VALUES` values is uncertain, so more is allowed for.
+    """
     recorded_in = "" if card.probes is None else card.probes.precision
+    count = ENOUGH_VALUES if card.probes is None else min(ENOUGH_VALUES, _count(card.probes.probes))
     widest = max(TOLERANCES.values())
-    return max(TOLERANCES.get(name, widest) for name in (recorded_in, precision(backbone)))
+    usual = max(TOLERANCES.get(name, widest) for name in (recorded_in, precision(backbone)))
+    return usual * math.sqrt(ENOUGH_VALUES / count)
 
 
 def _probes(adapter: Prepared) -> Sequence[Probe]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 DESCRIPTION_LIMIT = 20_000
-MOST_PROBES, MOST_VALUES, PROBES_LIMIT = 4, 32, 4096
+MOST_PROBES, MOST_VALUES, PROBES_LIMIT = 12, 32, 4096
 """Golden probes of an adapter, values of each answer, and bytes of all as JSON: docking computes the inputs."""
 
 LARGEST = float(2**128)

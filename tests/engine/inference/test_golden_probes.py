@@ -14,7 +14,7 @@ from torch import Tensor
 from adaptdock import Dock as PublicDock
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
-from adaptdock.engine.inference.golden_probes import ask, recorded, sampled
+from adaptdock.engine.inference.golden_probes import ask, recorded, sampled, tolerance
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import FileError, MismatchError, ProbeError
 from adaptdock.hub.artefact.card import MOST_VALUES, Card
@@ -209,6 +209,22 @@ def test_a_content_is_asked_once_and_again_where_it_has_changed(
     with PublicDock(backbone) as unproved:
         assert unproved.load(path, probes=False) == "lora"
     assert replace(read_file(path), card=sound.card).sha256 == ""
+
+
+def test_few_values_are_told_by_more_probes_and_a_wider_tolerance(backbone: Backbone) -> None:
+    """Four values may be close by chance, and a share of their spread then is hardly anything."""
+    texts = [f"{word} met bob in oslo" for word in ("ada", "bob", "carl", "dora", "emil", "finn", "gina")]
+    adapter = build_adapter(backbone, "lora", labels=("A", "B"), task="classification")
+    probes = recorded(Dock(backbone), adapter, texts, "sample").card.probes
+    assert probes is not None
+    assert [len(probe.values) for probe in probes.probes] == [2] * 6
+    dock, four = Dock(backbone), probes.model_copy(update={"probes": probes.probes[:4]})
+    allowed = {
+        len(some.probes): tolerance(adapter.card.model_copy(update={"probes": some}), dock.backbone)
+        for some in (probes, four)
+    }
+    assert allowed == {6: 0.003, 4: pytest.approx(0.003 * 1.5**0.5)}
+    assert len(probed(backbone).card.probes.probes) == len(TEXTS)
 
 
 def test_values_are_spread_over_all_logits() -> None:
