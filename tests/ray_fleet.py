@@ -45,31 +45,6 @@ def fleet(*arguments: object, log: Path, replicas: str = "2") -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def cluster(log: Path) -> Iterator[str]:
-    """Run a Ray cluster of one machine as long as the context is open, and give its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tempfile.mkdtemp(prefix="head", dir="/tmp")
-    where = ["--node-ip-address", "127.0.0.1", "--port", str(port), "--temp-dir", folder]
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "4", *where]
-    with log.open("w") as stream:
-        process = subprocess.Popen([*start, "--include-dashboard", "false"], stdout=stream, stderr=stream)
-    try:
-        end = time.monotonic() + 120
-        while "Ray runtime started" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
-        yield f"127.0.0.1:{port}"
-        assert process.poll() is None, log.read_text()
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def loads(url: str, replicas: int = 2) -> dict[float, int]:
     """Return how often each replica has read an adapter, by the time at which the replica began."""
     counts: dict[float, int] = {}

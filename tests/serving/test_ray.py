@@ -2,7 +2,6 @@
 
 import os
 import random
-import secrets
 import signal
 import threading
 import time
@@ -24,7 +23,7 @@ from adaptdock.plugins.contracts import Backbone
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'adaptdock[ray]'")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-from ray_fleet import cluster, fleet, loads, replica_processes, zipf  # noqa: E402
+from ray_fleet import fleet, loads, replica_processes, zipf  # noqa: E402
 
 NAMES = [f"a{number:02}" for number in range(24)]
 RESIDENT = 8
@@ -214,17 +213,6 @@ def test_any_replica_shows_the_adapters_of_all(url: str) -> None:
             assert time.monotonic() < end, (sums, processes)
             time.sleep(1)
         assert all(names == processes[0] for names in processes)
-
-
-def test_a_fleet_joins_a_running_cluster_and_leaves_it_as_it_was(
-    arguments: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # a cluster lets in processes with its token alone
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with cluster(tmp_path / "head.log") as address:
-        with fleet(*arguments, "--ray-address", address, log=tmp_path / "log") as url, Client(url) as client:
-            assert label(client, "a03") == "La03"
-        assert httpx2.get(f"{url}/v1/models").status_code == 404  # Serve runs on, without the application
 
 
 def test_a_fleet_grows_under_load_up_to_its_greatest_number(arguments: list[object], tmp_path: Path) -> None:
