@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from adaptdock.backbones.fingerprint import fingerprint
-from adaptdock.backbones.transformers import kv_cache, model_limits, quantization, saving
+from adaptdock.backbones.transformers import kv_cache, model_limits, quantization, saving, sharding
 from adaptdock.backbones.transformers.blocks import Blocks
 from adaptdock.backbones.transformers.checkpoint import ALIASES, Checkpoint, resolve
 from adaptdock.backbones.transformers.devices import pick_device
@@ -80,6 +80,7 @@ class HuggingFace(BackboneFamily):
         if options.drop_layers:
             Blocks(encoder_of(model) if reads_media(model) else body(model)).drop_top(options.drop_layers)
             mark = f"{mark}-{options.drop_layers}"
+        divided = sharding.divide(model, device) if options.shard_backbone else ""
         path = Path(name).expanduser()
         known_as = (
             str(path.absolute()) if name not in ALIASES and path.exists() else name
@@ -90,6 +91,7 @@ class HuggingFace(BackboneFamily):
             else MediaBackbone(known_as, model, reader, mark, revision=checkpoint.revision)
         )
         backbone.quantized, backbone.dropped = options.quantize, options.drop_layers
+        backbone.divided = divided
         backbone.files = () if checkpoint.gguf else tuple(checkpoint.weight_files)
         backbone.hub_id = ALIASES[name].hub_id if name in ALIASES else None
         return backbone
@@ -314,7 +316,7 @@ def _load_model(name: str, checkpoint: Checkpoint, options: LoadOptions, device:
         raise BackboneError(
             f"the checkpoint of {name!r} lacks weights, among them {lacking[0]} ({len(lacking)} in all)"
         )
-    if not placed:
+    if not placed and not options.shard_backbone:  # a divided model need not fit into a device
         model.to(device)
     if quantizer == "torchao":
         quantization.quantize_with_torchao(body(model))

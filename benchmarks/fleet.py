@@ -1,10 +1,11 @@
 """A fleet on Ray: cold loads with affinity and without, the answers while a replica is killed.
 
     pip install 'adaptdock[ray]'
-    python benchmarks/fleet.py --adapters 48 --resident 12 --requests 400
+    python benchmarks/fleet.py --adapters 500 --resident 125 --requests 2000
 
 Two replicas on this machine serve adapters of a tiny random BERT. Requests for adapters by a Zipf law come from four
-clients. A cold load reads an adapter that was not docked. Affinity is the share of requests that need none.
+clients; before them, requests for one adapter. A cold load reads an adapter that was not docked. Affinity is the share
+of requests that need none.
 """
 
 import argparse
@@ -59,12 +60,14 @@ def ask(url: str, names: Sequence[str], affinity: bool, answers: Answers) -> Non
             answers.wrong += predicted.prediction["entities"][0]["label"] != f"L{name}"
 
 
-def flood(url: str, names: Sequence[str], requests: int, affinity: bool, kill: bool = False) -> tuple[Answers, int]:
+def flood(
+    url: str, names: Sequence[str], requests: int, affinity: bool, kill: bool = False, first_seed: int = 0
+) -> tuple[Answers, int]:
     """Send requests from four clients; return the answers and the number of cold loads."""
     answers, before = Answers(), 0 if kill else sum(loads(url).values())
     threads = [
         threading.Thread(target=ask, args=(url, zipf(names, requests // CLIENTS, seed), affinity, answers))
-        for seed in range(CLIENTS)
+        for seed in range(first_seed, first_seed + CLIENTS)
     ]
     for thread in threads:
         thread.start()
@@ -106,12 +109,16 @@ def main() -> None:
             print(
                 "| requests | answered | cold loads | p50 ms | p99 ms | wrong | lost |\n|---|---|---|---|---|---|---|"
             )
-            for affinity in (True, False, True, False):
-                answers, cold = flood(url, names, options.requests, affinity)
+            flood(url, names, options.requests, affinity=True)  # fills both replicas
+            for turn, affinity in enumerate((True, False, True, False), start=1):
+                if affinity:
+                    answers, cold = flood(url, names[:1], options.requests, affinity=True)
+                    print(row("one adapter", answers, str(cold)), flush=True)
+                answers, cold = flood(url, names, options.requests, affinity, first_seed=CLIENTS * turn)
                 share = 1 - cold / len(answers.seconds)
                 title = "by adapter" if affinity else "at random"
                 print(row(title, answers, f"{cold} ({share:.0%} need none)"), flush=True)
-            answers, _ = flood(url, names, options.requests, affinity=True, kill=True)
+            answers, _ = flood(url, names, options.requests, affinity=True, kill=True, first_seed=CLIENTS * 5)
             print(row("by adapter, one of two replicas killed", answers, "-"), flush=True)
 
 

@@ -15,6 +15,7 @@ from adaptdock.cli.common.flags import (
     LOADING,
     MAIN,
     OUTPUT,
+    SHARDING,
     DeferredCommand,
     FieldFlags,
     Flag,
@@ -83,6 +84,7 @@ def _build(arguments: Sequence[str]) -> SectionedCommand:
         *choice.training.flags,
         *(() if choice.tables else SEEDING.flags),
         *LOADING.flags,
+        SHARDING,
         *_output_flags(bool(choice.tables)),
     ]
 
@@ -115,7 +117,7 @@ def choose(arguments: Sequence[str], method: str | None = None) -> Chosen:
     sharing = SHARING if tables else FieldFlags("sharing", (), {})
     training = field_flags(TrainingOptions, "training", "Training", sharing.fields, recipe.model_dump())
     # The flags of adapt train keep their names; a method's or task's flag of the same name gets a prefix.
-    of_tasks = [*sharing.flags, *LOADING.flags, *training.flags, *SEEDING.flags]
+    of_tasks = [*sharing.flags, *LOADING.flags, SHARDING, *training.flags, *SEEDING.flags]
     fixed = [*(several_flags() if tables else what_flags()), *of_tasks]
     reserved = {flag.name for flag in [*fixed, *_output_flags(bool(tables))] if flag.name}
     method_flags = field_flags(
@@ -236,6 +238,8 @@ def _resume(values: dict[str, Any]) -> int:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in surplus)
         raise UsageError(f"a resumed run keeps its settings, so --resume does not go with {flags}")
     settings = recall(Path(values["resume"]), values["output"], bool(values["overwrite"]))
+    if ranks().count == 1:  # nobody to divide it with
+        settings = replace(settings, load=settings.load.model_copy(update={"shard_backbone": False}))
     if values.get("batch_size") is not None:  # with another number of processes; the run checks the product
         settings = settings.with_batch_size(values["batch_size"])
     _check_shared(settings)
@@ -263,7 +267,10 @@ def _check_shared(settings: Settings) -> None:
 
 
 def _plan(settings: Settings) -> RunPlan:
-    run_plan = plan_run(loaded(settings.backbone, settings.load), settings.tasks, settings.sharing)
+    backbone = loaded(settings.backbone, settings.load)
+    if backbone.divided:
+        note(f"backbone: {backbone.divided}")
+    run_plan = plan_run(backbone, settings.tasks, settings.sharing)
     for line in run_plan.notes:
         note(line)
     return run_plan

@@ -53,7 +53,8 @@ class Backbone(ABC):
     states, ``max_length`` in tokens, ``causal`` (a position sees only the positions before it), ``encoder_decoder``
     (the model has two halves), ``decoder_start`` (the first token of the decoder's answer), ``dropped`` (number of
     layers removed from its top), ``vocabulary`` (a hash of the tokens and their numbers; empty if not known),
-    ``quantized``, ``hub_id`` (the public name, if ``id`` is an alias), ``files`` (of the checkpoint, for
+    ``quantized``, ``divided`` (the shares of processes that divide its weights, in words; empty if they do
+    not), ``hub_id`` (the public name, if ``id`` is an alias), ``files`` (of the checkpoint, for
     :meth:`stored`; empty for a model from memory).
     """
 
@@ -73,6 +74,7 @@ class Backbone(ABC):
     dropped: int = 0
     vocabulary: str = ""
     quantized: str | None = None
+    divided: str = ""
     hub_id: str | None = None
     files: tuple[Path, ...] = ()
 

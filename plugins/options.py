@@ -91,6 +91,8 @@ class LoadOptions(Options):
     """auto, cpu, cuda, cuda:1, mps; with a device map this is ignored."""
     device_map: str | None = None
     """Spread the backbone with accelerate: auto, balanced, sequential."""
+    shard_backbone: bool = False
+    """Divide the weights of the backbone's blocks among the processes of torchrun (adapt train)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen weights; auto is float32 on a CPU and the checkpoint's own elsewhere."""
     drop_layers: int = Field(0, ge=0)

@@ -8,20 +8,20 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 SPILL = 32
-"""Requests in flight from which an adapter counts as hot, so that its second replica may take its requests."""
+"""Requests in flight from which a replica counts as busy, so that the next one may take its requests."""
+SHARE = 4 / 3
+"""A busy replica has at least this many times the mean requests of all; of two replicas, twice those of the other."""
 
 
 def order(adapter: str, in_flight: Mapping[str, int], spill: int = SPILL) -> list[str]:
     """Return the replicas for an adapter, the preferred first; ``in_flight`` are the requests of each replica.
 
-    The second replica goes first while the first has at least ``spill`` requests, and twice as many as the second.
+    Busy replicas go last. So a hot adapter is on as many replicas as its requests need, and a replica that holds no
+    more than its share keeps its adapters. Source: consistent hashing with bounded loads (Mirrokni et al. 2018).
     """
     replicas = sorted(in_flight, key=lambda replica: _weight(adapter, replica))
-    if len(replicas) > 1:
-        first, second = replicas[:2]
-        if in_flight[first] >= max(spill, 2 * in_flight[second]):
-            replicas[:2] = second, first
-    return replicas
+    limit = max(spill, SHARE * sum(in_flight.values()) / max(1, len(replicas)))
+    return sorted(replicas, key=lambda replica: in_flight[replica] >= limit)
 
 
 def _weight(adapter: str, replica: str) -> bytes:

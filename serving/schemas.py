@@ -66,7 +66,7 @@ class PredictAnswer(Answer):
 
 
 class Counters(Answer):
-    """Counts of an adapter since the process started."""
+    """Counts of an adapter since the process started; with a shared state the sum over all processes."""
 
     requests: int
     """Number of inputs."""
@@ -111,12 +111,25 @@ class AdapterState(Answer):
     probes: str = ""
     """The golden probes that were checked before the version was docked; "no probes" for a version without them."""
     counters: Counters
+    docked_in: int = 0
+    """The number of processes in which the adapter is docked now; with a shared state, as of their last reports."""
 
 
 class AdapterDetail(AdapterState):
     """A served adapter with the card of its current version."""
 
     card: dict[str, Any]
+
+
+class ProcessState(Answer):
+    """A process that serves: of a shared state each one, as of its last report."""
+
+    process: str
+    """The name of its machine and its process number."""
+    waiting: int
+    """Number of inputs without an answer yet."""
+    docked: int
+    """Number of docked adapters."""
 
 
 class RefusedFile(Answer):
@@ -134,6 +147,7 @@ class Adapters(Answer):
     adapters: list[AdapterState]
     aliases: dict[str, str]
     refused: list[RefusedFile] = []
+    processes: list[ProcessState] = []
 
 
 class LoadRequest(Request):

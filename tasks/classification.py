@@ -347,12 +347,13 @@ class Classification(SequenceTask):
         logits = self._class_logits(digests) / self.options.temperature
         scores = logits.sigmoid() if self.options.multi_label else logits.softmax(-1)
         order = scores.argsort(descending=True)[:NAMED].tolist()
-        scores_by_label = {self.options.labels[number]: round(scores[number].item(), 4) for number in order}
+        values: list[float] = scores.tolist()
+        scores_by_label = {self.options.labels[number]: round(values[number], 4) for number in order}
         texts: dict[str, Any] = {name: record[name] for name in ("text", "second") if name in record}
         if self.options.multi_label:
             labels = sorted(self.options.labels[n] for n, score in enumerate(scores) if score >= self.options.threshold)
             return {**texts, "labels": labels, "scores": scores_by_label}
-        best, score = self.options.labels[order[0]], scores[order[0]].item()
+        best, score = self.options.labels[order[0]], values[order[0]]
         prediction: dict[str, Any] = {**texts, "label": best, "score": round(score, 4), "scores": scores_by_label}
         rejected = score < self.options.reject_below
         if self.options.nearest_class:

@@ -69,7 +69,7 @@ def zipf(names: Sequence[str], count: int, seed: int = 0) -> list[str]:
 
 
 def _await_ready(process: "subprocess.Popen[bytes]", log: Path, url: str, replicas: int) -> None:
-    end = time.monotonic() + 240
+    end = time.monotonic() + 400
     while time.monotonic() < end:
         assert process.poll() is None, log.read_text()
         if "Application 'adaptdock' is ready" in log.read_text():

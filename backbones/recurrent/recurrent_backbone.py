@@ -108,6 +108,7 @@ def check_options(name: str, options: LoadOptions) -> None:
         ("--quantize", options.quantize, "its weights can be held in float32, bfloat16 or float16 (--dtype)"),
         ("--drop-layers", options.drop_layers, "its layers are few and belong together; choose adapters' by --layers"),
         ("--device-map", options.device_map, "it is small enough for one device (--device)"),
+        ("--shard-backbone", options.shard_backbone, "it is small enough for one device (--device)"),
         ("--revision", options.revision, "it is read from files, not from the hub"),
     ):
         if value:

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.models.auto import modeling_auto
 
 from adaptdock.backbones.transformers.checkpoint import Checkpoint
+from adaptdock.backbones.transformers.sharding import whole
 from adaptdock.errors import BackboneError
 from adaptdock.plugins.contracts import LoadOptions
 
@@ -77,13 +78,16 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def in_memory(weight: Tensor, owner: str) -> Tensor:
-    """Return a frozen weight; raise :class:`BackboneError` for a weight that a device map has offloaded."""
+    """Return a frozen weight, gathered if processes share it.
+
+    Raises :class:`BackboneError` for a weight that a device map has offloaded.
+    """
     if weight.device.type == "meta":
         raise BackboneError(
             f"the weight of {owner} waits on a disk or in host memory and cannot be read here: load the backbone "
             f"without a device map, or choose a method or task that does not read it"
         )
-    return weight
+    return whole(weight)
 
 
 def endings(generator: PreTrainedModel) -> frozenset[int]:

@@ -161,7 +161,14 @@ def peek(arguments: Sequence[str], name: str) -> str | None:
 
 # ----------------------------------------------------------------------- options of several commands
 
-LOADING = field_flags(LoadOptions, "load", "Backbone")
+_LOADING = field_flags(LoadOptions, "load", "Backbone")
+SHARDING = next(flag for flag in _LOADING.flags if flag.name == "shard_backbone")
+"""The flag of the only command that several processes run together."""
+LOADING = FieldFlags(
+    _LOADING.owner,
+    tuple(flag for flag in _LOADING.flags if flag is not SHARDING),
+    {name: field for name, field in _LOADING.fields.items() if name != SHARDING.name},
+)
 DATA = "Data"
 
 
@@ -262,4 +269,4 @@ def load_options(values: Mapping[str, Any]) -> LoadOptions:
     """Return the validated load options among the parameters of a command."""
     from adaptdock.engine.core.assembly import validated
 
-    return validated(LoadOptions, LOADING.given(values), "backbone")
+    return validated(LoadOptions, _LOADING.given(values), "backbone")

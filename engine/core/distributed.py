@@ -65,9 +65,12 @@ def check_alone(what: str) -> None:
 def placed(options: "LoadOptions") -> "LoadOptions":
     """Return load options for this process: of several processes, each uses the GPU of its local rank.
 
-    Raises :class:`UsageError` for a device map, for one GPU shared by all processes, and for too few GPUs.
+    Raises :class:`UsageError` for a device map, for one GPU shared by all processes, for too few GPUs, and for a
+    backbone that cannot be divided.
     """
     process = ranks()
+    if options.shard_backbone:
+        _check_sharding(options, process.count)
     if process.count == 1:
         return options
     if options.device_map:
@@ -94,6 +97,20 @@ def placed(options: "LoadOptions") -> "LoadOptions":
     return options.model_copy(update={"device": f"cuda:{process.local}"})
 
 
+def _check_sharding(options: "LoadOptions", count: int) -> None:
+    """Raise :class:`UsageError` for ``--shard-backbone`` in one process or with quantised weights."""
+    if count == 1:
+        raise UsageError(
+            "--shard-backbone divides the backbone among several processes, and this is the only one: start them with "
+            "torchrun --nproc-per-node 2 --no-python adapt train, or leave it out"
+        )
+    if options.quantize:
+        raise UsageError(
+            f"--shard-backbone divides float weights alone, and --quantize {options.quantize} makes others: leave one "
+            f"of them out; --dtype bfloat16 goes with it"
+        )
+
+
 def repeats_first() -> bool:
     """Return whether an invalid argument or data file here is surely the first process's too.
 
@@ -111,7 +128,7 @@ def shared(value: Value) -> Value:
         return value
     import torch
 
-    _join()
+    join()
     box = [value]
     torch.distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
@@ -123,7 +140,7 @@ def mean(value: "Tensor") -> "Tensor":
         return value
     import torch
 
-    _join()
+    join()
     total = value.detach().clone()
     torch.distributed.all_reduce(total)
     return total / ranks().count
@@ -138,7 +155,7 @@ def share_of(amount: float) -> float:
         return 1.0
     import torch
 
-    _join()
+    join()
     total = torch.tensor(amount, dtype=torch.float64)
     torch.distributed.all_reduce(total)
     return amount * ranks().count / total.item() if total else 1.0
@@ -154,7 +171,7 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _join() -> None:
+def join() -> None:
     """Connect the processes: gloo for objects and CPU tensors, nccl for GPU tensors."""
     import torch
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from adaptdock.engine.core.distributed import placed
+from adaptdock.engine.core.distributed import join, placed
 from adaptdock.errors import BackboneError, PluginError, UsageError
 from adaptdock.plugins import registry
 from adaptdock.plugins.arguments import refusal
@@ -18,6 +18,8 @@ def load_backbone(name: str, options: LoadOptions) -> Backbone:
     fails, and the errors of :func:`placed`.
     """
     options = placed(options)
+    if options.shard_backbone:
+        join()
     families: list[tuple[registry.Plugin, BackboneFamily]] = []
     for plugin, family_type in registry.usable("backbone"):
         family: BackboneFamily = family_type()

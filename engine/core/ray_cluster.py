@@ -41,7 +41,8 @@ def connected(address: str | None) -> Iterator[None]:
             raise _unreachable(address, error) from None
         raise UsageError(
             f"a process listens at {address}, but Ray cannot join a cluster there. Ray's lines above have the reason: "
-            f"another program or version of Ray, or a cluster whose token this process does not have"
+            f"another program or version of Ray, or a cluster that asks for a token: set RAY_AUTH_MODE=token here, "
+            f"and the token as Ray documents"
         ) from None
     try:
         yield

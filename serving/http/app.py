@@ -1,5 +1,6 @@
 """The ASGI application: routes, middleware and error handlers."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from adaptdock.serving.http.access_tokens import Tokens
 from adaptdock.serving.http.authorization import Access, without_hidden
 from adaptdock.serving.http.catalog_routes import catalog_routes
 from adaptdock.serving.http.description import describe_tokens
+from adaptdock.serving.http.fleet_view import FleetView
 from adaptdock.serving.http.following import Following
 from adaptdock.serving.http.framing import Framing
 from adaptdock.serving.http.label_routes import label_routes
@@ -35,11 +37,14 @@ GONE = 499
 
 def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
     """Return the application around a service. Its lifespan starts and stops the service."""
+    view = FleetView(service)
 
     @asynccontextmanager
     async def living(_: FastAPI) -> AsyncIterator[None]:
         await service.start()
+        reporting = asyncio.create_task(view.watch())
         yield
+        reporting.cancel()
         await service.stop()
         if service.tracing is not None:
             service.tracing.close()
@@ -54,10 +59,10 @@ def make_app(service: Service, tokens: Tokens | None = None) -> FastAPI:
         redirect_slashes=False,  # the redirect would lead to whatever host the request names
         strict_content_type=False,  # RequestBodies has checked the JSON already
     )
-    app.state.service = service
+    app.state.service, app.state.view = service, view
     app.include_router(operator_routes(service))
     app.include_router(predict_routes(service))
-    app.include_router(catalog_routes(service))
+    app.include_router(catalog_routes(service, view))
     app.include_router(openai_routes(service))
     app.include_router(lora_routes(service))
     if service.options.label_file is not None:

@@ -8,6 +8,7 @@ from adaptdock.errors import UsageError
 from adaptdock.hub.artefact.card import Card
 from adaptdock.serving.answer_changes import answer_changes
 from adaptdock.serving.http.authorization import covered, require
+from adaptdock.serving.http.fleet_view import FleetView
 from adaptdock.serving.http.openai_routes import abilities
 from adaptdock.serving.http.preconditions import etag_of, preconditions
 from adaptdock.serving.http.predict_routes import ERRORS
@@ -21,6 +22,7 @@ from adaptdock.serving.schemas import (
     Changed,
     Counters,
     LoadRequest,
+    ProcessState,
     Refusal,
     RefusedFile,
     SplitRequest,
@@ -32,7 +34,7 @@ Name = Annotated[str, Path(max_length=128)]
 FILE_BODY = {"requestBody": {"required": True, "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}}}
 
 
-def catalog_routes(service: Service) -> APIRouter:
+def catalog_routes(service: Service, view: FleetView) -> APIRouter:
     """Return the routes. They accept names and version numbers, but never a path of the server."""
 
     async def allow(request: Request) -> None:
@@ -40,7 +42,7 @@ def catalog_routes(service: Service) -> APIRouter:
 
     router = APIRouter(tags=["adapters"], responses=ERRORS, dependencies=[Depends(allow)])  # type: ignore[arg-type]
     changes = APIRouter(dependencies=[Depends(preconditions)], responses={412: {"model": Refusal}})
-    _add_listing(router, service)
+    _add_listing(router, service, view)
     _add_version_changes(changes, service)
     _add_residency_and_shares(changes, service)
     _add_aliases(changes, service)
@@ -48,7 +50,7 @@ def catalog_routes(service: Service) -> APIRouter:
     return router
 
 
-def _add_listing(router: APIRouter, service: Service) -> None:
+def _add_listing(router: APIRouter, service: Service, view: FleetView) -> None:
     """Add the routes that show adapters."""
     catalog = service.catalog
 
@@ -56,20 +58,28 @@ def _add_listing(router: APIRouter, service: Service) -> None:
     async def adapters(request: Request) -> Adapters:
         """List the adapters that the token is for, with their versions and counters."""
         is_covered = covered(request, catalog)
-        states = [AdapterState(**state(service, served)) for name, served in catalog.all().items() if is_covered(name)]
+        states = [
+            AdapterState(**state(service, view, served)) for name, served in catalog.all().items() if is_covered(name)
+        ]
         aliases = {alias: target for alias, target in catalog.aliases.items() if is_covered(alias)}
         refused = [
             RefusedFile(name=name, reason=reason)
             for name, reason in sorted(service.refused.items())
             if is_covered(name)
         ]
-        return Adapters(backbone=service.dock.backbone.id, adapters=states, aliases=aliases, refused=refused)
+        processes = [
+            ProcessState(process=report.process, waiting=report.waiting, docked=report.docked)
+            for report in view.reports
+        ]
+        return Adapters(
+            backbone=service.dock.backbone.id, adapters=states, aliases=aliases, refused=refused, processes=processes
+        )
 
     @router.get("/v1/adapters/{name}")
     async def adapter(name: Name, response: Response) -> AdapterDetail:
         """Return an adapter with its card. The header ETag identifies its state without the counters."""
         served = catalog.served(name)
-        detail = AdapterDetail(**state(service, served), card=served.current.card.model_dump(mode="json"))
+        detail = AdapterDetail(**state(service, view, served), card=served.current.card.model_dump(mode="json"))
         response.headers["etag"] = detail.etag
         return detail
 
@@ -154,9 +164,9 @@ def _add_aliases(router: APIRouter, service: Service) -> None:
         await administer(request, "delete alias", [alias], catalog.delete_alias, alias)
 
 
-def state(service: Service, served: Served) -> dict[str, Any]:
+def state(service: Service, view: FleetView, served: Served) -> dict[str, Any]:
     """Return the fields of :class:`AdapterState` for an adapter."""
-    current, tally = served.current, service.metrics.tally(served.name)
+    current, tally = served.current, view.tally(served.name)
     return {
         "name": served.name,
         "task": current.card.task.name,
@@ -175,6 +185,7 @@ def state(service: Service, served: Served) -> dict[str, Any]:
             errors=tally.errors,
             mean_seconds=round(tally.seconds / tally.answered, 6) if tally.answered else None,
         ),
+        "docked_in": view.docked_in(served),
     }
 
 

@@ -27,12 +27,19 @@ def test_the_adapters_are_divided_evenly_and_a_replica_that_leaves_moves_only_it
     assert len({after[adapter] for adapter in moved}) == 4  # to all others, not to a single one
 
 
-def test_a_hot_adapter_spills_to_its_second_replica_and_to_no_third() -> None:
-    first, second, *rest = order("hot", dict.fromkeys(REPLICAS, 0))
+def test_a_hot_adapter_spills_to_as_many_replicas_as_are_needed() -> None:
+    first, second, third, *rest = order("hot", dict.fromkeys(REPLICAS, 0))
     idle = dict.fromkeys(REPLICAS, 0)
-    assert order("hot", {**idle, first: SPILL - 1}) == [first, second, *rest]
-    assert order("hot", {**idle, first: SPILL}) == [second, first, *rest]
-    assert order("hot", {**idle, first: SPILL, second: SPILL // 2 + 1})[0] == first  # the second is busy as well
-    assert order("hot", {**idle, first: 9 * SPILL, second: 4 * SPILL})[0] == second
+    assert order("hot", {**idle, first: SPILL - 1}) == [first, second, third, *rest]
+    assert order("hot", {**idle, first: SPILL}) == [second, third, *rest, first]
+    assert order("hot", {**idle, first: 9 * SPILL, second: SPILL - 1})[0] == second
+    assert order("hot", {**idle, first: 9 * SPILL, second: 4 * SPILL})[0] == third
+    assert order("hot", dict.fromkeys(REPLICAS, 9 * SPILL))[0] == first  # all are as busy
+
+
+def test_of_two_replicas_the_second_takes_requests_while_the_first_has_twice_as_many() -> None:
+    first, second = order("hot", {"a": 0, "b": 0})
+    assert order("hot", {first: SPILL, second: SPILL // 2 + 1})[0] == first
+    assert order("hot", {first: SPILL, second: SPILL // 2})[0] == second
     assert order("hot", {"alone": 9 * SPILL}) == ["alone"]
     assert order("hot", {}) == []

@@ -77,7 +77,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("DELETE", "/v1/predict", {}),
     ("GET", "/v1/models", {"headers": {"host": "example.org"}}),
 ]
-CHANGING = ("request_id", "created", "counters", "versions")
+CHANGING = ("request_id", "created", "counters", "versions", "docked_in")
 
 
 def comparable(answer: httpx2.Response) -> Any:
@@ -163,6 +163,56 @@ def test_a_replica_that_is_killed_loses_no_request_and_gives_no_wrong_answer(url
     assert len(answers) == 400
     assert [answer for answer in answers if answer[1] != f"L{answer[0]}"] == []
     assert len(loads(url)) == 2  # another has taken its place
+
+
+def test_a_canary_gets_its_share_in_all_replicas_and_no_answer_is_of_another_version(url: str, file: Path) -> None:
+    """Requests without the header go to any replica, before, during and after the change to the new version."""
+    answers: list[tuple[int, str]] = []
+    enough = threading.Event()
+
+    def ask(client: httpx2.Client) -> tuple[int, str]:
+        body = {"adapter": ["a07"], "inputs": [TEXT]}
+        (predicted,) = client.post(f"{url}/v1/predict", json=body, timeout=60).json()["predictions"]
+        return predicted["version"], predicted["prediction"]["entities"][0]["label"]
+
+    def flood() -> None:
+        with httpx2.Client() as client:
+            while not enough.is_set():
+                answers.append(ask(client))
+
+    with Client(url) as client, httpx2.Client() as plain:
+        client.push("a07", file, activate=False)
+        assert {ask(plain) for _ in range(20)} == {(1, "La07")}
+        client.split("a07", {1: 3, 2: 1})
+        canary = [ask(plain) for _ in range(200)]
+        assert set(canary) == {(1, "La07"), (2, "SENT")}
+        assert 20 < canary.count((2, "SENT")) < 90
+        threads = [threading.Thread(target=flood) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        client.load("a07", 2)
+        after = [ask(plain) for _ in range(40)]
+        enough.set()
+        for thread in threads:
+            thread.join()
+        assert set(after) == {(2, "SENT")}
+        assert set(answers) <= {(1, "La07"), (2, "SENT")}
+
+
+def test_any_replica_shows_the_adapters_of_all(url: str) -> None:
+    with Client(url) as client:
+        for name in ("a11", "a12", "a13"):
+            label(client, name)
+        end = time.monotonic() + 60
+        while True:
+            listings = [httpx2.get(f"{url}/v1/adapters").json() for _ in range(6)]
+            sums = {sum(entry["counters"]["requests"] for entry in listing["adapters"]) for listing in listings}
+            processes = [{process["process"] for process in listing["processes"]} for listing in listings]
+            if len(sums) == 1 and all(len(names) == 2 for names in processes):
+                break
+            assert time.monotonic() < end, (sums, processes)
+            time.sleep(1)
+        assert all(names == processes[0] for names in processes)
 
 
 def test_a_fleet_grows_under_load_up_to_its_greatest_number(arguments: list[object], tmp_path: Path) -> None:

@@ -479,6 +479,8 @@ class TaskRun:
                 for split in self._last_splits():
                     measured = Measured(split, self.plan.records[split], self._evaluate(self.best, split))
                     metrics[split] = measured.evaluation.metrics
+                if measured is None and self.plan.backbone.divided:  # for the page, which one process writes alone
+                    measured = _measure(self.dock, self.best, self.plan)
                 judged |= self._judged(self.best, metrics)
                 if measured is not None and measured.split != FOLDS:
                     judged |= self._beside_classics(measured.split, measured.evaluation)
@@ -495,11 +497,9 @@ class TaskRun:
         }
         card = self.best.card.model_copy(update={"metrics": metrics, "training": training})
         self.best = AdapterFile(card, self.best.tensors)
-        if ending != "interrupted":
-            self.best = self._probed(self.best)
+        self.best = self.best if ending == "interrupted" else self._probed(self.best)
         size = self._store(self.best)
         # shared() also waits for the first process, so that every process can read the complete file.
         size = size if ending == "interrupted" else shared(size)
         read = None if self.heads is None else self.heads.read
-        entries = [dict(entry) for entry in history]
-        return Result(self.best, self.file, size, epochs, seconds, entries, ending, measured, read)
+        return Result(self.best, self.file, size, epochs, seconds, list(map(dict, history)), ending, measured, read)

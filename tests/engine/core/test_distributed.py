@@ -143,6 +143,29 @@ def test_two_processes_train_any_method_as_one(tmp_path, model_folder, case):
     assert apart(tmp_path / "one.safetensors", tmp_path / "two.safetensors") < 1e-5
 
 
+@pytest.mark.slow
+def test_two_processes_that_divide_the_backbone_train_what_one_trains(tmp_path, model_folder):
+    data, one = uneven(tmp_path / "data"), tmp_path / "one.safetensors"
+    shared = ("--method", "dora", "--run-dir")
+    assert main(arguments(model_folder, data, str(one), "--batch-size", 10, *shared, tmp_path / "alone")) == 0
+    command = arguments(model_folder, data, "two.safetensors", "--batch-size", 5, *shared, "run", "--shard-backbone")
+    together = both(tmp_path, command)
+    assert [process.returncode for process in together] == [0, 0], together
+    assert "MB of weights in each of 2 processes" in together[0].stderr
+    assert apart(one, tmp_path / "two.safetensors") < 1e-5
+
+
+@pytest.mark.slow
+def test_one_process_completes_a_run_that_divided_its_backbone(tmp_path, model_folder, data):
+    one = tmp_path / "one.safetensors"
+    assert main(arguments(model_folder, data, str(one), "--batch-size", 10, "--run-dir", tmp_path / "alone")) == 0
+    command = arguments(model_folder, data, "two.safetensors", "--batch-size", 5, "--run-dir", "run")
+    assert [process.returncode for process in both(tmp_path, [*command, "--shard-backbone"], STOP)] == [130, 130]
+    two = str(tmp_path / "two.safetensors")
+    assert main(["train", "--resume", str(tmp_path / "run"), "--batch-size", "10", "-o", two]) == 0
+    assert apart(one, Path(two)) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("labels", "class_weights", "weight"),
     [
@@ -271,6 +294,7 @@ def test_one_process_of_accelerate_launch_says_how_to_start_two(monkeypatch):
         (["train", "--task", "ner", "--unlabelled", "a.txt"], "adapt train --unlabelled runs in one process"),
         (["train", "--task", "ner", "--device", "cuda:0"], "the backbones of all 2 processes"),
         (["train", "--task", "ner", "--device-map", "auto"], "--device-map divides one backbone among all GPUs"),
+        (["train", "--task", "ner", "--shard-backbone", "--quantize", "nf4"], "divides float weights alone"),
     ],
 )
 def test_what_several_processes_cannot_share_is_refused_in_one_sentence(
@@ -282,6 +306,13 @@ def test_what_several_processes_cannot_share_is_refused_in_one_sentence(
     assert printed.startswith("Error: ")
     assert printed.count("\n") == 1
     assert words in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backbone_is_not_divided_in_one_process(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--task", "ner", "--shard-backbone"]) == 2
+    assert "this is the only one: start them with torchrun" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
