@@ -1,12 +1,12 @@
 """Faults around a serving process: killed, a full disk, a clock that is set back, a slow disk.
 
-    python benchmarks/serving_faults.py [--parts kills,full,clock,slow] [--kills 50] [--faketime libfaketimeMT.so.1]
+    python benchmarks/serving_faults.py [--parts kills,full,clock,slow] [--kills 50]
 
 ``kills`` pushes versions, moves aliases and activates earlier versions without pause, kills the process with SIGKILL at
 a random moment (at every fifth time while it starts), starts it again on the same state, and compares with the
-acknowledged changes. ``full`` has the state on a tmpfs of 8 MiB (it mounts one, so it needs root). ``clock`` loads
-libfaketime (the library for threads), which sets the clock of the running process back. ``slow`` has the state on a
-disk where an operation takes 20 ms and a sync 0.3 s (``slow_folder.py``, with what that needs).
+acknowledged changes. ``full`` has the state on a tmpfs of 8 MiB (it mounts one, so it needs root). ``clock`` sets the
+wall clock of the running process back (``clock_offset.c``, for which it needs a C compiler). ``slow`` has the state on
+a disk where an operation takes 20 ms and a sync 0.3 s (``slow_folder.py``, with what that needs).
 """
 
 import argparse
@@ -35,6 +35,7 @@ from adaptdock.hub.artefact.file import write_file
 from adaptdock.plugins.contracts import LoadOptions
 
 ADAPTERS = 6
+DAY = 24 * 60 * 60
 NAMES = [f"a{number}" for number in range(ADAPTERS)]
 LONGEST = 2.0
 """Most seconds of changes before a kill."""
@@ -212,16 +213,13 @@ def full(place: Path, backbone: Any) -> None:
 # --------------------------------------------------------------------------------------------- clock
 
 
-def clock(place: Path, backbone: Any, library: str) -> None:
+def clock(place: Path, backbone: Any) -> None:
     """Set the clock of a running process back by two days, and start it again with such a clock."""
-    offset = place / "offset"
-    offset.write_text("+0")
-    variables = {
-        "LD_PRELOAD": library,
-        "FAKETIME_TIMESTAMP_FILE": str(offset),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
+    offset, library = place / "offset", place / "clock_offset.so"
+    offset.write_text("0")
+    source = Path(__file__).parent / "clock_offset.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source)], check=True)
+    variables = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(offset)}
     process = Process(filled(place, backbone), place / "log", ["--queue-seconds", "30"], variables)
     process.start()
     wrong = 0
@@ -241,14 +239,14 @@ def clock(place: Path, backbone: Any, library: str) -> None:
             wrong += status != 200 or not is_right(prediction, asked) or prediction["version"] != version
 
     change("a0", 2)
-    offset.write_text("-2d")
+    offset.write_text(str(-2 * DAY))
     logged = process.log.stat().st_size
     change("a0", 3)
     dates = [line[:40] for line in process.log.read_text()[logged:].splitlines()[:1]]
     restart = f"exit status {process.end()}, ready in {process.start():.1f} s"
-    offset.write_text("+1d")
+    offset.write_text(str(DAY))
     change("a0", 4)
-    offset.write_text("-300d")
+    offset.write_text(str(-300 * DAY))
     change("a0", 5)
     print(f"| clock set back by two days while running (the log then: {dates}), by 300 days later | wrong {wrong} |")
     print(f"| restart with the clock set back | {restart} |")
@@ -328,11 +326,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", default="kills,full,clock,slow")
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--faketime", default="libfaketimeMT.so.1")
     arguments = parser.parse_args()
     print(machine(), flush=True)
     backbone = load_backbone("minilm", LoadOptions(device="cpu"))
-    more = {"kills": (arguments.kills,), "clock": (arguments.faketime,)}
+    more = {"kills": (arguments.kills,)}
     for part in arguments.parts.split(","):
         with tempfile.TemporaryDirectory() as name:
             parts = {"kills": kills, "full": full, "clock": clock, "slow": slow}

@@ -29,7 +29,8 @@ RESPONSES_SHOWN = 8
 def command(names: tuple[str, ...], run: bool, as_json: bool, **values: Any) -> int:
     """Check hash, signature and revocations of installed and included adapters, all or the given NAMES.
 
-    A FILE with a provenance beside it (adapt sign) is compared with it, and the signature of the provenance is checked.
+    A FILE with a provenance beside it (adapt sign) is compared with it, and the signature of the provenance is checked,
+    also that of a provenance that was installed with an adapter.
 
     With --run, load the backbone, run each NAME or FILE on its golden probes, and compare its answers with the saved
     answers.
@@ -74,7 +75,8 @@ def _checked(name: str) -> dict[str, Any]:
         return _checked_file(Path(name))
     record = recorded(name)
     if record is not None:
-        return {"adapter": record.entry.label, "problem": verify(record), "state": "as installed"}
+        document = {"adapter": record.entry.label, "problem": verify(record), "state": "as installed"}
+        return {**document, **_published_provenance(record.path)}
     entry = included_entry(name)
     if entry is not None:
         return {"adapter": entry.label, "problem": verify_included(name), "state": "as included in the package"}
@@ -83,6 +85,18 @@ def _checked(name: str) -> dict[str, Any]:
         f"{name!r} comes with the package {packaged.source}, whose files pip has installed, and not from a registry, "
         f"so it has no record to compare with"
     )
+
+
+def _published_provenance(file: Path) -> dict[str, Any]:
+    """Return signer and statement of the provenance that was installed with a file, if there is one."""
+    if not path_beside(file).exists():
+        return {}
+    try:
+        provenance = verify_provenance(file)
+    except AdaptError as error:  # the file itself was verified by the hash and signature of its entry
+        return {"state": f"as installed; its provenance does not count: {error}"}
+    signed = {"signer": provenance.signer, "statement": provenance.statement}
+    return {"state": f"as installed, with a provenance signed by {provenance.signer}", **signed}
 
 
 def _checked_file(file: Path) -> dict[str, Any]:

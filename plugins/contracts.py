@@ -42,6 +42,7 @@ from adaptdock.plugins.methods import Side as Side
 from adaptdock.plugins.methods import Site as Site
 from adaptdock.plugins.methods import Trained as Trained
 from adaptdock.plugins.options import API_VERSION as API_VERSION
+from adaptdock.plugins.options import Labels as Labels
 from adaptdock.plugins.options import LoadOptions as LoadOptions
 from adaptdock.plugins.options import Options as Options
 from adaptdock.plugins.options import Recipe as Recipe

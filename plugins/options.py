@@ -1,9 +1,10 @@
 """Validated options of plugins, of training, and of loading a backbone."""
 
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 API_VERSION = 2
 """The version of the contracts; a plugin for another version is refused."""
@@ -33,6 +34,28 @@ class Options(BaseModel):
                 split[name] = [part.strip() for part in split[name].split(",") if part.strip()]
         return split
 
+
+LONGEST_LABEL = 1000
+"""Characters of a label: a longer one is a text in the wrong column."""
+
+
+def _distinct_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
+    for number, label in enumerate(labels):
+        if not label.strip():
+            raise ValueError(f"the label at place {number + 1} is empty: each label is a visible name")
+        if len(label) > LONGEST_LABEL:
+            raise ValueError(
+                f"the label {label[:40]!r}... has {len(label):,} characters; at most {LONGEST_LABEL:,} are allowed: is "
+                f"another column the label?"
+            )
+    double = next((label for label, count in Counter(labels).items() if count > 1), None)
+    if double is not None:
+        raise ValueError(f"the label {double!r} is there twice: its second score would replace the first")
+    return labels
+
+
+Labels = Annotated[tuple[str, ...], AfterValidator(_distinct_labels)]
+"""The labels of a task, in the order of the head's outputs: distinct, not blank, :data:`LONGEST_LABEL` characters."""
 
 FEWEST_STEPS = 50
 """Fewest optimiser steps of a run without explicit epochs, unless a recipe has another number: few-sample training with

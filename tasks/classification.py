@@ -18,7 +18,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import AnnotatedText, AnswerKind, Cleaned, Decision, FitExamples, Head, Outcome, Record
+from adaptdock.plugins.contracts import (
+    AnnotatedText,
+    AnswerKind,
+    Cleaned,
+    Decision,
+    FitExamples,
+    Head,
+    Labels,
+    Outcome,
+    Record,
+)
 from adaptdock.plugins.toolkit.classic_answers import bag_of_words, fits_bag_of_words
 from adaptdock.plugins.toolkit.heads import PooledOptions, SequenceHead, VectorLength
 from adaptdock.plugins.toolkit.linear_fit import fit_classes, fit_sets
@@ -70,7 +80,7 @@ NOT_COUNTED = -100
 class ClassificationOptions(PooledOptions):
     """Options of ``classification``."""
 
-    labels: tuple[str, ...] = ()
+    labels: Labels = ()
     """Classes; learnt from the training data unless given."""
     vector_length: VectorLength | None = None
     """Length of the vector that the head reads: plain, as the backbone gives it; unit, all the same. In training unit

@@ -22,6 +22,7 @@ from adaptdock.plugins.contracts import (
     Feature,
     FitExamples,
     LabelledSpan,
+    Labels,
     Mark,
     Outcome,
     Passage,
@@ -48,7 +49,7 @@ JOINT = "|"
 class MultilabelTokensOptions(LayeredOptions, WordOptions):
     """Options of ``multilabel-tokens``."""
 
-    labels: tuple[str, ...] = ()
+    labels: Labels = ()
     """Labels; learnt from the training data unless given."""
     label_separator: str = Field(SEPARATOR, min_length=1)
     """Separator of the labels of a word in one text."""

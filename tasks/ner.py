@@ -21,6 +21,7 @@ from adaptdock.plugins.contracts import (
     Cleaned,
     Feature,
     LabelledSpan,
+    Labels,
     Outcome,
     Recipe,
     Record,
@@ -86,7 +87,7 @@ class NEROptions(TaggingOptions):
 
     scheme: Scheme = "auto"
     """Tag scheme of the data; auto detects it for each split."""
-    labels: tuple[str, ...] = ()
+    labels: Labels = ()
     """Entity types; learnt from the training data unless given."""
 
 

@@ -25,6 +25,7 @@ from adaptdock.plugins.contracts import (
     Feature,
     FitExamples,
     LabelledSpan,
+    Labels,
     Outcome,
     Reading,
     Record,
@@ -65,7 +66,7 @@ Scored = tuple[Extent, float]
 class SpanOptions(WordOptions):
     """Options of ``spans``."""
 
-    labels: tuple[str, ...] = ()
+    labels: Labels = ()
     """Labels of spans; learnt from the training data unless given."""
     span_words: int = Field(0, ge=0)
     """Most words of a span; 0 takes the longest span of the training data, up to 12 words."""

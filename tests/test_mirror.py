@@ -92,6 +92,7 @@ TESTED_BY = {
     "serving.client.responses": "serving/client/test_client",
     "serving.http.authorization": "serving/http/test_access_tokens",
     "serving.http.*": "serving/http/test_operator_routes",
+    "serving.scheduling.mirroring": "serving/catalog/test_swapping",
     "serving.scheduling.decode_scheduler": "serving/http/test_openai_routes",
     "serving.ray_router": "serving/test_ray",
     "serving.versions": "serving/catalog/test_version_store",

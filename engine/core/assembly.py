@@ -1,10 +1,11 @@
 """An adapter put together: methods with their sites, the task and its head, on one backbone."""
 
+import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -15,6 +16,9 @@ from adaptdock.errors import BackboneError, MismatchError, UsageError
 from adaptdock.hub.artefact.card import BaseEntry, PluginEntry
 from adaptdock.plugins import registry
 from adaptdock.plugins.contracts import Backbone, Combination, Head, Method, Options, Parameter, Ports, Site, Task
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 HEAD, ON = "head", "on"
 Validated = TypeVar("Validated", bound=Options)
@@ -268,8 +272,16 @@ def validated(model: type[Validated], options: Mapping[str, Any], owner: str) ->
             if entry["type"] == "extra_forbidden":
                 problems.append(f"{name} is no option of it (it has {', '.join(model.model_fields)})")
             else:
-                problems.append(f"{name}: {entry['msg'].lower()}, found {entry['input']!r}")
+                problems.append(f"{name}: {_problem(entry)}")
         raise UsageError(f"{owner}: {'; '.join(problems)}") from None
+
+
+def _problem(entry: "ErrorDetails") -> str:
+    """Return an error of pydantic in words, with the value; messages of our own name the value themselves."""
+    if entry["type"] == "value_error":
+        return entry["msg"].removeprefix("Value error, ")
+    message = entry["msg"]
+    return f"{message[:1].lower()}{message[1:]}, found {reprlib.repr(entry['input'])}"
 
 
 def entry(kind: registry.Kind, name: str, options: Options) -> PluginEntry:

@@ -30,6 +30,7 @@ from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.plugins.arguments import checked_number, of_type, refusal
 from adaptdock.plugins.contracts import Backbone, Feature, Reading
 from adaptdock.plugins.sequences import listed, text
+from adaptdock.plugins.toolkit.windowing import FEWEST_TOKENS
 
 HOST = torch.device("cpu")
 KNOWN_ASSEMBLIES = 1000
@@ -270,7 +271,21 @@ class DockedAdapters:
             )
         assembly = self._assembly(card)
         assembly.check(adapter.tensors, f"the adapter {card.name!r}")
+        self._check_window(card, assembly)
         return assembly
+
+    def _check_window(self, card: Card, assembly: Assembly) -> None:
+        """Raise :class:`MismatchError` for windows without room for a text: every input would be refused."""
+        if self.backbone.tokenizer is None:
+            return
+        special = self.backbone.tokenizer.num_special_tokens_to_add()
+        limit = min(card.preprocessing.max_length, self.backbone.max_length - assembly.positions)
+        if limit - special < FEWEST_TOKENS:
+            raise MismatchError(
+                f"the adapter {card.name!r}: its card says max_length {card.preprocessing.max_length}, and windows of "
+                f"{limit} tokens have no room for a text: {special} tokens are special ones of {self.backbone.id!r}, "
+                f"and a text needs {FEWEST_TOKENS} at least"
+            )
 
     def _assembly(self, card: Card) -> Assembly:
         """Put an adapter together; adapters that differ only in weights share the assembly."""

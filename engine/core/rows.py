@@ -106,7 +106,7 @@ class MixedRows:
         self._rows, self._dtype, self._whole, self._gather = rows, dtype, whole, gather
         self._actions: dict[Side, dict[str, list[Action]]] = {"output": {}, "input": {}, "front": {}}
         self._gathered: list[Gathered] = []
-        self._repeated: dict[int, MixedRows] = {1: self}
+        self._repeated: dict[int, MixedRows] = {}  # without these rows, which would then hold themselves
         for level in range(max((len(adapters) for adapters in rows), default=0)):
             self._add_level([adapters[level] if level < len(adapters) else () for adapters in rows])
 
@@ -129,6 +129,8 @@ class MixedRows:
 
     def repeated(self, copies: int) -> "MixedRows":
         """Return these rows, each ``copies`` times in succession."""
+        if copies == 1:
+            return self
         if copies not in self._repeated:
             rows = [row for row in self._rows for _ in range(copies)]
             self._repeated[copies] = MixedRows(rows, self._dtype, self._whole, self._gather)

@@ -1,11 +1,16 @@
 """The card: everything needed to run an adapter without other arguments, as JSON in the header of its file."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+DESCRIPTION_LIMIT = 20_000
 MOST_PROBES, MOST_VALUES, PROBES_LIMIT = 4, 32, 4096
 """Golden probes of an adapter, values of each answer, and bytes of all as JSON: docking computes the inputs."""
+
+LARGEST = float(2**128)
+"""Numbers that an adapter computes are of float32, which ends before this."""
+Computed = Annotated[FiniteFloat, Field(gt=-LARGEST, lt=LARGEST)]
 
 
 class _Entry(BaseModel):
@@ -59,7 +64,7 @@ class Probe(_Entry):
 
     input: Any
     size: int = Field(gt=0)
-    values: list[FiniteFloat] = Field(min_length=1, max_length=MOST_VALUES)
+    values: list[Computed] = Field(min_length=1, max_length=MOST_VALUES)
 
 
 class Probes(_Entry):
@@ -72,7 +77,7 @@ class Probes(_Entry):
     origin: Literal["sample", "validation"]
     precision: str
     probes: list[Probe] = Field(min_length=1, max_length=MOST_PROBES)
-    responses: dict[str, list[FiniteFloat]] = {}
+    responses: dict[str, list[Computed]] = {}
 
     @model_validator(mode="after")
     def _are_short(self) -> Self:
@@ -98,7 +103,7 @@ class Card(_Entry):
     """
 
     name: str = Field(min_length=1, max_length=200)
-    version: str = "1"
+    version: str = Field("1", max_length=100)
     task: PluginEntry
     methods: list[PluginEntry] = Field(min_length=1)
     on: list[BaseEntry] = []
@@ -106,9 +111,10 @@ class Card(_Entry):
     preprocessing: Preprocessing
     training: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
-    licence: str = ""
-    languages: list[str] = []
-    description: str = ""
+    licence: str = Field("", max_length=1000)
+    languages: list[Annotated[str, Field(max_length=100)]] = Field([], max_length=1000)
+    description: str = Field("", max_length=DESCRIPTION_LIMIT)
+    """In lists of adapters too, which pages ask every two seconds."""
     probes: Probes | None = None
 
     @property

@@ -67,7 +67,7 @@ def read_card(path: str | Path) -> Card:
     """Return the card of an adapter file, without torch and without reading the weights.
 
     Raises :class:`FileError` for a file that is missing, damaged or of another kind, and :class:`UsageError` for an
-    argument that is no path.
+    argument that is not a path.
 
     >>> from adaptdock import read_card
     >>> card = read_card("ner.safetensors")
@@ -142,6 +142,7 @@ def write_file(path: str | Path, adapter: AdapterFile, replace: bool = True) -> 
     plain = save(tensors)
     data = plain[8 + int.from_bytes(plain[:8], "little") :]
     metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, **_card_metadata(adapter.card)}
+    _read_card(metadata, path)  # before anything is written that could not be read again
     head = {**json.loads(plain[8 : len(plain) - len(data)]), "__metadata__": metadata}
     blob = _encoded({**head, "__metadata__": {**metadata, "sha256": _checksum(head, data)}}, data)
     try:
@@ -158,6 +159,20 @@ def _encoded(head: Mapping[str, Any], data: bytes) -> bytes:
     text = json.dumps(head, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensor data begins at a multiple of 8 bytes
     return len(text).to_bytes(8, "little") + text + data
+
+
+def _read_card(metadata: Mapping[str, str], path: object) -> Card:
+    """Return the card; raise :class:`FileError` for an invalid card."""
+    try:
+        card = Card.model_validate_json(metadata["card"])
+        if "probes" in metadata:
+            probes = {**json.loads(metadata["probes"]), "responses": json.loads(metadata.get("responses", "{}"))}
+            card = card.model_copy(update={"probes": Probes.model_validate(probes)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise FileError(path, f"its card is not valid: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+    return card
 
 
 def _card_metadata(card: Card) -> dict[str, str]:
@@ -240,14 +255,7 @@ def _header(path: object, head: Mapping[str, Any], data_size: int) -> Header:
             if name != "__metadata__":
                 tensors[name] = (str(entry["dtype"]), tuple(int(extent) for extent in entry["shape"]))
                 end = max(end, int(entry["data_offsets"][1]))
-        card = Card.model_validate_json(metadata["card"])
-        if "probes" in metadata:
-            probes = {**json.loads(metadata["probes"]), "responses": json.loads(metadata.get("responses", "{}"))}
-            card = card.model_copy(update={"probes": Probes.model_validate(probes)})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise FileError(path, f"its card is not valid: {where}: {first['msg']}") from None
+        card = _read_card(metadata, path)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, RecursionError):
         raise FileError(path, "its header is not that of an adapter file") from None
     if end != data_size:

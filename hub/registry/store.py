@@ -14,7 +14,7 @@ from typing import Literal
 from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field
 
-from adaptdock.errors import FileError, TrustError, UsageError
+from adaptdock.errors import FileError, SourceError, TrustError, UsageError
 from adaptdock.hub.artefact import directories
 from adaptdock.hub.artefact.atomic import atomic_folder, write_atomically
 from adaptdock.hub.artefact.file import read_header
@@ -22,6 +22,7 @@ from adaptdock.hub.artefact.locks import changing
 from adaptdock.hub.artefact.strict_json import read
 from adaptdock.hub.registry.index import Entry, Revocation, lookalike, unknown
 from adaptdock.hub.registry.newest import newest_installed, remember
+from adaptdock.hub.registry.provenance import path_beside
 from adaptdock.hub.registry.seen import refuse_older
 from adaptdock.hub.registry.sources import Offer, Sources, fetched
 from adaptdock.hub.registry.trust import Policy, judge, read_policy, trusted
@@ -29,6 +30,8 @@ from adaptdock.hub.registry.verified import open_source
 from adaptdock.plugins.regular import read_regular
 
 RECORD = "record.json"
+PROVENANCE_LIMIT = 2**20
+"""Bytes of a provenance."""
 
 
 class Record(BaseModel):
@@ -220,15 +223,27 @@ def _install(offer: Offer, rules: Rules, published: Sequence[Entry]) -> Record:
     entry = record.entry
     with fetched(offer.source, entry) as path:
         _check_header(entry, path)
+        provenance = _provenance(offer)
         with changing(root()):
             record, is_installed = _admitted(offer, rules, published)  # another process may have been faster
             if is_installed:
                 return record
             with atomic_folder(_folder(entry.name)) as folder:
                 shutil.copyfile(path, folder / record.path.name)
+                if provenance:
+                    path_beside(folder / record.path.name).write_bytes(provenance)
                 (folder / RECORD).write_text(record.model_dump_json(indent=2) + "\n")
             remember(entry)
     return record
+
+
+def _provenance(offer: Offer) -> bytes:
+    """Return the provenance that was published beside a file, or nothing; ``adapt verify`` checks its signature."""
+    try:
+        content = b"".join(offer.source.beside(path_beside(Path(offer.entry.file)).as_posix(), PROVENANCE_LIMIT))
+    except (SourceError, FileError):  # the adapter was verified without it
+        return b""
+    return content if len(content) <= PROVENANCE_LIMIT else b""
 
 
 def _admitted(offer: Offer, rules: Rules, published: Sequence[Entry]) -> tuple[Record, bool]:

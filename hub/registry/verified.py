@@ -52,6 +52,10 @@ class Verified(Source):
         """Yield the file of an entry; the index has its hash."""
         return self._source.content(entry)
 
+    def beside(self, file: str, limit: int) -> Iterator[bytes]:
+        """Yield a file beside the index; it has a signature of its own."""
+        return self._source.beside(file, limit)
+
     def _verified(self) -> bytes:
         try:
             from tuf.api.exceptions import (

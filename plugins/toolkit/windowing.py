@@ -13,6 +13,8 @@ LETTER = r"[\w\p{M}]"  # with combining marks, which belong to words in many scr
 WORD = regex.compile(rf"https?://\S+|[@#]{LETTER}+|{LETTER}+(?:[-_.]{LETTER}+)*|'{LETTER}+|[^\w\s]")
 OVERLAP = 4
 """Successive windows overlap by a window's room divided by this number."""
+FEWEST_TOKENS = OVERLAP
+"""Fewest tokens of a text in a window: successive windows overlap by one at least."""
 
 Span = tuple[int, int]
 
@@ -132,9 +134,9 @@ def _tokenised(
 ) -> Any:
     tokenizer = reading.tokenizer
     if not tokenizer.is_fast:
-        raise BackboneError(f"{type(tokenizer).__name__} does not tell which characters a token stands for")
+        raise BackboneError(f"{type(tokenizer).__name__} does not report the characters of a token")
     room = reading.max_length - tokenizer.num_special_tokens_to_add(pair=second is not None)
-    if room < OVERLAP:
+    if room < FEWEST_TOKENS:
         raise BackboneError(f"windows of {reading.max_length} tokens have no room for text")
     if second is not None:
         room //= 2  # the first text takes at most half of the window

@@ -11,18 +11,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
 from starlette.requests import Request
-from torch import Tensor
 
 from adaptdock import __version__
-from adaptdock.engine.core.batches import collate
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.residency import Residency
 from adaptdock.errors import AdaptError
 from adaptdock.hub.artefact.file import AdapterFile
 from adaptdock.hub.registry.admission import refusal
-from adaptdock.plugins.contracts import Feature, Task
+from adaptdock.plugins.contracts import Task
 from adaptdock.serving.catalog.audit_log import TRUST, Actor, AuditLog
 from adaptdock.serving.catalog.catalog import Catalog
 from adaptdock.serving.catalog.folder_watcher import Watcher
@@ -48,12 +45,13 @@ from adaptdock.serving.memory import MemoryTrim
 from adaptdock.serving.scheduling.dynamic_batching import Batcher
 from adaptdock.serving.scheduling.encoding import measured
 from adaptdock.serving.scheduling.inference_request import Outcome, Work
+from adaptdock.serving.scheduling.mirroring import Mirroring
 from adaptdock.serving.tracing import Tracing
 from adaptdock.serving.versions import Selection
+from adaptdock.serving.warm_up import warm_up
 
 Result = TypeVar("Result")
 Status = Literal["ok", "starting", "stopping", "broken"]
-WARM_TEXT = "The first text is the slowest."
 FOLLOW_SECONDS = 5.0
 """Longest wait of a request for the change of another process; then the versions before the change answer."""
 GRACE = 2.0
@@ -104,6 +102,7 @@ class Service:
         )
         self.catalog.incomplete = StartingError
         self.batcher = Batcher(self.residency, options, self.metrics, None if tracing is None else tracing.follow)
+        self._mirroring = Mirroring(self.catalog, self.batcher, self.metrics.mirrored)
         self.audit = AuditLog(None if options.audit is None else Path(options.audit).expanduser(), self._state)
         self.watcher = None
         if options.folder is not None:
@@ -200,49 +199,12 @@ class Service:
                 self.watcher.look(first=True)
         self.catalog.incomplete = None
         if self.options.warm_up:
-            self._warm()
+            warm_up(self.dock, self.residency, self.catalog, self.batcher.admission, self.options)
 
     def _read(self, path: Path) -> AdapterFile:
         """Read the file of an adapter that is about to be docked."""
         self.metrics.loaded()
         return self.store.read(path)
-
-    def _warm(self) -> None:
-        """Dock the answering versions while there is room, and send a text through the bare backbone."""
-        limit = self.options.device_bytes
-        adapters = {} if self.options.shared else self.catalog.all()  # requests divide them among processes
-        for served in adapters.values():
-            for number in served.split:
-                try:
-                    if limit is None or self.residency.resident_bytes < limit // 2:
-                        with self.residency.present([served.versions[number].key]):
-                            continue
-                except AdaptError as error:
-                    log("not warm", adapter=served.name, version=number, reason=str(error))
-        inputs = self._warm_inputs()
-        self.dock.hidden([()], inputs)
-        self._calibrate(inputs)
-
-    def _warm_inputs(self) -> dict[str, Tensor]:
-        """Return the inputs of one row: a text, or a trial of a backbone that reads no texts."""
-        backbone = self.dock.backbone
-        if backbone.tokenizer is None:
-            return {name: tensor[:1] for name, tensor in backbone.trial_inputs().items()}
-        encoding = backbone.tokenizer(WARM_TEXT)
-        names = [name for name in backbone.tokenizer.model_input_names if name in encoding]
-        return collate(backbone, [Feature({name: list(encoding[name]) for name in names})])
-
-    def _calibrate(self, inputs: Mapping[str, Tensor]) -> None:
-        """Measure the speed of a full batch, so that the first burst of inputs is estimated well."""
-        positions = inputs["attention_mask"].shape[1]
-        rows = max(1, min(self.options.batch_rows, self.options.batch_tokens // positions))
-        batch = {name: torch.cat([tensor] * rows) for name, tensor in inputs.items()}
-        for _ in range(2):  # the first one allocates memory
-            started = time.perf_counter()
-            hidden = self.dock.hidden([()] * rows, batch)
-            hidden[0].cpu()  # waits for the device
-            seconds = time.perf_counter() - started
-        self.batcher.admission.batch(rows * positions, seconds, full=True, texts=False)
 
     async def follow(self) -> None:
         """Take over what other processes have changed in a shared state, and wait :data:`FOLLOW_SECONDS` at most."""
@@ -372,7 +334,9 @@ class Service:
             self._submit(works)
             for work in works:
                 work.future.add_done_callback(lambda future, work=work: self._count(work, future))  # type: ignore[misc]
-            self._mirror(selections, names, works)
+            for name, work in zip(names, works, strict=True):
+                if selections[name].mirrored:
+                    self._mirroring.send(work, selections[name].mirrored)
             answers = await self._answers(request, works, seconds)
         finally:
             for held in selections.values():
@@ -442,38 +406,6 @@ class Service:
             self.metrics.abandoned(name)
         else:
             self.metrics.answered(name, time.monotonic() - work.since, future.exception() is not None)
-
-    def _mirror(self, selections: Mapping[str, Selection], names: Sequence[str], works: Sequence[Work]) -> None:
-        """Send inputs to the mirrored versions too, if their queues have room."""
-        for name, work in zip(names, works, strict=True):
-            mirrored = selections[name].mirrored
-            if not mirrored:
-                continue
-            shadow = Work(
-                f"{work.name} (mirror)",
-                mirrored,
-                work.item,
-                work.deadline,
-                work.wishes,
-                work.raw,
-                size=work.size,
-                client=work.client,
-            )
-            version = self.catalog.hold(mirrored)
-            try:
-                self.batcher.submit([shadow])
-            except (BusyError, StoppingError):
-                self.catalog.release(version)
-                continue
-            shadow.future.add_done_callback(lambda _, work=work, shadow=shadow: self._compare(work, shadow))  # type: ignore[misc]
-
-    def _compare(self, work: Work, shadow: Work) -> None:
-        self.catalog.release(tuple(shadow.parts))
-        if not work.future.done() or work.future.cancelled() or work.future.exception() is not None:
-            return
-        failed = shadow.future.cancelled() or shadow.future.exception() is not None
-        differs = failed or shadow.future.result().prediction != work.future.result().prediction
-        self.metrics.mirrored(shadow.parts[-1].name, differs)
 
 
 def _label(work: Work) -> str:

@@ -11,7 +11,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, Feature, FitExamples, Head, Outcome, Passage, Reading, Record, Task
+from adaptdock.plugins.contracts import (
+    Cleaned,
+    Feature,
+    FitExamples,
+    Head,
+    Labels,
+    Outcome,
+    Passage,
+    Reading,
+    Record,
+    Task,
+)
 from adaptdock.plugins.toolkit.heads import LayeredOptions, Pooling, SequenceHead, VectorLength
 from adaptdock.plugins.toolkit.linear_fit import fit_classes
 from adaptdock.plugins.toolkit.sources import is_embedded, shown
@@ -31,7 +42,7 @@ LARGEST_PROBE = 4096
 class ContentClassesOptions(LayeredOptions):
     """Options of tasks that give a file a label."""
 
-    labels: tuple[str, ...] = ()
+    labels: Labels = ()
     """Classes; learnt from the training data unless given."""
     pooling: Pooling = "mean"
     """Input of the head: the mean, first or last hidden state; concat: last, maximum and mean. The first of an image

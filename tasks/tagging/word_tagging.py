@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptdock.errors import DataError
-from adaptdock.plugins.contracts import Cleaned, Decision, Feature, FitExamples, Reading, Record
+from adaptdock.plugins.contracts import Cleaned, Decision, Feature, FitExamples, Labels, Reading, Record
 from adaptdock.plugins.toolkit.classic_answers import most_frequent_tags
 from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
 from adaptdock.plugins.toolkit.linear_fit import fit_classes
@@ -35,7 +35,7 @@ ENOUGH = 20
 class TaggingOptions(LayeredOptions, WordOptions):
     """Options of all tasks that tag words."""
 
-    labels: tuple[str, ...] = ()
+    labels: Labels = ()
     """Tags; learnt from the training data unless given."""
     tag_names: tuple[str, ...] = ()
     """Names of tags that the data has as numbers, for 0, 1 and so on: O,B-PER,I-PER."""

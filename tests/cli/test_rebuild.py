@@ -147,3 +147,39 @@ def test_a_signed_provenance_is_verified_beside_the_file(adapt: Any, built: Path
     ran = adapt("verify", built)
     assert ran.status == 1
     assert "it is the provenance of another file" in ran.out
+
+
+def test_a_provenance_comes_with_the_installation_and_is_verified_by_name(
+    adapt: Any, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key counts where it is trusted; the adapter itself was verified by its entry."""
+    adapter = read_file(built)
+    write_file(built, AdapterFile(adapter.card.model_copy(update={"metrics": {"test": {"f1": 50.0}}}), adapter.tensors))
+    public = adapt("key", "new", "mine").out.strip()
+    card = ["--publisher", "acme", "--test-set", "towns", "--licence", "CC0-1.0", "--language", "en"]
+    arguments = [*card, "--description", "Places.", "--sign", "mine", "--name", "places"]
+    ran = adapt("publish", built, "--registry", "registry", *arguments, "--json")
+    assert ran.status == 0, ran
+    signed = Path(json.loads(ran.out)["provenance"])
+    monkeypatch.setenv("ADAPTDOCK_HOME", str(tmp_path / "another machine"))
+    ran = adapt("install", "places", "--source", "registry")
+    assert ran.status == 0, ran
+    (document,) = json.loads(adapt("verify", "places", "--json").out)
+    assert "its provenance does not count" in document["state"]
+    assert "no key that is trusted here" in document["state"]
+    assert "statement" not in document
+    assert adapt("trust", "add", "acme", public).status == 0
+    ran = adapt("verify", "places")
+    assert ran.status == 0
+    assert "with a provenance signed by acme" in ran.out
+    assert read_card(built).training["data_sha256"]["train"] in ran.out
+    (kept,) = (tmp_path / "another machine").rglob("*.intoto.jsonl")
+    assert kept.read_bytes() == signed.read_bytes()
+    kept.write_text("{}")
+    ran = adapt("verify", "places")
+    assert (ran.status, "its provenance does not count" in ran.out) == (0, True)
+    signed.unlink()
+    assert adapt("remove", "places").status == 0
+    assert adapt("install", "places", "--source", "registry").status == 0
+    assert "as installed" in adapt("verify", "places").out
+    assert list((tmp_path / "another machine").rglob("*.intoto.jsonl")) == []

@@ -176,7 +176,7 @@ def test_a_template_frames_the_fields() -> None:
     "template", ["{answer}", "{prompt.x}", "{prompt!r}", "{prompt:>9}", "{}", "{prompt", "no field"]
 )
 def test_a_template_that_names_something_else_is_refused(template: str) -> None:
-    with pytest.raises(UsageError, match="prompt: value error"):
+    with pytest.raises(UsageError, match=r"^task 'generation': prompt: (a prompt|expected)"):
         make_task("generation", {"prompt": template})
 
 

@@ -132,9 +132,9 @@ def test_a_word_of_several_tokens_is_refused_with_ones_that_are_single(rows: Pat
     ("options", "words"),
     [
         ({"template": "nothing"}, "has to name"),
-        ({"template": "{text} [MASK] [MASK]"}, "one \\[mask\\] or none"),
+        ({"template": "{text} [MASK] [MASK]"}, "one \\[MASK\\] or none"),
         ({"template": "{text} {label}"}, "nothing else in braces"),
-        ({"verbalizer": "land"}, "label=word"),
+        ({"verbalizer": "land"}, "LABEL=WORD"),
         ({"verbalizer": "land=a,sea=the"}, "the label 'sea', which is not in the data: land, water"),
         ({"verbalizer": "land=a,water=a"}, "'a' stands for 'land' and for 'water'"),
         ({"multi_label": True}, "one blank"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from architectures import tiny_backbone, tiny_language_model
 from builders import build_adapter
+from cyclic_garbage import tensors_in_cycles
 from models import tiny_tokenizer
 from torch import Tensor
 
@@ -111,3 +112,18 @@ def test_what_is_written_comes_back_in_the_order_of_its_rows() -> None:
             for number, row in enumerate(rows):
                 assert together[number].tolist() == written([row], [number], beams)[0].tolist()
     dock.close()
+
+
+def test_neither_a_batch_nor_a_swap_leaves_weights_to_the_garbage_collector(dock: Dock) -> None:
+    """The collector comes late: a server would keep the stacked weights of thousands of batches."""
+
+    def batch() -> None:
+        with dock.boarding(SHUFFLED) as rows:
+            dock.hidden(rows, INPUTS)
+
+    def swap() -> None:
+        dock.unload("prefix")
+        dock.dock(build_adapter(dock.backbone, "prefix", seed=3), "prefix")
+
+    assert tensors_in_cycles(batch) == []
+    assert tensors_in_cycles(swap) == []

@@ -156,6 +156,20 @@ def test_an_adapter_of_another_backbone_is_refused(dock: Dock, adapters: dict[st
     assert dock.names == []
 
 
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_an_adapter_whose_windows_hold_no_text_is_refused(
+    dock: Dock, adapters: dict[str, AdapterFile], length: int
+) -> None:
+    """Each of its requests would be refused, as if the text were at fault."""
+    card = adapters["lora"].card
+    short = card.preprocessing.model_copy(update={"max_length": length})
+    with pytest.raises(MismatchError, match=f"max_length {length}, and windows of {length} tokens have no room"):
+        dock.dock(AdapterFile(card.model_copy(update={"preprocessing": short}), adapters["lora"].tensors))
+    shortest = card.preprocessing.model_copy(update={"max_length": 6})
+    dock.dock(AdapterFile(card.model_copy(update={"preprocessing": shortest}), adapters["lora"].tensors), "short")
+    assert len(dock.predict("short", ["ada met bob"])) == 1
+
+
 def test_missing_surplus_and_misshapen_tensors_are_refused_by_name(dock: Dock, adapters) -> None:
     adapter = adapters["lora"]
     first = next(iter(adapter.tensors))

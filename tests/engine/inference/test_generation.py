@@ -8,6 +8,7 @@ import pytest
 import torch
 from architectures import tiny_backbone, tiny_language_model
 from builders import build_adapter
+from cyclic_garbage import tensors_in_cycles
 from models import tiny_tokenizer
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
@@ -51,6 +52,12 @@ def dock(request: pytest.FixtureRequest) -> Any:
         opened.dock(adapter(mine, name))
     yield opened
     opened.close()
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_generation_leaves_no_weights_to_the_garbage_collector(dock: Dock, search: str) -> None:
+    options = {"max_new_tokens": 3, **SEARCHES[search]}
+    assert tensors_in_cycles(lambda: dock.generate([None, *METHODS], TEXTS, **options)) == []
 
 
 @pytest.mark.parametrize("search", SEARCHES)

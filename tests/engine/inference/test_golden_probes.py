@@ -166,6 +166,14 @@ def test_probes_that_would_take_long_to_compute_are_no_adapter_file(backbone: Ba
     content["probes"]["probes"][0]["input"] = "a " * 4000
     with pytest.raises(ValueError, match="at most 4,096 are read"):
         Card.model_validate(content)
+    for place in ("values", "responses"):
+        huge = probed(backbone).card.model_dump(mode="json")
+        if place == "values":
+            huge["probes"]["probes"][0]["values"] = [1e308, 1e308]
+        else:
+            huge["probes"]["responses"] = {"head": [1e308]}
+        with pytest.raises(ValueError, match=f"{place}.*\n.*Input should be less than"):
+            Card.model_validate(huge)
     unread = content["probes"]["probes"][0] | {"input": {"tokens": 3}}
     fewer = content["probes"]["probes"][0] | {"input": TEXTS[0], "values": [1.0, 2.0]}
     short = Card.model_validate({**content, "probes": {**content["probes"], "probes": [fewer]}})

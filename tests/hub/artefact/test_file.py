@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -172,3 +173,31 @@ def test_the_same_adapter_gives_the_same_bytes_however_often_it_is_written(path:
     with safe_open(tmp_path / "0.safetensors", "pt") as opened:  # safetensors' own reader
         assert set(opened.keys()) == adapter.tensors.keys()
         assert opened.metadata().keys() == {"format", "format_version", "card", "sha256"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("description", "x" * 20_001),
+        ("licence", "x" * 1001),
+        ("version", "1" * 101),
+        ("languages", ["en"] * 1001),
+        ("languages", ["x" * 101]),
+        ("name", ""),
+    ],
+)
+def test_a_card_that_would_flood_a_page_is_neither_written_nor_read(
+    adapter: AdapterFile, path: Path, tmp_path: Path, field: str, value: Any
+) -> None:
+    card = adapter.card.model_copy(update={field: value})
+    with pytest.raises(FileError, match=f"its card is not valid: {field}"):
+        write_file(tmp_path / "new.safetensors", AdapterFile(card, adapter.tensors))
+    assert list(tmp_path.iterdir()) == [path]
+    blob = path.read_bytes()
+    size = int.from_bytes(blob[:8], "little")
+    head = json.loads(blob[8 : 8 + size])
+    head["__metadata__"]["card"] = json.dumps({**json.loads(head["__metadata__"]["card"]), field: value})
+    text = json.dumps(head).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + blob[8 + size :])
+    with pytest.raises(FileError, match=f"its card is not valid: {field}"):
+        read_file(path)

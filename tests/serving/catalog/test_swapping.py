@@ -64,7 +64,7 @@ def test_a_file_that_is_being_copied_is_not_read_until_it_is_complete(
     assert client.label("slow") == "WHOLE"
 
 
-@pytest.mark.parametrize("poison", ["truncated", "flipped", "pickle", "empty", "numbers", "backbone"])
+@pytest.mark.parametrize("poison", ["truncated", "flipped", "pickle", "empty", "numbers", "backbone", "window"])
 def test_a_poisoned_file_is_refused_and_the_running_version_stays(
     client: Client, backbone: Backbone, folder: Path, tmp_path: Path, poison: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -74,6 +74,9 @@ def test_a_poisoned_file_is_refused_and_the_running_version_stays(
     if poison == "backbone":
         entry = adapter.card.backbone.model_copy(update={"fingerprint": "blocks1:another"})
         adapter = type(adapter)(adapter.card.model_copy(update={"backbone": entry}), adapter.tensors)
+    if poison == "window":
+        entry = adapter.card.preprocessing.model_copy(update={"max_length": 2})
+        adapter = type(adapter)(adapter.card.model_copy(update={"preprocessing": entry}), adapter.tensors)
     write_file(tmp_path / "bad", adapter)
     content = (tmp_path / "bad").read_bytes()
     content = {

@@ -1,6 +1,7 @@
 """Labels: printed lists, numbers, empty cells, wrong columns; macro F1 is scikit-learn's."""
 
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -12,7 +13,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from adaptdock.engine.core.assembly import make_task
-from adaptdock.errors import DataError
+from adaptdock.errors import DataError, UsageError
+from adaptdock.plugins import registry
 from adaptdock.tasks.classification import Classification
 from adaptdock.tasks.embedding import Embedding
 from adaptdock.tasks.labels.printed_lists import printed_list
@@ -196,3 +198,25 @@ def test_the_loss_does_not_count_a_class_that_training_has_not_seen() -> None:
     targets = torch.tensor([task.target({"text": "x", "label": label}) for label in ("a", "new")])
     logits = torch.tensor([[0.0, 1.0], [5.0, 0.0]])
     assert task.loss(logits, targets, None) == task.loss(logits[:1], targets[:1], None)
+
+
+LABELLED = [plugin.name for plugin, kind in registry.usable("task") if "labels" in kind.Options.model_fields]
+
+
+@pytest.mark.parametrize("task", LABELLED)
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["A", "A"], "the label 'A' is there twice"),
+        (["A", ""], "the label at place 2 is empty"),
+        ([" \t", "A"], "the label at place 1 is empty"),
+        (["x" * 1001, "A"], "has 1,001 characters; at most 1,000 are allowed"),
+    ],
+)
+def test_labels_that_answers_could_not_tell_apart_are_refused(task: str, labels: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=f"labels: .*{re.escape(message)}"):
+        make_task(task, {"labels": labels})
+
+
+def test_every_task_of_the_package_with_labels_is_among_them() -> None:
+    assert {"ner", "pos", "classification", "spans", "multilabel-tokens", "image-classification"} <= set(LABELLED)

@@ -19,6 +19,7 @@ from adaptdock.plugins.contracts import (
     Cleaned,
     Feature,
     Head,
+    Labels,
     Options,
     Parameter,
     Reading,
@@ -36,7 +37,7 @@ MARKED = regex.compile(r"\[([^\[\]]*[^\s\[\]][^\[\]]*)\]")
 class RelationOptions(Options):
     """Options of ``relation``."""
 
-    labels: tuple[str, ...] = ()
+    labels: Labels = ()
     """The relations, in the order of the head's outputs; those of the training data unless given."""
 
 
