@@ -86,7 +86,8 @@ class LoReFT(Method):
 def _rotation(free: Tensor) -> Tensor:
     """Return R (rank, width) of a free matrix: an orthonormal matrix is unchanged."""
     orthonormal, triangle = torch.linalg.qr(free.float().mT)
-    return (orthonormal * triangle.diagonal().sign()).mT.to(free)
+    rotation: Tensor = (orthonormal * triangle.diagonal().sign()).mT
+    return rotation.to(free)
 
 
 def _normal(tensor: Tensor, generator: torch.Generator) -> None:

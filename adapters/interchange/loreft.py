@@ -4,7 +4,7 @@ A unit computes ``R^T (W h + b - R h)``. R is a parametrisation of torch, which 
 stored ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -65,7 +65,7 @@ def from_adapterhub(source: AdapterHubSource[ReftOptions]) -> MethodWeights:
     for port in blocks:
         if port not in placed and source.model.layer(port) in selected:
             raise contradiction(source.tensors.path, "layers", options.layers, f"{port.module}.{LAYER}", "is missing")
-    layers = None if selected == numbers else ",".join(str(port.layer) for port in placed)
+    layers = None if selected == numbers else ",".join(map(str, sorted({port.layer for port in placed})))
     if set(source.backbone.ports.select("hidden", ("block",), layers)) != set(placed):
         raise refuse(f"ReFT in the layers {options.layers}", "adaptdock would change both halves of the model there")
     values = {"rank": options.r, "first": options.prefix_positions, "layers": layers}
@@ -82,7 +82,7 @@ def _check_kind(options: ReftOptions) -> None:
         )
 
 
-def _port(blocks: list[Port], module: str) -> Port:
+def _port(blocks: Sequence[Port], module: str) -> Port:
     port = next((port for port in blocks if ends(module, f"{port.module}.{LAYER}")), None)
     if port is None:
         raise refuse(f"ReFT at {module}", "it is not the output of a whole layer")
@@ -116,7 +116,8 @@ def _unit(options: ReftOptions, group: ModuleTensors, width: int) -> Named:
 @torch.no_grad()
 def _orthogonal(base: Tensor, free: Tensor) -> Tensor:
     """Return the matrix (r, width) of orthonormal rows that torch computes from the stored ones."""
-    layer = nn.utils.parametrizations.orthogonal(nn.Linear(free.shape[1], free.shape[0], bias=False))
+    layer = nn.Linear(free.shape[1], free.shape[0], bias=False)
+    nn.utils.parametrizations.orthogonal(layer)
     layer.load_state_dict(
         {"parametrizations.weight.0.base": base.float(), "parametrizations.weight.original": free.float()}
     )
@@ -133,8 +134,9 @@ def to_adapterhub(
     for port in target.ports:
         weights, rotation = target.tensors[port.name], rotations[port.name].float()
         front = f"{port.module}.{LAYER}.refts.{target.name}.units.0."
-        layer = nn.utils.parametrizations.orthogonal(nn.Linear(rotation.shape[1], rotation.shape[0], bias=False))
-        layer.weight = rotation
+        layer = nn.Linear(rotation.shape[1], rotation.shape[0], bias=False)
+        layer.weight = nn.Parameter(rotation)
+        nn.utils.parametrizations.orthogonal(layer)  # stores matrices of which the weight is computed
         stored |= {f"{front}projection.{name}": tensor.detach() for name, tensor in layer.state_dict().items()}
         stored[f"{front}{SOURCE}.weight"] = weights["change"].float() + rotation
         stored[f"{front}{SOURCE}.bias"] = weights["bias"].float()

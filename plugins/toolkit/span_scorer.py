@@ -107,7 +107,7 @@ class SpanScorer(Head):
         if rank < self.classes:
             left, values, right = torch.linalg.svd(weight, full_matrices=False)
             outer, inner = left[:, :rank] * values[:rank], right[:rank]
-        begin, end, sizes = torch.cat([inner, -inner]).split([width, width, self.lengths], dim=1)
+        begin, end, sizes = torch.split(torch.cat([inner, -inner]), [width, width, self.lengths], dim=1)
         tensors["first"][: 2 * rank], tensors["last"][: 2 * rank] = begin, end
         tensors["length"][:, : 2 * rank] = math.sqrt(width) * sizes.T
         tensors["weight"].zero_()

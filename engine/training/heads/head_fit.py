@@ -163,8 +163,8 @@ def _read(
     hidden = for_head(backbone, head, states(backbone, ports, rows, inputs, head.reads), mask, row_inputs)
     labels = collate_labels(features, mask.device)
     if isinstance(head, CandidateHead):
-        vectors, labels, of_rows = head.candidates(hidden, labels)
-        return vectors.float().cpu(), labels.cpu(), [(*numbered[row], 0) for row in of_rows.tolist()]
+        candidates, labels, of_rows = head.candidates(hidden, labels)
+        return candidates.float().cpu(), labels.cpu(), [(*numbered[row], 0) for row in of_rows.tolist()]
     assert isinstance(head, LinearHead)
     vectors = head.vectors(hidden, mask)  # type: ignore[arg-type]
     assert vectors is not None
@@ -180,4 +180,4 @@ def _read(
 def _by_position(labels: Tensor, features: Sequence[Feature]) -> Tensor:
     """Return labels (R, T, numbers) of labels (R, T numbers): how many numbers a position has, the windows say."""
     longest = max(features, key=length)
-    return labels.unflatten(1, (-1, len(longest.labels) // length(longest)))
+    return labels.reshape(len(labels), -1, len(longest.labels) // length(longest))
