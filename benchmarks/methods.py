@@ -70,7 +70,7 @@ SAME_AS_LORA = "alora"
 """Without invocation tokens, which belong to causal language models, it computes what lora does."""
 RATE = 4e-3
 """Learning rate of methods without a recipe of the task: the default, 0.001, changes little in so few steps."""
-RATES: dict[str, float] = {}
+RATES: dict[str, float] = {"vera": 1.6e-2, "boft": 1.6e-2}
 """Learning rates of methods, from ``--rates``."""
 MARKS = "<!-- measured -->", "<!-- end of measured -->"
 
