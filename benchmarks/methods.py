@@ -70,8 +70,8 @@ SAME_AS_LORA = "alora"
 """Without invocation tokens, which belong to causal language models, it computes what lora does."""
 RATE = 4e-3
 """Learning rate of methods without a recipe of the task: the default, 0.001, changes little in so few steps."""
-RATES: dict[str, float] = {"vera": 1.6e-2, "boft": 1.6e-2}
-"""Learning rates of methods, from ``--rates``."""
+RATES: dict[str, float] = {"vera": 1.6e-2, "boft": 1.6e-2, "full": 1e-4}
+"""Learning rates of methods: from ``--rates``, and for ``full`` that of its recipe of other tasks."""
 MARKS = "<!-- measured -->", "<!-- end of measured -->"
 
 
@@ -151,7 +151,8 @@ def runs(arguments: argparse.Namespace, done: set[tuple[str, str, int]]) -> Iter
     end = time.monotonic() + arguments.limit
     backbone = _backbone(arguments)
     retrieval = Retrieval(arguments.folder, backbone)
-    yield {"machine": machine(), "bare": retrieval.bare}
+    if not done:
+        yield {"machine": machine(), "bare": retrieval.bare}
     data = {task: short_splits(arguments.folder, task, arguments.sample) for task in arguments.tasks}
     for seed, task, method in product(range(arguments.seeds), arguments.tasks, arguments.methods):
         if time.monotonic() > end:
