@@ -92,8 +92,9 @@ bench-exports: $(INSTALLED)  ## from an export of an annotation tool to an answe
 bench-interchange: $(INSTALLED)  ## foreign adapters in and out beside peft and recorded logits of AdapterHub; minutes
 	$(BIN)/python benchmarks/interchange.py
 
-bench-methods: $(INSTALLED)  ## every method on three tasks, by metric, time and size; hours; DATA=folder of the data sets
-	$(BIN)/python benchmarks/methods.py $(DATA)
+bench-methods: $(INSTALLED)  ## every method on three tasks, into docs/methods.md; an hour; continues benchmarks/methods.jsonl; DATA=folder
+	$(BIN)/python benchmarks/methods.py $(DATA) --rows benchmarks/methods.jsonl
+	$(BIN)/python benchmarks/methods.py $(DATA) --rows benchmarks/methods.jsonl --page docs/methods.md
 
 bench-mixed: $(INSTALLED)  ## mixed batches beside PEFT; half an hour or more
 	$(BIN)/python benchmarks/mixed.py

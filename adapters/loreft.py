@@ -14,9 +14,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from adaptdock.adapters.interchange import loreft
 from adaptdock.errors import UsageError
 from adaptdock.plugins.contracts import Backbone, ForwardPass, Method, Options, Parameter, Ports, Site
 from adaptdock.plugins.toolkit.batched_linear import linear
+from adaptdock.plugins.toolkit.interchange.adapterhub import AdapterHubMethod, AdapterHubSource, AdapterHubTarget
+from adaptdock.plugins.toolkit.interchange.tensors import MethodWeights
 
 
 class LoReFTOptions(Options):
@@ -36,6 +39,7 @@ class LoReFT(Method):
     Options = LoReFTOptions
     options: LoReFTOptions
     grows = {"rotation": 0, "change": 0, "bias": 0}
+    adapterhub_types = {"reft": loreft.ReftOptions}
 
     @property
     def stack_key(self) -> Hashable:
@@ -57,13 +61,8 @@ class LoReFT(Method):
 
     def fold(self, site: Site, parameters: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         """Compute R from the free matrix, with the signs of its rows such that an orthonormal matrix is unchanged."""
-        orthonormal, triangle = torch.linalg.qr(parameters["free"].float().mT)
-        rotation = (orthonormal * triangle.diagonal().sign()).mT
-        return {
-            "rotation": rotation.to(parameters["free"]),
-            "change": parameters["change"],
-            "bias": parameters["bias"],
-        }
+        rotation = _rotation(parameters["free"])
+        return {"rotation": rotation, "change": parameters["change"], "bias": parameters["bias"]}
 
     def transform(self, parameters: Mapping[str, Tensor], x: Tensor, out: Tensor, forward_pass: ForwardPass) -> Tensor:
         """Change the states, (R, T, W) -> (R, T, rank) -> (R, T, W)."""
@@ -72,6 +71,23 @@ class LoReFT(Method):
             early = (forward_pass.positions < self.options.first) & forward_pass.mask.bool()
             inner = inner * early.unsqueeze(-1).to(inner.dtype)
         return linear(inner, parameters["rotation"].mT, onto=out)
+
+    @classmethod
+    def from_adapterhub(cls, source: AdapterHubSource[loreft.ReftOptions]) -> MethodWeights:
+        """Read AdapterHub's LoReFT at the beginning of texts."""
+        return loreft.from_adapterhub(source)
+
+    def to_adapterhub(self, target: AdapterHubTarget) -> AdapterHubMethod:
+        """Write AdapterHub's LoReFT."""
+        rotations = {name: _rotation(tensors["free"].float()) for name, tensors in target.tensors.items()}
+        return loreft.to_adapterhub(self.options.model_dump(), rotations, target)
+
+
+def _rotation(free: Tensor) -> Tensor:
+    """Return R (rank, width) of a free matrix: an orthonormal matrix is unchanged."""
+    orthonormal, triangle = torch.linalg.qr(free.float().mT)
+    rotation: Tensor = (orthonormal * triangle.diagonal().sign()).mT
+    return rotation.to(free)
 
 
 def _normal(tensor: Tensor, generator: torch.Generator) -> None:

@@ -1,20 +1,25 @@
 """The table of docs/interchange.md: every kind of foreign adapter, imported, exported, and the largest difference.
 
-    python benchmarks/interchange.py [--references FOLDER]
+    python benchmarks/interchange.py [--references FOLDER | --doctor]
 
 A row is exact, refused with the reason, or silently wrong (more than 1e-5 from the library). Every type of the
 installed peft has a row. Adapters of peft are made by the real library, which also computes the reference; those of
 AdapterHub, whose library wants an older transformers, are the recorded ones of the tests. ``--references`` takes
 recorded ones from another folder instead: ``KIND_refs/CASE`` with its files, its reference.safetensors and the backbone
-``base_FAMILY``; and real adapters of PEFT for GPT-2 without a backbone, which are put on a random one.
+``base_FAMILY``; and real adapters of PEFT for GPT-2 without a backbone, which are put on a random one. ``--doctor``
+runs ``adapt doctor`` on the adapters of PEFT and AdapterHub that can be imported: all are sound, so a fault is a false
+alarm.
 """
 
 import argparse
+import io
+import json
 import sys
 import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +38,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from adaptdock.cli import main as adapt
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.errors import UsageError
 from adaptdock.hub.interchange.conversion import export_adapter, import_adapter
@@ -43,22 +49,33 @@ Row = tuple[str, str, str, str]
 HIDDEN = ("r", "lora_alpha", "exclude_modules")
 
 
-def of_peft(folder: Path) -> Iterator[Row]:
-    """Yield every case of the tests: methods that read adapters themselves, and each type through the library."""
+def peft_cases(folder: Path) -> Iterator[tuple[library.Case, Path, Path]]:
+    """Yield every case of the tests, its adapter's folder and the base model's.
+
+    They are methods that read adapters themselves, and each type through the library.
+    """
     types = [library.case(kind, "bert", "SEQ_CLS", "", **options) for kind, options in library.TYPES.items()]
-    cases = [*library.CASES, *types, *library.OPTIONS, *library.REFUSED]
-    backbones: dict[Path, Backbone] = {}
-    for number, case in enumerate(cases):
+    for number, case in enumerate([*library.CASES, *types, *library.OPTIONS, *library.REFUSED]):
         base = library.base_model(folder, case.architecture, case.task, **case.changes)
-        source = library.adapter_folder(case, base, folder / f"{number}")
+        yield case, library.adapter_folder(case, base, folder / f"{number}"), base
+
+
+def title_of(case: library.Case) -> tuple[str, str]:
+    """Return the type, architecture and task of a case, and its options."""
+    options = {
+        name: value for name, value in case.options.items() if name not in HIDDEN and value is not library.ATTENTION
+    }
+    listed = ", ".join(f"{name} {value}" for name, value in options.items()) or "-"
+    return f"{case.config.__name__.removesuffix('Config')}, {case.architecture}, {case.task}", listed
+
+
+def of_peft(folder: Path) -> Iterator[Row]:
+    """Yield the results of every case of peft, imported and exported."""
+    backbones: dict[Path, Backbone] = {}
+    for case, source, base in peft_cases(folder):
         if base not in backbones:
             backbones[base] = load_backbone(str(base), LoadOptions(device="cpu"))
-        options = {
-            name: value for name, value in case.options.items() if name not in HIDDEN and value is not library.ATTENTION
-        }
-        listed = ", ".join(f"{name} {value}" for name, value in options.items()) or "-"
-        title = f"{case.config.__name__.removesuffix('Config')}, {case.architecture}, {case.task}"
-        yield title, listed, *_in_and_out(case, source, base, backbones[base], folder / f"{number}-again")
+        yield *title_of(case), *_in_and_out(case, source, base, backbones[base], folder / f"{source.name}-again")
 
 
 def _in_and_out(case: library.Case, source: Path, base: Path, backbone: Backbone, again: Path) -> tuple[str, str]:
@@ -204,6 +221,26 @@ def of_real(root: Path, folder: Path) -> Iterator[Row]:
         yield source.name, "peft, real", _e(there), _e(back)
 
 
+def examined(folder: Path) -> None:
+    """Run ``adapt doctor`` on all sound adapters and print each alarm, and the counts."""
+    cases = [(", ".join(title_of(case)), source, base) for case, source, base in peft_cases(folder)]
+    for name in hub.CARRIED:
+        base = hub.FIXTURES / f"base_{(hub.FIXTURES / name / 'base.txt').read_text()}"
+        cases.append((f"AdapterHub {name}", hub.FIXTURES / name, base))
+    counts: Counter[str] = Counter()
+    for title, source, base in cases:
+        output = io.StringIO()
+        with redirect_stdout(output):
+            status = adapt(["doctor", str(source), "--backbone", str(base), "--json"])
+        findings = json.loads(output.getvalue())["findings"] if status in (0, 1) else []
+        faults = [finding["text"] for finding in findings if finding["kind"] == "fault"]
+        refused = any("cannot be imported" in fault for fault in faults) or status > 1
+        counts["refused" if refused else "false alarms" if faults else "sound"] += 1
+        if faults and not refused:
+            print(f"{title}: {' '.join(faults)}", flush=True)
+    print(", ".join(f"{count} {result}" for result, count in counts.items()))
+
+
 def loaded(adapter: Path, base: Path, task: str, inputs: dict[str, Tensor]) -> Tensor:
     """Return what the real peft computes with an adapter's folder."""
     return library.theirs(PeftModel.from_pretrained(library.load(base, task), adapter), inputs)
@@ -216,8 +253,14 @@ def _e(number: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--references", type=Path)
-    root: Path | None = parser.parse_args().references
+    parser.add_argument("--doctor", action="store_true")
+    arguments = parser.parse_args()
+    root: Path | None = arguments.references
     warnings.simplefilter("ignore")
+    if arguments.doctor:
+        with tempfile.TemporaryDirectory() as folder:
+            examined(Path(folder))
+        return
     tables: dict[str, Callable[[Path], Iterator[Row]]] = {
         "peft": of_peft,
         "aLoRA of peft": of_invoked,

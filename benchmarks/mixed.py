@@ -2,6 +2,7 @@
 
     python benchmarks/mixed.py [--workloads minilm-8x16,...] [--adapters 1,4,8,32,128] [--rounds 15] [--fast int8]
     python benchmarks/mixed.py --workloads FOLDER:8x64,FOLDER:8x64:decode --device cuda --dtype bfloat16
+    python benchmarks/mixed.py --workloads minilm-32x16 --every-method
 
 Sides: the bare model as transformers runs it; this project with lora, bottleneck, prefix, and all three in
 turn; PEFT LoRA with ``adapter_names``; PEFT LoRA switched with ``set_adapter`` group by group. Every round
@@ -9,6 +10,7 @@ runs every side once, in turn; a side's ratio is the median over the rounds of i
 model's in the same round. Rows walk through the adapters from round to round, so that with more adapters
 than rows each round meets others. A workload that has no name is a backbone with rows and tokens; it reads the
 tokens, or writes after them with ``:decode``. Operations are those that reach aten, views included, in one batch.
+``--every-method`` instead compares a batch with an adapter of each installed method with batches of one method alone.
 """
 
 import argparse
@@ -33,13 +35,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import logging as transformers_logging
 
 from adaptdock.backbones.huggingface import HuggingFaceBackbone
-from adaptdock.engine.core.assembly import assemble, entry, make_method, make_task
+from adaptdock.engine.core.assembly import assemble, entry, make_task, method_entries
 from adaptdock.engine.core.loading import load_backbone
 from adaptdock.engine.inference.dock import Dock
 from adaptdock.engine.inference.generation import GenerationOptions, generate_ids
 from adaptdock.hub.artefact.card import BackboneEntry, Card, Preprocessing
 from adaptdock.hub.artefact.file import AdapterFile
-from adaptdock.plugins.contracts import LoadOptions
+from adaptdock.plugins import registry
+from adaptdock.plugins.contracts import Composite, LoadOptions
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 8, "roles": ["query", "value"]},
@@ -92,7 +95,7 @@ class Counter(TorchDispatchMode):
 
 def adapter(backbone: HuggingFaceBackbone, method: str, seed: int) -> AdapterFile:
     """Return a tagger with random weights, stored in 16 bit as a trained one is."""
-    methods = [entry("method", method, make_method(method, METHODS[method]).options)]
+    methods = method_entries(method, METHODS.get(method, {}))
     task = make_task("ner", {"labels": ["LOC", "ORG", "PER"]})
     assembly = assemble(backbone, methods, task)
     generator = torch.Generator().manual_seed(seed)
@@ -236,6 +239,21 @@ def compare(name: str, adapters: Sequence[int], rounds: int, backbone: HuggingFa
             made.close()
 
 
+def compare_every_method(name: str, rounds: int, backbone: HuggingFaceBackbone) -> None:
+    """Print the table of a workload whose rows have an adapter of each method in turn, and of each method alone."""
+    work = workload(name)
+    loaded = registry.usable("method")
+    methods = sorted(plugin.name for plugin, kind in loaded if not issubclass(kind, Composite))
+    print(f"\n**{name}**, {len(methods)} methods\n\n| side | over bare | operations | ms |\n|---|---|---|---|")
+    for side, mixed in {"one adapter of each method": methods, **{method: [method] for method in methods}}.items():
+        ours = Ours(backbone, mixed, len(mixed))
+        measured = measure(work, {"bare": bare(backbone), side: ours.run}, len(mixed), rounds, backbone.device)
+        for label in ("bare", side) if len(mixed) > 1 else (side,):
+            ratio, operations, seconds = measured[label]
+            print(f"| {label} | {ratio:.2f} | {operations:,} | {1e3 * seconds:.1f} |", flush=True)
+        ours.close()
+
+
 def fast(mode: str, rounds: int) -> None:
     """Print the time of mixed batches in a faster precision over the bare float32 backbone's, and the F1 lost."""
     options = {"quantize": "int8"} if mode == "int8" else {"dtype": "bfloat16"}
@@ -274,6 +292,7 @@ def main() -> None:
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--adapters", default="1,4,8,32,128")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--every-method", action="store_true", help="compare a mix of all methods with each alone")
     parser.add_argument("--fast", choices=["bf16", "int8"], help="measure this precision beside float32 as well")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
@@ -288,6 +307,9 @@ def main() -> None:
         if source not in loaded:
             options = LoadOptions(device=arguments.device, dtype=arguments.dtype)
             loaded[source] = load_backbone(source, options)  # type: ignore[assignment]
+        if arguments.every_method:
+            compare_every_method(name, arguments.rounds, loaded[source])
+            continue
         compare(name, counts, arguments.rounds, loaded[source])
     if arguments.fast:
         fast(arguments.fast, arguments.rounds)

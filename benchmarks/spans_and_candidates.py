@@ -12,8 +12,9 @@ of the task, seed 0. The data of each row:
 - features: the morphological features of the words of UD English EWT, beside the most frequent set of each word.
 - choice: the requests of banking77, each with the name of its intent and three others, drawn with seed 0; beside the
   cosine of the frozen vectors of request and name.
-- rerank: the questions of XQuAD, each with the ten paragraphs of all articles that BM25 ranks highest; articles are in
-  one split. Beside BM25 and the cosine of the frozen vectors of question and paragraph.
+- rerank: the questions of XQuAD, each with the ten sentences of all articles that BM25 ranks highest; the one with the
+  answer is relevant, and articles are in one split. Beside BM25 and the cosine of the frozen vectors of question and
+  sentence.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import csv
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 import warnings
@@ -53,7 +55,7 @@ from adaptdock.plugins.toolkit.windowing import windows
 RELATIONS = ("nsubj", "obj", "obl", "nmod")
 CANDIDATES = 10
 VALIDATED, RANKED = 300, 50
-"""Records to validate on; queries, which have several windows each."""
+"""Records to validate on; queries, which have several candidates each."""
 
 Row = dict[str, Any]
 
@@ -236,18 +238,29 @@ def choice(folder: Path, place: Path, backbone: Backbone, arguments: argparse.Na
     show("choice", "choice", metrics, seconds, made)
 
 
+def divided(text: str) -> list[tuple[int, str]]:
+    """Return the sentences of a text, each with the place where it begins."""
+    starts = [0, *(mark.end() for mark in re.finditer(r"(?<=[.!?])\s+(?=[A-Z\"'])", text))]
+    return [(start, text[start:end].strip()) for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+
+
 def rerank(folder: Path, place: Path, backbone: Backbone, arguments: argparse.Namespace) -> None:
     articles = json.loads((folder / "xquad_en" / "xquad.en.json").read_text())["data"]
-    paragraphs = [paragraph["context"] for article in articles for paragraph in article["paragraphs"]]
-    collection, splits = BM25(paragraphs), {"train": [], "validation": [], "test": []}
+    paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    sentences = [sentence for paragraph in paragraphs for _, sentence in divided(paragraph["context"])]
+    collection, splits = BM25(sentences), {"train": [], "validation": [], "test": []}
     for number, article in enumerate(articles):
         split = "test" if number % 5 == 0 else "validation" if number % 10 == 1 else "train"
         for paragraph in article["paragraphs"]:
+            parts = divided(paragraph["context"])
             for question in paragraph["qas"]:
-                scores = collection.scores(question["question"], paragraphs)
-                best = sorted(range(len(paragraphs)), key=lambda place: -scores[place])[:CANDIDATES]
-                candidates = [paragraphs[place] for place in best]
-                relevance = [int(text == paragraph["context"]) for text in candidates]
+                start = question["answers"][0]["answer_start"]
+                right = next(sentence for place, sentence in reversed(parts) if place <= start)
+                scores = collection.scores(question["question"], sentences)
+                candidates = [
+                    sentences[place] for place in sorted(range(len(sentences)), key=lambda n: -scores[n])[:CANDIDATES]
+                ]
+                relevance = [int(text == right) for text in candidates]
                 splits[split].append({"query": question["question"], "candidates": candidates, "relevance": relevance})
     for split, most in (("train", arguments.train), ("validation", RANKED), ("test", arguments.tested)):
         splits[split] = Random(0).sample(splits[split], min(most, len(splits[split])))

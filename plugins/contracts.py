@@ -62,6 +62,7 @@ from adaptdock.plugins.task_abilities import Annotatable as Annotatable
 from adaptdock.plugins.task_abilities import Annotating as Annotating
 from adaptdock.plugins.task_abilities import AnswerKind as AnswerKind
 from adaptdock.plugins.task_abilities import Calibrated as Calibrated
+from adaptdock.plugins.task_abilities import CandidateHead as CandidateHead
 from adaptdock.plugins.task_abilities import ClassicallyAnswered as ClassicallyAnswered
 from adaptdock.plugins.task_abilities import ClassLabelled as ClassLabelled
 from adaptdock.plugins.task_abilities import FitExamples as FitExamples

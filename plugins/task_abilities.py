@@ -140,6 +140,17 @@ class LinearHead(Protocol):
         """
 
 
+@runtime_checkable
+class CandidateHead(Protocol):
+    """A head that scores candidates, each made of several hidden states, and that can be fitted on some of them."""
+
+    def candidates(self, hidden: Any, labels: "Tensor") -> "tuple[Tensor, Tensor, Tensor]":
+        """Return the vectors (N, V) of some candidates of a batch, their labels (N, classes), and their rows (N).
+
+        ``hidden`` is the usual input of the head, ``labels`` are those of the loss.
+        """
+
+
 @dataclass(frozen=True)
 class FitExamples:
     """What a head is fitted on: ``vectors`` (N, W), float32, and ``labels`` (N) or (N, classes), as the loss has them.
@@ -157,7 +168,10 @@ class FitExamples:
 
 @runtime_checkable
 class FittedHead(Protocol):
-    """A task whose :class:`LinearHead` can be fitted on the vectors of a frozen backbone, without gradient steps."""
+    """A task whose head can be fitted on the vectors of a frozen backbone, without gradient steps.
+
+    The head is a :class:`LinearHead` or a :class:`CandidateHead`.
+    """
 
     def fit_head(self, examples: FitExamples, strength: float | None) -> "Mapping[str, Tensor] | None":
         """Return the head's tensors by name; None where the labels allow no fit.

@@ -20,6 +20,7 @@ from adaptdock.plugins.contracts import (
     AnnotatedText,
     Cleaned,
     Feature,
+    FitExamples,
     LabelledSpan,
     Labels,
     Mark,
@@ -30,6 +31,7 @@ from adaptdock.plugins.contracts import (
 )
 from adaptdock.plugins.toolkit.classic_answers import most_frequent_tags
 from adaptdock.plugins.toolkit.heads import LayeredOptions, TokenHead
+from adaptdock.plugins.toolkit.linear_fit import fit_sets
 from adaptdock.plugins.toolkit.stored import in_sequence, stored
 from adaptdock.plugins.toolkit.windowing import align
 from adaptdock.tasks.common.outcomes import NONE
@@ -160,6 +162,10 @@ class MultilabelTokens(WordTask):
         counted = targets != NOT_COUNTED
         losses: Tensor = functional.binary_cross_entropy_with_logits(logits, targets.clamp(min=0), reduction="none")
         return (losses * counted).sum() / counted[..., 0].sum()
+
+    def fit_head(self, examples: FitExamples, strength: float | None) -> dict[str, Tensor]:
+        """Return a logistic regression of the words for each label."""
+        return fit_sets(examples, strength)
 
     def probabilities(self, words: int, features: Sequence[Feature], digests: Sequence[Tensor]) -> Tensor:
         """Return the probabilities of the labels (words, labels), zero for a word without tokens."""

@@ -23,13 +23,15 @@ from adaptdock.plugins.contracts import (
     Cleaned,
     Decision,
     Feature,
+    FitExamples,
     LabelledSpan,
     Labels,
     Outcome,
     Reading,
     Record,
 )
-from adaptdock.plugins.toolkit.span_scorer import RARE, SpanScorer
+from adaptdock.plugins.toolkit.linear_fit import fit_sets
+from adaptdock.plugins.toolkit.span_scorer import RARE, SPARSENESS, SpanScorer, span_targets
 from adaptdock.plugins.toolkit.stored import in_sequence, joined, stored
 from adaptdock.plugins.toolkit.windowing import word_windows
 from adaptdock.tasks.common.outcomes import layered_entity_outcome
@@ -273,16 +275,17 @@ class Spans(WordTask):
 
         ``logits`` (R, N, K, C); ``labels`` (R, 1 + 3 S) has the number of words, and three numbers for each span.
         """
-        rows, most, lengths, _ = logits.shape
-        words, spans = labels[:, 0], labels[:, 1:].reshape(rows, labels.shape[1] // 3, 3)  # (R), (R, S, 3)
-        row = torch.arange(rows, device=logits.device).unsqueeze(1).expand(spans.shape[:2])
-        is_span = (spans[..., 0] >= 0).to(logits.dtype)
-        targets = torch.zeros_like(logits)
-        targets.index_put_((row, *spans.clamp(min=0).unbind(-1)), is_span, accumulate=True)
+        _, most, lengths, classes = logits.shape
+        words, targets = labels[:, 0], span_targets(labels, (most, lengths, classes))
         ends = torch.arange(most, device=logits.device).unsqueeze(1) + torch.arange(lengths, device=logits.device)
         inside = (ends < words[:, None, None]).unsqueeze(-1)  # (R, N, K, 1)
-        losses = functional.binary_cross_entropy_with_logits(logits, targets.clamp(max=1), reduction="none")
+        losses = functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
         return (losses * inside).sum() / words.sum()
+
+    def fit_head(self, examples: FitExamples, strength: float | None) -> dict[str, Tensor]:
+        """Return a logistic regression of each label; its bias makes up for the spans that are no examples."""
+        linear = fit_sets(examples, strength)
+        return self.head().of_linear(linear["weight"], linear["bias"] - math.log(SPARSENESS), examples.seed)
 
     def digest(self, feature: Feature, logits: Tensor) -> Tensor:
         """Return (spans, 4) in place of logits (T, K, C): first word, end, label and probability; float64.

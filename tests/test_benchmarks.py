@@ -1,6 +1,9 @@
 """The benchmarks, which take too long for tests, import names that exist."""
 
 import ast
+import shutil
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -36,3 +39,12 @@ def test_every_imported_name_exists(file: Path) -> None:
             except ImportError:
                 missing.append(f"{module}.{name}")
     assert missing == []
+
+
+@pytest.mark.slow
+def test_the_page_on_methods_has_the_table_of_its_results(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    page = shutil.copy(root / "docs" / "methods.md", tmp_path)
+    script, rows = root / "benchmarks" / "methods.py", root / "benchmarks" / "methods.jsonl"
+    subprocess.run([sys.executable, script, tmp_path, "--rows", rows, "--page", page], check=True)
+    assert Path(page).read_text("utf-8") == (root / "docs" / "methods.md").read_text("utf-8")

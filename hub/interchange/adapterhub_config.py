@@ -19,7 +19,6 @@ DEEPEST = 8
 """Largest depth of nested unions."""
 REFUSED = {
     "prompt_tuning": "its embeddings enter behind the layer norm of the embeddings, ours before it",
-    "reft": "adaptdock has no such method",
     "mtl_lora": "adaptdock has no such method",
 }
 """Architecture of a configuration without a method -> the reason."""

@@ -176,8 +176,9 @@ def _vocabulary(folder: Path, tensors: Named, backbone: Backbone) -> Iterator[Fi
     words = len(table)
     advice = "Resize the backbone in the same way, save it, and use that as the backbone"
     for name, tensor in tensors.items():
-        module = name.rpartition(".")[0].rpartition(".")[2]
-        if module in VOCABULARY and tensor.ndim == 2 and len(tensor) != words:
+        path, _, part = name.rpartition(".")
+        is_table = part == "weight" and path.rpartition(".")[2] in VOCABULARY  # not a part of an adapter of the table
+        if is_table and tensor.ndim == 2 and len(tensor) != words:
             yield Finding(
                 "fault",
                 f"the tensor {name!r} has {len(tensor)} tokens, the backbone {words}: the vocabulary was resized "

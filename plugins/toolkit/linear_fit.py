@@ -7,7 +7,7 @@ held-out loss.
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,8 @@ COMPARED = 2_000
 FITTED = 20_000
 """Most vectors of the final fit."""
 ITERATIONS = 500
+TOLERANCE = 1e-4
+"""Largest entry of the gradient at which a fit ends, as in scikit-learn."""
 ABSENT = -10.0
 """Bias of a class that no vector has, below the mean of the others."""
 
@@ -96,20 +98,66 @@ def fit_classes(examples: FitExamples, classes: int, strength: float | None = No
     return scale.undone(weight, bias)
 
 
+@one_blas_thread()
 def fit_sets(examples: FitExamples, strength: float | None = None) -> dict[str, Tensor]:
-    """Return weight (classes, W) and bias (classes) of a logistic regression for each class.
+    """Return weight (classes, W) and bias (classes) of a logistic regression for each class, of one strength.
 
-    Labels (N, classes) are 1 where a vector has the class; ``weights`` (classes) multiply the loss of those.
+    Labels (N, classes) are 1 where a vector has the class; ``weights`` (classes) multiply the loss of those. All
+    regressions are fitted at once, so many classes cost little more than one.
     """
-    maps = []
-    for number, labels in enumerate(examples.labels.T):
-        weights = None if examples.weights is None else torch.tensor([1.0, examples.weights[number].item()])
-        pair = fit_classes(replace(examples, labels=labels.long(), weights=weights), 2, strength)
-        if pair is None:  # all vectors have the class, or none
-            sure = -ABSENT if labels[0] else ABSENT
-            pair = {"weight": torch.zeros(2, examples.vectors.shape[1]), "bias": torch.tensor([0.0, sure])}
-        maps.append({name: tensor[1] - tensor[0] for name, tensor in pair.items()})
-    return {name: torch.stack([single[name] for single in maps]) for name in ("weight", "bias")}
+    import numpy as np
+
+    x, labels, groups = _sampled(examples)
+    y = labels.reshape(len(x), -1) > 0
+    positive = np.ones(y.shape[1]) if examples.weights is None else examples.weights.double().numpy()
+    scale = _Scale.of(x)
+    varied = y.any(0) & ~y.all(0)
+
+    def fitted(c: float, rows: Any) -> Any:
+        return _regressions(scale.applied(x[rows]), y[rows][:, varied], c, positive[varied])
+
+    def loss(model: Any, rows: Any) -> float:
+        weight, bias = model
+        return float(_losses(scale.applied(x[rows]) @ weight.T + bias, y[rows][:, varied]).sum(1).mean())
+
+    weight, bias = np.zeros((y.shape[1], x.shape[1])), np.where(y.all(0), -ABSENT, ABSENT)
+    if varied.any():
+        kinds = np.unique(y, axis=0, return_inverse=True)[1].ravel()
+        inverse = _strength(fitted, loss, kinds, groups, examples.seed) if strength is None else strength
+        weight[varied], bias[varied] = fitted(inverse, slice(None))
+    return scale.undone(weight, bias)
+
+
+def _regressions(x: Any, y: Any, c: float, positive: Any) -> tuple[Any, Any]:
+    """Return weight (classes, W) and bias (classes) of least loss for vectors (N, W) and labels (N, classes).
+
+    The objective of each class is that of scikit-learn: the mean of its weighted losses, and half of the squared norm
+    of its weight over ``c`` times N; the bias is not regularised.
+    """
+    import numpy as np
+    from scipy.optimize import minimize
+
+    counted = np.where(y, positive, 1.0) / len(y)
+    shape, decay = (y.shape[1], x.shape[1] + 1), 1 / (c * len(y))
+
+    def objective(flat: Any) -> tuple[float, Any]:
+        weight, bias = flat.reshape(shape)[:, :-1], flat.reshape(shape)[:, -1]
+        scores = x @ weight.T + bias
+        slopes = counted * (1 / (1 + np.exp(-scores.clip(-500, 500))) - y)
+        gradient = np.concatenate([slopes.T @ x + decay * weight, slopes.sum(0)[:, None]], axis=1)
+        total = float((counted * _losses(scores, y)).sum()) + decay * float((weight**2).sum()) / 2
+        return total, gradient.ravel()
+
+    options = {"maxiter": ITERATIONS, "maxls": 50, "gtol": TOLERANCE, "ftol": 64 * np.finfo(float).eps}
+    best = minimize(objective, np.zeros(shape[0] * shape[1]), jac=True, method="L-BFGS-B", options=options).x
+    return best.reshape(shape)[:, :-1], best.reshape(shape)[:, -1]
+
+
+def _losses(scores: Any, y: Any) -> Any:
+    """Return the cross entropy of each score (N, classes): ``log(1 + exp(-score))`` where the label is set."""
+    import numpy as np
+
+    return np.logaddexp(0, np.where(y, -scores, scores))
 
 
 @one_blas_thread()

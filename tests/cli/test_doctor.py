@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, VeraConfig
+from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, TrainableTokensConfig, VeraConfig
 from peft_adapters import Case, adapter_folder, base_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,6 +27,14 @@ SOUND = {
     "causal": Case("llama", "CAUSAL_LM", LoraConfig, {"target_modules": "all-linear"}, ""),
     "lm_head": Case("llama", "CAUSAL_LM", LoraConfig, {"target_modules": ["lm_head"]}, ""),
     "ia3": Case("bert", "SEQ_CLS", IA3Config, {"target_modules": ["key"], "feedforward_modules": []}, ""),
+    "embeddings": Case("bert", "SEQ_CLS", LoraConfig, {"target_modules": ["query", "word_embeddings"]}, ""),
+    "tokens": Case(
+        "bert",
+        "SEQ_CLS",
+        TrainableTokensConfig,
+        {"target_modules": ["word_embeddings"], "token_indices": [7, 8, 50]},
+        "",
+    ),
     "vera": Case("bert", "SEQ_CLS", VeraConfig, {"target_modules": ["query"], "r": 4}, ""),
     "prefix": Case("llama", "CAUSAL_LM", PrefixTuningConfig, {"num_virtual_tokens": 3}, ""),
     "prompt": Case("bert", "SEQ_CLS", PromptTuningConfig, {"num_virtual_tokens": 3}, ""),

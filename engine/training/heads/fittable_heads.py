@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.core.assembly import Assembly
-from adaptdock.plugins.contracts import FittedHead, LinearHead
+from adaptdock.plugins.contracts import CandidateHead, FittedHead, LinearHead
 
 
 def fits(assembly: Assembly) -> bool:
-    """Return whether the head is a linear layer that its task can fit."""
-    return isinstance(assembly.task, FittedHead) and vectors_of(assembly) is not None
+    """Return whether the task can fit the head, which is a linear layer or scores candidates."""
+    is_fittable = isinstance(assembly.head, CandidateHead) or vectors_of(assembly) is not None
+    return isinstance(assembly.task, FittedHead) and is_fittable
 
 
 def vectors_of(assembly: Assembly) -> Tensor | None:

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from adaptdock.engine.core.assembly import HEAD
-from adaptdock.engine.core.batches import NOT_COUNTED, by_length, collate, collate_labels, counts, length
+from adaptdock.engine.core.batches import (
+    NOT_COUNTED,
+    by_length,
+    collate,
+    collate_labels,
+    collate_row_inputs,
+    counts,
+    length,
+)
 from adaptdock.engine.core.forward import for_head, mask_for, states
 from adaptdock.engine.core.open_ports import OpenPorts
 from adaptdock.engine.evaluation.label_errors import LabelledVectors
@@ -22,7 +30,15 @@ from adaptdock.engine.training.heads.adapter_shares import NAMES, SHARES, ShareC
 from adaptdock.engine.training.heads.shortfall import spread
 from adaptdock.engine.training.members.trainable import Acting, TrainedRows
 from adaptdock.engine.training.planning.plan import Plan
-from adaptdock.plugins.contracts import Feature, FitExamples, FittedHead, LabelChecked, LinearHead, Record
+from adaptdock.plugins.contracts import (
+    CandidateHead,
+    Feature,
+    FitExamples,
+    FittedHead,
+    LabelChecked,
+    LinearHead,
+    Record,
+)
 
 START_STRENGTH = 1.0
 """Inverse regularisation (C) of the head that training starts from."""
@@ -143,14 +159,25 @@ def _read(
     head = plan.assembly.head
     mask = mask_for(head, inputs)
     rows = TrainedRows(backbone, [parts], [0] * len(features), dropout=False)
-    hidden = for_head(backbone, head, states(backbone, ports, rows, inputs, head.reads), mask, {})
+    row_inputs = collate_row_inputs(head, features, mask.device)
+    hidden = for_head(backbone, head, states(backbone, ports, rows, inputs, head.reads), mask, row_inputs)
+    labels = collate_labels(features, mask.device)
+    if isinstance(head, CandidateHead):
+        candidates, labels, of_rows = head.candidates(hidden, labels)
+        return candidates.float().cpu(), labels.cpu(), [(*numbered[row], 0) for row in of_rows.tolist()]
     assert isinstance(head, LinearHead)
     vectors = head.vectors(hidden, mask)  # type: ignore[arg-type]
-    labels = collate_labels(features, mask.device)
     assert vectors is not None
     places = [(*window, 0) for window in numbered]
     if vectors.ndim == 3:
-        counted = labels != NOT_COUNTED
+        by_position = _by_position(labels, features)
+        counted = (by_position != NOT_COUNTED).any(-1)
         places = [(*numbered[row], position) for row, position in counted.nonzero().tolist()]
-        vectors, labels = vectors[:, -labels.shape[1] :][counted], labels[counted]
+        vectors, labels = vectors[:, -counted.shape[1] :][counted], by_position[counted].squeeze(-1)
     return vectors.float().cpu(), labels.cpu(), places
+
+
+def _by_position(labels: Tensor, features: Sequence[Feature]) -> Tensor:
+    """Return labels (R, T, numbers) of labels (R, T numbers): how many numbers a position has, the windows say."""
+    longest = max(features, key=length)
+    return labels.reshape(len(labels), -1, len(longest.labels) // length(longest))

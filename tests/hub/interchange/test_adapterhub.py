@@ -23,7 +23,6 @@ LIMIT = 1e-5
 REFUSED = {
     "inv_gpt2": "inv_adapter in gpt2",
     "prompt": "prompt_tuning",
-    "reft": "reft",
 }
 CARRIED = sorted(path.parent.name for path in FIXTURES.glob("*/base.txt") if path.parent.name not in REFUSED)
 
@@ -48,7 +47,7 @@ def case(name: str, backbones: dict[str, Backbone]) -> tuple[Path, Backbone]:
 
 def test_there_are_cases_of_every_method() -> None:
     kinds = {read_json(FIXTURES / name / "adapter_config.json")["config"].get("architecture") for name in CARRIED}
-    assert kinds == {None, "prefix_tuning", "lora", "union"}
+    assert kinds == {None, "prefix_tuning", "lora", "union", "reft"}
 
 
 @pytest.mark.parametrize("name", CARRIED)
@@ -231,6 +230,27 @@ def test_gates_that_are_not_those_of_the_options_are_refused(
 ) -> None:
     with pytest.raises(AdaptError, match=words):
         import_adapter(changed(name, "adapter_config.json", options, tmp_path), case(name, backbones)[1], "x")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"suffix_positions": 1}, "3 positions at the beginning and 1 at the end"),
+        ({"prefix_positions": 0}, "0 positions at the beginning"),
+        ({"orthogonality": False}, "this kind of ReFT"),
+        ({"subtract_projection": False}, "this kind of ReFT"),
+        ({"non_linearity": "relu"}, "this kind of ReFT"),
+        ({"layers": [1]}, "is in layer 0"),
+        ({"layers": [0, 1, 2]}, "layers"),
+        ({"r": 3}, "r is 3"),
+        ({"tied_weights": True}, "units.1"),
+    ],
+)
+def test_reft_that_would_compute_something_else_is_refused(
+    options: dict[str, Any], words: str, backbones: dict[str, Backbone], tmp_path: Path
+) -> None:
+    with pytest.raises(AdaptError, match=words):
+        import_adapter(changed("reft", "adapter_config.json", options, tmp_path), backbones["bert"], "x")
 
 
 def test_gates_do_not_depend_on_the_padding_of_the_batch(backbones: dict[str, Backbone]) -> None:

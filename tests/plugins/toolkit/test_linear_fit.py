@@ -88,6 +88,26 @@ def test_each_of_several_labels_has_a_regression_of_its_own() -> None:
     assert torch.equal(found, sets)
 
 
+def test_sets_have_the_probabilities_of_one_logistic_regression_for_each_label() -> None:
+    examples = drawn(80, 4, noise=2.0)
+    sets = torch.stack([examples.labels < 2, examples.labels == 3], -1).long()
+    weights = torch.tensor([1.0, 5.0])
+    centred = (examples.vectors - examples.vectors.mean(0)).double().numpy()
+    centred /= np.linalg.norm(centred, axis=1).mean()
+    head = fit_sets(FitExamples(examples.vectors, sets, examples.groups, weights), 3.0)
+    for number, weight in enumerate(weights.tolist()):
+        oracle = LogisticRegression(C=3.0, max_iter=1000, class_weight={0: 1.0, 1: weight})
+        expected = oracle.fit(centred, sets[:, number].numpy()).predict_proba(centred)[:, 1]
+        probabilities = logits(head, examples.vectors)[:, number].sigmoid()
+        assert np.allclose(probabilities.numpy(), expected, atol=2e-3)
+
+
+def test_a_single_label_of_a_set_may_be_a_list_of_numbers() -> None:
+    examples = drawn(40, 2, noise=0.3)
+    head = fit_sets(FitExamples(examples.vectors, examples.labels.float(), examples.groups))
+    assert torch.equal(logits(head, examples.vectors).squeeze(-1) > 0, examples.labels == 1)
+
+
 def test_numbers_are_those_of_ridge_regression() -> None:
     examples = drawn(60, 4)
     targets = (examples.vectors[:, 0] - 5) * 0.5 + 1

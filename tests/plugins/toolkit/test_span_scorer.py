@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -63,6 +64,47 @@ def test_heads_of_other_sizes_are_computed_in_one_operation() -> None:
     for number, (head, part) in enumerate(zip((small, large), parts, strict=True)):
         alone = applied(head, part, states[number : number + 1], positions[:1], positions[:1])
         torch.testing.assert_close(head.trim(both[number], 5), head.trim(alone[0], 5))
+
+
+def test_candidates_are_all_labelled_spans_and_an_equal_share_of_the_others_of_each_length() -> None:
+    head, words = SpanScorer(classes=2, lengths=3, units=UNITS), 70
+    states = torch.randn(2, words + 1, WIDTH, generator=GENERATOR)
+    positions = [list(range(1, words + 1)), [*range(1, 4), *[-1] * (words - 3)]]
+    labels = torch.tensor([[words, 5, 2, 1, 6, 0, 0, 5, 2, 0], [3, 1, 1, 0, *[-100] * 6]])
+    inputs = {"firsts": torch.tensor(positions), "lasts": torch.tensor(positions)}
+    vectors, targets, rows = head.candidates(WithRowInputs(states, inputs), labels)
+    begin, end, sizes = vectors.split([WIDTH, WIDTH, 3], dim=1)
+    spans = {
+        (int(row), int((states[row] == first).all(1).nonzero()), int((states[row] == last).all(1).nonzero())): target
+        for row, first, last, target in zip(rows, begin, end, targets.tolist(), strict=True)
+    }
+    assert {span: target for span, target in spans.items() if any(target)} == {
+        (0, 6, 8): [1, 1],
+        (0, 7, 7): [1, 0],
+        (1, 2, 3): [1, 0],
+    }
+    assert all(last - first < 3 and last <= (words if row == 0 else 3) for row, first, last in spans)
+    of_length = [sum(last - first == more for row, first, last in spans if row == 0) for more in range(3)]
+    assert all(9 <= count <= 12 for count in of_length)
+    assert torch.equal(sizes.argmax(1), torch.tensor([last - first for _, first, last in spans]))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 4])
+def test_a_linear_map_is_a_head_and_with_more_classes_than_pairs_of_units_the_nearest_one(classes: int) -> None:
+    head = SpanScorer(classes, lengths=2, units=UNITS)
+    weight, bias = torch.randn(classes, 2 * WIDTH + 2, generator=GENERATOR), torch.randn(classes, generator=GENERATOR)
+    if classes > UNITS // 2:
+        weight = weight[:, :2] @ torch.randn(2, weight.shape[1], generator=GENERATOR)  # a map of rank 2
+    parameters = {name: tensor.unsqueeze(0) for name, tensor in head.of_linear(weight, bias, 0).items()}
+    assert {name: tuple(tensor.shape[1:]) for name, tensor in parameters.items()} == {
+        name: parameter.shape for name, parameter in head.parameters(WIDTH).items()
+    }
+    states = torch.randn(1, 3, WIDTH, generator=GENERATOR)
+    scores = applied(head, parameters, states, [[0, 1, 2]], [[0, 1, 2]])
+    for first, more in ((0, 0), (0, 1), (1, 1), (2, 0)):
+        length = torch.eye(2)[more] * math.sqrt(WIDTH)
+        vector = torch.cat([states[0, first], states[0, first + more], length])
+        torch.testing.assert_close(scores[0, first, more], weight @ vector + bias, atol=1e-4, rtol=1e-4)
 
 
 def _missing(tensor: Tensor, target: Tensor) -> list[int]:

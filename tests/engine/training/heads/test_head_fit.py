@@ -84,6 +84,48 @@ def test_a_head_is_fitted_on_words_wherever_windows_end(backbone: Backbone, data
     )  # the words are told by their embeddings
 
 
+LABELS = {"ada": ["person", "woman"], "bob": ["person"], "runs": ["verb"], "sings": ["verb", "sound"]}
+
+
+def test_a_head_with_several_labels_a_word_is_fitted_on_words_wherever_windows_end(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    sentences = [
+        [("ada", "bob")[n % 2], "runs", "in", "the", "rain", "and", ("sings", "ada")[n % 3 > 0]] for n in range(24)
+    ]
+    rows = [{"tokens": words, "labels": [LABELS.get(word, []) for word in words]} for words in sentences]
+    file = tmp_path / "words.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = Source(train=str(file), validation=str(file))
+    own = plan(backbone, "multilabel-tokens", "lora", source, {"epochs": 1, "max_length": 6})
+    run = run_of(own, tmp_path / "run")
+    run.members.begin_with(run.members.trainable().tensors())
+    (single,) = run.members.tasks
+    answer = single.fitted_answer()
+    assert answer is not None
+    assert single.measured(answer, own.records["validation"]).metrics["exact"] == 100  # embeddings tell the words
+
+
+def test_a_head_of_spans_is_fitted_on_the_spans_of_each_window(backbone: Backbone, tmp_path: Path) -> None:
+    sentences = [
+        [("ada", "bob")[n % 2], "runs", "in", "the", "rain", "and", ("sings", "ada")[n % 3 > 0]] for n in range(24)
+    ]
+    spans = [[[word, word + 1, "PER"] for word in (0, 6) if words[word] in ("ada", "bob")] for words in sentences]
+    rows = [
+        {"tokens": words, "ranges": [*ranges, [2, 5, "PLACE"]]} for words, ranges in zip(sentences, spans, strict=True)
+    ]
+    file = tmp_path / "spans.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source, own_options = Source(train=str(file), validation=str(file)), {"word_ends": "exclusive"}
+    own = plan(backbone, "spans", "lora", source, {"epochs": 1}, None, own_options)
+    run = run_of(own, tmp_path / "run")
+    run.members.begin_with(run.members.trainable().tensors())
+    (single,) = run.members.tasks
+    answer = single.fitted_answer()
+    assert answer is not None
+    assert single.measured(answer, own.records["validation"]).metrics["f1"] > 95
+
+
 @pytest.mark.parametrize(
     ("options", "task_options"), [({"head_start": "random"}, {}), ({}, {"hidden_layers": ["tanh"]})]
 )
