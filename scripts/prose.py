@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("adapters", "backbones", "cli", "docs", "engine", "hub", "plugins", "serving", "src", "tasks")
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "RELEASING.md", "AGENTS.md")
 GENERATED = ("commands-help.md", "compatibility.md")
-CEILING = 173
+CEILING = 169
 """Most findings that are allowed; this number can only fall."""
 PATTERNS = {
     r"\b(is|are) no (?!longer|more than)\w+": "say 'is not a', or name what is missing",

@@ -208,7 +208,7 @@ def parsed(text: str, place: str, hint: str = "") -> Any:
     try:
         value = DECODER.decode(text)
         if type(value) is dict and (text.count(":") == len(value) or len(KEY_ENDS.findall(text)) == len(value)):
-            return value  # one colon a key: there is no second object, and no key twice
+            return value  # one colon a key: so there is one object, and each key once
         return CHECKING_DECODER.decode(text)
     except _RepeatedKeyError as error:
         raise DataError(f"{place}: {error}") from None
@@ -238,7 +238,7 @@ DECODER = json.JSONDecoder()
 CHECKING_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 """json.loads with a hook makes a new decoder for each line."""
 KEY_ENDS = re.compile(r'"[ \t\r\n]*:')
-"""What ends each key of an object; in a text it can stand too."""
+"""What ends each key of an object; a text can hold it too."""
 
 
 def _json(path: Path, texts: Texts, split: str, known: Collection[str], say: Say) -> Iterator[Row]:

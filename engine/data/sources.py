@@ -37,10 +37,10 @@ TABLES = ("csv", "tsv", "parquet")
 ROW_FORMATS = (*TABLES, "json", "jsonl")
 """Formats in whose rows annotation tools write."""
 LOOKED_AT = 1000
-"""Lines of a tab-separated file that tell whether it is a table or words line by line."""
+"""Lines of a tab-separated file by which it is a table or words line by line."""
 IDENTIFIERS = (str, int)
 COMPARED = 20_000
-"""Sentences of which the values tell the columns of words and tags."""
+"""Sentences whose values decide the columns of words and tags."""
 
 
 @dataclass(frozen=True)

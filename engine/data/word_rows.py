@@ -14,17 +14,17 @@ from adaptdock.errors import DataError
 from adaptdock.plugins.contracts import Task
 
 SENTENCE = "sentence"
-"""The name in ``--columns`` of the column that tells the sentences."""
+"""The name in ``--columns`` of the column with the sentence of each word."""
 SENTENCES = frozenset(
     f"{noun}{end}" for noun in ("sentence", "sent") for end in ("", "id", "idx", "index", "number", "num", "no", "nr")
 )
 DOCUMENTS = frozenset(("document", "documentid", "doc", "docid", "docidx", "file", "filename"))
 """Columns whose change ends a sentence too: in some files each document counts its sentences from 0."""
 LOOKED_AT = 200
-"""First rows that tell whether each row has one word."""
+"""First rows, of which each has to have one word."""
 
 Starts = Callable[[Row, Row], bool]
-"""Tells whether a sentence begins at the second of two rows."""
+"""Decides whether a sentence begins at the second of two rows."""
 
 
 def with_sentences(entries: Iterable[Row], columns: Columns) -> Iterable[Row]:
@@ -47,7 +47,7 @@ def with_sentences(entries: Iterable[Row], columns: Columns) -> Iterable[Row]:
 
 
 def reads_words(task: type[Task]) -> bool:
-    """Tell a task whose usual files have a word a line."""
+    """Recognise a task whose usual files have a word a line."""
     return task.layout == "conll"
 
 
@@ -57,14 +57,14 @@ def words_field(task: type[Task]) -> list[str]:
 
 
 def _has_one_word_each(head: Sequence[Row], columns: Columns) -> bool:
-    """Tell rows of which each has a text without white space as its words."""
+    """Recognise rows of which each has a text without white space as its words."""
     column = columns.of(*head[0]).get(words_field(columns.task)[0])
     cells = [row.get(column, "") for row, _ in head] if column is not None else [None]
     return all(isinstance(cell, str) and len(cell.split()) < 2 and cell[:1] + cell[-1:] != "[]" for cell in cells)
 
 
 def _by_column(first: Row, requested: str | None, columns: Columns) -> Starts | None:
-    """Return how a column tells the sentences; None where there is none."""
+    """Return how a column divides the rows into sentences; None where there is none."""
     row, place = first
     if requested is not None and requested not in row:
         raise DataError(
@@ -77,7 +77,7 @@ def _by_column(first: Row, requested: str | None, columns: Columns) -> Starts | 
         return None
     document = next((name for name in free if name != column and _letters(name) in DOCUMENTS), column)
     columns.say(
-        f"{place.rpartition(':')[0]}: a word a row; the column {column!r} tells the sentences "
+        f"{place.rpartition(':')[0]}: a word a row; the column {column!r} divides the sentences "
         f"(--columns {SENTENCE}=COLUMN names another)"
     )
 
@@ -88,7 +88,7 @@ def _by_column(first: Row, requested: str | None, columns: Columns) -> Starts | 
 
 
 def _by_empty_rows(head: Sequence[Row], columns: Columns) -> Starts | None:
-    """Return how empty rows tell the sentences; None where there are none."""
+    """Return how empty rows divide the sentences; None where there are none."""
 
     def starts(before: Row, after: Row) -> bool:
         return _line(after[1]) > _line(before[1]) + 1
@@ -125,7 +125,7 @@ def _carried(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, A
 
 
 def _differs(before: Any, after: Any) -> bool:
-    """Tell a cell with another value; an empty one is in the sentence of the cell above it."""
+    """Recognise a cell with another value; an empty one is in the sentence of the cell above it."""
     return not _is_empty(after) and after != before
 
 

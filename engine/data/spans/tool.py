@@ -22,7 +22,7 @@ class RowTool(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    """What a person is told the file was read as."""
+    """The name of the format in notes."""
     writes_empty_lists: ClassVar[bool] = False
     """Whether a text that nobody has annotated has an empty list, as one without any span does."""
 

@@ -364,11 +364,11 @@ def test_a_wrong_name_or_rate_is_told(options: dict[str, Any], words: str) -> No
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"augment": ["synonyms"]}, "augment synonyms and synonyms file go together"),
-        ({"synonyms": "a.txt"}, "augment synonyms and synonyms file go together"),
-        ({"augment": ["back_translate"]}, "back_translation there,back go together"),
-        ({"augment": ["back_translate"], "back_translation": ["a"]}, "back_translation there,back go together"),
-        ({"back_translation": ["a", "b"]}, "back_translation there,back go together"),
+        ({"augment": ["synonyms"]}, "augment synonyms and synonyms FILE go together"),
+        ({"synonyms": "a.txt"}, "augment synonyms and synonyms FILE go together"),
+        ({"augment": ["back_translate"]}, "back_translation THERE,BACK go together"),
+        ({"augment": ["back_translate"], "back_translation": ["a"]}, "back_translation THERE,BACK go together"),
+        ({"back_translation": ["a", "b"]}, "back_translation THERE,BACK go together"),
     ],
 )
 def test_options_that_need_each_other_are_given_together(

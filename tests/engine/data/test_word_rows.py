@@ -65,7 +65,7 @@ def test_sentences_come_back_from_tables_of_words(
     for data in (str(as_csv(folder / "a.csv", table)), str(lines), table_of(table)):
         tokens, notes = read(data)
         assert tokens == sentences
-        assert any(f"a word a row; the column {name!r} tells the sentences" in note for note in notes)
+        assert any(f"a word a row; the column {name!r} divides the sentences" in note for note in notes)
 
 
 def test_empty_rows_divide_the_sentences_of_a_csv_file(tmp_path: Path) -> None:
