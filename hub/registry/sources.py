@@ -57,7 +57,7 @@ class Source(ABC):
 
         Raises :class:`AbsentError` if there is none, and :class:`SourceError` or :class:`FileError` otherwise.
         """
-        raise AbsentError(self.name, f"{self.name} has no {file}")
+        raise AbsentError(self.name, f"it has no {file}")
 
 
 class AbsentError(SourceError):

@@ -121,15 +121,15 @@ def test_an_import_through_the_library_is_compared_and_a_large_file_is_asked_for
 
 
 def test_a_folder_of_adapters_is_imported_with_a_table(adapt: Adapt, tmp_path: Path) -> None:
-    for name in ("lora", "unipelt", "reft"):
+    for name in ("lora", "unipelt", "prompt"):
         shutil.copytree(FIXTURES / name, tmp_path / "all" / name)
     shutil.copytree(FIXTURES.parent / "adapterhub_setups" / "stack", tmp_path / "all" / "stack")
     (tmp_path / "all" / "notes").mkdir()
     done = adapt("import", "all", "--backbone", BASE, "-o", "files")
     assert done.status == 1
-    assert [line.split()[0] for line in done.out.splitlines()[1:]] == ["lora", "reft", "stack", "unipelt"]
+    assert [line.split()[0] for line in done.out.splitlines()[1:]] == ["lora", "prompt", "stack", "unipelt"]
     assert "bottleneck and gated-lora and prefix" in done.out
-    assert "reft: the architecture reft" in done.err
+    assert "prompt: the architecture prompt_tuning" in done.err
     assert "1 of 4 adapters are refused" in done.err
     assert sorted(path.name for path in (tmp_path / "files").iterdir()) == [
         f"{name}.safetensors" for name in ("lora", "stack", "unipelt")
@@ -138,7 +138,7 @@ def test_a_folder_of_adapters_is_imported_with_a_table(adapt: Adapt, tmp_path: P
     rows = json.loads(again.out)["adapters"]
     assert (again.status, [row["result"] for row in rows]) == (1, ["refused"] * 4)
     assert "--overwrite" in rows[0]["error"]
-    shutil.rmtree(tmp_path / "all" / "reft")
+    shutil.rmtree(tmp_path / "all" / "prompt")
     assert adapt("import", "all", "--backbone", BASE, "-o", "files", "--overwrite").status == 0
     adapt("import", "all", "--backbone", BASE, "-o", "files", "--name", "x").failed(2, "--name names one adapter")
     (tmp_path / "file").write_text("")

@@ -43,7 +43,7 @@ def test_a_file_with_columns_goes_to_a_process_as_its_task_reads_it(adapt, proce
     ran = adapt("predict", "--url", process, "--input", "in.csv")
     assert ran.out == "[ada|PER]\n[bob|PER]\n"
     assert "text is read from the column 'Text'" in ran.err
-    (tmp_path / "in.csv").write_text("word\nada\n")
+    (tmp_path / "in.csv").write_text("notes\nada bob\n")
     adapt("predict", "--url", process, "--input", "in.csv").failed(2, "in.csv:2", "--columns text=COLUMN")
 
 

@@ -69,9 +69,11 @@ def test_a_sample_is_learnt_saved_and_used(task: type, backbone: Backbone, dock:
 def test_labels_are_names_and_what_is_none_is_refused_with_its_place() -> None:
     cleaned = make().clean(records(("a", 1), ("b", True), ("c", " x ")), "train").records
     assert [record["label"] for record in cleaned] == ["1", "True", "x"]
-    for wrong in ("", "  ", ["a"], {"a": 1}, math.nan):
+    for wrong in ("", "  ", {"a": 1}, math.nan):
         with pytest.raises(DataError, match=r"a\.csv:2: a label is a name or a number"):
             make().clean(records(("a", wrong)), "train")
+    with pytest.raises(DataError, match=r"a\.csv:2: the text has 2 labels, 'a' and 'b'.*--multi-label"):
+        make().clean(records(("a", ["a", "b"])), "train")
     with pytest.raises(DataError, match=r"a\.csv:2: the label is missing"):
         make().clean(records(("a", None)), "train")
     with pytest.raises(DataError, match=r"a\.csv:2: text has to be a text, found 3"):
