@@ -260,6 +260,6 @@ def test_a_withdrawal_counts_once_the_state_is_signed_again(registry: Path, sign
 def test_a_source_without_a_signed_state_can_have_no_root_file(registry: Path, signed: SignedState) -> None:
     wheels = f"wheels:{registry}"
     trust_root(wheels, signed.root)
-    with pytest.raises(SourceError, match="its signed state can't be read: .*it has no "):
+    with pytest.raises(SourceError, match=r"its signed state can't be read: .*it has no "):
         names(wheels)
     assert named(wheels).index().adapters == []
