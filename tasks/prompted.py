@@ -22,7 +22,8 @@ from torch.nn import functional
 from adaptdock.errors import BackboneError, DataError, UsageError
 from adaptdock.plugins.contracts import Feature, Head, Reading, Recipe, Record, Tied
 from adaptdock.plugins.toolkit.heads import LanguageModelHead, MaskedLanguageHead
-from adaptdock.tasks.classification import Classification, ClassificationOptions
+from adaptdock.tasks.classification import Classification
+from adaptdock.tasks.labels.classification_options import ClassificationOptions
 from adaptdock.tasks.writing.language_modelling import NOT_COUNTED, window
 from adaptdock.tasks.writing.prompts import Token, checked_template, fill, leading, plain, read_whole, shortened, tokens
 

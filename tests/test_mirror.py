@@ -98,6 +98,7 @@ TESTED_BY = {
     "serving.versions": "serving/catalog/test_version_store",
     "tasks.intent": "tasks/common/test_sequences",
     "tasks.labels.class_metrics": "tasks/labels/test_out_of_scope",
+    "tasks.labels.classification_options": "tasks/labels/test_out_of_scope",
     "tasks.labels.label_survey": "tasks/labels/test_uncounted",
     "tasks.labels.label_lists": "tasks/labels/test_class_labels",
     "tasks.ranking.candidate_formats": "tasks/test_rerank",
