@@ -95,8 +95,7 @@ def _published_provenance(file: Path) -> dict[str, Any]:
         provenance = verify_provenance(file)
     except AdaptError as error:  # the file itself was verified by the hash and signature of its entry
         return {"state": f"as installed; its provenance does not count: {error}"}
-    signed = {"signer": provenance.signer, "statement": provenance.statement}
-    return {"state": f"as installed, with a provenance signed by {provenance.signer}", **signed}
+    return {"state": f"as installed, with a provenance signed by {provenance.signer}", **_signed(provenance)}
 
 
 def _checked_file(file: Path) -> dict[str, Any]:
@@ -111,8 +110,12 @@ def _checked_file(file: Path) -> dict[str, Any]:
         read_adapter(file)
     except AdaptError as error:
         return {"adapter": str(file), "problem": str(error), "state": ""}
-    signed = {"signer": provenance.signer, "statement": provenance.statement}
-    return {"adapter": str(file), "problem": None, "state": f"provenance signed by {provenance.signer}", **signed}
+    state = f"provenance signed by {provenance.signer}"
+    return {"adapter": str(file), "problem": None, "state": state, **_signed(provenance)}
+
+
+def _signed(provenance: Provenance) -> dict[str, Any]:
+    return {"signer": provenance.signer, "statement": provenance.statement}
 
 
 def _show_provenance(file: str, provenance: Provenance) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.plugins.toolkit.sounds import SUFFIXES, check_sound, sound_source
-from adaptdock.tasks.media.content_classes import ContentClasses
+from adaptdock.tasks.media.content_classes import LABEL_COLUMNS, ContentClasses
 
 
 class AudioClassification(ContentClasses):
@@ -15,7 +15,7 @@ class AudioClassification(ContentClasses):
     asks = ("audio",)
     columns = {
         "audio": ("audio", "sound", "recording", "wav", "file_name", "filename", "file", "path", "0"),
-        "label": ("label", "labels", "class", "category", "target", "1"),
+        "label": LABEL_COLUMNS,
     }
     files = {"audio": SUFFIXES}
     sample = Path(__file__).parent / "samples" / "audio-classification"

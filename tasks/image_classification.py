@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptdock.plugins.toolkit.images import SUFFIXES, image_source, open_image
-from adaptdock.tasks.media.content_classes import ContentClasses
+from adaptdock.tasks.media.content_classes import LABEL_COLUMNS, ContentClasses
 
 
 class ImageClassification(ContentClasses):
@@ -15,7 +15,7 @@ class ImageClassification(ContentClasses):
     asks = ("image",)
     columns = {
         "image": ("image", "img", "picture", "file_name", "filename", "file", "path", "0"),
-        "label": ("label", "labels", "class", "category", "target", "1"),
+        "label": LABEL_COLUMNS,
     }
     files = {"image": SUFFIXES}
     sample = Path(__file__).parent / "samples" / "image-classification"

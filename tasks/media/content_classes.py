@@ -38,6 +38,9 @@ NAMED = 20
 LARGEST_PROBE = 4096
 """Most characters of a file that becomes a golden probe, which is part of the card."""
 
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "1")
+"""Names of the column with the class, most usual first; by number it is the second one."""
+
 
 class ContentClassesOptions(LayeredOptions):
     """Options of tasks that give a file a label."""
